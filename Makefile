@@ -1,0 +1,40 @@
+# Two commands do everything on a fresh machine: `make reproduce` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+SCALE ?= cpu
+STAMP := $(VENV)/.installed
+
+.PHONY: help reproduce test test-all bench lint venv clean
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+reproduce: $(STAMP) ## train BP, FA and sign-FA on real digits; table and figure of the conserved potential
+	$(BIN)/lit-fa table run paper_configs/conservation/digits.yaml --scale $(SCALE) --jobs $(JOBS) --out scratch/reproduce
+	$(BIN)/lit-fa table report paper_configs/conservation/digits.yaml --scale $(SCALE) --out scratch/reproduce
+
+test: $(STAMP) ## the tests: under ten minutes on two cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --timeout 300
+
+test-all: $(STAMP) ## the slow tests as well
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --timeout 1800 -m 'not gpu and not paper'
+
+bench: $(STAMP) ## one training step of every rule against backprop, interleaved, one thread
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.step $(BENCH)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.overhead
+
+lint: $(STAMP) ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+venv: $(STAMP) ## the virtual environment alone
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lit-fa needs Python >= 3.11: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean: ## what can be made again (not results, not data)
+	rm -rf $(VENV) scratch build *.egg-info .pytest_cache .ruff_cache
