@@ -1,1 +1,51 @@
+"""How a rule gets into a network that it did not write: feedback layers, cuts, and the coverage check."""
 
+from lit_fa.layers.coverage import Coverage, coverage
+from lit_fa.layers.feedback import (
+    WEIGHT_LAYERS,
+    Feedback,
+    FeedbackConv2d,
+    FeedbackLayer,
+    FeedbackLinear,
+    extend,
+    feedback_layers,
+    true_gradient,
+)
+from lit_fa.layers.observing import observing
+from lit_fa.layers.sources import (
+    SOURCES,
+    AdaptiveFeedback,
+    FeedbackSource,
+    KolenPollackFeedback,
+    RandomFeedback,
+    SignFeedback,
+    SnapshotFeedback,
+    WeightMirrorFeedback,
+)
+from lit_fa.layers.taps import Block, Taps, find_blocks, match
+
+__all__ = [
+    "SOURCES",
+    "WEIGHT_LAYERS",
+    "AdaptiveFeedback",
+    "Block",
+    "Coverage",
+    "Feedback",
+    "FeedbackConv2d",
+    "FeedbackLayer",
+    "FeedbackLinear",
+    "FeedbackSource",
+    "KolenPollackFeedback",
+    "RandomFeedback",
+    "SignFeedback",
+    "SnapshotFeedback",
+    "Taps",
+    "WeightMirrorFeedback",
+    "coverage",
+    "extend",
+    "feedback_layers",
+    "find_blocks",
+    "match",
+    "observing",
+    "true_gradient",
+]

@@ -1,1 +1,31 @@
+"""One file a published rule. A rule is not a paper: one rule serves many papers, which live in `paper_configs`."""
 
+from lit_fa.layers.sources import (
+    AdaptiveFeedback,
+    FeedbackSource,
+    KolenPollackFeedback,
+    RandomFeedback,
+    SignFeedback,
+    SnapshotFeedback,
+    WeightMirrorFeedback,
+)
+from lit_fa.rules.backprop import Backprop
+from lit_fa.rules.base import LearningRule, Progress, Surrogate
+from lit_fa.rules.direct_feedback_alignment import DirectFeedbackAlignment
+from lit_fa.rules.feedback_alignment import FeedbackAlignment
+
+__all__ = [
+    "AdaptiveFeedback",
+    "Backprop",
+    "DirectFeedbackAlignment",
+    "FeedbackAlignment",
+    "FeedbackSource",
+    "KolenPollackFeedback",
+    "LearningRule",
+    "Progress",
+    "RandomFeedback",
+    "SignFeedback",
+    "SnapshotFeedback",
+    "Surrogate",
+    "WeightMirrorFeedback",
+]

@@ -1,0 +1,88 @@
+r"""The two moves that every rule is made of: cut a path, and add a path that carries only gradient.
+
+A rule is a scalar whose ordinary autograd gradient is the prescribed update. `cut` removes a path from the backward
+pass, `gradient_only` adds one whose value is zero, and `linear_surrogate` turns an update made by hand into such a
+scalar, so that `backward`, DDP, mixed precision, `torch.compile` and `torch.func` need no special case.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+def cut(x: Tensor) -> Tensor:
+    """The value of `x`, with no path back to what made it."""
+    return x.detach()
+
+
+def gradient_only(x: Tensor) -> Tensor:
+    r"""Zero in the forward pass, the identity in the backward pass: $x - \mathrm{stop}(x)$.
+
+    In float16 an overflow of `x` would poison the value (inf - inf); bfloat16 and float32 are safe.
+
+    >>> x = torch.ones(2, requires_grad=True)
+    >>> y = gradient_only(3 * x).sum()
+    >>> y.item(), torch.autograd.grad(y, x)[0].tolist()
+    (0.0, [3.0, 3.0])
+    """
+    return x - x.detach()
+
+
+def linear_surrogate(params: Mapping[str, Tensor], updates: Mapping[str, Tensor]) -> Tensor:
+    r"""$\sum_k \langle \theta_k, \mathrm{stop}(u_k) \rangle$: the scalar whose gradient is the given update.
+
+    The way in for a rule that insists on its own arithmetic: assigning `.grad` would bypass DDP's reduction.
+
+    Args:
+        params: name to parameter.
+        updates: name to the wanted gradient, of the parameter's shape; names that are missing get no gradient.
+    """
+    return torch.stack([(params[name] * update.detach()).sum() for name, update in updates.items()]).sum()
+
+
+class _ErrorLink(torch.autograd.Function):
+    """Forward: zeros (n, c). Backward: the error times the feedback. See `error_link`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(output: Tensor, feedback: Tensor) -> Tensor:
+        return output.new_zeros(output.shape[0], feedback.shape[0])
+
+    @staticmethod
+    def setup_context(ctx, inputs, _output):
+        output, feedback = inputs
+        ctx.save_for_backward(feedback)
+        ctx.shape = output.shape
+
+    @staticmethod
+    def backward(ctx, error):
+        (feedback,) = ctx.saved_tensors
+        delta = error.to(feedback.dtype) @ feedback.flatten(1)
+        return delta.view(-1, *feedback.shape[1:]).expand(ctx.shape), None
+
+
+def error_link(output: Tensor, feedback: Tensor, *, backend: str = "fused") -> Tensor:
+    r"""Tie a block's output to the logits by a path that carries only gradient: $\delta = e F$ (Nøkland 2016).
+
+    Adding the result to the logits changes no value, and sends the loss gradient at the logits through `feedback`
+    straight to the block. Because the link is made where the block ends, autograd visits the links one by one, last
+    block first: the projected errors of all blocks never live at the same time.
+
+    Args:
+        output: (n, *block), output of a block.
+        feedback: (c, *block), fixed matrix F, one row a class; dimensions of size 1 are shared by all positions.
+        backend: `fused` issues no forward product; `detour` is its literal oracle, x F^T - stop(x F^T).
+
+    Returns:
+        (n, c) zeros that carry the gradient.
+
+    >>> h, F = torch.zeros(1, 2, requires_grad=True), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    >>> torch.autograd.grad(error_link(h, F)[0, 1], h)[0].tolist()
+    [[3.0, 4.0]]
+    """
+    if backend == "fused":
+        return _ErrorLink.apply(output, feedback.to(output.dtype))
+    full = feedback.expand(-1, *output.shape[1:]).to(output.dtype)
+    return gradient_only(output.flatten(1) @ full.flatten(1).t())

@@ -1,0 +1,29 @@
+"""The losses that papers train with. All average over the batch, so a rule never divides by n again."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Softmax cross-entropy, mean over the batch. logits: (n, c); targets: (n,) class indices."""
+    return F.cross_entropy(logits, targets)
+
+
+def mse(logits: Tensor, targets: Tensor) -> Tensor:
+    """Squared error against the one-hot target, mean over batch and classes (torch's MSELoss)."""
+    return F.mse_loss(logits, one_hot(targets, logits))
+
+
+def bce(logits: Tensor, targets: Tensor) -> Tensor:
+    """Sigmoid cross-entropy against the one-hot target, mean over batch and classes (the DRTP code's loss)."""
+    return F.binary_cross_entropy_with_logits(logits, one_hot(targets, logits))
+
+
+def one_hot(targets: Tensor, like: Tensor) -> Tensor:
+    """(n,) class indices to (n, c) of the dtype of `like` (n, c)."""
+    classes = torch.arange(like.shape[-1], device=like.device)  # F.one_hot looks at values, which vmap forbids
+    return (targets.unsqueeze(-1) == classes).to(like.dtype)
+
+
+CRITERIA = {"cross_entropy": cross_entropy, "mse": mse, "bce": bce}

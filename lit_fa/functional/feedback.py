@@ -1,0 +1,119 @@
+r"""Drawing and deriving feedback matrices: pure functions of shapes, weights and an explicit generator.
+
+Letters: o out, i in, k kernel. A feedback matrix has the shape of its weight, (o, i) or (o, i, *k); the error goes back
+as $\delta_{l-1} = \delta_l B_l$. Every draw takes a CPU generator made from a documented seed and a name, so that
+devices and ranks agree and redrawing one layer moves no other.
+"""
+
+import hashlib
+import math
+
+import torch
+from torch import Generator, Tensor
+
+INITS = ("xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal", "uniform", "normal", "orthogonal")
+
+
+def named_generator(seed: int, *names: object) -> Generator:
+    """A CPU generator that depends on the seed and the names alone.
+
+    >>> a, b = named_generator(0, "fc1"), named_generator(0, "fc1")
+    >>> torch.equal(torch.rand(3, generator=a), torch.rand(3, generator=b))
+    True
+    """
+    digest = hashlib.sha256("/".join(map(str, (seed, *names))).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def fans(shape: torch.Size | tuple[int, ...]) -> tuple[int, int]:
+    """(fan_in, fan_out) of a weight (o, i, *k), as torch.nn.init counts them."""
+    field = math.prod(shape[2:])
+    return shape[1] * field, shape[0] * field
+
+
+def draw(shape: torch.Size | tuple[int, ...], init: str, generator: Generator, *, gain: float = 1.0) -> Tensor:
+    """A random float32 matrix of `shape` (o, i, *k) on the CPU.
+
+    Args:
+        shape: shape of the weight the matrix stands in for.
+        init: `xavier_*` and `kaiming_*` (ReLU gain) as in torch.nn.init; `uniform`: ±1/sqrt(fan_in), torch's own default
+            for linear and conv layers; `normal`: standard deviation 1/sqrt(fan_in); `orthogonal`.
+        generator: where the numbers come from.
+        gain: factor on the result.
+    """
+    if init not in INITS:
+        raise ValueError(f"unknown feedback init '{init}': choose one of {', '.join(INITS)}")
+    fan_in, _ = fans(shape)
+    matrix = torch.empty(shape)
+    if init == "uniform":
+        matrix.uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in), generator=generator)
+    elif init == "normal":
+        matrix.normal_(0, 1 / math.sqrt(fan_in), generator=generator)
+    elif init.startswith("kaiming"):
+        getattr(torch.nn.init, init + "_")(matrix, nonlinearity="relu", generator=generator)
+    else:
+        getattr(torch.nn.init, init + "_")(matrix, generator=generator)
+    return matrix.mul_(gain)
+
+
+def sign_scale(shape: torch.Size | tuple[int, ...], scale: str | float) -> float:
+    r"""The constant c of uniform sign feedback B = c sign(W) (Liao et al. 2016; the constant is the code's choice).
+
+    Args:
+        shape: of the weight.
+        scale: `xavier`: sqrt(2 / (fan_in + fan_out)), the standard deviation of Xavier's draw; `fan_in`:
+            1 / sqrt(3 fan_in), that of torch's default; or a positive number.
+    """
+    fan_in, fan_out = fans(shape)
+    named = {"xavier": math.sqrt(2 / (fan_in + fan_out)), "fan_in": 1 / math.sqrt(3 * fan_in)}
+    constant = named.get(scale) if isinstance(scale, str) else float(scale)
+    if constant is None or constant <= 0:
+        raise ValueError(f"sign feedback needs a scale that is 'xavier', 'fan_in' or a positive number, not {scale!r}")
+    return constant
+
+
+def norm_matched_sign(weight: Tensor) -> Tensor:
+    r"""$\mathrm{sign}(W)\,\|W\|_F / \|\mathrm{sign}(W)\|_F$: the sign matrix with the weight's norm."""
+    sign = weight.sign()
+    return sign * (weight.norm() / sign.norm().clamp_min(torch.finfo(weight.dtype).tiny))
+
+
+def rescale_rows(matrix: Tensor, weight: Tensor) -> Tensor:
+    """`matrix` with the norm of each row (one output neuron, over i and k) set to that of the same row of `weight`."""
+    return matrix * (_row_norms(weight) / _row_norms(matrix).clamp_min(torch.finfo(matrix.dtype).tiny))
+
+
+def rescale_matrix(matrix: Tensor, weight: Tensor) -> Tensor:
+    """`matrix` with its Frobenius norm set to that of `weight`."""
+    return matrix * (weight.norm() / matrix.norm().clamp_min(torch.finfo(matrix.dtype).tiny))
+
+
+def mix(feedback: Tensor, weight: Tensor, rate: float) -> Tensor:
+    r"""$B \leftarrow (1-\rho) B + \rho W$."""
+    return feedback + rate * (weight - feedback)
+
+
+def mirror(
+    feedback: Tensor, weight: Tensor, noise: Tensor, *, rate: float, activation: str = "linear", decay: float = 0.0
+) -> Tensor:
+    r"""One weight-mirror step: $B \leftarrow (1-\lambda)B + \eta_B\,(y-\bar y)^\top(x-\bar x)$ (Akrout et al. 2019).
+
+    The layer alone is shown noise x and answers y = phi(x W^T). The expectation of the product is
+    $(n-1)\,\sigma^2 W$ times the mean slope of phi. A conv layer is shown patches of its own kernel size.
+
+    Args:
+        feedback: (o, i, *k).
+        weight: (o, i, *k).
+        noise: (n, i * prod(k)).
+        rate: eta_B, on the sum over the n patterns, as in the authors' code.
+        activation: `linear` or `relu`, the layer's response phi.
+        decay: lambda, keeps B bounded without a rescaling.
+    """
+    response = noise @ weight.flatten(1).t()
+    response = response.relu() if activation == "relu" else response
+    product = (response - response.mean(0)).t() @ (noise - noise.mean(0))
+    return (1 - decay) * feedback + rate * product.view_as(feedback)
+
+
+def _row_norms(matrix: Tensor) -> Tensor:
+    return matrix.flatten(1).norm(dim=1).view(-1, *[1] * (matrix.ndim - 1))

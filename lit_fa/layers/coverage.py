@@ -1,0 +1,80 @@
+r"""Which weights does a rule reach? What it does not reach is named, and refused unless told otherwise.
+
+Module surgery misses a weight that a network uses outside its module's forward: `nn.MultiheadAttention` multiplies by
+`in_proj_weight` itself, some timm blocks call ``F.linear(x, self.qkv.weight)``. Such a weight would silently stay
+backprop. So coverage is read off the autograd graph of the rule's own scalar: a weight that meets an error-carrying
+activation in a matrix product transports error by its own transpose, whatever module it sits in.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+_PRODUCTS = ("addmm", "mm", "bmm", "baddbmm", "conv", "linear", "einsum", "addbmm", "mv")
+_JOINS = ("cat", "stack")
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What a rule does with the trainable tensors of a network.
+
+    Attributes:
+        transported: weights through whose own transpose error travels (backprop).
+        unreached: trainable tensors that receive no gradient at all.
+    """
+
+    transported: list[str]
+    unreached: list[str]
+
+
+def coverage(network: nn.Module, value: Tensor) -> Coverage:
+    """Read the graph behind `value`, the rule's scalar on one batch, for the parameters of `network`.
+
+    Build `value` with every parameter requiring gradient, frozen ones too: a frozen weight carries error all the same.
+    """
+    consumers = _consumers(value.grad_fn)
+    leaves = {id(node.variable): node for node in consumers if hasattr(node, "variable")}
+    params = {name: p for name, p in network.named_parameters() if not name.endswith("feedback.weight")}
+    reached = {name for name, p in params.items() if id(p) in leaves}
+    carries = [name for name in reached if params[name].ndim > 1 and _carries_error(leaves[id(params[name])], consumers)]
+    return Coverage(sorted(carries), sorted(set(params) - reached))
+
+
+def _consumers(root: torch.autograd.graph.Node) -> dict:
+    """node -> nodes that use its output, for the whole graph behind `root`."""
+    consumers, stack = defaultdict(list), [root]
+    seen = {root}
+    consumers[root] = []
+    while stack:
+        node = stack.pop()
+        for child, _ in node.next_functions:
+            if child is None:
+                continue
+            consumers[child].append(node)
+            if child not in seen:
+                seen.add(child)
+                stack.append(child)
+    return consumers
+
+
+def _carries_error(leaf: torch.autograd.graph.Node, consumers: dict) -> bool:
+    """Follow a parameter through reshapes, casts and concatenations to where it first meets something else."""
+    stack, seen = [leaf], set()
+    while stack:
+        node = stack.pop()
+        for user in consumers[node]:
+            if user in seen:
+                continue
+            seen.add(user)
+            name = user.name().lower()
+            others = [n for n, _ in user.next_functions if n is not None and n is not node]
+            if "feedback" in name:  # our own node: the error leaves through the feedback
+                continue
+            if any(p in name for p in _PRODUCTS):
+                if any(not hasattr(n, "variable") for n in others):
+                    return True
+            elif not others or any(j in name for j in _JOINS):
+                stack.append(user)
+    return False

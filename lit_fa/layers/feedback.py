@@ -1,0 +1,191 @@
+r"""Layers that send the error back through another matrix than their own: $\delta_{l-1} = \delta_l B_l$.
+
+`extend` changes a layer in place: it gains a child `feedback` and becomes a subclass of what it was, as torch does for
+parametrisations. So names, optimisers, `isinstance`, `layer.weight` and pretrained checkpoints stay valid, and
+`print(network)` shows what happened. Two backends, tested equal:
+
+* `detour`, the sentence itself, for any module with a weight: the layer's own weights see a cut input, and the feedback
+  adds a path that carries only gradient: ``layer(cut(x)) + gradient_only(feedback(x))``.
+* `fused`, one autograd node for the standard forward of linear and conv layers; costs what backprop costs.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from lit_fa.functional import fused
+from lit_fa.functional.credit import cut, gradient_only
+from lit_fa.layers.sources import FeedbackSource
+
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+WEIGHT_LAYERS = (nn.Linear, *CONVS, *TRANSPOSED)
+
+
+class Feedback(nn.Module):
+    """What a layer stores for its way back. `weight` is a buffer (a parameter if the source is trained) or None."""
+
+    def __init__(self, source: FeedbackSource, layer: nn.Module, generator: torch.Generator):
+        """Draw from `generator` for the weight of `layer`, and move to where that weight is."""
+        super().__init__()
+        weight = layer.weight.detach()
+        stored = source.draw(weight, generator)
+        stored = stored if stored is None else stored.to(weight)
+        if source.trained:
+            self.weight = nn.Parameter(stored)
+        else:
+            self.register_buffer("weight", stored)
+        self.source, self.gain = source, source.gain(weight)
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """The backward matrix B, of the shape of `weight`."""
+        return self.source.matrix(weight.detach(), self.weight) * self.gain
+
+    def extra_repr(self) -> str:
+        """Show the source in print(network)."""
+        return repr(self.source)
+
+
+class FeedbackLayer(nn.Module):
+    """Mixed into a layer by `extend`. `transport` is `feedback`, or `weights` inside `true_gradient`."""
+
+    feedback: Feedback
+    transport: str
+    backend: str
+
+    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+        """The layer's own value; the error goes back through the feedback."""
+        if self.transport == "weights":
+            return super().forward(x, *args, **kwargs)
+        if self.backend == "fused":
+            return self.fused(x)
+        own = super().forward(cut(x), *args, **kwargs)
+        return own + gradient_only(self.detour(x, self.feedback.matrix(self.weight), *args, **kwargs))
+
+    def detour(self, x: Tensor, matrix: Tensor, *args, **kwargs) -> Tensor:
+        """The layer's own forward with `matrix` for its weight, no bias, and every other tensor cut."""
+        others = {name: cut(t) for name, t in (*self._parameters.items(), *self._buffers.items()) if t is not None}
+        zero = {} if getattr(self, "bias", None) is None else {"bias": torch.zeros_like(self.bias)}
+        return functional_call(self.feedback.twin, {**others, **zero, "weight": matrix}, (x, *args), kwargs)
+
+
+class FeedbackLinear(FeedbackLayer, nn.Linear):
+    """`nn.Linear` with feedback; inputs of any rank, (*, i) to (*, o)."""
+
+    def fused(self, x: Tensor) -> Tensor:
+        """One autograd node."""
+        f = self.feedback
+        return fused.linear_feedback(x, self.weight, self.bias, f.weight, f.source.matrix, f.gain)
+
+    def detour(self, x: Tensor, matrix: Tensor) -> Tensor:
+        """x B^T."""
+        return F.linear(x, matrix)
+
+
+class _FeedbackConv(FeedbackLayer):
+    def fused(self, x: Tensor) -> Tensor:
+        """One autograd node; padding that is not zero padding of equal sides is made beforehand, as torch does."""
+        f, padding = self.feedback, self.padding
+        if self.padding_mode != "zeros":
+            x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
+        elif isinstance(padding, str):
+            x, padding = F.pad(x, self._reversed_padding_repeated_twice), 0
+        padding = [0] * len(self.stride) if padding == 0 else list(padding)
+        geometry = (list(self.stride), padding, list(self.dilation), self.groups)
+        return fused.conv_feedback(x, self.weight, self.bias, f.weight, f.source.matrix, f.gain, geometry)
+
+    def detour(self, x: Tensor, matrix: Tensor) -> Tensor:
+        """The convolution of x with B."""
+        return self._conv_forward(x, matrix, None)
+
+
+class FeedbackConv1d(_FeedbackConv, nn.Conv1d):
+    """`nn.Conv1d` with feedback; (n, i, t) to (n, o, t')."""
+
+
+class FeedbackConv2d(_FeedbackConv, nn.Conv2d):
+    """`nn.Conv2d` with feedback; (n, i, h, w) to (n, o, h', w'); groups, dilation and every padding mode."""
+
+
+class FeedbackConv3d(_FeedbackConv, nn.Conv3d):
+    """`nn.Conv3d` with feedback; (n, i, d, h, w) to (n, o, d', h', w')."""
+
+
+_STATIC = {nn.Linear: FeedbackLinear, **dict(zip(CONVS, (FeedbackConv1d, FeedbackConv2d, FeedbackConv3d), strict=True))}
+_DYNAMIC: dict[type, type] = {}
+
+
+def extend(
+    layer: nn.Module, source: FeedbackSource, generator: torch.Generator, *, backend: str = "fused"
+) -> nn.Module:
+    """Give `layer` feedback from `source`, in place.
+
+    Args:
+        layer: a linear or (transposed) conv layer, or any subclass with a forward of its own.
+        source: where the backward matrix comes from.
+        generator: CPU generator of the draw.
+        backend: `fused` where the layer's forward is the standard one, `detour` anywhere. Subclasses with their own
+            forward (weight standardisation, "same" padding) take the detour whatever is asked for.
+
+    Returns:
+        The layer itself.
+
+    >>> layer = extend(nn.Linear(2, 2), SnapshotFeedback(rescale="none"), torch.Generator())
+    >>> x = torch.ones(1, 2, requires_grad=True)
+    >>> grad = torch.autograd.grad(layer(x).sum(), x)[0]  # feedback equal to the weight is backprop
+    >>> torch.equal(grad, layer.weight.sum(0, keepdim=True))
+    True
+    """
+    kind = type(layer)
+    standard = _STATIC.get(kind) or _same_forward(kind)
+    layer.feedback = Feedback(source, layer, generator)
+    layer.transport, layer.backend = "feedback", backend if standard else "detour"
+    layer.__class__ = standard or _dynamic(layer)
+    return layer
+
+
+def feedback_layers(network: nn.Module) -> dict[str, FeedbackLayer]:
+    """Name to layer, for every layer that `extend` has changed."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, FeedbackLayer)}
+
+
+@contextmanager
+def true_gradient(network: nn.Module) -> Iterator[None]:
+    """Within, every layer sends the error back through its own weights: backprop on the same network."""
+    layers = list(feedback_layers(network).values())
+    for layer in layers:
+        layer.transport = "weights"
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.transport = "feedback"
+
+
+def _same_forward(kind: type) -> type | None:
+    """A static class for a subclass that inherits the standard forward (torch's own out-projection, for one)."""
+    for base, extended in _STATIC.items():
+        if issubclass(kind, base) and kind.forward is base.forward and kind.__module__.startswith("torch.nn"):
+            return extended
+    return None
+
+
+def _dynamic(layer: nn.Module) -> type:
+    """A subclass made for a type with its own forward; `feedback.twin` is the empty shell that runs it again.
+
+    Such classes do not pickle; state_dict and deepcopy work.
+    """
+    shell = copy.copy(layer)
+    shell._modules = {name: child for name, child in layer._modules.items() if name != "feedback"}
+    shell._parameters, shell._buffers = dict(layer._parameters), dict(layer._buffers)
+    # not registered as a child: its tensors are the layer's own, or are handed in at every call
+    object.__setattr__(layer.feedback, "twin", shell)
+    kind = type(layer)
+    if kind not in _DYNAMIC:
+        _DYNAMIC[kind] = type(f"Feedback{kind.__name__}", (FeedbackLayer, kind), {})
+    return _DYNAMIC[kind]

@@ -1,0 +1,234 @@
+r"""Where the backward matrix of a layer comes from: drawn, derived from the weight, copied, or learned.
+
+A source is a small frozen record with four pure functions. `draw` makes what the layer stores when the rule is
+installed, `matrix` says which matrix the error goes back through, `after_step` and `on_round_start` renew what is
+stored. The layer holds the tensor (`<layer>.feedback.weight`, of the weight's shape), the source holds the options.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from lit_fa.functional import feedback as formula
+
+
+@dataclass(frozen=True)
+class FeedbackSource:
+    """The contract; by itself it stores nothing and sends the error back through the weight (that is backprop).
+
+    Class attributes:
+        trained: the stored matrix is a parameter that receives the weight's own increments.
+        evolves: `after_step` changes what is stored.
+        law: which conservation law holds per neuron (see `lit_fa.functional.conservation`).
+    """
+
+    trained: ClassVar[bool] = False
+    evolves: ClassVar[bool] = False
+    law: ClassVar[str] = "balance"
+
+    def draw(self, weight: Tensor, generator: Generator) -> Tensor | None:
+        """What the layer stores, a float32 CPU tensor of the shape of `weight`, or None."""
+        return None
+
+    def gain(self, weight: Tensor) -> float:
+        """A constant factor on the matrix, fixed when the rule is installed."""
+        return 1.0
+
+    def matrix(self, weight: Tensor, stored: Tensor | None) -> Tensor:
+        """The backward matrix before `gain`, of the shape of `weight`. Called inside the backward pass."""
+        return weight
+
+    def after_step(self, weight: Tensor, stored: Tensor, generator: Generator) -> Tensor:
+        """What is stored after an optimiser step."""
+        return stored
+
+    def on_round_start(self, weight: Tensor, stored: Tensor | None) -> Tensor | None:
+        """What a federated client stores when it receives the server's weight."""
+        return stored
+
+
+@dataclass(frozen=True)
+class RandomFeedback(FeedbackSource):
+    """Fixed random B (Lillicrap et al. 2016). `init` and `seed` as in `functional.feedback.draw`."""
+
+    init: str = "xavier_uniform"
+    scale: float = 1.0
+    seed: int = 0
+    law: ClassVar[str] = "feedback"
+
+    def draw(self, weight: Tensor, generator: Generator) -> Tensor:  # noqa: D102
+        return formula.draw(weight.shape, self.init, generator, gain=self.scale)
+
+    def matrix(self, weight: Tensor, stored: Tensor) -> Tensor:  # noqa: D102
+        return stored
+
+
+@dataclass(frozen=True)
+class SignFeedback(FeedbackSource):
+    """Sign symmetry (Liao et al. 2016): B shares the signs of W, which is looked up at every step.
+
+    Args:
+        variant: `usf`: c sign(W); `brsf`: |M| sign(W), M redrawn at every step; `frsf`: |M| sign(W), M fixed.
+        scale: c of `usf`, see `functional.feedback.sign_scale`; a factor on |M| otherwise (a number).
+        init: how M is drawn.
+        seed: of M.
+    """
+
+    variant: str = "usf"
+    scale: str | float = "xavier"
+    init: str = "xavier_uniform"
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.variant not in ("usf", "brsf", "frsf"):
+            raise ValueError(f"sign feedback has the variants usf, brsf, frsf, not '{self.variant}'")
+
+    @property
+    def evolves(self) -> bool:  # noqa: D102
+        return self.variant == "brsf"
+
+    @property
+    def law(self) -> str:  # noqa: D102
+        return "sign" if self.variant == "usf" else "path"
+
+    def draw(self, weight: Tensor, generator: Generator) -> Tensor | None:  # noqa: D102
+        return None if self.variant == "usf" else formula.draw(weight.shape, self.init, generator).abs_()
+
+    def gain(self, weight: Tensor) -> float:  # noqa: D102
+        if self.variant == "usf":
+            return formula.sign_scale(weight.shape, self.scale)
+        return 1.0 if isinstance(self.scale, str) else float(self.scale)
+
+    def matrix(self, weight: Tensor, stored: Tensor | None) -> Tensor:  # noqa: D102
+        return weight.sign() if stored is None else weight.sign() * stored
+
+    def after_step(self, weight: Tensor, stored: Tensor, generator: Generator) -> Tensor:  # noqa: D102
+        return formula.draw(weight.shape, self.init, generator).abs_().to(stored) if self.evolves else stored
+
+
+@dataclass(frozen=True)
+class KolenPollackFeedback(RandomFeedback):
+    """B starts at random and receives W's own increments; weight decay then draws them together (Akrout et al. 2019).
+
+    The layer holds B as a parameter whose gradient is that of W, so any optimiser applies the same increment to both.
+    Without `weight_decay` in the optimiser W - B stays what it was.
+    """
+
+    trained: ClassVar[bool] = True
+    law: ClassVar[str] = "kolen_pollack"
+
+
+@dataclass(frozen=True)
+class WeightMirrorFeedback(RandomFeedback):
+    """B learns W from the layer's answers to noise, one mirror batch after every step (Akrout et al. 2019).
+
+    Args:
+        rate: eta_B, on the sum over the patterns.
+        noise: half width of the uniform noise.
+        patterns: noise patterns a step.
+        activation: the layer's response in mirror mode, `linear` or `relu`.
+        decay: lambda of B <- (1 - lambda) B.
+        rescale: `norm` sets |B| to |W| after every step, `none` leaves it. The authors' code rescales a loop variable,
+            so that nothing is rescaled; both forms are offered.
+    """
+
+    rate: float = 0.01
+    noise: float = 0.05
+    patterns: int = 128
+    activation: str = "linear"
+    decay: float = 0.0
+    rescale: str = "norm"
+    evolves: ClassVar[bool] = True
+    law: ClassVar[str] = "path"
+
+    def __post_init__(self):
+        if self.activation not in ("linear", "relu") or self.rescale not in ("norm", "none"):
+            raise ValueError("weight mirror takes activation: linear|relu and rescale: norm|none")
+
+    def after_step(self, weight: Tensor, stored: Tensor, generator: Generator) -> Tensor:  # noqa: D102
+        noise = torch.rand(self.patterns, weight[0].numel(), generator=generator).sub_(0.5).mul_(2 * self.noise)
+        settings = {"rate": self.rate, "activation": self.activation, "decay": self.decay}
+        learned = formula.mirror(stored, weight, noise.to(stored), **settings)
+        return formula.rescale_matrix(learned, weight) if self.rescale == "norm" else learned
+
+
+@dataclass(frozen=True)
+class AdaptiveFeedback(RandomFeedback):
+    r"""Three readings of "adaFA", which 2306.01870 names without a definition that could be read. None is the paper's.
+
+    Args:
+        reading: `increment`: B receives W's increments (Kolen-Pollack without decay of its own);
+            `norm`: B = sign(W) scaled to the norm of W; `mixture`: B <- (1 - rate) B + rate W after every step.
+        rate: of the mixture.
+    """
+
+    reading: str = "mixture"
+    rate: float = 0.01
+
+    def __post_init__(self):
+        if self.reading not in ("increment", "norm", "mixture"):
+            raise ValueError(f"adaptive feedback has the readings increment, norm, mixture, not '{self.reading}'")
+
+    @property
+    def trained(self) -> bool:  # noqa: D102
+        return self.reading == "increment"
+
+    @property
+    def evolves(self) -> bool:  # noqa: D102
+        return self.reading == "mixture"
+
+    @property
+    def law(self) -> str:  # noqa: D102
+        return "kolen_pollack" if self.trained else "path"
+
+    def draw(self, weight: Tensor, generator: Generator) -> Tensor | None:  # noqa: D102
+        return None if self.reading == "norm" else super().draw(weight, generator)
+
+    def matrix(self, weight: Tensor, stored: Tensor | None) -> Tensor:  # noqa: D102
+        return formula.norm_matched_sign(weight) if self.reading == "norm" else stored
+
+    def after_step(self, weight: Tensor, stored: Tensor, generator: Generator) -> Tensor:  # noqa: D102
+        return formula.mix(stored, weight, self.rate) if self.evolves else stored
+
+
+@dataclass(frozen=True)
+class SnapshotFeedback(FeedbackSource):
+    """B is a copy of W, taken when the rule is installed and again at the start of every round (FLFA, 2512.12762).
+
+    Args:
+        rescale: `row` gives each row of the copy the norm of the same row of today's W, `matrix` matches the
+            Frobenius norm, `none` uses the copy as it is.
+    """
+
+    rescale: str = "row"
+
+    def __post_init__(self):
+        if self.rescale not in ("row", "matrix", "none"):
+            raise ValueError(f"a snapshot is rescaled by row, matrix or none, not '{self.rescale}'")
+
+    @property
+    def law(self) -> str:  # noqa: D102
+        return "feedback" if self.rescale == "none" else "path"
+
+    def draw(self, weight: Tensor, generator: Generator) -> Tensor:  # noqa: D102
+        return weight.detach().clone()
+
+    def matrix(self, weight: Tensor, stored: Tensor) -> Tensor:  # noqa: D102
+        if self.rescale == "none":
+            return stored
+        return (formula.rescale_rows if self.rescale == "row" else formula.rescale_matrix)(stored, weight)
+
+    def on_round_start(self, weight: Tensor, stored: Tensor) -> Tensor:  # noqa: D102
+        return weight.detach().clone()
+
+
+SOURCES = {
+    "random": RandomFeedback,
+    "sign": SignFeedback,
+    "kolen_pollack": KolenPollackFeedback,
+    "weight_mirror": WeightMirrorFeedback,
+    "adaptive": AdaptiveFeedback,
+    "snapshot": SnapshotFeedback,
+}

@@ -1,0 +1,149 @@
+r"""Block boundaries: where a rule that does not backpropagate cuts the network.
+
+DFA, DRTP and Forward-Forward send no error across a boundary, so a boundary severs: the output that goes on requires
+no gradient anywhere, and no input gradient of the next block's first layer is ever computed. That is where two thirds
+of backprop's cost come from. Whole residual blocks are the usual unit: a skip connection cannot leak past a boundary
+that lies behind the addition.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from lit_fa.functional.credit import cut
+from lit_fa.layers.feedback import WEIGHT_LAYERS
+from lit_fa.layers.observing import observing
+
+Visitor = Callable[[str, Tensor], None]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A tapped module: its name, the shape of its output without the batch, and the layer that reads it next."""
+
+    name: str
+    shape: tuple[int, ...]
+    reader: nn.Module | None
+
+
+class Taps:
+    """Cuts behind the named modules of a network, active only inside `visited_by`."""
+
+    def __init__(self, network: nn.Module, names: list[str]):
+        """Hook the modules `names` of `network`."""
+        self.visitor: Visitor | None = None
+        modules = dict(network.named_modules())
+        for name in names:
+            modules[name].register_forward_hook(partial(self.visit, name))
+
+    def visit(self, name: str, module: nn.Module, args: tuple, output: object) -> object:
+        """Show the output to the visitor and pass on its value without its history. A tuple's first entry counts."""
+        if self.visitor is None:
+            return output
+        tensor = output[0] if isinstance(output, tuple) else output
+        self.visitor(name, tensor)
+        return (cut(tensor), *output[1:]) if isinstance(output, tuple) else cut(tensor)
+
+    @contextmanager
+    def visited_by(self, visitor: Visitor) -> Iterator[None]:
+        """Within, every tapped output is handed to `visitor(name, output)` and cut."""
+        self.visitor = visitor
+        try:
+            yield
+        finally:
+            self.visitor = None
+
+
+def find_blocks(network: nn.Module, example: Tensor, blocks: str | list[str] = "block") -> list[Block]:
+    """The boundaries of a network, in the order in which one forward pass of `example` meets them.
+
+    Args:
+        network: any module. Its `nn.Sequential` children, however deep, are read as chains.
+        example: (n, ...) one batch of inputs.
+        blocks: `block`: behind each link of the chain that holds weights (a residual or Transformer block is one link),
+            together with the weightless or normalising links that follow it; `layer`: behind every linear and conv
+            layer, likewise; or a list of module names or patterns (``blocks.*``).
+
+    Returns:
+        Blocks, without the last one: behind the read-out stands the loss itself.
+
+    Raises:
+        ValueError: a pattern that matches nothing (names the nearest), a module that runs twice in one forward pass,
+            or one whose output is no tensor.
+    """
+    modules = dict(network.named_modules())
+    if isinstance(blocks, str) and blocks not in ("block", "layer"):
+        raise ValueError(f"blocks is 'block', 'layer' or a list of module names, not '{blocks}'")
+    if isinstance(blocks, str):
+        links = _chain(network) if blocks == "block" else {n: m for n, m in modules.items() if not [*m.children()]}
+    else:
+        links = {name: modules[name] for name in match(blocks, [n for n in modules if n])}
+    calls = _record(network, example, {**links, **{n: m for n, m in modules.items() if isinstance(m, WEIGHT_LAYERS)}})
+    visited = [name for name, _ in calls if name in links]
+    if twice := sorted({name for name in visited if visited.count(name) > 1}):
+        raise ValueError(f"cannot cut behind {', '.join(twice)}: it runs more than once in a forward pass")
+    ends = visited if not isinstance(blocks, str) else _last_of_unit(visited, links)
+    return [_describe(name, calls, modules) for name in ends]
+
+
+def match(patterns: list[str], names: list[str]) -> list[str]:
+    """The names that any of the patterns (shell style) matches, in the order of `names`; all patterns must match."""
+    from lit_fa.errors import nearest
+
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(f"no module matches '{pattern}'; {nearest(pattern, names)}")
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def _chain(network: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
+    """The links of a network: its children, with every Sequential or ModuleList replaced by its own links."""
+    links = {}
+    for name, child in network.named_children():
+        path = f"{prefix}{name}"
+        if isinstance(child, (nn.Sequential, nn.ModuleList)) or _only_a_chain(child):
+            links |= _chain(child, path + ".")
+        else:
+            links[path] = child
+    return links
+
+
+def _only_a_chain(module: nn.Module) -> bool:
+    """A stage: a module that is not a block itself but holds a Sequential of blocks named `blocks` (ConvNeXt, Swin)."""
+    return isinstance(getattr(module, "blocks", None), (nn.Sequential, nn.ModuleList))
+
+
+def _record(network: nn.Module, example: Tensor, modules: dict[str, nn.Module]) -> list[tuple[str, object]]:
+    """(name, output) of each call of the given modules, in the order in which they return."""
+    calls: list[tuple[str, object]] = []
+    hooks = [m.register_forward_hook(lambda _m, _a, out, n=n: calls.append((n, out))) for n, m in modules.items()]
+    try:
+        with observing(network), torch.no_grad():
+            network(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
+
+
+def _last_of_unit(visited: list[str], links: dict[str, nn.Module]) -> list[str]:
+    """The last link before each link with weights, the first such link apart."""
+    starts = [i for i, name in enumerate(visited) if any(isinstance(m, WEIGHT_LAYERS) for m in links[name].modules())]
+    return [visited[i - 1] for i in starts[1:]]
+
+
+def _describe(name: str, calls: list[tuple[str, object]], modules: dict[str, nn.Module]) -> Block:
+    position = next(i for i, (called, _) in enumerate(calls) if called == name)
+    output = calls[position][1]
+    tensor = output[0] if isinstance(output, tuple) else output
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"cannot cut behind {name}: its output is a {type(output).__name__}, not a tensor")
+    inside = set(modules[name].modules())
+    later = (modules[n] for n, _ in calls[position + 1 :])
+    reader = next((m for m in later if isinstance(m, WEIGHT_LAYERS) and m not in inside), None)
+    return Block(name, tuple(tensor.shape[1:]), reader)

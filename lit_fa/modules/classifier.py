@@ -1,0 +1,267 @@
+"""The only centralised training step in the project: the same for every rule."""
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from fnmatch import fnmatchcase
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from lit_fa.errors import UserError
+from lit_fa.layers.taps import match
+from lit_fa.modules.finite import NonFiniteLossError, first_non_finite
+from lit_fa.modules.learner import Learner
+from lit_fa.networks import create_network
+from lit_fa.rules.backprop import Backprop
+from lit_fa.rules.base import Batch, LearningRule, Progress, Surrogate
+
+
+def plain_sgd(params: Iterable) -> torch.optim.Optimizer:
+    """SGD with learning rate 0.1 and nothing else: the default, under which the conservation laws hold."""
+    return torch.optim.SGD(params, lr=0.1)
+
+
+class Classifier(L.LightningModule):
+    """A network that learns to classify by a rule, under manual optimisation with one optimiser.
+
+    Lightning refuses clipping and accumulation in the Trainer under manual optimisation, so both are arguments here.
+
+    Args:
+        network: a timm name (ours are registered there too) or a module.
+        rule: the learning rule; None is backprop.
+        num_classes: c.
+        image_shape: (channels, height, width) of the inputs.
+        criterion: `cross_entropy`, `mse` or `bce`.
+        optimizer: from parameter groups to an optimiser; any torch class in YAML.
+        scheduler: from an optimiser to a learning-rate schedule, or None.
+        scheduler_interval: `epoch` or `step`.
+        layer_lr: learning rates of their own for parameters by name or pattern (``blocks.0.*``: 0.01).
+        network_args: further arguments of the network.
+        pretrained: load timm's weights for the network.
+        clip: bound on the gradient, or None.
+        clip_by: `norm` or `value`.
+        accumulate: batches per optimiser step.
+        stream: free each block's activations before the next block runs (rules with cuts, one device).
+        compile: compile the learner.
+
+    Raises:
+        UserError: unknown network or criterion, a rule that does not reach a weight, numbers out of range.
+    """
+
+    def __init__(
+        self,
+        network: str | nn.Module,
+        rule: LearningRule | None = None,
+        num_classes: int = 10,
+        image_shape: tuple[int, int, int] = (1, 28, 28),
+        criterion: str = "cross_entropy",
+        optimizer: OptimizerCallable = plain_sgd,
+        scheduler: LRSchedulerCallable | None = None,
+        scheduler_interval: str = "epoch",
+        layer_lr: dict[str, float] | None = None,
+        network_args: dict | None = None,
+        pretrained: bool = False,
+        clip: float | None = None,
+        clip_by: str = "norm",
+        accumulate: int = 1,
+        stream: bool = False,
+        compile: bool = False,
+    ):
+        """Build the network and install the rule."""
+        super().__init__()
+        _check(accumulate, clip, clip_by, scheduler_interval)
+        self.automatic_optimization = False
+        if isinstance(network, str):
+            network = create_network(network, num_classes, tuple(image_shape), pretrained, **(network_args or {}))
+        rule = Backprop() if rule is None else rule
+        if stream and not rule.streams:
+            raise UserError(f"{type(rule).__name__} has no cuts to stream; use stream: false")
+        self.learner = Learner(network, rule, torch.zeros(2, *image_shape), criterion)
+        if compile:
+            self.learner.compile()
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.scheduler_interval, self.layer_lr = scheduler_interval, layer_lr or {}
+        self.clip, self.clip_by, self.accumulate, self.stream = clip, clip_by, accumulate, stream
+        self.accuracy = nn.ModuleDict({split: MulticlassAccuracy(num_classes, average="micro") for split in _SPLITS})
+        self.totals = torch.zeros(3, dtype=torch.float64)  # of this epoch: loss, correct, seen
+
+    @property
+    def network(self) -> nn.Module:
+        """The installed network."""
+        return self.learner.network
+
+    @property
+    def rule(self) -> LearningRule:
+        """The learning rule."""
+        return self.learner.rule
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(n, ...) to (n, c) logits."""
+        return self.learner.predict(inputs)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Surrogate, backward, edits, clip, step, after_step, schedule."""
+        optimizer = self.optimizers()
+        last = (batch_idx + 1) % self.accumulate == 0 or self.trainer.is_last_batch
+        with nullcontext() if last else self._without_sync():
+            surrogate = self._backward(batch)
+        self._check_finite(surrogate, batch)
+        if last:
+            self.learner.edit_gradients()
+            if self.clip is not None:
+                self.clip_gradients(optimizer, self.clip, self.clip_by)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            self.learner.after_step(self.progress())
+            self._schedule("step")
+        self._count(surrogate, batch[1])
+        return surrogate.loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's training loss and accuracy, averaged over what was seen; move the schedule."""
+        totals = self.trainer.strategy.reduce(self.totals.float().to(self.device), reduce_op="sum").cpu()
+        loss, correct, seen = totals.tolist()
+        self.log_dict({"train/loss_epoch": loss / max(seen, 1), "train/accuracy": 100 * correct / max(seen, 1)})
+        self.totals = torch.zeros(3, dtype=torch.float64)
+        self._schedule("epoch")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss and accuracy on held-out data."""
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss and accuracy on test data."""
+        self._evaluate("test", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Accuracy in percent."""
+        self._log_accuracy("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Accuracy in percent."""
+        self._log_accuracy("test")
+
+    def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor:
+        """Logits (n, c)."""
+        return self(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+    def configure_optimizers(self) -> dict | torch.optim.Optimizer:
+        """One optimiser, one group for every learning rate."""
+        optimizer = self.make_optimizer(self.parameter_groups())
+        if self.make_scheduler is None:
+            return optimizer
+        scheduler = self.make_scheduler(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": self.scheduler_interval}}
+
+    def parameter_groups(self) -> list[dict]:
+        """The trainable parameters: the rest first, then one group for each entry of `layer_lr`."""
+        named = {n.removeprefix("network."): p for n, p in self.learner.named_parameters() if p.requires_grad}
+        groups = []
+        for pattern, lr in self.layer_lr.items():
+            try:
+                match([pattern], [*named])
+            except ValueError as error:
+                raise UserError(f"layer_lr: {error}") from None
+            chosen = [name for name in named if fnmatchcase(name, pattern)]
+            groups.append({"params": [named.pop(name) for name in chosen], "lr": lr})
+        return [{"params": [*named.values()]}, *groups] if named else groups
+
+    def progress(self) -> Progress:
+        """Steps taken, epoch, and the fraction of the steps done."""
+        total = self.trainer.estimated_stepping_batches if self.trainer.max_steps > 0 or self.trainer.max_epochs else 0
+        fraction = self.global_step / total if total and total != float("inf") else 0.0
+        return Progress(self.global_step, self.current_epoch, fraction)
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Keep the random state (dropout) and the epoch's totals, so that resuming is bit for bit."""
+        checkpoint["lit_fa"] = {"rng": torch.get_rng_state(), "totals": self.totals}
+        if torch.cuda.is_available():
+            checkpoint["lit_fa"]["cuda_rng"] = torch.cuda.get_rng_state_all()
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Remember the random state until training starts: loading itself may draw numbers."""
+        self._resumed = checkpoint.get("lit_fa")
+
+    def on_train_epoch_start(self) -> None:
+        """Take up a resumed run's random state and totals."""
+        resumed = getattr(self, "_resumed", None)
+        if resumed is None:
+            return
+        torch.set_rng_state(resumed["rng"].cpu())
+        if "cuda_rng" in resumed and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all([state.cpu() for state in resumed["cuda_rng"]])
+        self.totals, self._resumed = resumed["totals"].cpu(), None
+
+    def _backward(self, batch: Batch) -> Surrogate:
+        backward: Callable[[Tensor], None] = self.manual_backward
+        if self.accumulate > 1:
+
+            def backward(value: Tensor) -> None:
+                self.manual_backward(value / self.accumulate)
+
+        if self.stream:
+            if self.trainer.world_size > 1:
+                raise UserError("stream: true is for one device; set stream: false or trainer.devices: 1")
+            return self.learner.stream(batch, backward)
+        surrogate = self.learner(batch)
+        backward(surrogate.value)
+        return surrogate
+
+    def _without_sync(self):
+        block = getattr(self.trainer.strategy, "block_backward_sync", None)
+        return block() if block else nullcontext()
+
+    def _schedule(self, when: str) -> None:
+        if self.make_scheduler is None or when != self.scheduler_interval:
+            return
+        scheduler = self.lr_schedulers()
+        metric = self.trainer.callback_metrics.get("val/loss", self.trainer.callback_metrics.get("train/loss_epoch"))
+        plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+        scheduler.step(*([metric] if plateau else []))
+
+    def _check_finite(self, surrogate: Surrogate, batch: Batch) -> None:
+        # a look at the value waits for the device: on a GPU only when the value is logged
+        if self.device.type != "cpu" and self.global_step % self.trainer.log_every_n_steps:
+            return
+        if not torch.isfinite(surrogate.loss):
+            where = first_non_finite(self.network, batch[0])
+            raise NonFiniteLossError(
+                f"loss is {surrogate.loss.item()} at step {self.global_step}; first not finite: {where}. "
+                "The last checkpoint stays; lower the learning rate or set model.init_args.clip."
+            )
+
+    def _count(self, surrogate: Surrogate, targets: Tensor) -> None:
+        seen = len(targets)
+        correct = (surrogate.logits.argmax(-1) == targets).sum()
+        self.totals = self.totals.to(self.device) if self.device.type == "cuda" else self.totals
+        self.totals += torch.stack([surrogate.loss.double() * seen, correct.double(), correct.new_tensor(seen).double()])
+        if self.global_step % self.trainer.log_every_n_steps == 0:
+            self.log("train/loss", surrogate.loss, prog_bar=True)
+
+    def _evaluate(self, split: str, batch: Batch) -> None:
+        inputs, targets = batch
+        logits = self(inputs)
+        self.accuracy[split].update(logits.argmax(-1), targets)
+        loss = self.learner.criterion(logits, targets)
+        self.log(f"{split}/loss", loss, on_epoch=True, batch_size=len(targets), sync_dist=True)
+
+    def _log_accuracy(self, split: str) -> None:
+        self.log(f"{split}/accuracy", 100 * self.accuracy[split].compute(), prog_bar=split == "val")
+        self.accuracy[split].reset()
+
+
+_SPLITS = ("val", "test")
+
+
+def _check(accumulate: int, clip: float | None, clip_by: str, interval: str) -> None:
+    if accumulate < 1:
+        raise UserError(f"accumulate is at least 1, not {accumulate}")
+    if clip is not None and clip <= 0:
+        raise UserError(f"clip is a positive bound or null, not {clip}")
+    if clip_by not in ("norm", "value"):
+        raise UserError(f"clip_by is norm or value, not '{clip_by}'")
+    if interval not in ("epoch", "step"):
+        raise UserError(f"scheduler_interval is epoch or step, not '{interval}'")

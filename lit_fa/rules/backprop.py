@@ -1,0 +1,32 @@
+r"""Backpropagation, the control: the error of a layer is that of the next, through the next layer's own weights.
+
+$\delta_{l-1} = (\delta_l W_l) \odot \phi'(z_{l-1})$, $G_l = \delta_l^\top h_{l-1}$ (Rumelhart, Hinton and Williams 1986).
+"""
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from lit_fa.layers.coverage import Coverage
+from lit_fa.rules.base import Criterion, LearningRule, refuse
+
+
+class Backprop(LearningRule):
+    """Ordinary gradients; overrides nothing but the check that every tensor takes part.
+
+    Args:
+        uncovered: what to do about trainable tensors that get no gradient: `raise`, `warn` or `allow`.
+    """
+
+    paper: ClassVar[str] = "Rumelhart, Hinton & Williams 1986"
+
+    def __init__(self, uncovered: str = "allow"):
+        """See the class."""
+        super().__init__()
+        self.uncovered = uncovered
+
+    def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
+        """Change nothing; report."""
+        found = self.inspect(network, example, criterion)
+        refuse("backprop reaches no", found.unreached, "They take no part in the loss.", uncovered=self.uncovered)
+        return found

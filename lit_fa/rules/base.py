@@ -1,0 +1,141 @@
+r"""What a learning rule is: a way of building one scalar whose ordinary autograd gradient is the prescribed update.
+
+Two moves suffice for the papers: cut a path, and add a path that carries only gradient (`functional.credit`). Since
+the result is plain differentiable torch, `backward`, DDP, mixed precision, compilation and `torch.func` work on every
+rule with no special case. Consequences for who writes one:
+
+* Sum local losses into one scalar; several backward passes a step are for `stream` alone, on one device.
+* A rule that insists on its own arithmetic returns `functional.credit.linear_surrogate`; it never assigns `.grad`,
+  which DDP would not reduce.
+* Whatever must be there tomorrow is a parameter or a buffer. Whatever is random is drawn on the CPU from the rule's own
+  seed, so that devices and ranks agree.
+* A rule is attached after pretrained weights and adapters are in place and before the optimiser exists.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lit_fa.errors import UserError
+from lit_fa.layers.coverage import Coverage, coverage
+from lit_fa.layers.observing import observing
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+Batch = tuple[Tensor, Tensor]
+Tensors = dict[str, Tensor]
+
+
+class Surrogate(NamedTuple):
+    """One training step of a rule.
+
+    Attributes:
+        value: the scalar whose gradient is the update.
+        loss: what the paper plots, detached.
+        logits: (n, c) network output, detached.
+    """
+
+    value: Tensor
+    loss: Tensor
+    logits: Tensor
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands: optimiser steps taken, epoch, and the fraction of all steps done (0 to 1)."""
+
+    step: int
+    epoch: int = 0
+    fraction: float = 0.0
+
+
+class LearningRule(nn.Module):
+    """Six methods, each with a default that does nothing special; by itself this is backpropagation.
+
+    Class attributes:
+        paper: citation.
+        streams: the rule has cuts, so `stream` can free each block before the next.
+        evolves: `after_step` changes something.
+    """
+
+    paper: ClassVar[str] = ""
+    streams: bool = False
+    evolves: bool = False
+
+    def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
+        """Change `network` once, before the optimiser exists; the only method that may touch modules.
+
+        Args:
+            network: with its pretrained weights and adapters in place.
+            example: (n, ...) inputs, n >= 2, whose values do not matter.
+            criterion: (logits, targets) to a scalar, averaged over the batch.
+
+        Returns:
+            What the rule reaches.
+        """
+        return self.inspect(network, example, criterion)
+
+    def surrogate(self, network: nn.Module, batch: Batch, criterion: Criterion) -> Surrogate:
+        """The scalar whose gradient is the update, for inputs (n, ...) and targets (n,). Pure."""
+        inputs, targets = batch
+        logits = network(inputs)
+        loss = criterion(logits, targets)
+        return Surrogate(loss, loss.detach(), logits.detach())
+
+    def stream(self, network: nn.Module, batch: Batch, criterion: Criterion, backward: Callable) -> Surrogate:
+        """As `surrogate`, but calls `backward` block by block, so that one block's activations live at a time."""
+        raise UserError(f"{type(self).__name__} has no cuts to stream; use stream: false")
+
+    def edit_gradients(self, params: Tensors, grads: Tensors) -> Tensors:
+        """The gradients as the optimiser shall see them, name to tensor. Linear edits commute with DDP's average."""
+        return grads
+
+    def after_step(self, params: Tensors, buffers: Tensors, progress: Progress) -> tuple[Tensors, Tensors]:
+        """Parameters and buffers after an optimiser step; returns only those that change."""
+        return {}, {}
+
+    def on_round_start(self, params: Tensors, buffers: Tensors) -> Tensors:
+        """Buffers that change when a federated client receives the server's parameters."""
+        return {}
+
+    def predict(self, network: nn.Module, inputs: Tensor) -> Tensor:
+        """(n, ...) inputs to (n, c) logits."""
+        return network(inputs)
+
+    def inspect(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
+        """Which tensors of `network` the surrogate's gradient reaches, frozen ones counted as trainable."""
+        frozen = [p for p in network.parameters() if not p.requires_grad]
+        for p in frozen:
+            p.requires_grad_(True)
+        try:
+            with observing(network), torch.enable_grad():
+                classes = network(example).shape[-1]
+                targets = torch.arange(len(example), device=example.device) % classes
+                value = self.surrogate(network, (example, targets), criterion).value
+                found = coverage(network, value)
+        finally:
+            for p in frozen:
+                p.requires_grad_(False)
+        known = {name for name, p in network.named_parameters() if not any(p is f for f in frozen)}
+        return Coverage(found.transported, [name for name in found.unreached if name in known])
+
+
+def refuse(what: str, names: list[str], remedy: str, *, uncovered: str) -> None:
+    """Raise, warn or stay silent about tensors that a rule does not reach.
+
+    Args:
+        what: the sentence before the names.
+        names: tensors; nothing happens when there are none.
+        remedy: what the user can do.
+        uncovered: `raise`, `warn` or `allow`.
+    """
+    if not names or uncovered == "allow":
+        return
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    message = f"{what}: {shown}. {remedy}"
+    if uncovered == "raise":
+        raise UserError(message + " To train them all the same set the rule's uncovered: allow.")
+    warnings.warn(message, stacklevel=3)

@@ -1,0 +1,203 @@
+r"""Direct feedback alignment: "the error is propagated through fixed random connections directly to each hidden layer".
+
+Nøkland 2016: with the loss gradient e at the logits, and F_l fixed,
+
+$\delta a_l = (e F_l) \odot \phi'(a_l)$, $\quad G_l = \delta a_l^\top h_{l-1}$ for hidden layers, the exact delta at the output.
+
+DRTP (Frenkel, Lefebvre & Bol 2021) puts the one-hot target in the place of e, so a layer can learn before the output
+is known. The network is cut behind every block. The unit is the block: inside a residual or attention block the
+derivative is the block's own (with ``blocks: layer`` a unit is one layer). Cuts make the saving: no input gradient is
+ever computed across one.
+
+Shapes of F_l for a block output (d) or (h, s, s), and c classes: `dense` (c, h, s, s); `per_channel` (c, h), the same at
+every position; `shared`, one matrix (c, d_max) whose first columns serve every block, scaled by 1/sqrt(d) (Launay et al.
+2020); `transposed_conv`, BioTorch's form: the error spread over the map and passed through a transposed convolution of
+the next layer's kernel, hence constant in the interior. It is not Nøkland's, and is here for BioTorch's tables.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lit_fa.errors import UserError
+from lit_fa.functional.credit import error_link
+from lit_fa.functional.criteria import one_hot
+from lit_fa.functional.feedback import INITS, draw, named_generator
+from lit_fa.layers.coverage import Coverage
+from lit_fa.layers.observing import observing
+from lit_fa.layers.taps import Block, Taps, find_blocks
+from lit_fa.rules.base import Batch, Criterion, LearningRule, Surrogate, refuse
+
+log = logging.getLogger(__name__)
+SHAPES = ("dense", "per_channel", "shared", "transposed_conv")
+
+
+class DirectFeedbackAlignment(LearningRule):
+    """Tie every block to the logits, or to the target, by its own fixed matrix.
+
+    Args:
+        teacher: `error`: the loss gradient at the logits (DFA); `target`: the one-hot target (DRTP).
+        shape: `dense`, `per_channel`, `shared` or `transposed_conv`, see above.
+        blocks: where to cut: `block`, `layer`, or a list of module names or patterns; see `layers.taps.find_blocks`.
+        init: how F is drawn, as the transposed weight (d, c) of a layer from classes to units.
+        scale: factor on F.
+        seed: of F; every block's matrix depends on the seed and the block's name alone.
+        channels: which dimension of a map holds the channels: `first`, `last`, or `auto` (first for 4-D and 5-D
+            outputs, last otherwise).
+        target_reduction: `mean` divides the one-hot target by the batch size, as the loss does; `sum` does not, as in
+            the DRTP code, where the hidden step is larger than the output's by that factor.
+        backend: `fused` or `detour`, see `functional.credit.error_link`.
+        uncovered: what to do about tensors without gradient: `raise`, `warn` or `allow`.
+    """
+
+    paper: ClassVar[str] = "Nøkland 2016, arXiv:1609.01596; DRTP: Frenkel et al. 2021"
+    streams = True
+
+    def __init__(
+        self,
+        teacher: str = "error",
+        shape: str = "dense",
+        blocks: str | list[str] = "block",
+        init: str = "xavier_uniform",
+        scale: float = 1.0,
+        seed: int = 0,
+        channels: str = "auto",
+        target_reduction: str = "mean",
+        backend: str = "fused",
+        uncovered: str = "raise",
+    ):
+        """See the class."""
+        super().__init__()
+        _check(teacher=(teacher, ("error", "target")), shape=(shape, SHAPES), init=(init, INITS))
+        _check(channels=(channels, ("auto", "first", "last")), target_reduction=(target_reduction, ("mean", "sum")))
+        _check(backend=(backend, ("fused", "detour")), uncovered=(uncovered, ("raise", "warn", "allow")))
+        self.teacher, self.shape, self.blocks, self.init, self.scale = teacher, shape, blocks, init, scale
+        self.seed, self.channels, self.target_reduction = seed, channels, target_reduction
+        self.backend, self.uncovered = backend, uncovered
+        self.feedback = nn.ModuleDict()
+        self.taps: Taps | None = None
+
+    def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
+        """Cut behind the blocks and draw F; refuse a network that has nothing to cut."""
+        try:
+            blocks = find_blocks(network, example, self.blocks)
+        except ValueError as error:
+            raise UserError(f"blocks: {error}") from None
+        if not blocks:
+            raise UserError("direct feedback needs a hidden block to cut behind: name some with blocks: [...]")
+        with observing(network), torch.no_grad():
+            classes = network(example).shape[-1]
+        widest = max(math.prod(block.shape) for block in blocks)
+        for block in blocks:
+            self.feedback[_key(block.name)] = self._draw(block, classes, widest).to(example.device)
+        self.taps = Taps(network, [block.name for block in blocks])
+        found = self.inspect(network, example, criterion)
+        refuse("no gradient reaches", found.unreached, "They lie in no path to the loss.", uncovered=self.uncovered)
+        log.info("direct feedback (%s) behind %s", self.shape, ", ".join(block.name for block in blocks))
+        return found
+
+    def surrogate(self, network: nn.Module, batch: Batch, criterion: Criterion) -> Surrogate:
+        """DFA: criterion(logits + sum of links). DRTP: criterion(logits) + sum of <link, target>."""
+        inputs, targets = batch
+        links: list[Tensor] = []
+        with self.taps.visited_by(lambda name, h: links.append(self._link(name, h))):
+            logits = network(inputs)
+        tied = torch.stack(links).sum(0).to(logits.dtype)
+        if self.teacher == "error":
+            value = criterion(logits + tied, targets)
+        else:
+            value = criterion(logits, targets) + (tied * self._target(targets, logits)).sum()
+        return Surrogate(value, value.detach(), logits.detach())
+
+    def stream(self, network: nn.Module, batch: Batch, criterion: Criterion, backward: Callable) -> Surrogate:
+        """One block's activations at a time. DFA pays one more forward pass, without a graph, to know the error."""
+        inputs, targets = batch
+        teacher = None if self.teacher == "target" else self._error(network, batch, criterion)
+
+        def learn(name: str, output: Tensor) -> None:
+            link = self._link(name, output)
+            signal = self._target(targets, link) if teacher is None else teacher
+            backward((link * signal.to(link.dtype)).sum())
+
+        with self.taps.visited_by(learn):
+            logits = network(inputs)
+        loss = criterion(logits, targets)
+        backward(loss)
+        return Surrogate(loss.detach(), loss.detach(), logits.detach())
+
+    def _link(self, name: str, output: Tensor) -> Tensor:
+        return error_link(output, self.feedback[_key(name)].weight, backend=self.backend)
+
+    def _target(self, targets: Tensor, like: Tensor) -> Tensor:
+        hot = one_hot(targets, like)
+        return hot / len(targets) if self.target_reduction == "mean" else hot
+
+    @staticmethod
+    def _error(network: nn.Module, batch: Batch, criterion: Criterion) -> Tensor:
+        """(n, c) loss gradient at the logits; leaves random state and BatchNorm for the pass that learns."""
+        inputs, targets = batch
+        with observing(network):
+            with torch.no_grad():
+                logits = network(inputs)
+            logits.requires_grad_(True)
+            return torch.autograd.grad(criterion(logits, targets), logits)[0]
+
+    def _draw(self, block: Block, classes: int, widest: int) -> nn.Module:
+        generator = named_generator(self.seed, block.name)
+        if self.shape == "shared":
+            matrix = draw((widest, classes), self.init, named_generator(self.seed, "shared"))
+            units = math.prod(block.shape)
+            return DirectFeedback(matrix.t()[:, :units] * (self.scale / math.sqrt(units)), block.shape)
+        if self.shape == "transposed_conv" and isinstance(block.reader, nn.Conv2d) and len(block.shape) == 3:
+            return SpreadFeedback(classes, block, self.init, self.scale, generator)
+        shape = block.shape
+        if self.shape == "per_channel" and len(shape) > 1:
+            shape = _broadcast_shape(shape, self.channels)
+        matrix = draw((math.prod(shape), classes), self.init, generator, gain=self.scale)
+        return DirectFeedback(matrix.t(), shape)
+
+
+class DirectFeedback(nn.Module):
+    """F_l as a buffer of (c, *shape), where the positions that share a value have size 1."""
+
+    def __init__(self, matrix: Tensor, shape: tuple[int, ...]):
+        """matrix: (c, prod(shape))."""
+        super().__init__()
+        self.register_buffer("weight", matrix.reshape(-1, *shape).contiguous())
+
+
+class SpreadFeedback(nn.Module):
+    """BioTorch's conv feedback: the error on every position of the next conv's output, sent back through a kernel."""
+
+    def __init__(self, classes: int, block: Block, init: str, scale: float, generator: torch.Generator):
+        """Draw a kernel (c, h, k, k) and spread it once: (c, h, s, s), since the map it makes is linear in e."""
+        super().__init__()
+        conv, (channels, *size) = block.reader, block.shape
+        kernel = draw((classes, channels, *conv.kernel_size), init, generator, gain=scale)
+        padding = conv.padding if not isinstance(conv.padding, str) else [k // 2 for k in conv.kernel_size]
+        options = {"stride": conv.stride, "padding": padding, "dilation": conv.dilation}
+        reached = nn.functional.conv2d(torch.zeros(1, channels, *size), kernel[:1], **options).shape[2:]
+        ones = torch.ones(classes, 1, *reached)
+        spread = [torch.autograd.functional.vjp(
+            lambda x, k=k: nn.functional.conv2d(x, kernel[k : k + 1], **options),
+            torch.zeros(1, channels, *size), ones[k : k + 1])[1] for k in range(classes)]  # fmt: skip
+        self.register_buffer("weight", torch.cat(spread))
+
+
+def _broadcast_shape(shape: tuple[int, ...], channels: str) -> tuple[int, ...]:
+    first = channels == "first" or (channels == "auto" and len(shape) >= 3)
+    return (shape[0], *[1] * (len(shape) - 1)) if first else (*[1] * (len(shape) - 1), shape[-1])
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/")
+
+
+def _check(**options: tuple[str, tuple[str, ...]]) -> None:
+    for name, (value, valid) in options.items():
+        if value not in valid:
+            raise UserError(f"{name} is one of {', '.join(valid)}, not '{value}'")

@@ -1,0 +1,138 @@
+r"""Feedback alignment: "the weights of the backward pass need not be those of the forward pass".
+
+Lillicrap, Cownden, Tweed & Akerman 2016: in backprop's recursion the transposed weight is replaced by a fixed random
+matrix B of its shape, and everything else stays:
+
+$\delta_{l-1} = (\delta_l B_l) \odot \phi'(z_{l-1})$, $\quad G_l = \delta_l^\top h_{l-1}$.
+
+Where B comes from is the `source`: random (FA), the weight's sign (sign symmetry), the weight's own increments
+(Kolen-Pollack), a mirror of the layer (weight mirror), a mixture, or a snapshot (FLFA). BatchNorm, LayerNorm, attention
+and the loss keep their own derivative, as in every published implementation; biases are exact.
+"""
+
+import logging
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lit_fa.errors import UserError, nearest
+from lit_fa.functional.feedback import named_generator
+from lit_fa.layers.coverage import Coverage
+from lit_fa.layers.feedback import WEIGHT_LAYERS, FeedbackLayer, extend, feedback_layers
+from lit_fa.layers.observing import observing
+from lit_fa.layers.sources import SOURCES, FeedbackSource
+from lit_fa.layers.taps import match
+from lit_fa.rules.base import Criterion, LearningRule, Progress, Tensors, refuse
+
+log = logging.getLogger(__name__)
+
+
+class FeedbackAlignment(LearningRule):
+    """Send the error back through other matrices than the weights.
+
+    Args:
+        source: a `FeedbackSource`, or the short name of one with its defaults: random, sign, kolen_pollack,
+            weight_mirror, adaptive, snapshot.
+        layers: names or patterns of the layers that get feedback; None: every linear and conv layer that an error
+            travels through. The first layer's input needs no gradient, so it needs no feedback either.
+        backend: `fused` or `detour`, see `lit_fa.layers.feedback`.
+        uncovered: what to do about weights that still carry error by their own transpose, or get no gradient:
+            `raise`, `warn` or `allow`. A choice of `layers` is a choice to leave the others: it is not refused.
+
+    Raises:
+        UserError: at `install`, naming tensors and remedy.
+
+    >>> network, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.zeros(2, 4)
+    >>> _ = FeedbackAlignment().install(network, x, torch.nn.functional.cross_entropy)
+    >>> [*feedback_layers(network)]
+    ['2']
+    """
+
+    paper: ClassVar[str] = "Lillicrap et al. 2016, doi:10.1038/ncomms13276"
+
+    def __init__(
+        self,
+        source: FeedbackSource | str = "random",
+        layers: list[str] | None = None,
+        backend: str = "fused",
+        uncovered: str = "raise",
+    ):
+        """See the class."""
+        super().__init__()
+        if isinstance(source, str) and source not in SOURCES:
+            raise UserError(f"unknown feedback source '{source}'; {nearest(source, [*SOURCES])}")
+        if backend not in ("fused", "detour"):
+            raise UserError(f"backend is fused or detour, not '{backend}'")
+        self.source = SOURCES[source]() if isinstance(source, str) else source
+        self.layers, self.backend, self.uncovered = layers, backend, uncovered
+        self.evolves = self.source.evolves
+
+    def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
+        """Extend the layers, draw their feedback, check what is reached."""
+        for name in self._choose(network, example):
+            layer = network.get_submodule(name)
+            extend(layer, self.source, named_generator(self._seed, name), backend=self.backend)
+        found = self.inspect(network, example, criterion)
+        if self.layers is None:
+            remedy = "They are used outside a linear or conv module's own forward, or are no such module."
+            refuse("error still travels by the own weights of", found.transported, remedy, uncovered=self.uncovered)
+        refuse("no gradient reaches", found.unreached, "They take no part in the loss.", uncovered=self.uncovered)
+        self._say(network)
+        return found
+
+    def after_step(self, params: Tensors, buffers: Tensors, progress: Progress) -> tuple[Tensors, Tensors]:
+        """Renew what evolves: mirror, mix, or redraw. The draw depends on seed, layer and step alone."""
+        renewed = {}
+        for key in self._stored(buffers):
+            layer = key.removesuffix(".feedback.weight")
+            generator = named_generator(self._seed, layer, progress.step)
+            renewed[key] = self.source.after_step(params[f"{layer}.weight"], buffers[key], generator)
+        return {}, renewed
+
+    def on_round_start(self, params: Tensors, buffers: Tensors) -> Tensors:
+        """Take a new snapshot, where the source is one."""
+        keys = self._stored(buffers)
+        weights = {key: params[key.removesuffix("feedback.weight") + "weight"] for key in keys}
+        return {key: self.source.on_round_start(weights[key], buffers[key]) for key in keys}
+
+    @property
+    def _seed(self) -> int:
+        return getattr(self.source, "seed", 0)
+
+    @staticmethod
+    def _stored(buffers: Tensors) -> list[str]:
+        return [key for key in buffers if key.endswith(".feedback.weight")]
+
+    def _choose(self, network: nn.Module, example: Tensor) -> list[str]:
+        candidates = {n: m for n, m in network.named_modules() if n and isinstance(m, WEIGHT_LAYERS)}
+        if isinstance(network, WEIGHT_LAYERS):
+            raise UserError("the network is one bare layer, which no error travels through: wrap it in nn.Sequential")
+        if self.layers is not None:
+            try:
+                return match(self.layers, [*candidates])
+            except ValueError as error:
+                raise UserError(f"layers: {error}") from None
+        inputs = _inputs_that_need_gradient(network, example, candidates)
+        return [name for name in candidates if name in inputs]
+
+    def _say(self, network: nn.Module) -> None:
+        layers: dict[str, FeedbackLayer] = feedback_layers(network)
+        stored = sum(layer.feedback.weight.numel() for layer in layers.values() if layer.feedback.weight is not None)
+        log.info("%s on %d layers, %.3g M stored feedback weights", self.source, len(layers), stored / 1e6)
+
+
+def _inputs_that_need_gradient(network: nn.Module, example: Tensor, layers: dict[str, nn.Module]) -> set[str]:
+    """Layers that are called with an input behind which something is trained."""
+    found: set[str] = set()
+    hooks = [
+        layer.register_forward_pre_hook(lambda _m, args, n=name: found.add(n) if args[0].requires_grad else None)
+        for name, layer in layers.items()
+    ]
+    try:
+        with observing(network), torch.enable_grad():
+            network(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
