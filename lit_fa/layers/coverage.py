@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 _PRODUCTS = ("addmm", "mm", "bmm", "baddbmm", "conv", "linear", "einsum", "addbmm", "mv")
-_JOINS = ("cat", "stack")
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def _consumers(root: torch.autograd.graph.Node) -> dict:
 
 
 def _carries_error(leaf: torch.autograd.graph.Node, consumers: dict) -> bool:
-    """Follow a parameter through reshapes, casts and concatenations to where it first meets something else."""
+    """Follow a parameter, alone or together with other parameters, to where it first meets an activation."""
     stack, seen = [leaf], set()
     while stack:
         node = stack.pop()
@@ -75,6 +74,16 @@ def _carries_error(leaf: torch.autograd.graph.Node, consumers: dict) -> bool:
             if any(p in name for p in _PRODUCTS):
                 if any(not hasattr(n, "variable") for n in others):
                     return True
-            elif not others or any(j in name for j in _JOINS):
+            elif all(_made_of_parameters(n) for n in others):
                 stack.append(user)
     return False
+
+
+def _made_of_parameters(node: torch.autograd.graph.Node) -> bool:
+    """True for a parameter and for what casts and reshapes make of one."""
+    while not hasattr(node, "variable"):
+        children = [child for child, _ in node.next_functions if child is not None]
+        if len(children) != 1:
+            return False
+        node = children[0]
+    return True
