@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -45,7 +46,8 @@ class LitFACLI(LightningCLI):
 
 def main(argv: list[str]) -> None:
     """`lit-fa fit|validate|test|predict ...`."""
-    _guard(lambda: LitFACLI(args=argv))
+    sys.argv = ["lit-fa", *argv]  # Lightning warns about arguments that are handed over instead
+    _guard(LitFACLI)
 
 
 def fit_and_record(config: dict, record: dict) -> None:
@@ -103,21 +105,43 @@ def _guard(run) -> None:
     """Turn a parser's many lines into one that a user can act on; a user error inside keeps its own sentence."""
     try:
         run()
-    except ArgumentError as error:
-        raise _readable(error) from error
+    except (ArgumentError, ValueError) as error:
+        ours = getattr(error, "user_error", False)
+        if ours or not (isinstance(error, ArgumentError) or "Does not validate" in str(error)):
+            raise
+        raise UserError(_readable(str(error))) from error
 
 
-def _readable(error: ArgumentError) -> Exception:
-    cause: BaseException | None = error
-    while cause is not None:
-        if getattr(cause, "user_error", False):
-            return cause
-        cause = cause.__cause__ or cause.__context__
-    text = str(error)
-    if key := re.search(r'"?(?:model\.init_args\.)?(rule|data|model)"?.*?[Ii]mport path ([\w.]+)', text, re.DOTALL):
-        try:
-            _check_class(key[1], key[2])
-        except UserError as better:
-            return better
-    lines = [line.strip(" -") for line in text.splitlines() if line.strip()]
-    return UserError(" ".join(lines)[:500])
+def _readable(text: str) -> str:
+    """The sentences in a parser's message that say what is wrong, without the tree of types around them."""
+    lines = [line.strip().removeprefix("- ") for line in text.splitlines() if line.strip()]
+    keys = [line.removeprefix("Parser key").strip(' ":') for line in lines if line.startswith("Parser key")]
+    key = keys[-1] if keys else ""
+    said = dict.fromkeys(line for line in lines if not line.startswith(_SCAFFOLD) and "NoneType" not in line)
+    owners = re.findall(r"Problem with given class_path '([\w.]+)'", text)
+    if (wrong := re.search(r"Option '([\w.]+)' is not accepted", text)) and owners:
+        return f"{owners[-1]} has no option '{wrong[1]}'; {nearest(wrong[1], _options(owners[-1]))}"
+    if wrong := re.search(r"(?:dot import path string: |no attribute ')([\w.]+)", text):
+        return f"no {key} is called '{wrong[1]}'; {nearest(wrong[1].rpartition('.')[2], _names(key))}"
+    value = next((line for line in reversed(lines) if line.startswith("Given value: ")), "")
+    given = f" (given: {value.removeprefix('Given value: ')})" if len(value) < 60 and value else ""
+    told = [line for line in said if not line.startswith("Expected a <class")] or [*said]
+    return f"{key}: {'; '.join(told)}{given}"[:600].removeprefix(": ")
+
+
+def _options(path: str) -> list[str]:
+    """The keyword options of a class, inherited ones included, as the parser resolves them."""
+    module, _, name = path.rpartition(".")
+    parser = LightningArgumentParser()
+    parser.add_class_arguments(getattr(import_module(module), name), as_group=False)
+    return [key for key in vars(parser.get_defaults()) if not key.startswith("_")]
+
+
+def _names(key: str) -> list[str]:
+    room = ROOMS.get(key.rpartition(".")[2])
+    return [
+        name for r in ([room] if room else ROOMS.values()) for name in r.__all__ if isinstance(getattr(r, name), type)
+    ]
+
+
+_SCAFFOLD = ("Parser key", "Does not validate", "Subtypes:", "Errors:", "Given value", "Problem with given class_path")
