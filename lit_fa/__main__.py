@@ -1,4 +1,4 @@
-"""`lit-fa` and `python -m lit_fa`: one line and exit code 2 for what a user can mend, a traceback for a fault of ours."""
+"""`lit-fa` and `python -m lit_fa`: one line and exit code 2 for what a user can mend; else a traceback."""
 
 import sys
 
