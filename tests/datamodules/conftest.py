@@ -15,7 +15,6 @@ def no_network(monkeypatch):
         raise URLError("no network in tests")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    monkeypatch.setenv("LIT_FA_DATA", os.environ.get("LIT_FA_DATA", ""))
 
 
 @pytest.fixture

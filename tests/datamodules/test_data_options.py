@@ -1,4 +1,5 @@
 import jsonargparse
+import lightning as L
 import pytest
 import torch
 from torchvision.transforms import v2
@@ -69,6 +70,10 @@ def test_without_held_out_images_validation_is_the_test_set_and_says_so():
     assert data.val_set is data.test_set
 
 
+def test_the_smallest_share_still_holds_out_one_image():
+    assert len(ready(val_size=1e-6).val_set) == 1
+
+
 def test_limits_keep_the_classes_even():
     data = ready(limit_train=100, limit_test=50)
     assert torch.bincount(data.train_set.labels).tolist() == [10] * 10
@@ -80,6 +85,23 @@ def test_setup_a_second_time_changes_nothing():
     before = data.train_set
     data.setup("test")
     assert data.train_set is before
+
+
+def test_the_data_root_is_the_argument_then_the_environment_then_the_folder_data(monkeypatch):
+    monkeypatch.setenv("LIT_FA_DATA", "/from/environment")
+    assert str(Digits(root="/from/argument").root) == "/from/argument"
+    assert str(Digits().root) == "/from/environment"
+    monkeypatch.delenv("LIT_FA_DATA")
+    assert str(Digits().root) == "data"
+
+
+def test_a_trainer_that_overfits_sees_the_same_batches_in_every_epoch(tmp_path):
+    data = ready(Synthetic, n_train=40, n_test=10, batch_size=8)
+    data.trainer = L.Trainer(overfit_batches=2, logger=False, default_root_dir=tmp_path, enable_checkpointing=False)
+    loader = data.train_dataloader()
+    first = next(iter(loader))[1]
+    loader.set_epoch(1)
+    assert torch.equal(next(iter(loader))[1], first)
 
 
 def test_synthetic_images_can_be_learnt_by_the_nearest_prototype():

@@ -281,6 +281,13 @@ def test_a_medmnist_set_that_does_not_exist_is_refused(options, what):
         data.MedMNIST(**options)
 
 
+def test_medmnist_labels_outside_its_classes_are_refused(tmp_path, write_npz):
+    (tmp_path / "medmnist").mkdir()
+    write_npz("medmnist/pneumoniamnist.npz", channels=1)  # four classes where the set has two
+    with pytest.raises(data.DataError, match="labels run from 0 to 3, but there are 2 classes"):
+        ready(data.MedMNIST("pneumoniamnist", root=str(tmp_path)))
+
+
 def test_an_emnist_split_that_does_not_exist_is_refused():
     with pytest.raises(data.DataError, match="nearest: letters"):
         data.EMNIST(split="leters")

@@ -117,3 +117,16 @@ def test_a_file_that_breaks_the_convention_is_refused_in_one_line(write_npz, cha
 def test_a_label_offset_larger_than_the_smallest_label_is_refused(write_npz):
     with pytest.raises(DataError, match="set label_offset"):
         Npz(str(write_npz()), label_offset=1)
+
+
+def test_a_class_subset_without_any_test_image_is_refused(write_npz):
+    path = write_npz(test_labels=np.zeros(20, np.uint8))
+    with pytest.raises(DataError, match=r"\(test\) has no image of the classes \[2, 3\]"):
+        ready(path, classes=[2, 3])
+
+
+def test_labels_are_checked_against_the_number_of_classes(write_npz):
+    data = Npz(str(write_npz()))
+    data.num_original_classes = 3
+    with pytest.raises(DataError, match="labels run from 0 to 3, but there are 3 classes"):
+        data.setup()

@@ -5,6 +5,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules import DataError, Synthetic
 
+# the resumed runs keep no checkpoints of their own
+pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 BATCHES, EPOCHS = 4, 3
 
 
