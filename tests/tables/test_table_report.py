@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from lit_fa.errors import UserError
 from lit_fa.tables.card import is_stale, markers
 from lit_fa.tables.cli import main
 from lit_fa.tables.collect import collect
+from lit_fa.tables.figures import number_in
 from lit_fa.tables.plot import panels_of
 from lit_fa.tables.render import duration, hardware, number
 from lit_fa.tables.schema import load_table
@@ -231,7 +233,11 @@ def test_sixty_records_are_rendered_in_five_seconds_without_torch(declared, save
 
 
 def test_numbers_durations_and_machines_read_aloud():
-    assert [number(x) for x in (97.846, 0.01234, 3e-7, 0.0, None)] == ["97.85", "0.0123", "3.00e-07", "0", ""]
+    printed = {97.846: "97.85", 100.0: "100.00", 0.99553: "0.9955", 0.01234: "0.01234", 3e-7: "3.00e-07", 0.0: "0"}
+    assert {value: number(value) for value in printed} == printed
+    assert (number(None), number(math.nan), number(-2.5e6)) == ("", "nan", "-2.50e+06")
+    labels = {"width 128": 128.0, "w32": 32.0, "lr-3": 3.0, "lr -3": -3.0, "1e-3": 1e-3, "none": None}
+    assert {label: number_in(label) for label in labels} == labels
     assert number(0.1, like=97.8) == "0.10"
     assert [duration(x) for x in (42, 720, 12600)] == ["42 s", "12 min", "3.5 h"]
     assert hardware({"gpu": "H100", "cpu": "x", "cores": 16, "threads": 2}) == "H100, x, 16 cores, 2 threads a run"
