@@ -41,6 +41,7 @@ class Figure:
     where: dict[str, list[str]] = field(default_factory=dict)
     hline: dict[str, Any] = field(default_factory=dict)
     ylabel: str = ""
+    xlabel: str = ""
     yscale: str = "linear"
     xscale: str = "linear"
     band: str = "std"
@@ -53,7 +54,7 @@ def read_figure(data: Any, cells: Sequence[Labelled], where: str) -> Figure:
         UserError: an unknown key, axis, scale or label, or an `x` without a number in it.
     """
     figure = build(Figure, data, where)
-    if PurePath(text(figure.file, f"{where}.file")).suffix not in (".png", ".pdf", ".svg"):
+    if PurePath(figure.file).suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"{where}.file: {figure.file!r} is no image; end it in .png, .pdf or .svg")
     valid = _X[choice(figure.kind, f"{where}.kind", tuple(_X))]
     figure = replace(figure, x=choice(figure.x or valid[-1 if figure.kind == "final" else 0], f"{where}.x", valid))
@@ -62,6 +63,7 @@ def read_figure(data: Any, cells: Sequence[Labelled], where: str) -> Figure:
     choice(figure.band, f"{where}.band", ("std", "none"))
     if keys(figure.hline, f"{where}.hline", ["value", "label"]):
         number(figure.hline.get("value"), f"{where}.hline.value")
+        text(figure.hline.get("label", ""), f"{where}.hline.label")
     for axis, labels in mapping(figure.where, f"{where}.where").items():
         known = labels_of(cells, choice(axis, f"{where}.where", AXES))
         for label in sequence(labels, f"{where}.where.{axis}"):
@@ -92,8 +94,8 @@ def labels_of(cells: Sequence[Labelled], axis: str) -> list[str]:
 
 
 def number_in(label: str) -> float | None:
-    """The first number in a label: 128.0 for "width 128"."""
-    found = re.search(r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?", label)
+    """The first number in a label: 128.0 for "width 128"; a dash is a minus only where a word does not end."""
+    found = re.search(r"(?:(?<![\w-])-)?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?", label)
     return float(found.group()) if found else None
 
 

@@ -29,10 +29,12 @@ def draw(collected: Collected, figure: Figure, out: Path) -> Path | None:
     canvas = Canvas(figsize=(_PANEL[0] * len(panels), _PANEL[1]), layout="constrained")
     FigureCanvasAgg(canvas)
     axes = canvas.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    labels = split(figure.lines, collected.table.cells, "figure")[1]
+    colours = {label: f"C{i % 10}" for i, label in enumerate(labels)}  # a line has one colour in all panels
     for ax, (title, lines) in zip(axes, panels.items(), strict=True):
-        _draw_panel(ax, figure, title, lines)
+        _draw_panel(ax, figure, title, lines, colours)
     axes[0].set_ylabel(figure.ylabel or figure.y)
-    axes[-1].legend(fontsize="small")
+    max(axes, key=lambda ax: len(ax.get_legend_handles_labels()[0])).legend(fontsize="small")
     if figure.title:
         canvas.suptitle(figure.title, fontsize="medium")
     path = figure_path(collected, figure, out)
@@ -88,19 +90,24 @@ def _line(collected: Collected, figure: Figure, cells: Sequence[Cell]) -> Line:
     return sorted(points)
 
 
-def _draw_panel(ax: "Axes", figure: Figure, title: str, lines: dict[str, Line]) -> None:
+def _draw_panel(ax: "Axes", figure: Figure, title: str, lines: dict[str, Line], colours: dict[str, str]) -> None:
+    ax.set(title=title, xlabel=figure.xlabel or figure.x, yscale=figure.yscale, xscale=figure.xscale)
     for label, line in lines.items():
         x, mean, sd = (list(values) for values in zip(*line, strict=True))
         if figure.kind == "final":
-            ax.errorbar(x, mean, yerr=sd if figure.band == "std" else None, label=label, marker="o", capsize=3)
+            bars = sd if figure.band == "std" else None
+            ax.errorbar(x, mean, yerr=bars, label=label, color=colours[label], marker="o", capsize=3)
             continue
-        (drawn,) = ax.plot(x, mean, label=label, linewidth=1.4)
+        ax.plot(x, mean, label=label, color=colours[label], linewidth=1.4)
         if figure.band == "std" and any(sd):
             low, high = zip(*((m - s, m + s) for m, s in zip(mean, sd, strict=True)), strict=True)
-            ax.fill_between(x, low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)
+            ax.fill_between(x, low, high, color=colours[label], alpha=0.2, linewidth=0)
+    if figure.kind == "final":
+        places = sorted({x for line in lines.values() for x, *_ in line})
+        ax.set_xticks(places, [f"{x:g}" for x in places])
+        ax.minorticks_off()
     if figure.hline:
         ax.axhline(figure.hline["value"], color="black", linestyle="--", linewidth=1, label=figure.hline.get("label"))
-    ax.set(title=title, xlabel=figure.x, yscale=figure.yscale, xscale=figure.xscale)
     ax.grid(alpha=0.3)
 
 

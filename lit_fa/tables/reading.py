@@ -62,10 +62,14 @@ def build(cls: type[T], data: Any, where: str) -> T:
     """`cls(**data)` for a dataclass whose fields are the allowed keys and whose defaults are the optional ones.
 
     Raises:
-        UserError: `data` is no mapping, has a key that `cls` does not know, or lacks one that it needs.
+        UserError: `data` is no mapping, has a key that `cls` does not know, lacks one that it needs, or has something
+            else where `cls` wants text.
     """
-    known = [f.name for f in fields(cls)]
-    keys(data, where, known, [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING])
+    required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+    keys(data, where, [f.name for f in fields(cls)], required)
+    for entry in fields(cls):
+        if entry.type is str and entry.name in data:
+            text(data[entry.name], f"{where}.{entry.name}")
     return cls(**data)
 
 

@@ -26,17 +26,17 @@ _CSV = (
 
 
 def number(value: float | None, like: float | None = None) -> str:
-    """A number as printed, with the decimals of `like`: two from 1 on, four below, exponent at the extremes.
+    """A number with the decimals of `like`: four digits and at least two decimals, an exponent at the extremes.
 
-    >>> number(97.846), number(0.01234), number(0.1, like=97.8), number(3e-7)
-    ('97.85', '0.0123', '0.10', '3.00e-07')
+    >>> number(97.846), number(0.99553), number(0.1, like=97.8), number(3e-7)
+    ('97.85', '0.9955', '0.10', '3.00e-07')
     """
     if value is None:
         return ""
     size = abs(value if like is None else like)
-    if value == 0 or size == 0:
-        return f"{value:.4g}"
-    return f"{value:.2f}" if 1 <= size < 1e5 else f"{value:.4f}" if 1e-2 <= size < 1 else f"{value:.2e}"
+    if value == 0 or not 1e-3 <= size < 1e5:
+        return f"{value:.2e}" if value else "0"
+    return f"{value:.{max(2, 3 - math.floor(math.log10(size)))}f}"
 
 
 def mean_sd(summary: Summary) -> str:

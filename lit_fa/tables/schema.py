@@ -6,13 +6,13 @@ one unit, which is written down.
 """
 
 import re
-from dataclasses import dataclass, field, replace
-from itertools import product
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lit_fa.errors import UserError
 from lit_fa.tables.figures import Figure, read_figure
+from lit_fa.tables.grid import cross
 from lit_fa.tables.reading import build, choice, keys, mapping, number, read_yaml, sequence, text
 
 SCALES = ("smoke", "cpu", "full")
@@ -131,7 +131,7 @@ def load_table(path: Path | str) -> Table:
         raise UserError(f"{path}: base: there is no file {base_path}; name a config relative to the table")
     return Table(
         path=path,
-        paper=_paper(data["paper"], f"{path}: paper"),
+        paper=build(Paper, data["paper"], f"{path}: paper"),
         base=mapping(read_yaml(base_path), str(base_path)),
         base_path=base_path,
         metric=metric,
@@ -140,7 +140,7 @@ def load_table(path: Path | str) -> Table:
         also=tuple(_metric(m, f"{path}: also[{i}]") for i, m in enumerate(_list(data, "also", path))),
         seeded=tuple(text(key, f"{path}: seeded") for key in _list(data, "seeded", path)),
         floor=_floor(data.get("accept", {}), f"{path}: accept"),
-        assumed={key: str(value) for key, value in mapping(data.get("assumed", {}), f"{path}: assumed").items()},
+        assumed=_assumed(data.get("assumed", {}), f"{path}: assumed"),
         figures=tuple(
             read_figure(f, cells, f"{path}: figures[{i}]") for i, f in enumerate(_list(data, "figures", path))
         ),
@@ -155,19 +155,15 @@ def _floor(data: Any, where: str) -> float:
     return number(keys(data, where, ["floor"]).get("floor", 0.0), f"{where}.floor", least=0)
 
 
-def _paper(data: Any, where: str) -> Paper:
-    paper = build(Paper, data, where)
-    for key, value in data.items():
-        text(value, f"{where}.{key}")
-    return paper
+def _assumed(data: Any, where: str) -> dict[str, str]:
+    return {key: text(value, f"{where}.{key}") for key, value in mapping(data, where).items()}
 
 
 def _metric(data: Any, where: str, base: Metric | None = None) -> Metric:
     """A metric, or with `base` the keys in which a cell's metric differs from the table's."""
     if base:
-        metric = replace(base, **keys(data, where, ["name", "unit", "better", "at"]))
-    else:
-        metric = build(Metric, data, where)
+        data = {**asdict(base), **mapping(data, where)}
+    metric = build(Metric, data, where)
     choice(metric.better, f"{where}.better", ("higher", "lower"))
     choice(metric.at, f"{where}.at", AT)
     return metric
@@ -199,7 +195,7 @@ def _scales(data: Any, seeds: tuple[int, ...], where: str) -> dict[str, Scale]:
 
 def _cells(data: dict, metric: Metric, scales: tuple[str, ...], path: Path) -> tuple[Cell, ...]:
     where = f"{path}: cells"
-    entries = [*_list(data, "cells", path), *_grid(data.get("grid"), path)]
+    entries = [*_list(data, "cells", path), *(cross(data["grid"], f"{path}: grid", scales) if "grid" in data else [])]
     cells = tuple(_cell(entry, metric, scales, f"{where}[{i}]") for i, entry in enumerate(entries))
     ids = [cell.id for cell in cells]
     if not cells:
@@ -212,7 +208,7 @@ def _cells(data: dict, metric: Metric, scales: tuple[str, ...], path: Path) -> t
 
 def _cell(data: Any, metric: Metric, scales: tuple[str, ...], where: str) -> Cell:
     keys(data, where, ["row", "column", "set", "published", "note", "scales", "metric"], ["row"])
-    row, column = str(data["row"]), str(data.get("column", ""))
+    row, column = (_label(data.get(axis, ""), f"{where}.{axis}") for axis in ("row", "column"))
     where = f"{where} ({row}|{column})"
     own = tuple(choice(s, f"{where}.scales", scales) for s in sequence(data.get("scales", list(scales)), where))
     return Cell(
@@ -221,9 +217,14 @@ def _cell(data: Any, metric: Metric, scales: tuple[str, ...], where: str) -> Cel
         set=mapping(data.get("set", {}), f"{where}.set"),
         metric=_metric(data["metric"], f"{where}.metric", metric) if "metric" in data else metric,
         scales=own,
-        published=_published(data["published"], f"{where}.published") if data.get("published") else None,
+        published=_published(data["published"], f"{where}.published") if data.get("published") is not None else None,
         note=text(data.get("note", ""), f"{where}.note"),
     )
+
+
+def _label(data: Any, where: str) -> str:
+    """A label is text or a number; `on` and `no` are neither in YAML."""
+    return data if isinstance(data, str) else str(number(data, where))
 
 
 def _published(data: Any, where: str) -> Published:
@@ -231,31 +232,7 @@ def _published(data: Any, where: str) -> Published:
         raise UserError(f"{where}: {data} has no unit; write {{value: {data}, unit: ...}}")
     published = build(Published, data, where)
     number(published.value, f"{where}.value")
-    text(published.unit, f"{where}.unit")
-    number(published.std or 0, f"{where}.std", least=0)
-    number(1 if published.n is None else published.n, f"{where}.n", least=1)
+    number(0 if published.std is None else published.std, f"{where}.std", least=0)
+    if published.n is not None and number(published.n, f"{where}.n", least=1) != int(published.n):
+        raise UserError(f"{where}.n: {published.n} is no number of runs; write a whole number")
     return published
-
-
-def _grid(data: Any, path: Path) -> list[dict]:
-    """Every row with every column; the column's overrides come after the row's."""
-    if data is None:
-        return []
-    where = f"{path}: grid"
-    keys(data, where, ["rows", "columns", "published"], ["rows", "columns"])
-    for axis in ("rows", "columns"):
-        for label, entry in mapping(data[axis], f"{where}.{axis}").items():
-            keys(entry, f"{where}.{axis}.{label}", ["set", "note", "scales"])
-    published = mapping(data.get("published", {}), f"{where}.published")
-    cells = [_crossed(row, column, published) for row, column in product(data["rows"].items(), data["columns"].items())]
-    keys(published, f"{where}.published", [f"{cell['row']}|{cell['column']}" for cell in cells])
-    return [cell for cell in cells if cell.get("scales", ["some"])]
-
-
-def _crossed(row: tuple[str, dict], column: tuple[str, dict], published: dict) -> dict:
-    (row_label, left), (column_label, right) = row, column
-    cell = {"row": row_label, "column": column_label, "set": {**left.get("set", {}), **right.get("set", {})}}
-    cell["note"] = "; ".join(entry["note"] for entry in (left, right) if entry.get("note"))
-    cell["published"] = published.get(f"{row_label}|{column_label}")
-    limits = [set(entry["scales"]) for entry in (left, right) if "scales" in entry]
-    return {**cell, "scales": sorted(set.intersection(*limits))} if limits else cell

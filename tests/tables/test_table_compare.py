@@ -5,7 +5,7 @@ import math
 import pytest
 
 from lit_fa.tables.collect import Record, collect
-from lit_fa.tables.compare import compare, summarise, tolerance, verdict
+from lit_fa.tables.compare import Summary, compare, summarise, tolerance, verdict
 from lit_fa.tables.schema import Metric, Published, Scale, load_table
 
 ACCURACY = Metric("test/accuracy", "%")
@@ -21,7 +21,7 @@ def test_mean_deviation_and_student_interval():
 
 
 def test_one_run_has_no_interval():
-    assert summarise([97.0], ACCURACY) == summarise([97.0], ACCURACY).__class__(ACCURACY, (97.0,), 97.0)
+    assert summarise([97.0], ACCURACY) == Summary(ACCURACY, (97.0,), mean=97.0, sd=None, interval=None)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,13 @@
 """A table file that cannot be understood is refused in one line that says what to write."""
 
+import contextlib
+import copy
+import json
+
 import pytest
 
 from lit_fa.errors import UserError
+from lit_fa.tables.expand import expand
 from lit_fa.tables.schema import load_table
 
 
@@ -41,6 +46,10 @@ def put(table: dict, dotted: str, value: object) -> None:
         ("cells.0.published", {"value": 97.8}, "the key 'unit' is missing"),
         ("cells.0.published.value", "97.8 %", "expected a number"),
         ("cells.0.published.n", 0, "too small"),
+        ("cells.0.published.n", 2.5, "write a whole number"),
+        ("cells.0.published.std", -1, "too small"),
+        ("cells.0.row", True, "expected a number, got True"),
+        ("assumed.batch", 128, "put it in quotes"),
         ("cells.0.scales", ["cpuu"], "unknown 'cpuu'; nearest: cpu"),
         ("cells.0.sets", {}, "unknown key 'sets'; nearest: set"),
         ("cells.0.metric", {"at": "bst"}, "nearest: best"),
@@ -120,3 +129,44 @@ def test_a_cell_overrides_single_keys_of_the_metric(declared, save):
     declared["cells"][0]["metric"] = {"at": "best"}
     metric = load_table(save(declared)).cells[0].metric
     assert (metric.name, metric.at) == ("test/accuracy", "best")
+
+
+def places_in(node: object, path: tuple = ()) -> list[tuple]:
+    """The path of every entry of nested dicts and lists."""
+    entries = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    return [place for key, value in entries for place in [(*path, key), *places_in(value, (*path, key))]]
+
+
+def test_anything_anywhere_is_either_read_or_refused_as_a_user_error(declared, save):
+    declared["also"] = [{"name": "test/loss", "unit": "nats"}]
+    declared["grid"] = {"rows": {"A": {"set": {"a": 1}}}, "columns": {"w8": {"scales": ["cpu"]}}, "published": {}}
+    declared["figures"] = [
+        {
+            "file": "a.png",
+            "y": "x",
+            "panels": "column",
+            "lines": "row",
+            "where": {"row": ["FA"]},
+            "hline": {"value": 1},
+        },
+        {"file": "b.png", "y": "x", "kind": "final", "x": "column", "band": "std", "yscale": "log"},
+    ]
+    read = 0
+    path = save(declared)
+    table = load_table(path)
+    assert len(table.cells) == 3
+    for *parents, last in places_in(declared):
+        for wrong in (None, 3, True, [], {}, [None]):
+            changed = copy.deepcopy(declared)
+            node = changed
+            for name in parents:
+                node = node[name]
+            node[last] = wrong
+            path.write_text(json.dumps(changed))  # JSON is YAML
+            with contextlib.suppress(UserError):
+                table = load_table(path)
+                for scale in table.scales.values():
+                    expand(table, scale)
+                read += 1
+    # Most wrong values are refused; free entries, such as overrides, take anything.
+    assert 0 < read < 100
