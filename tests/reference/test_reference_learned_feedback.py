@@ -50,6 +50,7 @@ def test_a_linear_mirror_fed_plus_and_minus_each_axis_sees_twice_the_weights():
     bias = draw(3, 3)  # constant, so gone after centring
     np.testing.assert_allclose(weight_mirror.increment(W, bias, noise), 2 * W, atol=1e-14)
     np.testing.assert_allclose(weight_mirror.increment(W, bias, noise, batch="mean"), 2 * W / 8, atol=1e-14)
+    np.testing.assert_allclose(weight_mirror.increment(W, bias, noise + 3), 2 * W, atol=1e-13)
     np.testing.assert_allclose(weight_mirror.mirrored(B, W, bias, noise, 0.25), B + W / 2, atol=1e-14)
 
 
