@@ -9,10 +9,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from callbacks.errors import MeasurementError
 from callbacks.neurons import Neurons, find_neurons
 from callbacks.probe import Batch, Periodic
 from callbacks.wiring import trace
-from lit_fa.errors import UserError
 from lit_fa.functional.conservation import (
     LAWS,
     column_sums,
@@ -59,7 +59,7 @@ class ConservationPotential(Periodic):
         """See the class."""
         super().__init__(every_n_steps)
         if law not in ("auto", *LAWS):
-            raise UserError(f"law is auto or one of {', '.join(LAWS)}, not '{law}'")
+            raise MeasurementError(f"law is auto or one of {', '.join(LAWS)}, not '{law}'")
         self.law, self.per_neuron = law, per_neuron
         self.broken: list[str] = []
         self.neurons: dict[str, Neurons] = {}

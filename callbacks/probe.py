@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from callbacks.curves import publish
+from callbacks.errors import MeasurementError
 
 Batch = tuple[Tensor, Tensor]
 
@@ -26,7 +27,7 @@ class Periodic(L.Callback):
     def __init__(self, every_n_steps: int = 0):
         """See the class."""
         if every_n_steps < 0:
-            raise ValueError(f"every_n_steps is a number of steps, or 0 for once per epoch, not {every_n_steps}")
+            raise MeasurementError(f"every_n_steps is a number of steps, or 0 for once per epoch, not {every_n_steps}")
         self.every_n_steps = every_n_steps
         self.ready = False
         self.measured_at = -1  # optimiser step: with accumulation, several batches end at the same step
@@ -84,7 +85,7 @@ class Probe(Periodic):
         """See the class."""
         super().__init__(every_n_steps)
         if batch < 2:
-            raise ValueError(f"a probe batch has at least 2 samples, not {batch}")
+            raise MeasurementError(f"a probe batch has at least 2 samples, not {batch}")
         self.batch = batch
         self.data: Batch | None = None
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from callbacks.curves import Recorder
 from callbacks.environment import git_state, hardware, peak_memory_mib, versions
-from lit_fa.errors import UserError
+from callbacks.errors import MeasurementError
 
 
 class RunRecord(Recorder):
@@ -34,7 +34,7 @@ class RunRecord(Recorder):
         """See the class."""
         super().__init__()
         if finish_after not in ("fit", "test"):
-            raise UserError(f"finish_after is fit or test, not '{finish_after}'")
+            raise MeasurementError(f"finish_after is fit or test, not '{finish_after}'")
         self.path, self.record, self.finish_after = path, dict(record or {}), finish_after
         self.metrics: dict[str, float] = {}
         self.broken: list[str] = []
