@@ -72,12 +72,12 @@ def replace_labels(
 
 
 def hold_out(n: int, size: int | float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split 0..n-1 into (kept, held out), both ascending; a float is a share of n, an int a number of images.
+    """Split 0..n-1 into (kept, held out), both ascending; a float is a share of n (at least one), an int a number.
 
     Raises:
         DataError: nothing would be left to train on.
     """
-    held = round(size * n) if isinstance(size, float) and size < 1 else int(size)
+    held = max(round(size * n), size > 0) if isinstance(size, float) else size
     require(held < n, f"val_size={size} leaves no training image: there are {n}; choose a smaller val_size")
     order = torch.randperm(n, generator=generator("validation", seed))
     return order[held:].sort().values, order[:held].sort().values

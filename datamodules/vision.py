@@ -113,6 +113,7 @@ class VisionDataModule(L.LightningDataModule):
         if resize is not None:
             self.image_shape = (self.image_shape[0], resize, resize)
         self.train_set = self.val_set = self.test_set = None
+        self._placed_on: torch.device | None = None
 
     def inspect(self) -> None:
         """Set what is not known before the options are (number of classes, image shape); headers only, no images."""
@@ -134,7 +135,7 @@ class VisionDataModule(L.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Read, select, hold out, replace labels, and put everything on the device; a second call does nothing."""
         device = self._target_device()
-        if self.train_set is not None and self._scale.device == device:
+        if self._placed_on == device:
             return
         train, test = self.read("train"), self.read("test")
         self._measure(train, device)
@@ -146,6 +147,7 @@ class VisionDataModule(L.LightningDataModule):
             self.val_set = self._limited(self._of_classes(self.read("val"), "val")[0], device)
         else:
             self.val_set = self.test_set
+        self._placed_on = device
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled by (seed, epoch); always the same order where the trainer overfits a few batches."""
@@ -197,6 +199,9 @@ class VisionDataModule(L.LightningDataModule):
     def _of_classes(self, images: ImageSet, split: str) -> tuple[ImageSet, Tensor]:
         lab.check_range(images.labels, self.num_original_classes, f"{type(self).__name__} ({split})")
         kept, relabelled = lab.only_classes(images.labels, self.classes)
+        require(
+            len(kept) > 0, f"{type(self).__name__} ({split}) has no image of the classes {self.classes}: add others"
+        )
         return images.select(kept, relabelled), kept
 
     def _setup_train(self, train: ImageSet, device: torch.device) -> ImageSet | None:
