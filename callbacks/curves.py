@@ -56,13 +56,8 @@ class Recorder(L.Callback):
 
     def collect(self, trainer: L.Trainer, *, validation: bool) -> None:
         """Take this moment's epoch metrics: those of validation, or all the others."""
-        wanted = {
-            key: value.item() if isinstance(value, Tensor) else value
-            for key, value in trainer.callback_metrics.items()
-            if key.startswith("val/") == validation and not key.startswith("test/") and key not in self.published
-        }
         epoch = epochs_done(trainer) if validation else float(trainer.current_epoch)
-        self.curves.add(trainer.global_step, epoch, wanted)
+        self.curves.add(trainer.global_step, epoch, self._logged(trainer, validation=validation))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Collect `val/`."""
@@ -78,6 +73,13 @@ class Recorder(L.Callback):
         """Collect the last epoch's end."""
         self.collect(trainer, validation=False)
 
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
+        """At an epoch's end, add what it has logged: a checkpoint holds curves, but no metrics."""
+        if epochs_done(trainer) == trainer.current_epoch + 1 and self.state_key in checkpoint.get("callbacks", {}):
+            ended = Curves(self.curves.points)
+            ended.add(trainer.global_step, epochs_done(trainer), self._logged(trainer, validation=False))
+            checkpoint["callbacks"][self.state_key]["curves"] = ended.points
+
     def state_dict(self) -> dict:
         """Curves, so that a resumed run has them whole."""
         return {"curves": self.curves.points, "published": sorted(self.published)}
@@ -85,6 +87,17 @@ class Recorder(L.Callback):
     def load_state_dict(self, state: dict) -> None:
         """Go on with the saved curves."""
         self.curves, self.published = Curves(state["curves"]), set(state["published"])
+
+    def _logged(self, trainer: L.Trainer, *, validation: bool) -> dict[str, float]:
+        logged = trainer.callback_metrics
+        return {
+            key: value.item() if isinstance(value, Tensor) else value
+            for key, value in logged.items()
+            if key.startswith("val/") == validation
+            and not key.startswith("test/")
+            and key not in self.published
+            and f"{key}_epoch" not in logged  # the value of a single step, whose mean is there too
+        }
 
 
 def publish(trainer: L.Trainer, module: L.LightningModule, values: dict[str, float], *, monitored: bool) -> None:

@@ -48,12 +48,11 @@ class Figures(Recorder):
 
 
 def select(curves: dict[str, list[Point]], begin: str, end: str) -> dict[str, list[Point]]:
-    """Curves of more than one point whose keys begin and end so; named by what is between, or by the split."""
-    fits = {key: curve for key, curve in curves.items() if key.startswith(begin) and key.endswith(end)}
-    if not begin:
-        fits |= {key: curve for key, curve in curves.items() if key.endswith(end + "_epoch")}
-    names = {key: key.removeprefix(begin).removesuffix(end).strip("/") for key in fits}
-    return {names[key] or "all layers": curve for key, curve in fits.items() if len(curve) > 1}
+    """Curves of more than one point whose keys begin and end so, named by what stands between; losses by the split."""
+    ends = (end, f"{end}_epoch") if not begin else (end,)
+    fits = {key: curve for key, curve in curves.items() if key.startswith(begin) and key.endswith(ends)}
+    named = {key.removeprefix(begin).removesuffix("_epoch"): curve for key, curve in fits.items() if len(curve) > 1}
+    return {name.removesuffix(end).removesuffix(end.strip("/")) or "all layers": c for name, c in named.items()}
 
 
 def draw(path: Path, panels: dict[str, dict[str, list[Point]]]) -> None:
