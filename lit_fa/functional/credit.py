@@ -55,12 +55,17 @@ class _ErrorLink(torch.autograd.Function):
         output, feedback = inputs
         ctx.save_for_backward(feedback)
         ctx.shape = output.shape
+        # an error map laid out otherwise than its activations would be copied at every step back
+        ctx.channels_last = output.ndim == 4 and output.is_contiguous(memory_format=torch.channels_last)
 
     @staticmethod
     def backward(ctx, error):
         (feedback,) = ctx.saved_tensors
+        if ctx.channels_last:
+            feedback = feedback.permute(0, 2, 3, 1)
         delta = error.to(feedback.dtype) @ feedback.flatten(1)
-        return delta.view(-1, *feedback.shape[1:]).expand(ctx.shape), None
+        delta = delta.view(-1, *feedback.shape[1:])
+        return (delta.permute(0, 3, 1, 2) if ctx.channels_last else delta).expand(ctx.shape), None
 
 
 def error_link(output: Tensor, feedback: Tensor, *, backend: str = "fused") -> Tensor:

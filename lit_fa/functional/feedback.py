@@ -36,8 +36,8 @@ def draw(shape: torch.Size | tuple[int, ...], init: str, generator: Generator, *
 
     Args:
         shape: shape of the weight the matrix stands in for.
-        init: `xavier_*` and `kaiming_*` (ReLU gain) as in torch.nn.init; `uniform`: ±1/sqrt(fan_in), torch's own default
-            for linear and conv layers; `normal`: standard deviation 1/sqrt(fan_in); `orthogonal`.
+        init: `xavier_*` and `kaiming_*` (ReLU gain) as in torch.nn.init; `uniform`: ±1/sqrt(fan_in), torch's own
+            default for linear and conv layers; `normal`: standard deviation 1/sqrt(fan_in); `orthogonal`.
         generator: where the numbers come from.
         gain: factor on the result.
     """

@@ -23,16 +23,16 @@ class LinearFeedback(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, weight, bias, stored, matrix, gain):
+    def forward(x, weight, bias, stored, matrix, gain):  # noqa: D102
         return F.linear(x, weight, bias)
 
     @staticmethod
-    def setup_context(ctx, inputs, _output):
+    def setup_context(ctx, inputs, _output):  # noqa: D102
         x, weight, _, stored, ctx.matrix, ctx.gain = inputs
         ctx.save_for_backward(x, weight, stored)
 
     @staticmethod
-    def backward(ctx, error):
+    def backward(ctx, error):  # noqa: D102
         x, weight, stored = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, needs_stored = ctx.needs_input_grad[:4]
         grad_x = grad_weight = grad_bias = None
@@ -57,18 +57,18 @@ class ConvFeedback(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, weight, bias, stored, matrix, gain, geometry):
+    def forward(x, weight, bias, stored, matrix, gain, geometry):  # noqa: D102
         stride, padding, dilation, groups = geometry
         return torch.convolution(x, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
 
     @staticmethod
-    def setup_context(ctx, inputs, _output):
+    def setup_context(ctx, inputs, _output):  # noqa: D102
         x, weight, bias, stored, ctx.matrix, ctx.gain, ctx.geometry = inputs
         ctx.save_for_backward(x, weight, stored)
         ctx.bias_size = None if bias is None else [weight.shape[0]]
 
     @staticmethod
-    def backward(ctx, error):
+    def backward(ctx, error):  # noqa: D102
         x, weight, stored = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, needs_stored = ctx.needs_input_grad[:4]
         stride, padding, dilation, groups = ctx.geometry

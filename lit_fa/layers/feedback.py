@@ -35,7 +35,8 @@ class Feedback(nn.Module):
         super().__init__()
         weight = layer.weight.detach()
         stored = source.draw(weight, generator)
-        stored = stored if stored is None else stored.to(weight)
+        if stored is not None:
+            stored = torch.empty_like(weight).copy_(stored)  # the weight's device, type and memory layout
         if source.trained:
             self.weight = nn.Parameter(stored)
         else:

@@ -14,7 +14,6 @@ from torch import Generator, Tensor
 from lit_fa.functional import feedback as formula
 
 
-@dataclass(frozen=True)
 class FeedbackSource:
     """The contract; by itself it stores nothing and sends the error back through the weight (that is backprop).
 

@@ -1,6 +1,6 @@
 r"""Backpropagation, the control: the error of a layer is that of the next, through the next layer's own weights.
 
-$\delta_{l-1} = (\delta_l W_l) \odot \phi'(z_{l-1})$, $G_l = \delta_l^\top h_{l-1}$ (Rumelhart, Hinton and Williams 1986).
+$\delta_{l-1} = (\delta_l W_l) \odot \phi'(z_{l-1})$, $G_l = \delta_l^\top h_{l-1}$ (Rumelhart et al. 1986).
 """
 
 from typing import ClassVar

@@ -2,17 +2,17 @@ r"""Direct feedback alignment: "the error is propagated through fixed random con
 
 Nøkland 2016: with the loss gradient e at the logits, and F_l fixed,
 
-$\delta a_l = (e F_l) \odot \phi'(a_l)$, $\quad G_l = \delta a_l^\top h_{l-1}$ for hidden layers, the exact delta at the output.
+$\delta a_l = (e F_l) \odot \phi'(a_l)$, $\quad G_l = \delta a_l^\top h_{l-1}$ for hidden layers; exact at the output.
 
 DRTP (Frenkel, Lefebvre & Bol 2021) puts the one-hot target in the place of e, so a layer can learn before the output
 is known. The network is cut behind every block. The unit is the block: inside a residual or attention block the
 derivative is the block's own (with ``blocks: layer`` a unit is one layer). Cuts make the saving: no input gradient is
 ever computed across one.
 
-Shapes of F_l for a block output (d) or (h, s, s), and c classes: `dense` (c, h, s, s); `per_channel` (c, h), the same at
-every position; `shared`, one matrix (c, d_max) whose first columns serve every block, scaled by 1/sqrt(d) (Launay et al.
-2020); `transposed_conv`, BioTorch's form: the error spread over the map and passed through a transposed convolution of
-the next layer's kernel, hence constant in the interior. It is not Nøkland's, and is here for BioTorch's tables.
+Shapes of F_l for a block output (d) or (h, s, s), and c classes: `dense` (c, h, s, s); `per_channel` (c, h), the same
+at every position; `shared`, one matrix (c, d_max) whose first columns serve every block, scaled by 1/sqrt(d) (Launay et
+al. 2020); `transposed_conv`, BioTorch's form: the error spread over the map and passed through a transposed convolution
+of the next layer's kernel, hence constant in the interior. It is not Nøkland's, and is here for BioTorch's tables.
 """
 
 import logging

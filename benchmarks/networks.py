@@ -1,0 +1,75 @@
+"""The three networks of the step benchmark, and what their arithmetic allows."""
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+BATCH = 128
+
+
+def mlp() -> nn.Module:
+    """784-1024-1024-1024-10."""
+    widths = [784, 1024, 1024, 1024]
+    hidden = [nn.Sequential(nn.Linear(i, o), nn.ReLU()) for i, o in zip(widths, widths[1:], strict=False)]
+    return nn.Sequential(*hidden, nn.Linear(1024, 10))
+
+
+def lenet() -> nn.Module:
+    """Convolutions 32-64-128 of 3x3 with pools, 256 units: BioTorch's LeNet for CIFAR."""
+    return nn.Sequential(
+        _conv(3, 32, 0, nn.MaxPool2d(2)),
+        _conv(32, 64, 0, nn.MaxPool2d(2)),
+        _conv(64, 128, 0, nn.AdaptiveAvgPool2d(1)),
+        nn.Flatten(),
+        nn.Sequential(nn.Linear(128, 256), nn.ReLU()),
+        nn.Linear(256, 10),
+    )
+
+
+def vgg() -> nn.Module:
+    """32, 32, M, 64, 64, M, 128, 128, M, 256, 10."""
+    widths = [(3, 32), (32, 32), (32, 64), (64, 64), (64, 128), (128, 128)]
+    convs = [_conv(i, o, 1, nn.MaxPool2d(2) if k % 2 else None) for k, (i, o) in enumerate(widths)]
+    return nn.Sequential(*convs, nn.Flatten(), nn.Sequential(nn.Linear(2048, 256), nn.ReLU()), nn.Linear(256, 10))
+
+
+def _conv(inputs: int, outputs: int, padding: int, pool: nn.Module | None) -> nn.Sequential:
+    block = [nn.Conv2d(inputs, outputs, 3, padding=padding), nn.ReLU()]
+    return nn.Sequential(*block, *([pool] if pool else []))
+
+
+NETWORKS = {"mlp": (mlp, (784,)), "lenet": (lenet, (3, 32, 32)), "vgg": (vgg, (3, 32, 32))}
+
+
+def arithmetic_limit(rule: str, name: str) -> float:
+    """Products of the rule's step over those of backprop's, from the shapes alone.
+
+    F_l is the forward product of layer l, F their sum, P the feedback's projections. Backprop: 3F - F_1 (the first
+    layer needs no input gradient). Feedback alignment and sign symmetry: the same. Direct feedback: 2F + P, the last
+    layer's input gradient included where it has to be (a cut before it makes it unnecessary).
+    """
+    build, shape = NETWORKS[name]
+    network, units = build(), []
+    layers = [m for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    forward = []
+    for layer in layers:
+        layer.register_forward_hook(lambda m, a, out: forward.append(_macs(m, out)))
+    for block in network[:-1]:
+        if not isinstance(block, nn.Flatten):
+            block.register_forward_hook(lambda m, a, out: units.append(out[0].numel()))
+    with torch.no_grad():
+        network(torch.zeros(1, *shape))
+    total, first = sum(forward), forward[0]
+    backprop = 3 * total - first
+    return (2 * total + 10 * sum(units)) / backprop if rule in ("dfa", "drtp") else 1.0
+
+
+def _macs(layer: nn.Module, out: torch.Tensor) -> int:
+    return out[0].numel() * layer.weight[0].numel()
+
+
+def products_of_a_step(step) -> int:
+    """Floating-point operations in the matrix products and convolutions that one call of `step` issues."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()

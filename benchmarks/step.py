@@ -1,0 +1,169 @@
+"""One training step of every rule against plain backprop: interleaved in one process, one thread, median of rounds.
+
+    python -m benchmarks.step [--rounds 25] [--networks mlp,lenet,vgg] [--rules fa,dfa] [--peers] [--json FILE]
+
+A step is zero_grad, forward, cross-entropy, backward and SGD with momentum, on random data of batch 128. `ratio` is the
+median over rounds of (rule / backprop in the same round), `spread` its quartiles, `limit` the ratio of matrix products,
+`peak_bytes` the live tensor bytes above the start of a step (gradients included).
+"""
+
+import argparse
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import nn
+
+from benchmarks.networks import BATCH, NETWORKS, arithmetic_limit
+from lit_fa.modules.learner import Learner
+from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, SignFeedback
+
+RULES: dict[str, Callable] = {
+    "bp": Backprop,
+    "fa": FeedbackAlignment,
+    "usf": lambda: FeedbackAlignment(SignFeedback("usf")),
+    "frsf": lambda: FeedbackAlignment(SignFeedback("frsf")),
+    "kp": lambda: FeedbackAlignment("kolen_pollack"),
+    "snapshot": lambda: FeedbackAlignment("snapshot"),
+    "dfa": DirectFeedbackAlignment,
+    "drtp": lambda: DirectFeedbackAlignment("target"),
+}
+
+
+def plain_step(name: str, build: Callable, shape: tuple) -> Callable[[], None]:
+    """Backprop as anyone would write it, without a line of ours: what every ratio is taken against."""
+    torch.manual_seed(0)
+    network = build()
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
+    x, y = torch.randn(BATCH, *shape), torch.randint(10, (BATCH,))
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(network(x), y).backward()
+        optimizer.step()
+
+    return step
+
+
+def rule_step(rule: str, build: Callable, shape: tuple) -> Callable[[], None]:
+    """The same step with a rule of ours."""
+    torch.manual_seed(0)
+    x, y = torch.randn(BATCH, *shape), torch.randint(10, (BATCH,))
+    learner = Learner(build(), RULES[rule](), x[:2])
+    optimizer = torch.optim.SGD([p for p in learner.parameters() if p.requires_grad], lr=1e-3, momentum=0.9)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        learner((x, y)).value.backward()
+        optimizer.step()
+
+    return step
+
+
+def peer_steps(build: Callable, shape: tuple) -> dict[str, Callable[[], None]]:
+    """The same steps with biotorch's layers, where that package is installed."""
+    from biotorch.module.biomodule import BioModule
+
+    def make(mode: str) -> Callable[[], None]:
+        torch.manual_seed(0)
+        network: nn.Module = BioModule(build(), mode=mode)
+        optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
+        x, y = torch.randn(BATCH, *shape), torch.randint(10, (BATCH,))
+
+        def step() -> None:
+            optimizer.zero_grad(set_to_none=True)
+            loss = F.cross_entropy(network(x, y, F.cross_entropy) if mode == "dfa" else network(x), y)
+            loss.backward()
+            optimizer.step()
+
+        return step
+
+    return {f"biotorch {mode}": make(mode) for mode in ("fa", "usf", "dfa")}
+
+
+def measure(steps: dict[str, Callable], rounds: int, label: str) -> dict[str, list[float]]:
+    """Seconds of each step in each round, after five rounds that do not count; the order turns with the round."""
+    names, seconds = [*steps], {name: [] for name in steps}
+    for turn in track(range(-5, rounds), description=label, transient=True):
+        shift = turn % len(names)
+        for name in names[shift:] + names[:shift]:
+            start = time.perf_counter()
+            steps[name]()
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def peak_bytes(step: Callable[[], None]) -> int:
+    """Most live tensor bytes during one step above its start, gradients included: they are freed before it."""
+    step()
+    gc.collect()
+    # the step before left gradients alive; the allocator's events count them as freed when zero_grad drops them
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step()
+    live = start = peak = 0
+    for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            start = min(start, live)
+            peak = max(peak, live - start)
+    return peak
+
+
+def rows_of(name: str, rounds: int, rules: list[str], peers: bool) -> list[dict]:
+    """One row a rule for the network called `name`."""
+    build, shape = NETWORKS[name]
+    steps = {"bp": plain_step(name, build, shape)} | {r: rule_step(r, build, shape) for r in rules if r != "bp"}
+    steps |= peer_steps(build, shape) if peers else {}
+    seconds = measure(steps, rounds, name)
+    rows = []
+    for rule in steps:
+        ratios = [a / b for a, b in zip(seconds[rule], seconds["bp"], strict=True)]
+        limit = arithmetic_limit(rule.removeprefix("biotorch "), name)
+        ratio = statistics.median(ratios)
+        spread = [round(q, 4) for q in statistics.quantiles(ratios, n=4)[::2]] if len(ratios) > 1 else [ratio, ratio]
+        row = {"rule": rule, "network": name, "ms": round(1e3 * statistics.median(seconds[rule]), 3)}
+        row |= {"ratio": round(ratio, 4), "limit": round(limit, 4), "over_limit": round(ratio / limit, 4)}
+        rows.append(row | {"peak_bytes": peak_bytes(steps[rule]), "spread": spread, "rounds": rounds})
+    return rows
+
+
+def show(rows: list[dict], console: Console) -> None:
+    """The rows as a table at the terminal."""
+    table = Table(title=f"one training step, batch {BATCH}, {torch.get_num_threads()} thread, torch {torch.__version__}")
+    for column in ("network", "rule", "ms", "x backprop", "quartiles", "limit", "over limit", "peak MB"):
+        table.add_column(column, justify="left" if column in ("network", "rule") else "right")
+    for r in rows:
+        low, high = r["spread"]
+        cells = (f"{r['ms']:.1f}", f"{r['ratio']:.3f}", f"{low:.3f}-{high:.3f}", f"{r['limit']:.3f}")
+        table.add_row(r["network"], r["rule"], *cells, f"{r['over_limit']:.3f}", f"{r['peak_bytes'] / 1e6:.1f}")
+    console.print(table)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--rules", default=",".join(RULES))
+    parser.add_argument("--peers", action="store_true", help="time biotorch's layers too, if it is installed")
+    parser.add_argument("--json", metavar="FILE", help="write the rows there")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rules = options.rules.split(",")
+    rows = [row for name in options.networks.split(",") for row in rows_of(name, options.rounds, rules, options.peers)]
+    show(rows, Console())
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump({"rows": rows, "torch": torch.__version__, "threads": 1, "batch": BATCH}, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""`lit-fa` and `python -m lit_fa`: one line and exit code 2 for what a user can mend; else a traceback."""
+
+import sys
+
+USAGE = """usage: lit-fa COMMAND ...
+
+  fit | validate | test | predict   one run, configured in YAML (lit-fa fit --help; --config FILE, --print_config)
+  table list | run | report         a paper's table: its cells, the missing runs, ours beside the published
+
+  --debug                           with any command: show the traceback of an error"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command line; returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    argv = [word for word in argv if word != "--debug"]
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0
+    try:
+        return _dispatch(argv)
+    except Exception as error:
+        if debug or not getattr(error, "user_error", False):
+            raise
+        print(f"lit-fa: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _dispatch(argv: list[str]) -> int:
+    from lit_fa.errors import UserError, nearest
+
+    if argv[0] == "table":
+        from lit_fa.tables.cli import main as table
+
+        return table(argv[1:]) or 0
+    commands = ["fit", "validate", "test", "predict"]
+    if argv[0] not in commands:
+        raise UserError(f"unknown command '{argv[0]}'; {nearest(argv[0], [*commands, 'table'])}")
+    from lit_fa.cli import main as run
+
+    run(argv)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""The only file that sees all packages: rules, datamodules and callbacks meet in Lightning's command line."""
+
+import re
+import shutil
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import lightning as L
+from jsonargparse import ArgumentError
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+import callbacks
+import datamodules
+import lit_fa.modules
+import lit_fa.rules
+from lit_fa.errors import UserError, nearest
+
+# where a class named in YAML may live, and what a user calls such a thing
+ROOMS = {"rule": lit_fa.rules, "data": datamodules, "model": lit_fa.modules, "callbacks": callbacks}
+
+
+class LitFACLI(LightningCLI):
+    """Lightning's command line, with the dataset telling the network its classes and image shape."""
+
+    def __init__(self, **kwargs):
+        """Subclasses of LightningModule and LightningDataModule are chosen in the config."""
+        kwargs.setdefault("save_config_kwargs", {"overwrite": True})
+        parser = {"exit_on_error": False}
+        parsers = parser if not kwargs.get("run", True) else parser | {c: dict(parser) for c in self.subcommands()}
+        super().__init__(
+            L.LightningModule,
+            L.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            parser_kwargs=parsers,
+            **kwargs,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Link what the network must know to what the data says."""
+        for name in ("num_classes", "image_shape"):
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+
+
+def main(argv: list[str]) -> None:
+    """`lit-fa fit|validate|test|predict ...`."""
+    sys.argv = ["lit-fa", *argv]  # Lightning warns about arguments that are handed over instead
+    _guard(LitFACLI)
+
+
+def fit_and_record(config: dict, record: dict) -> None:
+    """Train and test one cell of a table; `callbacks.RunRecord` leaves its JSON at ``record["path"]``.
+
+    A checkpoint is written beside the record after every epoch, so that a killed run goes on where it stopped; it is
+    removed when the record is there.
+
+    Args:
+        config: a resolved LightningCLI config without subcommand: seed_everything, trainer, model, data.
+        record: fields of the record that the table knows, and its `path`.
+    """
+    path = Path(record["path"])
+    resume = path.parent / f".{path.stem}"
+    keep = ModelCheckpoint(resume, filename="last", save_top_k=1, enable_version_counter=False)
+    check_names(config)
+
+    def run() -> None:
+        cli = LitFACLI(args=config, run=False, save_config_callback=None)
+        fields = {key: value for key, value in record.items() if key != "path"}
+        cli.trainer.callbacks += [callbacks.RunRecord(path=str(path), record=fields), keep]
+        cli.trainer.callbacks = cli.trainer._callback_connector._reorder_callbacks(cli.trainer.callbacks)
+        last = resume / "last.ckpt"
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last if last.is_file() else None, weights_only=False)
+        cli.trainer.test(cli.model, cli.datamodule, verbose=False)
+
+    _guard(run)
+    shutil.rmtree(resume, ignore_errors=True)
+
+
+def check_names(config: dict) -> None:
+    """Refuse a dataset, model or rule that does not exist, with the nearest that do."""
+    model = config.get("model") or {}
+    chosen = {"data": config.get("data"), "model": model, "rule": (model.get("init_args") or {}).get("rule")}
+    for kind, value in chosen.items():
+        name = value.get("class_path") if isinstance(value, dict) else value
+        if isinstance(name, str):
+            _check_class(kind, name)
+
+
+def _check_class(kind: str, name: str) -> None:
+    room = ROOMS[kind]
+    module, _, short = name.rpartition(".")
+    if hasattr(room, short) and module in ("", room.__name__):
+        return
+    try:
+        if module and hasattr(import_module(module), short):
+            return
+    except ImportError:
+        pass
+    raise UserError(f"unknown {kind} '{name}'; {nearest(short, [*room.__all__])} (in {room.__name__})")
+
+
+def _guard(run) -> None:
+    """Turn a parser's many lines into one that a user can act on; a user error inside keeps its own sentence."""
+    try:
+        run()
+    except (ArgumentError, ValueError) as error:
+        ours = getattr(error, "user_error", False)
+        if ours or not (isinstance(error, ArgumentError) or "Does not validate" in str(error)):
+            raise
+        raise UserError(_readable(str(error))) from error
+
+
+def _readable(text: str) -> str:
+    """The sentences in a parser's message that say what is wrong, without the tree of types around them."""
+    lines = [line.strip().removeprefix("- ") for line in text.splitlines() if line.strip()]
+    keys = [line.removeprefix("Parser key").strip(' ":') for line in lines if line.startswith("Parser key")]
+    key = keys[-1] if keys else ""
+    said = dict.fromkeys(line for line in lines if not line.startswith(_SCAFFOLD) and "NoneType" not in line)
+    owners = re.findall(r"Problem with given class_path '([\w.]+)'", text)
+    if (wrong := re.search(r"Option '([\w.]+)' is not accepted", text)) and owners:
+        return f"{owners[-1]} has no option '{wrong[1]}'; {nearest(wrong[1], _options(owners[-1]))}"
+    if wrong := re.search(r"(?:dot import path string: |no attribute ')([\w.]+)", text):
+        return f"no {key} is called '{wrong[1]}'; {nearest(wrong[1].rpartition('.')[2], _names(key))}"
+    value = next((line for line in reversed(lines) if line.startswith("Given value: ")), "")
+    given = f" (given: {value.removeprefix('Given value: ')})" if len(value) < 60 and value else ""
+    told = [line for line in said if not line.startswith("Expected a <class")] or [*said]
+    return f"{key}: {'; '.join(told)}{given}"[:600].removeprefix(": ")
+
+
+def _options(path: str) -> list[str]:
+    """The keyword options of a class, inherited ones included, as the parser resolves them."""
+    module, _, name = path.rpartition(".")
+    parser = LightningArgumentParser()
+    parser.add_class_arguments(getattr(import_module(module), name), as_group=False)
+    return [key for key in vars(parser.get_defaults()) if not key.startswith("_")]
+
+
+def _names(key: str) -> list[str]:
+    room = ROOMS.get(key.rpartition(".")[2])
+    return [
+        name for r in ([room] if room else ROOMS.values()) for name in r.__all__ if isinstance(getattr(r, name), type)
+    ]
+
+
+_SCAFFOLD = ("Parser key", "Does not validate", "Subtypes:", "Errors:", "Given value", "Problem with given class_path")

@@ -1,0 +1,156 @@
+"""`lit-fa table list | run | report`: the command line of the tables.
+
+Errors that a user can mend leave as exceptions with `user_error = True`; the outer command line prints them and exits
+with 2. Otherwise 0 is success, 1 a run that failed, 2 a run that says how to mend it, 130 an interruption.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from rich.console import Console
+
+from lit_fa.errors import UserError
+from lit_fa.tables.expand import expand
+from lit_fa.tables.places import places, tree_of
+from lit_fa.tables.progress import reporter
+from lit_fa.tables.report import report
+from lit_fa.tables.run import DEFAULT_RUNNER, Job, Outcome, missing_jobs, run_jobs
+from lit_fa.tables.schema import Table, load_table
+from lit_fa.tables.shelf import find_tables, print_list
+
+_LOG_WIDTH = 160  # characters of a table in a log or a pipe, which have no width of their own
+
+
+def main(argv: Sequence[str], *, runner: str = DEFAULT_RUNNER) -> int:
+    """Runs `lit-fa table <argv>` and returns the exit code; `runner` is the import path of what trains one config."""
+    arguments = _parser().parse_args(argv)
+    output = Console() if sys.stdout.isatty() else Console(width=_LOG_WIDTH)
+    if arguments.command == "list":
+        return print_list(arguments.path, output)
+    tables = [load_table(path) for given in arguments.paths for path in find_tables(given)]
+    if arguments.command == "run":
+        return _run(tables, arguments, output, runner, shlex.join(["lit-fa", "table", *argv]))
+    report(tables, output, arguments.scale, arguments.out, arguments.card, arguments.format, arguments.json)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lit-fa table", description="Papers' tables: declared, run, compared.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    shelf = commands.add_parser("list", help="all tables, and how many of their runs are done")
+    shelf.add_argument("path", nargs="?", type=Path, default=Path("paper_configs"), help="a table or a folder of them")
+    for name, text in (("run", "train what is missing"), ("report", "compare what is there with the paper")):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="tables or folders of them")
+        command.add_argument("--scale", help="default: cpu where the table has it, else full")
+        command.add_argument("--out", type=Path, help="folder of the records; default: results beside the table")
+        command.add_argument("--json", type=Path, metavar="FILE", help="write the outcome as JSON as well")
+    run, shown = commands.choices["run"], commands.choices["report"]
+    run.add_argument("--jobs", type=int, default=1, metavar="N", help="worker processes, one thread each")
+    run.add_argument("--only", action="append", default=[], metavar="row=FA,column=w32", help="keep these cells")
+    run.add_argument("--seeds", metavar="0,1", help="keep these seeds")
+    run.add_argument("--dry-run", action="store_true", help="say what would run")
+    run.add_argument("--allow-dirty", action="store_true", help="count runs of uncommitted code")
+    shown.add_argument("--card", type=Path, metavar="README.md", help="write the table between the card's markers")
+    shown.add_argument("--format", choices=("md", "csv", "latex", "console"), default="console")
+    return parser
+
+
+def _run(tables: Sequence[Table], arguments: argparse.Namespace, output: Console, runner: str, command: str) -> int:
+    if arguments.jobs < 1:
+        raise UserError(f"--jobs {arguments.jobs}: at least one worker is needed; write --jobs 1")
+    jobs = [job for table in tables for job in _missing(table, arguments, output)]
+    if arguments.dry_run:
+        for job in jobs:
+            _say(output, f"would run {_label(job)} -> {job.record['path']}")
+        return 0
+    outcomes: list[Outcome] = []
+    try:
+        _work(jobs, outcomes, arguments.jobs, runner, output)
+    except KeyboardInterrupt:
+        finished = sum(not outcome.done.reason for outcome in outcomes)
+        _say(output, f"interrupted: {finished} of {len(jobs)} runs finished; go on with: {command}")
+        return 130
+    finally:
+        if arguments.json:
+            _write_json(arguments.json, jobs, outcomes)
+    return _conclude(outcomes, output)
+
+
+def _missing(table: Table, arguments: argparse.Namespace, output: Console) -> list[Job]:
+    """The jobs of one table, after saying how many of its runs are done and what does not count."""
+    scale, tree = table.scale(arguments.scale), tree_of(table)
+    runs = expand(table, scale, only=_only(arguments.only), seeds=_seeds(arguments.seeds))
+    where = places(table, scale.name, tree, out=arguments.out, allow_dirty=arguments.allow_dirty)
+    jobs, problems = missing_jobs(table, runs, where, tree)
+    for problem in problems:
+        _say(output, f"skipped {problem}")
+    _say(output, f"{table.path} ({scale.name}): {len(runs) - len(jobs)} of {len(runs)} runs done, {len(jobs)} to run")
+    if where.diverted and jobs:
+        note = f"{len(jobs)} runs go to {where.target} and will not be counted"
+        _say(output, f"the code has uncommitted changes: {note}; commit first or give --allow-dirty")
+    return jobs
+
+
+def _work(jobs: Sequence[Job], outcomes: list[Outcome], workers: int, runner: str, output: Console) -> None:
+    """Runs the jobs; `outcomes` grows as they end, so that an interruption knows what was finished."""
+    with reporter(len(jobs), output) as shown:
+        started, retried = (lambda job: shown.started(_label(job))), (lambda job: shown.retried(_label(job)))
+        going = run_jobs(jobs, workers=workers, runner=runner, on_start=started, on_retry=retried)
+        with closing(going):
+            for outcome in going:
+                outcomes.append(outcome)
+                result = outcome.done.reason or f"finished in {outcome.done.seconds:.1f} s"
+                shown.ended(_label(outcome.job), result)
+
+
+def _conclude(outcomes: Sequence[Outcome], output: Console) -> int:
+    failed = [outcome for outcome in outcomes if outcome.done.reason]
+    _say(output, f"{len(outcomes) - len(failed)} runs finished, {len(failed)} failed")
+    for outcome in failed:
+        _say(output, f"failed: {_label(outcome.job)}: {outcome.done.reason} (log: {outcome.job.log})")
+    return 2 if any(outcome.done.user_error for outcome in failed) else int(bool(failed))
+
+
+def _write_json(path: Path, jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
+    ended = {outcome.job.record["path"]: outcome.done for outcome in outcomes}
+    entries = []
+    for job in jobs:
+        done = ended.get(job.record["path"])
+        status = "not run" if done is None else "failed" if done.reason else "finished"
+        entries.append({**job.record, "status": status, "reason": done.reason if done else "", "log": str(job.log)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+
+
+def _label(job: Job) -> str:
+    return f"{job.record['table']}: {job.run.label}"
+
+
+def _only(given: Sequence[str]) -> dict[str, list[str]]:
+    """`["row=FA,column=w32"]` as labels by axis."""
+    kept: dict[str, list[str]] = {}
+    for part in (part for text in given for part in text.split(",")):
+        axis, equals, label = (piece.strip() for piece in part.partition("="))
+        if not equals or axis not in ("row", "column"):
+            raise UserError(f"--only {part!r}: write row=LABEL or column=LABEL, separated by commas")
+        kept.setdefault(axis, []).append(label)
+    return kept
+
+
+def _seeds(given: str | None) -> list[int] | None:
+    if given is None:
+        return None
+    try:
+        return [int(seed) for seed in given.split(",")]
+    except ValueError:
+        raise UserError(f"--seeds {given!r}: write whole numbers separated by commas, such as 0,1") from None
+
+
+def _say(output: Console, line: str) -> None:
+    output.print(line, markup=False, highlight=False, soft_wrap=True)

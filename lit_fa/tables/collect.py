@@ -1,0 +1,127 @@
+"""Reading run records back: one small JSON a run; what cannot be counted is named and left out."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lit_fa.tables.expand import Run, expand
+from lit_fa.tables.schema import Cell, Metric, Scale, Table
+
+_FINISHED = {"id": str, "metrics": dict, "curves": dict}
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run's numbers; curves are lists of (step, epoch, value) in the order of training."""
+
+    path: Path
+    data: dict[str, Any]
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return self.data["seed"]
+
+    def curve(self, name: str) -> list[tuple[float, float, float]]:
+        """The points of a curve, empty where the run logged none of that name."""
+        return [(point[0], point[1], point[2]) for point in self.data["curves"].get(name, [])]
+
+    def value(self, metric: Metric) -> float | None:
+        """The metric at the point it asks for, None where the run has no such number.
+
+        `last` is the final metric, else the end of the curve; `best`, `mean_last_10` (of ten logged points, or of all
+        if there are fewer) and `max_abs` read the curve of that name.
+        """
+        points = [value for *_, value in self.curve(metric.name)]
+        if metric.at == "last" and metric.name in self.data["metrics"]:
+            return float(self.data["metrics"][metric.name])
+        if not points:
+            return None
+        if metric.at == "best":
+            return max(points) if metric.better == "higher" else min(points)
+        if metric.at == "mean_last_10":
+            return sum(points[-10:]) / len(points[-10:])
+        return max(abs(value) for value in points) if metric.at == "max_abs" else points[-1]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The records of a table at one scale: what was wanted, what is there, and what was left out with the reason."""
+
+    table: Table
+    scale: Scale
+    runs: tuple[Run, ...]
+    records: dict[str, tuple[Record, ...]]
+    problems: tuple[str, ...] = ()
+    missing: tuple[Run, ...] = field(default=())
+
+    def of(self, cell: Cell) -> tuple[Record, ...]:
+        """The finished records of a cell, one a seed, in the order of the seeds."""
+        return self.records.get(cell.id, ())
+
+    @property
+    def all(self) -> list[Record]:
+        """Every finished record, in the order of the table."""
+        return [record for cell in self.table.cells for record in self.of(cell)]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The cells that this scale has."""
+        return [cell for cell in self.table.cells if self.scale.name in cell.scales]
+
+
+def collect(table: Table, scale: Scale, folder: Path) -> Collected:
+    """Reads every wanted record in `folder`; unreadable and foreign files become lines in `problems`, never errors."""
+    runs = expand(table, scale)
+    records: dict[str, list[Record]] = {}
+    problems, missing = [], []
+    for run in runs:
+        record, problem = read_record(folder / run.file_name, run)
+        if record:
+            records.setdefault(run.cell.id, []).append(record)
+        else:
+            missing.append(run)
+            problems += [problem] if problem else []
+    problems += foreign(folder, runs)
+    kept = {cell: tuple(found) for cell, found in records.items()}
+    return Collected(table, scale, tuple(runs), kept, tuple(problems), tuple(missing))
+
+
+def read_record(path: Path, run: Run) -> tuple[Record | None, str]:
+    """The finished record of `run` at `path`, or None and why not; None and "" where there is no file."""
+    if not path.is_file():
+        return None, ""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None, f"{path.name}: half-written or not JSON; it will be run again"
+    problem = _problem(data, run)
+    return (None, f"{path.name}: {problem}; it will be run again") if problem else (Record(path, data), "")
+
+
+def foreign(folder: Path, runs: Sequence[Run]) -> list[str]:
+    """A line for every JSON file in `folder` that is not a run of this table as it is declared now."""
+    known = {run.file_name for run in runs}
+    strangers = sorted(path.name for path in folder.glob("*.json") if path.name not in known)
+    return [f"{name}: not a run of this table as it is now; skipped" for name in strangers]
+
+
+def _problem(data: Any, run: Run) -> str:
+    if not isinstance(data, dict):
+        return "not a run record"
+    if data.get("status") != "finished":
+        return f"status is {data.get('status')!r}, not 'finished'"
+    wrong = [key for key, kind in _FINISHED.items() if not isinstance(data.get(key, kind()), kind)]
+    if wrong or not _numeric(data.setdefault("metrics", {}), data.setdefault("curves", {})):
+        return "metrics or curves are not numbers"
+    if data.get("id") != run.id or data.get("seed") != run.seed:
+        return f"the record of another run ({data.get('id')}, seed {data.get('seed')})"
+    return ""
+
+
+def _numeric(metrics: dict, curves: dict) -> bool:
+    points = [point for curve in curves.values() for point in (curve if isinstance(curve, list) else [None])]
+    triples = all(isinstance(p, list) and len(p) == 3 and all(isinstance(v, int | float) for v in p) for p in points)
+    return triples and all(isinstance(value, int | float) for value in metrics.values())

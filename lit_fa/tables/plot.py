@@ -1,0 +1,122 @@
+"""Figures from records: curves averaged over seeds, or final numbers over a number in the labels."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+from lit_fa.tables.collect import Collected, Record
+from lit_fa.tables.figures import Figure, number_in, split
+from lit_fa.tables.schema import Cell, Metric
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# x, mean over seeds, standard deviation over seeds (0 for one seed)
+Line = list[tuple[float, float, float]]
+_PANEL = (4.2, 3.2)  # inches
+
+
+def draw(collected: Collected, figure: Figure, out: Path) -> Path | None:
+    """Writes one figure and returns its path; None where no record has what it shows."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    panels = panels_of(collected, figure)
+    if not panels:
+        return None
+    canvas = Canvas(figsize=(_PANEL[0] * len(panels), _PANEL[1]), layout="constrained")
+    FigureCanvasAgg(canvas)
+    axes = canvas.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    labels = split(figure.lines, collected.table.cells, "figure")[1]
+    colours = {label: f"C{i % 10}" for i, label in enumerate(labels)}  # a line has one colour in all panels
+    for ax, (title, lines) in zip(axes, panels.items(), strict=True):
+        _draw_panel(ax, figure, title, lines, colours)
+    axes[0].set_ylabel(figure.ylabel or figure.y)
+    max(axes, key=lambda ax: len(ax.get_legend_handles_labels()[0])).legend(fontsize="small")
+    if figure.title:
+        canvas.suptitle(figure.title, fontsize="medium")
+    path = figure_path(collected, figure, out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # No version and no date inside: the same records give the same bytes.
+    stamp = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
+    canvas.savefig(path, dpi=120, metadata=stamp[path.suffix])
+    return path
+
+
+def figure_path(collected: Collected, figure: Figure, out: Path) -> Path:
+    """`<out>/<figure>-<scale>.png`."""
+    name = Path(figure.file)
+    return out / f"{name.stem}-{collected.scale.name}{name.suffix}"
+
+
+def drawable(collected: Collected, figure: Figure) -> bool:
+    """Whether any record has what the figure shows."""
+    return bool(panels_of(collected, figure))
+
+
+def panels_of(collected: Collected, figure: Figure) -> dict[str, dict[str, Line]]:
+    """The data of a figure: panel -> line -> points; panels and lines without data are left out."""
+    cells = [cell for cell in collected.cells if all(getattr(cell, a) in kept for a, kept in figure.where.items())]
+    by_panel = _grouped(cells, figure.panels, collected.table.cells) if figure.panels else {"": cells}
+    panels = {}
+    for title, group in by_panel.items():
+        by_line = _grouped(group, figure.lines, collected.table.cells)
+        lines = {label: _line(collected, figure, members) for label, members in by_line.items()}
+        panels[title] = {label: line for label, line in lines.items() if line}
+    return {title: lines for title, lines in panels.items() if lines}
+
+
+def mean_curve(records: Sequence[Record], name: str, x: str) -> Line:
+    """Mean and deviation over seeds at each step (or the last value of each epoch) that any of them logged."""
+    at: dict[float, list[float]] = {}
+    for record in records:
+        last = {(epoch if x == "epoch" else step): value for step, epoch, value in record.curve(name)}
+        for position, value in last.items():
+            at.setdefault(position, []).append(value)
+    return [(position, *_mean_sd(values)) for position, values in sorted(at.items())]
+
+
+def _line(collected: Collected, figure: Figure, cells: Sequence[Cell]) -> Line:
+    if figure.kind == "curves":
+        return mean_curve([record for cell in cells for record in collected.of(cell)], figure.y, figure.x)
+    points = []
+    for cell in cells:
+        values = [record.value(Metric(figure.y, "")) for record in collected.of(cell)]
+        values = [value for value in values if value is not None]
+        if values:
+            points.append((number_in(getattr(cell, figure.x)), *_mean_sd(values)))
+    return sorted(points)
+
+
+def _draw_panel(ax: "Axes", figure: Figure, title: str, lines: dict[str, Line], colours: dict[str, str]) -> None:
+    ax.set(title=title, xlabel=figure.xlabel or figure.x, yscale=figure.yscale, xscale=figure.xscale)
+    for label, line in lines.items():
+        x, mean, sd = (list(values) for values in zip(*line, strict=True))
+        if figure.kind == "final":
+            bars = sd if figure.band == "std" else None
+            ax.errorbar(x, mean, yerr=bars, label=label, color=colours[label], marker="o", capsize=3)
+            continue
+        ax.plot(x, mean, label=label, color=colours[label], linewidth=1.4)
+        if figure.band == "std" and any(sd):
+            low, high = zip(*((m - s, m + s) for m, s in zip(mean, sd, strict=True)), strict=True)
+            ax.fill_between(x, low, high, color=colours[label], alpha=0.2, linewidth=0)
+    if figure.kind == "final":
+        places = sorted({x for line in lines.values() for x, *_ in line})
+        ax.set_xticks(places, [f"{x:g}" for x in places])
+        ax.minorticks_off()
+    if figure.hline:
+        ax.axhline(figure.hline["value"], color="black", linestyle="--", linewidth=1, label=figure.hline.get("label"))
+    ax.grid(alpha=0.3)
+
+
+def _grouped(cells: Sequence[Cell], by: str | list[str], known: Sequence[Cell]) -> dict[str, list[Cell]]:
+    axis, labels = split(by, known, "figure")
+    return {label: [cell for cell in cells if getattr(cell, axis) == label] for label in labels}
+
+
+def _mean_sd(values: Sequence[float]) -> tuple[float, float]:
+    if not all(map(math.isfinite, values)):
+        return math.nan, 0.0  # a diverged seed leaves a gap in the line
+    return fmean(values), stdev(values) if len(values) > 1 else 0.0

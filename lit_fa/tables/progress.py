@@ -1,0 +1,89 @@
+"""What a person sees while runs go on: a bar at a terminal, a line a run in a log."""
+
+import time
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Reporter(Protocol):
+    """Told of every run that starts, ends, fails or is tried again; used as a context."""
+
+    def started(self, label: str) -> None:
+        """A worker took the run."""
+
+    def ended(self, label: str, outcome: str) -> None:
+        """The run is over; `outcome` is one line."""
+
+    def retried(self, label: str) -> None:
+        """The run's worker was killed; it will be tried again."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None: ...
+
+
+def reporter(total: int, console: Console) -> Reporter:
+    """A bar where the console is a terminal, plain lines elsewhere."""
+    return _Bar(total, console) if console.is_terminal else _Lines(total, console)
+
+
+class _Lines:
+    def __init__(self, total: int, console: Console) -> None:
+        self.total, self.console = total, console
+        self.done, self.begun = 0, time.monotonic()
+
+    def started(self, label: str) -> None:
+        self._print(f"start  {label}")
+
+    def ended(self, label: str, outcome: str) -> None:
+        self.done += 1
+        left = (time.monotonic() - self.begun) / self.done * (self.total - self.done)
+        self._print(f"[{self.done}/{self.total}] {label}: {outcome}" + (f", about {left:.0f} s left" if left else ""))
+
+    def retried(self, label: str) -> None:
+        self._print(f"the worker of {label} was killed by the system; trying once more")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Bar:
+    def __init__(self, total: int, console: Console) -> None:
+        self.running: list[str] = []
+        columns = (MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        self.progress = Progress(*columns, TextColumn("{task.description}", markup=False), console=console)
+        self.task = self.progress.add_task("", total=total)
+
+    def started(self, label: str) -> None:
+        self.running.append(label)
+        self._show()
+
+    def ended(self, label: str, outcome: str) -> None:
+        self.running.remove(label)
+        self.progress.console.print(f"{label}: {outcome}", markup=False, highlight=False)
+        self.progress.advance(self.task)
+        self._show()
+
+    def retried(self, label: str) -> None:
+        self.running.remove(label)
+        self.progress.console.print(f"the worker of {label} was killed; trying once more", markup=False)
+        self._show()
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def _show(self) -> None:
+        self.progress.update(self.task, description="; ".join(self.running))

@@ -1,0 +1,239 @@
+"""A compared table as text: markdown for the card, a console table, CSV and LaTeX.
+
+Rendering depends on the table file and its records only (no dates, no machine, no working folder), so that a card can
+be told stale by rendering it again.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+
+from rich.table import Table as ConsoleTable
+from rich.text import Text
+
+from lit_fa.tables.collect import Collected
+from lit_fa.tables.compare import Comparison, Summary
+from lit_fa.tables.places import root_of
+from lit_fa.tables.schema import Metric, Table
+
+_COLOURS = {"reproduced": "green", "within": "cyan", "above": "yellow", "below": "yellow", "not": "red"}
+_LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"})
+_CSV = (
+    "paper table scale row column metric unit at mean sd interval_95 n expected published published_unit "
+    "published_std published_n difference verdict note"
+)
+
+
+def number(value: float | None, like: float | None = None) -> str:
+    """A number with the decimals of `like`: four digits and at least two decimals, an exponent at the extremes.
+
+    >>> number(97.846), number(0.99553), number(0.1, like=97.8), number(3e-7)
+    ('97.85', '0.9955', '0.10', '3.00e-07')
+    """
+    if value is None:
+        return ""
+    size = abs(value if like is None else like)
+    if value == 0 or not 1e-3 <= size < 1e5:
+        return f"{value:.2e}" if value else "0"
+    return f"{value:.{max(2, 3 - math.floor(math.log10(size)))}f}"
+
+
+def mean_sd(summary: Summary) -> str:
+    """`97.85 ± 0.10`, the mean alone for a single run, a dash for none."""
+    if summary.mean is None:
+        return "–"
+    return number(summary.mean) + (f" ± {number(summary.sd, summary.mean)}" if summary.sd is not None else "")
+
+
+def headline(metric: Metric) -> str:
+    """A metric as a column's title: name, unit, and the point of the curve where that is not the last."""
+    point = "" if metric.at == "last" else f", {metric.at.replace('_', ' ')}"
+    return f"{metric.name} ({metric.unit}{point})"
+
+
+def headers(table: Table) -> list[str]:
+    """The titles of the report's columns."""
+    also = [headline(metric) for metric in table.also]
+    return [
+        "row",
+        "column",
+        headline(table.metric),
+        "95 % of the mean",
+        "n",
+        "published",
+        "difference",
+        "verdict",
+        *also,
+    ]
+
+
+def rows(comparisons: Sequence[Comparison], table: Table) -> list[list[str]]:
+    """The report's cells as text, one list a row."""
+    return [_row(comparison, table) for comparison in comparisons]
+
+
+def markdown(collected: Collected, comparisons: Sequence[Comparison], images: Sequence[tuple[str, str]] = ()) -> str:
+    """The block of a card: table, facts about the runs, assumptions, command; `images` are (title, link) pairs."""
+    table = collected.table
+    lines = [_pipe(headers(table)), _pipe(["---"] * len(headers(table))), *map(_pipe, rows(comparisons, table)), ""]
+    lines += [f"* {fact}" for fact in facts(collected)]
+    lines += [f"* assumed: `{key}`: {text}" for key, text in table.assumed.items()]
+    lines += [f"* {c.cell.row}, {c.cell.column}: {c.cell.note}" for c in comparisons if c.cell.note]
+    lines += _sources(comparisons)
+    lines += [f"\n![{title}]({link})" for title, link in images]
+    return "\n".join(lines)
+
+
+def facts(collected: Collected) -> list[str]:
+    """Paper, scale, seeds, time, hardware, commits and command, each a line."""
+    table, scale, records = collected.table, collected.scale, collected.all
+    data = [record.data for record in records]
+    paper, dirty = table.paper, sum(bool(entry.get("dirty")) for entry in data)
+    lines = [
+        ", ".join(
+            part for part in (paper.title or paper.key, paper.arxiv and f"arXiv:{paper.arxiv}", paper.table) if part
+        )
+    ]
+    lines.append(f"scale: {scale.name}" + (f" ({scale.note})" if scale.note else ""))
+    lines.append(f"seeds: {', '.join(map(str, scale.seeds))}; {len(records)} of {len(collected.runs)} runs finished")
+    if records:
+        lines.append(f"wall time, all runs: {duration(sum(entry.get('wall_time_s') or 0 for entry in data))}")
+        lines.append(f"hardware: {'; '.join(sorted({hardware(entry.get('hardware')) for entry in data}))}")
+        lines.append(f"commits: {', '.join(sorted({str(entry.get('commit', 'unknown'))[:7] for entry in data}))}")
+    if dirty:
+        lines.append(f"{dirty} of {len(records)} runs are from a tree with uncommitted changes")
+    return [*lines, f"command: `lit-fa table run {_name(table)} --scale {scale.name}`"]
+
+
+def console(collected: Collected, comparisons: Sequence[Comparison]) -> ConsoleTable:
+    """The report as a rich table, verdicts coloured."""
+    table = collected.table
+    title = " · ".join(
+        part for part in (table.paper.key, table.paper.table or table.name, f"{collected.scale.name} scale") if part
+    )
+    drawn = ConsoleTable(
+        *headers(table), title=Text(title), caption=Text("\n".join(facts(collected))), caption_justify="left"
+    )
+    for comparison, row in zip(comparisons, rows(comparisons, table), strict=True):
+        colour = _COLOURS.get(comparison.verdict.split(" ")[0].rstrip(";"), "")
+        drawn.add_row(*(Text(cell, style=colour if i == 7 else "") for i, cell in enumerate(row)))
+    return drawn
+
+
+def entries(collected: Collected, comparisons: Sequence[Comparison]) -> list[dict]:
+    """The report as plain data, one dict a cell and metric; numbers unrounded, None where there is no finite one."""
+    head = {"paper": collected.table.paper.key, "table": collected.table.name, "scale": collected.scale.name}
+    return [{**head, **_entry(c, s)} for c in comparisons for s in (c.summary, *c.also)]
+
+
+def comma_separated(collected: Collected, comparisons: Sequence[Comparison]) -> str:
+    """The report as CSV with a header line, one line a cell and metric, numbers unrounded."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _CSV.split(), extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(entries(collected, comparisons))
+    return text.getvalue()
+
+
+def latex(collected: Collected, comparisons: Sequence[Comparison]) -> str:
+    """The report as a booktabs tabular; the preamble needs \\usepackage{booktabs}."""
+    table = collected.table
+    lines = [r"\begin{tabular}{ll" + "r" * 5 + "l" + "r" * len(table.also) + "}", r"\toprule"]
+    lines += [_ampersand(headers(table)), r"\midrule", *map(_ampersand, rows(comparisons, table)), r"\bottomrule"]
+    return "\n".join([*lines, r"\end{tabular}", ""])
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `12 min` or `3.5 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def hardware(entry: dict | None) -> str:
+    """One line about a machine from a record's `hardware`."""
+    entry = entry or {}
+    cores = f"{entry['cores']} cores" if entry.get("cores") else ""
+    threads = f"{entry['threads']} thread{'s' * (entry['threads'] != 1)} a run" if entry.get("threads") else ""
+    memory = f"{entry['memory_gib']:.0f} GiB" if entry.get("memory_gib") else ""
+    return (
+        ", ".join(str(part) for part in (entry.get("gpu"), entry.get("cpu"), cores, threads, memory) if part)
+        or "unknown"
+    )
+
+
+def _row(comparison: Comparison, table: Table) -> list[str]:
+    cell, summary, published = comparison.cell, comparison.summary, comparison.cell.published
+    own = "" if cell.metric == table.metric else f" {headline(cell.metric)}"
+    printed = f"{published.value:g}" if published else ""
+    if published and published.std is not None:
+        printed += f" ± {published.std:g}"
+    if published and published.unit != cell.metric.unit:
+        printed += f" {published.unit}"
+    difference = "" if comparison.difference is None else f"{comparison.difference:+.2g}"
+    interval = f"± {number(summary.interval, summary.mean)}" if summary.interval is not None else ""
+    count = f"{summary.n}" if summary.n in (0, comparison.expected) else f"{summary.n} of {comparison.expected}"
+    also = [mean_sd(other) for other in comparison.also]
+    return [
+        cell.row,
+        cell.column,
+        mean_sd(summary) + own,
+        interval,
+        count,
+        printed,
+        difference,
+        comparison.verdict,
+        *also,
+    ]
+
+
+def _entry(comparison: Comparison, summary: Summary) -> dict:
+    cell, metric = comparison.cell, summary.metric
+    main = summary is comparison.summary
+    published = cell.published if main else None
+    return {
+        "row": cell.row,
+        "column": cell.column,
+        "metric": metric.name,
+        "unit": metric.unit,
+        "at": metric.at,
+        "mean": _finite(summary.mean),
+        "sd": summary.sd,
+        "interval_95": summary.interval,
+        "n": summary.n,
+        "expected": comparison.expected,
+        "values": [_finite(value) for value in summary.values],
+        "published": published.value if published else None,
+        "published_unit": published.unit if published else None,
+        "published_std": published.std if published else None,
+        "published_n": published.n if published else None,
+        "difference": _finite(comparison.difference) if main else None,
+        "verdict": comparison.verdict if main else "",
+        "note": cell.note,
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no NaN."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _sources(comparisons: Sequence[Comparison]) -> list[str]:
+    """Where the published numbers come from, each source and protocol once."""
+    published = [c.cell.published for c in comparisons if c.cell.published]
+    told = dict.fromkeys("; ".join(part for part in (p.source, p.protocol) if part) for p in published)
+    return [f"* published: {line}" for line in told if line]
+
+
+def _name(table: Table) -> str:
+    return str(table.path.resolve().relative_to(root_of(table)))
+
+
+def _pipe(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _ampersand(cells: Sequence[str]) -> str:
+    escaped = (cell.translate(_LATEX).replace("±", r"$\pm$").replace("–", "--") for cell in cells)
+    return " & ".join(escaped) + r" \\"

@@ -1,0 +1,179 @@
+"""Running what is missing: N spawned workers, each taking runs one after the other."""
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lit_fa.tables.collect import read_record
+from lit_fa.tables.expand import Run
+from lit_fa.tables.places import Places, Tree
+from lit_fa.tables.schema import Table
+from lit_fa.tables.worker import Done, prepare, work
+
+DEFAULT_RUNNER = "lit_fa.cli:fit_and_record"
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_KILLED = "the worker was killed by the system, twice (out of memory?)"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is missing, with what the runner is to write: the head of its record, `path` among it."""
+
+    run: Run
+    record: dict[str, Any]
+    log: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A job and how it ended."""
+
+    job: Job
+    done: Done
+
+
+def missing_jobs(table: Table, runs: Sequence[Run], where: Places, tree: Tree) -> tuple[list[Job], list[str]]:
+    """The runs without a finished record, as jobs, and a line for every file that does not count."""
+    jobs, problems = [], []
+    for run in runs:
+        found = [read_record(folder / run.file_name, run) for folder in dict.fromkeys((where.results, where.target))]
+        problems += [problem for _, problem in found if problem]
+        if not any(record for record, _ in found):
+            head = _head(table, run, tree, where.target / run.file_name)
+            jobs.append(Job(run, head, where.scratch / "logs" / f"{run.id}.log"))
+    return jobs, problems
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    *,
+    workers: int,
+    runner: str = DEFAULT_RUNNER,
+    on_start: Callable[[Job], None] = lambda job: None,
+    on_retry: Callable[[Job], None] = lambda job: None,
+) -> Iterator[Outcome]:
+    """Runs the jobs in order on `workers` processes and yields each outcome as it comes.
+
+    A worker that the system kills takes its pool with it: the runs in flight are retried once, each alone, so that
+    the one that needs too much memory is found and the others are not blamed. Closing the generator, or Ctrl-C, kills
+    the workers; records are written atomically, so nothing is left half-done.
+
+    Args:
+        jobs: what to run.
+        workers: number of processes; each computes with one thread.
+        runner: import path `package.module:function` of `runner(config, record) -> None`.
+        on_start: called when a job begins.
+        on_retry: called when a job's worker was killed and the job will be tried again.
+    """
+    for job in jobs:
+        Path(job.record["path"]).parent.mkdir(parents=True, exist_ok=True)
+    fresh, again = deque(jobs), deque[Job]()
+    crew, flying = _Crew(workers, runner), dict[Future, tuple[Job, bool]]()
+    with _one_thread_each(), crew:
+        while fresh or again or flying:
+            while (fresh or again) and len(flying) < (1 if again or _retrying(flying) else workers):
+                retry = bool(again)
+                job = (again or fresh).popleft()
+                flying[crew.submit(job)] = (job, retry)
+                on_start(job)
+            ended, _ = wait(flying, return_when=FIRST_COMPLETED)
+            if any(_was_killed(future) for future in ended):
+                crew.dismiss()
+                ended = set(flying)
+            for future, (job, retry) in [(future, flying.pop(future)) for future in ended]:
+                if not _was_killed(future):
+                    yield Outcome(job, future.result())
+                elif retry:
+                    yield Outcome(job, Done(_KILLED, False, 0.0))
+                else:
+                    again.append(job)
+                    on_retry(job)
+
+
+class _Crew:
+    """A pool of workers that is rebuilt after the system killed one, and killed when it is left by an exception."""
+
+    def __init__(self, size: int, runner: str) -> None:
+        self.size, self.runner = size, runner
+        self.pool: ProcessPoolExecutor | None = None
+        self.strangers = set(multiprocessing.active_children())
+
+    def submit(self, job: Job) -> Future:
+        """Hands a job to a worker; a pool that broke while it was idle is replaced."""
+        arguments = (work, self.runner, job.run.config, job.record, str(job.log))
+        # A worker that is being born inherits the blocked SIGINT, which leaves Ctrl-C to the parent.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.pool = self.pool or self._new_pool()
+            return self.pool.submit(*arguments)
+        except BrokenProcessPool as broken:
+            failed = Future()
+            failed.set_exception(broken)
+            return failed
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def dismiss(self) -> None:
+        """Kills the workers, the idle ones as well; their runs are either recorded or will be run again."""
+        for process in set(multiprocessing.active_children()) - self.strangers:
+            process.kill()
+        if self.pool:
+            self.pool.shutdown(wait=True, cancel_futures=True)
+        self.pool = None
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        # spawn, because a forked process cannot use CUDA and inherits the threads of the parent's libraries.
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(self.size, mp_context=context, initializer=prepare)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self.pool:
+            self.pool.shutdown(wait=True)
+        else:
+            self.dismiss()
+
+
+def _was_killed(future: Future) -> bool:
+    return isinstance(future.exception(), BrokenProcessPool)
+
+
+def _retrying(flying: dict[Future, tuple[Job, bool]]) -> bool:
+    return any(retry for _, retry in flying.values())
+
+
+def _head(table: Table, run: Run, tree: Tree, path: Path) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "paper": table.paper.key,
+        "table": table.name,
+        "row": run.cell.row,
+        "column": run.cell.column,
+        "scale": run.scale,
+        "seed": run.seed,
+        "commit": tree.commit,
+        "dirty": tree.dirty,
+        "path": str(path.resolve()),
+    }
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """The thread counts that libraries read while they are imported, set before the workers start."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})

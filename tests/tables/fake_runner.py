@@ -1,0 +1,63 @@
+"""A runner without training: it writes the record that a real one would, or fails in the way the config asks for."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+class Mendable(ValueError):
+    user_error = True
+
+
+def run(config: dict, record: dict) -> None:
+    wish = config.get("fake", {})
+    print("training", record["id"])
+    Path(record["path"]).parent.mkdir(parents=True, exist_ok=True)
+    with open(Path(record["path"]).parent / f"{record['id']}.tries", "a") as tries:
+        tries.write(f"{os.getpid()} {os.environ['OMP_NUM_THREADS']} {'torch' in sys.modules}\n")
+    time.sleep(wish.get("sleep", 0))
+    fail(wish, record)
+    write(record, record_of(record, config))
+
+
+def fail(wish: dict, record: dict) -> None:
+    kind, again = wish.get("fail"), len(tries_of(Path(record["path"]).parent, record["id"])) > 1
+    if kind == "error":
+        raise RuntimeError("out of luck\nsecond line")
+    if kind == "user":
+        raise Mendable("batch_size 0 is too small; write at least 1")
+    if kind == "exit":
+        print("error: no such option")
+        sys.exit(2)
+    if kind == "killed" or (kind == "killed once" and not again):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def record_of(head: dict, config: dict, **changes) -> dict:
+    accuracy = config.get("fake", {}).get("accuracy", 90.0) + head["seed"]
+    return {
+        **{key: value for key, value in head.items() if key != "path"},
+        "status": "finished",
+        "metrics": {"test/accuracy": accuracy, "test/loss": 1 - accuracy / 100},
+        "curves": {"conserve/normalised": [[step, step // 10, 1 - step * 1e-4] for step in range(0, 50, 5)]},
+        "config": config,
+        "versions": {"torch": "2"},
+        "hardware": {"cpu": "a cpu", "cores": 2, "threads": 1, "gpu": None, "memory_gib": 8},
+        "wall_time_s": 2.0,
+        "peak_memory_mib": 100,
+        **changes,
+    }
+
+
+def write(head: dict, record: dict) -> None:
+    path = Path(head["path"])
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(record))
+    part.replace(path)
+
+
+def tries_of(folder: Path, run_id: str) -> list[str]:
+    return (folder / f"{run_id}.tries").read_text().splitlines()

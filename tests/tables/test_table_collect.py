@@ -1,0 +1,73 @@
+"""Records are read back; what cannot be counted is named and never fatal."""
+
+import json
+
+import pytest
+
+from lit_fa.tables.collect import collect
+from lit_fa.tables.schema import load_table
+
+
+def gathered(path, scale="full"):
+    table = load_table(path)
+    return collect(table, table.scale(scale), path.parent / "results" / table.name / scale)
+
+
+def test_every_finished_record_is_found(declared, save, fill):
+    path = save(declared)
+    fill(path, "full")
+    found = gathered(path)
+    assert [record.seed for record in found.of(found.cells[0])] == [0, 1, 2]
+    assert (len(found.all), found.missing, found.problems) == (6, (), ())
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('{"id": "abc', "half-written"),
+        ("", "half-written"),
+        ("[]", "not a run record"),
+        ('{"status": "started"}', "status is 'started'"),
+        ('{"status": "finished", "id": "ffffffffffff", "seed": 0}', "the record of another run"),
+        ('{"status": "finished", "metrics": {"a": "high"}}', "not numbers"),
+        ('{"status": "finished", "curves": {"a": [[1, 2]]}}', "not numbers"),
+        ('{"status": "finished", "curves": {"a": 3}}', "not numbers"),
+        ('{"status": "finished", "metrics": []}', "not numbers"),
+    ],
+)
+def test_a_file_that_is_no_finished_record_is_named_and_counts_as_missing(declared, save, fill, content, says):
+    path = save(declared)
+    broken = fill(path, "full")[0]
+    broken.write_text(content)
+    found = gathered(path)
+    assert len(found.all) == 5
+    assert len(found.missing) == 1
+    assert broken.name in found.problems[0]
+    assert says in found.problems[0]
+
+
+def test_a_foreign_file_is_named_and_skipped(declared, save, fill):
+    path = save(declared)
+    first = fill(path, "full")[0]
+    (first.parent / "notes.json").write_text("{}")
+    found = gathered(path)
+    assert len(found.all) == 6
+    assert found.problems == ("notes.json: not a run of this table as it is now; skipped",)
+
+
+def test_a_record_of_an_earlier_protocol_is_not_counted(declared, save, fill):
+    path = save(declared)
+    fill(path, "full")
+    declared["cells"][0]["set"]["model.init_args.width"] = 64
+    found = gathered(save(declared))
+    assert len(found.missing) == 3
+    assert all("not a run of this table as it is now" in problem for problem in found.problems)
+
+
+def test_a_record_without_curves_is_a_record(declared, save, fill):
+    path = save(declared)
+    file = fill(path, "full")[0]
+    data = json.loads(file.read_text())
+    del data["curves"]
+    file.write_text(json.dumps(data))
+    assert len(gathered(path).all) == 6

@@ -1,0 +1,127 @@
+"""Verdicts against numbers worked out by hand."""
+
+import math
+
+import pytest
+
+from lit_fa.tables.collect import Record, collect
+from lit_fa.tables.compare import Summary, compare, summarise, tolerance, verdict
+from lit_fa.tables.schema import Metric, Published, Scale, load_table
+
+ACCURACY = Metric("test/accuracy", "%")
+FULL = Scale("full", (0,), {})
+CPU = Scale("cpu", (0,), {}, "10 of the paper's 50 epochs")
+
+
+def test_mean_deviation_and_student_interval():
+    summary = summarise([97.0, 98.0, 99.0], ACCURACY)
+    # t(0.975, 2) = 4.302653 from a printed table; 4.302653 * 1 / sqrt(3)
+    assert (summary.mean, summary.sd, summary.n) == (98.0, 1.0, 3)
+    assert summary.interval == pytest.approx(2.484138, abs=1e-6)
+
+
+def test_one_run_has_no_interval():
+    assert summarise([97.0], ACCURACY) == Summary(ACCURACY, (97.0,), mean=97.0, sd=None, interval=None)
+
+
+@pytest.mark.parametrize(
+    ("published", "floor", "expected"),
+    [
+        (Published(98.0, "%", std=2.0, n=4), 0.0, 2 * math.sqrt(1 / 3 + 4 / 4)),
+        (Published(98.0, "%"), 0.0, 2 * math.sqrt(1 / 3)),
+        (Published(98.0, "%", std=2.0), 0.0, 2 * math.sqrt(1 / 3)),  # a spread over unknown n makes nothing lenient
+        (Published(98.0, "%"), 5.0, 5.0),
+    ],
+)
+def test_tolerance_is_the_floor_or_twice_the_combined_standard_error(published, floor, expected):
+    assert tolerance(summarise([97.0, 98.0, 99.0], ACCURACY), published, floor) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("values", "published", "scale", "word"),
+    [
+        ([97.5], Published(97.8, "%"), FULL, "reproduced"),  # exactly the floor of 0.3
+        ([97.49], Published(97.8, "%"), FULL, "below"),
+        ([98.2], Published(97.8, "%"), FULL, "above"),
+        ([97.0, 98.0, 99.0], Published(99.1, "%"), FULL, "reproduced"),  # 1.1 < 2 / sqrt(3)
+        ([97.0, 98.0, 99.0], Published(99.2, "%"), FULL, "below"),  # 1.2 > 1.155
+        ([], Published(99.2, "%"), FULL, "not run"),
+        ([97.0], None, FULL, "no published number"),
+        ([97.0], Published(0.97, "1"), FULL, "not comparable (published in 1, measured in %)"),
+        (
+            [97.0],
+            Published(97.0, "%", metric="test/top5"),
+            FULL,
+            "not comparable (published is test/top5, measured is test/accuracy)",
+        ),
+        ([math.nan, 97.0], Published(97.0, "%"), FULL, "not finite in 1 of 2 runs"),
+        (
+            [97.6],
+            Published(97.8, "%"),
+            CPU,
+            "within 0.3 at cpu scale (not comparable: 10 of the paper's 50 epochs)",
+        ),
+        (
+            [96.6],
+            Published(97.8, "%"),
+            CPU,
+            "below by 1.2 at cpu scale (not comparable: 10 of the paper's 50 epochs)",
+        ),
+        (
+            [97.8],
+            Published(97.8, "%"),
+            Scale("smoke", (0,), {}),
+            "within 0.3 at smoke scale (not comparable: the smoke scale is not the paper's protocol)",
+        ),
+    ],
+)
+def test_verdict(values, published, scale, word):
+    assert verdict(summarise(values, ACCURACY), published, scale, 0.3) == word
+
+
+@pytest.mark.parametrize(
+    ("at", "better", "value"),
+    [("last", "higher", 5.0), ("best", "higher", 12.0), ("best", "lower", -20.0), ("max_abs", "lower", 20.0)],
+)
+def test_the_metric_is_read_where_the_table_says(tmp_path, at, better, value):
+    curve = [[0, 0, -20.0], [1, 0, 12.0], [2, 1, 5.0]]
+    record = Record(tmp_path, {"metrics": {}, "curves": {"x": curve}})
+    assert record.value(Metric("x", "%", better, at)) == value
+
+
+def test_the_mean_of_the_last_ten_points(tmp_path):
+    record = Record(tmp_path, {"metrics": {"x": 99.0}, "curves": {"x": [[i, i, float(i)] for i in range(20)]}})
+    assert record.value(Metric("x", "%", at="mean_last_10")) == 14.5
+    assert record.value(Metric("x", "%")) == 99.0
+    assert record.value(Metric("y", "%")) is None
+
+
+def test_a_table_is_compared_cell_by_cell(declared, save, fill):
+    declared["also"] = [{"name": "test/loss", "unit": "nats", "better": "lower"}]
+    path = save(declared)
+    fill(path, "full", accuracy=lambda run: 90.0 + run.seed)
+    table = load_table(path)
+    fa, bp = compare(collect(table, table.scale("full"), path.parent / "results/table1/full"))
+    # mean 91 against 91; the combined error is sqrt(1/3 + 0.01/3)
+    assert (fa.summary.mean, fa.difference, fa.verdict) == (91.0, 0.0, "reproduced")
+    assert (bp.difference, bp.verdict) == (None, "no published number")
+    assert fa.also[0].mean == pytest.approx(0.2)
+
+
+def test_missing_seeds_are_said_beside_the_verdict(declared, save, fill):
+    path = save(declared)
+    next(
+        file for file in fill(path, "full", accuracy=lambda run: 91.0) if "seed2" in file.name and "FA" in file.name
+    ).unlink()
+    table = load_table(path)
+    comparison = compare(collect(table, table.scale("full"), path.parent / "results/table1/full"))[0]
+    assert comparison.verdict == "reproduced; 2 of 3 seeds"
+
+
+def test_runs_that_did_not_log_the_metric_are_said(declared, save, fill):
+    declared["metric"]["name"] = "test/error"
+    path = save(declared)
+    fill(path, "full")
+    table = load_table(path)
+    comparison = compare(collect(table, table.scale("full"), path.parent / "results/table1/full"))[0]
+    assert comparison.verdict == "3 of 3 runs logged no test/error (last)"

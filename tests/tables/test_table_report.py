@@ -1,0 +1,244 @@
+"""A report says what the records say, in every format, and a card that says anything else is stale."""
+
+import csv
+import io
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lit_fa.errors import UserError
+from lit_fa.tables.card import is_stale, markers
+from lit_fa.tables.cli import main
+from lit_fa.tables.collect import collect
+from lit_fa.tables.figures import number_in
+from lit_fa.tables.plot import panels_of
+from lit_fa.tables.render import duration, hardware, number
+from lit_fa.tables.schema import load_table
+
+FIGURES = [
+    {"file": "law.png", "y": "conserve/normalised", "lines": "row", "hline": {"value": 1.0, "label": "theory"}},
+    {"file": "widths.png", "kind": "final", "y": "test/loss", "xscale": "log"},
+]
+
+
+@pytest.fixture
+def card(tmp_path) -> Path:
+    begin, end = markers("table1")
+    (tmp_path / "README.md").write_text(f"# Card\n\n{begin}\n{end}\n\nAfter.\n")
+    return tmp_path / "README.md"
+
+
+def report(path, *arguments, scale="full"):
+    return main(["report", str(path), "--scale", scale, *arguments])
+
+
+def test_markdown_holds_the_numbers_and_the_facts(declared, save, fill, capfd):
+    declared["cells"][1]["note"] = "no feedback here"
+    path = save(declared)
+    fill(path, "full")
+    report(path, "--format", "md")
+    printed = capfd.readouterr().out
+    assert "| FA | width 32 | 91.00 ± 1.00 | ± 2.48 | 3 | 91 ± 0.1 | +0 | reproduced |" in printed
+    for fact in (
+        "* Implicit, arXiv:2306.01870, Table 1",
+        "* seeds: 0, 1, 2; 6 of 6 runs finished",
+        "* wall time, all runs: 12 s",
+        "* hardware: a cpu, 2 cores, 1 thread a run, 8 GiB",
+        "* commits: abcdef0",
+        "* assumed: `data.init_args.batch_size`: 128; the paper is silent",
+        "* BP, width 32: no feedback here",
+        "* published: Table 1",
+        "* command: `lit-fa table run table1.yaml --scale full`",
+    ):
+        assert fact in printed
+
+
+def test_a_number_of_a_reduced_scale_never_stands_without_its_scale(declared, save, fill, capfd):
+    path = save(declared)
+    fill(path, "cpu")
+    for form in ("md", "csv", "latex"):
+        report(path, "--format", form, scale="cpu")
+        printed = capfd.readouterr().out
+        assert "at cpu scale (not comparable: 10 of the paper's 50 epochs)" in printed
+        assert "reproduced" not in printed
+
+
+def test_csv_and_json_hold_unrounded_numbers(declared, save, fill, capfd, tmp_path):
+    declared["also"] = [{"name": "test/loss", "unit": "nats"}]
+    path = save(declared)
+    fill(path, "full", accuracy=lambda run: 90.123456)
+    report(path, "--format", "csv", "--json", str(tmp_path / "o" / "report.json"))
+    lines = list(csv.DictReader(io.StringIO(capfd.readouterr().out)))
+    assert [(line["row"], line["metric"]) for line in lines[:2]] == [("FA", "test/accuracy"), ("FA", "test/loss")]
+    assert float(lines[0]["mean"]) == pytest.approx(90.123456, abs=1e-12)
+    entries = json.loads((tmp_path / "o" / "report.json").read_text())
+    assert entries[0]["values"] == [90.123456] * 3
+    assert (entries[0]["verdict"], entries[1]["verdict"], entries[0]["published"]) == ("below", "", 91.0)
+
+
+def test_a_diverged_run_is_null_in_json(declared, save, fill, tmp_path):
+    path = save(declared)
+    fill(path, "full", accuracy=lambda run: float("nan"))
+    report(path, "--json", str(tmp_path / "report.json"))
+    content = (tmp_path / "report.json").read_text()
+    assert "NaN" not in content
+    assert json.loads(content)[0]["verdict"] == "not finite in 3 of 3 runs"
+
+
+def test_latex_is_booktabs_with_special_characters_escaped(declared, save, fill, capfd):
+    declared["cells"][0]["row"] = "F_A & co"
+    path = save(declared)
+    fill(path, "full")
+    report(path, "--format", "latex")
+    printed = capfd.readouterr().out
+    assert r"F\_A \& co & width 32 & 91.00 $\pm$ 1.00" in printed
+    assert r"\toprule" in printed
+    assert r"test/accuracy (\%)" in printed
+
+
+def test_the_console_shows_every_cell(declared, save, fill, capfd):
+    path = save(declared)
+    fill(path, "full")
+    report(path)
+    printed = capfd.readouterr().out
+    assert "reproduced" in printed
+    assert "no published number" in printed
+
+
+def test_a_card_is_filled_between_its_markers_and_nothing_else_changes(declared, save, fill, card):
+    path = save(declared)
+    fill(path, "full")
+    assert is_stale(path, card)
+    report(path)
+    content = card.read_text()
+    assert content.startswith("# Card\n\n<!-- table:table1:begin -->\n<!-- scale: full -->\n| row |")
+    assert content.endswith("\n<!-- table:table1:end -->\n\nAfter.\n")
+    assert not is_stale(path, card)
+    report(path)
+    assert card.read_text() == content
+
+
+@pytest.mark.parametrize("change", ["record", "table", "card", "gone"])
+def test_a_card_is_stale_as_soon_as_anything_differs(declared, save, fill, card, change):
+    path = save(declared)
+    files = fill(path, "full")
+    report(path)
+    if change == "record":
+        files[0].write_text(files[0].read_text().replace("90.0", "89.0"))
+    elif change == "table":
+        declared["cells"][0]["published"]["value"] = 92.0
+        save(declared)
+    elif change == "card":
+        card.write_text(card.read_text().replace("91.00", "91.50"))
+    else:
+        files[0].unlink()
+    assert is_stale(path, card)
+
+
+def test_a_card_that_shows_another_scale_or_other_records_is_left_alone(declared, save, fill, card, capfd, tmp_path):
+    path = save(declared)
+    fill(path, "full")
+    fill(path, "cpu")
+    report(path)
+    before = card.read_text()
+    report(path, scale="cpu")
+    assert "shows the full scale and is left alone" in capfd.readouterr().out
+    report(path, "--out", str(tmp_path / "elsewhere"))
+    assert card.read_text() == before
+    report(path, "--card", str(card), scale="cpu")
+    assert "scale: cpu" in card.read_text()
+
+
+def test_a_card_without_markers_is_refused_with_the_lines_to_add(declared, save, tmp_path):
+    (tmp_path / "OTHER.md").write_text("nothing")
+    with pytest.raises(UserError, match="add the two lines <!-- table:table1:begin -->"):
+        report(save(declared), "--card", str(tmp_path / "OTHER.md"))
+
+
+def test_figures_are_drawn_linked_and_the_same_every_time(declared, save, fill, card, tmp_path):
+    declared["figures"] = FIGURES
+    path = save(declared)
+    fill(path, "full")
+    report(path)
+    drawn = [(tmp_path / "results" / name).read_bytes() for name in ("law-full.png", "widths-full.png")]
+    assert all(image.startswith(b"\x89PNG") for image in drawn)
+    assert "![conserve/normalised](results/law-full.png)" in card.read_text()
+    report(path)
+    assert drawn == [(tmp_path / "results" / name).read_bytes() for name in ("law-full.png", "widths-full.png")]
+
+
+def test_a_figure_without_data_is_said_and_not_linked(declared, save, fill, card, capfd):
+    declared["figures"] = [{"file": "a.png", "y": "no/such"}]
+    path = save(declared)
+    fill(path, "full")
+    report(path)
+    assert "a.png: no record has no/such; not drawn" in capfd.readouterr().out
+    assert "![" not in card.read_text()
+
+
+def test_a_figure_shows_the_mean_and_deviation_over_seeds(declared, save, fill):
+    declared["figures"] = [
+        {"file": "a.png", "y": "conserve/normalised", "x": "epoch", "panels": "column", "lines": ["BP", "FA"]},
+        {"file": "b.png", "kind": "final", "y": "test/loss", "where": {"row": ["FA"]}},
+    ]
+    path = save(declared)
+    fill(path, "full")
+    table = load_table(path)
+    found = collect(table, table.scale("full"), path.parent / "results/table1/full")
+    curves, final = (panels_of(found, figure) for figure in table.figures)
+    assert list(curves["width 32"]) == ["BP", "FA"]
+    # Steps 0, 5, ... 45 of ten an epoch: the last of epoch 1 is step 15, where the curve is 1 - 15e-4 for all seeds.
+    assert curves["width 32"]["FA"][1] == pytest.approx((1, 0.9985, 0.0))
+    assert final[""]["FA"] == [pytest.approx((32.0, 0.2, 0.1))]
+    assert "BP" not in final[""]
+
+
+def test_the_list_counts_what_is_done_and_names_broken_tables(declared, save, fill, tmp_path, capfd):
+    path = save(declared)
+    fill(path, "cpu")[0].unlink()
+    assert main(["list", str(tmp_path)]) == 0
+    printed = capfd.readouterr().out
+    assert "3 done, 1 missing" in printed
+    assert "0 done, 6 missing" in printed
+    declared["seeds"] = []
+    save(declared, "broken.yaml")
+    assert main(["list", str(tmp_path)]) == 2
+    assert "broken.yaml: seeds: expected a list" in capfd.readouterr().out
+
+
+def test_a_folder_without_tables_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no table in this folder"):
+        main(["list", str(tmp_path)])
+
+
+def test_sixty_records_are_rendered_in_five_seconds_without_torch(declared, save, fill):
+    declared["cells"] = [{"row": f"rule {i}", "column": "width 32", "set": {"a": i}} for i in range(20)]
+    declared["figures"] = FIGURES
+    path = save(declared)
+    assert len(fill(path, "full")) == 60
+    code = (
+        "import sys; from lit_fa.tables.cli import main; main(sys.argv[1:]);"
+        "print([name for name in ('torch', 'lightning', 'torchvision', 'timm') if name in sys.modules])"
+    )
+    begun = time.monotonic()
+    command = [sys.executable, "-c", code, "report", str(path), "--scale", "full"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert time.monotonic() - begun < 5
+    assert done.stdout.strip().endswith("[]")
+
+
+def test_numbers_durations_and_machines_read_aloud():
+    printed = {97.846: "97.85", 100.0: "100.00", 0.99553: "0.9955", 0.01234: "0.01234", 3e-7: "3.00e-07", 0.0: "0"}
+    assert {value: number(value) for value in printed} == printed
+    assert (number(None), number(math.nan), number(-2.5e6)) == ("", "nan", "-2.50e+06")
+    labels = {"width 128": 128.0, "w32": 32.0, "lr-3": 3.0, "lr -3": -3.0, "1e-3": 1e-3, "none": None}
+    assert {label: number_in(label) for label in labels} == labels
+    assert number(0.1, like=97.8) == "0.10"
+    assert [duration(x) for x in (42, 720, 12600)] == ["42 s", "12 min", "3.5 h"]
+    assert hardware({"gpu": "H100", "cpu": "x", "cores": 16, "threads": 2}) == "H100, x, 16 cores, 2 threads a run"
+    assert hardware(None) == "unknown"
