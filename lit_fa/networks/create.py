@@ -1,0 +1,114 @@
+"""Any network by its timm name, ours included, fitted to the images and the classes of a data set."""
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+
+import timm
+import torch
+from torch import nn
+
+from lit_fa.errors import UserError, nearest
+from lit_fa.networks.registry import is_ours
+
+FROM_THE_DATA = ("num_classes", "in_chans", "img_size")
+
+
+def create_network(
+    name: str,
+    num_classes: int,
+    image_shape: tuple[int, int, int] = (3, 32, 32),
+    pretrained: bool = False,
+    **network_args,
+) -> nn.Module:
+    """Build the timm network `name` for images of `image_shape` and `num_classes` classes.
+
+    Args:
+        name: any name of `timm.list_models()`, with a tag such as `resnet18.a1_in1k` if wanted, or one of ours.
+        num_classes: number of logits.
+        image_shape: (channels, height, width); the size is passed on where the network's weights depend on it (vision
+            transformers, mixers, our own) and left out where they do not (ResNets).
+        pretrained: load timm's weights; the input layer is adapted to the channels, the head is drawn anew.
+        network_args: what else the network's constructor takes.
+
+    Raises:
+        UserError: for an unknown name or option, an option that the data decide, or weights that cannot be had.
+
+    >>> create_network("mlp", 10, (1, 28, 28), hidden=[32])(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 10])
+    """
+    if not timm.is_model(name):
+        raise UserError(f"network {name!r} is unknown to timm and to lit-fa; {nearest(name, timm.list_models())}")
+    parameters = constructor_parameters(name)
+    check_options(name, network_args, parameters)
+    channels, *size = image_shape
+    from_the_data = {"num_classes": num_classes, "in_chans": channels}
+    if "img_size" in parameters:
+        from_the_data["img_size"] = tuple(size)
+    if pretrained:
+        return with_timm_weights(name, **from_the_data, **network_args)
+    return timm.create_model(name, **from_the_data, **network_args)
+
+
+def constructor_parameters(name: str) -> Mapping[str, inspect.Parameter]:
+    """Parameters of the function (ours) or class (timm's) that builds the network.
+
+    timm's entrypoints take `**kwargs` and hand them on; which class gets them is known once one is built, so one is, on
+    the meta device: no memory, no draw from the random number generator, some 50 ms.
+    """
+    if is_ours(name):
+        return inspect.signature(timm.models.model_entrypoint(name)).parameters
+    with torch.device("meta"):
+        network = timm.create_model(timm.models.get_arch_name(name))
+    return class_parameters(type(network))
+
+
+def class_parameters(network: type[nn.Module]) -> dict[str, inspect.Parameter]:
+    """Parameters of the class; where it takes `**kwargs` (the distilled transformers), those of its base class too.
+
+    A `**kwargs` is in the answer only if no base class but `nn.Module` is left to take it.
+    """
+    parameters = dict(inspect.signature(network).parameters)
+    further = [name for name, parameter in parameters.items() if parameter.kind is parameter.VAR_KEYWORD]
+    if further and network.__base__ is not nn.Module:
+        del parameters[further[0]]
+        parameters |= class_parameters(network.__base__)
+    return parameters
+
+
+def check_options(name: str, network_args: Mapping[str, object], parameters: Mapping[str, inspect.Parameter]) -> None:
+    """Raise a `UserError` for an option that the network does not have or that the data decide."""
+    for key in network_args:
+        if key in FROM_THE_DATA:
+            raise UserError(f"{name}: {key} follows from the data, remove it from network_args")
+    valid = option_names(parameters)
+    unknown = [key for key in network_args if valid is not None and key not in valid]
+    if unknown:
+        visible = sorted(valid - set(FROM_THE_DATA))
+        raise UserError(f"{name} has no option {unknown[0]!r}; {nearest(unknown[0], visible)}")
+
+
+def option_names(parameters: Mapping[str, inspect.Parameter]) -> set[str] | None:
+    """Names a constructor takes, with those of `timm.create_model` itself; None if it takes any name.
+
+    Some timm classes (`ByobNet`, `MaxxVit`) take `**kwargs` that replace fields of the dataclass `cfg`.
+    """
+    names = set(parameters) | set(inspect.signature(timm.create_model).parameters) - {"model_name", "pretrained"}
+    if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return names
+    config = parameters["cfg"].annotation if "cfg" in parameters else None
+    return names | {field.name for field in dataclasses.fields(config)} if dataclasses.is_dataclass(config) else None
+
+
+def with_timm_weights(name: str, **network_args: object) -> nn.Module:
+    """`timm.create_model(name, pretrained=True)`; what goes wrong on the way to the weights is a `UserError`."""
+    if is_ours(name) or not timm.models.is_model_pretrained(name):
+        raise UserError(f"{name} has no pretrained weights: set pretrained: false")
+    try:
+        return timm.create_model(name, pretrained=True, **network_args)
+    except OSError as error:  # the hub's and urllib's errors of connection, and of a file missing in the cache
+        fetch = f"python -c \"import timm; timm.create_model('{name}', pretrained=True)\""
+        raise UserError(
+            f"the pretrained weights of {name} are not on this machine and could not be fetched: "
+            f"download them first where there is a network ({fetch}) or set pretrained: false"
+        ) from error

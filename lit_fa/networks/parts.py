@@ -1,0 +1,145 @@
+"""What our networks are made of: a chain of blocks, named layers, activations and initialisations by name.
+
+A rule cuts a network after a block and hooks its layers. So a network is `blocks.0 ... blocks.L-1, head`, everything
+that changes a value on the way (activation, pool, flatten, a whole residual branch) is a module, and no module object
+is used twice.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from lit_fa.errors import UserError, nearest
+
+ImageSize = int | tuple[int, int] | list[int]
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
+    "hard_tanh": nn.Hardtanh,
+    "sigmoid": nn.Sigmoid,
+    "hard_sigmoid": nn.Hardsigmoid,
+    "identity": nn.Identity,
+}
+
+
+def _keep_default(weight: Tensor) -> Tensor:
+    return weight
+
+
+INITS: dict[str, Callable[[Tensor], Tensor]] = {
+    "default": _keep_default,  # torch: uniform within +-1/sqrt(fan_in)
+    "xavier": nn.init.xavier_uniform_,  # Glorot & Bengio 2010, uniform; BioTorch's tables
+    "kaiming": nn.init.kaiming_normal_,  # He et al. 2015, normal, fan_in, gain sqrt(2)
+}
+
+
+class Chain(nn.Module):
+    """`head(blocks(images))`: the shape of every network of this package.
+
+    Args:
+        blocks: applied in this order; `blocks.i` is the unit a rule may cut after.
+        head: ends with the linear layer that gives the logits; pools and flattens first where the last block has maps.
+        num_classes: number of logits.
+    """
+
+    def __init__(self, blocks: Iterable[nn.Module], head: nn.Module, num_classes: int) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*blocks)
+        self.head = head
+        self.num_classes = num_classes
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, channels, height, width) -> logits (n, classes)."""
+        return self.head(self.blocks(images))
+
+
+def layers(**modules: nn.Module | None) -> nn.Sequential:
+    """A sequence whose layers are called as the keywords say; `None` is left out.
+
+    >>> [name for name, _ in layers(linear=nn.Linear(2, 2), activation=nn.ReLU(), pool=None).named_children()]
+    ['linear', 'activation']
+    """
+    sequence = nn.Sequential()
+    for name, module in modules.items():
+        if module is not None:
+            sequence.add_module(name, module)
+    return sequence
+
+
+def choice(what: str, name: str, valid: dict):
+    """`valid[name]`, or a `UserError` that names the nearest valid ones."""
+    if name not in valid:
+        raise UserError(f"{what} {name!r} is unknown; {nearest(name, list(valid))}")
+    return valid[name]
+
+
+def activation_named(name: str) -> nn.Module:
+    """A new activation module, e.g. `relu`, `leaky_relu` (slope 0.01), `tanh`, `identity`; see `ACTIVATIONS`."""
+    return choice("activation", name, ACTIVATIONS)()
+
+
+@torch.no_grad()
+def initialised(network: nn.Module, init: str) -> nn.Module:
+    """Draw the weights of linear and convolution layers again as `init` says (see `INITS`); return the network.
+
+    Biases keep torch's draw, uniform within +-1/sqrt(fan_in); normalisation layers keep one and zero.
+    """
+    draw = choice("init", init, INITS)
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            draw(module.weight)
+    return network
+
+
+def height_and_width(network: str, img_size: ImageSize, at_least: int = 1) -> tuple[int, int]:
+    """Image size as (height, width).
+
+    Raises:
+        UserError: if a side is shorter than `at_least` pixels, below which the network would have empty maps.
+    """
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    if min(height, width) < at_least:
+        raise UserError(f"{network} needs images of at least {at_least} x {at_least} pixels, not {height} x {width}")
+    return height, width
+
+
+def conv_block(
+    in_chans: int,
+    out_chans: int,
+    *,
+    kernel: int = 3,
+    padding: int = 1,
+    bias: bool = True,
+    batch_norm: bool = False,
+    activation: str = "relu",
+    pool: nn.Module | None = None,
+) -> nn.Sequential:
+    """Convolution (stride 1), batch normalisation if asked for, activation, pool if given.
+
+    A bias before batch normalisation would be subtracted again, so there is none.
+    """
+    return layers(
+        conv=nn.Conv2d(in_chans, out_chans, kernel, padding=padding, bias=bias and not batch_norm),
+        norm=nn.BatchNorm2d(out_chans) if batch_norm else None,
+        activation=activation_named(activation),
+        pool=pool,
+    )
+
+
+def linear_block(
+    in_features: int, out_features: int, *, bias: bool = True, batch_norm: bool = False, activation: str = "relu"
+) -> nn.Sequential:
+    """Flatten (a flat input stays as it is), linear layer, batch normalisation if asked for, activation."""
+    return layers(
+        flatten=nn.Flatten(),
+        linear=nn.Linear(in_features, out_features, bias=bias and not batch_norm),
+        norm=nn.BatchNorm1d(out_features) if batch_norm else None,
+        activation=activation_named(activation),
+    )

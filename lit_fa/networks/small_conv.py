@@ -1,0 +1,143 @@
+"""Small convolutional networks: two LeNets of BioTorch's tables and two three-convolution networks of the SSA line."""
+
+from torch import nn
+
+from lit_fa.errors import UserError
+from lit_fa.networks.parts import Chain, ImageSize, conv_block, height_and_width, initialised, linear_block
+from lit_fa.networks.registry import register
+
+
+@register
+def lenet(
+    *,
+    num_classes: int = 10,
+    in_chans: int = 1,
+    img_size: ImageSize = 28,
+    activation: str = "relu",
+    bias: bool = True,
+    init: str = "default",
+) -> Chain:
+    """LeNet-5 as BioTorch trains it on (Fashion-)MNIST: convolutions 6-16-120 of 5x5, then 84 units (61,706 weights).
+
+    Its tables resize images to 32 x 32. Images of 28 x 28 get two pixels of padding in the first convolution instead,
+    after which all maps have the same sizes.
+
+    Args:
+        num_classes: number of logits.
+        in_chans: channels of the images.
+        img_size: 28 or 32.
+        activation: name, see `parts.ACTIVATIONS`.
+        bias: whether convolutions and linear layers have one.
+        init: `default`, `xavier` (BioTorch, which also sets every bias to one; we do not) or `kaiming`.
+
+    Raises:
+        UserError: for another image size or an unknown name.
+    """
+    size = height_and_width("lenet", img_size)
+    if size not in [(28, 28), (32, 32)]:
+        raise UserError(f"lenet takes images of 28 x 28 or 32 x 32 pixels, not {size[0]} x {size[1]}: resize them")
+    padding = 2 if size == (28, 28) else 0
+    common = {"bias": bias, "activation": activation}
+    blocks = [
+        conv_block(in_chans, 6, kernel=5, padding=padding, pool=nn.MaxPool2d(2), **common),
+        conv_block(6, 16, kernel=5, padding=0, pool=nn.MaxPool2d(2), **common),
+        conv_block(16, 120, kernel=5, padding=0, **common),
+        linear_block(120, 84, **common),
+    ]
+    return initialised(Chain(blocks, nn.Linear(84, num_classes, bias=bias), num_classes), init)
+
+
+@register
+def lenet_wide(
+    *,
+    num_classes: int = 10,
+    in_chans: int = 3,
+    img_size: ImageSize = 32,
+    activation: str = "relu",
+    bias: bool = True,
+    init: str = "default",
+) -> Chain:
+    """BioTorch's LeNet for CIFAR-10: convolutions 32-64-128 of 3x3 without padding, each with a pool, then 256 units.
+
+    The first two pools are maxima over 2x2, the last is the mean over the map. Arguments as for `lenet`; any image of
+    at least 18 x 18 pixels.
+    """
+    height_and_width("lenet_wide", img_size, at_least=18)
+    common = {"bias": bias, "activation": activation}
+    blocks = [
+        conv_block(in_chans, 32, padding=0, pool=nn.MaxPool2d(2), **common),
+        conv_block(32, 64, padding=0, pool=nn.MaxPool2d(2), **common),
+        conv_block(64, 128, padding=0, pool=nn.AdaptiveAvgPool2d(1), **common),
+        linear_block(128, 256, **common),
+    ]
+    return initialised(Chain(blocks, nn.Linear(256, num_classes, bias=bias), num_classes), init)
+
+
+def three_convolutions(
+    widths: tuple[int, int, int],
+    units: int,
+    num_classes: int,
+    in_chans: int,
+    img_size: ImageSize,
+    *,
+    activation: str,
+    batch_norm: bool,
+    bias: bool,
+    init: str,
+) -> Chain:
+    """Three 3x3 convolutions of the given widths, the map averaged to 2x2, one linear layer of `units`, the head."""
+    height_and_width("a network of three convolutions", img_size, at_least=4)
+    common = {"bias": bias, "batch_norm": batch_norm, "activation": activation}
+    first, second, third = widths
+    blocks = [
+        conv_block(in_chans, first, pool=nn.MaxPool2d(2), **common),
+        conv_block(first, second, pool=nn.MaxPool2d(2), **common),
+        conv_block(second, third, pool=nn.AdaptiveAvgPool2d(2), **common),
+        linear_block(4 * third, units, **common),
+    ]
+    return initialised(Chain(blocks, nn.Linear(units, num_classes, bias=bias), num_classes), init)
+
+
+@register
+def conv3_32_64_128(
+    *,
+    num_classes: int = 10,
+    in_chans: int = 3,
+    img_size: ImageSize = 32,
+    activation: str = "leaky_relu",
+    batch_norm: bool = True,
+    bias: bool = True,
+    init: str = "default",
+) -> Chain:
+    """The small network of the SSA line (LLS-DNN's SmallConv): 3x3 convolutions 32-64-128, then 512 units.
+
+    Convolution, batch normalisation, leaky ReLU; maximum over 2x2 after the first two, mean to 2x2 after the third;
+    the linear layer of 512 is normalised as well. 0.36 M weights. Arguments as for `lenet`, and:
+
+    Args:
+        num_classes: number of logits.
+        in_chans: channels of the images.
+        img_size: at least 4.
+        activation: name, see `parts.ACTIVATIONS`.
+        batch_norm: whether all layers but the head are normalised (their bias is then left out).
+        bias: whether layers that are not normalised have one.
+        init: `default`, `xavier` or `kaiming`.
+    """
+    options = {"activation": activation, "batch_norm": batch_norm, "bias": bias, "init": init}
+    return three_convolutions((32, 64, 128), 512, num_classes, in_chans, img_size, **options)
+
+
+@register
+def conv3_96_192_512(
+    *,
+    num_classes: int = 10,
+    in_chans: int = 3,
+    img_size: ImageSize = 32,
+    activation: str = "leaky_relu",
+    batch_norm: bool = True,
+    bias: bool = True,
+    init: str = "default",
+) -> Chain:
+    """The wide sibling of `conv3_32_64_128` (LLS-DNN's SmallConvL): convolutions 96-192-512, then 1024 units; 3.2 M."""
+    options = {"activation": activation, "batch_norm": batch_norm, "bias": bias, "init": init}
+    return three_convolutions((96, 192, 512), 1024, num_classes, in_chans, img_size, **options)
