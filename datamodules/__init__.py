@@ -1,0 +1,32 @@
+"""Image sets as LightningDataModules: `num_classes` and `image_shape` at once, batches on the device after `setup`."""
+
+from datamodules.cifar import CIFAR10, CIFAR100
+from datamodules.digits import Digits
+from datamodules.errors import DataError
+from datamodules.folder import ImageFolder, Imagenette
+from datamodules.medical import MedMNIST
+from datamodules.mnist import EMNIST, KMNIST, MNIST, FashionMNIST
+from datamodules.npz import Npz
+from datamodules.stl10 import STL10
+from datamodules.svhn import SVHN
+from datamodules.synthetic import Synthetic
+from datamodules.vision import VisionDataModule
+
+__all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "EMNIST",
+    "KMNIST",
+    "MNIST",
+    "STL10",
+    "SVHN",
+    "DataError",
+    "Digits",
+    "FashionMNIST",
+    "ImageFolder",
+    "Imagenette",
+    "MedMNIST",
+    "Npz",
+    "Synthetic",
+    "VisionDataModule",
+]

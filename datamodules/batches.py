@@ -1,0 +1,133 @@
+"""Batches in an order that depends on seed and epoch alone, and that can be taken up again at any batch."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules.draws import Draws, generator
+from datamodules.errors import DataError, require
+from datamodules.image_set import Batch, ImageSet
+
+Prepare = Callable[[Tensor, Draws], Tensor]
+
+
+class BatchLoader:
+    """Iterable of (images, labels int64) over an image set: one pass is one epoch.
+
+    `batch_size` is the global batch: of every batch, rank r of R takes the images r, r + R, ..., so two ranks see
+    together what one sees alone. A last batch smaller than the number of ranks is dropped when shuffling (training)
+    and joined to the one before otherwise (evaluation: every image exactly once).
+
+    Lightning calls `set_epoch` through `sampler`, and saves `state_dict` in every checkpoint: a run that was stopped
+    in the middle of an epoch goes on with the very next batch.
+
+    Args:
+        image_set: where the images are.
+        batch_size: images per global batch.
+        prepare: last step on every batch of images; gets the batch and its `Draws`. None for images that are ready.
+        shuffle: a new order for every epoch; False keeps the order of the set.
+        seed: with the epoch, decides the order and the draws.
+        drop_last: leave out a last batch that is not full.
+        rank, world_size: this process and how many there are.
+
+    Raises:
+        DataError: no batch can be made.
+    """
+
+    def __init__(
+        self,
+        image_set: ImageSet,
+        batch_size: int,
+        *,
+        prepare: Prepare | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+        drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.image_set, self.batch_size, self.prepare = image_set, batch_size, prepare
+        self.shuffle, self.seed = shuffle, seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+        self.position = 0  # batches delivered in this epoch
+        self._start = 0  # where the next pass begins: not 0 only after load_state_dict
+        self._bounds = batch_bounds(len(image_set), batch_size, world_size, drop_last=drop_last, join=not shuffle)
+
+    def __len__(self) -> int:
+        """Batches per epoch, the same on all ranks."""
+        return len(self._bounds)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """One epoch; the order is read at the first batch, after Lightning has called `set_epoch`."""
+        start, self._start = self._start, 0
+        order = self.order()
+        bounds = list(enumerate(self._bounds))[start:]
+        shares = [order[begin + self.rank : end : self.world_size] for _, (begin, end) in bounds]
+        for (number, (begin, end)), (images, labels) in zip(bounds, self.image_set.batches(shares), strict=True):
+            if self.prepare is not None:
+                draws = Draws(self.seed, self.epoch, number, end - begin, self.rank, self.world_size)
+                images = self.prepare(images, draws)
+            self.position = number + 1
+            yield images, labels
+
+    def order(self) -> Tensor:
+        """Indices (n,) of this epoch's order: a permutation drawn from (seed, epoch) on the CPU."""
+        n = len(self.image_set)
+        if not self.shuffle:
+            return torch.arange(n, device=self.image_set.labels.device)
+        return torch.randperm(n, generator=generator("order", self.seed, self.epoch)).to(self.image_set.labels.device)
+
+    @property
+    def sampler(self) -> "BatchLoader":
+        """Itself: where Lightning looks for `set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next pass; another one than the checkpoint's starts at its first batch."""
+        if epoch != self.epoch:
+            self.epoch, self.position, self._start = epoch, 0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this loader stands, with what the position means something for."""
+        return {"epoch": self.epoch, "position": self.position, **self._identity()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on behind the last delivered batch.
+
+        Raises:
+            DataError: the checkpoint lies in mid-epoch and was made with other batches.
+        """
+        self.epoch, self.position = state["epoch"], state["position"]
+        self._start = self.position if self.position < len(self) else 0
+        changed = [name for name, value in self._identity().items() if state.get(name, value) != value]
+        if changed and self._start:
+            before = ", ".join(f"{name}={state[name]}" for name in changed)
+            raise DataError(
+                f"the checkpoint is in mid-epoch of a run with {before}: resume it with the same data options"
+            )
+
+    def _identity(self) -> dict[str, int]:
+        return {"images": len(self.image_set), "batch_size": self.batch_size, "seed": self.seed}
+
+
+def batch_bounds(n: int, batch_size: int, world_size: int, *, drop_last: bool, join: bool) -> list[tuple[int, int]]:
+    """Begin and end of every global batch of n images; every one has an image for each rank.
+
+    >>> batch_bounds(9, 4, world_size=2, drop_last=False, join=True)
+    [(0, 4), (4, 9)]
+    >>> batch_bounds(9, 4, world_size=2, drop_last=False, join=False)
+    [(0, 4), (4, 8)]
+    """
+    require(batch_size >= world_size, f"batch_size={batch_size} is split over {world_size} devices: make it larger")
+    require(n >= world_size, f"{n} images are too few for {world_size} devices: use fewer devices")
+    require(n >= batch_size or not drop_last, f"drop_last leaves no batch of {batch_size} out of {n}: lower batch_size")
+    bounds = [(begin, min(begin + batch_size, n)) for begin in range(0, n, batch_size)]
+    rest = n % batch_size
+    if rest and (drop_last or rest < world_size):
+        bounds.pop()
+        if join and not drop_last:
+            bounds[-1] = (bounds[-1][0], n)
+    return bounds

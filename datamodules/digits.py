@@ -1,0 +1,32 @@
+"""1,797 real handwritten digits inside scikit-learn: data without a network."""
+
+import torch
+
+from datamodules.image_set import InMemory
+from datamodules.vision import VisionDataModule
+
+TEST_IMAGES, SPLIT_SEED = 360, 0  # constants of this suite: scikit-learn itself has no official split
+
+
+class Digits(VisionDataModule):
+    """8x8 digits (Alpaydin and Kaynak 1998, the test part), 1,437 + 360, classes in equal shares in both.
+
+    Pixels 0..16 are stored as round(255/16 * pixel).
+    """
+
+    num_classes = 10
+    image_shape = (1, 8, 8)
+    mean, std = (0.3054,), (0.3760,)
+
+    def read(self, split: str) -> InMemory:
+        """Images (n, 1, 8, 8) and labels."""
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
+        source = load_digits()
+        train, test = train_test_split(
+            range(len(source.target)), test_size=TEST_IMAGES, random_state=SPLIT_SEED, stratify=source.target
+        )
+        chosen = torch.tensor(sorted(train if split == "train" else test))
+        images = (torch.from_numpy(source.images) * (255 / 16)).round().to(torch.uint8)
+        return InMemory(images[chosen].unsqueeze(1), torch.from_numpy(source.target).long()[chosen])

@@ -1,0 +1,120 @@
+"""Folders of image files, one for each class: ImageNet, its subsets, Tiny-ImageNet, Imagenette."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision.datasets as tv
+
+from datamodules.errors import require
+from datamodules.image_set import OnDisk
+from datamodules.root import ELSEWHERE, opened
+from datamodules.vision import VisionDataModule
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp"}
+ANNOTATIONS = "val_annotations.txt"  # Tiny-ImageNet: file name, class, box
+
+
+class ImageFolder(VisionDataModule):
+    """`<path>/train/<class>/**` and `<path>/val` or `<path>/test` with the same classes, sorted by name.
+
+    With both, `val` is for validation; with one, it is the test set. A `val_annotations.txt` (Tiny-ImageNet) stands
+    for class folders. Every image is resized on its shorter side to `size` and cut at the centre. Sets up to
+    `in_memory_limit` are decoded once; larger ones batch by batch. Normalised with ImageNet's statistics.
+
+    Args:
+        path: the folder, absolute or inside `root`.
+        size: height and width in pixels.
+        num_workers: processes that decode.
+        in_memory_limit: bytes of decoded images up to which a split is kept in memory.
+    """
+
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+    def __init__(
+        self, path: str, size: int = 224, num_workers: int = 0, in_memory_limit: int = 2 << 30, **options: Any
+    ) -> None:
+        require(size >= 1 and num_workers >= 0, f"size={size}, num_workers={num_workers}: must not be negative")
+        self.path, self.size = Path(path).expanduser(), size
+        self.num_workers, self.in_memory_limit = num_workers, in_memory_limit
+        super().__init__(**options)
+
+    def inspect(self) -> None:
+        """Classes from the names of the training folders."""
+        self.path = self.root / self.path  # an absolute path stays as it is
+        train = self.path / "train"
+        require(train.is_dir(), f"{train} is not a folder: correct the path, or {ELSEWHERE}")
+        self.class_names = subfolders(train)
+        require(len(self.class_names) > 0, f"{train} has no class folders: one folder for each class is needed")
+        self.num_classes, self.image_shape = len(self.class_names), (3, self.size, self.size)
+        labelled = [split for split in ("val", "test") if is_labelled(self.path / split, self.class_names)]
+        require(len(labelled) > 0, f"{self.path} has neither val nor test with the class folders of train: add one")
+        self.has_validation = len(labelled) == 2
+        self.folders = {"train": "train", "val": "val", "test": labelled[-1]}
+
+    def read(self, split: str) -> OnDisk:
+        """The files of a split and their labels."""
+        paths, labels = labelled_files(self.path / self.folders[split], self.class_names)
+        return OnDisk(tuple(paths), torch.tensor(labels, dtype=torch.int64), self.size, self.num_workers)
+
+
+class Imagenette(ImageFolder):
+    """Ten easy classes of ImageNet, 9,469 + 3,925 (fast.ai, version 2), in the smallest archive that has the size.
+
+    Args:
+        size: height and width in pixels.
+        num_workers: processes that decode.
+        in_memory_limit: bytes of decoded images up to which a split is kept in memory.
+    """
+
+    num_classes = 10
+
+    def __init__(self, size: int = 160, num_workers: int = 0, in_memory_limit: int = 2 << 30, **options: Any) -> None:
+        self.archive = next((f"{side}px" for side in (160, 320) if size <= side), "full")
+        folder = "imagenette2" + ("" if self.archive == "full" else f"-{self.archive.removesuffix('px')}")
+        super().__init__(folder, size, num_workers, in_memory_limit, **options)
+
+    def inspect(self) -> None:
+        """Known without the files."""
+        self.path = self.root / self.path
+        self.image_shape = (3, self.size, self.size)
+        self.folders = {"train": "train", "test": "val"}
+
+    def prepare_data(self) -> None:
+        """Download and unpack if the folder is missing."""
+        url, md5 = tv.Imagenette._ARCHIVES[self.archive]
+        archive = self.root / url.rsplit("/", 1)[-1]
+        opened(tv.Imagenette, "Imagenette", self.root, self.download, [(archive, md5)], split="val", size=self.archive)
+
+    def read(self, split: str) -> OnDisk:
+        """The files of a split and their labels."""
+        if not self.path.is_dir():
+            self.prepare_data()
+        self.class_names = subfolders(self.path / "train")
+        return super().read(split)
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted."""
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+
+
+def is_labelled(folder: Path, class_names: list[str]) -> bool:
+    """Whether a folder says which class its images have."""
+    return (folder / ANNOTATIONS).is_file() or bool(set(subfolders(folder)) & set(class_names))
+
+
+def labelled_files(folder: Path, class_names: list[str]) -> tuple[list[Path], list[int]]:
+    """Image files, sorted, and the place of their class in `class_names`."""
+    annotations = folder / ANNOTATIONS
+    if annotations.is_file():
+        rows = [line.split("\t") for line in annotations.read_text().splitlines() if line.strip()]
+        return [folder / "images" / row[0] for row in rows], [class_names.index(row[1]) for row in rows]
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(class_names):
+        files = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in EXTENSIONS)
+        paths += files
+        labels += [label] * len(files)
+    require(len(paths) > 0, f"{folder} holds no images of the classes of train: check the folder")
+    return paths, labels

@@ -1,0 +1,116 @@
+"""Where images are kept: whole in memory, or as files that are decoded when a batch asks for them."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional as vision
+
+from datamodules.errors import DataError, one_line
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Images (n, c, h, w) uint8 and labels (n,) int64, on one device.
+
+    Sets that need no augmentation are held ready for the network instead: floats, normalised, maybe flat.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, indices: Tensor, labels: Tensor) -> Self:
+        """The images at `indices`, with new labels."""
+        whole = len(indices) == len(self) and bool((indices == torch.arange(len(self))).all())
+        return replace(self, images=self.images if whole else self.images[indices], labels=labels)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same set with changed images."""
+        return replace(self, images=change(self.images))
+
+    def to(self, device: torch.device) -> Self:
+        """The same set on `device`."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def batches(self, indices: Iterable[Tensor]) -> Iterator[Batch]:
+        """One (images, labels) for each index vector."""
+        for index in indices:
+            place = index.to(self.labels.device)
+            yield self.images.index_select(0, place), self.labels.index_select(0, place)
+
+
+@dataclass(frozen=True)
+class OnDisk(Dataset):
+    """Image files, decoded to (3, size, size) uint8: shorter side to `size`, then the centre."""
+
+    paths: tuple[Path, ...]
+    labels: Tensor
+    size: int
+    num_workers: int = 0
+    device: torch.device | str = "cpu"
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image (3, size, size) uint8 and its label."""
+        return decoded(self.paths[index], self.size), self.labels[index]
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Memory that the whole set would take as uint8."""
+        return len(self) * 3 * self.size**2
+
+    def select(self, indices: Tensor, labels: Tensor) -> Self:
+        """The files at `indices`, with new labels."""
+        return replace(self, paths=tuple(self.paths[index] for index in indices.tolist()), labels=labels)
+
+    def to(self, device: torch.device) -> Self:
+        """The same set with batches delivered on `device`."""
+        return replace(self, device=device)
+
+    def batches(self, indices: Iterable[Tensor]) -> Iterator[Batch]:
+        """One (images, labels) for each index vector, decoded by `num_workers` processes ahead of time."""
+        loader = DataLoader(
+            self,
+            batch_sampler=[index.tolist() for index in indices],
+            num_workers=self.num_workers,
+            generator=torch.Generator(),  # without one of its own it would advance the global random state
+        )
+        for images, labels in loader:
+            yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+    def load(self) -> InMemory:
+        """Decode everything once."""
+        images = torch.empty(len(self), 3, self.size, self.size, dtype=torch.uint8)
+        parts = torch.arange(len(self)).split(256)
+        for part, (pixels, _) in zip(parts, replace(self, device="cpu").batches(parts), strict=True):
+            images[part] = pixels
+        return InMemory(images, self.labels)
+
+
+def decoded(path: Path, size: int) -> Tensor:
+    """Image (3, size, size) uint8 from a file: RGB, shorter side resized to `size`, centre cut out.
+
+    Raises:
+        DataError: the file is missing, truncated or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            pixels = vision.pil_to_tensor(image.convert("RGB"))
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise DataError(f"{path}: not a readable image ({one_line(error)}); replace or delete the file") from error
+    return vision.center_crop(vision.resize(pixels, [size], antialias=True), [size])
+
+
+ImageSet = InMemory | OnDisk

@@ -1,0 +1,98 @@
+"""Pure functions of a label vector: which images belong to a set, and which label each one carries."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from datamodules.draws import generator
+from datamodules.errors import DataError, require
+
+
+def choose_classes(classes: Sequence[int] | int | None, num_classes: int, seed: int) -> list[int] | None:
+    """The classes to keep: None for all, a list as it is, k for k classes drawn by `seed` (in ascending order).
+
+    Raises:
+        DataError: a class that does not exist or comes twice, or k outside 1..num_classes.
+    """
+    if classes is None:
+        return None
+    if isinstance(classes, int):
+        require(1 <= classes <= num_classes, f"classes={classes}: give a number from 1 to {num_classes}, or a list")
+        return sorted(torch.randperm(num_classes, generator=generator("classes", seed))[:classes].tolist())
+    unknown = [index for index in classes if not 0 <= index < num_classes]
+    require(not unknown, f"classes: {unknown} do not exist; this set has the classes 0 to {num_classes - 1}")
+    require(len(set(classes)) == len(classes) > 0, "classes: give at least one class, and each one once")
+    return list(classes)
+
+
+def only_classes(labels: Tensor, classes: list[int] | None) -> tuple[Tensor, Tensor]:
+    """Indices of the images of `classes` and their new labels: the place of the old label in the list.
+
+    >>> only_classes(torch.tensor([7, 3, 1, 7]), [3, 7])
+    (tensor([0, 1, 3]), tensor([1, 0, 1]))
+    """
+    if classes is None:
+        return torch.arange(len(labels)), labels
+    new = torch.full((int(max(labels.max(), max(classes))) + 1,), -1)
+    new[classes] = torch.arange(len(classes))
+    relabelled = new[labels]
+    kept = (relabelled >= 0).nonzero().flatten()
+    return kept, relabelled[kept]
+
+
+def check_range(labels: Tensor, num_classes: int, where: str) -> None:
+    """Raise a DataError unless every label lies in 0..num_classes-1 and there is at least one."""
+    require(len(labels) > 0, f"{where}: there are no images in it; check the file or folder")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise DataError(
+            f"{where}: labels run from {low} to {high}, but there are {num_classes} classes, 0 to {num_classes - 1}; "
+            "mend the file or set label_offset to its smallest label"
+        )
+
+
+def replace_labels(
+    labels: Tensor, share: float, num_classes: int, seed: int, *, exclude_true_class: bool = False
+) -> Tensor:
+    """Symmetric label noise: exactly round(share * n) images get a class drawn uniformly from all classes.
+
+    Which images, and what they get, depends on `seed` and n alone; a larger share adds images and keeps the others.
+    By default the draw may hit the true class, so that a share of 0.4 leaves 0.6 + 0.4 / num_classes correct.
+    """
+    stream = generator("label noise", seed)
+    chosen = torch.randperm(len(labels), generator=stream)[: round(share * len(labels))]
+    if exclude_true_class:
+        drawn = (labels + torch.randint(1, max(num_classes, 2), labels.shape, generator=stream)) % num_classes
+    else:
+        drawn = torch.randint(num_classes, labels.shape, generator=stream)
+    noisy = labels.clone()
+    noisy[chosen] = drawn[chosen]
+    return noisy
+
+
+def hold_out(n: int, size: int | float, seed: int) -> tuple[Tensor, Tensor]:
+    """Split 0..n-1 into (kept, held out), both ascending; a float is a share of n, an int a number of images.
+
+    Raises:
+        DataError: nothing would be left to train on.
+    """
+    held = round(size * n) if isinstance(size, float) and size < 1 else int(size)
+    require(held < n, f"val_size={size} leaves no training image: there are {n}; choose a smaller val_size")
+    order = torch.randperm(n, generator=generator("validation", seed))
+    return order[held:].sort().values, order[:held].sort().values
+
+
+def balanced_order(labels: Tensor, seed: int) -> Tensor:
+    """An order of all images whose every beginning holds the classes as evenly as it can.
+
+    >>> labels = torch.tensor([0, 0, 0, 0, 1, 1])
+    >>> sorted(labels[balanced_order(labels, seed=0)[:4]].tolist())
+    [0, 0, 1, 1]
+    """
+    shuffled = torch.randperm(len(labels), generator=generator("limit", seed))
+    turn = torch.empty_like(shuffled)  # the how-manieth image of its class each one is
+    for label in labels.unique():
+        members = (labels[shuffled] == label).nonzero().flatten()
+        turn[members] = torch.arange(len(members))
+    return shuffled[turn.argsort(stable=True)]

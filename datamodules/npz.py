@@ -1,0 +1,119 @@
+"""One .npz file in MedMNIST's convention: {train,val,test}_images uint8 (n, h, w[, 3]) and *_labels (n,) or (n, 1)."""
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision.datasets.utils import calculate_md5
+
+from datamodules.errors import DataError, one_line, require
+from datamodules.image_set import InMemory
+from datamodules.root import ELSEWHERE
+from datamodules.vision import VisionDataModule
+
+
+class Npz(VisionDataModule):
+    """Any labelled images in one file; the number of classes is the largest label plus one.
+
+    Args:
+        path: the file, absolute or inside `root`.
+        label_offset: the file's smallest label, subtracted from all (1 for EMNIST letters).
+        md5: the file's checksum, if it is to be verified.
+        mean, std: per channel, in units of [0, 1]; default: measured on the training images.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        label_offset: int = 0,
+        md5: str | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        **options: Any,
+    ) -> None:
+        self.path, self.label_offset, self.md5 = Path(path).expanduser(), label_offset, md5
+        self.mean, self.std = mean, std
+        super().__init__(**options)
+
+    def inspect(self) -> None:
+        """Shape, classes and splits from the file's headers and labels."""
+        self.path = self.root / self.path  # an absolute path stays as it is
+        require(self.path.is_file(), f"{self.path} does not exist: correct the path, or {ELSEWHERE}")
+        if self.md5 is not None and calculate_md5(self.path) != self.md5:
+            raise DataError(f"{self.path}: wrong checksum (MD5); get the file again, or correct --data.init_args.md5")
+        shapes = array_shapes(self.path)
+        require("train_images" in shapes, f"{self.path} has no key 'train_images'; it has {sorted(shapes)}")
+        self.image_shape = channels_first(shapes["train_images"], self.path)
+        self.has_validation = "val_images" in shapes
+        splits = ("train", "val", "test") if self.has_validation else ("train", "test")
+        labels = [read_labels(self.path, split, self.label_offset) for split in splits]
+        self.num_classes = int(max(part.max() for part in labels)) + 1
+
+    def read(self, split: str) -> InMemory:
+        """Images (n, c, h, w) and labels from 0."""
+        return read_split(self.path, split, self.label_offset)
+
+
+def read_split(path: Path, split: str, label_offset: int = 0) -> InMemory:
+    """Images (n, c, h, w) and labels of "train", "val" or "test".
+
+    Raises:
+        DataError: missing key, wrong shape or dtype, or a broken file.
+    """
+    images, labels = read_array(path, f"{split}_images"), read_labels(path, split, label_offset)
+    channels_first(images.shape, path)
+    require(images.dtype == np.uint8, f"{path}: {split}_images is {images.dtype}; save it as uint8, 0 to 255")
+    require(len(images) == len(labels), f"{path}: {len(images)} {split} images but {len(labels)} labels")
+    images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+    return InMemory(torch.from_numpy(np.ascontiguousarray(images)), labels)
+
+
+def read_labels(path: Path, split: str, label_offset: int) -> torch.Tensor:
+    """Labels (n,) int64, from 0."""
+    labels = read_array(path, f"{split}_labels")
+    single = labels.ndim == 1 or (labels.ndim == 2 and labels.shape[1] == 1)
+    require(single, f"{path}: {split}_labels has shape {labels.shape}; one label for each image is needed")
+    require(labels.size > 0, f"{path}: {split}_labels is empty")
+    found = torch.from_numpy(labels.reshape(-1).astype(np.int64)) - label_offset
+    require(
+        int(found.min()) >= 0, f"{path}: smallest {split} label is {labels.min()}: set label_offset to it, or mend it"
+    )
+    return found
+
+
+def read_array(path: Path, key: str) -> np.ndarray:
+    """One array of the file; DataError where it is not there or broken."""
+    try:
+        with np.load(path) as arrays:
+            require(key in arrays.files, f"{path} has no key {key!r}; it has {sorted(arrays.files)}")
+            return arrays[key]
+    except DataError:
+        raise
+    except Exception as error:  # zip, zlib and numpy each have their own idea of a broken file
+        raise DataError(f"{path}: cannot read {key} ({one_line(error)}): broken file, get it again") from error
+
+
+def array_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shape of every array in the file, from the headers alone."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy"): _header_shape(archive, name) for name in archive.namelist()}
+    except Exception as error:  # as above
+        raise DataError(f"{path}: not a readable npz file ({one_line(error)}): broken file, get it again") from error
+
+
+def _header_shape(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
+    with archive.open(name) as stream:
+        major, _ = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+        return read(stream)[0]
+
+
+def channels_first(shape: Sequence[int], path: Path) -> tuple[int, int, int]:
+    """(n, h, w) or (n, h, w, 3) as (c, h, w)."""
+    fits = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))
+    require(fits, f"{path}: images have shape {tuple(shape)}; (n, height, width) or (n, height, width, 3) is needed")
+    return (shape[3] if len(shape) == 4 else 1, shape[1], shape[2])

@@ -1,0 +1,53 @@
+"""Images made on the spot: the contract of a real set without a download, for tests and smoke runs."""
+
+from typing import Any
+
+import torch
+
+from datamodules.draws import generator
+from datamodules.errors import require
+from datamodules.image_set import InMemory
+from datamodules.vision import VisionDataModule
+
+
+class Synthetic(VisionDataModule):
+    """One random prototype for each class plus noise on every image; a linear network can learn it.
+
+    Args:
+        n_train: training images.
+        n_test: test images.
+        image_shape: (channels, height, width).
+        num_classes: classes, in equal shares.
+        data_seed: decides prototypes and noise.
+        noise: standard deviation of the pixel noise; prototypes have deviation 1.
+    """
+
+    mean, std = None, None
+
+    def __init__(
+        self,
+        n_train: int = 1024,
+        n_test: int = 256,
+        image_shape: tuple[int, int, int] = (1, 28, 28),
+        num_classes: int = 10,
+        data_seed: int = 0,
+        noise: float = 1.0,
+        **options: Any,
+    ) -> None:
+        require(min(n_train, n_test, num_classes) >= 1, "n_train, n_test and num_classes must be at least 1")
+        require(len(image_shape) == 3 and min(image_shape) >= 1, "image_shape is (channels, height, width), each >= 1")
+        self.sizes = {"train": n_train, "test": n_test}
+        self.image_shape, self.num_classes = tuple(image_shape), num_classes
+        self.data_seed, self.noise = data_seed, noise
+        super().__init__(**options)
+        self._made_shape = tuple(image_shape)
+
+    def read(self, split: str) -> InMemory:
+        """Images (n, *image_shape): 128 + 40 * (prototype + noise), and labels 0, 1, ..., 0, 1, ..."""
+        labels = torch.arange(self.sizes[split]) % self.num_original_classes
+        prototypes = torch.randn(
+            self.num_original_classes, *self._made_shape, generator=generator("prototypes", self.data_seed)
+        )
+        noise = torch.randn(len(labels), *self._made_shape, generator=generator(split, self.data_seed))
+        pixels = 128 + 40 * (prototypes[labels] + self.noise * noise)
+        return InMemory(pixels.clamp(0, 255).to(torch.uint8), labels)

@@ -1,0 +1,259 @@
+"""The contract of every image set: shapes and classes before any disk is touched, then batches ready for a network."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from datamodules import labels as lab
+from datamodules import pixels
+from datamodules.batches import BatchLoader
+from datamodules.draws import Draws
+from datamodules.errors import one_of, require
+from datamodules.image_set import ImageSet, InMemory, OnDisk
+from datamodules.root import data_root
+
+READY_LIMIT = 1 << 30  # bytes of floats up to which a set is normalised once, so that a batch is one index_select
+
+
+class VisionDataModule(L.LightningDataModule):
+    """Labelled images for classification, whole on the training device where they fit.
+
+    A data set says `num_classes`, `image_shape`, `mean`, `std` (as class attributes, or in `inspect`) and `read`.
+    Everything random has its own seed and generator; the global random state is neither read nor changed.
+
+    Args:
+        root: folder of all data sets; default: the environment's LIT_FA_DATA, else ./data.
+        batch_size: training images per step over all devices together.
+        eval_batch_size: the same for validation and test.
+        classes: which classes to keep, in the order of their new labels; a number k draws k classes by `class_seed`.
+        class_seed: decides which k classes.
+        label_noise: share of training labels replaced by a class drawn uniformly (once, for the whole run).
+        noise_seed: alone decides which labels are replaced and by what.
+        noise_excludes_true_class: draw from the other classes only.
+        val_size: training images (int) or share of them (float) held out for validation; 0: the set's own validation
+            images where it has some, else the test set, and then `validation_is_test` is True.
+        val_seed: decides which images are held out, and which remain under a limit.
+        seed: order of training batches and all augmentation.
+        normalize: standard: (pixel/255 - mean) / std per channel; unit: pixel/255; none: 0..255.
+        flatten: batches (n, c*h*w) instead of (n, c, h, w).
+        resize: height and width that every image is scaled to.
+        augment: of training images, drawn for each image: crop_flip (4 pixels of zero padding, then flip) or flip.
+        transforms: torchvision v2 transforms applied to each training batch (uint8), after `augment`; they draw once
+            per batch where torchvision does.
+        limit_train: use only so many training images, with classes as even as possible.
+        limit_test: the same for the test set (and the set's own validation images).
+        drop_last: leave out a last training batch that is not full.
+        device: where images are kept; auto: the trainer's device, cpu without a trainer.
+        download: fetch what is missing; False never touches the network.
+        dtype: of the images in a batch.
+
+    Attributes:
+        train_set, val_set, test_set: after `setup`, the images on the device.
+        flipped: after `setup`, indices into the original training set of the images trained with a wrong label
+            (a draw may hit the true class: such an image is not among them).
+        train_indices: after `setup`, indices into the original training set of all images trained on.
+
+    Raises:
+        DataError: an option that contradicts the set; one line that says what to do.
+    """
+
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    mean: Sequence[float] | None = None  # None: measured on the training images in `setup`
+    std: Sequence[float] | None = None
+    has_validation: bool = False  # the set comes with validation images of its own
+    in_memory_limit: int = 2 << 30  # bytes of decoded uint8 images; larger folders are decoded batch by batch
+
+    def __init__(
+        self,
+        root: str | None = None,
+        batch_size: int = 128,
+        eval_batch_size: int = 1000,
+        classes: list[int] | int | None = None,
+        class_seed: int = 0,
+        label_noise: float = 0.0,
+        noise_seed: int = 0,
+        noise_excludes_true_class: bool = False,
+        val_size: int | float = 0,
+        val_seed: int = 0,
+        seed: int = 0,
+        normalize: Literal["standard", "unit", "none"] = "standard",
+        flatten: bool = False,
+        resize: int | None = None,
+        augment: Literal["none", "crop_flip", "flip"] = "none",
+        transforms: list[nn.Module] | None = None,
+        limit_train: int | None = None,
+        limit_test: int | None = None,
+        drop_last: bool = False,
+        device: str = "auto",
+        download: bool = True,
+        dtype: Literal["float32", "float64"] = "float32",
+    ) -> None:
+        super().__init__()
+        self.root, self.download, self.device = data_root(root), download, device
+        self.batch_size, self.eval_batch_size, self.drop_last = batch_size, eval_batch_size, drop_last
+        self.label_noise, self.noise_seed = label_noise, noise_seed
+        self.noise_excludes_true_class = noise_excludes_true_class
+        self.val_size, self.val_seed, self.seed = val_size, val_seed, seed
+        self.limit_train, self.limit_test = limit_train, limit_test
+        self.normalize = one_of("normalize", normalize, ["standard", "unit", "none"])
+        self.augment = one_of("augment", augment, ["none", "crop_flip", "flip"])
+        self.dtype = getattr(torch, one_of("dtype", dtype, ["float32", "float64"]))
+        self.flatten, self.resize, self.transforms = flatten, resize, list(transforms or [])
+        self._check_options()
+        self.inspect()
+        self.classes = lab.choose_classes(classes, self.num_classes, class_seed)
+        self.num_original_classes = self.num_classes
+        self.num_classes = len(self.classes) if self.classes is not None else self.num_classes
+        if resize is not None:
+            self.image_shape = (self.image_shape[0], resize, resize)
+        self.train_set = self.val_set = self.test_set = None
+
+    def inspect(self) -> None:
+        """Set what is not known before the options are (number of classes, image shape); headers only, no images."""
+
+    def read(self, split: str) -> ImageSet:
+        """The images and labels of "train", "test" or, where `has_validation`, "val", as they are in the source."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how to read {split!r}")
+
+    @property
+    def validation_is_test(self) -> bool:
+        """Whether validation metrics are computed on the test set, for lack of anything else."""
+        return not self.val_size and not self.has_validation
+
+    def example(self, n: int = 2) -> Tensor:
+        """Zeros with the shape and dtype of a batch of n images."""
+        zeros = torch.zeros(n, *self.image_shape, dtype=self.dtype)
+        return zeros.flatten(1) if self.flatten else zeros
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read, select, hold out, replace labels, and put everything on the device; a second call does nothing."""
+        device = self._target_device()
+        if self.train_set is not None and self._scale.device == device:
+            return
+        train, test = self.read("train"), self.read("test")
+        self._measure(train, device)
+        held_out = self._setup_train(train, device)
+        self.test_set = self._limited(self._of_classes(test, "test")[0], device)
+        if held_out is not None:
+            self.val_set = self._placed(held_out, device)
+        elif self.has_validation:
+            self.val_set = self._limited(self._of_classes(self.read("val"), "val")[0], device)
+        else:
+            self.val_set = self.test_set
+
+    def train_dataloader(self) -> BatchLoader:
+        """Shuffled by (seed, epoch); always the same order where the trainer overfits a few batches."""
+        overfit = self.trainer is not None and getattr(self.trainer, "overfit_batches", 0) > 0
+        return self._loader(self.train_set, self.batch_size, shuffle=not overfit, drop_last=self.drop_last)
+
+    def val_dataloader(self) -> BatchLoader:
+        """Fixed order, every image once over all ranks."""
+        return self._loader(self.val_set, self.eval_batch_size)
+
+    def test_dataloader(self) -> BatchLoader:
+        """Fixed order, every image once over all ranks."""
+        return self._loader(self.test_set, self.eval_batch_size)
+
+    def finish(self, images: Tensor) -> Tensor:
+        """Pixels (n, c, h, w) uint8 as the network sees them: resized, scaled, cast, maybe flattened."""
+        images = self._sized(images).to(self.dtype).mul_(self._scale).add_(self._shift)
+        return images.flatten(1) if self.flatten else images
+
+    def augmented(self, images: Tensor, draws: Draws) -> Tensor:
+        """A training batch (n, c, h, w) uint8, augmented and finished."""
+        images = self._sized(images)
+        if self.augment == "crop_flip":
+            images = pixels.crop(images, draws)
+        if self.augment != "none":
+            images = pixels.flip(images, draws)
+        if self.transforms:
+            images = pixels.apply_seeded(self.transforms, images, draws.number("transforms"))
+        return self.finish(images)
+
+    def _check_options(self) -> None:
+        for name in ("batch_size", "eval_batch_size", "limit_train", "limit_test", "resize"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{name}={value}: must be at least 1")
+        require(0 <= self.label_noise <= 1, f"label_noise={self.label_noise}: a share of labels, from 0 to 1")
+        require(self.val_size >= 0, f"val_size={self.val_size}: a number of images or a share of them, from 0")
+
+    def _target_device(self) -> torch.device:
+        if self.device != "auto":
+            return torch.device(self.device)
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+
+    def _measure(self, train: ImageSet, device: torch.device) -> None:
+        if self.mean is None or self.std is None:
+            self.mean, self.std = pixels.statistics(train.images)
+        scale, shift = pixels.scale_and_shift(self.normalize, self.mean, self.std)
+        self._scale, self._shift = scale.to(device, self.dtype), shift.to(device, self.dtype)
+
+    def _of_classes(self, images: ImageSet, split: str) -> tuple[ImageSet, Tensor]:
+        lab.check_range(images.labels, self.num_original_classes, f"{type(self).__name__} ({split})")
+        kept, relabelled = lab.only_classes(images.labels, self.classes)
+        return images.select(kept, relabelled), kept
+
+    def _setup_train(self, train: ImageSet, device: torch.device) -> ImageSet | None:
+        train, original = self._of_classes(train, "train")
+        kept, held = lab.hold_out(len(train), self.val_size, self.val_seed)
+        if self.limit_train is not None:
+            kept = kept[lab.balanced_order(train.labels[kept], self.val_seed)[: self.limit_train]]
+        noisy = lab.replace_labels(
+            train.labels,
+            self.label_noise,
+            self.num_classes,
+            self.noise_seed,
+            exclude_true_class=self.noise_excludes_true_class,
+        )
+        wrong = kept[(noisy != train.labels)[kept]]
+        self.train_indices, self.flipped = original[kept], original[wrong]
+        self._save_label_noise(train.labels[wrong], noisy[wrong])
+        self.train_set = self._placed(train.select(kept, noisy[kept]), device, plain=not self._augments)
+        return train.select(held, train.labels[held]) if len(held) else None
+
+    def _limited(self, images: ImageSet, device: torch.device) -> ImageSet:
+        if self.limit_test is not None:
+            kept = lab.balanced_order(images.labels, self.val_seed)[: self.limit_test]
+            images = images.select(kept, images.labels[kept])
+        return self._placed(images, device)
+
+    def _placed(self, images: ImageSet, device: torch.device, *, plain: bool = True) -> ImageSet:
+        if isinstance(images, OnDisk) and images.decoded_bytes <= self.in_memory_limit:
+            images = images.load()
+        if isinstance(images, OnDisk):
+            return images.to(device)
+        images = images.map(self._sized).to(device)
+        ready_bytes = len(images) * self.example(1)[0].nbytes
+        return images.map(self.finish) if plain and ready_bytes <= READY_LIMIT else images
+
+    def _sized(self, images: Tensor) -> Tensor:
+        return pixels.resized(images, self.image_shape[-1]) if self.resize else images
+
+    @property
+    def _augments(self) -> bool:
+        return self.augment != "none" or bool(self.transforms)
+
+    def _loader(self, images: ImageSet | None, batch_size: int, **order: bool) -> BatchLoader:
+        require(images is not None, f"{type(self).__name__}: call setup() first (a Trainer does)")
+        ready = isinstance(images, InMemory) and images.images.is_floating_point()
+        prepare = self.augmented if images is self.train_set else lambda batch, _: self.finish(batch)
+        rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        ranks = {"rank": rank, "world_size": world_size}
+        return BatchLoader(images, batch_size, prepare=None if ready else prepare, seed=self.seed, **ranks, **order)
+
+    def _save_label_noise(self, before: Tensor, after: Tensor) -> None:
+        if not self.label_noise or self.trainer is None:
+            return
+        folder = self.trainer.log_dir  # asks all ranks, so it is read on all of them
+        if folder is None or not self.trainer.is_global_zero:
+            return
+        record = {"noise_seed": self.noise_seed, "label_noise": self.label_noise, "images": self.flipped.tolist()}
+        record |= {"labels_before": before.tolist(), "labels_after": after.tolist()}
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / "label_noise.json").write_text(json.dumps(record))
