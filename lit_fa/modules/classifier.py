@@ -79,7 +79,8 @@ class Classifier(L.LightningModule):
         rule = Backprop() if rule is None else rule
         if stream and not rule.streams:
             raise UserError(f"{type(rule).__name__} has no cuts to stream; use stream: false")
-        self.learner = Learner(network, rule, torch.zeros(2, *image_shape), criterion)
+        like = next(network.parameters())  # a network of float64, or one that lives on a device already
+        self.learner = Learner(network, rule, like.new_zeros(2, *image_shape), criterion)
         if compile:
             self.learner.compile()
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
