@@ -85,6 +85,10 @@ class BatchLoader:
         """Itself: where Lightning looks for `set_epoch`."""
         return self
 
+    @property
+    def batch_sampler(self) -> None:
+        """None; Lightning reads it to find out whether an evaluation loader shuffles."""
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next pass; another one than the checkpoint's starts at its first batch."""
         if epoch != self.epoch:

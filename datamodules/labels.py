@@ -77,7 +77,7 @@ def hold_out(n: int, size: int | float, seed: int) -> tuple[Tensor, Tensor]:
     Raises:
         DataError: nothing would be left to train on.
     """
-    held = round(size * n) if isinstance(size, float) and size < 1 else int(size)
+    held = round(size * n) if isinstance(size, float) else size
     require(held < n, f"val_size={size} leaves no training image: there are {n}; choose a smaller val_size")
     order = torch.randperm(n, generator=generator("validation", seed))
     return order[held:].sort().values, order[:held].sort().values

@@ -8,7 +8,7 @@ from torchvision.datasets.utils import calculate_md5
 from datamodules.errors import DataError, one_of, require
 from datamodules.image_set import InMemory
 from datamodules.npz import read_split
-from datamodules.root import opened
+from datamodules.root import ELSEWHERE, opened
 from datamodules.vision import VisionDataModule
 
 
@@ -49,11 +49,11 @@ class MedMNIST(VisionDataModule):
 
         if self.path.is_file():
             return
+        require(self.download, f"{self.path} does not exist: allow download, or {ELSEWHERE}")
         reader = getattr(medmnist, medmnist.INFO[self.flag]["python_class"])
-        if self.download:
-            self._make_folder()
+        self._make_folder()  # medmnist insists on it
         files: list[tuple[Path, str]] = [(self.path, self.md5)]
-        opened(reader, self.flag, self.folder, self.download, files, split="test", size=self.size)
+        opened(reader, self.flag, self.folder, True, files, split="test", size=self.size)
 
     def read(self, split: str) -> InMemory:
         """Images (n, c, size, size) and labels."""
