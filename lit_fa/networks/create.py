@@ -19,7 +19,7 @@ def create_network(
     num_classes: int,
     image_shape: tuple[int, int, int] = (3, 32, 32),
     pretrained: bool = False,
-    **network_args,
+    **network_args: object,
 ) -> nn.Module:
     """Build the timm network `name` for images of `image_shape` and `num_classes` classes.
 
