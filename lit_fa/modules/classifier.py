@@ -187,7 +187,14 @@ class Classifier(L.LightningModule):
         self._resumed = checkpoint.get("lit_fa")
 
     def on_train_epoch_start(self) -> None:
-        """Take up a resumed run's random state and totals."""
+        """Take up a resumed run's random state and totals, before the loader of a new epoch draws."""
+        self._take_up()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """The same in mid-epoch, where Lightning does not announce the epoch again."""
+        self._take_up()
+
+    def _take_up(self) -> None:
         resumed = getattr(self, "_resumed", None)
         if resumed is None:
             return
