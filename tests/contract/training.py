@@ -79,6 +79,7 @@ def train(options: dict) -> None:
     )  # fmt: skip
     trainer.fit(module, data, ckpt_path=options.get("resume"), weights_only=False)
     record = {"state": module.learner.state_dict(), "losses": losses.losses, "metrics": dict(trainer.callback_metrics)}
+    record["world_size"] = trainer.world_size
     record["optimizer"] = module.optimizers().optimizer.state_dict()
     torch.save(record, f"{options['out']}.{trainer.global_rank}")
 
