@@ -1,1 +1,26 @@
-"""Callbacks."""
+"""What we measure while training. Callbacks observe: removing one changes no result, bit for bit."""
+
+from callbacks.conservation import ConservationPotential
+from callbacks.curves import Curves, Recorder, publish
+from callbacks.dominance import AlignmentDominance
+from callbacks.errors import MeasurementError
+from callbacks.figures import Figures
+from callbacks.gradient_alignment import GradientAlignment
+from callbacks.probe import Periodic, Probe
+from callbacks.run_record import RunRecord
+from callbacks.weight_alignment import WeightAlignment
+
+__all__ = [
+    "AlignmentDominance",
+    "ConservationPotential",
+    "Curves",
+    "Figures",
+    "GradientAlignment",
+    "MeasurementError",
+    "Periodic",
+    "Probe",
+    "Recorder",
+    "RunRecord",
+    "WeightAlignment",
+    "publish",
+]

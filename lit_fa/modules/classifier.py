@@ -79,7 +79,8 @@ class Classifier(L.LightningModule):
         rule = Backprop() if rule is None else rule
         if stream and not rule.streams:
             raise UserError(f"{type(rule).__name__} has no cuts to stream; use stream: false")
-        self.learner = Learner(network, rule, torch.zeros(2, *image_shape), criterion)
+        like = next(network.parameters())  # a network of float64, or one that lives on a device already
+        self.learner = Learner(network, rule, like.new_zeros(2, *image_shape), criterion)
         if compile:
             self.learner.compile()
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
@@ -186,7 +187,14 @@ class Classifier(L.LightningModule):
         self._resumed = checkpoint.get("lit_fa")
 
     def on_train_epoch_start(self) -> None:
-        """Take up a resumed run's random state and totals."""
+        """Take up a resumed run's random state and totals, before the loader of a new epoch draws."""
+        self._take_up()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """The same in mid-epoch, where Lightning does not announce the epoch again."""
+        self._take_up()
+
+    def _take_up(self) -> None:
         resumed = getattr(self, "_resumed", None)
         if resumed is None:
             return

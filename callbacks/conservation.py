@@ -1,0 +1,209 @@
+r"""The conserved potential of every hidden neuron, against what plain SGD with finite steps makes of it.
+
+Maths and source: `lit_fa.functional.conservation`. The neurons' potential is compared with the exact prediction, so a
+run tells apart the drift that steps of finite size explain and a law that does not hold.
+"""
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from callbacks.errors import MeasurementError
+from callbacks.neurons import Neurons, find_neurons
+from callbacks.probe import Batch, Periodic
+from callbacks.wiring import trace
+from lit_fa.functional.conservation import (
+    LAWS,
+    column_sums,
+    drift,
+    incoming,
+    outgoing,
+    path_step,
+    potential,
+    row_squares,
+)
+from lit_fa.rules.base import LearningRule
+
+QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "max": 1.0}
+
+
+class ConservationPotential(Periodic):
+    r"""Logs, before the first step and then once per epoch, for the neurons j of each hidden layer:
+
+    * `conserve/<layer>/potential`: $\sum_j C_j$; `/normalised`: divided by its first value, 1 in theory;
+    * `/drift`: $(\sum_j C_j - \sum_j C_j(0)) / |\sum_j C_j(0)|$;
+    * `/worst_neuron`: $\max_j |C_j - C_j(0)|$ over the mean of $|C_j(0)|$;
+    * `/predicted`: what `normalised` must be under the steps that were taken;
+    * `/residual`: $\max_j$ |value - exact prediction|; `/residual_relative`: over the mean of $|C_j(0)|$;
+    * `conserve/potential`, `/normalised`, `/drift`, `/predicted` of all hidden layers together, and
+      `conserve/worst_neuron`, `/residual`, `/residual_relative`, the largest of any layer.
+
+    The law `sign` has no exact prediction; its `predicted` and `residual` are those of the path law on the same run.
+    A neuron is a channel in conv layers, and stands behind the normalisation if there is one.
+
+    Args:
+        law: `auto`: what rule and feedback imply, layer by layer; or one of feedback, balance, sign, kolen_pollack,
+            path, to see what it makes of a rule that does not keep it.
+        every_n_steps: optimiser steps between two values; 0: at the end of every epoch.
+        per_neuron: also log, when training ends, quantiles over the neurons of the relative drift
+            $(C_j - C_j(0)) / \mathrm{mean}|C(0)|$ as `conserve/<layer>/neuron_drift_<min|q25|median|q75|max>`.
+
+    Attributes:
+        broken: one sentence for everything that breaks a law here; each is also a warning.
+        neurons: after the first batch, layer to `Neurons`.
+        initial: layer to (u,), the potentials before the first step.
+    """
+
+    def __init__(self, law: str = "auto", every_n_steps: int = 0, per_neuron: bool = True):
+        """See the class."""
+        super().__init__(every_n_steps)
+        if law not in ("auto", *LAWS):
+            raise MeasurementError(f"law is auto or one of {', '.join(LAWS)}, not '{law}'")
+        self.law, self.per_neuron = law, per_neuron
+        self.broken: list[str] = []
+        self.neurons: dict[str, Neurons] = {}
+        self.initial: dict[str, Tensor] = {}
+        self.anchor: dict[str, Tensor] = {}  # initial potential of the exact identity
+        self.steps: dict[str, Tensor] = {}  # what the steps have added to it
+        self.path: dict[str, Tensor] = {}  # integral of <B, dW>
+
+    def prepare(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
+        """Find the neurons, say what breaks their laws, and note where they start."""
+        found, broken = find_neurons(module.network, module.rule, trace(module.network, batch[0]), self.law)
+        self.neurons = {neurons.name: neurons for neurons in found}
+        self.broken = broken + disturbances(trainer, module, found)
+        for sentence in self.broken:
+            rank_zero_warn(f"conservation: {sentence}")
+        for name, neurons in self.neurons.items():
+            zeros = torch.zeros(neurons.units, dtype=torch.float64, device=neurons.scale.device)
+            for held in (self.steps, self.path, self.initial, self.anchor):
+                if name in held:  # from a checkpoint
+                    held[name] = held[name].to(zeros.device)
+            self.steps.setdefault(name, zeros.clone())
+            self.path.setdefault(name, zeros)
+            self.initial.setdefault(name, self.potential(name))
+            self.anchor.setdefault(name, self.identity(name))
+
+    @torch.no_grad()
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Add up what this step does to each neuron's potential."""
+        rates = {p: float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
+        for name, n in self.neurons.items():
+            if n.scale.grad is None or n.reader.weight.grad is None:
+                continue
+            lr, units = rates[n.scale], n.units
+            squares = row_squares(n.scale.grad, dtype=None)
+            if n.shift is not None:
+                squares += row_squares(n.shift.grad, dtype=None)
+            gained = n.reader.feedback.weight.grad if n.law == "kolen_pollack" else n.reader.weight.grad
+            columns = column_sums(gained.square(), units) if n.law in ("balance", "kolen_pollack") else None
+            self.steps[name] += drift(n.law, lr, squares, columns)
+            if n.law in ("path", "sign"):
+                rate = rates[n.reader.weight]
+                self.path[name] = self.path[name] + path_step(rate, n.matrix(), n.reader.weight.grad, units)
+
+    def potential(self, name: str) -> Tensor:
+        """C_j of the layer's neurons at this moment, (u,) float64."""
+        n = self.neurons[name]
+        return self.path_potential(name) if n.law == "path" else potential(_outgoing(n), incoming(n.scale, n.shift))
+
+    def path_potential(self, name: str) -> Tensor:
+        """The path law's potential: the integral of <B, dW> so far less what comes in, (u,) float64."""
+        n = self.neurons[name]
+        return potential(self.path[name], incoming(n.scale, n.shift))
+
+    def identity(self, name: str) -> Tensor:
+        """The potential that an exact prediction exists for, (u,) float64."""
+        return self.path_potential(name) if self.neurons[name].law == "sign" else self.potential(name)
+
+    @torch.no_grad()
+    def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
+        """See the class."""
+        values, summed, whole = {}, torch.zeros(4, dtype=torch.float64), {}
+        for name in self.neurons:
+            initial, anchor = self.initial[name], self.anchor[name]
+            now, predicted = self.potential(name), anchor + self.steps[name]
+            sums = torch.stack([now.sum(), initial.sum(), predicted.sum(), anchor.sum()]).cpu()
+            residual = (self.identity(name) - predicted).abs().max().item()
+            peaks = {
+                "worst_neuron": ((now - initial).abs().max() / initial.abs().mean()).item(),
+                "residual": residual,
+                "residual_relative": residual / anchor.abs().mean().item(),
+            }
+            values |= {f"conserve/{name}/{key}": v for key, v in (_ratios(sums) | peaks).items()}
+            whole = {key: max(value, whole.get(key, 0.0)) for key, value in peaks.items()}
+            summed += sums
+        if self.neurons:
+            values |= {f"conserve/{key}": value for key, value in (_ratios(summed) | whole).items()}
+        return values
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Publish the quantiles over the neurons."""
+        if not self.per_neuron:
+            return
+        from callbacks.curves import publish
+
+        values = {}
+        for name, initial in self.initial.items():
+            relative = (self.potential(name) - initial) / initial.abs().mean()
+            at = torch.tensor([*QUANTILES.values()], dtype=relative.dtype, device=relative.device)
+            marks = zip(QUANTILES, relative.quantile(at).tolist(), strict=True)
+            values |= {f"conserve/{name}/neuron_drift_{mark}": value for mark, value in marks}
+        publish(trainer, pl_module, values, monitored=False)
+
+    def state_dict(self) -> dict:
+        """Starting values and sums, so that a resumed run goes on with them."""
+        return {key: getattr(self, key) for key in ("initial", "anchor", "steps", "path")}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take them up."""
+        for key, tensors in state.items():
+            setattr(self, key, dict(tensors))
+
+
+def disturbances(trainer: L.Trainer, module: L.LightningModule, found: list[Neurons]) -> list[str]:
+    """One sentence for everything outside the network that breaks the laws: optimiser, clipping, rule, precision."""
+    said = []
+    for optimizer in trainer.optimizers:
+        said += _optimizer_breaks(optimizer, found)
+    if getattr(module, "clip", None) is not None and module.clip_by == "value":
+        said.append("clipping by value bends the gradient (clipping by norm only shortens the step)")
+    if type(module.rule).edit_gradients is not LearningRule.edit_gradients:
+        said.append(f"{type(module.rule).__name__} edits the gradients")
+    if str(trainer.precision).startswith(("16", "bf16", "transformer")):
+        said.append(f"precision {trainer.precision} rounds more than the steps move: use 32-true or 64-true")
+    return said if found else []
+
+
+def _optimizer_breaks(optimizer: torch.optim.Optimizer, found: list[Neurons]) -> list[str]:
+    if type(optimizer) is not torch.optim.SGD:
+        return [f"{type(optimizer).__name__} is not plain SGD"]
+    options = ("momentum", "nesterov", "weight_decay", "dampening", "maximize")
+    mine = {p for n in found for p in (n.scale, n.shift, n.reader.weight, *n.reader.parameters()) if p is not None}
+    groups = [group for group in optimizer.param_groups if mine.intersection(group["params"])]
+    said = [f"SGD has {o} {group[o]}" for o in options for group in groups if group[o]]
+    rates = {p: group["lr"] for group in groups for p in group["params"]}
+    for n in found:
+        used = {rates.get(p) for p in (n.scale, n.shift, n.reader.weight) if p is not None}
+        if len(used) > 1:
+            said.append(f"{n.name} and the layer that reads it learn at different rates")
+    return list(dict.fromkeys(said))
+
+
+def _outgoing(n: Neurons) -> Tensor:
+    weight = n.reader.weight
+    if n.law == "balance":
+        return outgoing(weight, weight, n.units) / 2
+    if n.law == "kolen_pollack":
+        return outgoing(n.matrix(), n.matrix(), n.units) / 2
+    return outgoing(weight, n.matrix(), n.units)
+
+
+def _ratios(sums: Tensor) -> dict[str, float]:
+    """sums: potential now, at the start, predicted, and the prediction's start."""
+    now, initial, predicted, anchor = sums
+    shares = {"potential": now, "normalised": now / initial, "drift": (now - initial) / initial.abs()}
+    return {key: value.item() for key, value in (shares | {"predicted": predicted / anchor}).items()}

@@ -1,0 +1,134 @@
+"""What was measured while training, and who keeps it: one road from a measurement to loggers, monitors and records."""
+
+import math
+
+import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+Point = tuple[int, float, float]
+
+
+class Curves:
+    """Key to points (optimiser step, epochs done, value), in the order of time; one value a step."""
+
+    def __init__(self, points: dict[str, list[Point]] | None = None):
+        """Start from `points`, or empty."""
+        self.points: dict[str, list[Point]] = {key: [tuple(p) for p in curve] for key, curve in (points or {}).items()}
+
+    def add(self, step: int, epoch: float, values: dict[str, float]) -> None:
+        """Append a value to each curve; a second value at the same step replaces the first."""
+        for key, value in values.items():
+            curve = self.points.setdefault(key, [])
+            if curve and curve[-1][0] == step:
+                curve.pop()
+            curve.append((step, epoch, float(value)))
+
+    def last(self) -> dict[str, float]:
+        """The newest value of each curve."""
+        return {key: curve[-1][2] for key, curve in self.points.items()}
+
+    def thinned(self, most: int = 200) -> dict[str, list[Point]]:
+        """At most `most` points of each curve, spread evenly, the first and the last among them.
+
+        >>> curves = Curves({"loss": [(k, 0.0, float(k)) for k in range(100)]})
+        >>> [step for step, _, _ in curves.thinned(4)["loss"]]
+        [0, 33, 66, 99]
+        """
+        return {key: _spread(curve, most) for key, curve in self.points.items()}
+
+
+class Recorder(L.Callback):
+    """A callback that keeps curves: what `publish` says, and what modules log once per epoch.
+
+    Values of `val/` are taken when validation ends, all others when the epoch has ended; `test/` is no curve.
+    """
+
+    def __init__(self) -> None:
+        """Empty curves."""
+        self.curves = Curves()
+        self.published: set[str] = set()
+
+    def receive(self, step: int, epoch: float, values: dict[str, float]) -> None:
+        """Take what a measuring callback publishes."""
+        self.published |= values.keys()
+        self.curves.add(step, epoch, values)
+
+    def collect(self, trainer: L.Trainer, *, validation: bool) -> None:
+        """Take this moment's epoch metrics: those of validation, or all the others."""
+        epoch = epochs_done(trainer) if validation else float(trainer.current_epoch)
+        self.curves.add(trainer.global_step, epoch, self._logged(trainer, validation=validation))
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Collect `val/`."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self.collect(trainer, validation=True)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Collect what the last epoch's end has logged: a module logs after the callbacks' own hook."""
+        if trainer.current_epoch > 0:
+            self.collect(trainer, validation=False)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Collect the last epoch's end."""
+        self.collect(trainer, validation=False)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
+        """At an epoch's end, add what it has logged: a checkpoint holds curves, but no metrics."""
+        if epochs_done(trainer) == trainer.current_epoch + 1 and self.state_key in checkpoint.get("callbacks", {}):
+            ended = Curves(self.curves.points)
+            ended.add(trainer.global_step, epochs_done(trainer), self._logged(trainer, validation=False))
+            checkpoint["callbacks"][self.state_key]["curves"] = ended.points
+
+    def state_dict(self) -> dict:
+        """Curves, so that a resumed run has them whole."""
+        return {"curves": self.curves.points, "published": sorted(self.published)}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on with the saved curves."""
+        self.curves, self.published = Curves(state["curves"]), set(state["published"])
+
+    def _logged(self, trainer: L.Trainer, *, validation: bool) -> dict[str, float]:
+        logged = trainer.callback_metrics
+        return {
+            key: value.item() if isinstance(value, Tensor) else value
+            for key, value in logged.items()
+            if key.startswith("val/") == validation
+            and not key.startswith("test/")
+            and key not in self.published
+            and f"{key}_epoch" not in logged  # the value of a single step, whose mean is there too
+        }
+
+
+def publish(trainer: L.Trainer, module: L.LightningModule, values: dict[str, float], *, monitored: bool) -> None:
+    """Hand measured values to all loggers, at this optimiser step, and to all recorders.
+
+    Args:
+        trainer: in the middle of a fit.
+        module: logs the values too, if `monitored`.
+        values: key to float.
+        monitored: also make them metrics that ModelCheckpoint and EarlyStopping see. Allowed at an epoch's end.
+    """
+    step, epoch = trainer.global_step, epochs_done(trainer)
+    for logger in trainer.loggers:
+        logger.log_metrics(values, step=step)
+    for callback in trainer.callbacks:
+        if isinstance(callback, Recorder):
+            callback.receive(step, epoch, values)
+    if monitored:
+        module.log_dict(values, logger=False, rank_zero_only=True)
+
+
+def epochs_done(trainer: L.Trainer) -> float:
+    """Epochs trained so far, with the part of the present one."""
+    batches = trainer.num_training_batches
+    progress = trainer.fit_loop.epoch_loop.batch_progress.current
+    inside = trainer.fit_loop.epoch_progress.current.ready > trainer.current_epoch
+    part = progress.processed / batches if inside and batches and math.isfinite(batches) else 0.0
+    return round(trainer.current_epoch + part, 4)
+
+
+def _spread(curve: list[Point], most: int) -> list[Point]:
+    if len(curve) <= most:
+        return list(curve)
+    return [curve[round(k * (len(curve) - 1) / (most - 1))] for k in range(most)]

@@ -1,0 +1,89 @@
+"""How strongly a rule's updates descend: the inner product with the gradient, against powers of the loss."""
+
+import copy
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from callbacks.curves import publish
+from callbacks.gradient_alignment import rule_gradients, true_gradients
+from callbacks.probe import Batch, Probe, on_device
+from lit_fa.functional.dominance import fit_alpha, fit_exponent, loss_bound
+
+
+class AlignmentDominance(Probe):
+    r"""Logs `dominance/q` = <gradient, update> and `dominance/loss`, and when training ends what follows from them.
+
+    `dominance/alpha_1` and `/alpha_2`: the largest $\alpha$ with $q \ge \alpha L^\beta$ at all measured points, for
+    $\beta$ = 1 and 2; `/bound_1` and `/bound_2`: 1 where the loss stays below the bound that follows at all points,
+    else 0; `/exponent`: slope of log q over log L. Time is the sum of the learning rates (of the first parameter
+    group). The bounds are for gradient flow on the loss that is measured; source: `lit_fa.functional.dominance`.
+
+    Args:
+        every_n_steps: optimiser steps between two measurements; 0: at the end of every epoch.
+        batch: most samples of the probe batch, if not `full`.
+        full: measure on all training batches, which costs as much as an epoch each time.
+    """
+
+    def __init__(self, every_n_steps: int = 0, batch: int = 256, full: bool = False):
+        """See the class."""
+        super().__init__(every_n_steps, batch)
+        self.full = full
+        self.time = 0.0
+        self.points: list[tuple[float, float, float]] = []  # time, loss, q
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Let time pass."""
+        self.time += float(optimizer.param_groups[0]["lr"])
+
+    def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
+        """q and loss."""
+        with trainer.precision_plugin.train_step_context():
+            loss, q = self._on_all(trainer, module) if self.full else descent(module, [self.data])
+        self.points.append((self.time, loss, q))
+        return {"dominance/q": q, "dominance/loss": loss}
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Fit, and compare the bounds with the loss."""
+        super().on_train_end(trainer, pl_module)
+        time, loss, q = torch.tensor(self.points, dtype=torch.float64).t()
+        values = {"dominance/exponent": fit_exponent(q, loss).exponent}
+        for beta in (1, 2):
+            alpha = fit_alpha(q, loss, beta)
+            bound = loss_bound(loss[0].item(), alpha, beta, time - time[0])
+            values[f"dominance/alpha_{beta}"] = alpha
+            values[f"dominance/bound_{beta}"] = float((loss <= bound * (1 + 1e-9)).all())
+        publish(trainer, pl_module, values, monitored=False)
+
+    def state_dict(self) -> dict:
+        """Time and points."""
+        return {"time": self.time, "points": self.points}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from the checkpoint."""
+        self.time, self.points = state["time"], [tuple(point) for point in state["points"]]
+
+    def _on_all(self, trainer: L.Trainer, module: L.LightningModule) -> tuple[float, float]:
+        # a copy: a loader that knows its position keeps it
+        loader = copy.copy(trainer.train_dataloader)
+        with isolate_rng(include_cuda=False):
+            return descent(module, on_device(trainer, loader))
+
+
+def descent(module: L.LightningModule, batches: list[Batch]) -> tuple[float, float]:
+    """(loss, <gradient, update>) over all samples of `batches`, both averaged first."""
+    seen, loss = 0, 0.0
+    sums: dict[str, dict[str, torch.Tensor]] = {"true": {}, "rule": {}}
+    for batch in batches:
+        n = len(batch[0])
+        true, rule = true_gradients(module, batch), rule_gradients(module, batch)
+        seen, loss = seen + n, loss + n * true.loss
+        for kind, gradients in (("true", true.parameters), ("rule", rule.parameters)):
+            for name, gradient in gradients.items():
+                sums[kind][name] = sums[kind].get(name, 0.0) + n * gradient.double()
+    both = sums["true"].keys() & sums["rule"].keys()
+    inner = sum((sums["true"][name] * sums["rule"][name]).sum().item() for name in sorted(both))
+    return loss / seen, inner / seen**2

@@ -1,0 +1,105 @@
+"""The angle between a rule's update and the gradient that backpropagation would give, on the same batch."""
+
+from dataclasses import dataclass
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from callbacks.probe import Batch, Probe
+from lit_fa.functional.alignment import angle, sample_angle
+from lit_fa.layers import WEIGHT_LAYERS, observing, true_gradient
+
+
+class GradientAlignment(Probe):
+    """Logs, in degrees (0: backprop's own direction), on the probe batch:
+
+    * `align/gradient/<layer>`: angle of the layer's weight update, over the whole batch, and `/overall` of all weights;
+    * `align/delta/<layer>`: mean over the samples of the angle of the error at the layer's output, and `/overall`, the
+      mean over the layers. Layers that run more than once in a forward pass have none.
+
+    Dropout masks and batch statistics are those of one training step, the same for both gradients.
+
+    Args:
+        every_n_steps: optimiser steps between two measurements; 0: at the end of every epoch.
+        batch: most samples of the probe batch.
+    """
+
+    def __init__(self, every_n_steps: int = 0, batch: int = 256):
+        """See the class."""
+        super().__init__(every_n_steps, batch)
+
+    def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
+        """Angles of updates and of deltas."""
+        with trainer.precision_plugin.train_step_context():
+            rule, true = rule_gradients(module, self.data), true_gradients(module, self.data)
+        weights = {n: (rule.weights[n], true.weights[n]) for n in rule.weights.keys() & true.weights.keys()}
+        deltas = {n: (rule.deltas[n], true.deltas[n]) for n in rule.deltas.keys() & true.deltas.keys()}
+        values = {f"align/gradient/{name}": angle(*pair).item() for name, pair in sorted(weights.items())}
+        if weights:
+            sides = zip(*weights.values(), strict=True)
+            values["align/gradient/overall"] = angle(*(torch.cat([t.flatten() for t in s]) for s in sides)).item()
+        same = {name: pair for name, pair in sorted(deltas.items()) if pair[0].shape == pair[1].shape}
+        angles = {name: sample_angle(*pair).item() for name, pair in same.items()}
+        values |= {f"align/delta/{name}": value for name, value in angles.items()}
+        if angles:
+            values["align/delta/overall"] = torch.tensor([*angles.values()]).nanmean().item()
+        return values
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What one backward pass gives.
+
+    Attributes:
+        loss: of the batch.
+        parameters: name to gradient, for every parameter that gets one.
+        weights: layer to the gradient of its weight.
+        deltas: layer to (n, ...), the gradient at its output.
+    """
+
+    loss: float
+    parameters: dict[str, Tensor]
+    weights: dict[str, Tensor]
+    deltas: dict[str, Tensor]
+
+
+def rule_gradients(module: L.LightningModule, batch: Batch) -> Gradients:
+    """The update that the rule prescribes on `batch`, with nothing left behind on the network."""
+    rule, network, criterion = module.rule, module.network, module.learner.criterion
+    return _gradients(network, lambda: rule.surrogate(network, batch, criterion).value)
+
+
+def true_gradients(module: L.LightningModule, batch: Batch) -> Gradients:
+    """The gradient of the criterion on `batch` by backpropagation through the same network."""
+    network, (inputs, targets) = module.network, batch
+    with true_gradient(network):
+        return _gradients(network, lambda: module.learner.criterion(network(inputs), targets))
+
+
+def _gradients(network: nn.Module, scalar) -> Gradients:
+    params = {n: p for n, p in network.named_parameters() if p.requires_grad and not n.endswith("feedback.weight")}
+    outputs: dict[str, list[Tensor]] = {}
+
+    def keep(name: str, output: Tensor) -> Tensor:
+        outputs.setdefault(name, []).append(output)
+        return output.clone()  # an in-place activation behind the layer must not write into what is kept
+
+    layers = {n: m for n, m in network.named_modules() if isinstance(m, WEIGHT_LAYERS)}
+    hooks = [
+        m.register_forward_hook(lambda _m, _a, out, n=n: keep(n, out), prepend=True)  # before a tap cuts
+        for n, m in layers.items()
+    ]
+    try:
+        with observing(network), torch.enable_grad():
+            value = scalar()
+            once = {n: out[0] for n, out in outputs.items() if len(out) == 1 and out[0].requires_grad}
+            grads = torch.autograd.grad(value, [*params.values(), *once.values()], allow_unused=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    named = dict(zip(params, grads, strict=False))
+    reached = {n: g.detach() for n, g in named.items() if g is not None}
+    weights = {n: reached[f"{n}.weight"] for n in layers if f"{n}.weight" in reached}
+    deltas = zip(once, grads[len(params) :], strict=True)
+    return Gradients(value.item(), reached, weights, {n: g.detach() for n, g in deltas if g is not None})

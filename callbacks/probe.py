@@ -1,0 +1,122 @@
+"""When to measure, and on what: the schedule and the probe batch that all measuring callbacks share.
+
+A measurement observes: what it runs on the network happens inside `observing`, which restores random state, buffers,
+modes and gradients. Removing a callback changes no result.
+"""
+
+from collections.abc import Iterable
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+
+from callbacks.curves import publish
+from callbacks.errors import MeasurementError
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Periodic(L.Callback):
+    """Measures before the first step, and then once per epoch or every few optimiser steps.
+
+    Args:
+        every_n_steps: optimiser steps between two measurements; 0: at the end of every epoch.
+    """
+
+    def __init__(self, every_n_steps: int = 0):
+        """See the class."""
+        if every_n_steps < 0:
+            raise MeasurementError(f"every_n_steps is a number of steps, or 0 for once per epoch, not {every_n_steps}")
+        self.every_n_steps = every_n_steps
+        self.ready = False
+        self.measured_at = -1  # optimiser step: with accumulation, several batches end at the same step
+
+    def prepare(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
+        """Look at the network once, before the first step of a run or of a resumed run. `batch`: on the device."""
+
+    def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
+        """Key to value."""
+        raise NotImplementedError
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A new fit looks at its network anew."""
+        self.ready = False
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Prepare, and measure before the very first step."""
+        if self.ready:
+            return
+        self.prepare(trainer, pl_module, batch)
+        self.ready = True
+        if trainer.global_step == 0:
+            self._report(trainer, pl_module, monitored=False)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: Batch, batch_idx: int
+    ) -> None:
+        """Measure every few steps."""
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+            self._report(trainer, pl_module, monitored=False)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure once per epoch."""
+        if not self.every_n_steps:
+            self._report(trainer, pl_module, monitored=True)
+
+    def _report(self, trainer: L.Trainer, module: L.LightningModule, *, monitored: bool) -> None:
+        if not monitored and self.measured_at == trainer.global_step:
+            return
+        self.measured_at = trainer.global_step
+        publish(trainer, module, self.measure(trainer, module), monitored=monitored)
+
+
+class Probe(Periodic):
+    """Measures on one fixed batch: the first of the validation data, or, without any, of the training data.
+
+    Args:
+        every_n_steps: see `Periodic`.
+        batch: most samples in the probe batch. Without validation data it is at most one training batch.
+    """
+
+    def __init__(self, every_n_steps: int = 0, batch: int = 256):
+        """See the class."""
+        super().__init__(every_n_steps)
+        if batch < 2:
+            raise MeasurementError(f"a probe batch has at least 2 samples, not {batch}")
+        self.batch = batch
+        self.data: Batch | None = None
+
+    def prepare(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
+        """Fetch the probe batch."""
+        held_out = first_samples(trainer, trainer.val_dataloaders, self.batch)
+        self.data = (batch[0][: self.batch], batch[1][: self.batch]) if held_out is None else held_out
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let go of the probe batch."""
+        self.data = None
+
+
+def first_samples(trainer: L.Trainer, loaders: object, count: int) -> Batch | None:
+    """The first `count` samples of the first loader, on the device; None without a loader. Draws no random number."""
+    loader = loaders[0] if isinstance(loaders, (list, tuple)) and loaders else loaders
+    if not loader:
+        return None
+    inputs, targets, seen = [], [], 0
+    with isolate_rng(include_cuda=False):
+        for x, y in on_device(trainer, loader):
+            inputs.append(x[: count - seen])
+            targets.append(y[: count - seen])
+            seen += len(x)
+            if seen >= count:
+                break
+    return torch.cat(inputs), torch.cat(targets)
+
+
+def on_device(trainer: L.Trainer, loader: Iterable[Batch]) -> Iterable[Batch]:
+    """Batches as training sees them: in its precision, on its device."""
+    for batch in loader:
+        x, y = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))[:2]
+        yield x, y

@@ -1,0 +1,141 @@
+"""One small JSON a run: what a table cell needs, and what makes its number traceable."""
+
+import json
+import math
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import lightning as L
+from torch import Tensor
+
+from callbacks.curves import Recorder
+from callbacks.environment import git_state, hardware, peak_memory_mib, versions
+from callbacks.errors import MeasurementError
+
+
+class RunRecord(Recorder):
+    """Writes metrics, curves, versions, machine and commit of a run to one file, whole or not at all.
+
+    Fields: those of `record`; `status`: fitted, then finished (tested, if no fit went before); `metrics`: the final
+    value of everything logged; `curves`: key to [step, epoch, value], at most 200 points each; `commit`, `dirty`,
+    `versions`, `hardware`; `wall_time_s`: of fit and test, over all resumed parts; `peak_memory_mib`; `started`,
+    `finished`: UTC; `validation_is_test`; `broken`: what measuring callbacks found to break their laws; `not_finite`,
+    if any: keys of numbers that were no number and are null here.
+
+    Args:
+        path: of the file; None: record.json in the trainer's log folder.
+        record: further fields (id, paper, table, row, column, scale, seed, config, ...).
+        finish_after: `test`: finished when fit and test are done, in two calls of one trainer; `fit`: no test follows.
+    """
+
+    def __init__(self, path: str | None = None, record: dict | None = None, finish_after: str = "test"):
+        """See the class."""
+        super().__init__()
+        if finish_after not in ("fit", "test"):
+            raise MeasurementError(f"finish_after is fit or test, not '{finish_after}'")
+        self.path, self.record, self.finish_after = path, dict(record or {}), finish_after
+        self.metrics: dict[str, float] = {}
+        self.broken: list[str] = []
+        self.fitted = False
+        self.spent = 0.0  # seconds, up to the last stop or checkpoint
+        self.since: float | None = None
+        self.started: str | None = None
+        self.code: tuple[str, bool] | None = None
+        self.validation_is_test: bool | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Start the clock; note the code as it is now, not as it will be when the run ends."""
+        self.since = time.monotonic()
+        self.started = self.started or _now()
+        self.code = self.code or git_state()
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write what training has given, after the other callbacks' last words."""
+        self.fitted = True
+        self._note(trainer)
+        self.broken = [line for c in trainer.callbacks if c is not self for line in getattr(c, "broken", [])]
+        self._write(trainer, pl_module, "finished" if self.finish_after == "fit" else "fitted")
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Add the test metrics; after a fit the run is finished."""
+        self._note(trainer)
+        self._write(trainer, pl_module, "finished" if self.fitted else "tested")
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Stop the clock."""
+        self.spent, self.since = self.wall_time(), None
+
+    def wall_time(self) -> float:
+        """Seconds spent in fit and test so far, earlier parts of a resumed run included."""
+        return self.spent + (0.0 if self.since is None else time.monotonic() - self.since)
+
+    def state_dict(self) -> dict:
+        """Curves, time spent, and when the run began."""
+        return super().state_dict() | {"spent": self.wall_time(), "started": self.started}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from the checkpoint."""
+        super().load_state_dict(state)
+        self.spent, self.started = state["spent"], state["started"]
+
+    def _note(self, trainer: L.Trainer) -> None:
+        final = {k: v.item() if isinstance(v, Tensor) else v for k, v in trainer.callback_metrics.items()}
+        self.metrics |= self.curves.last() | final
+        data = getattr(trainer, "datamodule", None)
+        self.validation_is_test = getattr(data, "validation_is_test", None)
+
+    def _write(self, trainer: L.Trainer, module: L.LightningModule, status: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        commit, dirty = self.code
+        fields = self.record | {
+            "status": status,
+            "metrics": self.metrics,
+            "curves": self.curves.thinned(),
+            "commit": commit,
+            "dirty": dirty,
+            "versions": versions(),
+            "hardware": hardware(),
+            "wall_time_s": round(self.wall_time(), 3),
+            "peak_memory_mib": round(peak_memory_mib(module.device), 1),
+            "started": self.started,
+            "finished": _now(),
+            "validation_is_test": self.validation_is_test,
+            "broken": self.broken,
+        }
+        write_json(Path(self.path or Path(trainer.log_dir or trainer.default_root_dir) / "record.json"), fields)
+
+
+def write_json(path: Path, fields: dict) -> None:
+    """Write `fields` to `path` at once: whoever reads finds the old file or the whole new one.
+
+    Numbers that are not finite become null, and `not_finite` lists their keys.
+    """
+    found: list[str] = []
+    clean = _clean(fields, "", found)
+    if found:
+        clean["not_finite"] = found[:100]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with part.open("w") as file:
+        json.dump(clean, file, indent=None, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def _clean(value: object, key: str, found: list[str]) -> object:
+    if isinstance(value, dict):
+        return {str(k): _clean(v, f"{key}.{k}" if key else str(k), found) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_clean(v, key, found) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        found += [] if key in found else [key]
+        return None
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,49 @@
+r"""How far two tensors point the same way: angles in degrees, over a whole tensor or sample by sample.
+
+Computed in float64 through $2\,\mathrm{atan2}(\|u-v\|, \|u+v\|)$ of the unit vectors (Kahan), which is exact near 0 and
+180 degrees, where the arc cosine loses half of the digits.
+"""
+
+import torch
+from torch import Tensor
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine between two tensors of equal size, flattened; nan if one of them is zero.
+
+    >>> cosine(torch.tensor([1.0, 0.0]), torch.tensor([[3.0], [4.0]])).item()
+    0.6
+    """
+    return (_unit(a.reshape(1, -1)) * _unit(b.reshape(1, -1))).sum()
+
+
+def angle(a: Tensor, b: Tensor) -> Tensor:
+    """Angle in degrees, 0 to 180, between two tensors of equal size, flattened; nan if one of them is zero.
+
+    >>> angle(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0])).item()
+    90.0
+    """
+    return _angles(a.reshape(1, -1), b.reshape(1, -1))[0]
+
+
+def sample_angle(a: Tensor, b: Tensor) -> Tensor:
+    """Mean over the samples of the angle in degrees between a[k] and b[k].
+
+    Args:
+        a: (n, ...), for instance the deltas of a layer under a rule.
+        b: (n, ...), those of backprop.
+
+    Returns:
+        A scalar. A sample whose a[k] or b[k] is zero has no angle and is left out; nan if none is left.
+    """
+    return _angles(a.flatten(1), b.flatten(1)).nanmean()
+
+
+def _angles(a: Tensor, b: Tensor) -> Tensor:
+    u, v = _unit(a), _unit(b)
+    return torch.rad2deg(2 * torch.atan2((u - v).norm(dim=1), (u + v).norm(dim=1)))
+
+
+def _unit(rows: Tensor) -> Tensor:
+    rows = rows.detach().double()
+    return rows / rows.norm(dim=1, keepdim=True)

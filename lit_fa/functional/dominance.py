@@ -1,0 +1,59 @@
+r"""Alignment dominance: a lower bound on the descent of a rule's steps, and the rate of decay that it guarantees.
+
+Robertson & Koyejo (ICML 2024, arXiv:2306.01870) bound the training loss of networks whose updates dominate. The text
+of their definition could not be read; measured here is its most natural form. With F the update ($\dot\theta = -F$) and
+$q = \langle\nabla L, F\rangle$: if $q \ge \alpha L^\beta$ along training, then under gradient flow
+
+$L(t) \le L(0)\,e^{-\alpha t}$ for $\beta = 1$, $\quad
+L(t) \le \left[L(0)^{1-\beta} + (\beta-1)\,\alpha t\right]^{-1/(\beta-1)}$ for $\beta > 1$.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class PowerLaw(NamedTuple):
+    """q = coefficient * L^exponent, fitted."""
+
+    exponent: float
+    coefficient: float
+
+
+def fit_alpha(q: Tensor, loss: Tensor, beta: float) -> float:
+    r"""The largest $\alpha$ for which $q \ge \alpha L^\beta$ holds at every point: $\min q / L^\beta$.
+
+    Args:
+        q: (t,) inner products of gradient and update; negative where a step ascends.
+        loss: (t,) positive.
+        beta: exponent.
+    """
+    return (q.double() / loss.double() ** beta).min().item()
+
+
+def loss_bound(loss0: float, alpha: float, beta: float, t: Tensor) -> Tensor:
+    """The guaranteed upper bound on the loss at integrated learning rates `t` (any shape), float64.
+
+    For beta > 1 and negative alpha the bound ends at a finite time; it is infinite from there on.
+    """
+    t = t.double()
+    if beta == 1:
+        return loss0 * torch.exp(-alpha * t)
+    base = loss0 ** (1 - beta) + (beta - 1) * alpha * t
+    return torch.where(base > 0, base.clamp_min(0) ** (-1 / (beta - 1)), torch.inf)
+
+
+def fit_exponent(q: Tensor, loss: Tensor) -> PowerLaw:
+    """Least squares of log q on log L over the points with positive q; nan with fewer than two different losses.
+
+    >>> loss = torch.tensor([1.0, 0.5, 0.25])
+    >>> round(fit_exponent(3 * loss**2, loss).exponent, 6)
+    2.0
+    """
+    kept = (q > 0) & (loss > 0)
+    x, y = loss[kept].double().log(), q[kept].double().log()
+    if x.unique().numel() < 2:
+        return PowerLaw(float("nan"), float("nan"))
+    slope = ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
+    return PowerLaw(slope.item(), (y.mean() - slope * x.mean()).exp().item())

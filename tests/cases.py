@@ -1,0 +1,302 @@
+"""Every rule on every small network: one line in `RULES` sends a rule through all suites of `tests/contract`.
+
+A reference is literal numpy (`tests/contract/literal.py`); what it is handed are plain arrays: the network's weights,
+what the rule stores, inputs and labels.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lit_fa.layers import feedback_layers
+from lit_fa.modules import Learner
+from lit_fa.rules import (
+    AdaptiveFeedback,
+    Backprop,
+    DirectFeedbackAlignment,
+    FeedbackAlignment,
+    KolenPollackFeedback,
+    LearningRule,
+    RandomFeedback,
+    SignFeedback,
+    SnapshotFeedback,
+    WeightMirrorFeedback,
+)
+from tests.contract import literal
+
+CLASSES = 5
+
+
+class Residual(nn.Module):
+    """x + inside(x)."""
+
+    def __init__(self, *inside: nn.Module):
+        super().__init__()
+        self.inside = nn.Sequential(*inside)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inside(x)
+
+
+class Mean(nn.Module):
+    """The mean over some dimensions: tokens, or positions of a map."""
+
+    def __init__(self, *dims: int):
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(self.dims)
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(12, 10), nn.Tanh(), nn.Linear(10, 8, bias=False), nn.ReLU(), nn.Linear(8, 7), nn.Tanh(),
+        nn.Linear(7, CLASSES),
+    )  # fmt: skip
+
+
+def small_conv() -> nn.Module:
+    """Stride, groups, dilation, unequal kernels and every padding mode."""
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(4, 6, 3, padding=2, dilation=2, groups=2, bias=False, padding_mode="reflect"), nn.Tanh(),
+        nn.Conv2d(6, 4, (3, 2), padding="same"), nn.ReLU(),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), nn.Tanh(),
+        nn.Conv2d(4, 3, 2, stride=2, padding=(1, 0), padding_mode="replicate"), nn.Tanh(),
+        nn.Flatten(), nn.Linear(18, CLASSES),
+    )  # fmt: skip
+
+
+def tokens() -> nn.Module:
+    """Inputs of rank three, as in a Transformer's linear layers."""
+    return nn.Sequential(
+        nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 7), nn.ReLU(), Mean(1), nn.Linear(7, 6), nn.Tanh(),
+        nn.Linear(6, CLASSES),
+    )  # fmt: skip
+
+
+def residual() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.Tanh(),
+        Residual(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1, bias=False)), nn.Tanh(),
+        Residual(nn.Conv2d(4, 4, 1), nn.Tanh(), nn.Conv2d(4, 4, 3, padding=1)), nn.ReLU(),
+        Mean(2, 3), nn.Linear(4, CLASSES),
+    )  # fmt: skip
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "mlp": (mlp, (12,)),
+    "small_conv": (small_conv, (2, 8, 8)),
+    "tokens": (tokens, (3, 6)),
+    "residual": (residual, (2, 5, 5)),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A rule on a network.
+
+    Attributes:
+        name: of rule and network, the test's id.
+        rule: makes the rule; every call makes the same.
+        network: makes the network; the global seed decides the weights.
+        shape: of one input.
+        reference: (learner, inputs, labels) to literal gradients, name (in the learner) to array.
+        tolerance: largest difference from the reference in float64.
+        limits: suite to the reason, in words, why the case does not take part.
+    """
+
+    name: str
+    rule: Callable[[], LearningRule]
+    network: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    reference: Callable[[Learner, np.ndarray, np.ndarray], dict[str, np.ndarray]]
+    tolerance: float = 1e-10
+    limits: Mapping[str, str] = field(default_factory=dict)
+
+    def learner(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> Learner:
+        """A fresh learner; the seed decides weights, never feedback."""
+        torch.manual_seed(seed)
+        return Learner(self.network().to(dtype), self.rule(), torch.zeros(2, *self.shape, dtype=dtype))
+
+    def batch(self, n: int = 6, seed: int = 1, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+        """Inputs (n, *shape) and labels (n,)."""
+        g = torch.Generator().manual_seed(seed)
+        return torch.randn(n, *self.shape, generator=g, dtype=dtype), torch.randint(CLASSES, (n,), generator=g)
+
+
+def gradients(learner: Learner, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    """Name to gradient of the learner's scalar on one batch; parameters without gradient are left out."""
+    learner.zero_grad(set_to_none=True)
+    learner(batch).value.backward()
+    return taken(learner)
+
+
+def taken(module: nn.Module) -> dict[str, Tensor]:
+    """What stands in `.grad`, taken away."""
+    grads = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+    module.zero_grad(set_to_none=True)
+    return grads
+
+
+def largest_difference(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    """Over all tensors of two dictionaries, which must have the same names."""
+    assert a.keys() == b.keys()
+    return max((torch.as_tensor(a[k]) - torch.as_tensor(b[k])).abs().max().item() for k in a)
+
+
+def described(module: nn.Module, name: str) -> list[tuple]:
+    """A layer as the literal reference reads it."""
+    if isinstance(module, nn.Sequential):
+        return [layer for child, m in module.named_children() for layer in described(m, f"{name}.{child}")]
+    if isinstance(module, Residual):
+        return [("residual", described(module.inside, f"{name}.inside"))]
+    if isinstance(module, Mean):
+        return [("mean", module.dims)]
+    weight, bias = array(getattr(module, "weight", None)), array(getattr(module, "bias", None))
+    if isinstance(module, nn.Linear):
+        return [("linear", name, weight, bias)]
+    if isinstance(module, nn.Conv2d):
+        geometry = (module.stride, pad(module), module.padding_mode, module.dilation, module.groups)
+        return [("conv", name, weight, bias, *geometry)]
+    return [({nn.Tanh: "tanh", nn.ReLU: "relu", nn.Flatten: "flatten"}[type(module)],)]
+
+
+def pad(conv: nn.Conv2d) -> tuple[tuple[int, int], ...]:
+    """(before, after) for rows and columns."""
+    if conv.padding != "same":
+        return tuple((p, p) for p in conv.padding)
+    total = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+    return tuple((t // 2, t - t // 2) for t in total)
+
+
+def array(tensor: Tensor | None) -> np.ndarray | None:
+    return None if tensor is None else tensor.detach().numpy()
+
+
+def backprop_reference(learner: Learner, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    return literal.feedback_alignment(described(learner.network, "network"), x, y, {})[0]
+
+
+def feedback_reference(
+    matrix: Callable, trained: bool, learner: Learner, x: np.ndarray, y: np.ndarray
+) -> dict[str, np.ndarray]:
+    """`matrix(W, stored)` is the rule's literal backward matrix; `trained` feedback has the gradient of its weight."""
+    layers = {f"network.{name}": layer for name, layer in feedback_layers(learner.network).items()}
+    used = {name: matrix(array(layer.weight), array(layer.feedback.weight)) for name, layer in layers.items()}
+    grads, _ = literal.feedback_alignment(described(learner.network, "network"), x, y, used)
+    return grads | ({f"{name}.feedback.weight": grads[f"{name}.weight"] for name in layers} if trained else {})
+
+
+def direct_reference(teacher: str, learner: Learner, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    ends = [key.replace("/", ".") for key in learner.rule.feedback]
+    blocks = [[]]
+    for name, module in learner.network.named_children():
+        blocks[-1] += described(module, f"network.{name}")
+        if name in ends:
+            blocks.append([])
+    feedback, h = [], x
+    for block, direct in zip(blocks, learner.rule.feedback.values(), strict=False):
+        h, _ = literal.forward(block, h)
+        feedback.append(np.broadcast_to(array(direct.weight), (CLASSES, *h.shape[1:])))
+    return literal.direct_feedback_alignment(blocks, x, y, feedback, teacher)[0]
+
+
+def usf(weight: np.ndarray, stored: None) -> np.ndarray:
+    field_size = np.prod(weight.shape[2:])
+    return np.sqrt(2 / ((weight.shape[0] + weight.shape[1]) * field_size)) * np.sign(weight)
+
+
+def signed(weight: np.ndarray, stored: np.ndarray) -> np.ndarray:
+    return np.abs(stored) * np.sign(weight)
+
+
+def as_stored(weight: np.ndarray, stored: np.ndarray) -> np.ndarray:
+    return stored
+
+
+def norm_of_weight(weight: np.ndarray, stored: None) -> np.ndarray:
+    return np.sign(weight) * np.sqrt((weight**2).sum() / (np.sign(weight) ** 2).sum())
+
+
+def rows_of_weight(weight: np.ndarray, stored: np.ndarray) -> np.ndarray:
+    return np.stack([b * np.sqrt((w**2).sum() / (b**2).sum()) for w, b in zip(weight, stored, strict=True)])
+
+
+def whole_of_weight(weight: np.ndarray, stored: np.ndarray) -> np.ndarray:
+    return stored * np.sqrt((weight**2).sum() / (stored**2).sum())
+
+
+def fa(source: object, matrix: Callable, *, trained: bool = False, **options: object) -> tuple[Callable, Callable]:
+    return partial(FeedbackAlignment, source, **options), partial(feedback_reference, matrix, trained)
+
+
+def dfa(teacher: str = "error", **options: object) -> tuple[Callable, Callable]:
+    return partial(DirectFeedbackAlignment, teacher, **options), partial(direct_reference, teacher)
+
+
+# name: (makes the rule, its literal reference)
+RULES: dict[str, tuple[Callable[[], LearningRule], Callable]] = {
+    "backprop": (Backprop, backprop_reference),
+    "fa_xavier_uniform": fa(RandomFeedback("xavier_uniform"), as_stored),
+    "fa_xavier_normal": fa(RandomFeedback("xavier_normal", seed=1), as_stored),
+    "fa_kaiming_uniform": fa(RandomFeedback("kaiming_uniform"), as_stored),
+    "fa_kaiming_normal": fa(RandomFeedback("kaiming_normal"), as_stored),
+    "fa_uniform": fa(RandomFeedback("uniform", scale=2.0), as_stored),
+    "fa_normal": fa(RandomFeedback("normal"), as_stored),
+    "fa_orthogonal": fa(RandomFeedback("orthogonal"), as_stored),
+    "fa_detour": fa(RandomFeedback(), as_stored, backend="detour"),
+    "sign_usf": fa(SignFeedback("usf"), usf),
+    "sign_usf_detour": fa(SignFeedback("usf"), usf, backend="detour"),
+    "sign_brsf": fa(SignFeedback("brsf"), signed),
+    "sign_frsf": fa(SignFeedback("frsf"), signed),
+    "kolen_pollack": fa(KolenPollackFeedback(), as_stored, trained=True),
+    "kolen_pollack_detour": fa(KolenPollackFeedback(), as_stored, trained=True, backend="detour"),
+    "weight_mirror": fa(WeightMirrorFeedback(), as_stored),
+    "adaptive_increment": fa(AdaptiveFeedback("xavier_uniform", reading="increment"), as_stored, trained=True),
+    "adaptive_norm": fa(AdaptiveFeedback("xavier_uniform", reading="norm"), norm_of_weight),
+    "adaptive_mixture": fa(AdaptiveFeedback("xavier_uniform", reading="mixture"), as_stored),
+    "snapshot_row": fa(SnapshotFeedback("row"), rows_of_weight),
+    "snapshot_matrix": fa(SnapshotFeedback("matrix"), whole_of_weight),
+    "snapshot_none": fa(SnapshotFeedback("none"), as_stored),
+    "dfa_dense": dfa(),
+    "dfa_detour": dfa(backend="detour"),
+    "dfa_per_channel": dfa(shape="per_channel"),
+    "dfa_shared": dfa(shape="shared"),
+    "dfa_transposed_conv": dfa(shape="transposed_conv"),
+    "dfa_layer_taps": dfa(blocks="layer"),
+    "drtp_dense": dfa("target"),
+    "drtp_per_channel": dfa("target", shape="per_channel"),
+    "drtp_shared": dfa("target", shape="shared"),
+    "drtp_transposed_conv": dfa("target", shape="transposed_conv"),
+}
+# (rule, network) that cannot be, and why
+IMPOSSIBLE = {("dfa_layer_taps", "residual"): "the reference's blocks form a chain; a layer inside a branch is none"}
+# (rule, network): suite to the reason why they do not take part in it
+UNBOUNDED = "the target's signal never shrinks, so what is behind an unbounded activation grows without end"
+LIMITS: dict[tuple[str, str], Mapping[str, str]] = {
+    (rule, "residual"): {"trains": UNBOUNDED} for rule in RULES if rule.startswith("drtp")
+}
+
+CASES = [
+    Case(f"{rule}-{network}", make, build, shape, reference, limits=LIMITS.get((rule, network), {}))
+    for rule, (make, reference) in RULES.items()
+    for network, (build, shape) in NETWORKS.items()
+    if (rule, network) not in IMPOSSIBLE
+]
+
+
+def cases(*networks: str, suite: str = "", where: Callable[[Case], bool] = lambda case: True) -> list:
+    """The cases on the named networks (all by default) that take part in `suite`, as pytest parameters."""
+    import pytest
+
+    chosen = [c for c in CASES if (not networks or c.name.rsplit("-", 1)[1] in networks) and where(c)]
+    return [
+        pytest.param(c, id=c.name, marks=[pytest.mark.skip(reason=c.limits[suite])] if suite in c.limits else [])
+        for c in chosen
+    ]

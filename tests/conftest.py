@@ -1,0 +1,14 @@
+"""One thread, and a global random state that no test inherits from the one before."""
+
+import os
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a network that would fetch weights is a mistake in a test
+
+
+@pytest.fixture(autouse=True)
+def _fresh_random_state():
+    torch.manual_seed(0)

@@ -1,0 +1,31 @@
+"""Two processes that share a batch learn what one process learns from it."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cases import largest_difference
+from tests.contract.training import record
+
+RULES = ["backprop", "fa_uniform", "sign_brsf", "kolen_pollack", "weight_mirror", "dfa_dense", "drtp_per_channel"]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_two_ranks_equal_one(rule: str, tmp_path: Path):
+    one = record(tmp_path / "one", rule=rule, epochs=2)
+    two = record(tmp_path / "two", rule=rule, epochs=2, devices=2)
+    assert [rank["world_size"] for rank in two["ranks"]] == [2, 2]
+    assert two["ranks"][0]["losses"] != two["ranks"][1]["losses"]  # each saw its own half
+    # float64: the mean of two halves' means is the whole's mean up to rounding
+    assert largest_difference(two["state"], one["state"]) < 1e-12
+    # Lightning's sums over ranks are float32
+    assert largest_difference(two["metrics"], one["metrics"]) < 1e-4
+    # feedback that a rank drew for itself would differ here
+    assert largest_difference(two["ranks"][0]["state"], two["ranks"][1]["state"]) == 0
+
+
+def test_two_ranks_that_accumulate_and_clip_equal_one(tmp_path: Path):
+    options = {"rule": "fa_uniform", "epochs": 2, "accumulate": 2, "clip": 0.3}
+    one = record(tmp_path / "one", **options)
+    two = record(tmp_path / "two", devices=2, **options)
+    assert largest_difference(two["state"], one["state"]) < 1e-12
