@@ -28,7 +28,7 @@ class Curves:
         """The newest value of each curve."""
         return {key: curve[-1][2] for key, curve in self.points.items()}
 
-    def thinned(self, most: int = 200) -> dict[str, list[Point]]:
+    def thinned(self, most: int = 60) -> dict[str, list[Point]]:
         """At most `most` points of each curve, spread evenly, the first and the last among them.
 
         >>> curves = Curves({"loss": [(k, 0.0, float(k)) for k in range(100)]})

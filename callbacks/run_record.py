@@ -19,7 +19,7 @@ class RunRecord(Recorder):
     """Writes metrics, curves, versions, machine and commit of a run to one file, whole or not at all.
 
     Fields: those of `record`; `status`: fitted, then finished (tested, if no fit went before); `metrics`: the final
-    value of everything logged; `curves`: key to [step, epoch, value], at most 200 points each; `commit`, `dirty`,
+    value of everything logged; `curves`: key to [step, epoch, value], at most 60 points each; `commit`, `dirty`,
     `versions`, `hardware`; `wall_time_s`: of fit and test, over all resumed parts; `peak_memory_mib`; `started`,
     `finished`: UTC; `validation_is_test`; `broken`: what measuring callbacks found to break their laws; `not_finite`,
     if any: keys of numbers that were no number and are null here.
@@ -120,7 +120,7 @@ def write_json(path: Path, fields: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with part.open("w") as file:
-        json.dump(clean, file, indent=None, allow_nan=False)
+        json.dump(clean, file, allow_nan=False, separators=(",", ":"))
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
@@ -134,6 +134,8 @@ def _clean(value: object, key: str, found: list[str]) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         found += [] if key in found else [key]
         return None
+    if isinstance(value, float) and key.startswith("curves."):
+        return float(f"{value:.6g}")  # a picture needs no more, and records are committed
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
