@@ -81,7 +81,10 @@ def expand(
 
 
 def resolve(table: Table, cell: Cell, scale: Scale, seed: int) -> dict[str, Any]:
-    """The config of one run: base, then the cell's overrides, then the scale's, then the seed."""
+    """The config of one run: base, then the cell's overrides, then the scale's, then the seed.
+
+    The seed goes to the keys in `seeded`, and wherever a value is written as `$seed`.
+    """
     where = f"{table.path}: {cell.id}"
     config = copy.deepcopy(table.base)
     for overrides in (cell.set, scale.set):
@@ -92,7 +95,7 @@ def resolve(table: Table, cell: Cell, scale: Scale, seed: int) -> dict[str, Any]
             assign(config, key.removesuffix("?"), seed, where)
         elif not key.endswith("?"):
             raise UserError(f"{where}: seeded: this cell has no {key}; write {key}? if some cells lack it")
-    return config
+    return _fill(config, seed)
 
 
 def assign(config: dict[str, Any], key: str, value: Any, where: str) -> None:
@@ -105,6 +108,14 @@ def assign(config: dict[str, Any], key: str, value: Any, where: str) -> None:
             through = ".".join(parents[: depth + 1])
             raise UserError(f"{where}: {key} goes through {through}, which is {node!r}; replace {through} as a whole")
     node[last] = copy.deepcopy(value)
+
+
+def _fill(value: Any, seed: int) -> Any:
+    if isinstance(value, dict):
+        return {key: _fill(entry, seed) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_fill(entry, seed) for entry in value]
+    return seed if value == "$seed" else value
 
 
 def run_id(config: dict[str, Any]) -> str:

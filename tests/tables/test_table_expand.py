@@ -95,3 +95,10 @@ def test_two_labels_that_make_one_file_name_are_refused(declared, save):
     table = load_table(save(declared))
     with pytest.raises(UserError, match="two cells write FA__"):
         expand(table, table.scale("full"))
+
+
+def test_a_value_written_as_seed_becomes_the_seed(declared, save):
+    declared["cells"][0]["set"] = {"model.init_args.rule": {"class_path": "DFA", "init_args": {"seed": "$seed"}}}
+    table = load_table(save(declared))
+    second = expand(table, table.scale("full"))[2]
+    assert second.config["model"]["init_args"]["rule"]["init_args"]["seed"] == second.seed == 1
