@@ -91,6 +91,8 @@ class FeedbackLinear(FeedbackLayer, nn.Linear):
 class _FeedbackConv(FeedbackLayer):
     def fused(self, x: Tensor) -> Tensor:
         """One autograd node; padding that is not zero padding of equal sides is made beforehand, as torch does."""
+        if x.ndim < self.weight.ndim:  # a single image, which torch's layers take as well
+            return self.fused(x.unsqueeze(0)).squeeze(0)
         f, padding = self.feedback, self.padding
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0

@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
+from lit_fa.errors import UserError
 from lit_fa.functional import feedback as formula
 
 
@@ -57,6 +58,9 @@ class RandomFeedback(FeedbackSource):
     seed: int = 0
     law: ClassVar[str] = "feedback"
 
+    def __post_init__(self):
+        _check("init", self.init, formula.INITS)
+
     def draw(self, weight: Tensor, generator: Generator) -> Tensor:  # noqa: D102
         return formula.draw(weight.shape, self.init, generator, gain=self.scale)
 
@@ -81,8 +85,10 @@ class SignFeedback(FeedbackSource):
     seed: int = 0
 
     def __post_init__(self):
-        if self.variant not in ("usf", "brsf", "frsf"):
-            raise ValueError(f"sign feedback has the variants usf, brsf, frsf, not '{self.variant}'")
+        _check("variant", self.variant, ("usf", "brsf", "frsf"))
+        _check("init", self.init, formula.INITS)
+        if self.scale not in ("xavier", "fan_in") and (isinstance(self.scale, str) or self.scale <= 0):
+            raise UserError(f"scale is xavier, fan_in or a positive number, not {self.scale!r}")
 
     @property
     def evolves(self) -> bool:  # noqa: D102
@@ -143,8 +149,9 @@ class WeightMirrorFeedback(RandomFeedback):
     law: ClassVar[str] = "path"
 
     def __post_init__(self):
-        if self.activation not in ("linear", "relu") or self.rescale not in ("norm", "none"):
-            raise ValueError("weight mirror takes activation: linear|relu and rescale: norm|none")
+        super().__post_init__()
+        _check("activation", self.activation, ("linear", "relu"))
+        _check("rescale", self.rescale, ("norm", "none"))
 
     def after_step(self, weight: Tensor, stored: Tensor, generator: Generator) -> Tensor:  # noqa: D102
         noise = torch.rand(self.patterns, weight[0].numel(), generator=generator).sub_(0.5).mul_(2 * self.noise)
@@ -167,8 +174,8 @@ class AdaptiveFeedback(RandomFeedback):
     rate: float = 0.01
 
     def __post_init__(self):
-        if self.reading not in ("increment", "norm", "mixture"):
-            raise ValueError(f"adaptive feedback has the readings increment, norm, mixture, not '{self.reading}'")
+        super().__post_init__()
+        _check("reading", self.reading, ("increment", "norm", "mixture"))
 
     @property
     def trained(self) -> bool:  # noqa: D102
@@ -204,8 +211,7 @@ class SnapshotFeedback(FeedbackSource):
     rescale: str = "row"
 
     def __post_init__(self):
-        if self.rescale not in ("row", "matrix", "none"):
-            raise ValueError(f"a snapshot is rescaled by row, matrix or none, not '{self.rescale}'")
+        _check("rescale", self.rescale, ("row", "matrix", "none"))
 
     @property
     def law(self) -> str:  # noqa: D102
@@ -221,6 +227,11 @@ class SnapshotFeedback(FeedbackSource):
 
     def on_round_start(self, weight: Tensor, stored: Tensor) -> Tensor:  # noqa: D102
         return weight.detach().clone()
+
+
+def _check(name: str, value: str, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        raise UserError(f"{name} is one of {', '.join(valid)}, not '{value}'")
 
 
 SOURCES = {

@@ -1,0 +1,61 @@
+"""Who may import whom, read from the source."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+OURS = ("lit_fa", "datamodules", "callbacks", "tests")
+# folder: what may be imported besides the standard library and the folder itself; None: anything that is not ours
+ALLOWED = {
+    "lit_fa/functional": ["torch"],
+    "lit_fa/layers": ["torch", "lit_fa.functional", "lit_fa.errors"],
+    "lit_fa/rules": ["torch", "lit_fa.functional", "lit_fa.layers", "lit_fa.errors"],
+    "lit_fa/networks": ["torch", "timm", "lit_fa.errors"],
+    "lit_fa/federated": ["torch", "lit_fa.functional", "lit_fa.layers", "lit_fa.rules", "lit_fa.errors"],
+    "lit_fa/modules": [None, "lit_fa"],
+    "lit_fa/tables": ["yaml", "rich", "lit_fa.errors"],
+    "datamodules": [None],
+    "callbacks": [None, "lit_fa.functional", "lit_fa.layers", "lit_fa.rules.base", "lit_fa.errors"],
+    "tests/reference": ["numpy", "torch", "scipy", "pytest"],
+}
+LATE = ["torch", "matplotlib", "scipy", "lit_fa", "wandb"]  # what `tables` may import inside a function
+
+
+def imported(tree: ast.AST, *, late: bool) -> set[str]:
+    """Absolute names of imported modules; `late`: inside functions, else outside them."""
+    inside = {n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)}
+    found = set()
+    for node in ast.walk(tree):
+        if (node in inside) is late and isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif (node in inside) is late and isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            found.add(node.module)
+    return found
+
+
+def permitted(name: str, allowed: list[str | None]) -> bool:
+    top = name.split(".")[0]
+    within = any(a and (name == a or name.startswith(a + ".")) for a in allowed)
+    return within or top in sys.stdlib_module_names or (None in allowed and top not in OURS)
+
+
+@pytest.mark.parametrize("folder", [folder for folder in ALLOWED if (ROOT / folder).is_dir()])
+def test_imports_point_downward(folder: str):
+    itself = folder.replace("/", ".")
+    for file in sorted((ROOT / folder).rglob("*.py")):
+        tree, allowed = ast.parse(file.read_text()), [*ALLOWED[folder], itself]
+        late = [*allowed, *LATE] if folder == "lit_fa/tables" else allowed
+        names = {(n, False) for n in imported(tree, late=False)} | {(n, True) for n in imported(tree, late=True)}
+        wrong = [n for n, is_late in names if not permitted(n, late if is_late else allowed)]
+        assert not wrong, f"{file.relative_to(ROOT)} imports {wrong}"
+
+
+def test_only_the_command_line_knows_all_packages():
+    for file in sorted((ROOT / "lit_fa").rglob("*.py")):
+        names = imported(ast.parse(file.read_text()), late=False) | imported(ast.parse(file.read_text()), late=True)
+        if {n.split(".")[0] for n in names} & {"datamodules", "callbacks"}:
+            assert file.parent.name == "lit_fa", f"{file.relative_to(ROOT)} knows data or callbacks"
