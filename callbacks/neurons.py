@@ -50,14 +50,17 @@ class Neurons:
         return self.reader.feedback.matrix(self.reader.weight) if _has_feedback(self.reader) else self.reader.weight
 
 
-class Broken(Exception):
+class NoLaw(Exception):
     """Carries the sentence that says why a law does not hold."""
 
 
 def find_neurons(
     network: nn.Module, rule: LearningRule, wiring: Wiring, law: str = "auto"
 ) -> tuple[list[Neurons], list[str]]:
-    """Pairs of consecutive layers under a law, and one sentence for every layer that has none.
+    """Pairs of consecutive layers with a potential, and one sentence for everything that keeps a law from holding.
+
+    Behind an activation that is not homogeneous the potential is defined, only not conserved: such a pair is among
+    the found, and named.
 
     Args:
         network: installed.
@@ -77,33 +80,35 @@ def find_neurons(
         if wiring.inputs[name] is None:
             continue
         try:
-            owner, scale, shift = _source(network, wiring, layers, name)
+            owner, scale, shift, remarks = _source(network, wiring, layers, name)
             _check_pair(owner, scale, shift, name, layers[name])
             link = _link(links, wiring, owner, name, layers[name], last=name == called[-1])
             found.append(Neurons(owner, scale, shift, layers[name], link, _law(law, layers[name], link)))
-        except Broken as reason:
+            broken += remarks
+        except NoLaw as reason:
             broken.append(str(reason))
     return found, broken
 
 
-def _source(
-    network: nn.Module, wiring: Wiring, layers: dict[str, nn.Module], reader: str
-) -> tuple[str, nn.Parameter, nn.Parameter | None]:
-    """Walk back from the reader's input to where its neurons are made: (layer, scale, shift)."""
+Source = tuple[str, nn.Parameter, nn.Parameter | None, list[str]]
+
+
+def _source(network: nn.Module, wiring: Wiring, layers: dict[str, nn.Module], reader: str) -> Source:
+    """Walk back from the reader's input to where its neurons are made: (layer, scale, shift, what breaks the law)."""
     made_by = {node: name for name, node in wiring.outputs.items() if name in layers}
-    if twice := wiring.ran_twice() & {reader}:
-        raise Broken(f"{twice.pop()} runs more than once in a forward pass")
-    node = wiring.inputs[reader]
+    if reader in wiring.ran_twice():
+        raise NoLaw(f"{reader} runs more than once in a forward pass")
+    node, remarks = wiring.inputs[reader], []
     while node not in made_by:
         _single(node, wiring, reader)
         if any(norm in _kind(node) for norm in NORMS):
-            return _normalised(network, wiring, made_by, node, reader)
-        node = _step_back(network, wiring, node, reader)
+            return *_normalised(network, wiring, made_by, node, reader), remarks
+        node = _step_back(network, wiring, node, reader, remarks)
     _single(node, wiring, reader)
     name = made_by[node]
     if name in wiring.ran_twice():
-        raise Broken(f"{name} runs more than once in a forward pass")
-    return name, layers[name].weight, layers[name].bias
+        raise NoLaw(f"{name} runs more than once in a forward pass")
+    return name, layers[name].weight, layers[name].bias, remarks
 
 
 def _normalised(
@@ -112,8 +117,8 @@ def _normalised(
     """Behind a normalisation its scale and shift play the part of weight and bias; named after the layer before."""
     name = wiring.owners.get(node, "")
     norm = network.get_submodule(name)
-    if not name or getattr(norm, "weight", None) is None:
-        raise Broken(f"the normalisation {name or _kind(node)} before {reader} has no scale and shift of its own")
+    if not name or getattr(norm, "weight", None) is None or norm.weight.ndim != 1:
+        raise NoLaw(f"the normalisation {name or _kind(node)} before {reader} has no scale for each channel")
     before = node
     while before not in made_by and len(parents(before)[0]) == 1:
         before = parents(before)[0][0]
@@ -123,30 +128,30 @@ def _normalised(
 def _single(node: Node, wiring: Wiring, reader: str) -> None:
     if len(wiring.readers[node]) > 1:
         what = wiring.owners.get(node, _kind(node))
-        raise Broken(f"the output of {what} is read by more than {reader} (a residual or parallel branch)")
+        raise NoLaw(f"the output of {what} is read by more than {reader} (a residual or parallel branch)")
 
 
-def _step_back(network: nn.Module, wiring: Wiring, node: Node, reader: str) -> Node:
+def _step_back(network: nn.Module, wiring: Wiring, node: Node, reader: str, remarks: list[str]) -> Node:
     above, params = parents(node)
     kind, name = _kind(node), wiring.owners.get(node)
     what = f"{name} ({type(network.get_submodule(name)).__name__})" if name else f"the operation {kind}"
     if len(above) > 1:
-        raise Broken(f"{what} joins several branches before {reader}")
-    if not kind.startswith(HOMOGENEOUS):
-        raise Broken(f"{what} before {reader} is not positively 1-homogeneous")
+        raise NoLaw(f"{what} joins several branches before {reader}")
     if not above or (params and not kind.startswith("Prelu")):
-        raise Broken(f"{what} before {reader} multiplies by a parameter of its own")
+        raise NoLaw(f"{what} before {reader} has a parameter of its own")
+    if not kind.startswith(HOMOGENEOUS):
+        remarks.append(f"{what} before {reader} is not positively 1-homogeneous")
     return above[0]
 
 
 def _check_pair(owner: str, scale: nn.Parameter, shift: nn.Parameter | None, name: str, reader: nn.Module) -> None:
     if getattr(reader, "groups", 1) != 1 or getattr(reader, "transposed", False):
-        raise Broken(f"{name} is a grouped or transposed convolution")
+        raise NoLaw(f"{name} is a grouped or transposed convolution")
     if reader.weight.shape[1] % scale.shape[0]:
-        raise Broken(f"{name} reads {reader.weight.shape[1]} inputs, no multiple of the {scale.shape[0]} of {owner}")
+        raise NoLaw(f"{name} reads {reader.weight.shape[1]} inputs, no multiple of the {scale.shape[0]} of {owner}")
     frozen = not all(p is None or p.requires_grad for p in (scale, shift)) or not reader.weight.requires_grad
     if frozen:
-        raise Broken(f"{owner} or {name} is frozen, in part or as a whole")
+        raise NoLaw(f"{owner} or {name} is frozen, in part or as a whole")
 
 
 def _link(
@@ -156,11 +161,11 @@ def _link(
     if not links:
         return None
     if not last:
-        raise Broken(f"{owner}: under direct feedback the law holds for the last hidden layer alone")
+        raise NoLaw(f"{owner}: under direct feedback the law holds for the last hidden layer alone")
     block = max(links, key=wiring.calls.index)
     spread = links[block].expand(-1, *wiring.shapes[block]).flatten(1)
     if spread.shape != reader.weight.shape:
-        raise Broken(f"{name} does not read block {block} as it is, so its weight and the feedback differ in shape")
+        raise NoLaw(f"{name} does not read block {block} as it is, so its weight and the feedback differ in shape")
     return spread
 
 

@@ -82,7 +82,7 @@ class RunRecord(Recorder):
 
     def _note(self, trainer: L.Trainer) -> None:
         final = {k: v.item() if isinstance(v, Tensor) else v for k, v in trainer.callback_metrics.items()}
-        self.metrics |= self.curves.last() | final
+        self.metrics |= final | self.curves.last()  # curves are not rounded to float32
         data = getattr(trainer, "datamodule", None)
         self.validation_is_test = getattr(data, "validation_is_test", None)
 
