@@ -1,5 +1,6 @@
 """The only file that sees all packages: rules, datamodules and callbacks meet in Lightning's command line."""
 
+import gc
 import re
 import shutil
 import sys
@@ -74,7 +75,10 @@ def fit_and_record(config: dict, record: dict) -> None:
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last if last.is_file() else None, weights_only=False)
         cli.trainer.test(cli.model, cli.datamodule, verbose=False)
 
-    _guard(run)
+    try:
+        _guard(run)
+    finally:
+        gc.collect()  # trainer and module hold each other; a worker that runs many cells would keep every dataset
     shutil.rmtree(resume, ignore_errors=True)
 
 
