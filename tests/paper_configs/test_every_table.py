@@ -1,0 +1,40 @@
+"""Every committed table expands, runs at scale smoke, and every card shows what the records say."""
+
+from pathlib import Path
+
+import pytest
+
+from lit_fa.tables.card import is_stale, read_block
+from lit_fa.tables.cli import main
+from lit_fa.tables.expand import expand
+from lit_fa.tables.schema import load_table
+
+ROOT = Path(__file__).parents[2]
+TABLES = sorted(p for p in (ROOT / "paper_configs").glob("*/*.yaml") if p.name != "base.yaml")
+
+
+def tables() -> list:
+    return [pytest.param(path, id=f"{path.parent.name}/{path.stem}") for path in TABLES]
+
+
+@pytest.mark.parametrize("path", tables())
+def test_every_scale_expands_to_runs_of_their_own(path):
+    table = load_table(path)
+    for name in table.scales:
+        runs = expand(table, table.scale(name))
+        assert runs
+        assert name == "smoke" or len({run.id for run in runs}) == len(runs)
+
+
+@pytest.mark.parametrize("path", tables())
+def test_every_cell_runs_at_scale_smoke(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", str(path), "--scale", "smoke", "--jobs", "1", "--out", str(tmp_path / "records")]) == 0
+    assert main(["report", str(path), "--scale", "smoke", "--out", str(tmp_path / "records")]) == 0
+
+
+@pytest.mark.parametrize("path", tables())
+def test_the_card_shows_what_the_records_say(path):
+    for card in (path.parent / "README.md", ROOT / "README.md"):
+        if read_block(card, path.stem) is not None:
+            assert not is_stale(path, card), f"lit-fa table report {path.relative_to(ROOT)} --card {card.name}"
