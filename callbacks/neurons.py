@@ -12,8 +12,8 @@ from lit_fa.rules.base import LearningRule
 # Autograd's names of operations f with f(s z) = s f(z) for s > 0 that leave every channel where it is.
 HOMOGENEOUS = (
     "Relu", "LeakyRelu", "RreluWithNoise", "Prelu", "MaxPool", "AvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool", "Mean",
-    "View", "UnsafeView", "ReshapeAlias", "Reshape", "Squeeze", "Unsqueeze", "Clone", "Alias", "ToCopy", "Contiguous",
-    "NativeDropout", "FeatureDropout", "Mul", "Div",
+    "View", "UnsafeView", "ReshapeAlias", "Reshape", "Squeeze", "Unsqueeze", "Select", "Slice", "Clone", "Alias",
+    "ToCopy", "Contiguous", "NativeDropout", "FeatureDropout", "Mul", "Div",
 )  # fmt: skip
 NORMS = ("BatchNorm", "GroupNorm", "LayerNorm")
 
@@ -83,6 +83,8 @@ def find_neurons(
             owner, scale, shift, remarks = _source(network, wiring, layers, name)
             _check_pair(owner, scale, shift, name, layers[name])
             link = _link(links, wiring, owner, name, layers[name], last=name == called[-1])
+            if any(owner == n.name for n in found):  # one layer, two normalisations behind it
+                owner = f"{owner}>{name}"
             found.append(Neurons(owner, scale, shift, layers[name], link, _law(law, layers[name], link)))
             broken += remarks
         except NoLaw as reason:

@@ -87,6 +87,7 @@ class RunRecord(Recorder):
         self.validation_is_test = getattr(data, "validation_is_test", None)
 
     def _write(self, trainer: L.Trainer, module: L.LightningModule, status: str) -> None:
+        log_dir = trainer.log_dir  # asks all ranks, so it is read on all of them
         if not trainer.is_global_zero:
             return
         commit, dirty = self.code
@@ -105,7 +106,7 @@ class RunRecord(Recorder):
             "validation_is_test": self.validation_is_test,
             "broken": self.broken,
         }
-        write_json(Path(self.path or Path(trainer.log_dir or trainer.default_root_dir) / "record.json"), fields)
+        write_json(Path(self.path or Path(log_dir or trainer.default_root_dir) / "record.json"), fields)
 
 
 def write_json(path: Path, fields: dict) -> None:

@@ -66,6 +66,44 @@ def test_every_feedback_obeys_its_law_through_convolution_pooling_and_batch_norm
     assert callback.broken == []
 
 
+class ResidualBlock(nn.Module):
+    """x + f(norm(x)), as in a Transformer."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.inside = nn.LayerNorm(8), nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 8))
+
+    def forward(self, x):
+        return x + self.inside(self.norm(x))
+
+
+@pytest.mark.filterwarnings("ignore:conservation")
+def test_behind_a_norm_the_law_holds_inside_a_residual_network():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), ResidualBlock(), nn.LayerNorm(8), nn.Linear(8, 3))
+    callback, values, _ = potential(network, FeedbackAlignment())
+    assert [*callback.neurons] == ["1", "2.inside.0", "3"]
+    assert values["conserve/residual_relative"] < EXACT
+
+
+class TwoReaders(nn.Module):
+    """One layer, two normalisations behind it, each with its own read-out."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norms = nn.Linear(16, 6), nn.ModuleList([nn.LayerNorm(6), nn.LayerNorm(6)])
+        self.second = nn.ModuleList([nn.Linear(6, 3), nn.Linear(6, 3)])
+
+    def forward(self, x):
+        z = self.first(x.flatten(1))
+        return sum(second(norm(z)) for second, norm in zip(self.second, self.norms, strict=True))
+
+
+def test_two_normalisations_behind_one_layer_are_two_sets_of_neurons():
+    callback, values, _ = potential(TwoReaders(), FeedbackAlignment())
+    assert [*callback.neurons] == ["first", "first>second.1"]
+    assert values["conserve/residual_relative"] < EXACT
+
+
 @pytest.mark.parametrize("options", [{"accumulate": 2}, {"clip": 0.05}, {"sgd": {"lr": 0.2}}])
 def test_accumulation_and_clipping_by_norm_only_change_the_steps(options):
     options = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.2)} if "sgd" in options else options

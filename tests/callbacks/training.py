@@ -60,8 +60,8 @@ def norm_net():
 def fit(network, rule, callbacks=(), *, lr=0.1, epochs=2, batches=None, sgd=None, double=True, test=False, **options):
     """Train; returns (trainer, classifier).
 
-    `batches`: a list of batches for one epoch, in the place of the shuffled task. `sgd`: further options of SGD.
-    `test`: test afterwards. `options`: of the classifier.
+    `batches`: a list of batches for one epoch, in the place of the shuffled task, without a global draw.
+    `sgd`: further options of SGD. `test`: test afterwards. `options`: of the classifier.
     """
     torch.manual_seed(0)
     trainer_options = {name: options.pop(name) for name in ("ckpt_path", "logger", "precision") if name in options}
@@ -71,7 +71,7 @@ def fit(network, rule, callbacks=(), *, lr=0.1, epochs=2, batches=None, sgd=None
     module = Classifier(network, rule, CLASSES, IMAGE, **options).to(dtype)
     x, y = task(dtype=dtype)
     train = DataLoader(TensorDataset(x, y), batch_size=16, shuffle=True)
-    train = train if batches is None else DataLoader(batches, batch_size=None)
+    train = train if batches is None else DataLoader(batches, batch_size=None, generator=torch.Generator())
     held_out = DataLoader(TensorDataset(x[:20], y[:20]), batch_size=8)
     trainer_options = {"precision": "64-true" if double else "32-true", "logger": False} | trainer_options
     trainer = L.Trainer(

@@ -1,0 +1,95 @@
+"""Removing a callback changes no result, bit for bit; and a stopped run goes on as if it had not stopped."""
+
+import json
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+
+from callbacks import (
+    AlignmentDominance,
+    ConservationPotential,
+    Figures,
+    GradientAlignment,
+    MeasurementError,
+    RunRecord,
+    WeightAlignment,
+)
+from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, SignFeedback
+from tests.callbacks.training import fit, norm_net, task
+
+RULES = {
+    "backprop": Backprop,
+    "fa": FeedbackAlignment,
+    "redrawn": lambda: FeedbackAlignment(SignFeedback(variant="brsf")),
+    "kolen_pollack": lambda: FeedbackAlignment("kolen_pollack"),
+    "dfa": DirectFeedbackAlignment,
+}
+
+
+def callbacks(folder, every):
+    return {
+        "weight": WeightAlignment(every),
+        "gradient": GradientAlignment(every),
+        "conservation": ConservationPotential(every_n_steps=every),
+        "dominance": AlignmentDominance(every),
+        "full": AlignmentDominance(full=True),
+        "record": RunRecord(str(folder / "record.json")),
+        "figures": Figures(str(folder)),
+    }
+
+
+def weights(rule, observers):
+    torch.manual_seed(7)
+    _, module = fit(norm_net(), rule(), observers, epochs=1)
+    return {name: t.clone() for name, t in module.state_dict().items()} | {"random": torch.get_rng_state()}
+
+
+@pytest.mark.filterwarnings("ignore:conservation")
+@pytest.mark.parametrize("rule", RULES)
+def test_no_callback_changes_a_bit_under_batch_norm_and_dropout(rule, tmp_path):
+    alone = weights(RULES[rule], [])
+    for every in (0, 1):
+        for name, callback in callbacks(tmp_path, every).items():
+            observed = weights(RULES[rule], [callback])
+            assert all(torch.equal(alone[key], observed[key]) for key in alone), name
+
+
+@pytest.mark.parametrize("every", [0, 2])
+def test_a_resumed_run_has_the_curves_of_one_that_never_stopped(tmp_path, every):
+    def train(folder, **options):
+        observers = [c for name, c in callbacks(folder, every).items() if name != "full"]
+        torch.manual_seed(7)
+        saved = ModelCheckpoint(folder, filename="{step}", save_top_k=-1)
+        x, y = task()
+        batches = list(zip(x.split(16), y.split(16), strict=True))
+        fit(norm_net(), FeedbackAlignment(), [*observers, saved], epochs=4, batches=batches, **options)
+        return next(c for c in observers if isinstance(c, RunRecord))
+
+    whole = train(tmp_path / "whole")
+    resumed = train(tmp_path / "resumed", ckpt_path=tmp_path / "whole" / "step=6.ckpt")
+    assert json.dumps(resumed.curves.points) == json.dumps(whole.curves.points)  # as text: nan is not nan
+    assert {"train/loss_epoch", "val/accuracy", "conserve/drift", "align/delta/1"} <= whole.curves.points.keys()
+    assert resumed.wall_time() > 0
+    assert resumed.started == whole.started
+
+
+def test_step_measurements_reach_the_logger_at_their_own_step(tmp_path):
+    logger = CSVLogger(tmp_path)
+    fit(norm_net(), FeedbackAlignment(), [WeightAlignment(every_n_steps=2)], logger=logger)
+    rows = [line.split(",") for line in (tmp_path / "lightning_logs/version_0/metrics.csv").read_text().splitlines()]
+    key, step = rows[0].index("align/weight/overall"), rows[0].index("step")
+    assert [int(row[step]) for row in rows[1:] if row[key]] == [0, 2, 4, 6]
+
+
+def test_epoch_measurements_can_be_monitored(tmp_path):
+    best = ModelCheckpoint(tmp_path, monitor="align/weight/overall")
+    fit(norm_net(), FeedbackAlignment(), [WeightAlignment(), best])
+    assert best.best_model_score is not None
+
+
+@pytest.mark.parametrize("wrong", [lambda: WeightAlignment(-1), lambda: GradientAlignment(batch=1)])
+def test_numbers_that_make_no_sense_are_refused_in_one_line(wrong):
+    with pytest.raises(MeasurementError, match=r"not -?1"):
+        wrong()

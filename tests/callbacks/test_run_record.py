@@ -1,0 +1,157 @@
+"""The one small JSON of a run."""
+
+import json
+import os
+import subprocess
+from itertools import pairwise
+
+import lightning as L
+import pytest
+import torch
+
+from callbacks import ConservationPotential, Curves, MeasurementError, Recorder, RunRecord, publish
+from callbacks import run_record as module_under_test
+from callbacks.environment import git_state, hardware, versions
+from callbacks.run_record import write_json
+from lit_fa.rules import FeedbackAlignment
+from tests.callbacks.training import fit, mlp, task
+
+ASKED = {"id": "abc", "paper": "conservation", "row": "FA", "seed": 3, "config": {"trainer": {"max_epochs": 2}}}
+
+
+def recorded(path, **options):
+    record = RunRecord(str(path), ASKED, **options)
+    trainer, _ = fit(mlp(), FeedbackAlignment(), [record, ConservationPotential()], test=True)
+    return json.loads(path.read_text()), trainer
+
+
+def test_a_record_has_what_was_asked_for_and_what_was_measured(tmp_path):
+    read, trainer = recorded(tmp_path / "deep" / "r.json")
+    assert {key: read[key] for key in ASKED} == ASKED
+    assert read["status"] == "finished"
+    assert read["metrics"]["test/accuracy"] == trainer.callback_metrics["test/accuracy"].item()
+    assert {"val/accuracy", "train/loss_epoch", "conserve/normalised", "test/loss"} <= read["metrics"].keys()
+    assert [point[:2] for point in read["curves"]["val/accuracy"]] == [[3, 1.0], [6, 2.0]]
+    assert [point[:2] for point in read["curves"]["train/accuracy"]] == [[3, 1.0], [6, 2.0]]
+    assert read["curves"]["val/loss"][-1][2] == read["metrics"]["val/loss"]
+    assert read["versions"] == versions()
+    assert read["hardware"] == hardware()
+    assert read["wall_time_s"] > 0
+    assert read["peak_memory_mib"] > 10
+    assert read["started"] <= read["finished"]
+    assert read["broken"] == []
+    assert "not_finite" not in read
+    assert not [name for name in os.listdir(tmp_path / "deep") if name != "r.json"]
+
+
+def test_metrics_keep_the_digits_that_lightning_rounds(tmp_path):
+    read, _ = recorded(tmp_path / "r.json")
+    assert read["metrics"]["conserve/drift"] == read["curves"]["conserve/drift"][-1][2]
+
+
+def test_a_run_is_finished_when_it_is_tested(tmp_path):
+    path = tmp_path / "r.json"
+    trainer, module = fit(mlp(), FeedbackAlignment(), [RunRecord(str(path))])
+    assert json.loads(path.read_text())["status"] == "fitted"
+    trainer.test(module, torch.utils.data.DataLoader([task()], batch_size=None), verbose=False)
+    assert json.loads(path.read_text())["status"] == "finished"
+    fit(mlp(), FeedbackAlignment(), [RunRecord(str(path), finish_after="fit")])
+    assert json.loads(path.read_text())["status"] == "finished"
+
+
+def test_a_test_alone_is_no_finished_run(tmp_path):
+    path = tmp_path / "r.json"
+    _, module = fit(mlp(), FeedbackAlignment(), epochs=1)
+    trainer = L.Trainer(accelerator="cpu", logger=False, callbacks=[RunRecord(str(path))], enable_progress_bar=False)
+    trainer.test(module, torch.utils.data.DataLoader([task()], batch_size=None), verbose=False)
+    assert json.loads(path.read_text())["status"] == "tested"
+
+
+def test_broken_laws_are_on_record(tmp_path):
+    path = tmp_path / "r.json"
+    with pytest.warns(UserWarning, match="weight_decay"):
+        fit(mlp(), FeedbackAlignment(), [RunRecord(str(path)), ConservationPotential()], sgd={"weight_decay": 0.1})
+    assert json.loads(path.read_text())["broken"] == ["SGD has weight_decay 0.1"]
+
+
+def test_numbers_that_are_none_become_null_and_are_named(tmp_path):
+    path = tmp_path / "r.json"
+    write_json(path, {"metrics": {"a": float("nan"), "b": 1.5}, "curves": {"c": [[0, 0.0, float("inf")]]}})
+    read = json.loads(path.read_text())
+    assert read["metrics"] == {"a": None, "b": 1.5}
+    assert read["curves"]["c"] == [[0, 0.0, None]]
+    assert read["not_finite"] == ["metrics.a", "curves.c"]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "r.json"
+    write_json(path, {"status": "fitted"})
+    monkeypatch.setattr(module_under_test.json, "dump", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_json(path, {"status": "finished"})
+    assert json.loads(path.read_text()) == {"status": "fitted"}
+
+
+def test_an_unknown_end_is_refused_in_one_line():
+    with pytest.raises(MeasurementError, match="finish_after is fit or test"):
+        RunRecord(finish_after="validate")
+
+
+@pytest.fixture
+def repository(tmp_path):
+    def git(*args):
+        subprocess.run(["git", "-C", str(tmp_path), *args], check=True, capture_output=True)
+
+    git("init", "-q")
+    (tmp_path / "code.py").write_text("a = 1\n")
+    (tmp_path / "result.json").write_text("{}\n")
+    git("add", ".")
+    git("-c", "user.name=n", "-c", "user.email=e@e", "commit", "-qm", "first")
+    return tmp_path
+
+
+def test_changed_code_is_dirty_and_a_changed_result_is_not(repository):
+    commit, dirty = git_state(repository)
+    assert len(commit) == 40
+    assert not dirty
+    (repository / "result.json").write_text("[]\n")
+    (repository / "new.py").write_text("b = 1\n")
+    assert git_state(repository) == (commit, False)
+    (repository / "code.py").write_text("a = 2\n")
+    assert git_state(repository) == (commit, True)
+
+
+def test_outside_a_repository_or_in_a_strangers_the_commit_is_unknown(repository, tmp_path_factory):
+    assert git_state(tmp_path_factory.mktemp("plain")) == ("unknown", False)
+    (repository / "site-packages").mkdir()
+    (repository / "site-packages" / "ours.py").write_text("")
+    assert git_state(repository / "site-packages") == ("unknown", False)
+
+
+def test_curves_are_thinned_evenly_with_both_ends():
+    curves = Curves({"a": [(k, k / 10, float(k)) for k in range(1001)], "b": [(0, 0.0, 1.0)]})
+    thin = curves.thinned(200)
+    assert len(thin["a"]) == 200
+    assert thin["a"][0][0] == 0
+    assert thin["a"][-1][0] == 1000
+    steps = [step for step, _, _ in thin["a"]]
+    assert max(b - a for a, b in pairwise(steps)) <= 6
+    assert thin["b"] == [(0, 0.0, 1.0)]
+
+
+def test_the_later_value_of_a_step_counts():
+    curves = Curves()
+    curves.add(5, 1.0, {"a": 1.0})
+    curves.add(5, 1.0, {"a": 2.0})
+    assert curves.points == {"a": [(5, 1.0, 2.0)]}
+
+
+def test_published_values_are_not_taken_a_second_time_at_the_epochs_end():
+    class Once(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if trainer.global_step == 2:
+                publish(trainer, pl_module, {"mine": 1.0}, monitored=False)
+
+    recorder = Recorder()
+    fit(mlp(), FeedbackAlignment(), [Once(), recorder])
+    assert recorder.curves.points["mine"] == [(2, pytest.approx(2 / 3, abs=1e-4), 1.0)]
