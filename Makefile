@@ -11,7 +11,7 @@ help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 reproduce: $(STAMP) ## train BP, FA and sign-FA on real digits; table and figure of the conserved potential
-	$(BIN)/lit-fa table run paper_configs/conservation/digits.yaml --scale $(SCALE) --jobs $(JOBS) --out scratch/reproduce
+	$(BIN)/lit-fa table run paper_configs/conservation/digits.yaml --scale $(SCALE) --jobs $(JOBS) --out scratch/reproduce --allow-dirty
 	$(BIN)/lit-fa table report paper_configs/conservation/digits.yaml --scale $(SCALE) --out scratch/reproduce
 
 test: $(STAMP) ## the tests: under ten minutes on two cores

@@ -70,7 +70,6 @@ def fit_and_record(config: dict, record: dict) -> None:
         cli = LitFACLI(args=config, run=False, save_config_callback=None)
         fields = {key: value for key, value in record.items() if key != "path"}
         cli.trainer.callbacks += [callbacks.RunRecord(path=str(path), record=fields), keep]
-        cli.trainer.callbacks = cli.trainer._callback_connector._reorder_callbacks(cli.trainer.callbacks)
         last = resume / "last.ckpt"
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last if last.is_file() else None, weights_only=False)
         cli.trainer.test(cli.model, cli.datamodule, verbose=False)

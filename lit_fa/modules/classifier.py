@@ -116,7 +116,8 @@ class Classifier(L.LightningModule):
                 self.clip_gradients(optimizer, self.clip, self.clip_by)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            self.learner.after_step(self.progress())
+            if self.rule.evolves:
+                self.learner.after_step(self.progress())
             self._schedule("step")
         self._count(surrogate, batch[1])
         return surrogate.loss

@@ -23,8 +23,8 @@ def first_non_finite(network: nn.Module, inputs: Tensor) -> str:
         if isinstance(output, Tensor) and not _finite(output):
             found.append(name)
 
-    leaves = [(name, module) for name, module in network.named_modules() if not [*module.children()]]
-    hooks = [m.register_forward_hook(lambda _m, _a, out, n=n: look(n, out)) for n, m in leaves]
+    # inner modules return before those that hold them, so the first found is the innermost
+    hooks = [m.register_forward_hook(lambda _m, _a, out, n=n: look(n, out)) for n, m in network.named_modules()]
     try:
         with torch.no_grad():
             network(inputs)

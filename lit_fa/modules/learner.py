@@ -56,9 +56,7 @@ class Learner(nn.Module):
 
     @torch.no_grad()
     def after_step(self, progress: Progress) -> None:
-        """Let the rule renew parameters and buffers after an optimiser step."""
-        if not self.rule.evolves:
-            return
+        """Let a rule that evolves renew parameters and buffers after an optimiser step."""
         params, buffers = dict(self.named_parameters()), dict(self.named_buffers())
         changed_params, changed_buffers = self.rule.after_step(params, buffers, progress)
         for held, changed in ((params, changed_params), (buffers, changed_buffers)):

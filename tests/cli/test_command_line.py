@@ -1,5 +1,9 @@
 """A user's mistake is one line and exit code 2; a fault of ours, or --debug, is a traceback."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -37,9 +41,9 @@ def config(tmp_path):
 
 
 def last_line(capsys) -> str:
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert not any(line.startswith("Traceback") for line in lines)
-    return lines[-1]
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("lit-fa: ")
+    return line
 
 
 @pytest.mark.parametrize(
@@ -69,7 +73,7 @@ def test_a_mistake_is_one_line_that_says_what_to_do(config, capsys, flags, said)
 
 def test_an_unknown_command_names_the_nearest(capsys):
     assert main(["fitt"]) == 2
-    assert last_line(capsys) == "lit-fa: unknown command 'fitt'; nearest: fit"
+    assert last_line(capsys) == "lit-fa: unknown command 'fitt'; nearest: fit, test"
 
 
 def test_a_table_that_is_not_there_is_named(capsys, tmp_path):
@@ -89,6 +93,14 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_layer(config, capsys):
     line = last_line(capsys)
     assert "at step" in line
     assert "blocks.0.linear" in line or "head" in line
+
+
+def test_nothing_but_the_line_is_said_by_a_fresh_process(config):
+    command = [sys.executable, "-m", "lit_fa", "fit", "--config", config, "--model.init_args.network", "lenett"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("lit-fa: network 'lenett' is unknown")
 
 
 def test_debug_shows_the_traceback(config):
