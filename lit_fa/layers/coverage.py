@@ -37,7 +37,9 @@ def coverage(network: nn.Module, value: Tensor) -> Coverage:
     leaves = {id(node.variable): node for node in consumers if hasattr(node, "variable")}
     params = {name: p for name, p in network.named_parameters() if not name.endswith("feedback.weight")}
     reached = {name for name, p in params.items() if id(p) in leaves}
-    carries = [name for name in reached if params[name].ndim > 1 and _carries_error(leaves[id(params[name])], consumers)]
+    carries = [
+        name for name in reached if params[name].ndim > 1 and _carries_error(leaves[id(params[name])], consumers)
+    ]
     return Coverage(sorted(carries), sorted(set(params) - reached))
 
 

@@ -245,7 +245,9 @@ class Classifier(L.LightningModule):
         seen = len(targets)
         correct = (surrogate.logits.argmax(-1) == targets).sum()
         self.totals = self.totals.to(self.device) if self.device.type == "cuda" else self.totals
-        self.totals += torch.stack([surrogate.loss.double() * seen, correct.double(), correct.new_tensor(seen).double()])
+        self.totals += torch.stack(
+            [surrogate.loss.double() * seen, correct.double(), correct.new_tensor(seen).double()]
+        )
         if self.global_step % self.trainer.log_every_n_steps == 0:
             self.log("train/loss", surrogate.loss, prog_bar=True)
 
