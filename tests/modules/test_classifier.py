@@ -13,7 +13,17 @@ from datamodules import Synthetic
 from lit_fa.errors import UserError
 from lit_fa.modules import Classifier
 from lit_fa.modules.finite import NonFiniteLossError, first_non_finite
-from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, KolenPollackFeedback
+from lit_fa.rules import (
+    AdaptiveFeedback,
+    Backprop,
+    DirectFeedbackAlignment,
+    FeedbackAlignment,
+    KolenPollackFeedback,
+    LearningRule,
+    Progress,
+    SignFeedback,
+    WeightMirrorFeedback,
+)
 
 IMAGE, CLASSES, SIZE = (1, 4, 4), 3, 12
 
@@ -48,7 +58,7 @@ def batches() -> list[tuple]:
     return [(x.clone(), y.clone()) for x, y in source.train_dataloader()]
 
 
-def by_hand(update, rule: object = None, epochs: int = 1, **sgd: float) -> dict[str, torch.Tensor]:
+def by_hand(update, rule: object = None, **sgd: float) -> dict[str, torch.Tensor]:
     """State after plain torch: `update(learner, optimizer, number, batch)` for every batch."""
     learner = classifier(rule).learner
     optimizer = torch.optim.SGD(learner.parameters(), **sgd)
@@ -79,6 +89,48 @@ def test_without_a_rule_it_is_backprop_with_plain_sgd():
     fit(module)
     assert isinstance(module.rule, Backprop)
     assert equal(module.learner.state_dict(), by_hand(one_update, lr=0.1))
+
+
+@pytest.mark.parametrize("source", [SignFeedback("brsf"), WeightMirrorFeedback(), AdaptiveFeedback()])
+def test_what_evolves_is_renewed_after_every_step(source: object):
+    def update(learner, optimizer, number, batch):
+        one_update(learner, optimizer, number, batch)
+        learner.after_step(Progress(number + 1))
+
+    module = classifier(FeedbackAlignment(source))
+    before = module.network[3].feedback.weight.clone()
+    fit(module)
+    assert not torch.equal(module.network[3].feedback.weight, before)
+    assert equal(module.learner.state_dict(), by_hand(update, FeedbackAlignment(source), lr=0.1))
+
+
+class Halving(LearningRule):
+    """Edits what backward left, and what the optimiser made of it."""
+
+    evolves = True
+
+    def edit_gradients(self, params, grads):
+        return {name: g / 2 for name, g in grads.items()}
+
+    def after_step(self, params, buffers, progress):
+        return {"network.3.bias": torch.full_like(params["network.3.bias"], progress.step)}, {}
+
+
+@pytest.mark.parametrize("clip", [None, 0.01])
+def test_gradients_are_edited_before_they_are_clipped_and_parameters_after_the_step(clip: float | None):
+    def update(learner, optimizer, number, batch):
+        optimizer.zero_grad()
+        learner(batch).value.backward()
+        for p in learner.parameters():
+            p.grad /= 2
+        if clip:
+            torch.nn.utils.clip_grad_norm_(learner.parameters(), clip)
+        optimizer.step()
+        learner.network[3].bias.data.fill_(number + 1)
+
+    module = classifier(Halving(), clip=clip)
+    fit(module)
+    assert equal(module.learner.state_dict(), by_hand(update, lr=0.1))
 
 
 @pytest.mark.parametrize("rule", [FeedbackAlignment, partial(FeedbackAlignment, KolenPollackFeedback())])
