@@ -138,6 +138,7 @@ def extend(
     Returns:
         The layer itself.
 
+    >>> from lit_fa.layers import SnapshotFeedback
     >>> layer = extend(nn.Linear(2, 2), SnapshotFeedback(rescale="none"), torch.Generator())
     >>> x = torch.ones(1, 2, requires_grad=True)
     >>> grad = torch.autograd.grad(layer(x).sum(), x)[0]  # feedback equal to the weight is backprop

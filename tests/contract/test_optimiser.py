@@ -51,9 +51,7 @@ def test_the_optimiser_holds_the_tensors_that_the_next_forward_pass_reads(case: 
     step(learner, batch)
     assert {id(p) for p in learner.parameters()} == held
     new = dict(learner.named_parameters())
-    assert largest_difference(
-        {n: new[n].detach() for n in grads}, {n: old[n] - g for n, g in grads.items()}
-    ) < 1e-15
+    assert largest_difference({n: new[n].detach() for n in grads}, {n: old[n] - g for n, g in grads.items()}) < 1e-15
     assert not torch.equal(learner(batch).logits, case.learner()(batch).logits)
 
 

@@ -52,7 +52,9 @@ def test_an_orthogonal_draw_has_orthonormal_rows_or_columns():
 
 
 def test_gain_is_a_factor():
-    assert torch.equal(draw((3, 4), "normal", named_generator(0), gain=2.0), 2 * draw((3, 4), "normal", named_generator(0)))
+    assert torch.equal(
+        draw((3, 4), "normal", named_generator(0), gain=2.0), 2 * draw((3, 4), "normal", named_generator(0))
+    )
 
 
 def test_an_unknown_init_is_refused_with_the_valid_ones():

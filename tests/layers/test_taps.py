@@ -32,7 +32,8 @@ def test_a_residual_block_is_one_block_and_layers_inside_are_units_of_layer():
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "count"), [("mlp", (1, 28, 28), 1), ("lenet", (1, 28, 28), 4), ("resnet20_cifar", (3, 32, 32), 10)]
+    ("name", "shape", "count"),
+    [("mlp", (1, 28, 28), 1), ("lenet", (1, 28, 28), 4), ("resnet20_cifar", (3, 32, 32), 10)],
 )
 def test_our_networks_are_cut_behind_each_of_their_blocks(name: str, shape: tuple, count: int):
     found = names(create_network(name, 10, shape), *shape)

@@ -114,9 +114,7 @@ def test_biotorchs_feedback_is_the_transposed_convolution_of_the_spread_error(ge
     reader = network[2]
     padding = 1 if reader.padding == "same" else reader.padding
     error = np.eye(5)
-    expected = reference.transposed_convolution(
-        error, kernel, grid, reader.stride, padding, reader.dilation, (4, 6, 6)
-    )
+    expected = reference.transposed_convolution(error, kernel, grid, reader.stride, padding, reader.dilation, (4, 6, 6))
     assert np.abs(made.rule.feedback["1"].weight.numpy() - expected).max() < 1e-5  # drawn in float32
 
 

@@ -39,7 +39,9 @@ def learner(source: object, **options: object) -> Learner:
 
 def batches(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     g = torch.Generator().manual_seed(3)
-    return [(torch.randn(7, 6, generator=g, dtype=torch.float64), torch.randint(3, (7,), generator=g)) for _ in range(count)]
+    return [
+        (torch.randn(7, 6, generator=g, dtype=torch.float64), torch.randint(3, (7,), generator=g)) for _ in range(count)
+    ]
 
 
 def listed(made: Learner) -> tuple[list[Layer], dict[int, np.ndarray]]:
