@@ -1,5 +1,7 @@
 """The three networks of the step benchmark, and what their arithmetic allows."""
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -10,7 +12,7 @@ BATCH = 128
 def mlp() -> nn.Module:
     """784-1024-1024-1024-10."""
     widths = [784, 1024, 1024, 1024]
-    hidden = [nn.Sequential(nn.Linear(i, o), nn.ReLU()) for i, o in zip(widths, widths[1:], strict=False)]
+    hidden = [nn.Sequential(nn.Linear(i, o), nn.ReLU()) for i, o in pairwise(widths)]
     return nn.Sequential(*hidden, nn.Linear(1024, 10))
 
 

@@ -137,7 +137,9 @@ def rows_of(name: str, rounds: int, rules: list[str], peers: bool) -> list[dict]
 
 def show(rows: list[dict], console: Console) -> None:
     """The rows as a table at the terminal."""
-    table = Table(title=f"one training step, batch {BATCH}, {torch.get_num_threads()} thread, torch {torch.__version__}")
+    table = Table(
+        title=f"one training step, batch {BATCH}, {torch.get_num_threads()} thread, torch {torch.__version__}"
+    )
     for column in ("network", "rule", "ms", "x backprop", "quartiles", "limit", "over limit", "peak MB"):
         table.add_column(column, justify="left" if column in ("network", "rule") else "right")
     for r in rows:

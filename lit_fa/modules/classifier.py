@@ -14,6 +14,7 @@ from lit_fa.errors import UserError
 from lit_fa.layers.taps import match
 from lit_fa.modules.finite import NonFiniteLossError, first_non_finite
 from lit_fa.modules.learner import Learner
+from lit_fa.modules.resume import random_states, take_up
 from lit_fa.networks import create_network
 from lit_fa.rules.backprop import Backprop
 from lit_fa.rules.base import Batch, LearningRule, Progress, Surrogate
@@ -179,9 +180,7 @@ class Classifier(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Keep the random state (dropout) and the epoch's totals, so that resuming is bit for bit."""
-        checkpoint["lit_fa"] = {"rng": torch.get_rng_state(), "totals": self.totals}
-        if torch.cuda.is_available():
-            checkpoint["lit_fa"]["cuda_rng"] = torch.cuda.get_rng_state_all()
+        checkpoint["lit_fa"] = random_states(self.totals)
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Remember the random state until training starts: loading itself may draw numbers."""
@@ -199,10 +198,7 @@ class Classifier(L.LightningModule):
         resumed = getattr(self, "_resumed", None)
         if resumed is None:
             return
-        torch.set_rng_state(resumed["rng"].cpu())
-        if "cuda_rng" in resumed and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all([state.cpu() for state in resumed["cuda_rng"]])
-        self.totals, self._resumed = resumed["totals"].cpu(), None
+        self.totals, self._resumed = take_up(resumed, self.global_rank), None
 
     def _backward(self, batch: Batch) -> Surrogate:
         backward: Callable[[Tensor], None] = self.manual_backward
