@@ -25,8 +25,9 @@ LATE = ["torch", "matplotlib", "scipy", "lit_fa", "wandb"]  # what `tables` may 
 
 
 def imported(tree: ast.AST, *, late: bool) -> set[str]:
-    """Absolute names of imported modules; `late`: inside functions, else outside them."""
-    inside = {n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)}
+    """Absolute names of imported modules; `late`: inside functions or for type checkers, else at import."""
+    deferred = (f for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) or _for_type_checkers(f))
+    inside = {n for f in deferred for n in ast.walk(f)}
     found = set()
     for node in ast.walk(tree):
         if (node in inside) is late and isinstance(node, ast.Import):
@@ -35,6 +36,10 @@ def imported(tree: ast.AST, *, late: bool) -> set[str]:
             assert node.level == 0, "imports are absolute"
             found.add(node.module)
     return found
+
+
+def _for_type_checkers(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def permitted(name: str, allowed: list[str | None]) -> bool:
