@@ -60,6 +60,8 @@ class RandomFeedback(FeedbackSource):
 
     def __post_init__(self):
         _check("init", self.init, formula.INITS)
+        if self.scale <= 0:
+            raise UserError(f"the scale of feedback is a positive number, not {self.scale}")
 
     def draw(self, weight: Tensor, generator: Generator) -> Tensor:  # noqa: D102
         return formula.draw(weight.shape, self.init, generator, gain=self.scale)

@@ -75,6 +75,8 @@ class DirectFeedbackAlignment(LearningRule):
         _check(teacher=(teacher, ("error", "target")), shape=(shape, SHAPES), init=(init, INITS))
         _check(channels=(channels, ("auto", "first", "last")), target_reduction=(target_reduction, ("mean", "sum")))
         _check(backend=(backend, ("fused", "detour")), uncovered=(uncovered, ("raise", "warn", "allow")))
+        if scale <= 0:
+            raise UserError(f"the scale of feedback is a positive number, not {scale}")
         self.teacher, self.shape, self.blocks, self.init, self.scale = teacher, shape, blocks, init, scale
         self.seed, self.channels, self.target_reduction = seed, channels, target_reduction
         self.backend, self.uncovered = backend, uncovered

@@ -53,6 +53,7 @@ def last_line(capsys) -> str:
         ([f"--{RULE}.init_args.source", "sing"], "unknown feedback source 'sing'; nearest: sign"),
         ([f"--{RULE}.init_args.source.init_args.variant", "xsf"], "variant is one of usf, brsf, frsf, not 'xsf'"),
         ([f"--{RULE}.init_args.source.init_args.scale", "0"], "scale is xavier, fan_in or a positive number"),
+        ([f"--{RULE}", "DirectFeedbackAlignment", f"--{RULE}.scale", "-1"], "scale of feedback is a positive number"),
         ([f"--{RULE}.init_args.layers", "[head2]"], "no module matches 'head2'; nearest: head"),
         (["--model.init_args.network", "lenett"], "network 'lenett' is unknown to timm and to lit-fa; nearest: lenet"),
         (["--model.init_args.criterion", "mes"], "unknown criterion 'mes'; nearest: mse"),
