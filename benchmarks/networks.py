@@ -4,7 +4,6 @@ from itertools import pairwise
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 BATCH = 128
 
@@ -68,10 +67,3 @@ def arithmetic_limit(rule: str, name: str) -> float:
 
 def _macs(layer: nn.Module, out: torch.Tensor) -> int:
     return out[0].numel() * layer.weight[0].numel()
-
-
-def products_of_a_step(step) -> int:
-    """Floating-point operations in the matrix products and convolutions that one call of `step` issues."""
-    with FlopCounterMode(display=False) as counter:
-        step()
-    return counter.get_total_flops()

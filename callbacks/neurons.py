@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from callbacks.wiring import Wiring, direct_feedback, parents
+from callbacks.wiring import Wiring, parents
 from lit_fa.layers import WEIGHT_LAYERS, FeedbackLayer
 from lit_fa.rules.base import LearningRule
 
@@ -68,7 +68,7 @@ def find_neurons(
         wiring: of one forward pass in training mode.
         law: `auto`: what the rule and its feedback source imply; or the law to test on all layers.
     """
-    links = direct_feedback(rule)
+    links = rule.links
     if type(rule).surrogate is not LearningRule.surrogate and (
         not links or getattr(rule, "teacher", "error") != "error"
     ):

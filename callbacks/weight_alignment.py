@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from callbacks.probe import Batch, Periodic
-from callbacks.wiring import Wiring, direct_feedback, trace
+from callbacks.wiring import Wiring, trace
 from lit_fa.functional.alignment import angle, cosine
 from lit_fa.layers import WEIGHT_LAYERS, feedback_layers
 from lit_fa.rules.base import LearningRule
@@ -34,7 +34,7 @@ class WeightAlignment(Periodic):
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
         """Find the links that stand for a layer's feedback, and name the layers without counterpart."""
-        if direct_feedback(module.rule):
+        if module.rule.links:
             self.products = chained_links(module.network, module.rule, trace(module.network, batch[0]))
         layers = [name for name, m in module.network.named_modules() if isinstance(m, WEIGHT_LAYERS)]
         compared = counterparts(module.network, self.products)
@@ -66,7 +66,7 @@ def counterparts(network: nn.Module, products: dict[str, tuple[Tensor, ...]]) ->
 
 def chained_links(network: nn.Module, rule: LearningRule, wiring: Wiring) -> dict[str, tuple[Tensor, ...]]:
     """Linear layer to (F_l, F_{l-1}), each (c, units), or for the read-out to (F_{L-1},)."""
-    links, found = direct_feedback(rule), {}
+    links, found = rule.links, {}
     ends = sorted(links, key=wiring.calls.index)
     begin, below = 0, None
     for block in [*ends, None]:

@@ -4,15 +4,13 @@ Read off the autograd graph rather than off modules, so that a residual branch, 
 reader of a layer's output is seen.
 """
 
-from collections import defaultdict
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from lit_fa.layers import WEIGHT_LAYERS, observing
-from lit_fa.rules.base import LearningRule
+from lit_fa.layers import WEIGHT_LAYERS, consumers_of, observing
 
 
 @dataclass
@@ -66,7 +64,7 @@ def trace(network: nn.Module, inputs: Tensor) -> Wiring:
     finally:
         for hook in hooks:
             hook.remove()
-    wiring.readers = _readers(logits.grad_fn)
+    wiring.readers = consumers_of(logits.grad_fn)
     return wiring
 
 
@@ -74,26 +72,3 @@ def parents(node: Node) -> tuple[list[Node], list[Node]]:
     """What a node reads: other nodes' outputs, and parameters."""
     read = [child for child, _ in node.next_functions if child is not None]
     return [n for n in read if not hasattr(n, "variable")], [n for n in read if hasattr(n, "variable")]
-
-
-def direct_feedback(rule: LearningRule) -> dict[str, Tensor]:
-    """Block to the matrix (c, *block) that carries the error at the logits to it; empty without such links."""
-    held = getattr(rule, "feedback", None)
-    if getattr(rule, "taps", None) is None or not isinstance(held, nn.ModuleDict):
-        return {}
-    # a module's name cannot hold a dot as a key, so rules write a slash
-    return {key.replace("/", "."): link.weight for key, link in held.items() if hasattr(link, "weight")}
-
-
-def _readers(root: Node) -> dict[Node, list[Node]]:
-    readers, stack, seen = defaultdict(list), [root], {root}
-    while stack:
-        node = stack.pop()
-        for child, _ in node.next_functions:
-            if child is None:
-                continue
-            readers[child].append(node)
-            if child not in seen:
-                seen.add(child)
-                stack.append(child)
-    return readers

@@ -1,6 +1,6 @@
 """How a rule gets into a network that it did not write: feedback layers, cuts, and the coverage check."""
 
-from lit_fa.layers.coverage import Coverage, coverage
+from lit_fa.layers.coverage import Coverage, consumers_of, coverage
 from lit_fa.layers.feedback import (
     WEIGHT_LAYERS,
     Feedback,
@@ -41,6 +41,7 @@ __all__ = [
     "SnapshotFeedback",
     "Taps",
     "WeightMirrorFeedback",
+    "consumers_of",
     "coverage",
     "extend",
     "feedback_layers",

@@ -33,7 +33,7 @@ def coverage(network: nn.Module, value: Tensor) -> Coverage:
 
     Build `value` with every parameter requiring gradient, frozen ones too: a frozen weight carries error all the same.
     """
-    consumers = _consumers(value.grad_fn)
+    consumers = consumers_of(value.grad_fn)
     leaves = {id(node.variable): node for node in consumers if hasattr(node, "variable")}
     params = {name: p for name, p in network.named_parameters() if not name.endswith("feedback.weight")}
     reached = {name for name, p in params.items() if id(p) in leaves}
@@ -43,7 +43,7 @@ def coverage(network: nn.Module, value: Tensor) -> Coverage:
     return Coverage(sorted(carries), sorted(set(params) - reached))
 
 
-def _consumers(root: torch.autograd.graph.Node) -> dict:
+def consumers_of(root: torch.autograd.graph.Node) -> dict:
     """node -> nodes that use its output, for the whole graph behind `root`."""
     consumers, stack = defaultdict(list), [root]
     seen = {root}

@@ -105,6 +105,11 @@ class LearningRule(nn.Module):
         """(n, ...) inputs to (n, c) logits."""
         return network(inputs)
 
+    @property
+    def links(self) -> Tensors:
+        """Block to the matrix (c, *block) that carries the error at the logits straight to it; empty without such."""
+        return {}
+
     def inspect(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
         """Which tensors of `network` the surrogate's gradient reaches, frozen ones counted as trainable."""
         frozen = [p for p in network.parameters() if not p.requires_grad]

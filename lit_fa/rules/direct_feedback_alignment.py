@@ -30,7 +30,7 @@ from lit_fa.functional.feedback import INITS, draw, named_generator
 from lit_fa.layers.coverage import Coverage
 from lit_fa.layers.observing import observing
 from lit_fa.layers.taps import Block, Taps, find_blocks
-from lit_fa.rules.base import Batch, Criterion, LearningRule, Surrogate, refuse
+from lit_fa.rules.base import Batch, Criterion, LearningRule, Surrogate, Tensors, refuse
 
 log = logging.getLogger(__name__)
 SHAPES = ("dense", "per_channel", "shared", "transposed_conv")
@@ -130,6 +130,11 @@ class DirectFeedbackAlignment(LearningRule):
         loss = criterion(logits, targets)
         backward(loss)
         return Surrogate(loss.detach(), loss.detach(), logits.detach())
+
+    @property
+    def links(self) -> Tensors:
+        """Block to F, (c, *block), with size 1 where positions share a value."""
+        return {key.replace("/", "."): link.weight for key, link in self.feedback.items()}
 
     def _link(self, name: str, output: Tensor) -> Tensor:
         return error_link(output, self.feedback[_key(name)].weight, backend=self.backend)
