@@ -15,7 +15,7 @@ from rich.text import Text
 from lit_fa.tables.collect import Collected
 from lit_fa.tables.compare import Comparison, Summary
 from lit_fa.tables.places import root_of
-from lit_fa.tables.schema import Metric, Table
+from lit_fa.tables.schema import Cell, Metric, Table
 
 _COLOURS = {"reproduced": "green", "within": "cyan", "above": "yellow", "below": "yellow", "not": "red"}
 _LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"})
@@ -79,10 +79,22 @@ def markdown(collected: Collected, comparisons: Sequence[Comparison], images: Se
     lines = [_pipe(headers(table)), _pipe(["---"] * len(headers(table))), *map(_pipe, rows(comparisons, table)), ""]
     lines += [f"* {fact}" for fact in facts(collected)]
     lines += [f"* assumed: `{key}`: {text}" for key, text in table.assumed.items()]
-    lines += [f"* {c.cell.row}, {c.cell.column}: {c.cell.note}" for c in comparisons if c.cell.note]
+    lines += [f"* {', '.join(label for label in labels if label)}: {note}" for *labels, note in _notes(comparisons)]
     lines += _sources(comparisons)
     lines += [f"\n![{title}]({link})" for title, link in images]
     return "\n".join(lines)
+
+
+def _notes(comparisons: Sequence[Comparison]) -> list[tuple[str, str, str]]:
+    """(row, column, note) of each note; one that all cells of a row share is there once, without a column."""
+    said: dict[str, list[Cell]] = {}
+    for c in comparisons:
+        said.setdefault(c.cell.row, []).append(c.cell)
+    notes = []
+    for row, cells in said.items():
+        shared = len({cell.note for cell in cells}) == 1
+        notes += [(row, "" if shared else cell.column, cell.note) for cell in (cells[:1] if shared else cells)]
+    return [note for note in notes if note[2]]
 
 
 def facts(collected: Collected) -> list[str]:
