@@ -15,9 +15,10 @@ from lit_fa.errors import UserError
 from lit_fa.tables.card import is_stale, markers
 from lit_fa.tables.cli import main
 from lit_fa.tables.collect import collect
+from lit_fa.tables.compare import compare
 from lit_fa.tables.figures import number_in
 from lit_fa.tables.plot import panels_of
-from lit_fa.tables.render import duration, hardware, number
+from lit_fa.tables.render import duration, hardware, markdown, number
 from lit_fa.tables.schema import load_table
 
 FIGURES = [
@@ -51,7 +52,7 @@ def test_markdown_holds_the_numbers_and_the_facts(declared, save, fill, capfd):
         "* hardware: a cpu, 2 cores, 1 thread a run, 8 GiB",
         "* commits: abcdef0",
         "* assumed: `data.init_args.batch_size`: 128; the paper is silent",
-        "* BP, width 32: no feedback here",
+        "* BP: no feedback here",
         "* published: Table 1",
         "* command: `lit-fa table run table1.yaml --scale full`",
     ):
@@ -242,3 +243,10 @@ def test_numbers_durations_and_machines_read_aloud():
     assert [duration(x) for x in (42, 720, 12600)] == ["42 s", "12 min", "3.5 h"]
     assert hardware({"gpu": "H100", "cpu": "x", "cores": 16, "threads": 2}) == "H100, x, 16 cores, 2 threads a run"
     assert hardware(None) == "unknown"
+
+
+def test_a_note_of_one_cell_among_others_names_its_column(declared, save, tmp_path):
+    declared["cells"].append({"row": "BP", "column": "width 64", "note": "wider"})
+    table = load_table(save(declared))
+    collected = collect(table, table.scale("full"), tmp_path / "none")
+    assert "* BP, width 64: wider" in markdown(collected, compare(collected))
