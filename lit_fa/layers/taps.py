@@ -24,11 +24,15 @@ Visitor = Callable[[str, Tensor], None]
 
 @dataclass(frozen=True)
 class Block:
-    """A tapped module: its name, the shape of its output without the batch, and the layer that reads it next."""
+    """A tapped module: its name, the shape of its output without the batch, and the layer that reads it next.
+
+    `channels_last`: the output is a map whose channels lie together in memory.
+    """
 
     name: str
     shape: tuple[int, ...]
     reader: nn.Module | None
+    channels_last: bool = False
 
 
 class Taps:
@@ -146,4 +150,5 @@ def _describe(name: str, calls: list[tuple[str, object]], modules: dict[str, nn.
     inside = set(modules[name].modules())
     later = (modules[n] for n, _ in calls[position + 1 :])
     reader = next((m for m in later if isinstance(m, WEIGHT_LAYERS) and m not in inside), None)
-    return Block(name, tuple(tensor.shape[1:]), reader)
+    channels_last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return Block(name, tuple(tensor.shape[1:]), reader, channels_last and not tensor.is_contiguous())

@@ -95,7 +95,9 @@ class DirectFeedbackAlignment(LearningRule):
             classes = network(example).shape[-1]
         widest = max(math.prod(block.shape) for block in blocks)
         for block in blocks:
-            self.feedback[_key(block.name)] = self._draw(block, classes, widest).to(example.device)
+            feedback = self._draw(block, classes, widest).to(example.device)
+            layout = torch.channels_last if block.channels_last else torch.preserve_format
+            self.feedback[_key(block.name)] = feedback.to(memory_format=layout)
         self.taps = Taps(network, [block.name for block in blocks])
         found = self.inspect(network, example, criterion)
         refuse("no gradient reaches", found.unreached, "They lie in no path to the loss.", uncovered=self.uncovered)
