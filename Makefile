@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 SCALE ?= cpu
+# make reproduce JSON=FILE also writes the numbers there
 STAMP := $(VENV)/.installed
 
 .PHONY: help reproduce test test-all bench lint venv clean
@@ -12,7 +13,7 @@ help: ## what can be made
 
 reproduce: $(STAMP) ## train BP, FA and sign-FA on real digits; table and figure of the conserved potential
 	$(BIN)/lit-fa table run paper_configs/conservation/digits.yaml --scale $(SCALE) --jobs $(JOBS) --out scratch/reproduce --allow-dirty
-	$(BIN)/lit-fa table report paper_configs/conservation/digits.yaml --scale $(SCALE) --out scratch/reproduce
+	$(BIN)/lit-fa table report paper_configs/conservation/digits.yaml --scale $(SCALE) --out scratch/reproduce $(if $(JSON),--json $(JSON))
 
 test: $(STAMP) ## the tests: under ten minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --timeout 300
@@ -21,7 +22,7 @@ test-all: $(STAMP) ## the slow tests as well
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --timeout 1800 -m 'not gpu and not paper'
 
 bench: $(STAMP) ## one training step of every rule against backprop, interleaved, one thread
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.step $(BENCH)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.step $(BENCH) $(if $(JSON),--json $(JSON))
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.overhead
 
 lint: $(STAMP) ## ruff

@@ -16,6 +16,7 @@ import callbacks
 import datamodules
 import lit_fa.modules
 import lit_fa.rules
+from callbacks.run_record import write_json
 from lit_fa.errors import UserError, nearest
 
 # where a class named in YAML may live, and what a user calls such a thing
@@ -46,9 +47,16 @@ class LitFACLI(LightningCLI):
 
 
 def main(argv: list[str]) -> None:
-    """`lit-fa fit|validate|test|predict ...`."""
-    sys.argv = ["lit-fa", *argv]  # Lightning warns about arguments that are handed over instead
-    _guard(LitFACLI)
+    """`lit-fa fit|validate|test|predict ... [--json FILE]`; the file receives the last value of every metric."""
+    argv, json_file = _take_option(argv, "--json")
+
+    def run() -> None:
+        sys.argv = ["lit-fa", *argv]  # Lightning warns about arguments that are handed over instead
+        cli = LitFACLI()
+        if json_file:
+            write_json(Path(json_file), {key: float(v) for key, v in cli.trainer.callback_metrics.items()})
+
+    _guard(run)
 
 
 def fit_and_record(config: dict, record: dict) -> None:
@@ -89,6 +97,16 @@ def check_names(config: dict) -> None:
         name = value.get("class_path") if isinstance(value, dict) else value
         if isinstance(name, str):
             _check_class(kind, name)
+
+
+def _take_option(argv: list[str], name: str) -> tuple[list[str], str | None]:
+    """The words without `name VALUE`, and the value."""
+    if name not in argv:
+        return argv, None
+    at = argv.index(name)
+    if at + 1 == len(argv):
+        raise UserError(f"{name} needs a file to write to")
+    return argv[:at] + argv[at + 2 :], argv[at + 1]
 
 
 def _check_class(kind: str, name: str) -> None:

@@ -31,7 +31,7 @@ def main(argv: Sequence[str], *, runner: str = DEFAULT_RUNNER) -> int:
     arguments = _parser().parse_args(argv)
     output = Console() if sys.stdout.isatty() else Console(width=_LOG_WIDTH)
     if arguments.command == "list":
-        return print_list(arguments.path, output)
+        return print_list(arguments.path, output, arguments.json)
     tables = [load_table(path) for given in arguments.paths for path in find_tables(given)]
     if arguments.command == "run":
         return _run(tables, arguments, output, runner, shlex.join(["lit-fa", "table", *argv]))
@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="tables or folders of them")
         command.add_argument("--scale", help="default: cpu where the table has it, else full")
         command.add_argument("--out", type=Path, help="folder of the records; default: results beside the table")
+    for command in commands.choices.values():
         command.add_argument("--json", type=Path, metavar="FILE", help="write the outcome as JSON as well")
     run, shown = commands.choices["run"], commands.choices["report"]
     run.add_argument("--jobs", type=int, default=1, metavar="N", help="worker processes, one thread each")

@@ -1,5 +1,6 @@
 """All tables of a folder, and how much of each is done."""
 
+import json
 from pathlib import Path
 
 from rich.console import Console
@@ -26,28 +27,32 @@ def find_tables(path: Path) -> list[Path]:
     return found
 
 
-def print_list(path: Path, output: Console) -> int:
+def print_list(path: Path, output: Console, json_file: Path | None = None) -> int:
     """Prints every table with its cells and, for each scale, the runs done; 2 if a table cannot be read."""
-    listed, broken = ConsoleTable("table", "paper", "cells", *SCALES), []
+    listed, entries, broken = ConsoleTable("table", "paper", "cells", *SCALES), [], []
     for file in find_tables(path):
         try:
             table = load_table(file)
-            paper = ", ".join(part for part in (table.paper.key, table.paper.table) if part)
-            listed.add_row(str(file), paper, str(len(table.cells)), *(_done(table, name) for name in SCALES))
+            done = {name: _done(table, name) for name in table.scales}
         except UserError as error:
             broken.append(str(error))
+            continue
+        paper = ", ".join(part for part in (table.paper.key, table.paper.table) if part)
+        counts = ("{done} done, {missing} missing".format(**done[name]) if name in done else "–" for name in SCALES)
+        listed.add_row(str(file), paper, str(len(table.cells)), *counts)
+        entries.append({"table": str(file), "paper": table.paper.key, "cells": len(table.cells), "scales": done})
     output.print(listed)
     for line in broken:
         output.print(f"broken: {line}", markup=False, highlight=False, soft_wrap=True)
+    if json_file:
+        json_file.write_text(json.dumps({"tables": entries, "broken": broken}, indent=1) + "\n", encoding="utf-8")
     return 2 if broken else 0
 
 
-def _done(table: Table, name: str) -> str:
-    """`4 done, 2 missing` at a scale, in the folder that counts."""
-    if name not in table.scales:
-        return "–"
+def _done(table: Table, name: str) -> dict[str, int]:
+    """Runs done and missing at a scale, in the folder that counts."""
     found = collect(table, table.scales[name], places(table, name, tree_of(table)).results)
-    return f"{len(found.all)} done, {len(found.missing)} missing"
+    return {"done": len(found.all), "missing": len(found.missing)}
 
 
 def _is_table(file: Path) -> bool:

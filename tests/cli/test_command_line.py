@@ -1,5 +1,6 @@
 """A user's mistake is one line and exit code 2; a fault of ours, or --debug, is a traceback."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -109,5 +110,12 @@ def test_debug_shows_the_traceback(config):
         main(["fit", "--config", config, "--model.init_args.criterion", "mes", "--debug"])
 
 
-def test_a_run_from_yaml_trains(config, capsys):
-    assert main(["fit", "--config", config]) == 0
+def test_a_run_from_yaml_trains_and_leaves_its_metrics(config, tmp_path):
+    assert main(["fit", "--config", config, "--json", str(tmp_path / "metrics.json")]) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert 0 < metrics["val/accuracy"] <= 100
+
+
+def test_json_without_a_file_says_so(config, capsys):
+    assert main(["fit", "--config", config, "--json"]) == 2
+    assert last_line(capsys) == "lit-fa: --json needs a file to write to"

@@ -202,7 +202,9 @@ def test_a_figure_shows_the_mean_and_deviation_over_seeds(declared, save, fill):
 def test_the_list_counts_what_is_done_and_names_broken_tables(declared, save, fill, tmp_path, capfd):
     path = save(declared)
     fill(path, "cpu")[0].unlink()
-    assert main(["list", str(tmp_path)]) == 0
+    assert main(["list", str(tmp_path), "--json", str(tmp_path / "list.json")]) == 0
+    (entry,) = json.loads((tmp_path / "list.json").read_text())["tables"]
+    assert entry["cells"] == 2
     printed = capfd.readouterr().out
     assert "3 done, 1 missing" in printed
     assert "0 done, 6 missing" in printed
