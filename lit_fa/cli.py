@@ -1,6 +1,7 @@
 """The only file that sees all packages: rules, datamodules and callbacks meet in Lightning's command line."""
 
 import gc
+import logging
 import re
 import shutil
 import sys
@@ -49,6 +50,8 @@ class LitFACLI(LightningCLI):
 def main(argv: list[str]) -> None:
     """`lit-fa fit|validate|test|predict ... [--json FILE]`; the file receives the last value of every metric."""
     argv, json_file = _take_option(argv, "--json")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("lit_fa").setLevel(logging.INFO)  # what a rule did to the network, in one line
 
     def run() -> None:
         sys.argv = ["lit-fa", *argv]  # Lightning warns about arguments that are handed over instead

@@ -101,7 +101,9 @@ class DirectFeedbackAlignment(LearningRule):
         self.taps = Taps(network, [block.name for block in blocks])
         found = self.inspect(network, example, criterion)
         refuse("no gradient reaches", found.unreached, "They lie in no path to the loss.", uncovered=self.uncovered)
-        log.info("direct feedback (%s) behind %s", self.shape, ", ".join(block.name for block in blocks))
+        names, inside = ", ".join(block.name for block in blocks), len(found.transported)
+        local = f"; inside the blocks {inside} weights carry error to their neighbours" if inside else ""
+        log.info("direct feedback (%s, seed %d) behind %s%s", self.shape, self.seed, names, local)
         return found
 
     def surrogate(self, network: nn.Module, batch: Batch, criterion: Criterion) -> Surrogate:
