@@ -1,0 +1,55 @@
+"""What a partition looks like: one row per client, one column per class, darker where there are more samples."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike, NDArray
+
+from datamodules.errors import one_of
+from datamodules.partition import class_counts
+
+_STAMP = {".png": {"Software": None}, ".pdf": {"CreationDate": None}}  # no date inside: same partition, same bytes
+_READABLE = 400  # cells up to which each one carries its number
+
+
+def partition_picture(labels: ArrayLike, parts: Sequence[ArrayLike], path: str | Path) -> Path:
+    """Draws the (k, c) counts of a partition and returns the path; a missing folder is made.
+
+    Args:
+        labels: (n,), of the whole data set.
+        parts: k index arrays, as the functions of `datamodules.partition` return them.
+        path: ends in .png or .pdf.
+
+    Raises:
+        DataError: another ending.
+    """
+    path = Path(path)
+    one_of("ending of the picture", path.suffix, _STAMP)
+    counts, classes = class_counts(labels, parts), np.unique(np.asarray(labels))
+    height, width = (min(1.6 + 0.24 * rows, 9) for rows in counts.shape)
+    figure = Figure(figsize=(width + 1.6, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    drawn = axes.imshow(counts, aspect="auto", cmap="Blues", vmin=0, interpolation="nearest")
+    figure.colorbar(drawn, label="samples")
+    sizes = counts.sum(1)
+    axes.set(xlabel="class", ylabel="client", title=f"{len(counts)} clients of {sizes.min()} to {sizes.max()} samples")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    if counts.shape[1] <= 50:
+        axes.set_xticks(range(len(classes)), [str(label) for label in classes], fontsize="small")
+    if counts.size <= _READABLE:
+        _write_numbers(axes, counts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120, metadata=_STAMP[path.suffix])
+    return path
+
+
+def _write_numbers(axes: Axes, counts: NDArray) -> None:
+    for (row, column), count in np.ndenumerate(counts):
+        colour = "white" if count > counts.max() / 2 else "black"
+        axes.text(column, row, str(count), ha="center", va="center", fontsize=6, color=colour)
