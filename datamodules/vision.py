@@ -253,8 +253,8 @@ class VisionDataModule(L.LightningDataModule):
         return BatchLoader(images, batch_size, prepare=None if ready else prepare, seed=self.seed, **ranks, **order)
 
     def _save_label_noise(self, before: Tensor, after: Tensor) -> None:
-        if not self.label_noise or self.trainer is None:
-            return
+        if not self.label_noise or self.trainer is None or not self.trainer.loggers:
+            return  # without a logger there is no folder of this run; the seed tells the same
         folder = self.trainer.log_dir  # asks all ranks, so it is read on all of them
         if folder is None or not self.trainer.is_global_zero:
             return

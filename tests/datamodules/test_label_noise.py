@@ -1,9 +1,11 @@
 import json
+from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.loggers import CSVLogger
 
 from datamodules import DataError, Digits, Synthetic
 from datamodules.labels import replace_labels
@@ -75,11 +77,12 @@ def test_flipped_counts_in_the_original_training_set_under_a_class_subset():
 
 def test_a_trainer_gets_the_flipped_labels_as_a_file(tmp_path):
     data = Synthetic(n_train=64, n_test=10, label_noise=0.25, noise_seed=2)
-    trainer = L.Trainer(logger=False, default_root_dir=tmp_path, accelerator="cpu", enable_checkpointing=False)
+    logger = CSVLogger(tmp_path)
+    trainer = L.Trainer(logger=logger, accelerator="cpu", enable_checkpointing=False)
     trainer.strategy.connect(BoringModel())
     data.trainer = trainer
     data.setup("fit")
-    record = json.loads((tmp_path / "label_noise.json").read_text())
+    record = json.loads((Path(logger.log_dir) / "label_noise.json").read_text())
     assert record["images"] == data.flipped.tolist()
     assert record["labels_after"] == data.train_set.labels[data.flipped].tolist()
     assert record["labels_before"] == (data.flipped % 10).tolist()
@@ -89,3 +92,11 @@ def test_a_trainer_gets_the_flipped_labels_as_a_file(tmp_path):
 def test_a_share_of_labels_outside_zero_to_one_is_refused(share):
     with pytest.raises(DataError, match="from 0 to 1"):
         Digits(label_noise=share)
+
+
+def test_a_trainer_without_a_logger_leaves_no_file_behind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = Synthetic(n_train=64, n_test=10, label_noise=0.25)
+    data.trainer = L.Trainer(logger=False, accelerator="cpu", enable_checkpointing=False)
+    data.setup("fit")
+    assert not [*tmp_path.iterdir()]
