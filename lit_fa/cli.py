@@ -11,7 +11,7 @@ from pathlib import Path
 import lightning as L
 from jsonargparse import ArgumentError
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 import callbacks
 import datamodules
@@ -24,11 +24,21 @@ from lit_fa.errors import UserError, nearest
 ROOMS = {"rule": lit_fa.rules, "data": datamodules, "model": lit_fa.modules, "callbacks": callbacks}
 
 
+class SaveConfig(SaveConfigCallback):
+    """The config, saved in the run's own folder; a run without a logger has none, and leaves nothing behind."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Save, where there is a folder to save in."""
+        if trainer.loggers:
+            super().setup(trainer, pl_module, stage)
+
+
 class LitFACLI(LightningCLI):
     """Lightning's command line, with the dataset telling the network its classes and image shape."""
 
     def __init__(self, **kwargs):
         """Subclasses of LightningModule and LightningDataModule are chosen in the config."""
+        kwargs.setdefault("save_config_callback", SaveConfig)
         kwargs.setdefault("save_config_kwargs", {"overwrite": True})
         parser = {"exit_on_error": False}
         parsers = parser if not kwargs.get("run", True) else parser | {c: dict(parser) for c in self.subcommands()}

@@ -110,10 +110,12 @@ def test_debug_shows_the_traceback(config):
         main(["fit", "--config", config, "--model.init_args.criterion", "mes", "--debug"])
 
 
-def test_a_run_from_yaml_trains_and_leaves_its_metrics(config, tmp_path):
+def test_a_run_from_yaml_trains_and_leaves_its_metrics(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert main(["fit", "--config", config, "--json", str(tmp_path / "metrics.json")]) == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert 0 < metrics["val/accuracy"] <= 100
+    assert {path.name for path in tmp_path.iterdir()} == {"run.yaml", "metrics.json"}
 
 
 def test_json_without_a_file_says_so(config, capsys):
