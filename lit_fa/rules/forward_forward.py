@@ -262,13 +262,14 @@ class ForwardForward(LearningRule):
         """Parameter to the number of its block; the head's number is that of the blocks."""
         params = {name: p for name, p in network.named_parameters() if p.requires_grad}
         outputs: list[Tensor] = []
-        with observing(network), torch.enable_grad(), self.taps.visited_by(lambda _, h: outputs.append(h)):
-            outputs.append(network(example))
-        owners = {}
-        for number, output in enumerate(outputs):
-            if output.requires_grad:
-                grads = torch.autograd.grad(output.sum(), [*params.values()], allow_unused=True)
-                owners |= {name: number for name, grad in zip(params, grads, strict=True) if grad is not None}
+        owners: dict[str, int] = {}
+        with observing(network), torch.enable_grad():  # to the end: a buffer that is restored breaks the graph
+            with self.taps.visited_by(lambda _, h: outputs.append(h)):
+                outputs.append(network(example))
+            for number, output in enumerate(outputs):
+                if output.requires_grad:
+                    grads = torch.autograd.grad(output.sum(), [*params.values()], allow_unused=True)
+                    owners |= {name: number for name, grad in zip(params, grads, strict=True) if grad is not None}
         return owners
 
     def _check_sizes(self, entries: int, blocks: int) -> None:

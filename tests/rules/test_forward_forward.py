@@ -52,6 +52,35 @@ def test_peak_activation_bytes_of_streaming_do_not_grow_with_depth():
     assert peak(32) <= 1.1 * peak(4)
 
 
+def normalised_network() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5),
+        nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, CLASSES),
+    )  # fmt: skip
+
+
+def test_streaming_sees_the_same_dropout_and_statistics():
+    c = Case("batch norm", ForwardForward, normalised_network, (12,), None)
+    batch, one, two = c.batch(16), c.learner(), c.learner()
+    torch.manual_seed(4)
+    fused = gradients(one, batch)
+    torch.manual_seed(4)
+    assert largest_difference(streamed(two, batch), fused) == 0
+    assert largest_difference(two.state_dict(), one.state_dict()) == 0
+    assert one.state_dict()["network.1.num_batches_tracked"] == 2  # the neutral batch, and positive with negative
+
+
+def test_installing_leaves_modes_buffers_and_random_state_alone():
+    network, state = normalised_network(), torch.get_rng_state()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    Learner(network, ForwardForward(), torch.zeros(2, 12))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert largest_difference(network.state_dict(), before) == 0
+    assert network.training
+    assert all(p.grad is None for p in network.parameters())
+
+
 @pytest.mark.parametrize("network", WIDE)
 @pytest.mark.parametrize("head", ["softmax", "none"])
 def test_a_step_costs_what_the_docstring_says(network: str, head: str):
