@@ -216,10 +216,8 @@ def divided(network: nn.Module, ends: list[str]) -> list[list[tuple]]:
 
 def forward_forward_reference(options: dict, learner: Learner, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
     """Which labels are wrong is the rule's draw, tested on its own; what is learned from them is not."""
-    blocks, wrong = (
-        divided(learner.network, learner.rule.taps.names),
-        learner.rule.wrong_labels(*map(torch.tensor, (x, y))),
-    )
+    blocks = divided(learner.network, learner.rule.taps.names)
+    wrong = learner.rule.wrong_labels(torch.tensor(x), torch.tensor(y))
     return forward_forward.grads(
         blocks, x, y, array(wrong), CLASSES, literal.forward,
         lambda block, notes, delta: literal.backward(block, notes, delta, {})[1], **options,
@@ -308,8 +306,8 @@ RULES: dict[str, tuple[Callable[[], LearningRule], Callable]] = {
 }
 # (rule, network) that cannot be, and why
 IMPOSSIBLE = {("dfa_layer_taps", "residual"): "the reference's blocks form a chain; a layer inside a branch is none"}
-RELABELLED = "its network reads a label in the input and normalised activities, so that no value is the plain network's"
 # (rule, network): suite to the reason why they do not take part in it
+RELABELLED = "its network reads a label in the input and normalised activities, so that no value is the plain network's"
 UNBOUNDED = "the target's signal never shrinks, so what is behind an unbounded activation grows without end"
 LIMITS: dict[tuple[str, str], Mapping[str, str]] = {
     (rule, "residual"): {"trains": UNBOUNDED} for rule in RULES if rule.startswith("drtp")

@@ -5,16 +5,18 @@ block below, a block has $h_l = \phi(W_l \hat h_{l-1} + b_l)$ and goodness $G_l 
 alone to have more of it where the label is true ($G^+$) than where it is wrong ($G^-$), for instance by
 
 $L_l = \log(1+e^{\theta-G_l^+}) + \log(1+e^{G_l^--\theta})$, $\quad
-\partial L_l/\partial h_l^+ = -\tfrac2u\,\sigma(\theta-G_l^+)\,h_l^+$.
+\partial L_l/\partial h_l^+ = -\tfrac2u\,\sigma(\theta-G_l^+)\,h_l^+$,
+
+averaged over the 2n samples.
 
 The network is cut behind every block, and what goes on is normalised, so that the next block cannot read the goodness
 of the last. Positive and negative samples go through in one batch of 2n. The criterion never reaches a hidden block.
 The network's head, which the paper does not have, is a softmax read-out: it learns by the criterion from the last
-block's normalised output for the neutral label (1/c everywhere), which is Hinton's one-pass classifier but for his also
-reading earlier blocks.
+block's normalised output for the neutral label (1/c everywhere), which is Hinton's one-pass classifier, except that his
+reads earlier blocks too.
 
 A step costs 5 F - F_head for F the cost of one forward pass (3 forward passes, weight gradients on 2n samples), and
-4 F - 2 F_head without a head to train. BatchNorm would see two batches a step.
+4 F - 2 F_head without a head to train. BatchNorm sees two batches a step: the neutral one, then positive with negative.
 
 Departures: a wrong label is a function of seed, step and the sample itself, see `functional.goodness`; peer
 normalisation compares the units' means over the batch, not running means.

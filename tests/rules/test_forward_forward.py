@@ -71,13 +71,14 @@ def test_streaming_sees_the_same_dropout_and_statistics():
     assert one.state_dict()["network.1.num_batches_tracked"] == 2  # the neutral batch, and positive with negative
 
 
-def test_installing_leaves_modes_buffers_and_random_state_alone():
-    network, state = normalised_network(), torch.get_rng_state()
+@pytest.mark.parametrize("training", [True, False])
+def test_installing_leaves_modes_buffers_and_random_state_alone(training: bool):
+    network, state = normalised_network().train(training), torch.get_rng_state()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     Learner(network, ForwardForward(), torch.zeros(2, 12))
     assert torch.equal(torch.get_rng_state(), state)
     assert largest_difference(network.state_dict(), before) == 0
-    assert network.training
+    assert network.training == training
     assert all(p.grad is None for p in network.parameters())
 
 
