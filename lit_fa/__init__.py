@@ -10,6 +10,7 @@ _HOMES = {
     "Backprop": "lit_fa.rules",
     "FeedbackAlignment": "lit_fa.rules",
     "DirectFeedbackAlignment": "lit_fa.rules",
+    "ForwardForward": "lit_fa.rules",
     "LearningRule": "lit_fa.rules",
     "Surrogate": "lit_fa.rules",
     "Learner": "lit_fa.modules",

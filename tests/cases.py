@@ -19,6 +19,7 @@ from lit_fa.rules import (
     Backprop,
     DirectFeedbackAlignment,
     FeedbackAlignment,
+    ForwardForward,
     KolenPollackFeedback,
     LearningRule,
     RandomFeedback,
@@ -27,6 +28,7 @@ from lit_fa.rules import (
     WeightMirrorFeedback,
 )
 from tests.contract import literal
+from tests.reference import forward_forward
 
 CLASSES = 5
 
@@ -194,17 +196,32 @@ def feedback_reference(
 
 
 def direct_reference(teacher: str, learner: Learner, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
-    ends = [key.replace("/", ".") for key in learner.rule.feedback]
-    blocks = [[]]
-    for name, module in learner.network.named_children():
-        blocks[-1] += described(module, f"network.{name}")
-        if name in ends:
-            blocks.append([])
+    blocks = divided(learner.network, [key.replace("/", ".") for key in learner.rule.feedback])
     feedback, h = [], x
     for block, direct in zip(blocks, learner.rule.feedback.values(), strict=False):
         h, _ = literal.forward(block, h)
         feedback.append(np.broadcast_to(array(direct.weight), (CLASSES, *h.shape[1:])))
     return literal.direct_feedback_alignment(blocks, x, y, feedback, teacher)[0]
+
+
+def divided(network: nn.Module, ends: list[str]) -> list[list[tuple]]:
+    """The network's layers as a list of blocks, each but the last up to the child that `ends` names."""
+    blocks = [[]]
+    for name, module in network.named_children():
+        blocks[-1] += described(module, f"network.{name}")
+        if name in ends:
+            blocks.append([])
+    return blocks
+
+
+def forward_forward_reference(options: dict, learner: Learner, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    """Which labels are wrong is the rule's draw, tested on its own; what is learned from them is not."""
+    blocks = divided(learner.network, learner.rule.taps.names)
+    wrong = learner.rule.wrong_labels(torch.tensor(x), torch.tensor(y))
+    return forward_forward.grads(
+        blocks, x, y, array(wrong), CLASSES, literal.forward,
+        lambda block, notes, delta: literal.backward(block, notes, delta, {})[1], **options,
+    )  # fmt: skip
 
 
 def usf(weight: np.ndarray, stored: None) -> np.ndarray:
@@ -238,6 +255,14 @@ def fa(source: object, matrix: Callable, *, trained: bool = False, **options: ob
 
 def dfa(teacher: str = "error", **options: object) -> tuple[Callable, Callable]:
     return partial(DirectFeedbackAlignment, teacher, **options), partial(direct_reference, teacher)
+
+
+def ff(
+    loss: str, tau: float, kind: str = "mean", normalise: str = "rms", **options: object
+) -> tuple[Callable, Callable]:
+    literally = {"loss": loss, "tau": tau, "goodness_is": kind, "normalise": normalise, "theta": None}
+    make = partial(ForwardForward, loss, kind, normalise=normalise, **options)
+    return make, partial(forward_forward_reference, literally)
 
 
 # name: (makes the rule, its literal reference)
@@ -274,14 +299,19 @@ RULES: dict[str, tuple[Callable[[], LearningRule], Callable]] = {
     "drtp_per_channel": dfa("target", shape="per_channel"),
     "drtp_shared": dfa("target", shape="shared"),
     "drtp_transposed_conv": dfa("target", shape="transposed_conv"),
+    "ff_threshold": ff("threshold", 1.0),
+    "ff_sum": ff("threshold", 1.0, "sum", "l2"),
+    "ff_symba": ff("symba", 4.0, negatives="permutation"),
+    "ff_margin": ff("margin", 1.0, normalise="none"),
 }
 # (rule, network) that cannot be, and why
 IMPOSSIBLE = {("dfa_layer_taps", "residual"): "the reference's blocks form a chain; a layer inside a branch is none"}
 # (rule, network): suite to the reason why they do not take part in it
+RELABELLED = "its network reads a label in the input and normalised activities, so that no value is the plain network's"
 UNBOUNDED = "the target's signal never shrinks, so what is behind an unbounded activation grows without end"
 LIMITS: dict[tuple[str, str], Mapping[str, str]] = {
     (rule, "residual"): {"trains": UNBOUNDED} for rule in RULES if rule.startswith("drtp")
-}
+} | {(rule, network): {"values": RELABELLED} for rule in RULES if rule.startswith("ff") for network in NETWORKS}
 
 CASES = [
     Case(f"{rule}-{network}", make, build, shape, reference, limits=LIMITS.get((rule, network), {}))

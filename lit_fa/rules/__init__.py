@@ -13,6 +13,7 @@ from lit_fa.rules.backprop import Backprop
 from lit_fa.rules.base import LearningRule, Progress, Surrogate
 from lit_fa.rules.direct_feedback_alignment import DirectFeedbackAlignment
 from lit_fa.rules.feedback_alignment import FeedbackAlignment
+from lit_fa.rules.forward_forward import ForwardForward
 
 __all__ = [
     "AdaptiveFeedback",
@@ -20,6 +21,7 @@ __all__ = [
     "DirectFeedbackAlignment",
     "FeedbackAlignment",
     "FeedbackSource",
+    "ForwardForward",
     "KolenPollackFeedback",
     "LearningRule",
     "Progress",

@@ -25,7 +25,7 @@ def test_gradients_equal_a_literal_reference(case: Case):
     assert largest_difference(gradients(learner, (x, y)), expected) < case.tolerance
 
 
-@pytest.mark.parametrize("case", cases(suite="equals_reference"))
+@pytest.mark.parametrize("case", cases(suite="values"))
 def test_values_are_those_of_the_plain_network(case: Case):
     learner, (x, y) = case.learner(), case.batch()
     torch.manual_seed(0)

@@ -18,7 +18,8 @@ def draws_again(learner: Learner) -> None:
     """Make everything that is stored something else than its seed would draw."""
     with torch.no_grad():
         for name, tensor in learner.state_dict().items():
-            tensor += 0.01 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(len(name)))
+            if tensor.is_floating_point():  # a count of steps is no draw
+                tensor += 0.01 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(len(name)))
 
 
 def one_step(learner: Learner, batch: tuple) -> None:

@@ -1,0 +1,143 @@
+r"""Forward-Forward's formulas: labels written into inputs, wrong labels, goodness, and what a block minimises.
+
+Hinton 2022, arXiv:2212.13345. A block's goodness is $G = \sum_j h_j^2$ or its mean over the units; a block learns to
+give inputs that carry their true label (positive) more of it than inputs that carry a wrong one (negative). Letters:
+n batch, c classes, u units of a block (all dimensions but the batch's).
+
+Wrong labels are drawn by hashing, not by a generator: the draw of a sample is a function of a seed, a step and the
+sample's own values. So it is the same on every device and rank, wherever in a batch the sample stands, and it can be
+mapped and compiled.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_fa.functional.criteria import one_hot
+
+NORMALISATIONS = ("rms", "l2", "none")
+LOSSES = ("threshold", "symba", "margin")
+_PRIME = 2**31 - 1
+_BITS = 2**32 - 1
+
+
+def normalise(x: Tensor, kind: str = "rms") -> Tensor:
+    r"""Every sample's length set to one ($\sqrt{u}$ for rms), so that a block cannot read the goodness of the last.
+
+    No mean is subtracted. `rms`: $x / (\sqrt{\mathrm{mean}\,x^2} + 10^{-8})$; `l2`: $x / (\|x\|_2 + 10^{-4})$.
+
+    >>> normalise(torch.tensor([[3.0, 4.0]]), "l2")
+    tensor([[0.6000, 0.8000]])
+    """
+    if kind == "none":
+        return x
+    flat = _wide(x).flatten(1)
+    length = flat.norm(dim=1) + 1e-4 if kind == "l2" else flat.square().mean(1).sqrt() + 1e-8
+    return (x / length.view(-1, *[1] * (x.ndim - 1))).to(x.dtype)
+
+
+def overlay(inputs: Tensor, label: Tensor, position: int = 0) -> Tensor:
+    """Overwrite c neighbouring entries of the flattened inputs, from `position` on, by a label.
+
+    Args:
+        inputs: (n, ...).
+        label: (n, c), for instance the one-hot label times a strength.
+        position: first entry that is overwritten.
+
+    Returns:
+        (n, ...), a copy.
+    """
+    flat, end = inputs.flatten(1), position + label.shape[1]
+    return torch.cat([flat[:, :position], label.to(flat.dtype), flat[:, end:]], 1).reshape(inputs.shape)
+
+
+def goodness(activity: Tensor, kind: str = "mean") -> Tensor:
+    """(n, ...) activations to (n,): `sum` or `mean` of their squares over everything but the batch; at least float32.
+
+    >>> goodness(torch.tensor([[3.0, 1.0]])), goodness(torch.tensor([[3.0, 1.0]]), "sum")
+    (tensor([5.]), tensor([10.]))
+    """
+    squares = _wide(activity).flatten(1).square()
+    return squares.sum(1) if kind == "sum" else squares.mean(1)
+
+
+def contrast(positive: Tensor, negative: Tensor, loss: str, threshold: float, sharpness: float) -> Tensor:
+    r"""What a block minimises, from the goodness (n,) of its positive and its negative samples.
+
+    With $\tau$ the sharpness and $\theta$ the threshold, averaged over the 2n samples (n pairs for symba):
+
+    `threshold`: $\log(1+e^{\tau(\theta-G^+)})$ and $\log(1+e^{\tau(G^--\theta)})$ (Hinton);
+    `margin`: $\max(0, 1-\tau(G^+-\theta))$ and $\max(0, 1+\tau(G^--\theta))$;
+    `symba`: $\log(1+e^{-\tau(G^+-G^-)})$ of the sample's own pair, without threshold (Lee & Song 2023, 2303.08418).
+
+    >>> contrast(torch.tensor([9.0]), torch.tensor([9.0]), "symba", 0.0, 4.0).exp().item()
+    2.0
+    """
+    if loss == "symba":
+        return -F.logsigmoid(sharpness * (positive - negative)).mean()
+    above, below = sharpness * (positive - threshold), sharpness * (negative - threshold)
+    if loss == "margin":
+        return ((1 - above).relu() + (1 + below).relu()).mean() / 2
+    # not softplus: torch's is linear from 20 on, which costs float64 seven digits
+    return -(F.logsigmoid(above) + F.logsigmoid(-below)).mean() / 2
+
+
+def peer_penalty(positive: Tensor) -> Tensor:
+    r"""How unequally the units are active: the mean over them of $(\bar m - m_j)^2$; keeps units from dying.
+
+    $m_j$ is the mean activity of unit j over this batch's positive samples, (n, u).
+    """
+    means = _wide(positive).flatten(1).mean(0)
+    return (means.mean() - means).square().mean()
+
+
+def sample_hash(inputs: Tensor, seed: int, step: Tensor) -> Tensor:
+    """(n, ...) inputs to (n,) int64 numbers in [0, 2^32): of each sample's own values, seed and step alone.
+
+    All arithmetic is on integers, so it does not depend on the order of a sum. Inputs count to 1/4096.
+
+    Args:
+        inputs: (n, ...).
+        seed: any integer.
+        step: integer scalar tensor.
+    """
+    values = (inputs.detach().float().flatten(1) * 4096).to(torch.int64) % _PRIME
+    places = torch.arange(values.shape[1], device=values.device) + 1
+    content = ((values * (_mixed(places) % _PRIME)) % _PRIME).sum(1) % _PRIME
+    return _mixed(content ^ _mixed(step + (seed % 2**16) * 0x9E3779B9 + 1))
+
+
+def wrong_labels(targets: Tensor, numbers: Tensor, classes: int) -> Tensor:
+    """A label that is not the target, uniformly: (n,) from targets (n,) and hash numbers (n,)."""
+    return (targets + 1 + numbers % (classes - 1)) % classes
+
+
+def permuted_labels(targets: Tensor, numbers: Tensor) -> Tensor:
+    """Every sample gets the label of another sample of the batch, (n,); some 1/c of them are right by accident.
+
+    The samples stand in a ring, in the order of their hash `numbers` (n,), and take the label of the next.
+    """
+    order = numbers.argsort(stable=True)
+    return targets.gather(0, order.roll(-1)).gather(0, order.argsort())
+
+
+def likely_labels(targets: Tensor, numbers: Tensor, logits: Tensor) -> Tensor:
+    """Hard negatives: wrong labels drawn from softmax(logits) (n, c), (n,). `numbers`: (n,) hash numbers."""
+    right = one_hot(targets, logits).bool()
+    total = logits.float().masked_fill(right, -math.inf).softmax(1).cumsum(1)
+    uniform = (numbers // 2**16).unsqueeze(1) / 2**16  # 16 bits: the product below stays short of the last sum
+    return (total <= uniform * total[:, -1:]).sum(1)
+
+
+def _mixed(numbers: Tensor) -> Tensor:
+    """A 32-bit integer hash with constants below 2^30, so that int64 products never overflow (C. Wellons)."""
+    h = numbers % (_BITS + 1)
+    h = ((h ^ (h // 2**15)) * 0x2C1B3C6D) % (_BITS + 1)
+    h = ((h ^ (h // 2**12)) * 0x297A2D39) % (_BITS + 1)
+    return h ^ (h // 2**15)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

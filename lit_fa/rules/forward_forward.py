@@ -1,0 +1,309 @@
+r"""Forward-Forward: backprop's two passes are replaced by two forward passes, on positive and on negative data.
+
+Hinton 2022, arXiv:2212.13345. The label is written into the input. With $\hat h_{l-1}$ the normalised output of the
+block below, a block has $h_l = \phi(W_l \hat h_{l-1} + b_l)$ and goodness $G_l = \tfrac1u\sum_j h_{lj}^2$, and learns
+alone to have more of it where the label is true ($G^+$) than where it is wrong ($G^-$), for instance by
+
+$L_l = \log(1+e^{\theta-G_l^+}) + \log(1+e^{G_l^--\theta})$, $\quad
+\partial L_l/\partial h_l^+ = -\tfrac2u\,\sigma(\theta-G_l^+)\,h_l^+$,
+
+averaged over the 2n samples.
+
+The network is cut behind every block, and what goes on is normalised, so that the next block cannot read the goodness
+of the last. Positive and negative samples go through in one batch of 2n. The criterion never reaches a hidden block.
+The network's head, which the paper does not have, is a softmax read-out: it learns by the criterion from the last
+block's normalised output for the neutral label (1/c everywhere), which is Hinton's one-pass classifier, except that his
+reads earlier blocks too.
+
+A step costs 5 F - F_head for F the cost of one forward pass (3 forward passes, weight gradients on 2n samples), and
+4 F - 2 F_head without a head to train. BatchNorm sees two batches a step: the neutral one, then positive with negative.
+
+Departures: a wrong label is a function of seed, step and the sample itself, see `functional.goodness`; peer
+normalisation compares the units' means over the batch, not running means.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lit_fa.errors import UserError
+from lit_fa.functional.criteria import one_hot
+from lit_fa.functional.goodness import (
+    LOSSES,
+    NORMALISATIONS,
+    contrast,
+    goodness,
+    likely_labels,
+    normalise,
+    overlay,
+    peer_penalty,
+    permuted_labels,
+    sample_hash,
+    wrong_labels,
+)
+from lit_fa.layers.coverage import Coverage
+from lit_fa.layers.observing import observing
+from lit_fa.layers.taps import Taps, find_blocks
+from lit_fa.rules.base import Batch, Criterion, LearningRule, Progress, Surrogate, Tensors, refuse
+
+log = logging.getLogger(__name__)
+
+
+class ForwardForward(LearningRule):
+    """Every block learns to tell the true label in its input from a wrong one.
+
+    Args:
+        loss: `threshold`, `symba` or `margin`, see `functional.goodness.contrast`.
+        goodness: `mean` or `sum` of the squared activities.
+        threshold: theta; None: 2 for the mean, the number of units for the sum. symba has none.
+        sharpness: factor on goodness in the loss; None: 4 for symba, 1 otherwise.
+        negatives: where the wrong label comes from. `uniform`: the c - 1 others; `permutation`: another sample of the
+            (rank's own) batch; `hard`: the read-out's softmax over the others.
+        normalise: what inputs and outputs of blocks are divided by: `rms`, `l2` or `none`.
+        strength: value of the label's entry in the input.
+        position: first of the c entries of the flattened input that the label overwrites.
+        peer: weight of `functional.goodness.peer_penalty`; Hinton's code has 0.03.
+        schedule: `simultaneous`: all blocks at every step; `greedy`: one after the other, an equal share of the run's
+            steps each (needs a run whose length the trainer knows).
+        blocks: where to cut: `block`, `layer`, or a list of module names or patterns; see `layers.taps.find_blocks`.
+        head: `softmax`: trained as said above; `none`: frozen.
+        predict_by: `goodness`: a forward pass for each of the c labels, the logit of a label is the goodness with it;
+            `softmax`: one pass, by the head.
+        predict_from: first block whose goodness counts; None: the first of up to two blocks, the second of more.
+        seed: of the wrong labels.
+        uncovered: what to do about tensors without gradient: `raise`, `warn` or `allow`.
+
+    The surrogate's loss is the sum over blocks and head. Its logits, of which Lightning logs the training accuracy, are
+    the head's, or without one the goodness of the two labels that were tried and something lower for the others: the
+    accuracy between two, not among c, since a true one would cost c forward passes.
+
+    Raises:
+        UserError: an unknown option, at `install` a network without hidden block or an input too small for the label.
+
+    >>> network, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.zeros(2, 4)
+    >>> rule = ForwardForward()
+    >>> _ = rule.install(network, x, torch.nn.functional.cross_entropy)
+    >>> rule.taps.names, rule.predict(network, x).shape
+    (['1'], torch.Size([2, 2]))
+    """
+
+    paper: ClassVar[str] = "Hinton 2022, arXiv:2212.13345; SymBa: Lee & Song 2023, arXiv:2303.08418"
+    streams = True
+    evolves = True
+
+    def __init__(
+        self,
+        loss: str = "threshold",
+        goodness: str = "mean",
+        threshold: float | None = None,
+        sharpness: float | None = None,
+        negatives: str = "uniform",
+        normalise: str = "rms",
+        strength: float = 1.0,
+        position: int = 0,
+        peer: float = 0.0,
+        schedule: str = "simultaneous",
+        blocks: str | list[str] = "block",
+        head: str = "softmax",
+        predict_by: str = "goodness",
+        predict_from: int | None = None,
+        seed: int = 0,
+        uncovered: str = "raise",
+    ):
+        """See the class."""
+        super().__init__()
+        _check(loss=(loss, LOSSES), goodness=(goodness, ("mean", "sum")), normalise=(normalise, NORMALISATIONS))
+        _check(negatives=(negatives, ("uniform", "permutation", "hard")), head=(head, ("softmax", "none")))
+        _check(schedule=(schedule, ("simultaneous", "greedy")), predict_by=(predict_by, ("goodness", "softmax")))
+        _check(uncovered=(uncovered, ("raise", "warn", "allow")))
+        if head == "none" and "softmax" in (predict_by, *["softmax"] * (negatives == "hard")):
+            raise UserError("predict_by: softmax and negatives: hard ask the head: set head: softmax")
+        self.loss, self.goodness, self.threshold, self.sharpness = loss, goodness, threshold, sharpness
+        self.negatives, self.normalise, self.strength, self.position = negatives, normalise, strength, position
+        self.peer, self.schedule, self.blocks, self.head = peer, schedule, blocks, head
+        self.predict_by, self.predict_from, self.seed, self.uncovered = predict_by, predict_from, seed, uncovered
+        if sharpness is None:
+            self.sharpness = 4.0 if loss == "symba" else 1.0
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("active", torch.zeros((), dtype=torch.int64))
+        self.taps: NormalisingTaps | None = None
+        self.classes = 0
+        self.owners: dict[str, int] = {}
+
+    def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
+        """Cut behind the blocks; freeze the head if it shall not learn. Adds and replaces no module."""
+        try:
+            names = [block.name for block in find_blocks(network, example, self.blocks)]
+        except ValueError as error:
+            raise UserError(f"blocks: {error}") from None
+        if not names:
+            raise UserError("Forward-Forward needs a hidden block to cut behind: name some with blocks: [...]")
+        with observing(network), torch.no_grad():
+            self.classes = network(example).shape[-1]
+        self._check_sizes(math.prod(example.shape[1:]), len(names))
+        self.taps = NormalisingTaps(network, names, self.normalise)
+        self.owners = self._find_owners(network, example)
+        if self.head == "none":
+            for name, p in network.named_parameters():
+                p.requires_grad_(p.requires_grad and self.owners.get(name) != len(names))
+        found = self.inspect(network, example, criterion)
+        refuse("no gradient reaches", found.unreached, "They lie in no path to a block.", uncovered=self.uncovered)
+        log.info("forward-forward (%s, %s) behind %s", self.loss, self.goodness, ", ".join(names))
+        return found
+
+    def surrogate(self, network: nn.Module, batch: Batch, criterion: Criterion) -> Surrogate:
+        """The sum of the blocks' losses and the head's; no path leads from one to another."""
+        losses: list[Tensor] = []
+        logits = self._learn(network, batch, criterion, losses.append)
+        value = sum(losses)
+        return Surrogate(value, value.detach(), logits)
+
+    def stream(self, network: nn.Module, batch: Batch, criterion: Criterion, backward: Callable) -> Surrogate:
+        """One block's activations at a time; the same products."""
+        losses: list[Tensor] = []
+
+        def learn(loss: Tensor) -> None:
+            backward(loss)
+            losses.append(loss.detach())
+
+        logits = self._learn(network, batch, criterion, learn)
+        return Surrogate(sum(losses), sum(losses), logits)
+
+    def edit_gradients(self, params: Tensors, grads: Tensors) -> Tensors:
+        """Under the greedy schedule take the gradient from blocks whose turn it is not, so that nothing moves them."""
+        if self.schedule == "simultaneous":
+            return {}
+        owners = {name: self.owners.get(name.removeprefix("network.")) for name in grads}
+        waiting = {*range(len(self.taps.names))} - {int(self.active)}
+        return {name: None for name, owner in owners.items() if owner in waiting}
+
+    def after_step(self, params: Tensors, buffers: Tensors, progress: Progress) -> tuple[Tensors, Tensors]:
+        """Count the step, on which the wrong labels depend; move on to the block whose turn it is."""
+        blocks = len(self.taps.names)
+        turn = min(int(progress.fraction * blocks), blocks - 1) if self.schedule == "greedy" else 0
+        names = {ending: next(n for n in buffers if n.endswith(f"rule.{ending}")) for ending in ("steps", "active")}
+        steps, active = buffers[names["steps"]], buffers[names["active"]]
+        return {}, {names["steps"]: steps + 1, names["active"]: torch.full_like(active, turn)}
+
+    def predict(self, network: nn.Module, inputs: Tensor) -> Tensor:
+        """(n, c): the goodness with each label, of the blocks that count; or the head's logits."""
+        if self.predict_by == "softmax":
+            return self._read_out(network, inputs)
+        scores = []
+        for label in range(self.classes):
+            labels = torch.full((len(inputs),), label, device=inputs.device)
+            heights: list[Tensor] = []
+            with self.taps.visited_by(lambda _, h, heights=heights: heights.append(goodness(h, self.goodness))):
+                network(self._labelled(inputs, labels))
+            scores.append(sum(heights[self._first_that_counts :]))
+        return torch.stack(scores, 1)
+
+    def wrong_labels(self, inputs: Tensor, targets: Tensor, logits: Tensor | None = None) -> Tensor:
+        """This step's negative labels (n,) for inputs (n, ...) and targets (n,); `hard` looks at logits (n, c)."""
+        numbers = sample_hash(inputs, self.seed, self.steps)
+        if self.negatives == "permutation":
+            return permuted_labels(targets, numbers)
+        if self.negatives == "hard":
+            return likely_labels(targets, numbers, logits)
+        return wrong_labels(targets, numbers, self.classes)
+
+    def _learn(self, network: nn.Module, batch: Batch, criterion: Criterion, learn: Callable) -> Tensor:
+        """Hand the loss of the head, then of each block to `learn`; returns logits (n, c), detached."""
+        inputs, targets = batch
+        logits = None
+        if self.head == "softmax":
+            logits = self._read_out(network, inputs)
+            learn(criterion(logits, targets))
+            logits = logits.detach()
+        wrong = self.wrong_labels(inputs, targets, logits)
+        both = torch.cat([self._labelled(inputs, targets), self._labelled(inputs, wrong)])
+        heights: list[Tensor] = []
+
+        def judge(_: str, output: Tensor) -> None:
+            height = goodness(output, self.goodness)
+            loss = self._loss(output, *height.chunk(2))
+            learn(loss * (self.active == len(heights)) if self.schedule == "greedy" else loss)
+            heights.append(height.detach())
+
+        with self.taps.visited_by(judge):
+            network(both)
+        return self._between_two(targets, wrong, sum(heights[self._first_that_counts :])) if logits is None else logits
+
+    def _loss(self, output: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        units = math.prod(output.shape[1:])
+        usual = float(units) if self.goodness == "sum" else 2.0
+        threshold = usual if self.threshold is None else self.threshold
+        loss = contrast(positive, negative, self.loss, threshold, self.sharpness)
+        return loss + self.peer * peer_penalty(output.chunk(2)[0]) if self.peer else loss
+
+    def _labelled(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        hot = one_hot(labels, inputs.new_zeros(self.classes))
+        return normalise(overlay(inputs, self.strength * hot, self.position), self.normalise)
+
+    def _read_out(self, network: nn.Module, inputs: Tensor) -> Tensor:
+        neutral = inputs.new_full((len(inputs), self.classes), self.strength / self.classes)
+        with self.taps.visited_by(lambda _name, _output: None):
+            return network(normalise(overlay(inputs, neutral, self.position), self.normalise))
+
+    @property
+    def _first_that_counts(self) -> int:
+        usual = 0 if len(self.taps.names) <= 2 else 1
+        return usual if self.predict_from is None else self.predict_from
+
+    def _between_two(self, targets: Tensor, wrong: Tensor, height: Tensor) -> Tensor:
+        positive, negative = height.chunk(2)
+        right, other = (one_hot(labels, height.new_zeros(self.classes)) for labels in (targets, wrong))
+        floor = torch.minimum(positive, negative) - 1
+        return floor[:, None] + right * (positive - floor)[:, None] + other * (1 - right) * (negative - floor)[:, None]
+
+    def _find_owners(self, network: nn.Module, example: Tensor) -> dict[str, int]:
+        """Parameter to the number of its block; the head's number is that of the blocks."""
+        params = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        outputs: list[Tensor] = []
+        owners: dict[str, int] = {}
+        with observing(network), torch.enable_grad():  # to the end: a buffer that is restored breaks the graph
+            with self.taps.visited_by(lambda _, h: outputs.append(h)):
+                outputs.append(network(example))
+            for number, output in enumerate(outputs):
+                if output.requires_grad:
+                    grads = torch.autograd.grad(output.sum(), [*params.values()], allow_unused=True)
+                    owners |= {name: number for name, grad in zip(params, grads, strict=True) if grad is not None}
+        return owners
+
+    def _check_sizes(self, entries: int, blocks: int) -> None:
+        if self.classes < 2:
+            raise UserError("Forward-Forward tells labels apart: the network needs at least two classes")
+        if not 0 <= self.position <= entries - self.classes:
+            raise UserError(
+                f"position: {self.classes} labels from entry {self.position} on do not fit {entries} inputs"
+            )
+        if self.predict_from is not None and not 0 <= self.predict_from < blocks:
+            raise UserError(f"predict_from is the number of one of {blocks} blocks, from 0 on, not {self.predict_from}")
+
+
+class NormalisingTaps(Taps):
+    """Cuts that pass on the normalised output."""
+
+    def __init__(self, network: nn.Module, names: list[str], kind: str):
+        """kind: see `functional.goodness.normalise`."""
+        self.names, self.kind = names, kind
+        super().__init__(network, names)
+
+    def visit(self, name: str, module: nn.Module, args: tuple, output: object) -> object:
+        """As `Taps`, and normalise what goes on."""
+        passed = super().visit(name, module, args, output)
+        if self.visitor is None:
+            return passed
+        if isinstance(passed, tuple):
+            return normalise(passed[0], self.kind), *passed[1:]
+        return normalise(passed, self.kind)
+
+
+def _check(**options: tuple[str, tuple[str, ...]]) -> None:
+    for name, (value, valid) in options.items():
+        if value not in valid:
+            raise UserError(f"{name} is one of {', '.join(valid)}, not '{value}'")

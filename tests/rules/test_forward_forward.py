@@ -1,0 +1,298 @@
+"""Forward-Forward: local by construction, the same on ranks and after a restart, and able to learn."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lit_fa.errors import UserError
+from lit_fa.functional.goodness import goodness, normalise, overlay
+from lit_fa.modules import Learner
+from lit_fa.rules import ForwardForward, Progress
+from tests.cases import CLASSES, NETWORKS, RULES, Case, cases, gradients, largest_difference, taken
+from tests.contract.costs import flops, peak_bytes
+from tests.contract.test_costs import NETWORKS as WIDE
+from tests.contract.test_costs import N, step
+from tests.contract.test_resume import KILLED_AT, resumed_after_a_kill, same
+from tests.contract.test_streaming import deep, streamed
+from tests.contract.training import record
+
+is_ff = {"where": lambda case: case.name.startswith("ff_")}
+
+
+def case(network: str = "mlp", **options: object) -> Case:
+    return Case(f"ff-{network}", partial(ForwardForward, **options), *NETWORKS[network], None)
+
+
+def of_child(grads: dict[str, Tensor], child: str) -> dict[str, Tensor]:
+    return {name: g for name, g in grads.items() if name.startswith(f"network.{child}.")}
+
+
+@pytest.mark.parametrize("case", cases(**is_ff))
+def test_streamed_gradients_are_those_of_one_backward_pass(case: Case):
+    learner, batch = case.learner(), case.batch()
+    fused, loss = gradients(learner, batch), learner(batch).loss
+    assert largest_difference(streamed(learner, batch), fused) == 0
+    assert torch.equal(learner.stream(batch, lambda value: value.backward()).loss, loss)
+
+
+def test_peak_activation_bytes_of_streaming_do_not_grow_with_depth():
+    def peak(depth: int) -> int:
+        learner = (c := Case("deep", ForwardForward, deep(depth), (64,), None)).learner()
+        batch = c.batch(512)
+
+        def step_and_free(value: Tensor) -> None:
+            value.backward()
+            learner.zero_grad(set_to_none=True)
+
+        return peak_bytes(lambda: learner.stream(batch, step_and_free))
+
+    assert peak(32) <= 1.1 * peak(4)
+
+
+def normalised_network() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5),
+        nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, CLASSES),
+    )  # fmt: skip
+
+
+def test_streaming_sees_the_same_dropout_and_statistics():
+    c = Case("batch norm", ForwardForward, normalised_network, (12,), None)
+    batch, one, two = c.batch(16), c.learner(), c.learner()
+    torch.manual_seed(4)
+    fused = gradients(one, batch)
+    torch.manual_seed(4)
+    assert largest_difference(streamed(two, batch), fused) == 0
+    assert largest_difference(two.state_dict(), one.state_dict()) == 0
+    assert one.state_dict()["network.1.num_batches_tracked"] == 2  # the neutral batch, and positive with negative
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_installing_leaves_modes_buffers_and_random_state_alone(training: bool):
+    network, state = normalised_network().train(training), torch.get_rng_state()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    Learner(network, ForwardForward(), torch.zeros(2, 12))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert largest_difference(network.state_dict(), before) == 0
+    assert network.training == training
+    assert all(p.grad is None for p in network.parameters())
+
+
+@pytest.mark.parametrize("network", WIDE)
+@pytest.mark.parametrize("head", ["softmax", "none"])
+def test_a_step_costs_what_the_docstring_says(network: str, head: str):
+    build, shape = WIDE[network]
+    c = Case("wide", partial(ForwardForward, head=head), build, shape, None)
+    learner, batch = c.learner(dtype=torch.float32), c.batch(N, dtype=torch.float32)
+    whole = flops(lambda: learner.network(batch[0]))
+    top = 2 * N * learner.network[-1].weight.numel()
+    expected = 5 * whole - top if head == "softmax" else 4 * whole - 2 * top
+    assert flops(lambda: step(learner, batch)) == expected
+
+
+@pytest.mark.parametrize("case", cases(**is_ff))
+def test_what_lies_above_a_block_does_not_reach_it(case: Case):
+    learner, batch = case.learner(), case.batch()
+    before = gradients(learner, batch)
+    _, *later = [m for m in learner.network.children() if [*m.parameters()]]
+    with torch.no_grad():
+        for p in (p for module in later for p in module.parameters()):
+            p.mul_(3)
+    after = gradients(learner, batch)
+    assert largest_difference(of_child(after, "0"), of_child(before, "0")) == 0
+    assert largest_difference(after, before) > 0
+
+
+def test_the_criterion_reaches_the_head_and_no_other():
+    one, two = (Learner(case().learner().network, ForwardForward(), torch.zeros(2, 12).double(), c)
+                for c in ("cross_entropy", "mse"))  # fmt: skip
+    two.network.load_state_dict(one.network.state_dict())
+    a, b = gradients(one, case().batch()), gradients(two, case().batch())
+    assert [name for name in a if not torch.equal(a[name], b[name])] == ["network.6.weight", "network.6.bias"]
+
+
+def test_scaling_a_block_changes_nothing_for_the_next():
+    """The next block reads directions, not goodness. A head of activities without bias shows it exactly."""
+
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Linear(12, 8, bias=False), nn.ReLU(), nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, CLASSES))
+
+    c = Case("relu", ForwardForward, build, (12,), None)
+    learner, batch = c.learner(), c.batch()
+    before = gradients(learner, batch)
+    with torch.no_grad():
+        learner.network[0].weight.mul_(2)
+    after = gradients(learner, batch)
+    # rms adds 1e-8 to a length of about one
+    assert largest_difference(of_child(after, "2"), of_child(before, "2")) < 1e-7
+    assert largest_difference(of_child(after, "0"), of_child(before, "0")) > 1e-3
+
+
+def test_predict_is_the_goodness_with_each_label():
+    learner, (x, _) = case("mlp").learner(), case("mlp").batch()
+    hidden = learner.network
+    expected = torch.zeros(len(x), CLASSES, dtype=torch.float64)
+    for label in range(CLASSES):
+        h = normalise(overlay(x, torch.eye(CLASSES, dtype=torch.float64)[label].expand(len(x), -1)))
+        heights = []
+        for k in (0, 2, 4):
+            heights.append(goodness(h := hidden[k + 1](hidden[k](h))))
+            h = normalise(h)
+        expected[:, label] = heights[1] + heights[2]  # three blocks: the first does not count
+    assert torch.allclose(learner.predict(x), expected, rtol=0, atol=1e-14)
+
+
+def test_predicting_by_the_head_reads_a_neutral_label():
+    learner, (x, y) = case(predict_by="softmax").learner(), case().batch()
+    assert torch.equal(learner.predict(x), learner((x, y)).logits)
+    relabelled = overlay(x, torch.eye(CLASSES).double()[y])
+    assert torch.equal(learner.predict(relabelled), learner.predict(x))
+
+
+def test_whatever_stood_where_the_label_stands_is_overwritten():
+    learner, (x, _) = case(position=3).learner(), case().batch()
+    changed = x.clone()
+    changed[:, 3 : 3 + CLASSES] = 7.0
+    assert torch.equal(learner.predict(changed), learner.predict(x))
+    changed[:, 0] = 7.0
+    assert not torch.equal(learner.predict(changed), learner.predict(x))
+
+
+def test_without_a_head_its_tensors_are_frozen_and_the_logits_compare_two_labels():
+    learner, (x, y) = case(head="none").learner(), case().batch()
+    assert learner.coverage.unreached == []
+    assert [n for n, p in learner.network.named_parameters() if not p.requires_grad] == ["6.weight", "6.bias"]
+    grads = gradients(learner, (x, y))
+    expected = gradients(case().learner(), (x, y))
+    assert largest_difference(grads, {name: expected[name] for name in grads}) == 0
+    logits, wrong = learner((x, y)).logits, learner.rule.wrong_labels(x, y)
+    scores = learner.predict(x)
+    for labels in (y, wrong):
+        assert torch.allclose(logits.gather(1, labels[:, None]), scores.gather(1, labels[:, None]), atol=1e-14)
+    assert ((logits.argmax(1) == y) | (logits.argmax(1) == wrong)).all()
+
+
+@pytest.mark.parametrize("negatives", ["uniform", "permutation", "hard"])
+def test_wrong_labels_change_with_the_step_and_not_with_the_call(negatives: str):
+    learner, (x, y) = case(negatives=negatives).learner(), case().batch(200)
+    logits = learner.rule._read_out(learner.network, x).detach()
+    draw = partial(learner.rule.wrong_labels, x, y, logits)
+    first = draw()
+    assert torch.equal(draw(), first)
+    learner.after_step(Progress(1))
+    assert learner.rule.steps.item() == 1
+    assert not torch.equal(draw(), first)
+
+
+def test_hard_negatives_are_those_the_read_out_believes():
+    learner, (x, y) = case(negatives="hard").learner(), case().batch(100)
+    with torch.no_grad():
+        learner.network[6].bias[3] = 50.0
+    wrong = learner.rule.wrong_labels(x, y, learner((x, y)).logits)
+    assert (wrong[y != 3] == 3).all()
+    assert (wrong != y).all()
+
+
+def test_the_greedy_schedule_moves_one_block_after_the_other():
+    learner, batch = case(schedule="greedy").learner(), case().batch()
+    optimizer = torch.optim.SGD(learner.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    order = []
+    for number in range(6):
+        before = {name: p.detach().clone() for name, p in learner.network.named_parameters()}
+        learner(batch).value.backward()
+        learner.edit_gradients()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        learner.after_step(Progress(number + 1, fraction=(number + 1) / 6))
+        order.append({n.split(".")[0] for n, p in learner.network.named_parameters() if not torch.equal(p, before[n])})
+    assert order == [{"0", "6"}, {"0", "6"}, {"2", "6"}, {"2", "6"}, {"4", "6"}, {"4", "6"}]  # 6 is the head
+
+
+def test_the_block_whose_turn_it_is_learns_as_it_would_among_all():
+    greedy, simultaneous, batch = case(schedule="greedy").learner(), case().learner(), case().batch()
+    assert (
+        largest_difference(of_child(gradients(greedy, batch), "0"), of_child(gradients(simultaneous, batch), "0")) == 0
+    )
+
+
+def test_peer_normalisation_adds_its_own_gradient():
+    plain, peer, batch = case().learner(), case(peer=0.5).learner(), case().batch()
+    x, y = batch
+    h = plain.network[1](plain.network[0](normalise(overlay(x, torch.eye(CLASSES).double()[y]))))
+    penalty = ((h.mean(0).mean() - h.mean(0)) ** 2).mean()
+    weight = plain.network[0].weight
+    expected = 0.5 * torch.autograd.grad(penalty, weight)[0]
+    change = gradients(peer, batch)["network.0.weight"] - gradients(plain, batch)["network.0.weight"]
+    assert torch.allclose(change, expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("options", [{}, {"negatives": "hard"}, {"negatives": "permutation", "schedule": "greedy"}])
+def test_it_compiles_without_a_graph_break(network: str, options: dict):
+    learner, batch = case(network, **options).learner(), case(network).batch()
+    expected = gradients(learner, batch)
+    torch._dynamo.reset()
+    torch.compile(learner, fullgraph=True, backend="aot_eager")(batch).value.backward()
+    assert largest_difference(taken(learner), expected) < 1e-14
+
+
+@pytest.mark.parametrize("rule", ["ff_threshold", "ff_symba"])
+def test_a_run_resumed_in_mid_epoch_equals_one_that_was_not_killed(rule: str, tmp_path: Path):
+    resumed, whole = resumed_after_a_kill(tmp_path, rule=rule, dropout=0.3, augment="crop_flip")
+    assert same(resumed["losses"], whole["losses"][KILLED_AT - 1 :])
+    assert same(resumed["state"], whole["state"])
+    assert same(resumed["metrics"], whole["metrics"])
+
+
+def test_two_ranks_equal_one(tmp_path: Path):
+    assert "negatives" not in RULES["ff_threshold"][0].keywords  # a permutation is of the rank's own batch
+    one = record(tmp_path / "one", rule="ff_threshold", epochs=2)
+    two = record(tmp_path / "two", rule="ff_threshold", epochs=2, devices=2)
+    assert two["ranks"][0]["losses"] != two["ranks"][1]["losses"]
+    # float64: the mean of two halves' means is the whole's mean up to rounding
+    assert largest_difference(two["state"], one["state"]) < 1e-12
+    assert largest_difference(two["ranks"][0]["state"], two["ranks"][1]["state"]) == 0
+
+
+@pytest.mark.parametrize("loss", ["threshold", "symba", "margin"])
+def test_it_learns_to_classify_by_goodness(loss: str):
+    torch.manual_seed(0)
+    centres = torch.randn(CLASSES, 20)
+    y = torch.arange(200) % CLASSES
+    x = torch.cat([torch.zeros(200, CLASSES), centres[y] + 0.3 * torch.randn(200, 20)], 1)
+    network = nn.Sequential(nn.Linear(25, 60), nn.ReLU(), nn.Linear(60, 60), nn.ReLU(), nn.Linear(60, CLASSES))
+    learner = Learner(network, ForwardForward(loss), x[:2])
+    optimizer = torch.optim.Adam(learner.parameters(), lr=0.01)
+    for number in range(150):
+        optimizer.zero_grad()
+        learner((x, y)).value.backward()
+        optimizer.step()
+        learner.after_step(Progress(number + 1))
+    assert (learner.predict(x).argmax(1) == y).double().mean() > 0.9
+    assert (learner((x, y)).logits.argmax(1) == y).double().mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"loss": "hinge"}, "loss is one of threshold, symba, margin, not 'hinge'"),
+        ({"negatives": "hard", "head": "none"}, "set head: softmax"),
+        ({"predict_by": "softmax", "head": "none"}, "set head: softmax"),
+        ({"position": 8}, "do not fit 12 inputs"),
+        ({"predict_from": 3}, "one of 3 blocks"),
+        ({"blocks": ["nothing"]}, "no module matches 'nothing'"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(options: dict, words: str):
+    with pytest.raises(UserError, match=words) as refusal:
+        case(**options).learner()
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_network_without_hidden_block_is_refused():
+    with pytest.raises(UserError, match="a hidden block"):
+        Learner(nn.Sequential(nn.Linear(12, CLASSES)), ForwardForward(), torch.zeros(2, 12))
