@@ -35,13 +35,15 @@ class LinearFeedback(torch.autograd.Function):
     def backward(ctx, error):  # noqa: D102
         x, weight, stored = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, needs_stored = ctx.needs_input_grad[:4]
-        grad_x = grad_weight = grad_bias = None
+        grad_x = grad_weight = grad_bias = derived = None
         if needs_x:
             credit = error if ctx.gain == 1.0 else error * ctx.gain
-            grad_x = credit @ ctx.matrix(weight, stored)
+            feedback = ctx.matrix(weight, stored)
+            grad_x = credit @ feedback
+            derived = None if feedback is stored or feedback is weight else feedback
         rows = error.reshape(-1, error.shape[-1])
         if needs_weight or needs_stored:
-            grad_weight = rows.t() @ x.reshape(-1, x.shape[-1])
+            grad_weight = _product_into(derived, rows.t(), x.reshape(-1, x.shape[-1]))
         if needs_bias:
             grad_bias = rows.sum(0)
         # Kolen-Pollack: trained feedback receives the same increment as the weight
@@ -80,6 +82,17 @@ class ConvFeedback(torch.autograd.Function):
             [needs_x, needs_weight or needs_stored, needs_bias],
         )  # fmt: skip
         return grad_x, grad_weight, grad_bias, grad_weight if needs_stored else None, None, None, None
+
+
+def _product_into(spent: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
+    """left @ right, in the memory of a matrix that is no longer needed where that is possible.
+
+    So feedback derived in the backward pass takes no weight-sized memory that backprop does not take; fetching such
+    memory anew at every step cost more than the derivation. Transforms and compilers trace the plain product.
+    """
+    if spent is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return left @ right
+    return torch.mm(left, right, out=spent)
 
 
 def linear_feedback(x: Tensor, weight: Tensor, bias: Tensor | None, stored: Tensor | None, matrix: Matrix, gain: float):
