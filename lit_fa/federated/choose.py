@@ -27,7 +27,11 @@ def executor_named(name: str, lanes: int | None = None) -> Executor:
     """
     if name not in EXECUTORS[:3]:
         raise UserError(f"executor is one of {', '.join(EXECUTORS)}, not '{name}'; {nearest(name, [*EXECUTORS])}")
-    return SequentialExecutor() if name == "sequential" else {"vmap": VmapExecutor, "stacked": StackedExecutor}[name](lanes)
+    return (
+        SequentialExecutor()
+        if name == "sequential"
+        else {"vmap": VmapExecutor, "stacked": StackedExecutor}[name](lanes)
+    )
 
 
 def checked(executor: Executor, learner: Learner, local: LocalTraining) -> Executor:

@@ -8,14 +8,13 @@ Legend: k lanes (clients) of a stack, a of them active.
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from itertools import batched
 
 import torch
 from torch import Tensor
 
 from lit_fa.federated.features import Features
 from lit_fa.federated.local_optimizers import State
-from lit_fa.federated.work import Learner, LocalTraining, Outcome, Work, trainable
+from lit_fa.federated.work import Learner, LocalTraining, Outcome, Work
 from lit_fa.rules.base import Tensors
 
 CACHE = 32 << 20  # bytes of parameters that lanes may take on a CPU: beyond, stacking loses what it saves
@@ -66,8 +65,6 @@ class Lanes:
         kept = {c: {n: t[i].clone() for n, t in new.items()} for i, c in enumerate(work.round.clients)} if new else {}
         update = {n: _weighted(work.shares, work.params[n] - p) for n, p in self.params.items()}
         buffers = {n: _over_lanes(work.fractions, b) for n, b in self.buffers.items()}
-        total = float(work.fractions.sum())
-        buffers |= {n: b * total if b.is_floating_point() else b for n, b in self.shared.items()}
         return Outcome(update, buffers, change, kept, totals)
 
 
@@ -97,7 +94,8 @@ class LaneExecutor:
     def _chunks(self, work: Work) -> Iterator[list[int]]:
         steps = work.round.steps
         order = sorted(range(len(steps)), key=lambda lane: -steps[lane])
-        return (list(chunk) for chunk in batched(order, self.lanes or _that_fit(work)))
+        most = self.lanes or _that_fit(work)
+        return (order[i : i + most] for i in range(0, len(order), most))
 
 
 def changing_buffers(learner: Learner, work: Work) -> set[str]:
@@ -112,11 +110,6 @@ def changing_buffers(learner: Learner, work: Work) -> set[str]:
         _, renewed = learner.rule.after_step(dict(work.params), dict(work.buffers), work.progress(0))
         names |= set(renewed)
     return names
-
-
-def all_names_known(learner: Learner) -> bool:
-    """Whether every parameter a client trains appears once; tied weights do."""
-    return len(trainable(learner)) == len({id(p) for p in trainable(learner).values()})
 
 
 def _that_fit(work: Work) -> int:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lit_fa.federated.features import Features
-from lit_fa.federated.local_optimizers import State
+from lit_fa.federated.lanes import changing_buffers
 from lit_fa.federated.local_step import with_penalty
 from lit_fa.federated.work import Learner, LocalTraining, Outcome, Work, client_seed, trainable
 from lit_fa.rules.base import Batch, LearningRule, Surrogate, Tensors
@@ -24,19 +24,20 @@ class SequentialExecutor:
     def run(self, learner: Learner, local: LocalTraining, work: Work, features: Features | None = None) -> Outcome:
         """Train every client of the piece of work; the learner's parameters and buffers are as before afterwards."""
         params, buffers = trainable(learner), dict(learner.named_buffers())
+        changing = {name: buffers[name] for name in sorted(changing_buffers(learner, work))}
         outcome = Outcome({}, {}, {})
         devices = sorted({t.device.index for t in work.params.values() if t.device.type == "cuda"})
         try:
             for lane, client in enumerate(work.round.clients):
                 _copy(params, work.params)
-                _copy(buffers, work.buffers)
+                _copy(changing, work.buffers)
                 with torch.random.fork_rng(devices):
                     torch.manual_seed(client_seed(local.seed, work.round.number, client))
                     totals = self._train(learner, local, work, lane, features, params)
-                outcome.add(_handed_back(local, work, lane, params, buffers, totals))
+                outcome.add(_handed_back(local, work, lane, params, changing, totals))
         finally:
             _copy(params, work.params)
-            _copy(buffers, work.buffers)
+            _copy(changing, work.buffers)
         return outcome
 
     def _train(

@@ -15,7 +15,9 @@ from lit_fa.federated.algorithms import FedAvg
 from lit_fa.federated.local_optimizers import LocalOptimizer
 from lit_fa.rules.base import Batch, Progress, Tensors
 
-Learner = nn.Module  # `modules.learner.Learner`: network and rule as one function of a batch; that file sees Lightning's side
+Learner = (
+    nn.Module
+)  # `modules.learner.Learner`: network and rule as one function of a batch; that file sees Lightning's side
 
 
 class Round(Protocol):
@@ -24,6 +26,7 @@ class Round(Protocol):
     Attributes:
         number: of the round, from 0 on.
         clients: their ids, ascending.
+        population: clients there are, sampled or not.
         sizes: samples that each client has.
         steps: local steps that each client takes.
         rows: (k, longest) on the CPU: samples in each step, 0 after a client's last step.
@@ -31,6 +34,7 @@ class Round(Protocol):
 
     number: int
     clients: tuple[int, ...]
+    population: int
     sizes: tuple[int, ...]
     steps: tuple[int, ...]
     rows: Tensor
@@ -102,7 +106,7 @@ class Outcome:
 
     Attributes:
         update: sum of share times (server's minus client's parameters).
-        buffers: the clients' floating-point buffers averaged by fraction, and the largest of their integers.
+        buffers: those that clients change: floating-point ones averaged by fraction, the largest of the integers.
         change: sum of (new minus old) client state.
         states: client id to what it keeps now.
         totals: (3,) float64: loss times samples, correct, samples, over all local steps.
