@@ -59,7 +59,7 @@ class Lanes:
         """The sums over these clients."""
         self._view(len(self.work.round.clients))
         work, algorithm = self.work, local.algorithm
-        steps = torch.tensor(work.round.steps)
+        steps = torch.tensor(work.round.steps, dtype=torch.float64)
         new = algorithm.new_state(self.params, work.params, self.states, work.server, steps, work.lr)
         change = {name: (t - self.states[name]).sum(0) for name, t in new.items()} if algorithm.has_server_state else {}
         kept = {c: {n: t[i].clone() for n, t in new.items()} for i, c in enumerate(work.round.clients)} if new else {}

@@ -27,20 +27,22 @@ class VmapExecutor(LaneExecutor):
                 return f"{name} draws random numbers: vmap would draw others than a client alone"
             if getattr(module, "drop_prob", None):
                 return f"{name} draws random numbers: vmap would draw others than a client alone"
+        if getattr(learner.rule, "schedule", "simultaneous") == "greedy":
+            return "whose turn it is in a greedy schedule is the state of a client alone"
         return "stream frees one block at a time, which needs a client alone" if local.stream else None
 
     def train(self, learner: Learner, local: LocalTraining, lanes: Lanes, features: Features | None) -> Tensor:
         """Take all local steps in place."""
         totals = torch.zeros(3, dtype=torch.float64, device=next(iter(lanes.params.values())).device)
         gradient = mapped_gradient(learner, local, lanes, features)
-        rule, names = learner.rule, [*lanes.params]
+        rule = learner.rule
         edits = type(rule).edit_gradients is not LearningRule.edit_gradients
         for step in range(lanes.work.round.steps[0]):
             lanes.advance(step)
             grads, seen = self._gradients(gradient, lanes, step)
             totals += seen
             if edits:
-                grads = vmap(rule.edit_gradients)({n: lanes.params[n] for n in names}, grads)
+                grads = grads | vmap(rule.edit_gradients)(lanes.params, grads)
             local.algorithm.correct(grads, lanes.params, lanes.work.params, lanes.states, lanes.work.server)
             local.optimizer.step(lanes.params, grads, lanes.optimizer, step, lanes.work.lr)
             if rule.evolves:

@@ -73,7 +73,7 @@ def positive(name: str, value: float, *, zero: bool = True) -> None:
         raise UserError(f"{name} is {'at least' if zero else 'above'} 0, not {value}")
 
 
-def add(grads: Tensors, terms: Tensors, factor: float = 1.0) -> None:
-    """grads += factor * terms, in place, name by name; terms broadcast over lanes."""
+def pull(grads: Tensors, params: Tensors, anchor: Tensors, strength: float) -> None:
+    """grads += strength * (w - w_0), in place; exactly nothing where w is still w_0, which Adam would blow up."""
     for name, grad in grads.items():
-        grad.add_(terms[name], alpha=factor)
+        grad.add_(params[name] - anchor[name], alpha=strength)

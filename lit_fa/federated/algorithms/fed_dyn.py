@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_fa.federated.algorithms.base import FederatedAlgorithm, add, positive
+from lit_fa.federated.algorithms.base import FederatedAlgorithm, positive, pull
 from lit_fa.federated.local_optimizers import LocalOptimizer
 from lit_fa.rules.base import Tensors
 
@@ -41,9 +41,9 @@ class FedDyn(FederatedAlgorithm):
 
     def correct(self, grads: Tensors, params: Tensors, anchor: Tensors, state: Tensors, server: Tensors) -> None:
         """g - g_i + alpha (w - w_0)."""
-        add(grads, state, -1.0)
-        add(grads, params, self.alpha)
-        add(grads, anchor, -self.alpha)
+        for name, grad in grads.items():
+            grad.sub_(state[name])
+        pull(grads, params, anchor, self.alpha)
 
     def new_state(
         self, params: Tensors, anchor: Tensors, state: Tensors, server: Tensors, steps: int | Tensor, lr: float

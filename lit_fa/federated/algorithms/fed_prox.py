@@ -7,7 +7,7 @@ $\mu (w - w_0)$.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lit_fa.federated.algorithms.base import FederatedAlgorithm, add, positive
+from lit_fa.federated.algorithms.base import FederatedAlgorithm, positive, pull
 from lit_fa.rules.base import Tensors
 
 
@@ -24,5 +24,4 @@ class FedProx(FederatedAlgorithm):
 
     def correct(self, grads: Tensors, params: Tensors, anchor: Tensors, state: Tensors, server: Tensors) -> None:
         """g + mu (w - w_0)."""
-        add(grads, params, self.mu)
-        add(grads, anchor, -self.mu)
+        pull(grads, params, anchor, self.mu)

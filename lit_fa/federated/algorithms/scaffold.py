@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_fa.federated.algorithms.base import FederatedAlgorithm, add, refuse_unless_plain
+from lit_fa.federated.algorithms.base import FederatedAlgorithm, refuse_unless_plain
 from lit_fa.federated.local_optimizers import LocalOptimizer
 from lit_fa.rules.base import Tensors
 
@@ -39,8 +39,8 @@ class Scaffold(FederatedAlgorithm):
 
     def correct(self, grads: Tensors, params: Tensors, anchor: Tensors, state: Tensors, server: Tensors) -> None:
         """g - c_i + c."""
-        add(grads, state, -1.0)
-        add(grads, server)
+        for name, grad in grads.items():
+            grad.add_(server[name] - state[name])
 
     def new_state(
         self, params: Tensors, anchor: Tensors, state: Tensors, server: Tensors, steps: int | Tensor, lr: float
