@@ -67,6 +67,8 @@ def read_chain(network: nn.Module, example: Tensor) -> list[Dense] | str:
     """
     chain: list[Dense] = []
     for name, module in network.named_modules():
+        if chain and name.startswith(chain[-1].name + "."):
+            continue  # what hangs on a layer (its feedback) is no part of the way
         if isinstance(module, nn.Linear):
             chain.append(Dense(name, module.bias is not None))
         elif type(module) in ACTIVATIONS and chain and not isinstance(module, nn.Identity):
@@ -79,10 +81,9 @@ def read_chain(network: nn.Module, example: Tensor) -> list[Dense] | str:
 
 
 def _passes_on(module: nn.Module) -> bool:
-    """Containers, flattening, dropout that drops nothing; what hangs on a layer (feedback) is no part of the way."""
+    """Containers, flattening, and dropout that drops nothing."""
     silent = isinstance(module, nn.modules.dropout._DropoutNd) and module.p == 0
-    inner = any(isinstance(child, nn.Linear | nn.Sequential) for child in module.children())
-    return silent or inner or isinstance(module, nn.Flatten | nn.Identity | nn.Sequential) or not any(module.children())
+    return silent or isinstance(module, nn.Flatten | nn.Identity) or any(module.children())
 
 
 @torch.no_grad()
