@@ -323,7 +323,7 @@ RULES: dict[str, tuple[Callable[[], LearningRule], Callable]] = {
     "ff_margin": ff("margin", 1.0, normalise="none"),
     "ff_autograd": ff("threshold", 1.0, backend="autograd"),
     "ff_hard": ff("symba", 4.0, negatives="hard"),
-    "ff_no_head": ff("symba", 4.0, head="none"),
+    "ff_no_head": ff("threshold", 1.0, head="none"),
     "ff_channels": ff("threshold", 1.0, label="channels"),
     "ff_channels_l2": ff("symba", 4.0, "sum", "l2", label="channels", head="none"),
 }

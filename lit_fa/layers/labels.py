@@ -92,7 +92,7 @@ class LabelledInput:
         last = output.ndim == 4 and output.shape[1] == output.stride(3) > output.stride(1) == 1
         output, alone = (t.permute(0, 2, 3, 1) if last else t for t in (output, alone))
         both = _added(output.flatten(1), self.written.to(output.dtype), alone.flatten(1))
-        both = both.view(-1, *output.shape[1:])
+        both = both.reshape(-1, *output.shape[1:])
         return both.permute(0, 3, 1, 2) if last else both
 
     def _planes(self, layer: nn.Module, x: Tensor) -> Tensor:
