@@ -110,7 +110,9 @@ def _renew(rule: LearningRule, lanes: Lanes, step: int) -> None:
     def renew(params: Tensors, buffers: Tensors) -> tuple[Tensors, Tensors]:
         return rule.after_step(params, {**shared, **buffers}, progress)
 
-    for held, new in zip((lanes.params, lanes.buffers), vmap(renew)(lanes.params, lanes.buffers), strict=True):
+    # what a rule draws here is of its own seed and the step, the same for every client
+    renewed = vmap(renew, randomness="same")(lanes.params, lanes.buffers)
+    for held, new in zip((lanes.params, lanes.buffers), renewed, strict=True):
         for name, tensor in new.items():
             held[name].copy_(tensor)
 

@@ -19,6 +19,8 @@ Learner = (
     nn.Module
 )  # `modules.learner.Learner`: network and rule as one function of a batch; that file sees Lightning's side
 
+_STRIDE = 2**20  # more local steps than any round has
+
 
 class Round(Protocol):
     """Which clients train in a round, and on what: one batch of a federated loader.
@@ -96,8 +98,8 @@ class Work:
         )
 
     def progress(self, step: int) -> Progress:
-        """Where a client stands after `step` local steps."""
-        return Progress(step, self.round.number, self.fraction)
+        """Where a client stands after `step` local steps; no two rounds share a number, on which draws depend."""
+        return Progress(self.round.number * _STRIDE + step, self.round.number, self.fraction)
 
 
 @dataclass

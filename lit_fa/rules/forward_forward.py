@@ -153,7 +153,7 @@ class ForwardForward(LearningRule):
         self.owners: dict[str, int] = {}
 
     def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
-        """Cut behind the blocks; give the first layer weights for label channels; freeze a head that shall not learn."""
+        """Cut behind the blocks; give the first layer label weights; freeze a head that shall not learn."""
         try:
             names = [block.name for block in find_blocks(network, example, self.blocks)]
         except ValueError as error:
