@@ -1,100 +1,224 @@
-"""A network read as a chain of dense layers, which the explicit executor writes out on stacked parameters.
+r"""A network read as a chain of dense layers, with every derivative written out, for parameters that are stacked.
 
-Legend: a lanes, b rows, i in, o out, c classes.
+$z_l = h_{l-1} W_l^\top + b_l$, $h_l = \phi_l(z_l)$; whatever the rule, $G_l = \delta_l^\top h_{l-1}$ for the error
+$\delta_l$ behind $\phi_l'$. The derivative of $\phi$ is read off its value, so z is overwritten by h.
+
+Letters: a lanes, b rows of a local batch, i in, o out, c classes.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from lit_fa.federated.work import Learner
+from lit_fa.functional.criteria import bce, cross_entropy, mse, one_hot
+from lit_fa.layers.feedback import Feedback, FeedbackLinear
 from lit_fa.layers.observing import observing
 from lit_fa.rules.base import Tensors
 
-Gate = Callable[[Tensor, Tensor], Tensor]  # (delta, activation) to delta, in place
 
-# what an activation does to its input in place, and what it does to a delta, read off its output
-ACTIVATIONS: dict[type, tuple[Callable[[Tensor], Tensor], Gate]] = {
-    nn.ReLU: (F.relu_, lambda delta, h: delta.mul_(h > 0)),
-    nn.Tanh: (torch.tanh_, lambda delta, h: delta.mul_(1 - h.square())),
-    nn.Sigmoid: (torch.sigmoid_, lambda delta, h: delta.mul_(h * (1 - h))),
-    nn.Identity: (lambda z: z, lambda delta, h: delta),
-}
+class NotWritten(Exception):
+    """What has no explicit form here, in one sentence."""
+
+
+class Activation(NamedTuple):
+    """phi in place of its input; and the error before phi in place of that behind it, out of phi's value.
+
+    `passes`: the derivative is one wherever the value is not zero, so an error that is a multiple of the value is right
+    already.
+    """
+
+    apply: Callable[[Tensor], object]
+    gate: Callable[[Tensor, Tensor], object]
+    passes: bool = False
 
 
 @dataclass(frozen=True)
 class Dense:
-    """One layer: names of its tensors in the learner, and its activation."""
+    """One layer of the chain.
 
-    name: str
-    bias: bool
-    activation: type = nn.Identity
-
-    @property
-    def weight_name(self) -> str:
-        """In the learner."""
-        return f"network.{self.name}.weight"
-
-    @property
-    def bias_name(self) -> str:
-        """In the learner."""
-        return f"network.{self.name}.bias"
-
-    def project(self, x: Tensor, params: Tensors) -> Tensor:
-        """(a, b, i) to (a, b, o), bias included."""
-        weight = params[self.weight_name].mT
-        return torch.baddbmm(params[self.bias_name].unsqueeze(1), x, weight) if self.bias else torch.bmm(x, weight)
-
-    def forward(self, x: Tensor, params: Tensors) -> Tensor:
-        """(a, b, i) to the activation (a, b, o)."""
-        return self.activate(self.project(x, params))
-
-    def activate(self, z: Tensor) -> Tensor:
-        """The layer's sum in place to its activation."""
-        return ACTIVATIONS[self.activation][0](z)
-
-    def gate(self, delta: Tensor, h: Tensor) -> Tensor:
-        """The delta at the activation, in place to that at the layer's sum."""
-        return ACTIVATIONS[self.activation][1](delta, h)
-
-
-def read_chain(network: nn.Module, example: Tensor) -> list[Dense] | str:
-    """The layers of a network that is a chain of linear layers and activations, or a sentence why it is none.
-
-    The modules are taken in the order of their registration, and one forward pass shows whether that is the network.
+    Attributes:
+        weight, bias: names as in `Learner.named_parameters()`.
+        units: o.
+        activation: phi.
+        feedback: what a `FeedbackLinear` sends the error back through.
+        ready: positions among the network's modules at which the output of phi passes.
     """
-    chain: list[Dense] = []
-    for name, module in network.named_modules():
-        if chain and name.startswith(chain[-1].name + "."):
-            continue  # what hangs on a layer (its feedback) is no part of the way
-        if isinstance(module, nn.Linear):
-            chain.append(Dense(name, module.bias is not None))
-        elif type(module) in ACTIVATIONS and chain and not isinstance(module, nn.Identity):
-            if chain[-1].activation is not nn.Identity:
-                return f"two activations follow on one another before {name}"
-            chain[-1] = Dense(chain[-1].name, chain[-1].bias, type(module))
-        elif not _passes_on(module):
-            return f"{name} ({type(module).__name__}) is no part of a chain of dense layers"
-    return chain if chain and _same(network, chain, example) else "the network is not the chain of its dense layers"
+
+    weight: str
+    bias: str | None
+    units: int
+    activation: Activation
+    feedback: Feedback | None
+    ready: range
+
+    def output(self, x: Tensor, params: Tensors, out: Tensor) -> Tensor:
+        """phi(x W^T + b) for x (a, b, i), into out (a, b, o)."""
+        linear(x, params[self.weight], None if self.bias is None else params[self.bias], out)
+        self.activation.apply(out)
+        return out
 
 
-def _passes_on(module: nn.Module) -> bool:
-    """Containers, flattening, and dropout that drops nothing."""
-    silent = isinstance(module, nn.modules.dropout._DropoutNd) and module.p == 0
-    return silent or isinstance(module, nn.Flatten | nn.Identity) or any(module.children())
+@dataclass(frozen=True)
+class Chain:
+    """Layers in order; `modules`: names of the network's innermost modules in order."""
+
+    layers: tuple[Dense, ...]
+    modules: tuple[str, ...]
+
+    def is_cut_behind(self, names: list[str]) -> bool:
+        """Whether modules `names` end the hidden layers, one each."""
+        ends = [max(p for p, m in enumerate(self.modules) if f"{m}.".startswith(f"{name}.")) for name in names]
+        hidden = self.layers[:-1]
+        return len(ends) == len(hidden) and all(e in layer.ready for e, layer in zip(ends, hidden, strict=True))
 
 
-@torch.no_grad()
-def _same(network: nn.Module, chain: list[Dense], example: Tensor) -> bool:
-    x = torch.linspace(-1, 1, example.numel(), dtype=example.dtype, device=example.device).view_as(example)
-    params = {f"network.{name}": p.unsqueeze(0) for name, p in network.named_parameters()}
-    h = x.flatten(1).unsqueeze(0)
-    try:
-        for layer in chain:
-            h = layer.forward(h, params)
-        with observing(network):
-            return torch.allclose(network(x), h[0], rtol=1e-4, atol=1e-5)
-    except RuntimeError:
-        return False
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
+    """x (a, b, i) times weight (a, o, i) plus bias (a, o), into out (a, b, o)."""
+    if bias is None:
+        return torch.bmm(x, weight.mT, out=out)
+    return torch.baddbmm(bias.unsqueeze(1), x, weight.mT, out=out)
+
+
+class Workspace:
+    """Memory by name that every step uses again; a view of it always lies in one piece."""
+
+    def __init__(self, like: Tensor):
+        """like: of the type and device of what is asked for."""
+        self.like, self.held = like, {}
+
+    def __call__(self, name: str, *shape: int) -> Tensor:
+        """Memory (shape), whose values are what they were."""
+        size = math.prod(shape)
+        if name not in self.held or self.held[name].numel() < size:
+            self.held[name] = self.like.new_empty(size)
+        return self.held[name][:size].view(shape)
+
+
+def read_chain(learner: Learner) -> Chain:
+    """The chain that the learner's network is.
+
+    Raises:
+        NotWritten: it is another network, or parts of it have no explicit form here.
+    """
+    found = [*_innermost(learner.network)]
+    starts = [p for p, (_, module) in enumerate(found) if isinstance(module, nn.Linear)]
+    if not starts:
+        raise NotWritten("the network has no linear layer")
+    if _bends(found[: starts[0]]):
+        raise NotWritten("the network bends its input before the first linear layer")
+    ends = [*starts[1:], len(found)]
+    layers = tuple(_layer(found, start, end) for start, end in zip(starts, ends, strict=True))
+    chain = Chain(layers, tuple(name for name, _ in found))
+    _check_parameters(learner, layers)
+    _check_value(learner.network, chain)
+    return chain
+
+
+def _innermost(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Names and modules without children, in the order in which they were added; a module that stands twice twice."""
+    children = {} if isinstance(module, nn.Linear) else {n: m for n, m in module._modules.items() if m is not None}
+    if not children and name:
+        yield name, module
+    for child, inner in children.items():
+        yield from _innermost(inner, f"{name}.{child}" if name else child)
+
+
+def _layer(found: list[tuple[str, nn.Module]], start: int, end: int) -> Dense:
+    name, module = found[start]
+    if type(module) not in (nn.Linear, FeedbackLinear):
+        raise NotWritten(f"{name} is a {type(module).__name__}, a linear layer of its own kind")
+    bends = _bends(found[start + 1 : end])
+    if len(bends) > 1:
+        raise NotWritten(f"behind {name} stand several activations")
+    feedback = module.feedback if isinstance(module, FeedbackLinear) else None
+    bias = None if module.bias is None else f"network.{name}.bias"
+    ready = range(start + 1 + bends[0][0] if bends else start, end)
+    return Dense(f"network.{name}.weight", bias, len(module.weight), _activation(bends), feedback, ready)
+
+
+def _bends(found: list[tuple[str, nn.Module]]) -> list[tuple[int, str, nn.Module]]:
+    """Of modules without weights those that change values, with their positions."""
+    same = (nn.Identity, nn.Dropout, nn.Flatten)
+    for name, module in found:
+        if isinstance(module, nn.Dropout) and module.p > 0:
+            raise NotWritten(f"{name} draws random numbers")
+        if isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) != (1, -1):
+            raise NotWritten(f"{name} flattens other than all dimensions")
+    return [(place, name, module) for place, (name, module) in enumerate(found) if type(module) not in same]
+
+
+def _activation(bends: list[tuple[int, str, nn.Module]]) -> Activation:
+    backward = torch.ops.aten
+    if not bends:
+        return Activation(lambda z: z, lambda delta, h: delta, passes=True)
+    _, name, module = bends[0]
+    if type(module) is nn.ReLU:
+        return Activation(
+            torch.relu_, lambda d, h: backward.threshold_backward.grad_input(d, h, 0, grad_input=d), passes=True
+        )
+    if type(module) is nn.LeakyReLU and module.negative_slope > 0:
+        slope = module.negative_slope
+        gate = lambda d, h: backward.leaky_relu_backward.grad_input(d, h, slope, True, grad_input=d)  # noqa: E731
+        return Activation(partial(F.leaky_relu_, negative_slope=slope), gate)
+    if type(module) is nn.Tanh:
+        return Activation(torch.tanh_, lambda d, h: backward.tanh_backward.grad_input(d, h, grad_input=d))
+    if type(module) is nn.Sigmoid:
+        return Activation(torch.sigmoid_, lambda d, h: backward.sigmoid_backward.grad_input(d, h, grad_input=d))
+    raise NotWritten(f"{name} is a {type(module).__name__}, whose derivative is not written out")
+
+
+def _check_parameters(learner: Learner, layers: tuple[Dense, ...]) -> None:
+    named = dict(learner.named_parameters(remove_duplicate=False))
+    names = [n for layer in layers for n in (layer.weight, layer.bias) if n]
+    if len({id(named[n]) for n in names}) < len(names):
+        raise NotWritten("layers share a weight")
+    others = [n for n, p in named.items() if p.requires_grad and n not in names]
+    if others:
+        raise NotWritten(f"{others[0]} is trained, and is no weight or bias of a linear layer")
+    if named[names[0]].dtype not in (torch.float32, torch.float64):
+        raise NotWritten(f"the parameters are {named[names[0]].dtype}")
+
+
+def _check_value(network: nn.Module, chain: Chain) -> None:
+    """The chain's value on random inputs is the network's: no module is skipped, added to another, or run twice."""
+    params = {f"network.{name}": p.detach().unsqueeze(0) for name, p in network.named_parameters()}
+    first = params[chain.layers[0].weight]
+    x = torch.randn(3, first.shape[2], generator=torch.Generator().manual_seed(0)).to(first)
+    with observing(network), torch.no_grad():
+        try:
+            value = network(x)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise NotWritten("the network takes no flat input") from error
+        h = x.unsqueeze(0)
+        for layer in chain.layers:
+            h = layer.output(h, params, h.new_empty(1, 3, layer.units))
+    if value.shape != h[0].shape or not torch.allclose(value, h[0], rtol=1e-3, atol=1e-4):
+        raise NotWritten("the network is more than a chain of its layers")
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    chances, at = logits.log_softmax(-1), targets.unsqueeze(-1)
+    losses = chances.gather(-1, at).squeeze(-1).neg_()
+    return losses, chances.exp_().scatter_add_(-1, at, chances.new_full((), -1.0).expand(at.shape))
+
+
+def _mse(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    errors = logits - one_hot(targets, logits)
+    return errors.square().mean(-1), errors.mul_(2 / logits.shape[-1])
+
+
+def _bce(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    hot = one_hot(targets, logits)
+    losses = F.binary_cross_entropy_with_logits(logits, hot, reduction="none").mean(-1)
+    return losses, logits.sigmoid().sub_(hot).div_(logits.shape[-1])
+
+
+# logits (a, b, c) and targets (a, b) to every row's own loss (a, b) and its derivative (a, b, c)
+ERRORS = {cross_entropy: _cross_entropy, mse: _mse, bce: _bce}

@@ -1,166 +1,223 @@
-r"""Forward-Forward written out on stacked parameters: what each client does to each layer, without a graph.
+r"""Forward-Forward written out: every layer moves as soon as it has seen both halves, and none waits for another.
 
-With $G = \tfrac1u \sum_j h_j^2$ the gradient of a layer's loss at its output is $\partial L / \partial h = k\, c\, h$
-(k = 2 / u, or 2 for the sum), c the loss's slope in G, so a layer needs its activities, its input and one number a
-row.
+With $h$ a layer's output for positive (true label) and negative (wrong label) samples and $G$ their goodness, the error
+is $\partial L/\partial h = \tfrac2u\,(\partial L/\partial G)\,h$, which a ReLU leaves as it is.
 
-The image is projected once: true, wrong and neutral label differ in c of the first layer's columns alone, and the
-length by which a sample is divided is the same for every one-hot label.
-
-Legend: a lanes, b rows, d inputs, u units, c classes; both halves together have 2 b rows, positive ones first.
+The first layer is linear in image and label, and a labelled sample's length r does not depend on which label it is:
+$W(x + s\,e_y)/r = (Wx + s\,W_y)/r$. So the image, its label entries blanked, is projected once for both halves and the
+neutral read-out, and its part of the gradient comes from the sum of both halves' errors. Letters: a lanes, b rows (the
+halves: 2b), i in, u units, c classes.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_fa.federated.dense import Dense
+from lit_fa.federated.dense import ERRORS, Chain, Dense, NotWritten, Workspace
 from lit_fa.federated.lanes import Lanes
-from lit_fa.federated.updates import Updates
+from lit_fa.federated.movement import Movement, Rows
 from lit_fa.federated.work import Learner
-from lit_fa.functional.criteria import cross_entropy, one_hot
-from lit_fa.functional.goodness import likely_labels, permuted_labels, sample_hash, wrong_labels
+from lit_fa.functional.criteria import one_hot
+from lit_fa.functional.goodness import likely_labels, sample_hash, wrong_labels
+from lit_fa.rules.base import Batch
 from lit_fa.rules.forward_forward import ForwardForward
 
-
-def refusal_of_forward_forward(learner: Learner, chain: list[Dense]) -> str | None:
-    """Why this rule on this chain is not written out, or None."""
-    rule: ForwardForward = learner.rule
-    if len(rule.taps.names) != len(chain) - 1:
-        return "Forward-Forward is written out for one block a hidden layer"
-    if getattr(rule, "label", "pixels") != "pixels" or rule.peer or rule.schedule != "simultaneous":
-        return "peer normalisation, greedy training and labels as channels are not written out"
-    if learner.criterion is not cross_entropy and rule.head == "softmax":
-        return "the read-out is written out for cross_entropy alone"
-    return None
+_LAST = 2**40  # beyond every hash number
 
 
-class ForwardForwardStep:
-    """One local step of all active clients."""
+def check_forward_forward(rule: ForwardForward, chain: Chain) -> None:
+    """Raise `NotWritten` for what `ByGoodness` cannot do."""
+    if getattr(rule, "label", "pixels") != "pixels":
+        raise NotWritten("the label stands in channels")
+    if rule.peer:
+        raise NotWritten("peer normalisation is not written out")
+    if rule.schedule != "simultaneous":
+        raise NotWritten("the greedy schedule moves one block at a time")
+    if not chain.is_cut_behind(rule.taps.names):
+        raise NotWritten("a block is not one hidden layer")
 
-    def __init__(self, learner: Learner, chain: list[Dense], lanes: Lanes, updates: Updates):
-        """chain: the hidden layers, then the head."""
+
+class ByGoodness:
+    """The rule's two passes, or three with a head, and its local gradients."""
+
+    def __init__(self, learner: Learner, chain: Chain, lanes: Lanes):
+        """See the class."""
         self.rule: ForwardForward = learner.rule
-        self.hidden, self.head = chain[:-1], chain[-1]
-        self.lanes, self.updates = lanes, updates
-        self.steps = next(name for name in lanes.buffers if name.endswith("steps"))
+        *self.hidden, self.head = chain.layers
+        self.criterion = ERRORS[learner.criterion]
+        self.space = Workspace(lanes.params[self.hidden[0].weight])
 
-    def __call__(self, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-        """Inputs (a, b, d), labels (a, b), weights (a, b) of rows: 1 / rows, or 0 for padding."""
-        rule, valid = self.rule, weights > 0
-        begin, end = rule.position, rule.position + rule.classes
-        numbers = self._numbers(x)
-        x = x.clone()
-        x[:, :, begin:end] = 0
-        squares, weight = x.square().sum(-1, keepdim=True), self.lanes.params[self.hidden[0].weight_name]
-        image, labels = torch.bmm(x, weight.mT), weight[:, :, begin:end].mT
-        logits = read = None
-        if rule.head == "softmax":
-            read, logits = self._read_out(image, labels, squares, x.shape[2])
-        wrong = self._wrong_labels(y, numbers, logits, valid)
-        length = self._length(squares + rule.strength**2, x.shape[2])
-        hot = one_hot(torch.cat([y, wrong], 1), image.new_zeros(rule.classes)) * rule.strength / length.repeat(1, 2, 1)
-        h = torch.baddbmm((image / length).repeat(1, 2, 1), hot, labels)
-        loss, heights = self._learn(h, hot, x / length, weights)
-        correct = self._told_apart(y, wrong, heights)
-        if logits is not None:
-            loss, correct = loss + self._learn_read_out(read, logits, y, weights), logits.argmax(-1) == y
-        self.lanes.buffers[self.steps].add_(1)
-        return torch.stack([(loss.double() * valid).sum(), (correct & valid).sum().double(), valid.sum().double()])
+    def __call__(self, batch: Batch, rows: Rows, lanes: Lanes, movement: Movement) -> tuple[Tensor, Tensor]:
+        """As `Written` says."""
+        x, targets = batch
+        image = _Image(x.flatten(2), lanes, self)
+        losses, logits = 0, None
+        if self.rule.head == "softmax":
+            read, logits = self._read_out(image, lanes)
+            losses, error = self.criterion(logits, targets)
+            movement.layer(self.head, error.mul_(rows.weights.unsqueeze(-1)), read)
+        wrong = self._wrong(x, targets, logits, rows, lanes)
+        heights = self._learn(image, torch.cat([targets, wrong], 1), rows, lanes, movement)
+        losses = losses + sum(self._contrast(height, layer)[0] for height, layer in zip(heights, self.hidden))
+        lanes.buffers["rule.steps"].add_(1)
+        lanes.buffers["rule.active"].zero_()
+        right = self._between_two(heights, targets, wrong) if logits is None else logits.argmax(-1) == targets
+        return losses, right
 
-    def _learn(self, z: Tensor, hot: Tensor, x: Tensor, weights: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Every layer's step, from the first one's sum z (a, 2 b, u) without bias; loss (a, b) and each goodness."""
-        first, inputs, loss, heights = self.hidden[0], hot, 0.0, []
-        if first.bias:
-            z += self.lanes.params[first.bias_name].unsqueeze(1)
+    def _learn(
+        self, image: "_Image", labels: Tensor, rows: Rows, lanes: Lanes, movement: Movement
+    ) -> list[Tensor]:
+        """Move the hidden layers; returns each one's goodness (a, 2b)."""
+        heights, below = [], None
         for number, layer in enumerate(self.hidden):
-            h = layer.forward(inputs, self.lanes.params) if number else layer.activate(z)
-            height, k = self._goodness(h)
-            row_loss, slopes = self._slopes(height, h.shape[2])
-            heights.append(height)
-            loss = loss + row_loss
-            passed_on = h / self._length(h.square().sum(-1, keepdim=True), h.shape[2])
-            coefficient = (slopes * weights.repeat(1, 2)).mul_(k).unsqueeze(2)
-            delta = layer.gate(h * coefficient, h) if layer.activation is not torch.nn.ReLU else h.mul_(coefficient)
+            out = self.space(f"value {number}", *labels.shape, layer.units)
+            h = layer.output(below, lanes.params, out) if number else image.labelled(labels, out)
+            length = torch.linalg.vector_norm(h, dim=-1)
+            heights.append(self._goodness(length, layer.units))
+            slopes = self._contrast(heights[-1], layer)[1] * rows.weights.repeat(1, 2)
+            slopes *= 2 if self.rule.goodness == "sum" else 2 / layer.units
+            error = torch.mul(h, slopes.unsqueeze(-1), out=self.space("error", *h.shape))
+            if not layer.activation.passes:
+                layer.activation.gate(error, h)
             if number:
-                self.updates.dense(layer, delta, inputs)
+                movement.layer(layer, error, below)
             else:
-                self._first_layer(layer, delta, hot, x)
-            inputs = passed_on
-        return loss, heights
+                image.move(error, labels, movement)
+            below = self._normalised(h, length) if layer is not self.hidden[-1] else None
+        return heights
 
-    def _first_layer(self, layer: Dense, delta: Tensor, hot: Tensor, x: Tensor) -> None:
-        """The image's columns take the sum of both halves, b rows; the label's their own."""
-        b = x.shape[1]
-        both = delta[:, :b] + delta[:, b:]
-        self.updates.dense(layer, both, x)
-        self.updates.columns(layer, delta, hot, self.rule.position)
+    def _read_out(self, image: "_Image", lanes: Lanes) -> tuple[Tensor, Tensor]:
+        """The last hidden layer's normalised output for the neutral label (a, b, i), and the head's logits."""
+        a, b = image.projected.shape[:2]
+        h = image.neutral(self.space("neutral 0", a, b, self.hidden[0].units))
+        for number, layer in enumerate(self.hidden):
+            if number:
+                h = layer.output(h, lanes.params, self.space(f"neutral {number}", a, b, layer.units))
+            h = self._normalised(h, torch.linalg.vector_norm(h, dim=-1))
+        return h, self.head.output(h, lanes.params, self.space("logits", a, b, self.head.units))
 
-    def _goodness(self, h: Tensor) -> tuple[Tensor, float]:
-        total = h.square().sum(-1)
-        units = h.shape[2]
-        return (total, 2.0) if self.rule.goodness == "sum" else (total / units, 2.0 / units)
+    def _normalised(self, h: Tensor, length: Tensor) -> Tensor:
+        """As `functional.goodness.normalise`, in place, from the Euclidean length (a, b)."""
+        inverse = inverse_length(length, h.shape[-1], self.rule.normalise)
+        return h if inverse is None else h.mul_(inverse.unsqueeze(-1))
 
-    def _slopes(self, height: Tensor, units: int) -> tuple[Tensor, Tensor]:
-        """Loss of each pair (a, b), and its slope in the goodness of both halves (a, 2 b); for one pair alone."""
-        rule, (positive, negative) = self.rule, height.chunk(2, 1)
-        tau = rule.sharpness
-        if rule.loss == "symba":
-            difference = tau * (positive - negative)
-            slope = -tau * torch.sigmoid(-difference)
-            return -F.logsigmoid(difference), torch.cat([slope, -slope], 1)
-        usual = float(units) if rule.goodness == "sum" else 2.0
-        threshold = usual if rule.threshold is None else rule.threshold
-        above, below = tau * (positive - threshold), tau * (negative - threshold)
-        if rule.loss == "margin":
-            slopes = torch.cat([-(above < 1).to(height), (below > -1).to(height)], 1)
-            return ((1 - above).relu() + (1 + below).relu()) / 2, slopes * (tau / 2)
-        slopes = torch.cat([-torch.sigmoid(-above), torch.sigmoid(below)], 1)
-        return -(F.logsigmoid(above) + F.logsigmoid(-below)) / 2, slopes * (tau / 2)
+    def _goodness(self, length: Tensor, units: int) -> Tensor:
+        return length.square() if self.rule.goodness == "sum" else length.square() / units
 
-    def _length(self, squares: Tensor, entries: int) -> Tensor | float:
-        kind = self.rule.normalise
-        if kind == "none":
-            return torch.ones_like(squares)
-        return squares.sqrt() + 1e-4 if kind == "l2" else (squares / entries).sqrt() + 1e-8
+    def _contrast(self, height: Tensor, layer: Dense) -> tuple[Tensor, Tensor]:
+        usual = float(layer.units) if self.rule.goodness == "sum" else 2.0
+        threshold = usual if self.rule.threshold is None else self.rule.threshold
+        return contrasts(height, self.rule.loss, threshold, self.rule.sharpness)
 
-    def _read_out(self, image: Tensor, labels: Tensor, squares: Tensor, entries: int) -> tuple[Tensor, Tensor]:
-        """Last normalised activity and logits for the neutral label."""
-        rule = self.rule
-        part = rule.strength / rule.classes
-        length = self._length(squares + rule.classes * part**2, entries)
-        z = (image + part * labels.sum(1, keepdim=True)) / length
-        if self.hidden[0].bias:
-            z += self.lanes.params[self.hidden[0].bias_name].unsqueeze(1)
-        h = self.hidden[0].activate(z)
-        for layer in self.hidden[1:]:
-            h = layer.forward(h / self._length(h.square().sum(-1, keepdim=True), h.shape[2]), self.lanes.params)
-        h = h / self._length(h.square().sum(-1, keepdim=True), h.shape[2])
-        return h, self.head.project(h, self.lanes.params)
+    def _wrong(self, x: Tensor, targets: Tensor, logits: Tensor | None, rows: Rows, lanes: Lanes) -> Tensor:
+        """This step's negative labels (a, b)."""
+        # all lanes have taken the same number of steps
+        numbers = sample_hash(x.flatten(0, 1), self.rule.seed, lanes.buffers["rule.steps"][0])
+        if self.rule.negatives == "permutation":
+            return permuted_rows(targets, numbers.view_as(targets), rows)
+        if self.rule.negatives == "hard":
+            return likely_labels(targets.flatten(), numbers, logits.flatten(0, 1)).view_as(targets)
+        return wrong_labels(targets.flatten(), numbers, self.rule.classes).view_as(targets)
 
-    def _learn_read_out(self, h: Tensor, logits: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-        log_p, target = logits.log_softmax(-1), one_hot(y, logits)
-        loss = -(log_p * target).sum(-1)
-        self.updates.dense(self.head, log_p.exp_().sub_(target).mul_(weights.unsqueeze(2)), h)
-        return loss
-
-    def _numbers(self, x: Tensor) -> Tensor:
-        steps = self.lanes.buffers[self.steps].unsqueeze(1).expand(x.shape[:2])
-        return sample_hash(x.flatten(0, 1), self.rule.seed, steps.reshape(-1)).view(x.shape[:2])
-
-    def _wrong_labels(self, y: Tensor, numbers: Tensor, logits: Tensor | None, valid: Tensor) -> Tensor:
-        rule = self.rule
-        if rule.negatives == "uniform":
-            return wrong_labels(y, numbers, rule.classes)
-        if rule.negatives == "hard":
-            flat = likely_labels(y.reshape(-1), numbers.reshape(-1), logits.flatten(0, 1))
-            return flat.view(y.shape)
-        rows, wrong = valid.sum(1).tolist(), y.clone()
-        for lane, n in enumerate(rows):  # a ring through the lane's own samples
-            wrong[lane, :n] = permuted_labels(y[lane, :n], numbers[lane, :n])
-        return wrong
-
-    def _told_apart(self, y: Tensor, wrong: Tensor, heights: list[Tensor]) -> Tensor:
-        """Whether the true label scores higher than the wrong one; equal scores count for the smaller label."""
+    def _between_two(self, heights: list[Tensor], targets: Tensor, wrong: Tensor) -> Tensor:
+        """Whether the true label has more goodness than the wrong one; of equals, the smaller number wins."""
         positive, negative = sum(heights[self.rule._first_that_counts :]).chunk(2, 1)
-        return (positive > negative) | ((positive == negative) & (y <= wrong))
+        tie = (positive == negative) & (targets <= wrong)
+        return (positive > negative) | tie | (targets == wrong)
+
+
+class _Image:
+    """Inputs (a, b, i) with blanked label entries, projected by the first layer."""
+
+    def __init__(self, flat: Tensor, lanes: Lanes, by: ByGoodness):
+        """See the class."""
+        self.rule, self.layer, self.lanes = by.rule, by.hidden[0], lanes
+        first = self.rule.position
+        self.columns = slice(first, first + self.rule.classes)
+        self.x = by.space("image", *flat.shape).copy_(flat)
+        self.x[..., self.columns] = 0
+        self.squares = torch.linalg.vector_norm(self.x, dim=-1).square()
+        weight = lanes.params[self.layer.weight]
+        self.projected = torch.bmm(self.x, weight.mT, out=by.space("projected", *flat.shape[:2], self.layer.units))
+
+    def labelled(self, labels: Tensor, out: Tensor) -> Tensor:
+        """The first layer's output (a, 2b, u) with labels (a, 2b)."""
+        self.inverse = self._inverse(self.rule.strength**2)
+        self.hot = one_hot(labels, self.x[0, :, self.columns]).mul_(self.rule.strength)
+        if self.inverse is not None:
+            self.hot.mul_(self.inverse.repeat(1, 2).unsqueeze(-1))
+        self._label_part(self.hot, out)
+        a, b, u = self.projected.shape
+        for half in out.view(a, 2, b, u).unbind(1):
+            if self.inverse is None:
+                half.add_(self.projected)
+            else:
+                half.addcmul_(self.projected, self.inverse.unsqueeze(-1))
+        self.layer.activation.apply(out)
+        return out
+
+    def neutral(self, out: Tensor) -> Tensor:
+        """The first layer's output (a, b, u) with the neutral label."""
+        c = self.rule.classes
+        inverse, share = self._inverse(self.rule.strength**2 / c), self.rule.strength / c
+        scale = self.projected.new_ones(out.shape[:2]) if inverse is None else inverse
+        self._label_part((share * scale).unsqueeze(-1).expand(-1, -1, c), out)
+        self.layer.activation.apply(out.addcmul_(self.projected, scale.unsqueeze(-1)))
+        return out
+
+    def move(self, error: Tensor, labels: Tensor, movement: Movement) -> None:
+        """The first layer's step, from the error (a, 2b, u) of both halves; the error is spent."""
+        if self.layer.bias is not None:
+            movement.bias(self.layer.bias, error)
+        positive, negative = error.chunk(2, 1)
+        both = torch.add(positive, negative, out=self.projected)
+        if self.inverse is not None:
+            both.mul_(self.inverse.unsqueeze(-1))
+        movement.weight(self.layer.weight, both, self.x)
+        movement.columns(self.layer.weight, self.columns.start, error, self.hot)
+
+    def _inverse(self, label: float) -> Tensor | None:
+        """1/r (a, b) of samples whose label has this square."""
+        return inverse_length((self.squares + label).sqrt(), self.x.shape[-1], self.rule.normalise)
+
+    def _label_part(self, hot: Tensor, out: Tensor) -> Tensor:
+        """What labels (a, n, c) add to the first layer, bias included."""
+        params, layer = self.lanes.params, self.layer
+        columns = params[layer.weight][..., self.columns].mT
+        if layer.bias is None:
+            return torch.bmm(hot, columns, out=out)
+        return torch.baddbmm(params[layer.bias].unsqueeze(1), hot, columns, out=out)
+
+
+def inverse_length(length: Tensor, entries: int, kind: str) -> Tensor | None:
+    """One over what `functional.goodness.normalise` divides by, from the Euclidean length; None if by nothing."""
+    if kind == "none":
+        return None
+    return 1 / (length + 1e-4 if kind == "l2" else length / math.sqrt(entries) + 1e-8)
+
+
+def contrasts(height: Tensor, loss: str, threshold: float, sharpness: float) -> tuple[Tensor, Tensor]:
+    """Rows of `functional.goodness.contrast` before its mean (a, b), and their slopes by the goodness (a, 2b)."""
+    positive, negative = height.chunk(2, 1)
+    if loss == "symba":
+        gap = sharpness * (positive - negative)
+        slope = sharpness * torch.sigmoid(-gap)
+        return -F.logsigmoid(gap), torch.cat([-slope, slope], 1)
+    margins = sharpness * torch.cat([threshold - positive, negative - threshold], 1)
+    if loss == "margin":
+        each, slope = (1 + margins).relu(), (margins > -1).to(margins.dtype)
+    else:
+        each, slope = -F.logsigmoid(-margins), torch.sigmoid(margins)
+    slope = slope * (sharpness / 2)
+    b = positive.shape[1]
+    return (each[:, :b] + each[:, b:]) / 2, torch.cat([-slope[:, :b], slope[:, b:]], 1)
+
+
+def permuted_rows(targets: Tensor, numbers: Tensor, rows: Rows) -> Tensor:
+    """`functional.goodness.permuted_labels` of each lane's valid rows: (a, b) from targets and hash numbers (a, b)."""
+    order = numbers.masked_fill(rows.valid == 0, _LAST).argsort(dim=1, stable=True)
+    place = torch.arange(targets.shape[1], device=targets.device) + 1
+    following = place.where(place < rows.valid.sum(1, keepdim=True), 0)
+    return torch.empty_like(targets).scatter_(1, order, targets.gather(1, order.gather(1, following)))
