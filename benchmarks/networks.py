@@ -48,7 +48,7 @@ def arithmetic_limit(rule: str, name: str) -> float:
     F_l is the forward product of layer l, F their sum, P the feedback's projections. Backprop: 3F - F_1 (the first
     layer needs no input gradient). Feedback alignment and sign symmetry: the same. Direct feedback: 2F + P, the last
     layer's input gradient included where it has to be (a cut before it makes it unnecessary). Forward-Forward without
-    a head, on two samples for one: 4F - 2F_1, or 4F if the first layer is a convolution, with F that of all but the head.
+    a head: two samples for one, so 4F - 2F_1, or 4F if the first layer is a convolution, with F that of hidden layers.
     """
     build, shape = NETWORKS[name]
     network, units = build(), []

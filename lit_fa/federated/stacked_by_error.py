@@ -94,7 +94,7 @@ def _through(matrix: Tensor) -> Carrier:
     """All lanes through one matrix (o, i): one product."""
 
     def carry(error: Tensor, _: Tensor, params: Tensors, out: Tensor) -> Tensor:
-        torch.mm(error.flatten(0, 1), matrix, out=out.flatten(0, 1))
+        torch.mm(error.flatten(0, 1), matrix.to(error.dtype), out=out.flatten(0, 1))
         return out
 
     return carry

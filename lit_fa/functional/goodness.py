@@ -146,7 +146,7 @@ def local_loss(
     the output's squares, are known from normalising. It cannot be differentiated twice.
 
     >>> h = torch.tensor([[2.0], [1.0]], requires_grad=True)
-    >>> loss = local_loss(h, h.detach().square().sum(1), "margin", 3.0, 1.0)
+    >>> loss = local_loss(h, h.detach().square().sum(1), "margin", 4.0, 1.0)
     >>> torch.autograd.grad(loss, h)[0].tolist()  # a positive inside the margin, a negative outside
     [[-2.0], [0.0]]
     """

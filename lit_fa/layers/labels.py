@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lit_fa.errors import UserError
 from lit_fa.functional.feedback import named_generator
+from lit_fa.functional.fused import under_autocast
 from lit_fa.functional.goodness import divided, length, normalise, overlay, squares
 from lit_fa.layers.feedback import CONVS, WEIGHT_LAYERS
 from lit_fa.layers.observing import observing
@@ -83,26 +84,23 @@ class LabelledInput:
         """The hook: the layer's output (n, *o) without becomes (k n, *o) with labels."""
         if self.written is None:
             return None
-        alone = self._alone(layer, args[0])
+        if self.position is not None:
+            tensors = under_autocast(args[0], self.written, layer.weight, layer.bias)
+            return _AddLabel.apply(output.detach(), *tensors, self.position)
+        alone = layer.label(self._planes(layer, args[0])).to(output.dtype)
         # maps whose channels lie together in memory stay so
         last = output.ndim == 4 and output.shape[1] == output.stride(3) > output.stride(1) == 1
         output, alone = (t.permute(0, 2, 3, 1) if last else t for t in (output, alone))
-        k, kinds = len(self.written), torch.broadcast_to
-        flat, alone = output.flatten(1), alone.flatten(1).to(output.dtype)
-        both = torch.baddbmm(
-            kinds(flat, (k, *flat.shape)), self.written.to(flat.dtype), kinds(alone, (k, *alone.shape))
-        )
-        both = both.view(-1, *output.shape[1:])
+        both = _added(output.flatten(1), self.written.to(output.dtype), alone.flatten(1))
+        both = both.reshape(-1, *output.shape[1:])
         return both.permute(0, 3, 1, 2) if last else both
 
-    def _alone(self, layer: nn.Module, x: Tensor) -> Tensor:
-        """(c, *o): what each label, of strength one, adds to the output."""
-        if self.position is not None:
-            return layer.weight[:, self.position : self.position + self.classes].t()
+    def _planes(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """The c labels of strength one, in every place of the layer's input x."""
         hot = torch.eye(self.classes, dtype=x.dtype, device=x.device)
         if isinstance(layer, nn.Linear):
-            return layer.label(hot.view(self.classes, *[1] * (x.ndim - 2), -1).expand(-1, *x.shape[1:-1], -1))
-        return layer.label(hot.view(*hot.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:]))
+            return hot.view(self.classes, *[1] * (x.ndim - 2), -1).expand(-1, *x.shape[1:-1], -1)
+        return hot.view(*hot.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:])
 
     @contextmanager
     def _writing(self, labels: Tensor) -> Iterator[None]:
@@ -128,6 +126,47 @@ class LabelledInput:
                     return False
         one, other = found
         return one.shape == other.shape and bool((one - other).norm() <= _tolerance(one) * one.norm())
+
+
+class _AddLabel(torch.autograd.Function):
+    """A linear layer's output (n, o) for images with k labels each, (k n, o), and all of its gradients.
+
+    The label's columns of the weight's gradient are written into the image's gradient, which is zero there: to
+    differentiate a slice of the weight would take another matrix of its size.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(output, x, labels, weight, bias, position):
+        columns = weight[:, position : position + labels.shape[2]]
+        return _added(output, labels, columns.t()).flatten(0, 1)
+
+    @staticmethod
+    def setup_context(ctx, inputs, _output):
+        _, x, labels, weight, _, ctx.position = inputs
+        ctx.save_for_backward(x, labels, weight)
+
+    @staticmethod
+    def backward(ctx, error):
+        x, labels, weight = ctx.saved_tensors
+        _, needs_x, needs_labels, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        columns = slice(ctx.position, ctx.position + labels.shape[2])
+        each = error.view(*labels.shape[:2], -1)
+        whole = each.sum(0)
+        grad_weight = None
+        if needs_weight:
+            grad_weight = whole.t() @ x
+            grad_weight[:, columns] = error.t() @ labels.flatten(0, 1)
+        grad_labels = each @ weight[:, columns] if needs_labels else None
+        return (None, whole @ weight if needs_x else None, grad_labels, grad_weight,
+                whole.sum(0) if needs_bias else None, None)  # fmt: skip
+
+
+def _added(output: Tensor, labels: Tensor, alone: Tensor) -> Tensor:
+    """(k, n, o): output (n, o) + labels (k, n, c) times what each label adds by itself, (c, o)."""
+    k = len(labels)
+    return torch.baddbmm(output.expand(k, *output.shape), labels, alone.expand(k, *alone.shape))
 
 
 def _first_layer(network: nn.Module, example: Tensor) -> tuple[str | None, torch.Size | None]:

@@ -15,6 +15,19 @@ class LostRankError(UserError):
     """Another process of the run is gone; the last checkpoint stays usable."""
 
 
+def lost_rank(error: BaseException) -> LostRankError | None:
+    """What to tell a user whose run ended in `error` because another process died in it; None for other errors."""
+    said = " ".join(str(error).split())
+    if not any(
+        sign in said for sign in ("Connection reset by peer", "Connection closed by peer", "NCCL", "Broken pipe")
+    ):
+        return None
+    return LostRankError(
+        "another rank of this run is gone; the last checkpoint stays usable: start the run again with --ckpt_path "
+        f"({said[:160]})"
+    )
+
+
 def share_of(steps: Sequence[int], rank: int, ranks: int) -> list[int]:
     """Lanes of one rank: the longest client first, each to the rank with the least to do.
 
@@ -38,28 +51,15 @@ def summed(outcome: Outcome, params: Tensors, buffers: Tensors, strategy: Strate
         buffers: those that clients change.
         strategy: Lightning's.
         changes: whether the algorithm's clients keep a state that the server averages.
-
-    Raises:
-        LostRankError: another rank is gone.
     """
     floats = {n: b for n, b in buffers.items() if b.is_floating_point()}
     counts = {n: b for n, b in buffers.items() if not b.is_floating_point()}
-    try:
-        update = _reduced(outcome.update, params, strategy, "sum")
-        change = _reduced(outcome.change, params, strategy, "sum") if changes else {}
-        averaged = _reduced(outcome.buffers, floats, strategy, "sum") | _reduced(
-            outcome.buffers, counts, strategy, "max"
-        )
-        device = next(iter(params.values())).device
-        totals = strategy.reduce(outcome.totals.to(device), reduce_op="sum")
-        states = _everybodys(outcome.states, device) if changes or _anywhere(outcome.states, device) else {}
-    except RuntimeError as error:
-        if "user_error" in dir(error) or not (dist.is_available() and dist.is_initialized()):
-            raise
-        first = str(error).strip().splitlines()[0][:160]
-        raise LostRankError(
-            f"another rank of this run is gone ({first}); start the run again with --ckpt_path and the last checkpoint"
-        ) from error
+    update = _reduced(outcome.update, params, strategy, "sum")
+    change = _reduced(outcome.change, params, strategy, "sum") if changes else {}
+    averaged = _reduced(outcome.buffers, floats, strategy, "sum") | _reduced(outcome.buffers, counts, strategy, "max")
+    device = next(iter(params.values())).device
+    totals = strategy.reduce(outcome.totals.to(device), reduce_op="sum")
+    states = _everybodys(outcome.states, device) if changes or _anywhere(outcome.states, device) else {}
     return Outcome(update, averaged, change, states, totals)
 
 

@@ -153,7 +153,7 @@ class ForwardForward(LearningRule):
         self.owners: dict[str, int] = {}
 
     def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
-        """Cut behind the blocks; give the first layer label weights; freeze a head that shall not learn."""
+        """Cut behind the blocks, widen the first layer for label channels, freeze the head if it shall not learn."""
         try:
             names = [block.name for block in find_blocks(network, example, self.blocks)]
         except ValueError as error:
@@ -166,7 +166,8 @@ class ForwardForward(LearningRule):
         position = self.position if self.label == "pixels" else None
         self.labelled = LabelledInput(network, example, self.classes, position, self.normalise, self.seed)
         self.taps = NormalisingTaps(network, names, self.normalise)
-        self.owners = self._find_owners(network, example)
+        neutral = example.new_ones(1, len(example), self.classes)
+        self.owners = self.taps.owners(network, lambda: self.labelled(network, example, neutral))
         if self.head == "none":
             for name, p in network.named_parameters():
                 p.requires_grad_(p.requires_grad and self.owners.get(name) != len(names))
@@ -285,20 +286,6 @@ class ForwardForward(LearningRule):
         right, other = self._hot(targets, height), self._hot(wrong, height)
         floor = torch.minimum(positive, negative) - 1
         return floor[:, None] + right * (positive - floor)[:, None] + other * (1 - right) * (negative - floor)[:, None]
-
-    def _find_owners(self, network: nn.Module, example: Tensor) -> dict[str, int]:
-        """Parameter to the number of its block; the head's number is that of the blocks."""
-        params = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        outputs: list[Tensor] = []
-        owners: dict[str, int] = {}
-        with observing(network), torch.enable_grad():  # to the end: a buffer that is restored breaks the graph
-            with self.taps.visited_by(lambda _name, output, _squares: outputs.append(output)):
-                outputs.append(self.labelled(network, example, example.new_ones(1, len(example), self.classes)))
-            for number, output in enumerate(outputs):
-                if output.requires_grad:
-                    grads = torch.autograd.grad(output.sum(), [*params.values()], allow_unused=True)
-                    owners |= {name: number for name, grad in zip(params, grads, strict=True) if grad is not None}
-        return owners
 
     def _check_sizes(self, entries: int, blocks: int) -> None:
         if self.classes < 2:
