@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_fa.errors import UserError
 from lit_fa.federated.work import Learner
 from lit_fa.functional.criteria import bce, cross_entropy, mse, one_hot
 from lit_fa.layers.feedback import Feedback, FeedbackLinear
@@ -23,7 +24,7 @@ from lit_fa.layers.observing import observing
 from lit_fa.rules.base import Tensors
 
 
-class NotWritten(Exception):
+class NotWritten(UserError):
     """What has no explicit form here, in one sentence."""
 
 
@@ -102,10 +103,10 @@ class Workspace:
 
 
 def read_chain(learner: Learner) -> Chain:
-    """The chain that the learner's network is.
+    """The linear layers of the learner's network with what follows each; `check_value` says if that is the network.
 
     Raises:
-        NotWritten: it is another network, or parts of it have no explicit form here.
+        NotWritten: parts of it have no explicit form here.
     """
     found = [*_innermost(learner.network)]
     starts = [p for p, (_, module) in enumerate(found) if isinstance(module, nn.Linear)]
@@ -115,10 +116,10 @@ def read_chain(learner: Learner) -> Chain:
         raise NotWritten("the network bends its input before the first linear layer")
     ends = [*starts[1:], len(found)]
     layers = tuple(_layer(found, start, end) for start, end in zip(starts, ends, strict=True))
-    chain = Chain(layers, tuple(name for name, _ in found))
+    if layers[-1].ready.start > starts[-1]:
+        raise NotWritten("an activation follows the last linear layer")
     _check_parameters(learner, layers)
-    _check_value(learner.network, chain)
-    return chain
+    return Chain(layers, tuple(name for name, _ in found))
 
 
 def _innermost(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -186,8 +187,11 @@ def _check_parameters(learner: Learner, layers: tuple[Dense, ...]) -> None:
         raise NotWritten(f"the parameters are {named[names[0]].dtype}")
 
 
-def _check_value(network: nn.Module, chain: Chain) -> None:
-    """The chain's value on random inputs is the network's: no module is skipped, added to another, or run twice."""
+def check_value(network: nn.Module, chain: Chain) -> None:
+    """Raise `NotWritten` unless the chain's value on random inputs is the network's.
+
+    So no module is skipped, added to another, or run twice.
+    """
     params = {f"network.{name}": p.detach().unsqueeze(0) for name, p in network.named_parameters()}
     first = params[chain.layers[0].weight]
     x = torch.randn(3, first.shape[2], generator=torch.Generator().manual_seed(0)).to(first)

@@ -6,6 +6,7 @@ Clients are sorted by their number of steps, so that those still active are alwa
 Legend: k lanes (clients) of a stack, a of them active.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 
@@ -17,7 +18,7 @@ from lit_fa.federated.local_optimizers import State
 from lit_fa.federated.work import Learner, LocalTraining, Outcome, Work
 from lit_fa.rules.base import Tensors
 
-CACHE = 32 << 20  # bytes of parameters that lanes may take on a CPU: beyond, stacking loses what it saves
+CACHE = 10 << 20  # bytes of parameters that lanes may take on a CPU: beyond, they leave the cache between two steps
 
 
 class Lanes:
@@ -25,6 +26,7 @@ class Lanes:
 
     Attributes:
         work: of these clients, those with most steps first.
+        steps: that each of them takes.
         params: (k, ...) of every client.
         buffers: (k, ...) those that change; `shared`: the others, as at the server.
         optimizer: state of the local optimiser.
@@ -35,7 +37,7 @@ class Lanes:
     def __init__(self, local: LocalTraining, work: Work, changing: set[str]):
         """Stack the server's tensors."""
         k = len(work.round.clients)
-        self.work, self.active = work, k
+        self.work, self.active, self.steps = work, k, work.round.steps
         self._params = {name: p.expand(k, *p.shape).clone() for name, p in work.params.items()}
         self._buffers = {n: b.expand(k, *b.shape).clone() for n, b in work.buffers.items() if n in changing}
         self.shared = {n: b for n, b in work.buffers.items() if n not in changing}
@@ -45,7 +47,7 @@ class Lanes:
 
     def advance(self, step: int) -> None:
         """Narrow every view to the lanes that take this step."""
-        active = sum(steps > step for steps in self.work.round.steps)
+        active = sum(steps > step for steps in self.steps)
         if active != self.active:
             self._view(active)
 
@@ -94,8 +96,9 @@ class LaneExecutor:
     def _chunks(self, work: Work) -> Iterator[list[int]]:
         steps = work.round.steps
         order = sorted(range(len(steps)), key=lambda lane: -steps[lane])
-        most = self.lanes or _that_fit(work)
-        return (order[i : i + most] for i in range(0, len(order), most))
+        chunks = math.ceil(len(order) / (self.lanes or _that_fit(work)))
+        size = math.ceil(len(order) / chunks)  # no chunk is left with a lane or two
+        return (order[i : i + size] for i in range(0, len(order), size))
 
 
 def changing_buffers(learner: Learner, work: Work) -> set[str]:

@@ -11,7 +11,7 @@ Letters: a lanes, b rows, i in, o out, c classes.
 import torch
 from torch import Tensor
 
-from lit_fa.federated.dense import ERRORS, Chain, NotWritten, read_chain
+from lit_fa.federated.dense import ERRORS, Chain, NotWritten, check_value, read_chain
 from lit_fa.federated.features import Features
 from lit_fa.federated.lanes import LaneExecutor, Lanes
 from lit_fa.federated.movement import Movement, Rows, Written
@@ -39,7 +39,7 @@ class StackedExecutor(LaneExecutor):
     def refusal(self, learner: Learner, local: LocalTraining) -> str | None:
         """What of this work is not written out, in one sentence, or None."""
         try:
-            _check(learner, local)
+            check_value(learner.network, _chain(learner, local))
         except NotWritten as reason:
             return str(reason)
         return None
@@ -47,17 +47,17 @@ class StackedExecutor(LaneExecutor):
     def train(self, learner: Learner, local: LocalTraining, lanes: Lanes, features: Features | None) -> Tensor:
         """Take all local steps in place."""
         written, _ = RULES[type(learner.rule)]
-        rule: Written = written(learner, read_chain(learner), lanes)
+        rule: Written = written(learner, _chain(learner, local), lanes)
         movement, round_ = Movement(local, lanes), lanes.work.round
         seen = torch.zeros(2, dtype=torch.float64, device=movement.like.device)
         rows: Rows | None = None
-        for step in range(round_.steps[0]):
+        for step in range(lanes.steps[0]):
             lanes.advance(step)
             batch = round_.stacked(lanes.active, step)
             rows = _rows(round_.rows[: lanes.active, step], batch[1].shape[1], movement.like, rows)
             losses, right = rule(batch, rows, lanes, movement)
             movement.finish(step)
-            seen += torch.stack([(losses * rows.valid).sum(), (right * rows.valid).sum()])
+            seen += torch.stack([losses, right.to(losses.dtype)]).mul_(rows.valid).sum((1, 2))
         return torch.cat([seen.cpu(), round_.rows.sum().double().view(1)])
 
 
@@ -69,7 +69,8 @@ def _rows(counts: Tensor, longest: int, like: Tensor, last: Rows | None) -> Rows
     return Rows(counts, valid.to(like.device), (valid / counts.unsqueeze(1)).to(like.device))
 
 
-def _check(learner: Learner, local: LocalTraining) -> Chain:
+def _chain(learner: Learner, local: LocalTraining) -> Chain:
+    """The network as a chain, if rule, criterion and algorithm are written out for it; else `NotWritten`."""
     rule = type(learner.rule)
     if local.stream:
         raise NotWritten("stream frees one block at a time, which needs a client alone")
@@ -79,6 +80,8 @@ def _check(learner: Learner, local: LocalTraining) -> Chain:
         raise NotWritten(f"{rule.__name__} is not written out")
     if learner.criterion not in ERRORS:
         raise NotWritten("the criterion is not cross_entropy, mse or bce")
+    if torch.is_autocast_enabled(next(learner.parameters()).device.type):
+        raise NotWritten("mixed precision is not written out")
     chain = read_chain(learner)
     RULES[rule][1](learner.rule, chain)
     return chain

@@ -84,8 +84,9 @@ def _carrier(layer: Dense, lanes: Lanes) -> Carrier:
 
 def _direct(rule: DirectFeedbackAlignment, lanes: Lanes) -> list[Carrier]:
     """From the logits straight to every block."""
-    names = [name.replace(".", "/") for name in rule.links]
-    carriers = [_through(lanes.shared[f"rule.feedback.{name}.weight"]) for name in names]
+    names = [f"rule.feedback.{name.replace('.', '/')}.weight" for name in rule.links]
+    like = next(iter(lanes.params.values()))
+    carriers = [_through(lanes.shared[name].to(like.dtype)) for name in names]
     return [lambda _, teacher, params, out, c=c: c(teacher, teacher, params, out) for c in carriers]
 
 
@@ -103,6 +104,5 @@ def check_error_rule(rule: LearningRule, chain: Chain) -> None:
     """Raise `NotWritten` for what `ByError` cannot do."""
     if isinstance(rule, FeedbackAlignment) and (rule.source.evolves or rule.source.trained):
         raise NotWritten(f"the feedback of {rule.source} changes while a client trains")
-    if isinstance(rule, DirectFeedbackAlignment):
-        if not chain.is_cut_behind([*rule.links]):
-            raise NotWritten("direct feedback does not go to every hidden layer's output")
+    if isinstance(rule, DirectFeedbackAlignment) and not chain.is_cut_behind([*rule.links]):
+        raise NotWritten("direct feedback does not go to every hidden layer's output")

@@ -29,8 +29,6 @@ _LAST = 2**40  # beyond every hash number
 
 def check_forward_forward(rule: ForwardForward, chain: Chain) -> None:
     """Raise `NotWritten` for what `ByGoodness` cannot do."""
-    if getattr(rule, "label", "pixels") != "pixels":
-        raise NotWritten("the label stands in channels")
     if rule.peer:
         raise NotWritten("peer normalisation is not written out")
     if rule.schedule != "simultaneous":
@@ -60,15 +58,15 @@ class ByGoodness:
             movement.layer(self.head, error.mul_(rows.weights.unsqueeze(-1)), read)
         wrong = self._wrong(x, targets, logits, rows, lanes)
         heights = self._learn(image, torch.cat([targets, wrong], 1), rows, lanes, movement)
-        losses = losses + sum(self._contrast(height, layer)[0] for height, layer in zip(heights, self.hidden))
+        losses = losses + sum(
+            self._contrast(height, layer)[0] for height, layer in zip(heights, self.hidden, strict=True)
+        )
         lanes.buffers["rule.steps"].add_(1)
         lanes.buffers["rule.active"].zero_()
         right = self._between_two(heights, targets, wrong) if logits is None else logits.argmax(-1) == targets
         return losses, right
 
-    def _learn(
-        self, image: "_Image", labels: Tensor, rows: Rows, lanes: Lanes, movement: Movement
-    ) -> list[Tensor]:
+    def _learn(self, image: "_Image", labels: Tensor, rows: Rows, lanes: Lanes, movement: Movement) -> list[Tensor]:
         """Move the hidden layers; returns each one's goodness (a, 2b)."""
         heights, below = [], None
         for number, layer in enumerate(self.hidden):

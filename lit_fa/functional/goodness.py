@@ -178,7 +178,10 @@ def sample_hash(inputs: Tensor, seed: int, step: Tensor) -> Tensor:
     """
     values = (inputs.detach().float().flatten(1) * 4096).to(torch.int64)
     places = torch.arange(values.shape[1], device=values.device) + 1
-    content = _folded(_folded(values).mul_(_mixed(places) % _PRIME)).sum(1) % _PRIME
+    factors = _mixed(places) % _PRIME
+    # in two halves, whose sums stay short of 2^63: dividing every product would cost as much as a layer
+    high, low = (values * (factors // 2**16)).sum(1), (values * (factors % 2**16)).sum(1)
+    content = (high % _PRIME * 2**16 + low) % _PRIME
     return _mixed(content ^ _mixed(step + (seed % 2**16) * 0x9E3779B9 + 1))
 
 
@@ -210,11 +213,6 @@ def _mixed(numbers: Tensor) -> Tensor:
     h = ((h ^ (h // 2**15)) * 0x2C1B3C6D) % (_BITS + 1)
     h = ((h ^ (h // 2**12)) * 0x297A2D39) % (_BITS + 1)
     return h ^ (h // 2**15)
-
-
-def _folded(numbers: Tensor) -> Tensor:
-    """The same modulo the prime 2^31 - 1, and smaller, in place: dividing every entry would cost as much as a layer."""
-    return (numbers >> 31).add_(numbers.bitwise_and_(_PRIME))
 
 
 def _wide(x: Tensor) -> Tensor:
