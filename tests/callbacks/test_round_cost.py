@@ -39,4 +39,4 @@ def test_the_memory_of_a_backprop_step_grows_with_depth_and_that_of_a_streamed_f
     bp = [bytes_of(Backprop, depth, stream=False) for depth in (4, 16)]
     # twelve further layers: their gradients, and less than one layer's activations
     assert ff[1] - ff[0] < 2 * 2048 * 64 * 4
-    assert bp[1] - bp[0] > 12 * 2048 * 64 * 4
+    assert bp[1] - bp[0] >= 12 * 2048 * 64 * 4
