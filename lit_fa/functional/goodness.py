@@ -179,6 +179,7 @@ def sample_hash(inputs: Tensor, seed: int, step: Tensor) -> Tensor:
     values = (inputs.detach().float().flatten(1) * 4096).to(torch.int64)
     places = torch.arange(values.shape[1], device=values.device) + 1
     factors = _mixed(places) % _PRIME
+    values = (values >> 31).add_(values & _PRIME)  # the same modulo the prime, and below 2^33
     # in two halves, whose sums stay short of 2^63: dividing every product would cost as much as a layer
     high, low = (values * (factors // 2**16)).sum(1), (values * (factors % 2**16)).sum(1)
     content = (high % _PRIME * 2**16 + low) % _PRIME
