@@ -16,6 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 import callbacks
 import datamodules
+import lit_fa.federated
 import lit_fa.modules
 import lit_fa.rules
 from callbacks.run_record import write_json
@@ -24,6 +25,7 @@ from lit_fa.modules.ranks import lost_rank
 
 # where a class named in YAML may live, and what a user calls such a thing
 ROOMS = {"rule": lit_fa.rules, "data": datamodules, "model": lit_fa.modules, "callbacks": callbacks}
+ROOMS |= dict.fromkeys(("algorithm", "local_optimizer", "local_schedule"), lit_fa.federated)
 
 
 class SaveConfig(SaveConfigCallback):
