@@ -3,9 +3,10 @@
     python -m benchmarks.federated [--rounds 7] [--passes 3] [--json FILE]
 
 The work: 100 clients of 600 MNIST images (random images of that shape where there is no MNIST), 10 a round, MLP
-784-200-200-10, batch 10, one local epoch, plain SGD. In-process contenders take turns round by round, in processor time
-of the one thread; `ratio` is the median over rounds of (theirs / stacked in the same round). Two ranks against one run under the real Trainer, in processes of their
-own, in wall time. The lines between are a FedFwd round on 784-500-500, five local epochs, batch 50, beside backprop's.
+784-200-200-10, batch 10, one local epoch, plain SGD. Contenders take turns round by round, in processor time of the one
+thread; `ratio` is the median over rounds of (theirs / stacked in the same round). Two ranks against one run under the
+real Trainer, in processes of their own, in wall time. The lines between are a FedFwd round on 784-500-500, five local
+epochs, batch 50, beside backprop's.
 """
 
 import argparse
