@@ -86,6 +86,8 @@ class LocalAdam(LocalOptimizer):
         _check_rate(self.lr, self.weight_decay)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"LocalAdam: betas lie in [0, 1), not {tuple(self.betas)}")
+        if not self.eps > 0:
+            raise UserError(f"LocalAdam: eps is above 0, not {self.eps}")
 
     def init(self, params: Tensors) -> State:
         """First and second moment."""
@@ -125,10 +127,14 @@ class LocalSchedule:
     floor: float = 0.0
 
     def __post_init__(self):
-        """Refuse an unknown kind."""
+        """Refuse an unknown kind and factors that do not shrink."""
         kinds = ["constant", "exponential", "cosine", "milestones"]
         if self.kind not in kinds:
             raise UserError(f"local_schedule: kind '{self.kind}' is unknown; {nearest(self.kind, kinds)}")
+        if not 0 < self.gamma <= 1:
+            raise UserError(f"local_schedule: gamma lies in (0, 1], not {self.gamma}")
+        if not 0 <= self.floor <= 1:
+            raise UserError(f"local_schedule: floor lies in [0, 1], not {self.floor}")
 
     def factor(self, number: int, rounds: int) -> float:
         """Of round `number` of so many.
@@ -147,7 +153,7 @@ class LocalSchedule:
 
 
 def _check_rate(lr: float, weight_decay: float) -> None:
-    if lr <= 0:
+    if not lr > 0:
         raise UserError(f"the local learning rate is positive, not {lr}")
-    if weight_decay < 0:
+    if not weight_decay >= 0:
         raise UserError(f"the local weight decay is at least 0, not {weight_decay}")
