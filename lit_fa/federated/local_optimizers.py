@@ -114,11 +114,11 @@ class LocalSchedule:
     """The clients' learning rate over rounds, as a factor.
 
     Args:
-        kind: `constant`; `exponential`: gamma per round; `cosine`: to `floor` in the last round; `milestones`: times
-            gamma at each of them.
+        kind: `constant`; `exponential`: gamma per round; `cosine`: down to `floor`, which the round after the last would
+            have; `milestones`: times gamma at each of them.
         gamma: see kind.
         milestones: rounds.
-        floor: the last factor of `cosine`.
+        floor: where `cosine` ends.
     """
 
     kind: str = "constant"
@@ -139,15 +139,16 @@ class LocalSchedule:
     def factor(self, number: int, rounds: int) -> float:
         """Of round `number` of so many.
 
-        >>> [LocalSchedule("cosine").factor(number, 5) for number in (0, 4)]
-        [1.0, 0.0]
+        >>> [round(LocalSchedule("cosine").factor(number, 4), 3) for number in range(4)]
+        [1.0, 0.854, 0.5, 0.146]
         """
         if self.kind == "exponential":
             return self.gamma**number
         if self.kind == "milestones":
             return self.gamma ** sum(number >= milestone for milestone in self.milestones)
         if self.kind == "cosine":
-            done = min(number / max(rounds - 1, 1), 1.0)
+            # as torch's CosineAnnealingLR: no round is spent at rate zero, where SCAFFOLD's c_i would be 0 / 0
+            done = min(number / rounds, 1.0)
             return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * done)) / 2
         return 1.0
 

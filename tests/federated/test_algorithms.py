@@ -14,6 +14,7 @@ from lit_fa.federated import (
     FedNova,
     FedProx,
     LocalAdam,
+    LocalSchedule,
     LocalSGD,
     Moon,
     Scaffold,
@@ -94,6 +95,11 @@ def first_round(edit) -> tuple[dict, dict]:
 def test_scaffold_starts_as_the_plain_mean_of_clients():
     _, mean = first_round(lambda g, w, w0: g)
     assert largest_difference(as_reference(trained(Scaffold(), PLAIN, rounds=1).network), mean) < 1e-14
+
+
+def test_scaffold_remembers_finite_gradients_under_a_falling_rate():
+    module = trained(Scaffold(), PLAIN, rounds=ROUNDS, local_schedule=LocalSchedule("cosine"))
+    assert all(t.isfinite().all() for state in [module.server, *module.states.values()] for t in state.values())
 
 
 def test_fed_dyn_starts_as_fed_prox_with_an_extrapolated_mean():

@@ -141,3 +141,15 @@ def test_options_that_cannot_train_are_refused_by_name(make, name: str):
 )
 def test_factors_over_rounds(schedule: LocalSchedule, expected: list[float]):
     assert [schedule.factor(number, 4) for number in range(4)] == pytest.approx(expected, rel=1e-15)
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.2])
+def test_cosine_is_torchs_and_leaves_no_round_without_a_rate(floor: float):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1.0)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=7, eta_min=floor)
+    for number in range(7):
+        factor = LocalSchedule("cosine", floor=floor).factor(number, 7)
+        assert factor == pytest.approx(scheduler.get_last_lr()[0], rel=1e-12)  # torch's is a recursion
+        assert factor > 0
+        optimizer.step()
+        scheduler.step()
