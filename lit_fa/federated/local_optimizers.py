@@ -114,7 +114,7 @@ class LocalSchedule:
     """The clients' learning rate over rounds, as a factor.
 
     Args:
-        kind: `constant`; `exponential`: gamma per round; `cosine`: down to `floor`, which the round after the last would
+        kind: `constant`; `exponential`: gamma per round; `cosine`: down to `floor`, which a round after the last would
             have; `milestones`: times gamma at each of them.
         gamma: see kind.
         milestones: rounds.
