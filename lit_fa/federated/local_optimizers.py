@@ -86,6 +86,8 @@ class LocalAdam(LocalOptimizer):
         _check_rate(self.lr, self.weight_decay)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"LocalAdam: betas lie in [0, 1), not {tuple(self.betas)}")
+        if not self.eps > 0:
+            raise UserError(f"LocalAdam: eps is above 0, not {self.eps}")
 
     def init(self, params: Tensors) -> State:
         """First and second moment."""
@@ -112,11 +114,11 @@ class LocalSchedule:
     """The clients' learning rate over rounds, as a factor.
 
     Args:
-        kind: `constant`; `exponential`: gamma per round; `cosine`: to `floor` in the last round; `milestones`: times
-            gamma at each of them.
+        kind: `constant`; `exponential`: gamma per round; `cosine`: down to `floor`, which a round after the last would
+            have; `milestones`: times gamma at each of them.
         gamma: see kind.
         milestones: rounds.
-        floor: the last factor of `cosine`.
+        floor: where `cosine` ends.
     """
 
     kind: str = "constant"
@@ -125,29 +127,34 @@ class LocalSchedule:
     floor: float = 0.0
 
     def __post_init__(self):
-        """Refuse an unknown kind."""
+        """Refuse an unknown kind and factors that do not shrink."""
         kinds = ["constant", "exponential", "cosine", "milestones"]
         if self.kind not in kinds:
             raise UserError(f"local_schedule: kind '{self.kind}' is unknown; {nearest(self.kind, kinds)}")
+        if not 0 < self.gamma <= 1:
+            raise UserError(f"local_schedule: gamma lies in (0, 1], not {self.gamma}")
+        if not 0 <= self.floor <= 1:
+            raise UserError(f"local_schedule: floor lies in [0, 1], not {self.floor}")
 
     def factor(self, number: int, rounds: int) -> float:
         """Of round `number` of so many.
 
-        >>> [LocalSchedule("cosine").factor(number, 5) for number in (0, 4)]
-        [1.0, 0.0]
+        >>> [round(LocalSchedule("cosine").factor(number, 4), 3) for number in range(4)]
+        [1.0, 0.854, 0.5, 0.146]
         """
         if self.kind == "exponential":
             return self.gamma**number
         if self.kind == "milestones":
             return self.gamma ** sum(number >= milestone for milestone in self.milestones)
         if self.kind == "cosine":
-            done = min(number / max(rounds - 1, 1), 1.0)
+            # as torch's CosineAnnealingLR: no round is spent at rate zero, where SCAFFOLD's c_i would be 0 / 0
+            done = min(number / rounds, 1.0)
             return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * done)) / 2
         return 1.0
 
 
 def _check_rate(lr: float, weight_decay: float) -> None:
-    if lr <= 0:
+    if not lr > 0:
         raise UserError(f"the local learning rate is positive, not {lr}")
-    if weight_decay < 0:
+    if not weight_decay >= 0:
         raise UserError(f"the local weight decay is at least 0, not {weight_decay}")

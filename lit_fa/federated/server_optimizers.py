@@ -5,8 +5,9 @@ $m \leftarrow \beta_1 m + (1 - \beta_1) g$; FedAdam: $v \leftarrow \beta_2 v + (
 $v \leftarrow v - (1 - \beta_2)\, g^2\, \mathrm{sign}(v - g^2)$; $w \leftarrow w - \eta\, m / (\sqrt v + \tau)$. No bias
 correction; v starts at $\tau^2$.
 
-FedAvgM (Hsu et al. 2019, arXiv:1909.06335) is `torch.optim.SGD(momentum=beta)`; FLFA's code scales the gradient by
-1 - beta, which is `dampening=beta`.
+FedAvgM (Hsu et al. 2019, arXiv:1909.06335) is `torch.optim.SGD(lr=1, momentum=beta)`. FLFA's code has
+$v \leftarrow \beta v + (1 - \beta) g$, which is `SGD(lr=1 - beta, momentum=beta)`; `dampening=beta` would spare the
+first round, where torch takes v = g.
 """
 
 from collections.abc import Callable, Iterable
@@ -30,7 +31,7 @@ class FedAdam(Optimizer):
 
     def __init__(self, params: Iterable, lr: float = 0.01, betas: tuple[float, float] = (0.9, 0.99), tau: float = 1e-3):
         """Nothing is allocated before the first step."""
-        if lr <= 0 or tau <= 0 or not all(0 <= beta < 1 for beta in betas):
+        if not (lr > 0 and tau > 0 and all(0 <= beta < 1 for beta in betas)):
             raise UserError(f"{type(self).__name__}: lr={lr} and tau={tau} are above 0, betas={tuple(betas)} in [0, 1)")
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "tau": tau})
 

@@ -8,14 +8,13 @@ import torch
 
 from lit_fa.errors import UserError
 from lit_fa.federated import (
-    FedAdam,
     FedAvg,
     FedDecorr,
     FedDyn,
     FedNova,
     FedProx,
-    FedYogi,
     LocalAdam,
+    LocalSchedule,
     LocalSGD,
     Moon,
     Scaffold,
@@ -86,30 +85,80 @@ def test_the_servers_state_is_the_mean_of_all_clients_states(algorithm):
         assert (tensor - mean).abs().max() < 1e-13
 
 
-@pytest.mark.parametrize(("kind", "yogi"), [(FedAdam, False), (FedYogi, True)])
-def test_adaptive_servers_equal_the_formula(kind: type, yogi: bool):
-    options = {"lr": 0.05, "betas": (0.8, 0.95), "tau": 1e-2}
-    g = torch.Generator().manual_seed(3)
-    p = torch.nn.Parameter(torch.randn(4, 3, generator=g, dtype=torch.float64))
-    start, grads = p.detach().numpy().copy(), torch.randn(5, 4, 3, generator=g, dtype=torch.float64)
-    optimizer = kind([p], **options)
-    for grad in grads:
-        p.grad = grad.clone()
-        optimizer.step()
-    expected = literal.adaptive_server({"p": start}, [{"p": x.numpy()} for x in grads], yogi=yogi, **options)
-    assert largest_difference({"p": p.detach()}, expected) < 1e-14
+def first_round(edit) -> tuple[dict, dict]:
+    """The first server, and the plain mean of its clients; `edit(gradient, net, server)` is what a step follows."""
+    w0, (clients,) = as_reference(network()), literal_rounds(1)
+    nets = [literal.local_sgd(w0, c["batches"], LR, 0.0, lambda g, w: edit(g, w, w0)) for c in clients]
+    return w0, literal.average(nets, [1 / len(nets)] * len(nets))
 
 
-def test_momentum_at_the_server_is_fed_avg_m():
-    from torch.optim import SGD
+def test_scaffold_starts_as_the_plain_mean_of_clients():
+    _, mean = first_round(lambda g, w, w0: g)
+    assert largest_difference(as_reference(trained(Scaffold(), PLAIN, rounds=1).network), mean) < 1e-14
 
-    module = trained(FedAvg(), PLAIN, rounds=2, optimizer=lambda params: SGD(params, lr=1.0, momentum=0.5))
-    w0, rounds = as_reference(network()), literal_rounds(2)
-    w1 = literal.fed_avg(w0, rounds[:1], lr=LR)
-    after = literal.fed_avg(w1, rounds[1:], lr=LR)
-    # v <- 0.5 v + (w - average); w <- w - v
-    expected = {k: w1[k] - (0.5 * (w0[k] - w1[k]) + (w1[k] - after[k])) for k in w0}
-    assert largest_difference(as_reference(module.network), expected) < 1e-13
+
+def test_scaffold_remembers_finite_gradients_under_a_falling_rate():
+    module = trained(Scaffold(), PLAIN, rounds=ROUNDS, local_schedule=LocalSchedule("cosine"))
+    assert all(t.isfinite().all() for state in [module.server, *module.states.values()] for t in state.values())
+
+
+def test_fed_dyn_starts_as_fed_prox_with_an_extrapolated_mean():
+    # h = -alpha |S| / N (mean - w_0), and the server subtracts h / alpha
+    w0, mean = first_round(lambda g, w, w0: {k: g[k] + 0.2 * (w[k] - w0[k]) for k in g})
+    expected = {k: mean[k] + 4 / POPULATION * (mean[k] - w0[k]) for k in mean}
+    assert largest_difference(as_reference(trained(FedDyn(0.2), PLAIN, rounds=1).network), expected) < 1e-14
+
+
+def test_moon_is_fed_avg_for_clients_that_it_has_not_seen():
+    # server's and previous model are one, so the two slopes cancel
+    a, b = (weights(trained(algorithm, PLAIN, rounds=1)) for algorithm in (Moon(2.0, 0.5), FedAvg()))
+    assert largest_difference(a, b) < 1e-14
+
+
+def drawn(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_the_decorrelation_is_that_of_the_authors_code():
+    h = drawn(0, 9, 4)
+    ours = FedDecorr(0.3).penalty(h, None, None)
+    assert ours.item() == pytest.approx(literal.decorrelation(h.numpy(), 0.3), rel=1e-12)
+    # (b - 1)^2 / b times the mean squared off-diagonal correlation; 1e-8 on the variance is the tolerance
+    off = torch.corrcoef(h.T)[~torch.eye(4, dtype=torch.bool)]
+    assert ours.item() == pytest.approx(0.3 * 8**2 / 9 * off.square().mean().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (9, 1)])
+def test_nothing_to_correlate_is_no_penalty(shape: tuple[int, int]):
+    h = drawn(0, *shape).requires_grad_()
+    penalty = FedDecorr(0.3).penalty(h, None, None)
+    penalty.backward()
+    assert penalty.item() == 0
+    assert torch.equal(h.grad, torch.zeros(shape, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("algorithm", [Moon(2.0, 0.5), FedDecorr(0.3)])
+def test_penalties_can_be_mapped_over_lanes(algorithm):
+    features = [drawn(seed, 3, 6, 4) for seed in range(3)]
+    alone = [algorithm.penalty(*lane) for lane in zip(*features, strict=True)]
+    torch.testing.assert_close(torch.vmap(algorithm.penalty)(*features), torch.stack(alone), rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("algorithm", [FedAvg(), FedProx(0.7), FedDyn(0.2), Scaffold(), Moon()])
+def test_lanes_are_corrected_and_remembered_as_clients_alone(algorithm):
+    names, steps = ("weight", "bias"), (5, 2, 1)
+    grads, params, states = ({n: drawn(10 * i + len(n), 3, 2, 4) for n in names} for i in range(3))
+    anchor, server = ({n: drawn(50 + 10 * i + len(n), 2, 4) for n in names} for i in range(2))
+    alone = []
+    for lane, tau in enumerate(steps):
+        g, w, own = ({n: t[lane].clone() for n, t in of.items()} for of in (grads, params, states))
+        algorithm.correct(g, w, anchor, own, server)
+        alone.append((g, algorithm.new_state(w, anchor, own, server, tau, LR)))
+    algorithm.correct(grads, params, anchor, states, server)
+    kept = algorithm.new_state(params, anchor, states, server, torch.tensor(steps), LR)
+    for lane, (g, own) in enumerate(alone):
+        assert largest_difference({n: t[lane] for n, t in grads.items()}, g) < 1e-14
+        assert largest_difference({n: t[lane] for n, t in kept.items()}, own) < 1e-13 if own else kept == {}
 
 
 @pytest.mark.parametrize(

@@ -169,18 +169,30 @@ def fed_decorr(net: Net, rounds: list, lr: float, beta: float) -> Net:
     return net
 
 
+def standardised(h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(b, d) columns with mean 0 and unbiased variance 1, and the deviations (d,) they were divided by."""
+    s = np.sqrt(h.var(0, ddof=1) + 1e-8)
+    return (h - h.mean(0)) / s, s
+
+
+def decorrelation(h: np.ndarray, beta: float) -> float:
+    """beta / b times the mean of (Z^T Z)_jk^2 over all pairs j != k, as in the authors' code."""
+    b, d = h.shape
+    z, _ = standardised(h)
+    pairs = [(z[:, j] @ z[:, k]) ** 2 for j in range(d) for k in range(d) if j != k]
+    return beta / b * sum(pairs) / len(pairs)
+
+
 def decorrelation_at(h: np.ndarray, beta: float) -> np.ndarray:
-    """Gradient at h of beta times the mean squared off-diagonal entry of the correlation matrix."""
+    """Its gradient at h, (b, d); zero for a batch of one row."""
     b, d = h.shape
     if b < 2:
         return np.zeros_like(h)
-    c = h - h.mean(0)
-    s = np.sqrt((c**2).mean(0) + 1e-8)
-    z = c / s
-    k = z.T @ z / b
+    z, s = standardised(h)
+    k = z.T @ z
     np.fill_diagonal(k, 0)
-    g = beta / (d * (d - 1)) * 4 * z @ k / b
-    dc = (g - z * (g * z).mean(0)) / s
+    g = beta / (b * d * (d - 1)) * 4 * z @ k
+    dc = (g - z * (g * z).sum(0) / (b - 1)) / s
     return dc - dc.mean(0)
 
 

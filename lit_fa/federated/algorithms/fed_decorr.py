@@ -1,8 +1,13 @@
 r"""FedDecorr: the dimensions of the representation are kept uncorrelated, against dimensional collapse.
 
 Shi et al. 2023, arXiv:2210.00226: the loss gains $\tfrac\beta{d^2} \|K\|_F^2$, K the correlation matrix of the
-representation over the batch. FLFA's code, as here, takes the mean square of K's off-diagonal entries instead; the
-diagonal is constant, so the two differ by the factor d / (d - 1).
+representation over the batch. The authors' code, and FLFA's after it, has another size, and so have we, since both
+take their $\beta$ from it: with Z the representation standardised by the unbiased variance,
+
+$\frac{\beta}{b}\, \frac{1}{d (d - 1)} \sum_{j \ne k} (Z^\top Z)_{jk}^2$, where $Z^\top Z = (b - 1) K$.
+
+The diagonal that is left out is constant; what remains is $(b - 1)^2 / b$, nearly the batch size, times
+$d / (d - 1)$ as strong as the formula in print.
 """
 
 from dataclasses import dataclass
@@ -26,11 +31,11 @@ class FedDecorr(FederatedAlgorithm):
         positive("FedDecorr: beta", self.beta)
 
     def penalty(self, features: Tensor, of_server: None, of_previous: None) -> Tensor:
-        """beta times the mean squared off-diagonal correlation; zero for a batch of one row or one dimension."""
+        """beta / b times the mean squared off-diagonal entry of Z^T Z; zero for a batch of one row or one dimension."""
         rows, d = features.shape
         if rows < 2 or d < 2:
             return 0.0 * features.sum()
         z = features - features.mean(0)
-        z = z / (z.square().mean(0) + 1e-8).sqrt()
-        squares = (z.mT @ z / rows).square()
-        return self.beta * (squares.sum() - squares.diagonal().sum()) / (d * (d - 1))
+        z = z / (z.square().sum(0) / (rows - 1) + 1e-8).sqrt()
+        squares = (z.mT @ z).square()
+        return self.beta / rows * (squares.sum() - squares.diagonal().sum()) / (d * (d - 1))

@@ -46,7 +46,7 @@ class Scaffold(FederatedAlgorithm):
         self, params: Tensors, anchor: Tensors, state: Tensors, server: Tensors, steps: int | Tensor, lr: float
     ) -> Tensors:
         """c_i - c + (x - y) / (K eta)."""
-        return {n: c - server[n] + (anchor[n] - params[n]) / _like(steps * lr, c) for n, c in state.items()}
+        return {n: c - server[n] + (anchor[n] - params[n]) / (_like(steps, c) * lr) for n, c in state.items()}
 
 
 def _like(value: float | Tensor, tensor: Tensor) -> float | Tensor:
