@@ -37,7 +37,7 @@ ALGORITHMS = {
     "scaffold": Scaffold(),
     "dyn": FedDyn(0.2),
     "moon": Moon(1.0),
-    "decorr": FedDecorr(0.5),
+    "decorr": FedDecorr(0.1),
 }
 OPTIMIZERS = {
     "sgd": LocalSGD(0.2),
