@@ -7,7 +7,7 @@ SCALE ?= cpu
 # make reproduce JSON=FILE also writes the numbers there
 STAMP := $(VENV)/.installed
 
-.PHONY: help reproduce test test-all bench lint venv clean
+.PHONY: help reproduce test test-all bench bench-federated lint venv clean
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
@@ -24,6 +24,9 @@ test-all: $(STAMP) ## the slow tests as well
 bench: $(STAMP) ## one training step of every rule against backprop, interleaved, one thread
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.step $(BENCH) $(if $(JSON),--json $(JSON))
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.overhead
+
+bench-federated: $(STAMP) ## a federated round: our executors, loops written by hand, two ranks
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.federated $(BENCH) $(if $(JSON),--json $(JSON))
 
 lint: $(STAMP) ## ruff
 	$(BIN)/ruff check .

@@ -47,7 +47,8 @@ def arithmetic_limit(rule: str, name: str) -> float:
 
     F_l is the forward product of layer l, F their sum, P the feedback's projections. Backprop: 3F - F_1 (the first
     layer needs no input gradient). Feedback alignment and sign symmetry: the same. Direct feedback: 2F + P, the last
-    layer's input gradient included where it has to be (a cut before it makes it unnecessary).
+    layer's input gradient included where it has to be (a cut before it makes it unnecessary). Forward-Forward without
+    a head: two samples for one, so 4F - 2F_1, or 4F if the first layer is a convolution, with F that of hidden layers.
     """
     build, shape = NETWORKS[name]
     network, units = build(), []
@@ -62,6 +63,8 @@ def arithmetic_limit(rule: str, name: str) -> float:
         network(torch.zeros(1, *shape))
     total, first = sum(forward), forward[0]
     backprop = 3 * total - first
+    if rule == "ff":
+        return (4 * (total - forward[-1]) - 2 * first * isinstance(layers[0], nn.Linear)) / backprop
     return (2 * total + 10 * sum(units)) / backprop if rule in ("dfa", "drtp") else 1.0
 
 

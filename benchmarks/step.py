@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from benchmarks.networks import BATCH, NETWORKS, arithmetic_limit
 from lit_fa.modules.learner import Learner
-from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, SignFeedback
+from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, ForwardForward, SignFeedback
 
 RULES: dict[str, Callable] = {
     "bp": Backprop,
@@ -38,6 +38,7 @@ RULES: dict[str, Callable] = {
     "snapshot": lambda: FeedbackAlignment("snapshot"),
     "dfa": DirectFeedbackAlignment,
     "drtp": lambda: DirectFeedbackAlignment("target"),
+    "ff": lambda: ForwardForward("symba", head="none"),
 }
 PEERS = ("fa", "usf", "dfa")
 

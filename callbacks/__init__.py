@@ -7,6 +7,7 @@ from callbacks.errors import MeasurementError
 from callbacks.figures import Figures
 from callbacks.gradient_alignment import GradientAlignment
 from callbacks.probe import Periodic, Probe
+from callbacks.round_cost import RoundCost
 from callbacks.run_record import RunRecord
 from callbacks.weight_alignment import WeightAlignment
 
@@ -20,6 +21,7 @@ __all__ = [
     "Periodic",
     "Probe",
     "Recorder",
+    "RoundCost",
     "RunRecord",
     "WeightAlignment",
     "publish",

@@ -21,8 +21,9 @@ class RunRecord(Recorder):
     Fields: those of `record`; `status`: fitted, then finished (tested, if no fit went before); `metrics`: the final
     value of everything logged; `curves`: key to [step, epoch, value], at most 60 points each; `commit`, `dirty`,
     `versions`, `hardware`; `wall_time_s`: of fit and test, over all resumed parts; `peak_memory_mib`; `started`,
-    `finished`: UTC; `validation_is_test`; `broken`: what measuring callbacks found to break their laws; `not_finite`,
-    if any: keys of numbers that were no number and are null here.
+    `finished`: UTC; `validation_is_test`; `executed_by`: of a federated run, what computed its clients; `broken`: what
+    measuring callbacks found to break their laws; `not_finite`, if any: keys of numbers that were no number and are
+    null here.
 
     Args:
         path: of the file; None: record.json in the trainer's log folder.
@@ -91,21 +92,25 @@ class RunRecord(Recorder):
         if not trainer.is_global_zero:
             return
         commit, dirty = self.code
-        fields = self.record | {
-            "status": status,
-            "metrics": self.metrics,
-            "curves": self.curves.thinned(),
-            "commit": commit,
-            "dirty": dirty,
-            "versions": versions(),
-            "hardware": hardware(),
-            "wall_time_s": round(self.wall_time(), 3),
-            "peak_memory_mib": round(peak_memory_mib(module.device), 1),
-            "started": self.started,
-            "finished": _now(),
-            "validation_is_test": self.validation_is_test,
-            "broken": self.broken,
-        }
+        fields = (
+            self.record
+            | {
+                "status": status,
+                "metrics": self.metrics,
+                "curves": self.curves.thinned(),
+                "commit": commit,
+                "dirty": dirty,
+                "versions": versions(),
+                "hardware": hardware(),
+                "wall_time_s": round(self.wall_time(), 3),
+                "peak_memory_mib": round(peak_memory_mib(module.device), 1),
+                "started": self.started,
+                "finished": _now(),
+                "validation_is_test": self.validation_is_test,
+                "broken": self.broken,
+            }
+            | ({"executed_by": module.executed_by} if getattr(module, "executed_by", None) else {})
+        )
         write_json(Path(self.path or Path(log_dir or trainer.default_root_dir) / "record.json"), fields)
 
 

@@ -3,6 +3,7 @@
 from datamodules.cifar import CIFAR10, CIFAR100
 from datamodules.digits import Digits
 from datamodules.errors import DataError
+from datamodules.federated import Federated
 from datamodules.folder import ImageFolder, Imagenette
 from datamodules.medical import MedMNIST
 from datamodules.mnist import EMNIST, KMNIST, MNIST, FashionMNIST
@@ -23,6 +24,7 @@ __all__ = [
     "DataError",
     "Digits",
     "FashionMNIST",
+    "Federated",
     "ImageFolder",
     "Imagenette",
     "MedMNIST",

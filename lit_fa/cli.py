@@ -5,6 +5,7 @@ import logging
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -15,13 +16,16 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 import callbacks
 import datamodules
+import lit_fa.federated
 import lit_fa.modules
 import lit_fa.rules
 from callbacks.run_record import write_json
 from lit_fa.errors import UserError, nearest
+from lit_fa.modules.ranks import lost_rank
 
 # where a class named in YAML may live, and what a user calls such a thing
 ROOMS = {"rule": lit_fa.rules, "data": datamodules, "model": lit_fa.modules, "callbacks": callbacks}
+ROOMS |= dict.fromkeys(("algorithm", "local_optimizer", "local_schedule"), lit_fa.federated)
 
 
 class SaveConfig(SaveConfigCallback):
@@ -69,7 +73,7 @@ def main(argv: list[str]) -> None:
         if json_file:
             write_json(Path(json_file), {key: float(v) for key, v in cli.trainer.callback_metrics.items()})
 
-    _guard(run)
+    guarded(run)
 
 
 def fit_and_record(config: dict, record: dict) -> None:
@@ -96,7 +100,7 @@ def fit_and_record(config: dict, record: dict) -> None:
         cli.trainer.test(cli.model, cli.datamodule, verbose=False)
 
     try:
-        _guard(run)
+        guarded(run)
     finally:
         gc.collect()  # trainer and module hold each other; a worker that runs many cells would keep every dataset
     shutil.rmtree(resume, ignore_errors=True)
@@ -135,7 +139,7 @@ def _check_class(kind: str, name: str) -> None:
     raise UserError(f"unknown {kind} '{name}'; {nearest(short, [*room.__all__])} (in {room.__name__})")
 
 
-def _guard(run) -> None:
+def guarded(run: Callable[[], None]) -> None:
     """Turn a parser's many lines into one that a user can act on; a user error inside keeps its own sentence."""
     try:
         run()
@@ -144,6 +148,10 @@ def _guard(run) -> None:
         if ours or not (isinstance(error, ArgumentError) or "Does not validate" in str(error)):
             raise
         raise UserError(_readable(str(error))) from error
+    except RuntimeError as error:
+        if lost := lost_rank(error):
+            raise lost from error
+        raise
 
 
 def _readable(text: str) -> str:

@@ -216,12 +216,29 @@ def divided(network: nn.Module, ends: list[str]) -> list[list[tuple]]:
 
 def forward_forward_reference(options: dict, learner: Learner, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
     """Which labels are wrong is the rule's draw, tested on its own; what is learned from them is not."""
-    blocks = divided(learner.network, learner.rule.taps.names)
-    wrong = learner.rule.wrong_labels(torch.tensor(x), torch.tensor(y))
-    return forward_forward.grads(
+    blocks = forward_forward_blocks(learner)
+    shown = {name: options[name] for name in ("label", "normalise")}
+    logits = forward_forward.neutral_logits(blocks, x, CLASSES, literal.forward, **shown)
+    wrong = learner.rule.wrong_labels(torch.tensor(x), torch.tensor(y), torch.tensor(logits))
+    grads = forward_forward.grads(
         blocks, x, y, array(wrong), CLASSES, literal.forward,
         lambda block, notes, delta: literal.backward(block, notes, delta, {})[1], **options,
     )  # fmt: skip
+    if options["label"] == "channels":
+        inputs = learner.network[0].weight.shape[1]
+        whole = grads["network.0.weight"]
+        grads |= {"network.0.weight": whole[:, :inputs], "network.0.label.weight": whole[:, inputs:]}
+    return grads
+
+
+def forward_forward_blocks(learner: Learner) -> list[list[tuple]]:
+    """The network in blocks; a first layer that has weights for label channels is one wider layer."""
+    blocks = divided(learner.network, learner.rule.taps.names)
+    if hasattr(learner.network[0], "label"):
+        kind, name, weight, *rest = blocks[0][0]
+        wider = np.concatenate([weight, array(learner.network[0].label.weight)], axis=1)
+        blocks[0][0] = (kind, name, wider, *rest)
+    return blocks
 
 
 def usf(weight: np.ndarray, stored: None) -> np.ndarray:
@@ -261,6 +278,7 @@ def ff(
     loss: str, tau: float, kind: str = "mean", normalise: str = "rms", **options: object
 ) -> tuple[Callable, Callable]:
     literally = {"loss": loss, "tau": tau, "goodness_is": kind, "normalise": normalise, "theta": None}
+    literally |= {name: options.get(name, usual) for name, usual in (("label", "pixels"), ("head", "softmax"))}
     make = partial(ForwardForward, loss, kind, normalise=normalise, **options)
     return make, partial(forward_forward_reference, literally)
 
@@ -303,6 +321,11 @@ RULES: dict[str, tuple[Callable[[], LearningRule], Callable]] = {
     "ff_sum": ff("threshold", 1.0, "sum", "l2"),
     "ff_symba": ff("symba", 4.0, negatives="permutation"),
     "ff_margin": ff("margin", 1.0, normalise="none"),
+    "ff_autograd": ff("threshold", 1.0, backend="autograd"),
+    "ff_hard": ff("symba", 4.0, negatives="hard"),
+    "ff_no_head": ff("threshold", 1.0, head="none"),
+    "ff_channels": ff("threshold", 1.0, label="channels"),
+    "ff_channels_l2": ff("symba", 4.0, "sum", "l2", label="channels", head="none"),
 }
 # (rule, network) that cannot be, and why
 IMPOSSIBLE = {("dfa_layer_taps", "residual"): "the reference's blocks form a chain; a layer inside a branch is none"}

@@ -31,11 +31,24 @@ def normalise(x: Tensor, kind: str = "rms") -> Tensor:
     >>> normalise(torch.tensor([[3.0, 4.0]]), "l2")
     tensor([[0.6000, 0.8000]])
     """
+    return divided(x, length(squares(x), math.prod(x.shape[1:]), kind))
+
+
+def squares(x: Tensor) -> Tensor:
+    """(n, ...) to (n,): the sum of the squares of each sample's entries; at least float32. Makes no copy."""
+    return torch.linalg.vector_norm(x, dim=[*range(1, x.ndim)], dtype=_wide_type(x)).square()
+
+
+def length(squares: Tensor, entries: int, kind: str) -> Tensor | None:
+    """What `normalise` divides by, (n,), from the sum (n,) of so many squared entries; None where it divides not."""
     if kind == "none":
-        return x
-    flat = _wide(x).flatten(1)
-    length = flat.norm(dim=1) + 1e-4 if kind == "l2" else flat.square().mean(1).sqrt() + 1e-8
-    return (x / length.view(-1, *[1] * (x.ndim - 1))).to(x.dtype)
+        return None
+    return squares.sqrt() + 1e-4 if kind == "l2" else (squares / entries).sqrt() + 1e-8
+
+
+def divided(x: Tensor, length: Tensor | None) -> Tensor:
+    """Every sample of x (n, ...) over its length (n,), in the type of x."""
+    return x if length is None else (x / length.view(-1, *[1] * (x.ndim - 1))).to(x.dtype)
 
 
 def overlay(inputs: Tensor, label: Tensor, position: int = 0) -> Tensor:
@@ -59,8 +72,12 @@ def goodness(activity: Tensor, kind: str = "mean") -> Tensor:
     >>> goodness(torch.tensor([[3.0, 1.0]])), goodness(torch.tensor([[3.0, 1.0]]), "sum")
     (tensor([5.]), tensor([10.]))
     """
-    squares = _wide(activity).flatten(1).square()
-    return squares.sum(1) if kind == "sum" else squares.mean(1)
+    return of_squares(_wide(activity).flatten(1).square().sum(1), math.prod(activity.shape[1:]), kind)
+
+
+def of_squares(squares: Tensor, units: int, kind: str) -> Tensor:
+    """Goodness (n,) from the sum (n,) of the squares of so many units."""
+    return squares if kind == "sum" else squares / units
 
 
 def contrast(positive: Tensor, negative: Tensor, loss: str, threshold: float, sharpness: float) -> Tensor:
@@ -84,6 +101,62 @@ def contrast(positive: Tensor, negative: Tensor, loss: str, threshold: float, sh
     return -(F.logsigmoid(above) + F.logsigmoid(-below)).mean() / 2
 
 
+def contrast_slopes(positive: Tensor, negative: Tensor, loss: str, threshold: float, sharpness: float) -> Tensor:
+    r"""(2n,): the derivatives of `contrast` by the goodness (n,) of positive, then of negative samples.
+
+    `threshold`: $-\tfrac{\tau}{2n}\sigma(\tau(\theta-G^+))$ and $+\tfrac{\tau}{2n}\sigma(\tau(G^--\theta))$;
+    `margin`: $\mp\tfrac{\tau}{2n}$ inside the margin; `symba`: $\mp\tfrac{\tau}{n}\sigma(-\tau(G^+-G^-))$.
+    """
+    share = sharpness / len(positive)
+    if loss == "symba":
+        slope = share * torch.sigmoid(sharpness * (negative - positive))
+        return torch.cat([-slope, slope])
+    margins = sharpness * torch.cat([threshold - positive, negative - threshold])
+    slope = share / 2 * ((margins > -1).to(margins.dtype) if loss == "margin" else torch.sigmoid(margins))
+    return torch.cat([-slope[: len(positive)], slope[len(positive) :]])
+
+
+class _Credit(torch.autograd.Function):
+    """Forward: a value made elsewhere. Backward: slope (n,) times output (n, ...). See `local_loss`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(output, value, slope):
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, _output):
+        output, _, slope = inputs
+        ctx.save_for_backward(output, slope)
+
+    @staticmethod
+    def backward(ctx, grad):
+        output, slope = ctx.saved_tensors
+        credit = output * (grad * slope).view(-1, *[1] * (output.ndim - 1))
+        return credit.to(output.dtype), None, None
+
+
+def local_loss(
+    output: Tensor, squares: Tensor, loss: str, threshold: float, sharpness: float, kind: str = "mean"
+) -> Tensor:
+    r"""`contrast` of a block's output (2n, ...), whose gradient is written out: $\tfrac2u\,(\partial L/\partial G)\,h$.
+
+    One elementwise product on the way back, and no copy of the output on the way forth: `squares` (2n,), the sums of
+    the output's squares, are known from normalising. It cannot be differentiated twice.
+
+    >>> h = torch.tensor([[2.0], [1.0]], requires_grad=True)
+    >>> loss = local_loss(h, h.detach().square().sum(1), "margin", 4.0, 1.0)
+    >>> torch.autograd.grad(loss, h)[0].tolist()  # a positive inside the margin, a negative outside
+    [[-2.0], [0.0]]
+    """
+    units = math.prod(output.shape[1:])
+    positive, negative = of_squares(squares, units, kind).chunk(2)
+    slopes = contrast_slopes(positive, negative, loss, threshold, sharpness)
+    value = contrast(positive, negative, loss, threshold, sharpness)
+    return _Credit.apply(output, value, of_squares(2 * slopes, units, kind))
+
+
 def peer_penalty(positive: Tensor) -> Tensor:
     r"""How unequally the units are active: the mean over them of $(\bar m - m_j)^2$; keeps units from dying.
 
@@ -103,9 +176,13 @@ def sample_hash(inputs: Tensor, seed: int, step: Tensor) -> Tensor:
         seed: any integer.
         step: integer scalar tensor.
     """
-    values = (inputs.detach().float().flatten(1) * 4096).to(torch.int64) % _PRIME
+    values = (inputs.detach().float().flatten(1) * 4096).to(torch.int64)
     places = torch.arange(values.shape[1], device=values.device) + 1
-    content = ((values * (_mixed(places) % _PRIME)) % _PRIME).sum(1) % _PRIME
+    factors = _mixed(places) % _PRIME
+    values = (values >> 31).add_(values & _PRIME)  # the same modulo the prime, and below 2^33
+    # in two halves, whose sums stay short of 2^63: dividing every product would cost as much as a layer
+    high, low = (values * (factors // 2**16)).sum(1), (values * (factors % 2**16)).sum(1)
+    content = (high % _PRIME * 2**16 + low) % _PRIME
     return _mixed(content ^ _mixed(step + (seed % 2**16) * 0x9E3779B9 + 1))
 
 
@@ -140,4 +217,8 @@ def _mixed(numbers: Tensor) -> Tensor:
 
 
 def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x.to(_wide_type(x))
+
+
+def _wide_type(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)

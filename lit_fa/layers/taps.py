@@ -41,6 +41,7 @@ class Taps:
     def __init__(self, network: nn.Module, names: list[str]):
         """Hook the modules `names` of `network`."""
         self.visitor: Visitor | None = None
+        self.names = names
         modules = dict(network.named_modules())
         for name in names:
             modules[name].register_forward_hook(partial(self.visit, name))

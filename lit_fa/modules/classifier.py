@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from fnmatch import fnmatchcase
 
-import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
 
 from lit_fa.errors import UserError
 from lit_fa.layers.taps import match
+from lit_fa.modules.evaluated import EvaluatedClassifier
 from lit_fa.modules.finite import NonFiniteLossError, first_non_finite
 from lit_fa.modules.learner import Learner
 from lit_fa.modules.resume import random_states, take_up
@@ -25,7 +24,7 @@ def plain_sgd(params: Iterable) -> torch.optim.Optimizer:
     return torch.optim.SGD(params, lr=0.1)
 
 
-class Classifier(L.LightningModule):
+class Classifier(EvaluatedClassifier):
     """A network that learns to classify by a rule, under manual optimisation with one optimiser.
 
     Lightning refuses clipping and accumulation in the Trainer under manual optimisation, so both are arguments here.
@@ -87,22 +86,8 @@ class Classifier(L.LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.scheduler_interval, self.layer_lr = scheduler_interval, layer_lr or {}
         self.clip, self.clip_by, self.accumulate, self.stream = clip, clip_by, accumulate, stream
-        self.accuracy = nn.ModuleDict({split: MulticlassAccuracy(num_classes, average="micro") for split in _SPLITS})
+        self.measure_accuracy(num_classes)
         self.totals = torch.zeros(3, dtype=torch.float64)  # of this epoch: loss, correct, seen
-
-    @property
-    def network(self) -> nn.Module:
-        """The installed network."""
-        return self.learner.network
-
-    @property
-    def rule(self) -> LearningRule:
-        """The learning rule."""
-        return self.learner.rule
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """(n, ...) to (n, c) logits."""
-        return self.learner.predict(inputs)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Surrogate, backward, edits, clip, step, after_step, schedule."""
@@ -130,26 +115,6 @@ class Classifier(L.LightningModule):
         self.log_dict({"train/loss_epoch": loss / max(seen, 1), "train/accuracy": 100 * correct / max(seen, 1)})
         self.totals = torch.zeros(3, dtype=torch.float64)
         self._schedule("epoch")
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss and accuracy on held-out data."""
-        self._evaluate("val", batch)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss and accuracy on test data."""
-        self._evaluate("test", batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Accuracy in percent."""
-        self._log_accuracy("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Accuracy in percent."""
-        self._log_accuracy("test")
-
-    def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor:
-        """Logits (n, c)."""
-        return self(batch[0] if isinstance(batch, (tuple, list)) else batch)
 
     def configure_optimizers(self) -> dict | torch.optim.Optimizer:
         """One optimiser, one group for every learning rate."""
@@ -247,20 +212,6 @@ class Classifier(L.LightningModule):
         )
         if self.global_step % self.trainer.log_every_n_steps == 0:
             self.log("train/loss", surrogate.loss, prog_bar=True)
-
-    def _evaluate(self, split: str, batch: Batch) -> None:
-        inputs, targets = batch
-        logits = self(inputs)
-        self.accuracy[split].update(logits.argmax(-1), targets)
-        loss = self.learner.criterion(logits, targets)
-        self.log(f"{split}/loss", loss, on_epoch=True, batch_size=len(targets), sync_dist=True)
-
-    def _log_accuracy(self, split: str) -> None:
-        self.log(f"{split}/accuracy", 100 * self.accuracy[split].compute(), prog_bar=split == "val")
-        self.accuracy[split].reset()
-
-
-_SPLITS = ("val", "test")
 
 
 def _check(accumulate: int, clip: float | None, clip_by: str, interval: str) -> None:

@@ -15,8 +15,13 @@ The network's head, which the paper does not have, is a softmax read-out: it lea
 block's normalised output for the neutral label (1/c everywhere), which is Hinton's one-pass classifier, except that his
 reads earlier blocks too.
 
-A step costs 5 F - F_head for F the cost of one forward pass (3 forward passes, weight gradients on 2n samples), and
-4 F - 2 F_head without a head to train. BatchNorm sees two batches a step: the neutral one, then positive with negative.
+Two roads to a block's gradient, tested equal: `closed_form`, the formula above as one product of slope and output, and
+`autograd`, which differentiates the loss.
+
+A step costs 4 F - 2 F_1, where F is the cost of a forward pass through the blocks and F_1 that of their first layer:
+an image is projected once for both labels, and the labels themselves cost what c more inputs would. Where rows cannot
+be multiplied behind the first layer (see `layers.labels`) it costs 4 F. A head to train adds F + 2 F_head. A prediction
+by goodness costs c F - (c - 1) F_1. BatchNorm sees two batches a step: the neutral one, then positive with negative.
 
 Departures: a wrong label is a function of seed, step and the sample itself, see `functional.goodness`; peer
 normalisation compares the units' means over the batch, not running means.
@@ -38,16 +43,18 @@ from lit_fa.functional.goodness import (
     contrast,
     goodness,
     likely_labels,
-    normalise,
-    overlay,
+    local_loss,
+    of_squares,
     peer_penalty,
     permuted_labels,
     sample_hash,
     wrong_labels,
 )
 from lit_fa.layers.coverage import Coverage
+from lit_fa.layers.labels import LabelledInput
+from lit_fa.layers.normalising import NormalisingTaps
 from lit_fa.layers.observing import observing
-from lit_fa.layers.taps import Taps, find_blocks
+from lit_fa.layers.taps import find_blocks
 from lit_fa.rules.base import Batch, Criterion, LearningRule, Progress, Surrogate, Tensors, refuse
 
 log = logging.getLogger(__name__)
@@ -64,8 +71,10 @@ class ForwardForward(LearningRule):
         negatives: where the wrong label comes from. `uniform`: the c - 1 others; `permutation`: another sample of the
             (rank's own) batch; `hard`: the read-out's softmax over the others.
         normalise: what inputs and outputs of blocks are divided by: `rms`, `l2` or `none`.
-        strength: value of the label's entry in the input.
-        position: first of the c entries of the flattened input that the label overwrites.
+        label: `pixels`: it overwrites c entries of the flattened input; `channels`: it stands in c constant planes (or
+            features) beside the input's own, read by weights that the first layer gains, see `layers.labels`.
+        strength: value of the label's entry, or plane.
+        position: first of the c pixels.
         peer: weight of `functional.goodness.peer_penalty`; Hinton's code has 0.03.
         schedule: `simultaneous`: all blocks at every step; `greedy`: one after the other, an equal share of the run's
             steps each (needs a run whose length the trainer knows).
@@ -74,7 +83,8 @@ class ForwardForward(LearningRule):
         predict_by: `goodness`: a forward pass for each of the c labels, the logit of a label is the goodness with it;
             `softmax`: one pass, by the head.
         predict_from: first block whose goodness counts; None: the first of up to two blocks, the second of more.
-        seed: of the wrong labels.
+        backend: `closed_form` or `autograd`; only the latter can be differentiated twice.
+        seed: of the wrong labels, and of the weights of label channels.
         uncovered: what to do about tensors without gradient: `raise`, `warn` or `allow`.
 
     The surrogate's loss is the sum over blocks and head. Its logits, of which Lightning logs the training accuracy, are
@@ -82,7 +92,8 @@ class ForwardForward(LearningRule):
     accuracy between two, not among c, since a true one would cost c forward passes.
 
     Raises:
-        UserError: an unknown option, at `install` a network without hidden block or an input too small for the label.
+        UserError: an unknown option; at `install` a network without hidden block, an input too small for the label, or
+            channels for a network whose first layer cannot have them.
 
     >>> network, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.zeros(2, 4)
     >>> rule = ForwardForward()
@@ -103,6 +114,7 @@ class ForwardForward(LearningRule):
         sharpness: float | None = None,
         negatives: str = "uniform",
         normalise: str = "rms",
+        label: str = "pixels",
         strength: float = 1.0,
         position: int = 0,
         peer: float = 0.0,
@@ -111,6 +123,7 @@ class ForwardForward(LearningRule):
         head: str = "softmax",
         predict_by: str = "goodness",
         predict_from: int | None = None,
+        backend: str = "closed_form",
         seed: int = 0,
         uncovered: str = "raise",
     ):
@@ -119,11 +132,15 @@ class ForwardForward(LearningRule):
         _check(loss=(loss, LOSSES), goodness=(goodness, ("mean", "sum")), normalise=(normalise, NORMALISATIONS))
         _check(negatives=(negatives, ("uniform", "permutation", "hard")), head=(head, ("softmax", "none")))
         _check(schedule=(schedule, ("simultaneous", "greedy")), predict_by=(predict_by, ("goodness", "softmax")))
+        _check(label=(label, ("pixels", "channels")), backend=(backend, ("closed_form", "autograd")))
         _check(uncovered=(uncovered, ("raise", "warn", "allow")))
+        if label == "channels" and position:
+            raise UserError("position is that of a label in pixels: remove it, or set label: pixels")
         if head == "none" and "softmax" in (predict_by, *["softmax"] * (negatives == "hard")):
             raise UserError("predict_by: softmax and negatives: hard ask the head: set head: softmax")
         self.loss, self.goodness, self.threshold, self.sharpness = loss, goodness, threshold, sharpness
-        self.negatives, self.normalise, self.strength, self.position = negatives, normalise, strength, position
+        self.negatives, self.normalise, self.backend = negatives, normalise, backend
+        self.label, self.strength, self.position = label, strength, position
         self.peer, self.schedule, self.blocks, self.head = peer, schedule, blocks, head
         self.predict_by, self.predict_from, self.seed, self.uncovered = predict_by, predict_from, seed, uncovered
         if sharpness is None:
@@ -131,11 +148,12 @@ class ForwardForward(LearningRule):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("active", torch.zeros((), dtype=torch.int64))
         self.taps: NormalisingTaps | None = None
+        self.labelled: LabelledInput | None = None
         self.classes = 0
         self.owners: dict[str, int] = {}
 
     def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
-        """Cut behind the blocks; freeze the head if it shall not learn. Adds and replaces no module."""
+        """Cut behind the blocks, widen the first layer for label channels, freeze the head if it shall not learn."""
         try:
             names = [block.name for block in find_blocks(network, example, self.blocks)]
         except ValueError as error:
@@ -145,8 +163,11 @@ class ForwardForward(LearningRule):
         with observing(network), torch.no_grad():
             self.classes = network(example).shape[-1]
         self._check_sizes(math.prod(example.shape[1:]), len(names))
+        position = self.position if self.label == "pixels" else None
+        self.labelled = LabelledInput(network, example, self.classes, position, self.normalise, self.seed)
         self.taps = NormalisingTaps(network, names, self.normalise)
-        self.owners = self._find_owners(network, example)
+        neutral = example.new_ones(1, len(example), self.classes)
+        self.owners = self.taps.owners(network, lambda: self.labelled(network, example, neutral))
         if self.head == "none":
             for name, p in network.named_parameters():
                 p.requires_grad_(p.requires_grad and self.owners.get(name) != len(names))
@@ -193,14 +214,11 @@ class ForwardForward(LearningRule):
         """(n, c): the goodness with each label, of the blocks that count; or the head's logits."""
         if self.predict_by == "softmax":
             return self._read_out(network, inputs)
-        scores = []
-        for label in range(self.classes):
-            labels = torch.full((len(inputs),), label, device=inputs.device)
-            heights: list[Tensor] = []
-            with self.taps.visited_by(lambda _, h, heights=heights: heights.append(goodness(h, self.goodness))):
-                network(self._labelled(inputs, labels))
-            scores.append(sum(heights[self._first_that_counts :]))
-        return torch.stack(scores, 1)
+        hot = self.strength * torch.eye(self.classes, dtype=inputs.dtype, device=inputs.device).unsqueeze(1)
+        # as many rows at a time as the batch has: memory does not grow with the number of labels
+        parts = inputs.split(max(1, len(inputs) // self.classes))
+        scores = [self._heights(network, part, hot.expand(-1, len(part), -1)) for part in parts]
+        return torch.cat(scores, 1).t()
 
     def wrong_labels(self, inputs: Tensor, targets: Tensor, logits: Tensor | None = None) -> Tensor:
         """This step's negative labels (n,) for inputs (n, ...) and targets (n,); `hard` looks at logits (n, c)."""
@@ -220,34 +238,43 @@ class ForwardForward(LearningRule):
             learn(criterion(logits, targets))
             logits = logits.detach()
         wrong = self.wrong_labels(inputs, targets, logits)
-        both = torch.cat([self._labelled(inputs, targets), self._labelled(inputs, wrong)])
+        labels = self.strength * torch.stack([self._hot(targets, inputs), self._hot(wrong, inputs)])
         heights: list[Tensor] = []
 
-        def judge(_: str, output: Tensor) -> None:
-            height = goodness(output, self.goodness)
-            loss = self._loss(output, *height.chunk(2))
+        def judge(_: str, output: Tensor, squares: Tensor) -> None:
+            loss = self._loss(output, squares)
             learn(loss * (self.active == len(heights)) if self.schedule == "greedy" else loss)
-            heights.append(height.detach())
+            heights.append(of_squares(squares, math.prod(output.shape[1:]), self.goodness))
 
-        with self.taps.visited_by(judge):
-            network(both)
+        self.taps.visit_all(judge, lambda: self.labelled(network, inputs, labels))
         return self._between_two(targets, wrong, sum(heights[self._first_that_counts :])) if logits is None else logits
 
-    def _loss(self, output: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    def _loss(self, output: Tensor, squares: Tensor) -> Tensor:
         units = math.prod(output.shape[1:])
         usual = float(units) if self.goodness == "sum" else 2.0
-        threshold = usual if self.threshold is None else self.threshold
-        loss = contrast(positive, negative, self.loss, threshold, self.sharpness)
+        options = self.loss, usual if self.threshold is None else self.threshold, self.sharpness
+        if self.backend == "closed_form":
+            loss = local_loss(output, squares, *options, self.goodness)
+        else:
+            loss = contrast(*goodness(output, self.goodness).chunk(2), *options)
         return loss + self.peer * peer_penalty(output.chunk(2)[0]) if self.peer else loss
 
-    def _labelled(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        hot = one_hot(labels, inputs.new_zeros(self.classes))
-        return normalise(overlay(inputs, self.strength * hot, self.position), self.normalise)
+    def _heights(self, network: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        """(k, n): goodness, summed over the blocks that count, of inputs (n, ...) with labels (k, n, c)."""
+        heights: list[Tensor] = []
+        self.taps.visit_all(
+            lambda _name, output, _squares: heights.append(goodness(output, self.goodness)),
+            lambda: self.labelled(network, inputs, labels),
+        )
+        return sum(heights[self._first_that_counts :]).view(len(labels), -1)
+
+    def _hot(self, labels: Tensor, like: Tensor) -> Tensor:
+        return one_hot(labels, like.new_zeros(self.classes))
 
     def _read_out(self, network: nn.Module, inputs: Tensor) -> Tensor:
-        neutral = inputs.new_full((len(inputs), self.classes), self.strength / self.classes)
-        with self.taps.visited_by(lambda _name, _output: None):
-            return network(normalise(overlay(inputs, neutral, self.position), self.normalise))
+        neutral = inputs.new_full((1, len(inputs), self.classes), self.strength / self.classes)
+        with self.taps.visited_by(lambda _name, _output, _squares: None):
+            return self.labelled(network, inputs, neutral)
 
     @property
     def _first_that_counts(self) -> int:
@@ -256,51 +283,20 @@ class ForwardForward(LearningRule):
 
     def _between_two(self, targets: Tensor, wrong: Tensor, height: Tensor) -> Tensor:
         positive, negative = height.chunk(2)
-        right, other = (one_hot(labels, height.new_zeros(self.classes)) for labels in (targets, wrong))
+        right, other = self._hot(targets, height), self._hot(wrong, height)
         floor = torch.minimum(positive, negative) - 1
         return floor[:, None] + right * (positive - floor)[:, None] + other * (1 - right) * (negative - floor)[:, None]
-
-    def _find_owners(self, network: nn.Module, example: Tensor) -> dict[str, int]:
-        """Parameter to the number of its block; the head's number is that of the blocks."""
-        params = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        outputs: list[Tensor] = []
-        owners: dict[str, int] = {}
-        with observing(network), torch.enable_grad():  # to the end: a buffer that is restored breaks the graph
-            with self.taps.visited_by(lambda _, h: outputs.append(h)):
-                outputs.append(network(example))
-            for number, output in enumerate(outputs):
-                if output.requires_grad:
-                    grads = torch.autograd.grad(output.sum(), [*params.values()], allow_unused=True)
-                    owners |= {name: number for name, grad in zip(params, grads, strict=True) if grad is not None}
-        return owners
 
     def _check_sizes(self, entries: int, blocks: int) -> None:
         if self.classes < 2:
             raise UserError("Forward-Forward tells labels apart: the network needs at least two classes")
-        if not 0 <= self.position <= entries - self.classes:
+        if self.label == "pixels" and not 0 <= self.position <= entries - self.classes:
             raise UserError(
                 f"position: {self.classes} labels from entry {self.position} on do not fit {entries} inputs"
+                "; label: channels needs no room among them"
             )
         if self.predict_from is not None and not 0 <= self.predict_from < blocks:
             raise UserError(f"predict_from is the number of one of {blocks} blocks, from 0 on, not {self.predict_from}")
-
-
-class NormalisingTaps(Taps):
-    """Cuts that pass on the normalised output."""
-
-    def __init__(self, network: nn.Module, names: list[str], kind: str):
-        """kind: see `functional.goodness.normalise`."""
-        self.names, self.kind = names, kind
-        super().__init__(network, names)
-
-    def visit(self, name: str, module: nn.Module, args: tuple, output: object) -> object:
-        """As `Taps`, and normalise what goes on."""
-        passed = super().visit(name, module, args, output)
-        if self.visitor is None:
-            return passed
-        if isinstance(passed, tuple):
-            return normalise(passed[0], self.kind), *passed[1:]
-        return normalise(passed, self.kind)
 
 
 def _check(**options: tuple[str, tuple[str, ...]]) -> None:

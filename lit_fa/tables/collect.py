@@ -1,6 +1,7 @@
 """Reading run records back: one small JSON a run; what cannot be counted is named and left out."""
 
 import json
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +33,7 @@ class Record:
         """The metric at the point it asks for, None where the run has no such number.
 
         `last` is the final metric, else the end of the curve; `best`, `mean_last_10` (of ten logged points, or of all
-        if there are fewer) and `max_abs` read the curve of that name.
+        if there are fewer), `median` and `max_abs` read the curve of that name.
         """
         points = [value for *_, value in self.curve(metric.name)]
         if metric.at == "last" and metric.name in self.data["metrics"]:
@@ -43,6 +44,8 @@ class Record:
             return max(points) if metric.better == "higher" else min(points)
         if metric.at == "mean_last_10":
             return sum(points[-10:]) / len(points[-10:])
+        if metric.at == "median":
+            return statistics.median(points)
         return max(abs(value) for value in points) if metric.at == "max_abs" else points[-1]
 
 

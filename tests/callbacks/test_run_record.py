@@ -130,7 +130,7 @@ def test_outside_a_repository_or_in_a_strangers_the_commit_is_unknown(repository
     assert git_state(repository / "site-packages") == ("unknown", False)
 
 
-def test_curves_are_thinned_evenly_with_both_ends():
+def test_curves_are_thinned_evenly_but_for_their_last_ten_points():
     curves = Curves({"a": [(k, k / 10, float(k)) for k in range(1001)], "b": [(0, 0.0, 1.0)]})
     thin = curves.thinned(200)
     assert len(thin["a"]) == 200
@@ -138,6 +138,7 @@ def test_curves_are_thinned_evenly_with_both_ends():
     assert thin["a"][-1][0] == 1000
     steps = [step for step, _, _ in thin["a"]]
     assert max(b - a for a, b in pairwise(steps)) <= 6
+    assert steps[-10:] == [*range(991, 1001)]
     assert thin["b"] == [(0, 0.0, 1.0)]
 
 

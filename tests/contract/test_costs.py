@@ -1,7 +1,7 @@
 """No rule issues a product that its formula does not have: counted, not timed.
 
 F is the cost of one forward pass. Backprop is 3 F - F_1 (the first layer's input needs no gradient); feedback alignment
-is the same to the operation; a rule with cuts is 2 F and its projections.
+is the same to the operation; a rule with cuts is 2 F and its projections; Forward-Forward has two samples for one.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from torch import nn
 
 from lit_fa.layers import SignFeedback
 from lit_fa.modules import Learner
-from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, LearningRule
+from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, ForwardForward, LearningRule
 from tests.cases import CLASSES, Case, cases
 from tests.contract.costs import flops, peak_bytes, products
 
@@ -82,15 +82,75 @@ def test_no_input_gradient_crosses_a_cut(network: str, teacher: str, shape: str)
     assert products(lambda: step(learner, batch)) == 2 * blocks + (blocks - 1)
 
 
+@pytest.mark.parametrize("rule", [DirectFeedbackAlignment, ForwardForward, partial(ForwardForward, label="channels")])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_cut_passes_on_a_tensor_that_requires_no_gradient(network: str):
-    learner, batch = learner_and_batch(DirectFeedbackAlignment, network)
+def test_a_cut_passes_on_a_tensor_that_requires_no_gradient(network: str, rule: Callable[[], LearningRule]):
+    learner, batch = learner_and_batch(rule, network)
     needed = []
     for layer in [m for m in learner.network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]:
         layer.register_forward_pre_hook(lambda _m, args: needed.append(args[0].requires_grad))
     learner(batch)
     assert needed
     assert not any(needed)
+
+
+def parts(learner: Learner, x: torch.Tensor) -> tuple[int, int, int]:
+    """(F, F_1, F_head) of a network for Forward-Forward, F without the head."""
+    head = 2 * N * learner.network[-1].weight.numel()
+    return flops(lambda: learner.network(x)) - head, flops(lambda: learner.network[0](x)), head
+
+
+def of_labels(learner: Learner, labels: int) -> tuple[int, int]:
+    """What adding labels to the first layer's output costs; and what making their maps costs, where there are maps."""
+    layer = learner.network[0]
+    if not hasattr(layer, "label"):
+        return 2 * N * labels * CLASSES * layer.out_features, 0
+    units = 8 * 8 if isinstance(layer, nn.Conv2d) else 1
+    return 2 * N * labels * CLASSES * len(layer.weight) * units, 2 * CLASSES * layer.label.weight.numel() * units
+
+
+@pytest.mark.parametrize(("network", "label"), [("mlp", "pixels"), ("mlp", "channels"), ("conv", "channels")])
+@pytest.mark.parametrize("backend", ["closed_form", "autograd"])
+@pytest.mark.parametrize("head", ["none", "softmax"])
+def test_forward_forward_projects_an_image_once_for_both_labels(network: str, label: str, backend: str, head: str):
+    learner, batch = learner_and_batch(partial(ForwardForward, label=label, head=head, backend=backend), network)
+    whole, first, top = parts(learner, batch[0])
+    expected = 4 * whole - 2 * first + 2 * sum(of_labels(learner, 2))
+    if head == "softmax":
+        expected += whole + 2 * top + sum(of_labels(learner, 1))
+    assert flops(lambda: step(learner, batch)) == expected
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("head", ["none", "softmax"])
+def test_forward_forward_on_pairs_of_image_and_label_is_four_forward_passes(network: str, head: str):
+    learner, batch = learner_and_batch(partial(ForwardForward, head=head), network)
+    learner.rule.labelled.layer = None  # as where the first layer is none that an image can be projected by once
+    whole, _, top = parts(learner, batch[0])
+    assert flops(lambda: step(learner, batch)) == 4 * whole + (whole + 2 * top if head == "softmax" else 0)
+
+
+@pytest.mark.parametrize(("network", "label"), [("mlp", "pixels"), ("mlp", "channels"), ("conv", "channels")])
+def test_prediction_by_goodness_projects_an_image_once_for_all_labels(network: str, label: str):
+    learner, (x, _) = learner_and_batch(partial(ForwardForward, label=label), network)
+    whole, first, _ = parts(learner, x)
+    added, maps = of_labels(learner, CLASSES)
+    passes = -(-N // (N // CLASSES))  # each makes the maps anew
+    assert flops(lambda: learner.predict(x)) == CLASSES * whole - (CLASSES - 1) * first + added + passes * maps
+
+
+@torch.no_grad()
+def test_memory_of_a_prediction_does_not_grow_with_the_number_of_labels():
+    def peak(classes: int) -> int:
+        def build() -> nn.Module:
+            return nn.Sequential(
+                nn.Linear(200, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, classes)
+            )
+
+        learner = Case("labels", ForwardForward, build, (200,), None).learner(dtype=torch.float32)
+        return peak_bytes(lambda: learner.predict(torch.zeros(400, 200)))
+
+    assert peak(100) < 1.3 * peak(10)  # the scores themselves and the label's entries grow
 
 
 def test_streaming_costs_one_more_forward_pass_for_the_error_and_none_for_the_target():

@@ -1,6 +1,7 @@
 """`stream` learns the same as one backward pass, and holds one block's activations at a time."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 
 from lit_fa.errors import UserError
 from lit_fa.modules import Learner
-from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment
+from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, ForwardForward, LearningRule
 from tests.cases import CLASSES, Case, cases, gradients, largest_difference, taken
 from tests.contract.costs import peak_bytes
 
@@ -18,7 +19,7 @@ def streamed(learner: Learner, batch: tuple) -> dict[str, torch.Tensor]:
     return taken(learner)
 
 
-@pytest.mark.parametrize("case", cases(where=lambda case: case.name.startswith(("dfa", "drtp"))))
+@pytest.mark.parametrize("case", cases(where=lambda case: case.name.startswith(("dfa", "drtp", "ff"))))
 def test_streamed_gradients_equal_those_of_one_backward_pass(case: Case):
     learner, batch = case.learner(), case.batch()
     fused, loss = gradients(learner, batch), learner(batch).loss
@@ -63,9 +64,9 @@ def deep(depth: int) -> Callable[[], nn.Module]:
     return build
 
 
-def peak_of_streaming(depth: int, teacher: str) -> int:
+def peak_of_streaming(depth: int, rule: Callable[[], LearningRule]) -> int:
     """Bytes above what stood before the step, gradients of the weights apart (they grow with depth by nature)."""
-    case = Case("deep", lambda: DirectFeedbackAlignment(teacher), deep(depth), (64,), None)
+    case = Case("deep", rule, deep(depth), (64,), None)
     learner, batch = case.learner(), case.batch(512)
 
     def step_and_free(value: torch.Tensor) -> None:
@@ -75,9 +76,18 @@ def peak_of_streaming(depth: int, teacher: str) -> int:
     return peak_bytes(lambda: learner.stream(batch, step_and_free))
 
 
-@pytest.mark.parametrize("teacher", ["error", "target"])
-def test_peak_activation_bytes_of_streaming_do_not_grow_with_depth(teacher: str):
-    shallow, profound = peak_of_streaming(4, teacher), peak_of_streaming(32, teacher)
+CUT = {
+    "error": partial(DirectFeedbackAlignment, "error"),
+    "target": partial(DirectFeedbackAlignment, "target"),
+    "ff": ForwardForward,
+    "ff_channels": partial(ForwardForward, "symba", label="channels", head="none"),
+    "ff_autograd": partial(ForwardForward, backend="autograd"),
+}
+
+
+@pytest.mark.parametrize("rule", CUT.values(), ids=CUT)
+def test_peak_activation_bytes_of_streaming_do_not_grow_with_depth(rule: Callable[[], LearningRule]):
+    shallow, profound = peak_of_streaming(4, rule), peak_of_streaming(32, rule)
     assert abs(profound - shallow) <= 0.1 * shallow
 
 

@@ -8,13 +8,16 @@ from torch.func import vmap
 
 from lit_fa.functional.goodness import (
     contrast,
+    contrast_slopes,
     goodness,
     likely_labels,
+    local_loss,
     normalise,
     overlay,
     peer_penalty,
     permuted_labels,
     sample_hash,
+    squares,
     wrong_labels,
 )
 
@@ -77,9 +80,58 @@ def test_losses_stay_exact_far_from_the_threshold():
     assert contrast(far, far, "threshold", 0.0, 1.0).item() == pytest.approx(expected, rel=1e-15)
 
 
+@pytest.mark.parametrize("loss", ["threshold", "symba", "margin"])
+def test_slopes_are_the_derivatives_of_the_contrast(loss: str):
+    heights = [samples(50, seed)[:, 0, 0].double().abs().mul(3).requires_grad_() for seed in (1, 2)]
+    expected = torch.autograd.grad(contrast(*heights, loss, 2.0, 1.5), heights)
+    assert torch.allclose(contrast_slopes(*heights, loss, 2.0, 1.5), torch.cat(expected), rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["mean", "sum"])
+def test_the_local_loss_has_the_value_and_the_gradient_of_contrast_and_goodness(kind: str):
+    h = samples(20).double().requires_grad_()
+    value = contrast(*goodness(h, kind).chunk(2), "threshold", 2.0, 1.5)
+    ours = local_loss(h, squares(h.detach()), "threshold", 2.0, 1.5, kind)
+    assert ours.item() == pytest.approx(value.item(), rel=1e-14)
+    one, other = (torch.autograd.grad(3 * loss, h)[0] for loss in (ours, value))
+    assert torch.allclose(one, other, rtol=0, atol=1e-14)
+
+
+def test_the_local_gradient_of_bfloat16_is_bfloat16_of_a_float32_slope():
+    h = samples(20).bfloat16().requires_grad_()
+    grad = torch.autograd.grad(local_loss(h, squares(h.detach()), "symba", 2.0, 4.0), h)[0]
+    wide = h.detach().float().requires_grad_()
+    expected = torch.autograd.grad(contrast(*goodness(wide).chunk(2), "symba", 2.0, 4.0), wide)[0]
+    assert grad.dtype == torch.bfloat16
+    assert torch.allclose(grad.float(), expected, rtol=2**-8, atol=1e-9)  # eight bits
+
+
+def test_squares_are_summed_in_float32_and_without_a_batch_apart():
+    assert squares(torch.full((2, 3000), 1.0, dtype=torch.bfloat16)).tolist() == pytest.approx([3000.0] * 2, rel=1e-6)
+    assert squares(samples(5)).shape == (5,)
+
+
 def test_the_peer_penalty_is_zero_among_equals():
     assert peer_penalty(torch.ones(3, 4)).item() == 0.0
     assert peer_penalty(torch.tensor([[0.0, 2.0], [0.0, 4.0]])).item() == pytest.approx(2.25)
+
+
+def test_a_samples_hash_is_a_fixed_function_of_its_values():
+    """Of values beyond 2^31 too, whose remainder modulo the prime is taken in two steps."""
+    x = torch.tensor([[0.0, 1.0, -1.0], [0.25, 1e12, -3e9], [7.0, -1e-3, 255.0]])
+    prime, expected = 2**31 - 1, []
+
+    def mixed(h: int) -> int:
+        h %= 2**32
+        h = ((h ^ (h // 2**15)) * 0x2C1B3C6D) % 2**32
+        h = ((h ^ (h // 2**12)) * 0x297A2D39) % 2**32
+        return h ^ (h // 2**15)
+
+    for sample in x:
+        values = [int(value) for value in (sample * 4096).tolist()]
+        content = sum(value * mixed(place + 1) for place, value in enumerate(values)) % prime
+        expected.append(mixed(content ^ mixed(5 + 3 * 0x9E3779B9 + 1)))
+    assert sample_hash(x, 3, torch.tensor(5)).tolist() == expected
 
 
 def test_a_samples_hash_does_not_depend_on_its_place_or_company():

@@ -1,6 +1,7 @@
 """Forward-Forward (Hinton 2022) with the gradient written out, one sample at a time.
 
-The label is written over the first c entries of the flattened input. Every hidden block reads the input divided by its
+The label is written over the first c entries of the flattened input, or stands beside the input in c more channels, all
+of whose entries are equal. Every hidden block reads the input divided by its
 length, and learns from its own output h alone:
 
     goodness of a sample      G = sum_j h_j^2   or the mean over the u units
@@ -12,6 +13,8 @@ length, and learns from its own output h alone:
     symba         -tau sigmoid(-tau (G+ - G-))          +tau sigmoid(-tau (G+ - G-))            over n pairs
 
 A read-out on top learns from the softmax error on inputs whose label entries are all strength / c.
+
+Without a head the read-out learns nothing.
 
 A network is a list of blocks, the last one the read-out. How a block runs is the caller's business: `forward(block, x)`
 gives output and notes, `backward(block, notes, delta)` the gradients of its weights by name.
@@ -34,6 +37,17 @@ def with_label(x: Array, label: Array) -> Array:
     for sample, values in zip(written, label, strict=True):
         sample.reshape(-1)[: len(values)] = values
     return written
+
+
+def beside(x: Array, label: Array) -> Array:
+    """x (n, i, h, w) and label (n, c) to (n, i + c, h, w); x (n, ..., i) to (n, ..., i + c)."""
+    if x.ndim == 4:
+        planes = [[np.full(x.shape[2:], value) for value in values] for values in label]
+        return np.concatenate([x, np.array(planes)], axis=1)
+    features = np.zeros((*x.shape[:-1], label.shape[1]))
+    for sample, values in zip(features, label, strict=True):
+        sample[...] = values
+    return np.concatenate([x, features], axis=-1)
 
 
 def of_unit_length(x: Array, kind: str) -> Array:
@@ -101,11 +115,13 @@ def grads(
     tau: float,
     normalise: str,
     strength: float = 1.0,
+    label: str = "pixels",
+    head: str = "softmax",
 ) -> dict[str, Array]:
     """Gradients of all blocks. theta None: 2 for the mean, the number of units for the sum."""
-    names, hot = {}, strength * np.eye(classes)
-    positive, negative = (of_unit_length(with_label(x, hot[labels]), normalise) for labels in (y, wrong))
-    neutral = of_unit_length(with_label(x, np.full((len(x), classes), strength / classes)), normalise)
+    names, hot, write = {}, strength * np.eye(classes), beside if label == "channels" else with_label
+    positive, negative = (of_unit_length(write(x, hot[labels]), normalise) for labels in (y, wrong))
+    neutral = of_unit_length(write(x, np.full((len(x), classes), strength / classes)), normalise)
     for block in blocks[:-1]:
         up, up_notes = forward(block, positive)
         down, down_notes = forward(block, negative)
@@ -116,5 +132,35 @@ def grads(
         names |= {name: first[name] + second[name] for name in first}
         positive, negative = of_unit_length(up, normalise), of_unit_length(down, normalise)
         neutral = of_unit_length(forward(block, neutral)[0], normalise)
+    if head == "none":
+        return names
     logits, notes = forward(blocks[-1], neutral)
     return names | backward(blocks[-1], notes, output_error(logits, y))
+
+
+def neutral_logits(
+    blocks: list, x: Array, classes: int, forward: Callable, normalise: str = "rms", label: str = "pixels"
+) -> Array:
+    """(n, c): the read-out of inputs whose label is 1/c everywhere."""
+    write = beside if label == "channels" else with_label
+    h = of_unit_length(write(x, np.full((len(x), classes), 1 / classes)), normalise)
+    for block in blocks[:-1]:
+        h = of_unit_length(forward(block, h)[0], normalise)
+    return forward(blocks[-1], h)[0]
+
+
+def scores(
+    blocks: list, x: Array, classes: int, forward: Callable, first: int, label: str = "pixels", normalise: str = "rms"
+) -> Array:
+    """(n, c): the mean-square goodness with each label, summed over the hidden blocks from number `first` on."""
+    found = np.zeros((len(x), classes))
+    for k in range(classes):
+        hot = np.zeros((len(x), classes))
+        hot[:, k] = 1.0
+        h = of_unit_length(beside(x, hot) if label == "channels" else with_label(x, hot), normalise)
+        for number, block in enumerate(blocks[:-1]):
+            h = forward(block, h)[0]
+            if number >= first:
+                found[:, k] += goodness(h, "mean")
+            h = of_unit_length(h, normalise)
+    return found

@@ -1,5 +1,7 @@
 """Forward-Forward: local by construction, the same on ranks and after a restart, and able to learn."""
 
+import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -8,18 +10,27 @@ import torch
 from torch import Tensor, nn
 
 from lit_fa.errors import UserError
-from lit_fa.functional.goodness import goodness, normalise, overlay
+from lit_fa.functional.goodness import normalise, overlay
 from lit_fa.modules import Learner
+from lit_fa.networks import create_network
 from lit_fa.rules import ForwardForward, Progress
-from tests.cases import CLASSES, NETWORKS, RULES, Case, cases, gradients, largest_difference, taken
-from tests.contract.costs import flops, peak_bytes
-from tests.contract.test_costs import NETWORKS as WIDE
-from tests.contract.test_costs import N, step
+from tests.cases import (
+    CLASSES,
+    NETWORKS,
+    RULES,
+    Case,
+    array,
+    cases,
+    forward_forward_blocks,
+    gradients,
+    largest_difference,
+    taken,
+)
+from tests.contract import literal
 from tests.contract.test_resume import KILLED_AT, resumed_after_a_kill, same
-from tests.contract.test_streaming import deep, streamed
+from tests.contract.test_streaming import streamed
 from tests.contract.training import record
-
-is_ff = {"where": lambda case: case.name.startswith("ff_")}
+from tests.reference import forward_forward
 
 
 def case(network: str = "mlp", **options: object) -> Case:
@@ -28,28 +39,6 @@ def case(network: str = "mlp", **options: object) -> Case:
 
 def of_child(grads: dict[str, Tensor], child: str) -> dict[str, Tensor]:
     return {name: g for name, g in grads.items() if name.startswith(f"network.{child}.")}
-
-
-@pytest.mark.parametrize("case", cases(**is_ff))
-def test_streamed_gradients_are_those_of_one_backward_pass(case: Case):
-    learner, batch = case.learner(), case.batch()
-    fused, loss = gradients(learner, batch), learner(batch).loss
-    assert largest_difference(streamed(learner, batch), fused) == 0
-    assert torch.equal(learner.stream(batch, lambda value: value.backward()).loss, loss)
-
-
-def test_peak_activation_bytes_of_streaming_do_not_grow_with_depth():
-    def peak(depth: int) -> int:
-        learner = (c := Case("deep", ForwardForward, deep(depth), (64,), None)).learner()
-        batch = c.batch(512)
-
-        def step_and_free(value: Tensor) -> None:
-            value.backward()
-            learner.zero_grad(set_to_none=True)
-
-        return peak_bytes(lambda: learner.stream(batch, step_and_free))
-
-    assert peak(32) <= 1.1 * peak(4)
 
 
 def normalised_network() -> nn.Module:
@@ -82,19 +71,8 @@ def test_installing_leaves_modes_buffers_and_random_state_alone(training: bool):
     assert all(p.grad is None for p in network.parameters())
 
 
-@pytest.mark.parametrize("network", WIDE)
-@pytest.mark.parametrize("head", ["softmax", "none"])
-def test_a_step_costs_what_the_docstring_says(network: str, head: str):
-    build, shape = WIDE[network]
-    c = Case("wide", partial(ForwardForward, head=head), build, shape, None)
-    learner, batch = c.learner(dtype=torch.float32), c.batch(N, dtype=torch.float32)
-    whole = flops(lambda: learner.network(batch[0]))
-    top = 2 * N * learner.network[-1].weight.numel()
-    expected = 5 * whole - top if head == "softmax" else 4 * whole - 2 * top
-    assert flops(lambda: step(learner, batch)) == expected
-
-
-@pytest.mark.parametrize("case", cases(**is_ff))
+# hard negatives are those that the head on top believes
+@pytest.mark.parametrize("case", cases(where=lambda case: case.name.startswith("ff_") and "hard" not in case.name))
 def test_what_lies_above_a_block_does_not_reach_it(case: Case):
     learner, batch = case.learner(), case.batch()
     before = gradients(learner, batch)
@@ -132,18 +110,125 @@ def test_scaling_a_block_changes_nothing_for_the_next():
     assert largest_difference(of_child(after, "0"), of_child(before, "0")) > 1e-3
 
 
-def test_predict_is_the_goodness_with_each_label():
-    learner, (x, _) = case("mlp").learner(), case("mlp").batch()
-    hidden = learner.network
-    expected = torch.zeros(len(x), CLASSES, dtype=torch.float64)
-    for label in range(CLASSES):
-        h = normalise(overlay(x, torch.eye(CLASSES, dtype=torch.float64)[label].expand(len(x), -1)))
-        heights = []
-        for k in (0, 2, 4):
-            heights.append(goodness(h := hidden[k + 1](hidden[k](h))))
-            h = normalise(h)
-        expected[:, label] = heights[1] + heights[2]  # three blocks: the first does not count
-    assert torch.allclose(learner.predict(x), expected, rtol=0, atol=1e-14)
+@pytest.mark.parametrize("label", ["pixels", "channels"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_predict_is_a_literal_loop_over_labels(network: str, label: str):
+    learner, (x, _) = case(network, label=label).learner(), case(network).batch(7)
+    blocks = forward_forward_blocks(learner)
+    first = 0 if len(blocks) <= 3 else 1  # of more than two hidden blocks the first does not count
+    expected = forward_forward.scores(blocks, array(x), CLASSES, literal.forward, first, label)
+    assert largest_difference({"": learner.predict(x)}, {"": expected}) < 1e-12
+
+
+ONCE = [("mlp", "pixels"), *((network, "channels") for network in NETWORKS)]
+
+
+@pytest.mark.parametrize(("network", "label"), ONCE)
+@pytest.mark.parametrize("normalise", ["rms", "l2", "none"])
+def test_an_image_projected_once_learns_what_pairs_of_image_and_label_learn(network: str, label: str, normalise: str):
+    c = case(network, label=label, normalise=normalise, strength=1.7)
+    learner, (x, y) = c.learner(), c.batch()
+    assert learner.rule.labelled.once
+    x.requires_grad_()
+    found = [gradients(learner, (x, y)) | {"inputs": x.grad, "scores": learner.predict(x).detach()}]
+    x.grad = None
+    learner.rule.labelled.once = False
+    if label == "pixels":
+        learner.rule.labelled.layer = None
+    found.append(gradients(learner, (x, y)) | {"inputs": x.grad, "scores": learner.predict(x).detach()})
+    assert found[0]["inputs"].abs().max() > 0
+    # l2 makes activities small and their gradients large: relative to them
+    assert largest_difference(*found) < 1e-14 * max(1, *(t.abs().max().item() for t in found[0].values()))
+
+
+class Beside(nn.Module):
+    """Shows the input to the last layer once more."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.act, self.last = nn.Linear(12, 8), nn.ReLU(), nn.Linear(8 + 12, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.cat([self.act(self.first(x)), x], 1))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: nn.Sequential(nn.Dropout(0.5), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, CLASSES)),
+        lambda: nn.Sequential(nn.BatchNorm1d(12), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, CLASSES)),
+        Beside,
+        NETWORKS["tokens"][0],
+        NETWORKS["residual"][0],
+    ],
+)
+def test_a_network_that_does_more_with_its_input_gets_it_label_by_label(build: Callable):
+    shape = next((shape for known, shape in NETWORKS.values() if known is build), (12,))
+    c = Case("", ForwardForward, build, shape, None)
+    learner = c.learner()
+    assert learner.rule.labelled.layer is None
+    assert all(g.isfinite().all() for g in gradients(learner, c.batch()).values())
+    assert learner.eval().predict(c.batch()[0]).shape == (6, CLASSES)
+
+
+@pytest.mark.parametrize("kind", ["mean", "sum"])
+@pytest.mark.parametrize("loss", ["threshold", "symba", "margin"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_closed_form_is_what_autograd_finds(network: str, loss: str, kind: str):
+    options = {"loss": loss, "goodness": kind, "peer": 0.03, "threshold": 0.8}
+    one, other = (case(network, backend=backend, **options).learner() for backend in ("closed_form", "autograd"))
+    batch = case(network).batch()
+    assert largest_difference(gradients(one, batch), gradients(other, batch)) < 1e-12
+    assert (one(batch).value - other(batch).value).abs() < 1e-12
+
+
+def test_label_channels_are_the_first_blocks_and_drawn_by_the_rules_seed():
+    learner = case("small_conv", label="channels", schedule="greedy", seed=3).learner()
+    label = learner.network[0].label
+    assert label.weight.shape == (4, CLASSES, 3, 3)
+    assert label.weight.abs().max() <= 1 / math.sqrt((2 + CLASSES) * 9)
+    assert label.weight.std().item() == pytest.approx(1 / math.sqrt(3 * (2 + CLASSES) * 9), rel=0.1)
+    assert learner.rule.owners["0.label.weight"] == learner.rule.owners["0.weight"] == 0
+    again, other = (case("small_conv", label="channels", seed=s).learner(seed=9).network[0].label for s in (3, 4))
+    assert torch.equal(again.weight, label.weight)
+    assert not torch.equal(other.weight, label.weight)
+
+
+def test_a_network_with_label_channels_is_the_plain_network_when_called_without_a_label():
+    learner, (x, _) = case("small_conv", label="channels").learner(), case("small_conv").batch()
+    torch.manual_seed(0)
+    assert torch.equal(learner.network(x), NETWORKS["small_conv"][0]().double()(x))
+
+
+# name: (arguments, image side)
+FOREIGN = {
+    "resnet18": ({}, 32),
+    "nf_resnet26": ({}, 32),
+    "convnext_atto": ({}, 32),
+    "efficientnet_b0": ({}, 32),
+    "vit_tiny_patch16_224": ({"depth": 2}, 32),
+    "lenet": ({}, 32),
+    "vgg_small": ({}, 32),
+}
+
+
+@pytest.mark.parametrize("label", ["pixels", "channels"])
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_network_by_name_learns_from_labels(name: str, label: str):
+    arguments, side = FOREIGN[name]
+    torch.manual_seed(0)
+    network = create_network(name, CLASSES, (3, side, side), **arguments)
+    learner = Learner(
+        network, ForwardForward(label=label, head="none", uncovered="warn"), torch.zeros(2, 3, side, side)
+    )
+    x, y = torch.randn(4, 3, side, side), torch.tensor([0, 1, 2, 3])
+    assert learner.rule.labelled.once is (label == "channels")
+    grads = gradients(learner, (x, y))
+    trained = {f"network.{n}" for n, number in learner.rule.owners.items() if number < len(learner.rule.taps.names)}
+    assert grads.keys() == trained
+    assert all(g.isfinite().all() for g in grads.values())
+    scores = learner.eval().predict(x)
+    assert scores.std(1).min() > 0  # the label is seen
 
 
 def test_predicting_by_the_head_reads_a_neutral_label():
@@ -283,6 +368,9 @@ def test_it_learns_to_classify_by_goodness(loss: str):
         ({"negatives": "hard", "head": "none"}, "set head: softmax"),
         ({"predict_by": "softmax", "head": "none"}, "set head: softmax"),
         ({"position": 8}, "do not fit 12 inputs"),
+        ({"label": "planes"}, "label is one of pixels, channels, not 'planes'"),
+        ({"label": "channels", "position": 3}, "remove it, or set label: pixels"),
+        ({"backend": "fused"}, "backend is one of closed_form, autograd, not 'fused'"),
         ({"predict_from": 3}, "one of 3 blocks"),
         ({"blocks": ["nothing"]}, "no module matches 'nothing'"),
     ],
@@ -296,3 +384,24 @@ def test_what_cannot_be_is_refused_in_one_line(options: dict, words: str):
 def test_a_network_without_hidden_block_is_refused():
     with pytest.raises(UserError, match="a hidden block"):
         Learner(nn.Sequential(nn.Linear(12, CLASSES)), ForwardForward(), torch.zeros(2, 12))
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (
+            lambda: nn.Sequential(nn.BatchNorm1d(12), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, CLASSES)),
+            r"not 1 \(Linear",
+        ),
+        (
+            lambda: nn.Sequential(
+                nn.Unflatten(1, (3, 4)), nn.ConvTranspose1d(3, 4, 2), nn.ReLU(), nn.Flatten(), nn.Linear(20, CLASSES)
+            ),
+            r"not 1 \(ConvTranspose1d\)",
+        ),
+    ],
+)
+def test_label_channels_need_a_first_layer_that_reads_the_input(build: Callable, words: str):
+    with pytest.raises(UserError, match=f"first linear or conv layer that reads the input itself, {words}") as refusal:
+        Case("", partial(ForwardForward, label="channels"), build, (12,), None).learner()
+    assert "\n" not in str(refusal.value)

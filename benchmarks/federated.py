@@ -1,0 +1,262 @@
+"""One federated round: our executors against loops written by hand; interleaved, one thread.
+
+    python -m benchmarks.federated [--rounds 7] [--passes 3] [--json FILE]
+
+The work: 100 clients of 600 MNIST images (random images of that shape where there is no MNIST), 10 a round, MLP
+784-200-200-10, batch 10, one local epoch, plain SGD. Contenders take turns round by round, in processor time of the one
+thread; `ratio` is the median over rounds of (theirs / stacked in the same round). Two ranks against one run under the
+real Trainer, in processes of their own, in wall time. The lines between are a FedFwd round on 784-500-500, five local
+epochs, batch 50, beside backprop's.
+"""
+
+import argparse
+import copy
+import json
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from callbacks import RoundCost
+from datamodules import MNIST, Federated, Synthetic
+from datamodules.errors import DataError
+from datamodules.rounds import Round
+from lit_fa.federated import LocalSGD
+from lit_fa.federated.choose import executor_named
+from lit_fa.modules import FederatedClassifier
+from lit_fa.rules import Backprop, ForwardForward, LearningRule
+
+LR = 0.1
+
+
+def federation(batch_size: int = 10, local_epochs: int = 1) -> Federated:
+    """100 clients of 600 images, of the real MNIST where it is."""
+    options = {"normalize": "unit", "flatten": True, "limit_test": 100}
+    work = {"batch_size": batch_size, "local_epochs": local_epochs, "rounds_per_epoch": 1}
+    try:
+        data = Federated(MNIST(download=False, **options), **work)
+        data.prepare_data()
+        data.setup()
+    except (DataError, RuntimeError):
+        data = Federated(Synthetic(n_train=60_000, **options), **work)
+        data.setup()
+    return data
+
+
+def module_of(rule: LearningRule, hidden: list[int], lr: float = LR) -> FederatedClassifier:
+    """The MLP under a rule; executors are handed in."""
+    torch.manual_seed(0)
+    return FederatedClassifier(
+        "mlp", rule, local_optimizer=LocalSGD(lr), executor="sequential", network_args={"hidden": hidden}
+    )
+
+
+def executed(name: str, module: FederatedClassifier) -> Callable[[Round], dict]:
+    """A round by an executor of ours: the new server weights."""
+    executor = executor_named(name)
+    module.rounds = lambda: 1
+
+    def run(round: Round) -> dict:
+        work = module.work_of(round)
+        outcome = executor.run(module.learner, module.local, work)
+        return {n.removeprefix("network."): p - outcome.update[n] for n, p in work.params.items()}
+
+    return run
+
+
+def tuned_loop(network: nn.Module) -> Callable[[Round], dict]:
+    """As anyone would write it who cares: one model reused, index tensors, no loader and no optimiser object."""
+    params = list(network.parameters())
+
+    def run(round: Round) -> dict:
+        server = [p.detach().clone() for p in params]
+        total, mean = sum(round.sizes), [torch.zeros_like(p) for p in server]
+        for lane, size in enumerate(round.sizes):
+            with torch.no_grad():
+                torch._foreach_copy_(params, server)
+            for step in range(round.steps[lane]):
+                places = round.places[lane, step]
+                loss = F.cross_entropy(network(round.images[places]), round.labels[places])
+                grads = torch.autograd.grad(loss, params)
+                with torch.no_grad():
+                    torch._foreach_add_(params, grads, alpha=-LR)
+            with torch.no_grad():
+                torch._foreach_add_(mean, params, alpha=size / total)
+        with torch.no_grad():
+            torch._foreach_copy_(params, server)
+        return dict(zip((n for n, _ in network.named_parameters()), mean, strict=True))
+
+    return run
+
+
+def naive_loop(network: nn.Module) -> Callable[[Round], dict]:
+    """As tutorials write it: a copy of the model, a DataLoader and an optimiser for every client."""
+
+    def run(round: Round) -> dict:
+        total, mean = sum(round.sizes), {n: torch.zeros_like(p) for n, p in network.named_parameters()}
+        for lane, size in enumerate(round.sizes):
+            client, places = copy.deepcopy(network), round.places[lane].reshape(-1)
+            optimizer = torch.optim.SGD(client.parameters(), lr=LR)
+            loader = DataLoader(TensorDataset(round.images[places], round.labels[places]), batch_size=10)
+            for x, y in loader:
+                optimizer.zero_grad()
+                F.cross_entropy(client(x), y).backward()
+                optimizer.step()
+            for name, p in client.named_parameters():
+                mean[name] += p.detach() * (size / total)
+        return mean
+
+    return run
+
+
+def interleaved(contenders: dict[str, Callable], data: Federated, rounds: int, label: str) -> dict[str, list[float]]:
+    """Seconds of processor time of each contender in each round; the first round does not count, the order turns."""
+    loader, names = data.train_dataloader(), [*contenders]
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in track(range(rounds + 1), description=label, transient=True):
+        round, shift = loader.round(number), number % len(names)
+        for name in names[shift:] + names[:shift]:
+            start = time.thread_time()
+            contenders[name](round)
+            if number:
+                seconds[name].append(time.thread_time() - start)
+    return seconds
+
+
+def check_same(contenders: dict[str, Callable], round: Round) -> None:
+    """All contenders must come to the same weights."""
+    results = {name: run(round) for name, run in contenders.items()}
+    first = next(iter(results.values()))
+    for name, result in results.items():
+        far = max((result[n] - first[n]).abs().max().item() for n in first)
+        assert far < 1e-4, f"{name} is {far} away"
+
+
+def rows_of(seconds: dict[str, list[float]], what: str, reference: str) -> list[dict]:
+    """One row a contender, with its median ratio to the reference in the same round."""
+    rows = []
+    for name, values in seconds.items():
+        ratios = [a / b for a, b in zip(values, seconds[reference], strict=True)]
+        quartiles = statistics.quantiles(ratios, n=4)[::2] if len(ratios) > 1 else ratios * 2
+        row = {"what": what, "contender": name, "ms": round(1e3 * statistics.median(values), 1)}
+        rows.append(row | {"ratio": round(statistics.median(ratios), 3), "quartiles": [round(q, 3) for q in quartiles]})
+    return rows
+
+
+def in_one_thread(rounds: int) -> list[dict]:
+    """The round of the docstring, in this process."""
+    data, network = federation(), module_of(Backprop(), [200, 200]).network
+    ours = {name: executed(name, module_of(Backprop(), [200, 200])) for name in ("stacked", "vmap", "sequential")}
+    contenders = ours | {"tuned loop": tuned_loop(copy.deepcopy(network)), "naive loop": naive_loop(network)}
+    check_same(contenders, data.train_dataloader().round(0))
+    seconds = interleaved(contenders, data, rounds, "one thread")
+    return rows_of(seconds, f"784-200-200-10, one epoch, {type(data.data).__name__}", "stacked")
+
+
+def fedfwd_round(rounds: int) -> list[dict]:
+    """Forward-Forward beside backprop, both written out."""
+    data = federation(50, 5)
+    contenders = {
+        "FedAvg": executed("stacked", module_of(Backprop(), [500, 500])),
+        "FedFwd": executed("stacked", module_of(ForwardForward(loss="symba", head="none"), [500, 500], 5.0)),
+    }
+    return rows_of(interleaved(contenders, data, rounds, "FedFwd"), "784-500-500, five epochs, batch 50", "FedAvg")
+
+
+def trained(devices: int, rounds: int) -> float:
+    """Median wall seconds of a round of `Trainer.fit` on so many ranks of one thread; the first does not count."""
+    times: list[float] = []
+
+    class Clock(RoundCost):
+        def on_train_batch_end(self, *args) -> None:
+            times.append(time.perf_counter() - self._wall)
+
+    data = federation()
+    trainer = L.Trainer(
+        max_epochs=rounds + 1,
+        accelerator="cpu",
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        callbacks=[Clock()],
+    )
+    module = module_of(Backprop(), [200, 200])
+    module.executor = executor_named("stacked")
+    trainer.fit(module, data)
+    if trainer.is_global_zero:
+        print(json.dumps({"seconds": statistics.median(times[1:])}), flush=True)
+    return statistics.median(times[1:])
+
+
+def in_processes(rounds: int, passes: int) -> list[dict]:
+    """Wall time of a round of fresh processes, one after the other, in turns."""
+    worker = [sys.executable, "-m", "benchmarks.federated", "--rounds", str(rounds), "--ranks"]
+    commands = {"1 rank, Trainer": [*worker, "1"], "2 ranks, Trainer": [*worker, "2"]}
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in track(range(passes), description="processes", transient=True):
+        for name, command in commands.items():
+            seconds[name].append(_ask(name, command))
+    return rows_of(seconds, "784-200-200-10, one epoch, wall time, own process", "1 rank, Trainer")
+
+
+def _ask(name: str, command: list[str]) -> float:
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    lines = [line for line in done.stdout.splitlines() if line.startswith('{"seconds"')]
+    if not lines:
+        raise SystemExit(f"{name} gave no time: {done.stderr.strip().splitlines()[-1:]}")
+    return json.loads(lines[-1])["seconds"]
+
+
+def show(rows: list[dict], console: Console) -> None:
+    """The rows as a table at the terminal."""
+    table = Table(title=f"a federated round, torch {torch.__version__}, load average {os.getloadavg()[0]:.1f}")
+    for column in ("work", "contender", "ms", "ratio", "quartiles"):
+        table.add_column(column, justify="left" if column in ("work", "contender") else "right")
+    for r in rows:
+        low, high = r["quartiles"]
+        table.add_row(r["what"], r["contender"], f"{r['ms']:.1f}", f"{r['ratio']:.2f}", f"{low:.2f}-{high:.2f}")
+    console.print(table)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--passes", type=int, default=3)
+    parser.add_argument("--ranks", type=int, help="run as a worker of so many ranks")
+    parser.add_argument("--json", metavar="FILE", help="write the rows there")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    if options.ranks:
+        trained(options.ranks, options.rounds)
+        return
+    rows = in_one_thread(options.rounds) + fedfwd_round(max(options.rounds // 2, 2))
+    rows += in_processes(options.rounds, options.passes)
+    show(rows, Console(width=120))
+    if options.json:
+        facts = {"torch": torch.__version__, "threads": 1, "load": os.getloadavg()[0]}
+        Path(options.json).write_text(json.dumps({"rows": rows, **facts}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

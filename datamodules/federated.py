@@ -1,0 +1,178 @@
+"""Any image set as a federation: its training images are dealt out to clients, and one batch is one round."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import numpy as np
+from torch import Tensor
+
+from datamodules import partition as schemes
+from datamodules.batches import BatchLoader
+from datamodules.errors import DataError, one_line, one_of, require
+from datamodules.image_set import InMemory
+from datamodules.partition_picture import partition_picture
+from datamodules.rounds import LocalWork, RoundLoader, checked_parts
+from datamodules.vision import VisionDataModule
+
+SCHEMES: dict[str, Callable] = {
+    "iid": schemes.iid,
+    "shards": schemes.shards,
+    "dirichlet": schemes.dirichlet,
+    "dirichlet_balanced": schemes.dirichlet_balanced,
+    "quantity_skew": schemes.quantity_skew,
+}
+
+
+class Federated(L.LightningDataModule):
+    """Clients with data of their own; validation and test stay with the server.
+
+    Args:
+        data: the image set; its batch_size and seed are not used for training.
+        clients: how many there are.
+        clients_per_round: sampled in each round without replacement; a number, or a share of all (float).
+        partition: `iid`, `shards`, `dirichlet`, `dirichlet_balanced`, `quantity_skew`, or `file`.
+        partition_args: further arguments of the scheme (per_client, beta, min_size, tries).
+        partition_file: with `file`: JSON, one list of training indices a client.
+        partition_seed: decides who gets which image.
+        batch_size: images of a local step; None: all a client has.
+        local_epochs: passes of a client over its images in a round.
+        local_steps: so many steps instead.
+        drop_last: leave out a pass's last batch that is not full.
+        rounds_per_epoch: rounds between two validations of a plain trainer.
+        seed: of cohorts, batch orders and augmentation.
+
+    Attributes:
+        parts: after `setup`, each client's indices into the training images.
+        class_counts: after `setup`, (clients, classes) images.
+
+    Raises:
+        DataError: more clients a round than there are, a partition that cannot be made, numbers below one.
+    """
+
+    def __init__(
+        self,
+        data: VisionDataModule,
+        clients: int = 100,
+        clients_per_round: int | float = 10,
+        partition: Literal["iid", "shards", "dirichlet", "dirichlet_balanced", "quantity_skew", "file"] = "iid",
+        partition_args: dict[str, Any] | None = None,
+        partition_file: str | None = None,
+        partition_seed: int = 0,
+        batch_size: int | None = 50,
+        local_epochs: int = 5,
+        local_steps: int | None = None,
+        drop_last: bool = False,
+        rounds_per_epoch: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        one_of("partition", partition, [*SCHEMES, "file"])
+        require((partition == "file") == (partition_file is not None), "partition: file and partition_file go together")
+        numbers = {"clients": clients, "batch_size": batch_size, "local_epochs": local_epochs}
+        numbers |= {"local_steps": local_steps, "rounds_per_epoch": rounds_per_epoch}
+        for name, value in numbers.items():
+            require(value is None or value >= 1, f"{name}={value}: must be at least 1")
+        self.data, self.clients, self.clients_per_round = data, clients, clients_per_round
+        self.partition, self.partition_args, self.partition_seed = partition, dict(partition_args or {}), partition_seed
+        self.partition_file = partition_file
+        self.work = LocalWork(batch_size, local_epochs, local_steps, drop_last)
+        self.rounds_per_epoch, self.seed = rounds_per_epoch, seed
+        self.num_classes, self.image_shape = data.num_classes, data.image_shape
+        if partition != "file":
+            self._cohort_size(clients)
+        self.parts: list[Tensor] = []
+        self.class_counts: np.ndarray | None = None
+
+    @property
+    def validation_is_test(self) -> bool:
+        """Whether validation metrics are computed on the test set, for lack of anything else."""
+        return self.data.validation_is_test
+
+    def example(self, n: int = 2) -> Tensor:
+        """Zeros with the shape and dtype of a batch of n images."""
+        return self.data.example(n)
+
+    def prepare_data(self) -> None:
+        """Fetch what is missing."""
+        self.data.prepare_data()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the images and deal them out; a second call does nothing."""
+        self.data.trainer = self.trainer
+        self.data.setup(stage)
+        if self.parts:
+            return
+        name = type(self.data).__name__
+        require(
+            isinstance(self.data.train_set, InMemory), f"{name} does not fit into memory: set resize or limit_train"
+        )
+        labels = self.data.train_set.labels.cpu().numpy()
+        self.parts = checked_parts(self._deal(labels), len(labels))
+        self._cohort_size(len(self.parts))
+        self.class_counts = schemes.class_counts(labels, self.parts)
+        self._show(labels)
+
+    def train_dataloader(self) -> RoundLoader:
+        """Rounds."""
+        require(bool(self.parts), "Federated: call setup() first (a Trainer does)")
+        images = self.data.train_set
+        return RoundLoader(
+            images,
+            self.parts,
+            self._cohort_size(len(self.parts)),
+            self.work,
+            rounds_per_epoch=self.rounds_per_epoch,
+            prepare=None if images.images.is_floating_point() else self.data.augmented,
+            seed=self.seed,
+        )
+
+    def val_dataloader(self) -> BatchLoader:
+        """The image set's."""
+        return self.data.val_dataloader()
+
+    def test_dataloader(self) -> BatchLoader:
+        """The image set's."""
+        return self.data.test_dataloader()
+
+    def _deal(self, labels: np.ndarray) -> list:
+        if self.partition == "file":
+            return _read_parts(Path(self.partition_file))
+        scheme = SCHEMES[self.partition]
+        try:
+            return scheme(labels, self.clients, seed=self.partition_seed, **self.partition_args)
+        except TypeError as error:
+            raise DataError(f"partition_args of {self.partition}: {one_line(error)}") from None
+
+    def _cohort_size(self, clients: int) -> int:
+        asked = self.clients_per_round
+        share = isinstance(asked, float)
+        require(not share or 0 < asked <= 1, f"clients_per_round={asked}: a share of the clients lies in (0, 1]")
+        size = max(1, round(asked * clients)) if share else asked
+        require(1 <= size <= clients, f"clients_per_round={asked}: there are {clients} clients; sample 1 to {clients}")
+        return size
+
+    def _show(self, labels: np.ndarray) -> None:
+        """Draw clients x classes beside the run's other files, and hand the picture to loggers that take images."""
+        if self.trainer is None or not self.trainer.loggers:
+            return
+        folder = self.trainer.log_dir  # asks all ranks, so it is read on all of them
+        if folder is None or not self.trainer.is_global_zero:
+            return
+        path = partition_picture(labels, [part.numpy() for part in self.parts], Path(folder) / "partition.png")
+        for logger in self.trainer.loggers:
+            if hasattr(logger, "log_image"):
+                logger.log_image("data/partition", [str(path)])
+
+
+def _read_parts(path: Path) -> list[list[int]]:
+    try:
+        parts = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"partition_file {path} cannot be read: {one_line(error)}") from None
+    lists = isinstance(parts, list) and parts and all(isinstance(part, list) for part in parts)
+    require(bool(lists), f"partition_file {path} holds no list of lists of indices, one a client")
+    require(all(type(i) is int for part in parts for i in part), f"partition_file {path}: indices are whole numbers")
+    return parts

@@ -1,0 +1,265 @@
+"""What one round of a federation trains on: clients, their batches, and an order that can be taken up at any round.
+
+Everything is decided by (seed, round, client id): never by who else is sampled, nor by where a client is computed.
+
+Legend: k clients of a round, N images of the whole training set, b rows of a local batch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from datamodules.draws import Draws, generator
+from datamodules.errors import DataError, require
+from datamodules.image_set import Batch, InMemory
+
+Prepare = Callable[[Tensor, Draws], Tensor]
+
+
+@dataclass(frozen=True)
+class Round:
+    """One batch of a `RoundLoader`.
+
+    Attributes:
+        number: of the round, from 0 on.
+        clients: ids of the sampled clients, ascending.
+        population: clients there are.
+        sizes: images that each client has.
+        places: (k, steps, b) indices into the images; a short step repeats its first index.
+        rows: (k, steps) on the CPU: images of each step, 0 after a client's last step.
+        images, labels: (N, ...) and (N,), the whole training set; shared, never copied.
+        prepare: what turns stored images into inputs; None for images that are ready.
+        seed: of augmentation.
+    """
+
+    number: int
+    clients: tuple[int, ...]
+    population: int
+    sizes: tuple[int, ...]
+    places: Tensor
+    rows: Tensor
+    images: Tensor
+    labels: Tensor
+    prepare: Prepare | None = None
+    seed: int = 0
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Local steps that each client takes."""
+        return tuple((self.rows > 0).sum(1).tolist())
+
+    def take(self, lanes: Sequence[int]) -> Self:
+        """The round of only these clients, in this order."""
+        chosen = torch.tensor(lanes, dtype=torch.int64)
+        rows = self.rows[chosen]
+        longest = int((rows > 0).sum(1).max())
+        return replace(
+            self,
+            clients=tuple(self.clients[lane] for lane in lanes),
+            sizes=tuple(self.sizes[lane] for lane in lanes),
+            places=self.places[chosen.to(self.places.device), :longest],
+            rows=rows[:, :longest],
+        )
+
+    def batch(self, lane: int, step: int) -> Batch:
+        """Inputs (b, ...) and labels (b,) of one client's step."""
+        places = self.places[lane, step, : int(self.rows[lane, step])]
+        images = self.images.index_select(0, places)
+        return self._prepared(images, lane, step), self.labels.index_select(0, places)
+
+    def stacked(self, active: int, step: int) -> Batch:
+        """Inputs (active, b, ...) and labels (active, b) of the first lanes; a shorter step repeats its first image."""
+        longest = int(self.rows[:active, step].max())
+        places = self.places[:active, step, :longest]
+        labels = self.labels.index_select(0, places.reshape(-1)).view(active, longest)
+        if self.prepare is None:
+            images = self.images.index_select(0, places.reshape(-1))
+            return images.view(active, longest, *images.shape[1:]), labels
+        return torch.stack([_filled(self.batch(lane, step)[0], longest) for lane in range(active)]), labels
+
+    def to(self, device: torch.device, **options: Any) -> Self:
+        """The same round with its tensors on `device`; what is there already is not copied."""
+        moved = {name: getattr(self, name).to(device, **options) for name in ("places", "images", "labels")}
+        return replace(self, **moved)
+
+    def _prepared(self, images: Tensor, lane: int, step: int) -> Tensor:
+        if self.prepare is None:
+            return images
+        seed = generator("local draws", self.seed, self.number, self.clients[lane]).initial_seed()
+        return self.prepare(images, Draws(seed, self.number, step, len(images)))
+
+
+def _filled(images: Tensor, rows: int) -> Tensor:
+    """Images (b, ...) with the first one repeated until there are so many rows."""
+    return torch.cat([images, images[:1].expand(rows - len(images), *images.shape[1:])])
+
+
+@dataclass(frozen=True)
+class LocalWork:
+    """How much a client does in a round: `steps` steps, or `epochs` passes over its images.
+
+    batch_size: images of a step; None: all the client has.
+    """
+
+    batch_size: int | None = 50
+    epochs: int = 5
+    steps: int | None = None
+    drop_last: bool = False
+
+    def batches(self, size: int) -> list[int]:
+        """Images of each step of a client with `size` images.
+
+        >>> LocalWork(batch_size=4, epochs=2).batches(6), LocalWork(batch_size=4, steps=3).batches(6)
+        ([4, 2, 4, 2], [4, 2, 4])
+        """
+        one = self.one_pass(size)
+        return one * self.epochs if self.steps is None else (one * -(-self.steps // len(one)))[: self.steps]
+
+    def one_pass(self, size: int) -> list[int]:
+        """Images of each step of one pass; a client smaller than a batch takes one step on all it has."""
+        b = min(self.batch_size or size, size)
+        rest = size % b
+        return [b] * (size // b) + ([rest] if rest and not self.drop_last else [])
+
+    def order(self, part: Tensor, number: int, client: int, seed: int) -> Tensor:
+        """Indices of all images that the client sees, pass after pass, each pass in an order of its own."""
+        seen, in_a_pass = sum(self.batches(len(part))), sum(self.one_pass(len(part)))
+        orders = [
+            torch.randperm(len(part), generator=generator("local order", seed, number, client, epoch))[:in_a_pass]
+            for epoch in range(-(-seen // in_a_pass))
+        ]
+        return part[torch.cat(orders)[:seen]]
+
+
+class RoundLoader:
+    """Iterable of rounds; a pass is `rounds_per_epoch` of them, and a stopped run goes on with the very next one.
+
+    Args:
+        images: the training set, in memory.
+        parts: indices of each client's images.
+        clients_per_round: drawn without replacement.
+        work: what a client does in a round.
+        rounds_per_epoch: rounds of one pass.
+        prepare: see `Round`.
+        seed: of cohorts, orders and augmentation.
+    """
+
+    batch_sampler = None
+
+    def __init__(
+        self,
+        images: InMemory,
+        parts: Sequence[Tensor],
+        clients_per_round: int,
+        work: LocalWork,
+        *,
+        rounds_per_epoch: int = 1,
+        prepare: Prepare | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.images, self.parts, self.work = images, [part.cpu() for part in parts], work
+        self.clients_per_round, self.rounds_per_epoch = clients_per_round, rounds_per_epoch
+        self.prepare, self.seed = prepare, seed
+        self.epoch = 0
+        self.position = 0  # rounds delivered in this epoch
+        self._start = 0
+
+    def __len__(self) -> int:
+        """Rounds per epoch."""
+        return self.rounds_per_epoch
+
+    def __iter__(self) -> Iterator[Round]:
+        """The rounds of one epoch."""
+        start, self._start = self._start, 0
+        for position in range(start, self.rounds_per_epoch):
+            self.position = position + 1
+            yield self.round(self.epoch * self.rounds_per_epoch + position)
+
+    def cohort(self, number: int) -> list[int]:
+        """Ids of the clients of round `number`, ascending."""
+        order = torch.randperm(len(self.parts), generator=generator("cohort", self.seed, number))
+        return sorted(order[: self.clients_per_round].tolist())
+
+    def round(self, number: int) -> Round:
+        """Round `number`, whatever was drawn before."""
+        return self.round_of(number, self.cohort(number))
+
+    def round_of(self, number: int, clients: Sequence[int]) -> Round:
+        """Round `number` of chosen clients."""
+        batches = [self.work.batches(len(self.parts[client])) for client in clients]
+        rows = torch.zeros(len(clients), max(map(len, batches)), dtype=torch.int64)
+        places = torch.zeros(*rows.shape, max(map(max, batches)), dtype=torch.int64)
+        for lane, client in enumerate(clients):
+            rows[lane, : len(batches[lane])] = torch.tensor(batches[lane])
+            self._place(places[lane], rows[lane], self.work.order(self.parts[client], number, client, self.seed))
+        images, labels = self.images.images, self.images.labels
+        return Round(
+            number=number,
+            clients=tuple(clients),
+            population=len(self.parts),
+            sizes=tuple(len(self.parts[client]) for client in clients),
+            places=places.to(labels.device),
+            rows=rows,
+            images=images,
+            labels=labels,
+            prepare=self.prepare,
+            seed=self.seed,
+        )
+
+    @property
+    def sampler(self) -> Self:
+        """Itself: where Lightning looks for `set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next pass; another one than the checkpoint's starts at its first round."""
+        if epoch != self.epoch:
+            self.epoch, self.position, self._start = epoch, 0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this loader stands, with what decides its rounds."""
+        return {"epoch": self.epoch, "position": self.position, **self._identity()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on behind the last delivered round.
+
+        Raises:
+            DataError: the checkpoint was made with another federation.
+        """
+        changed = [name for name, value in self._identity().items() if state.get(name, value) != value]
+        if changed:
+            before = ", ".join(f"{name}={state[name]}" for name in changed)
+            raise DataError(f"the checkpoint is of a federation with {before}: resume it with the same data options")
+        self.epoch, self.position = state["epoch"], state["position"]
+        self._start = self.position if self.position < len(self) else 0
+
+    def _identity(self) -> dict[str, Any]:
+        names = ("clients_per_round", "rounds_per_epoch", "seed")
+        return {"clients": len(self.parts), "images": len(self.images)} | {n: getattr(self, n) for n in names}
+
+    def _place(self, places: Tensor, rows: Tensor, order: Tensor) -> None:
+        """Write a client's order into (steps, b) places, short steps filled with their first index."""
+        steps = int((rows > 0).sum())
+        starts = rows[:steps].cumsum(0) - rows[:steps]
+        within = torch.arange(places.shape[1])
+        within = torch.where(within < rows[:steps, None], within, 0)
+        places[:steps] = order[starts[:, None] + within]
+
+
+def checked_parts(parts: Sequence[Sequence[int]], images: int) -> list[Tensor]:
+    """Index tensors of clients given as lists.
+
+    Raises:
+        DataError: an empty client, an index out of range or given twice.
+    """
+    tensors = [torch.as_tensor(part, dtype=torch.int64) for part in parts]
+    for client, part in enumerate(tensors):
+        require(part.numel() > 0, f"client {client} has no image; leave it out of the partition or give it some")
+    whole = torch.cat(tensors)
+    low, high = int(whole.min()), int(whole.max())
+    require(low >= 0 and high < images, f"the partition has indices {low} to {high}; there are {images} images")
+    require(len(whole.unique()) == len(whole), "the partition gives an image to two clients; give each one once")
+    return tensors

@@ -1,0 +1,79 @@
+"""What a federated algorithm adds to local training and to averaging; by itself nothing: FedAvg.
+
+Legend: w_0 the server's parameters (anchor), w_i a client's, p_i = n_i / n its part of the round's samples, tau_i its
+local steps. Gradients, parameters and client states may carry a leading dimension of lanes (clients side by side); what
+the server holds never does.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lit_fa.errors import UserError
+from lit_fa.federated.local_optimizers import LocalOptimizer
+from lit_fa.rules.base import Tensors
+
+
+class FederatedAlgorithm:
+    """Six small methods, pure but for `correct`, which writes into the gradients it is given.
+
+    Class attributes:
+        paper: citation.
+        stateful: a client keeps tensors from round to round.
+        has_server_state: the server keeps the mean over ALL clients of their states, zero at first.
+        wants_features: `penalty` looks at the penultimate representation.
+    """
+
+    paper: ClassVar[str] = ""
+    stateful: ClassVar[bool] = False
+    has_server_state: ClassVar[bool] = False
+    wants_features: ClassVar[bool] = False
+
+    def check(self, optimizer: LocalOptimizer) -> None:
+        """Raise a `UserError` if the algorithm's formula does not hold for this local optimiser."""
+
+    def shares(self, sizes: Sequence[int], steps: Sequence[int], optimizer: LocalOptimizer) -> Tensor:
+        """(k,) float64: the coefficient of each client's w_0 - w_i in the server's gradient."""
+        n = torch.tensor(sizes, dtype=torch.float64)
+        return n / n.sum()
+
+    def initial_state(self, anchor: Tensors) -> Tensors:
+        """What a client that is sampled for the first time has kept."""
+        return {}
+
+    def correct(self, grads: Tensors, params: Tensors, anchor: Tensors, state: Tensors, server: Tensors) -> None:
+        """Add the algorithm's terms to the local gradients, in place."""
+
+    def penalty(self, features: Tensor, of_server: Tensor | None, of_previous: Tensor | None) -> Tensor:
+        """A scalar on the representation (b, d), added to the rule's."""
+        raise NotImplementedError
+
+    def new_state(
+        self, params: Tensors, anchor: Tensors, state: Tensors, server: Tensors, steps: int | Tensor, lr: float
+    ) -> Tensors:
+        """What a client keeps after its last step. steps: taken by it, or (lanes,)."""
+        return {}
+
+    def server_gradient(self, update: Tensors, server: Tensors) -> Tensors:
+        """What the server's optimiser steps on. update: sum of share times (w_0 - w_i); server: already renewed."""
+        return update
+
+
+def refuse_unless_plain(name: str, optimizer: LocalOptimizer) -> None:
+    """For algorithms whose client state assumes steps of lr times gradient."""
+    if not optimizer.plain:
+        raise UserError(f"{name} derives a client's state from plain gradient steps: use LocalSGD without momentum")
+
+
+def positive(name: str, value: float, *, zero: bool = True) -> None:
+    """Raise a `UserError` unless value > 0 (or = 0, where that is allowed)."""
+    if not (value > 0 or (zero and value == 0)):
+        raise UserError(f"{name} is {'at least' if zero else 'above'} 0, not {value}")
+
+
+def pull(grads: Tensors, params: Tensors, anchor: Tensors, strength: float) -> None:
+    """grads += strength * (w - w_0), in place; exactly nothing where w is still w_0, which Adam would blow up."""
+    for name, grad in grads.items():
+        grad.add_(params[name] - anchor[name], alpha=strength)

@@ -1,0 +1,51 @@
+r"""MOON: a client's representation is drawn to the server's and away from its own of the last round.
+
+Li, He and Song 2021, arXiv:2103.16257: with z, z_glob, z_prev the representations of the local, the server's and the
+client's previous model, the loss gains
+$\mu \cdot -\log \frac{e^{\cos(z, z_{glob})/T}}{e^{\cos(z, z_{glob})/T} + e^{\cos(z, z_{prev})/T}}$, averaged over
+the batch. The paper adds a projection head; FLFA's code, as here, takes the pooled penultimate layer.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_fa.federated.algorithms.base import FederatedAlgorithm, positive
+from lit_fa.rules.base import Tensors
+
+
+@dataclass(frozen=True)
+class Moon(FederatedAlgorithm):
+    """mu, temperature: 0.1 and 0.5 in FLFA's code; the paper tunes mu in 0.1, 1, 5, 10 and has T = 0.5.
+
+    The client keeps its parameters; in its first round they are the server's.
+    """
+
+    paper: ClassVar[str] = "Li et al. 2021, arXiv:2103.16257"
+    stateful: ClassVar[bool] = True
+    wants_features: ClassVar[bool] = True
+    mu: float = 0.1
+    temperature: float = 0.5
+
+    def __post_init__(self):
+        """The temperature divides."""
+        positive("Moon: mu", self.mu)
+        positive("Moon: temperature", self.temperature, zero=False)
+
+    def initial_state(self, anchor: Tensors) -> Tensors:
+        """The server's parameters."""
+        return dict(anchor)
+
+    def penalty(self, features: Tensor, of_server: Tensor, of_previous: Tensor) -> Tensor:
+        """mu times the contrast, mean over the batch."""
+        near = F.cosine_similarity(features, of_server, dim=-1) / self.temperature
+        far = F.cosine_similarity(features, of_previous, dim=-1) / self.temperature
+        return -self.mu * F.logsigmoid(near - far).mean()
+
+    def new_state(
+        self, params: Tensors, anchor: Tensors, state: Tensors, server: Tensors, steps: int | Tensor, lr: float
+    ) -> Tensors:
+        """w_i."""
+        return dict(params)

@@ -1,0 +1,218 @@
+r"""How a label gets into the input of a network that knows of none.
+
+`pixels`: it overwrites c entries of the flattened input. `channels`: c constant planes, or features, stand beside the
+input's own; the first layer gains a child `label` that reads them, and called without a label it works as it always
+did.
+
+A first layer is linear in image and label: with r the length by which the labelled sample is divided,
+$W\,(x + l)/r = W\,(x/r) + W_{\mathrm{label}}\,(l/r)$. So an image is projected once for all labels it is tried with,
+where the network lets rows multiply behind its first layer, which is tried on an example. Elsewhere every pair of image
+and label goes through the network as a sample of its own. Letters: n batch, k labels a sample is tried with, c classes,
+o everything but the batch in the layer's output.
+"""
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from lit_fa.errors import UserError
+from lit_fa.functional.feedback import named_generator
+from lit_fa.functional.fused import under_autocast
+from lit_fa.functional.goodness import divided, length, normalise, overlay, squares
+from lit_fa.layers.feedback import CONVS, WEIGHT_LAYERS
+from lit_fa.layers.observing import observing
+
+
+class LabelledInput:
+    """Runs a network on samples that carry labels.
+
+    Args:
+        network: its first layer is hooked, and gets the child `label` if the label stands in channels.
+        example: (n, ...) inputs, whose values do not matter.
+        classes: c.
+        position: first of the c entries of the flattened input that the label overwrites; None: channels.
+        kind: what labelled samples are divided by, see `functional.goodness.normalise`.
+        seed: of the label's weights, drawn like torch's default for the widened layer: ±1/sqrt(fan_in).
+
+    Attributes:
+        layer: name of the layer that takes the label by itself; None: the label is written into the input.
+        once: an image is projected once for all of its labels.
+
+    Raises:
+        UserError: channels, and the first weight layer is no linear or conv layer that reads the input itself.
+    """
+
+    def __init__(
+        self, network: nn.Module, example: Tensor, classes: int, position: int | None, kind: str = "rms", seed: int = 0
+    ):
+        """See the class."""
+        self.classes, self.position, self.kind = classes, position, kind
+        self.once, self.written = False, None
+        self.layer, shape = _first_layer(network, example)
+        if position is None:
+            self.places = _add_label_weights(network, self.layer, shape, classes, seed)
+        elif shape is None or len(shape) > 2 or type(network.get_submodule(self.layer)) is not nn.Linear:
+            self.layer = None
+        if self.layer is not None:
+            network.get_submodule(self.layer).register_forward_hook(self.add)
+            self.once = self._may_multiply(network, example)
+            self.layer = self.layer if self.once or position is None else None
+
+    def __call__(self, network: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        """The network's output (k n, ...), label by label, for inputs (n, ...) and labels (k, n, c).
+
+        The k labels of a sample must have the same length.
+        """
+        if self.layer is None:
+            return network(normalise(torch.cat([overlay(inputs, label, self.position) for label in labels]), self.kind))
+        if not self.once:
+            inputs, labels = torch.cat([inputs] * len(labels)), labels.flatten(0, 1).unsqueeze(0)
+        extra, entries = labels[0].square().sum(1), math.prod(inputs.shape[1:])
+        if self.position is None:
+            extra, entries = extra * self.places, entries + self.classes * self.places
+        else:
+            inputs = overlay(inputs, torch.zeros_like(labels[0]), self.position)
+        r = length(squares(inputs) + extra, entries, self.kind)
+        with self._writing(labels if r is None else labels / r.unsqueeze(1)):
+            return network(divided(inputs, r))
+
+    def add(self, layer: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+        """The hook: the layer's output (n, *o) without becomes (k n, *o) with labels."""
+        if self.written is None:
+            return None
+        if self.position is not None:
+            tensors = under_autocast(args[0], self.written, layer.weight, layer.bias)
+            return _AddLabel.apply(output.detach(), *tensors, self.position)
+        alone = layer.label(self._planes(layer, args[0])).to(output.dtype)
+        # maps whose channels lie together in memory stay so
+        last = output.ndim == 4 and output.shape[1] == output.stride(3) > output.stride(1) == 1
+        output, alone = (t.permute(0, 2, 3, 1) if last else t for t in (output, alone))
+        both = _added(output.flatten(1), self.written.to(output.dtype), alone.flatten(1))
+        both = both.reshape(-1, *output.shape[1:])
+        return both.permute(0, 3, 1, 2) if last else both
+
+    def _planes(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """The c labels of strength one, in every place of the layer's input x."""
+        hot = torch.eye(self.classes, dtype=x.dtype, device=x.device)
+        if isinstance(layer, nn.Linear):
+            return hot.view(self.classes, *[1] * (x.ndim - 2), -1).expand(-1, *x.shape[1:-1], -1)
+        return hot.view(*hot.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:])
+
+    @contextmanager
+    def _writing(self, labels: Tensor) -> Iterator[None]:
+        self.written = labels
+        try:
+            yield
+        finally:
+            self.written = None
+
+    def _may_multiply(self, network: nn.Module, example: Tensor) -> bool:
+        """Try both roads on random samples, in training mode, so that dropout before the layer is noticed."""
+        inputs = _random_like(example)
+        labels = torch.eye(self.classes).to(inputs)[:2].unsqueeze(1).expand(-1, len(inputs), -1)
+        found, layer = [], self.layer
+        for self.once in (False, True):
+            self.layer = None if self.position is not None and not self.once else layer
+            with observing(network), torch.no_grad():
+                network.train()
+                torch.manual_seed(0)
+                try:
+                    found.append(self(network, inputs, labels))
+                except Exception:  # whatever a network says to rows that multiply: it keeps one row a sample
+                    return False
+        one, other = found
+        return one.shape == other.shape and bool((one - other).norm() <= _tolerance(one) * one.norm())
+
+
+class _AddLabel(torch.autograd.Function):
+    """A linear layer's output (n, o) for images with k labels each, (k n, o), and all of its gradients.
+
+    The label's columns of the weight's gradient are written into the image's gradient, which is zero there: to
+    differentiate a slice of the weight would take another matrix of its size.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(output, x, labels, weight, bias, position):
+        columns = weight[:, position : position + labels.shape[2]]
+        return _added(output, labels, columns.t()).flatten(0, 1)
+
+    @staticmethod
+    def setup_context(ctx, inputs, _output):
+        _, x, labels, weight, _, ctx.position = inputs
+        ctx.save_for_backward(x, labels, weight)
+
+    @staticmethod
+    def backward(ctx, error):
+        x, labels, weight = ctx.saved_tensors
+        _, needs_x, needs_labels, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        columns = slice(ctx.position, ctx.position + labels.shape[2])
+        each = error.view(*labels.shape[:2], -1)
+        whole = each.sum(0)
+        grad_weight = None
+        if needs_weight:
+            grad_weight = whole.t() @ x
+            grad_weight[:, columns] = error.t() @ labels.flatten(0, 1)
+        grad_labels = each @ weight[:, columns] if needs_labels else None
+        return (None, whole @ weight if needs_x else None, grad_labels, grad_weight,
+                whole.sum(0) if needs_bias else None, None)  # fmt: skip
+
+
+def _added(output: Tensor, labels: Tensor, alone: Tensor) -> Tensor:
+    """(k, n, o): output (n, o) + labels (k, n, c) times what each label adds by itself, (c, o)."""
+    k = len(labels)
+    return torch.baddbmm(output.expand(k, *output.shape), labels, alone.expand(k, *alone.shape))
+
+
+def _first_layer(network: nn.Module, example: Tensor) -> tuple[str | None, torch.Size | None]:
+    """Name and input shape of the first weight layer if it reads the network's input itself, and once; else None."""
+    calls: list[tuple[str, Tensor]] = []
+    layers = {name: m for name, m in network.named_modules() if isinstance(m, WEIGHT_LAYERS)}
+    hooks = [m.register_forward_pre_hook(lambda _m, args, n=n: calls.append((n, args[0]))) for n, m in layers.items()]
+    inputs = _random_like(example)
+    try:
+        with observing(network), torch.no_grad():
+            network(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    name, read = calls[0] if calls else (None, inputs[:0])
+    itself = read.numel() == inputs.numel() and torch.equal(read.flatten(), inputs.flatten())
+    if not itself or not name or sum(n == name for n, _ in calls) > 1:
+        return name, None
+    return name, read.shape
+
+
+def _add_label_weights(network: nn.Module, name: str | None, shape: torch.Size | None, classes: int, seed: int) -> int:
+    """Give the layer `name` the child `label`; returns in how many places of its input a label stands."""
+    layer = network.get_submodule(name) if name else None
+    if shape is None or not isinstance(layer, (nn.Linear, *CONVS)):
+        first = f"{name} ({type(layer).__name__})" if name else "there is none"
+        raise UserError(f"label: channels needs a first linear or conv layer that reads the input itself, not {first}")
+    linear = isinstance(layer, nn.Linear)
+    twin, weight = copy.deepcopy(layer), layer.weight
+    twin.bias = None
+    if linear:
+        twin.in_features = classes
+    else:
+        twin.in_channels, twin.groups = classes, 1
+    drawn = torch.empty(len(weight), classes, *weight.shape[2:])
+    bound = 1 / math.sqrt(weight[0].numel() + drawn[0].numel())
+    drawn.uniform_(-bound, bound, generator=named_generator(seed, name, "label"))
+    twin.weight = nn.Parameter(drawn.to(weight))
+    layer.label = twin
+    return math.prod(shape[1:-1] if linear else shape[2:])
+
+
+def _random_like(example: Tensor) -> Tensor:
+    drawn = torch.randn(3, *example.shape[1:], generator=torch.Generator().manual_seed(0))
+    return drawn.to(example)
+
+
+def _tolerance(x: Tensor) -> float:
+    return math.sqrt(torch.finfo(x.dtype).eps)

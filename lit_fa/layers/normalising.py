@@ -1,0 +1,63 @@
+"""Cuts that pass on the normalised output, so that the next block cannot read the goodness of the last."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from lit_fa.functional.credit import cut
+from lit_fa.functional.goodness import divided, length, squares
+from lit_fa.layers.observing import observing
+from lit_fa.layers.taps import Taps
+
+
+class NormalisingTaps(Taps):
+    """Cuts that pass on the normalised output. A visitor is shown the sums of its squares (n,) as well."""
+
+    def __init__(self, network: nn.Module, names: list[str], kind: str):
+        """names: in the order of the forward pass; kind: see `functional.goodness.normalise`."""
+        self.names, self.kind, self.stops = names, kind, False
+        super().__init__(network, names)
+
+    def visit(self, name: str, module: nn.Module, args: tuple, output: object) -> object:
+        """Show output and squares to the visitor; pass on the normalised value without its history."""
+        if self.visitor is None:
+            return output
+        tensor = output[0] if isinstance(output, tuple) else output
+        passed = cut(tensor)
+        found = squares(passed)
+        self.visitor(name, tensor, found)
+        if self.stops and name == self.names[-1]:
+            raise _EnoughError
+        passed = divided(passed, length(found, math.prod(passed.shape[1:]), self.kind))
+        return (passed, *output[1:]) if isinstance(output, tuple) else passed
+
+    def visit_all(self, visitor: Callable[[str, Tensor, Tensor], None], forward: Callable[[], Tensor]) -> None:
+        """Run `forward`, a forward pass of the network, up to the last cut: the head issues no product."""
+        self.stops = True
+        try:
+            with self.visited_by(visitor):
+                forward()
+        except _EnoughError:
+            pass
+        finally:
+            self.stops = False
+
+    def owners(self, network: nn.Module, forward: Callable[[], Tensor]) -> dict[str, int]:
+        """Trainable parameter of the network to the number of its block; the head's number is that of the blocks."""
+        params = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        outputs: list[Tensor] = []
+        owners: dict[str, int] = {}
+        with observing(network), torch.enable_grad():  # to the end: a buffer that is restored breaks the graph
+            with self.visited_by(lambda _name, output, _squares: outputs.append(output)):
+                outputs.append(forward())
+            for number, output in enumerate(outputs):
+                if output.requires_grad:
+                    grads = torch.autograd.grad(output.sum(), [*params.values()], allow_unused=True)
+                    owners |= {name: number for name, grad in zip(params, grads, strict=True) if grad is not None}
+        return owners
+
+
+class _EnoughError(Exception):
+    """The last cut has been visited."""

@@ -1,0 +1,245 @@
+r"""One batch is one round: the server's gradient is what the clients moved away from, its optimiser takes the step.
+
+McMahan et al. 2017 (arXiv:1602.05629): the server sends w to the sampled clients, each trains on its own data, and the
+server averages what comes back. With $\Delta = \sum_i p_i (w - w_i)$ as the gradient, SGD with rate one is that
+average, and another optimiser is another server (Reddi et al. 2021, arXiv:2003.00295). So `max_steps` counts rounds,
+and checkpoints, resuming, callbacks and loggers need nothing federated.
+"""
+
+import logging
+from collections.abc import Iterable
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from lit_fa.errors import UserError
+from lit_fa.federated.algorithms import FedAvg, FederatedAlgorithm
+from lit_fa.federated.choose import EXECUTORS, Executor, checked, executor_named, fastest
+from lit_fa.federated.features import Features
+from lit_fa.federated.lanes import changing_buffers
+from lit_fa.federated.local_optimizers import LocalOptimizer, LocalSchedule, LocalSGD
+from lit_fa.federated.work import LocalTraining, Outcome, Round, Work, trainable
+from lit_fa.modules.evaluated import EvaluatedClassifier
+from lit_fa.modules.finite import NonFiniteLossError
+from lit_fa.modules.learner import Learner
+from lit_fa.modules.ranks import share_of, summed
+from lit_fa.networks import create_network
+from lit_fa.rules.backprop import Backprop
+from lit_fa.rules.base import LearningRule, Tensors
+
+log = logging.getLogger(__name__)
+LAST = 10  # final rounds that are always validated: papers report their mean
+
+
+def averaging_server(params: Iterable) -> torch.optim.Optimizer:
+    """SGD with rate one: the new server is the clients' average."""
+    return torch.optim.SGD(params, lr=1.0)
+
+
+class FederatedClassifier(EvaluatedClassifier):
+    """A network that learns to classify from clients that keep their data, by any rule under any algorithm.
+
+    Args:
+        network: a timm name (ours are registered there too) or a module.
+        rule: how a client computes its updates; None is backprop.
+        algorithm: what clients and server do besides: FedAvg (None), FedProx, FedNova, Scaffold, FedDyn, Moon or
+            FedDecorr.
+        local_optimizer: of the clients, new in every round; None: LocalSGD(lr=0.1).
+        local_schedule: factor on the clients' learning rate over rounds; None: one.
+        optimizer: the server's: SGD with rate one averages, with momentum it is FedAvgM; FedAdam, FedYogi.
+        scheduler: of the server's learning rate, one step a round.
+        executor: `stacked`, `vmap`, `sequential`, or `auto`: the fastest that can do it, timed in the first round.
+        lanes: clients stepped side by side; None: as many as the cache holds.
+        validate_every: rounds between validations; the last ten rounds are always validated.
+        seed: of what clients draw (dropout); with round and client id it decides everything random.
+        num_classes: c.
+        image_shape: (channels, height, width) of the inputs.
+        criterion: `cross_entropy`, `mse` or `bce`.
+        network_args: further arguments of the network.
+        pretrained: load timm's weights for the network.
+        stream: free each block's activations before the next block runs (rules with cuts, executor sequential).
+
+    Attributes:
+        executed_by: after the first round, which executor runs, seconds of a trial of each, and why others could not.
+
+    Raises:
+        UserError: unknown names, an algorithm that does not go with the local optimiser, an executor that cannot do it.
+    """
+
+    def __init__(
+        self,
+        network: str | nn.Module,
+        rule: LearningRule | None = None,
+        algorithm: FederatedAlgorithm | None = None,
+        local_optimizer: LocalOptimizer | None = None,
+        local_schedule: LocalSchedule | None = None,
+        optimizer: OptimizerCallable = averaging_server,
+        scheduler: LRSchedulerCallable | None = None,
+        executor: str = "auto",
+        lanes: int | None = None,
+        validate_every: int = 1,
+        seed: int = 0,
+        num_classes: int = 10,
+        image_shape: tuple[int, int, int] = (1, 28, 28),
+        criterion: str = "cross_entropy",
+        network_args: dict | None = None,
+        pretrained: bool = False,
+        stream: bool = False,
+    ):
+        """Build the network and install the rule."""
+        super().__init__()
+        _check(executor, lanes, validate_every)
+        self.automatic_optimization = False
+        if isinstance(network, str):
+            network = create_network(network, num_classes, tuple(image_shape), pretrained, **(network_args or {}))
+        example = next(network.parameters()).new_zeros(2, *image_shape)
+        rule = Backprop() if rule is None else rule
+        if stream and not rule.streams:
+            raise UserError(f"{type(rule).__name__} has no cuts to stream; use stream: false")
+        self.learner = Learner(network, rule, example, criterion)
+        local_optimizer = LocalSGD() if local_optimizer is None else local_optimizer
+        self.local = LocalTraining(FedAvg() if algorithm is None else algorithm, local_optimizer, seed, stream)
+        self.local.algorithm.check(local_optimizer)
+        taps = getattr(getattr(rule, "taps", None), "names", [])
+        self.features = Features(network, example, taps) if self.local.algorithm.wants_features else None
+        self.local_schedule = LocalSchedule() if local_schedule is None else local_schedule
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.lanes, self.validate_every = lanes, validate_every
+        self.executor: Executor | None = None
+        self.executed_by: dict = {}
+        if executor != "auto":
+            self.executor = checked(executor_named(executor, lanes), self.learner, self.local)
+            self.executed_by = {"executor": executor}
+        self.states: dict[int, Tensors] = {}  # client id to what it keeps from round to round
+        self.server: Tensors = {}  # what the algorithm keeps at the server
+        self.measure_accuracy(num_classes)
+
+    def configure_optimizers(self) -> dict | torch.optim.Optimizer:
+        """The server's optimiser; its schedule counts rounds."""
+        optimizer = self.make_optimizer(list(trainable(self.learner).values()))
+        if self.make_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer)}}
+
+    def training_step(self, batch: Round, batch_idx: int) -> Tensor:
+        """One round: the clients' training, the sum over ranks, the server's step."""
+        work = self.work_of(batch)
+        changing = {n: work.buffers[n] for n in sorted(changing_buffers(self.learner, work))}
+        lanes = share_of(batch.steps, self.global_rank, self.trainer.world_size)
+        outcome = self._run(work.take(lanes)) if lanes else Outcome({}, {}, {})
+        algorithm = self.local.algorithm
+        changes = algorithm.has_server_state
+        outcome = summed(outcome, work.params, changing, self.trainer.strategy, changes=changes)
+        loss, correct, seen = outcome.totals.tolist()
+        self._check_finite(loss, batch)
+        self._serve(outcome, batch.population)
+        self.log_dict({"train/loss": loss / seen, "train/accuracy": 100 * correct / seen, "train/local_lr": work.lr})
+        return torch.tensor(loss / seen)
+
+    @torch.no_grad()
+    def work_of(self, batch: Round) -> Work:
+        """What the clients of a round receive. The rule's feedback is renewed first, if it is renewed by rounds."""
+        params, buffers = trainable(self.learner), dict(self.learner.named_buffers())
+        for name, tensor in self.rule.on_round_start(params, buffers).items():
+            buffers[name].copy_(tensor)
+        sent = {name: p.detach().clone() for name, p in params.items()}
+        algorithm, sizes = self.local.algorithm, torch.tensor(batch.sizes, dtype=torch.float64)
+        if algorithm.has_server_state and not self.server:
+            self.server = {name: torch.zeros_like(p) for name, p in sent.items()}
+        rounds = self.rounds()
+        return Work(
+            round=batch,
+            shares=algorithm.shares(batch.sizes, batch.steps, self.local.optimizer),
+            fractions=sizes / sizes.sum(),
+            params=sent,
+            buffers={name: b.clone() for name, b in buffers.items()},
+            states=[self.states.get(c) or algorithm.initial_state(sent) for c in batch.clients],
+            server=self.server,
+            lr=self.local.optimizer.lr * self.local_schedule.factor(batch.number, rounds),
+            fraction=batch.number / rounds,
+        )
+
+    def rounds(self) -> int:
+        """Rounds of the whole run."""
+        total = self.trainer.estimated_stepping_batches
+        return int(total) if total != float("inf") else max(self.global_step, 1)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Loss and accuracy on held-out data, in the rounds that are validated."""
+        if self._validates:
+            super().validation_step(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Accuracy in percent, in the rounds that are validated."""
+        if self._validates:
+            super().on_validation_epoch_end()
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Keep what clients and algorithm keep, and the executor, on which the last bits depend."""
+        checkpoint["federated"] = {"states": self.states, "server": self.server, "executed_by": self.executed_by}
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Go on with the same clients' states and the same executor."""
+        kept = checkpoint.get("federated")
+        if kept is None:
+            return
+        self.states = {c: {n: t.to(self.device) for n, t in s.items()} for c, s in kept["states"].items()}
+        self.server = {n: t.to(self.device) for n, t in kept["server"].items()}
+        if self.executor is None and kept["executed_by"]:
+            self.executed_by = kept["executed_by"]
+            self.executor = executor_named(self.executed_by["executor"], self.lanes)
+
+    def on_fit_start(self) -> None:
+        """What was loaded before the module moved follows it."""
+        self.states = {c: {n: t.to(self.device) for n, t in s.items()} for c, s in self.states.items()}
+        self.server = {n: t.to(self.device) for n, t in self.server.items()}
+
+    @property
+    def _validates(self) -> bool:
+        done = self.global_step
+        if self.trainer.state.fn != "fit" or done % self.validate_every == 0:
+            return True
+        return done > self.rounds() - LAST
+
+    def _run(self, work: Work) -> Outcome:
+        if self.executor is None:
+            executor, found = fastest(self.learner, self.local, work, self.features, self.lanes)
+            agreed = self.trainer.strategy.broadcast(found)
+            self.executor = executor if agreed == found else executor_named(agreed["executor"], self.lanes)
+            self.executed_by = agreed
+            for logger in self.trainer.loggers:
+                logger.log_hyperparams({"executor": agreed["executor"]})
+        return self.executor.run(self.learner, self.local, work, self.features)
+
+    def _serve(self, outcome: Outcome, population: int) -> None:
+        """The server's step on the pseudo-gradient; buffers that clients change become their average."""
+        algorithm, optimizer = self.local.algorithm, self.optimizers()
+        self.states |= outcome.states
+        self.server = {n: self.server[n] + change / population for n, change in outcome.change.items()} or self.server
+        gradient = algorithm.server_gradient(outcome.update, self.server)
+        for name, p in trainable(self.learner).items():
+            p.grad = gradient[name]
+        buffers = dict(self.learner.named_buffers())
+        for name, value in outcome.buffers.items():
+            buffers[name].copy_(value)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if self.make_scheduler is not None:
+            self.lr_schedulers().step()
+
+    def _check_finite(self, loss: float, batch: Round) -> None:
+        if loss != loss or abs(loss) == float("inf"):
+            raise NonFiniteLossError(
+                f"the clients' loss is {loss} in round {batch.number}; the last checkpoint stays: lower the learning "
+                "rate of model.init_args.local_optimizer"
+            )
+
+
+def _check(executor: str, lanes: int | None, validate_every: int) -> None:
+    if executor not in EXECUTORS:
+        raise UserError(f"executor is one of {', '.join(EXECUTORS)}, not '{executor}'")
+    if lanes is not None and lanes < 1:
+        raise UserError(f"lanes is at least 1 or null, not {lanes}")
+    if validate_every < 1:
+        raise UserError(f"validate_every is at least 1, not {validate_every}")

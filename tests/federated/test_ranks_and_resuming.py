@@ -1,0 +1,74 @@
+"""Ranks share the clients of a round; a run that was killed goes on with the very next one."""
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from lit_fa.modules.ranks import share_of
+from tests.federated.federation import largest_difference
+from tests.federated.running import record
+
+RUNS = [("backprop", "FedAvg"), ("ff", "FedNova"), ("backprop", "Scaffold"), ("backprop", "Moon"), ("ff", "FedDyn")]
+
+
+def same(a: object, b: object) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    return a == b
+
+
+@pytest.mark.parametrize(("rule", "algorithm"), RUNS)
+def test_two_ranks_give_the_weights_of_one(rule: str, algorithm: str, tmp_path: Path):
+    one = record(tmp_path / "one", rule=rule, algorithm=algorithm)
+    two = record(tmp_path / "two", rule=rule, algorithm=algorithm, devices=2)
+    assert largest_difference(two["state"], one["state"]) < 1e-12
+    assert largest_difference(two["metrics"], one["metrics"]) < 1e-4  # Lightning's sums over ranks are float32
+    assert same(two["ranks"][0]["state"], two["ranks"][1]["state"])
+    assert {*one["states"]} == {*two["ranks"][1]["states"]}  # every rank knows every client
+    for client, state in one["states"].items():
+        assert largest_difference(two["ranks"][1]["states"][client], state) < 1e-12
+
+
+def test_a_rank_without_a_client_takes_part(tmp_path: Path):
+    options = {"rule": "backprop", "algorithm": "Scaffold", "sampled": 1}
+    one, two = record(tmp_path / "one", **options), record(tmp_path / "two", devices=2, **options)
+    assert largest_difference(two["state"], one["state"]) < 1e-12
+
+
+@pytest.mark.parametrize("killed_at", [3, 4])  # in the middle of an epoch of two rounds, and at its end
+@pytest.mark.parametrize(("rule", "algorithm"), [("backprop", "Scaffold"), ("ff", "FedAvg"), ("backprop", "Moon")])
+def test_a_resumed_run_draws_the_same_clients_and_ends_bit_for_bit(
+    rule: str, algorithm: str, killed_at: int, tmp_path: Path
+):
+    options = {"rule": rule, "algorithm": algorithm}
+    assert record(tmp_path / "killed", kill_at=killed_at, **options)["codes"] == [-signal.SIGKILL]
+    checkpoint = tmp_path / "killed" / f"step={killed_at - 1}.ckpt"  # the kill came before its own round's
+    whole = record(tmp_path / "whole", **options)
+    resumed = record(tmp_path / "resumed", resume=str(checkpoint), **options)
+    assert resumed["clients"] == whole["clients"][killed_at - 1 :]
+    assert resumed["losses"] == whole["losses"][killed_at - 1 :]
+    assert all(same(resumed[key], whole[key]) for key in ("state", "server", "states"))
+
+
+def test_a_lost_rank_is_one_clear_line_and_leaves_a_checkpoint_to_go_on_from(tmp_path: Path):
+    options = {"rule": "backprop", "algorithm": "FedAvg"}
+    codes = record(tmp_path / "lost", devices=2, kill_at=3, kill_rank=1, **options)["codes"]
+    assert codes == [2, -signal.SIGKILL]
+    error = (tmp_path / "lost" / "record.error.0").read_text()
+    assert error.startswith("LostRankError: another rank of this run is gone")
+    assert "\n" not in error
+    whole = record(tmp_path / "whole", **options)
+    resumed = record(tmp_path / "resumed", resume=str(tmp_path / "lost" / "step=2.ckpt"), **options)
+    assert resumed["clients"] == whole["clients"][2:]
+    assert largest_difference(resumed["state"], whole["state"]) < 1e-12  # two of its rounds were two ranks'
+
+
+def test_ranks_share_the_steps_evenly_and_leave_out_no_client():
+    steps = [9, 1, 1, 7, 3, 3]
+    shares = [share_of(steps, rank, 3) for rank in range(3)]
+    assert sorted(lane for share in shares for lane in share) == [*range(6)]
+    assert [sum(steps[lane] for lane in share) for share in shares] == [9, 8, 7]
