@@ -1,13 +1,11 @@
 """One client after another on the learner itself: any network, any rule; the reference for the other executors."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from lit_fa.federated.features import Features
 from lit_fa.federated.lanes import changing_buffers
-from lit_fa.federated.local_step import with_penalty
+from lit_fa.federated.local_step import counted, local_surrogate
 from lit_fa.federated.work import Learner, LocalTraining, Outcome, Work, client_seed, trainable
 from lit_fa.rules.base import Batch, LearningRule, Surrogate, Tensors
 
@@ -45,7 +43,7 @@ class SequentialExecutor:
     ) -> Tensor:
         """A client's local steps, in place; returns loss times samples, correct, samples."""
         algorithm, state = local.algorithm, local.optimizer.init(_detached(params))
-        own, totals = work.states[lane], torch.zeros(3, dtype=torch.float64)
+        own, totals = work.states[lane], 0
         rule, held = learner.rule, _detached(params)
         changed = dict(learner.named_buffers()) if rule.evolves else {}
         for step in range(work.round.steps[lane]):
@@ -62,7 +60,7 @@ class SequentialExecutor:
             totals += counted(surrogate.loss, surrogate.logits, batch[1])
         for p in params.values():
             p.grad = None
-        return totals
+        return totals.cpu()
 
     def _gradients(
         self,
@@ -75,31 +73,11 @@ class SequentialExecutor:
     ) -> Surrogate:
         for p in learner.parameters():
             p.grad = None
-        evaluate: Callable = learner
         if local.stream:
             return learner.stream(batch, Tensor.backward)
-        if features is None:
-            surrogate = evaluate(batch)
-        else:
-            surrogate = with_penalty(
-                learner,
-                evaluate,
-                batch,
-                penalty=local.algorithm.penalty,
-                features=features,
-                anchor=work.params,
-                previous=own,
-                buffers=work.buffers,
-            )
+        surrogate = local_surrogate(learner, learner, batch, local, work, features, own)
         surrogate.value.backward()
         return surrogate
-
-
-def counted(loss: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-    """(3,) float64 on the CPU: loss times samples, correct, samples."""
-    seen = targets.numel()
-    correct = (logits.argmax(-1) == targets).sum()
-    return torch.tensor([float(loss) * seen, float(correct), seen], dtype=torch.float64)
 
 
 def _handed_back(

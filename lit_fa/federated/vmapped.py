@@ -6,7 +6,7 @@ from torch.func import functional_call, grad, vmap
 
 from lit_fa.federated.features import Features
 from lit_fa.federated.lanes import LaneExecutor, Lanes
-from lit_fa.federated.local_step import with_penalty
+from lit_fa.federated.local_step import counted, local_surrogate
 from lit_fa.federated.work import Learner, LocalTraining
 from lit_fa.rules.base import Batch, LearningRule, Tensors
 
@@ -76,21 +76,9 @@ def mapped_gradient(learner: Learner, local: LocalTraining, lanes: Lanes, featur
 
     def value(params: Tensors, buffers: Tensors, batch: Batch, own: Tensors):
         def evaluate(batch: Batch):
-            return functional_call(learner, ({**params}, {**shared, **buffers}), (batch,))
+            return functional_call(learner, (params, {**shared, **buffers}), (batch,))
 
-        if features is None:
-            surrogate = evaluate(batch)
-        else:
-            surrogate = with_penalty(
-                learner,
-                evaluate,
-                batch,
-                penalty=local.algorithm.penalty,
-                features=features,
-                anchor=work.params,
-                previous=own,
-                buffers=work.buffers,
-            )
+        surrogate = local_surrogate(learner, evaluate, batch, local, work, features, own)
         return surrogate.value, (surrogate.loss, surrogate.logits)
 
     return vmap(grad(value, has_aux=True))
@@ -98,10 +86,17 @@ def mapped_gradient(learner: Learner, local: LocalTraining, lanes: Lanes, featur
 
 def _measured(mapped: tuple, targets: Tensor) -> tuple[Tensors, Tensor]:
     grads, (losses, logits) = mapped
-    rows = targets.shape[1]
-    correct = (logits.argmax(-1) == targets).sum()
-    parts = (losses.double().sum() * rows, correct.double(), correct.new_tensor(targets.numel()).double())
-    return grads, torch.stack(parts)
+    return _own(grads), counted(losses, logits, targets)
+
+
+def _own(grads: Tensors) -> Tensors:
+    """Gradients that may be written into: parameters that are added to each other share one tensor."""
+    seen: set[int] = set()
+    apart = {}
+    for name, g in grads.items():
+        apart[name] = g.clone() if g.data_ptr() in seen or 0 in g.stride() else g
+        seen.add(g.data_ptr())
+    return apart
 
 
 def _renew(rule: LearningRule, lanes: Lanes, step: int) -> None:

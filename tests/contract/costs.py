@@ -1,45 +1,13 @@
 """What a step costs, counted rather than timed: floating-point operations, matrix products, bytes alive at once."""
 
 import gc
-import weakref
 from collections import Counter
 from collections.abc import Callable
 
-import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-
-class Alive(TorchDispatchMode):
-    """Bytes of the storages made inside that are alive, and the most there were."""
-
-    def __init__(self):
-        super().__init__()
-        self.bytes = self.peak = 0
-        self.known: set[int] = set()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        # the storages of arguments were there before, or are known already
-        before = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
-        out = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                self.meet(tensor.untyped_storage(), before)
-        return out
-
-    def meet(self, storage: torch.UntypedStorage, before: set[int]) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in before or key in self.known:
-            return
-        self.known.add(key)
-        self.bytes += size
-        self.peak = max(self.peak, self.bytes)
-        weakref.finalize(storage, self.leave, key, size)
-
-    def leave(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.bytes -= size
+from callbacks.round_cost import LiveBytes
 
 
 def peak_bytes(step: Callable[[], object]) -> int:
@@ -47,7 +15,7 @@ def peak_bytes(step: Callable[[], object]) -> int:
     gc.collect()
     gc.disable()  # what dies, dies by its last reference: the count does not depend on the collector
     try:
-        with Alive() as alive:
+        with LiveBytes() as alive:
             step()
         return alive.peak
     finally:

@@ -198,3 +198,23 @@ def test_fixed_feedback_stays_bit_for_bit_what_was_drawn():
     quiet(max_epochs=1).fit(module, loader(3))
     assert before
     assert all(torch.equal(b, before[n]) for n, b in module.learner.named_buffers())
+
+
+class Summed(nn.Module):
+    """Adds two parameters to each other, so that autograd hands both the same gradient tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.ones(CLASSES)), nn.Parameter(torch.zeros(CLASSES))
+        self.layer = nn.Linear(5, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) + (self.a + self.b)
+
+
+def test_parameters_that_share_a_gradient_are_corrected_once():
+    def result(executor: str) -> dict:
+        torch.manual_seed(0)
+        return weights(trained(FedProx(0.3), LocalSGD(0.2), executor=executor, net=Summed().double()))
+
+    assert largest_difference(result("vmap"), result("sequential")) < 1e-13

@@ -61,6 +61,16 @@ class FederatedAlgorithm:
         return update
 
 
+def equal_shares(clients: int) -> Tensor:
+    """(k,) float64: clients count alike, whatever their size."""
+    return torch.full((clients,), 1 / clients, dtype=torch.float64)
+
+
+def zeros(anchor: Tensors) -> Tensors:
+    """A client's state before its first round, where that is nothing."""
+    return {name: torch.zeros_like(t) for name, t in anchor.items()}
+
+
 def refuse_unless_plain(name: str, optimizer: LocalOptimizer) -> None:
     """For algorithms whose client state assumes steps of lr times gradient."""
     if not optimizer.plain:

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from lit_fa.federated.algorithms.base import FederatedAlgorithm, positive, pull
+from lit_fa.federated.algorithms.base import FederatedAlgorithm, equal_shares, positive, pull, zeros
 from lit_fa.federated.local_optimizers import LocalOptimizer
 from lit_fa.rules.base import Tensors
 
@@ -33,11 +32,11 @@ class FedDyn(FederatedAlgorithm):
 
     def shares(self, sizes: Sequence[int], steps: Sequence[int], optimizer: LocalOptimizer) -> Tensor:
         """1 / |S|."""
-        return torch.full((len(sizes),), 1 / len(sizes), dtype=torch.float64)
+        return equal_shares(len(sizes))
 
     def initial_state(self, anchor: Tensors) -> Tensors:
         """g_i = 0."""
-        return {name: torch.zeros_like(t) for name, t in anchor.items()}
+        return zeros(anchor)
 
     def correct(self, grads: Tensors, params: Tensors, anchor: Tensors, state: Tensors, server: Tensors) -> None:
         """g - g_i + alpha (w - w_0)."""
