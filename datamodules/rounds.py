@@ -19,9 +19,9 @@ from datamodules.image_set import Batch, InMemory
 Prepare = Callable[[Tensor, Draws], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Round:
-    """One batch of a `RoundLoader`.
+    """One batch of a `RoundLoader`. Not frozen, for Lightning's precision plugins refuse to convert what is.
 
     Attributes:
         number: of the round, from 0 on.
@@ -33,6 +33,7 @@ class Round:
         images, labels: (N, ...) and (N,), the whole training set; shared, never copied.
         prepare: what turns stored images into inputs; None for images that are ready.
         seed: of augmentation.
+        dtype: of inputs; None: as stored or prepared.
     """
 
     number: int
@@ -45,6 +46,7 @@ class Round:
     labels: Tensor
     prepare: Prepare | None = None
     seed: int = 0
+    dtype: torch.dtype | None = None
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -76,7 +78,7 @@ class Round:
         places = self.places[:active, step, :longest]
         labels = self.labels.index_select(0, places.reshape(-1)).view(active, longest)
         if self.prepare is None:
-            images = self.images.index_select(0, places.reshape(-1))
+            images = self._cast(self.images.index_select(0, places.reshape(-1)))
             return images.view(active, longest, *images.shape[1:]), labels
         return torch.stack([_filled(self.batch(lane, step)[0], longest) for lane in range(active)]), labels
 
@@ -87,9 +89,12 @@ class Round:
 
     def _prepared(self, images: Tensor, lane: int, step: int) -> Tensor:
         if self.prepare is None:
-            return images
+            return self._cast(images)
         seed = generator("local draws", self.seed, self.number, self.clients[lane]).initial_seed()
-        return self.prepare(images, Draws(seed, self.number, step, len(images)))
+        return self._cast(self.prepare(images, Draws(seed, self.number, step, len(images))))
+
+    def _cast(self, inputs: Tensor) -> Tensor:
+        return inputs.to(self.dtype) if self.dtype is not None and inputs.is_floating_point() else inputs
 
 
 def _filled(images: Tensor, rows: int) -> Tensor:

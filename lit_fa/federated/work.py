@@ -32,6 +32,7 @@ class Round(Protocol):
         sizes: samples that each client has.
         steps: local steps that each client takes.
         rows: (k, longest) on the CPU: samples in each step, 0 after a client's last step.
+        dtype: of the inputs that `batch` and `stacked` give.
     """
 
     number: int
@@ -40,6 +41,7 @@ class Round(Protocol):
     sizes: tuple[int, ...]
     steps: tuple[int, ...]
     rows: Tensor
+    dtype: torch.dtype | None
 
     def take(self, lanes: Sequence[int]) -> "Round":
         """The round of only these lanes."""

@@ -149,6 +149,7 @@ class Classifier(EvaluatedClassifier):
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Remember the random state until training starts: loading itself may draw numbers."""
+        super().on_load_checkpoint(checkpoint)
         self._resumed = checkpoint.get("lit_fa")
 
     def on_train_epoch_start(self) -> None:

@@ -53,6 +53,11 @@ class EvaluatedClassifier(L.LightningModule):
         """Logits (n, c)."""
         return self(batch[0] if isinstance(batch, (tuple, list)) else batch)
 
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Take 64-bit weights as they are: under precision 64-true Lightning converts a module after it has loaded."""
+        if self._trainer is not None and self.trainer.precision == "64-true":
+            self.double()
+
     def _evaluate(self, split: str, batch: Batch) -> None:
         inputs, targets = batch
         logits = self(inputs)

@@ -8,6 +8,7 @@ and checkpoints, resuming, callbacks and loggers need nothing federated.
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -149,7 +150,7 @@ class FederatedClassifier(EvaluatedClassifier):
             self.server = {name: torch.zeros_like(p) for name, p in sent.items()}
         rounds = self.rounds()
         return Work(
-            round=batch,
+            round=replace(batch, dtype=next(iter(sent.values())).dtype),
             shares=algorithm.shares(batch.sizes, batch.steps, self.local.optimizer),
             fractions=sizes / sizes.sum(),
             params=sent,
@@ -181,12 +182,13 @@ class FederatedClassifier(EvaluatedClassifier):
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Go on with the same clients' states and the same executor."""
+        super().on_load_checkpoint(checkpoint)
         kept = checkpoint.get("federated")
         if kept is None:
             return
         self.states = {c: {n: t.to(self.device) for n, t in s.items()} for c, s in kept["states"].items()}
         self.server = {n: t.to(self.device) for n, t in kept["server"].items()}
-        if self.executor is None and kept["executed_by"]:
+        if self.executor is None and kept["executed_by"].get("executor") in EXECUTORS:
             self.executed_by = kept["executed_by"]
             self.executor = executor_named(self.executed_by["executor"], self.lanes)
 

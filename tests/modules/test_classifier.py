@@ -326,6 +326,21 @@ def test_a_checkpoint_of_a_named_network_loads_into_a_new_classifier(tmp_path: P
     assert torch.equal(loaded.eval()(x), module.eval()(x))
 
 
+def test_a_64_bit_run_goes_on_with_all_its_bits(tmp_path: Path):
+    def trained(epochs: int, folder: str, start: Path | None = None) -> Classifier:
+        module = classifier(FeedbackAlignment())
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
+        keep = ModelCheckpoint(tmp_path / folder, "last")
+        trainer = L.Trainer(accelerator="cpu", max_epochs=epochs, precision="64-true", callbacks=[keep], **quiet)
+        trainer.fit(module, data(), ckpt_path=start, weights_only=False)
+        return module
+
+    trained(1, "half")
+    whole, again = trained(2, "whole"), trained(2, "again", tmp_path / "half" / "last.ckpt")
+    assert equal(whole.learner.state_dict(), again.learner.state_dict())
+    assert next(again.parameters()).dtype == torch.float64
+
+
 def test_it_trains_compiled():
     plain, compiled = classifier(FeedbackAlignment()), classifier(FeedbackAlignment(), compile=True)
     assert compiled.learner._compiled_call_impl is not None
