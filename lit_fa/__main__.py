@@ -5,6 +5,7 @@ import sys
 USAGE = """usage: lit-fa COMMAND ...
 
   fit | validate | test | predict   one run, configured in YAML (lit-fa fit --help; --config FILE, --print_config)
+  flower                            a federation over Flower: --config FILE [--nodes N|all] (lit-fa flower --help)
   table list | run | report         a paper's table: its cells, the missing runs, ours beside the published
 
   --debug                           with any command: show the traceback of an error"""
@@ -34,9 +35,14 @@ def _dispatch(argv: list[str]) -> int:
         from lit_fa.tables.cli import main as table
 
         return table(argv[1:]) or 0
+    if argv[0] == "flower":
+        from lit_fa.flower.cli import main as flower
+
+        flower(argv[1:])
+        return 0
     commands = ["fit", "validate", "test", "predict"]
     if argv[0] not in commands:
-        raise UserError(f"unknown command '{argv[0]}'; {nearest(argv[0], [*commands, 'table'])}")
+        raise UserError(f"unknown command '{argv[0]}'; {nearest(argv[0], [*commands, 'flower', 'table'])}")
     from lit_fa.cli import main as run
 
     run(argv)

@@ -1,0 +1,83 @@
+"""`lit-fa flower --config X.yaml`: a federation over Flower, on this machine or as an app for many."""
+
+import argparse
+import logging
+from pathlib import Path
+
+from lit_fa.errors import UserError
+
+
+def main(argv: list[str]) -> None:
+    """The command line; options that are not Flower's are the experiment's, as in `lit-fa fit`."""
+    options, experiment = _parser().parse_known_args(argv)
+    try:
+        import flwr  # noqa: F401
+    except ImportError as error:
+        raise UserError("lit-fa flower needs Flower: pip install 'lit-fa[flower]'") from error
+    from lit_fa.cli import guarded
+    from lit_fa.flower.experiment import resolved
+
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("lit_fa").setLevel(logging.INFO)
+    prepared: list[tuple[str, int]] = []
+    guarded(lambda: prepared.append(resolved(experiment)))
+    text, clients = prepared[0]
+    config = {
+        "experiment": text,
+        "nodes": _nodes(options.nodes, clients),
+        "allow-failures": options.allow_failures,
+        "ckpt-path": str(Path(options.ckpt_path).resolve()) if options.ckpt_path else "",
+        "patience-s": options.patience,
+    }
+    if options.app:
+        print(f"{written(Path(options.app), config)}: flwr run {options.app} SUPERLINK --stream")
+        return
+    _on_this_machine(config, options.json)
+
+
+def written(folder: Path, config: dict) -> Path:
+    """The app's folder: one file, which `flwr run` packs and sends to every machine."""
+    from lit_fa.flower.experiment import toml
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "pyproject.toml"
+    path.write_text(toml(config))
+    return path
+
+
+def _on_this_machine(config: dict, json_file: str | None) -> None:
+    from lit_fa.cli import write_json
+    from lit_fa.flower.loopback import federation
+
+    with federation(config["nodes"]) as started:
+        app = started.folder / "app"
+        written(app, config)
+        started.submit(app)
+        found = started.wait(config["allow-failures"])
+    if "error" in found:
+        raise UserError(found["error"]) if found["user_error"] else RuntimeError(found["error"])
+    for name, value in sorted(found["metrics"].items()):
+        print(f"{name}: {value:.6g}")
+    if json_file:
+        write_json(Path(json_file), found["metrics"])
+
+
+def _nodes(asked: str, clients: int) -> int:
+    if asked == "all":
+        return clients
+    if not asked.isdigit() or not 1 <= int(asked) <= clients:
+        raise UserError(f"--nodes {asked}: 1 to {clients} (the clients there are), or all: one client a node")
+    return int(asked)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lit-fa flower", description=__doc__, allow_abbrev=False, epilog="Every other option is of `lit-fa fit`."
+    )
+    parser.add_argument("--nodes", default="2", help="SuperNodes that share the clients; all: one client each")
+    parser.add_argument("--allow-failures", action="store_true", help="go on with the clients that answer")
+    parser.add_argument("--patience", type=float, default=600.0, help="seconds to wait for nodes and replies")
+    parser.add_argument("--ckpt_path", help="go on from this checkpoint")
+    parser.add_argument("--json", help="write the last value of every metric there")
+    parser.add_argument("--app", help="only write the Flower app into this folder, for `flwr run` on many machines")
+    return parser

@@ -1,0 +1,138 @@
+"""The executor of a federation over Flower: clients are trained where they live, sums are added in fixed order."""
+
+import logging
+import time
+from dataclasses import replace
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from lit_fa.errors import UserError
+from lit_fa.federated.features import Features
+from lit_fa.federated.work import Learner, LocalTraining, Outcome, Work
+from lit_fa.flower.messages import packed_work, unpacked_outcome
+from lit_fa.flower.node import FAILED
+
+log = logging.getLogger(__name__)
+POLL_S = 0.2  # between two looks for replies; Flower's own send_and_receive waits 3 s
+
+
+class NodeError(UserError):
+    """A SuperNode failed or is gone."""
+
+
+class GridExecutor:
+    """Sends every node its clients of a round and adds what comes back, node by node.
+
+    Args:
+        grid: Flower's.
+        nodes: how many SuperNodes share the clients: client c lives on the one with partition-id c modulo nodes.
+        allow_failures: go on with the clients that answered, weighted as if only they had been sampled.
+        patience_s: how long to wait for the nodes to connect, and for the replies of a round.
+    """
+
+    name = "flower"
+
+    def __init__(self, grid: Grid, nodes: int, allow_failures: bool = False, patience_s: float = 600.0):
+        """Nobody is asked yet."""
+        self.grid, self.nodes, self.allow_failures, self.patience_s = grid, nodes, allow_failures, patience_s
+        self.node_of: dict[int, int] = {}  # partition-id to node id
+        self.made_by: dict[int, str] = {}  # partition-id to its executor
+
+    def refusal(self, learner: Learner, local: LocalTraining) -> str | None:
+        """Nodes refuse by themselves."""
+        return None
+
+    def connect(self, federation: str) -> None:
+        """Wait until every part of the clients has a node, and see that all know the same federation.
+
+        Raises:
+            NodeError: too few nodes, a part that nobody or two hold, another federation.
+        """
+        deadline = time.monotonic() + self.patience_s
+        while len(ids := sorted(self.grid.get_node_ids())) < self.nodes:
+            if time.monotonic() > deadline:
+                raise NodeError(f"{len(ids)} of {self.nodes} SuperNodes are connected after {self.patience_s:g} s")
+            time.sleep(POLL_S)
+        told = self._asked({id: RecordDict() for id in ids}, "query")
+        for id, content in told.items():
+            if isinstance(content, str):
+                raise NodeError(f"SuperNode {id} cannot build the experiment: {content}")
+            known = content.config_records["who"]
+            self._place(int(known["partition-id"]), id, known["federation"] == federation)
+        missing = sorted(set(range(self.nodes)) - {*self.node_of})
+        if missing:
+            raise NodeError(f"no SuperNode has partition-id {missing[0]} (of {self.nodes}): set it in --node-config")
+
+    def run(self, learner: Learner, local: LocalTraining, work: Work, features: Features | None = None) -> Outcome:
+        """One round; the sum over nodes by ascending partition-id."""
+        began, device = time.perf_counter(), next(iter(work.params.values())).device
+        lanes = {part: _lanes(work, part, self.nodes) for part in range(self.nodes)}
+        lanes = {part: chosen for part, chosen in lanes.items() if chosen}
+        sent = {self.node_of[part]: packed_work(work.take(chosen)) for part, chosen in lanes.items()}
+        replies = self._asked(sent, "train", str(work.round.number))
+        outcome, answered = Outcome({}, {}, {}), []
+        for part, chosen in lanes.items():
+            content = replies[self.node_of[part]]
+            if isinstance(content, str):
+                self._failed(part, chosen, work, content)
+                continue
+            self.made_by[part] = str(content.config_records["made"]["executor"])
+            outcome.add(unpacked_outcome(content, device))
+            answered += chosen
+        took = time.perf_counter() - began
+        log.info("round %d: %d clients on %d nodes, %.1f s", work.round.number, len(answered), len(lanes), took)
+        return outcome if len(answered) == len(work.states) else _reweighted(outcome, local, work, sorted(answered))
+
+    def _place(self, part: int, id: int, same: bool) -> None:
+        if part in self.node_of or not 0 <= part < self.nodes:
+            raise NodeError(f"a SuperNode has partition-id {part}: each of 0 to {self.nodes - 1} must be there once")
+        if not same:
+            raise NodeError(f"the SuperNode with partition-id {part} deals out other data than the server: same files?")
+        self.node_of[part] = id
+
+    def _failed(self, part: int, lanes: list[int], work: Work, said: str) -> None:
+        clients = ", ".join(str(work.round.clients[lane]) for lane in lanes)
+        what = f"SuperNode {part} failed in round {work.round.number} (clients {clients}): {said}"
+        if not self.allow_failures:
+            raise NodeError(f"{what}; the last checkpoint stays usable: start again with --ckpt_path")
+        log.warning("%s; going on without", what)
+
+    def _asked(self, contents: dict[int, RecordDict], kind: str, group: str = "") -> dict[int, RecordDict | str]:
+        """Node id to its answer, or to what went wrong."""
+        sent = {id: Message(content, id, kind, group_id=group) for id, content in contents.items()}
+        of = dict(zip(self.grid.push_messages([*sent.values()]), sent, strict=True))  # message id to node id
+        answers: dict[int, RecordDict | str] = {}
+        deadline = time.monotonic() + self.patience_s
+        while waiting := [key for key, id in of.items() if id not in answers]:
+            for reply in self.grid.pull_messages(waiting):
+                answers[of[reply.metadata.reply_to_message_id]] = _content(reply)
+            if time.monotonic() > deadline:
+                answers |= {of[key]: f"no answer in {self.patience_s:g} s" for key in waiting if of[key] not in answers}
+            if any(of[key] not in answers for key in waiting):
+                time.sleep(POLL_S)
+        return answers
+
+
+def _content(reply: Message) -> RecordDict | str:
+    if reply.has_error():
+        return " ".join(str(reply.error.reason or f"error code {reply.error.code}").split())[:400]
+    if FAILED in reply.content.config_records:
+        return str(reply.content.config_records[FAILED]["said"])
+    return reply.content
+
+
+def _lanes(work: Work, part: int, nodes: int) -> list[int]:
+    return [lane for lane, client in enumerate(work.round.clients) if client % nodes == part]
+
+
+def _reweighted(outcome: Outcome, local: LocalTraining, work: Work, answered: list[int]) -> Outcome:
+    """The outcome of a round in which only some clients were sampled: every algorithm's shares keep their ratios."""
+    if not answered:
+        raise NodeError(f"no client answered in round {work.round.number}; the last checkpoint stays usable")
+    left = work.round.take(answered)
+    scale = float(local.algorithm.shares(left.sizes, left.steps, local.optimizer)[0] / work.shares[answered[0]])
+    whole = float(work.fractions[answered].sum())
+    update = {name: t * scale for name, t in outcome.update.items()}
+    buffers = {name: b / whole if b.is_floating_point() else b for name, b in outcome.buffers.items()}
+    return replace(outcome, update=update, buffers=buffers)

@@ -1,0 +1,159 @@
+"""A SuperLink and its SuperNodes on this machine, started for one run and ended with it, whatever happens."""
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from lit_fa.errors import UserError
+from lit_fa.flower.server import PROGRESS, REPORT
+
+log = logging.getLogger(__name__)
+LINK = "lit-fa"  # what the SuperLink is called in the run's own Flower config
+POLL_S, START_S = 0.2, 60.0
+
+
+class Federation:
+    """The processes of one run; each one's output goes to a file of its own.
+
+    Args:
+        folder: for Flower's own files and the logs; nothing of the user's.
+        nodes: SuperNodes to start; node i gets partition-id i.
+    """
+
+    def __init__(self, folder: Path, nodes: int):
+        """Nothing is started yet."""
+        self.folder, self.nodes, self.port = folder, nodes, free_port()
+        self.started: dict[str, subprocess.Popen] = {}
+
+    def start(self) -> None:
+        """SuperLink first, then the nodes, which find it."""
+        offline = ["--insecure", "--disable-runtime-dependency-installation"]
+        self._start("SuperLink", ["flower-superlink", *offline, "--port", str(self.port)])
+        self._wait_for_port()
+        for node in range(self.nodes):
+            config = f"partition-id={node} num-partitions={self.nodes}"
+            ports = ["--superlink", f"127.0.0.1:{self.port}", "--port", str(free_port())]
+            self._start(f"SuperNode {node}", ["flower-supernode", "--insecure", *ports, "--node-config", config])
+
+    def submit(self, app: Path) -> None:
+        """`flwr run`, which returns once the SuperLink has the app."""
+        found = subprocess.run(
+            [_tool("flwr"), "run", str(app), LINK], env=self._environment(), capture_output=True, text=True
+        )
+        if found.returncode:
+            raise UserError(f"flwr run: {' '.join((found.stdout + found.stderr).split())[-400:]}")
+
+    def wait(self, allow_failures: bool) -> dict:
+        """What the server reports in the end; its progress is shown meanwhile.
+
+        Raises:
+            UserError: a process ended before the run did.
+        """
+        shown = 0
+        while not self.report.is_file() or not self.report.stat().st_size:
+            time.sleep(POLL_S)
+            shown = self._show(shown)
+            gone = [name for name, process in self.started.items() if process.poll() is not None]
+            if gone and not (allow_failures and all("Node" in name for name in gone)):
+                raise UserError(
+                    f"{gone[0]} is gone; the last checkpoint stays usable: start again with --ckpt_path "
+                    f"({self._last_line(gone[0])})"
+                )
+        self._show(shown)
+        return json.loads(self.report.read_text())
+
+    def end(self) -> None:
+        """End every process and all that they started: Flower's own workers are in sessions of their own."""
+        roots = [psutil.Process(p.pid) for p in self.started.values() if p.poll() is None]
+        family = [*roots, *(child for root in roots for child in root.children(recursive=True))]
+        for process in family:
+            _quietly(process.terminate)
+        _, alive = psutil.wait_procs(family, timeout=5)
+        for process in alive:
+            _quietly(process.kill)
+        for process in self.started.values():
+            process.wait()
+
+    @property
+    def report(self) -> Path:
+        """Where the server writes how the run ended."""
+        return self.folder / "report.json"
+
+    def _start(self, name: str, words: list[str]) -> None:
+        with (self.folder / f"{name}.log").open("w") as output:
+            self.started[name] = subprocess.Popen(
+                [_tool(words[0]), *words[1:]], env=self._environment(), stdout=output, stderr=subprocess.STDOUT
+            )
+
+    def _environment(self) -> dict[str, str]:
+        """Flower's home is the run's, its tools are this environment's, and it calls nobody."""
+        quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        here = {"FLWR_HOME": str(self.folder / "flwr"), REPORT: str(self.report), "PATH": path}
+        config = self.folder / "flwr" / "config.toml"
+        if not config.is_file():
+            config.parent.mkdir(parents=True, exist_ok=True)
+            link = f'[superlink.{LINK}]\naddress = "127.0.0.1:{self.port}"\ninsecure = true\n'
+            config.write_text(f'[superlink]\ndefault = "{LINK}"\n\n{link}')
+        return os.environ | quiet | here
+
+    def _wait_for_port(self) -> None:
+        deadline = time.monotonic() + START_S
+        while self.started["SuperLink"].poll() is None and time.monotonic() < deadline:
+            with socket.socket() as trial:
+                if trial.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(POLL_S)
+        raise UserError(f"the SuperLink did not start: {self._last_line('SuperLink')}")
+
+    def _show(self, shown: int) -> int:
+        """Print what the server has logged since; returns how far it was read."""
+        progress = self.report.with_name(PROGRESS)
+        text = progress.read_text() if progress.is_file() else ""
+        whole = text.rfind("\n") + 1
+        for line in text[shown:whole].splitlines():
+            log.info(line)
+        return max(shown, whole)
+
+    def _last_line(self, name: str) -> str:
+        lines = [line.strip() for line in (self.folder / f"{name}.log").read_text().splitlines() if line.strip()]
+        return lines[-1][-200:] if lines else "it said nothing"
+
+
+@contextmanager
+def federation(nodes: int) -> Iterator[Federation]:
+    """Processes that end with the block."""
+    with tempfile.TemporaryDirectory(prefix="lit-fa-flower-", ignore_cleanup_errors=True) as folder:
+        started = Federation(Path(folder), nodes)
+        try:
+            started.start()
+            yield started
+        finally:
+            started.end()
+
+
+def free_port() -> int:
+    """One that nobody listens on."""
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        return trial.getsockname()[1]
+
+
+def _tool(name: str) -> str:
+    beside = Path(sys.executable).parent / name
+    return str(beside) if beside.exists() else name
+
+
+def _quietly(action) -> None:
+    with suppress(psutil.NoSuchProcess):
+        action()

@@ -1,0 +1,92 @@
+"""A round's work and its outcome as Flower's records: what travels, by name, bit for bit.
+
+Floats of the plan travel as 64-bit numbers and tensors in their own dtype, so that a round over the wire is the round.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from torch import Tensor, float64, tensor
+
+from lit_fa.federated.work import Outcome, Round, Work
+from lit_fa.rules.base import Tensors
+
+PLAN = "plan"
+STATE = "state."  # before a client's id: what it keeps from round to round
+
+
+def packed_work(work: Work) -> RecordDict:
+    """What a SuperNode needs besides the experiment: who trains, from which parameters, with which coefficients."""
+    plan = {
+        "number": work.round.number,
+        "clients": list(work.round.clients),
+        "shares": work.shares.tolist(),
+        "fractions": work.fractions.tolist(),
+        "lr": float(work.lr),
+        "fraction": float(work.fraction),
+    }
+    groups = {"params": work.params, "buffers": work.buffers, "server": work.server}
+    groups |= _by_client(dict(zip(work.round.clients, work.states, strict=True)))
+    return RecordDict({PLAN: ConfigRecord(plan), **_arrays(groups)})
+
+
+def unpacked_work(content: RecordDict, round_of: Callable[[int, tuple[int, ...]], Round], to: Any) -> Work:
+    """The work again, on a node.
+
+    Args:
+        content: of the message.
+        round_of: (number, clients) to the round, from the node's own data.
+        to: device of the tensors.
+    """
+    plan, params = content.config_records[PLAN], _tensors(content, "params", to)
+    clients = tuple(plan["clients"])
+    return Work(
+        round=replace(round_of(plan["number"], clients), dtype=next(iter(params.values())).dtype),
+        shares=tensor(plan["shares"], dtype=float64),
+        fractions=tensor(plan["fractions"], dtype=float64),
+        params=params,
+        buffers=_tensors(content, "buffers", to),
+        states=[_tensors(content, f"{STATE}{client}", to) for client in clients],
+        server=_tensors(content, "server", to),
+        lr=plan["lr"],
+        fraction=plan["fraction"],
+    )
+
+
+def packed_outcome(outcome: Outcome, executor: str) -> RecordDict:
+    """A node's sums, and which executor made them."""
+    groups = {"update": outcome.update, "buffers": outcome.buffers, "change": outcome.change}
+    groups |= {"totals": {"totals": outcome.totals}} | _by_client(outcome.states)
+    return RecordDict({"made": ConfigRecord({"executor": executor}), **_arrays(groups)})
+
+
+def unpacked_outcome(content: RecordDict, to: Any) -> Outcome:
+    """A node's sums again, at the server."""
+    ids = [int(name.removeprefix(STATE)) for name in content.array_records if name.startswith(STATE)]
+    return Outcome(
+        _tensors(content, "update", to),
+        _tensors(content, "buffers", to),
+        _tensors(content, "change", to),
+        {client: _tensors(content, f"{STATE}{client}", to) for client in sorted(ids)},
+        _tensors(content, "totals", to)["totals"],
+    )
+
+
+def _by_client(states: dict[int, Tensors]) -> dict[str, Tensors]:
+    return {f"{STATE}{client}": state for client, state in states.items()}
+
+
+def _arrays(groups: dict[str, Tensors]) -> dict[str, ArrayRecord]:
+    return {name: ArrayRecord(_on_cpu(tensors)) for name, tensors in groups.items() if tensors}
+
+
+def _on_cpu(tensors: Tensors) -> dict[str, Tensor]:
+    return {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+
+
+def _tensors(content: RecordDict, name: str, to: Any) -> Tensors:
+    if name not in content.array_records:
+        return {}
+    return {n: t.to(to) for n, t in content.array_records[name].to_torch_state_dict().items()}

@@ -1,0 +1,87 @@
+"""The ClientApp: one SuperNode holds the clients whose id is its partition-id modulo the number of nodes.
+
+It builds the experiment of the message, runs our executor on its clients and hands back their sum: one message a round
+and node, however many clients it holds.
+"""
+
+import hashlib
+import logging
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from lit_fa.cli import LitFACLI, guarded
+from lit_fa.federated.choose import checked, executor_named, fastest
+from lit_fa.federated.work import Outcome, Work
+from lit_fa.flower.experiment import at_node
+from lit_fa.flower.messages import packed_outcome, unpacked_work
+
+log = logging.getLogger(__name__)
+FAILED = "failed"
+app = ClientApp()
+
+
+@app.query()
+def who(message: Message, context: Context) -> Message:
+    """Which part of the clients this node holds, and a fingerprint of the federation as it sees it."""
+
+    def told() -> RecordDict:
+        data = _ready(context).datamodule
+        counts = hashlib.blake2b(data.class_counts.tobytes(), digest_size=8).hexdigest()
+        known = {"partition-id": int(context.node_config.get("partition-id", 0)), "federation": counts}
+        return RecordDict({"who": ConfigRecord(known)})
+
+    return _replied(message, told)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """The local training of this node's clients of a round."""
+
+    def trained() -> RecordDict:
+        cli = _ready(context)
+        strategy, plugin = cli.trainer.strategy, cli.trainer.precision_plugin
+        plugin.convert_module(cli.model).to(strategy.root_device)
+        loader = cli.datamodule.train_dataloader()
+
+        def round_of(number: int, clients: tuple[int, ...]):
+            return loader.round_of(number, clients).to(strategy.root_device)
+
+        work = unpacked_work(message.content, round_of, strategy.root_device)
+        with plugin.train_step_context():
+            return packed_outcome(*_outcome(cli, work, context))
+
+    return _replied(message, trained)
+
+
+def _ready(context: Context) -> LitFACLI:
+    """The experiment with its data read and dealt out."""
+    cli = at_node(context.run_config["experiment"])
+    cli.datamodule.prepare_data()
+    cli.datamodule.setup("fit")
+    return cli
+
+
+def _outcome(cli: LitFACLI, work: Work, context: Context) -> tuple[Outcome, str]:
+    """Run the executor of the config; `auto` is timed in a node's first round and remembered by the node."""
+    module = cli.model
+    learner, local, features = module.learner, module.local, module.features
+    executor = module.executor
+    if executor is None and "executor" in context.state.config_records:
+        executor = executor_named(context.state.config_records["executor"]["name"], module.lanes)
+    if executor is None:
+        executor, _ = fastest(learner, local, work, features, module.lanes)
+        context.state["executor"] = ConfigRecord({"name": executor.name})
+    return checked(executor, learner, local).run(learner, local, work, features), executor.name
+
+
+def _replied(message: Message, answer) -> Message:
+    """The answer, or one line about what went wrong: Flower's own report of an exception has no text."""
+    content: list[RecordDict] = []
+    try:
+        guarded(lambda: content.append(answer()))
+    except Exception as error:
+        log.exception("a message was not answered")
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+        content = [RecordDict({FAILED: ConfigRecord({"said": said})})]
+    return Message(content=content[0], reply_to=message)

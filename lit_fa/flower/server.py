@@ -1,0 +1,63 @@
+"""The ServerApp: Lightning's trainer with an executor that sends the clients' work to the SuperNodes.
+
+Checkpoints, callbacks and loggers of the config are the server's, as in `lit-fa fit`; a relative path in it starts in
+the folder where the SuperLink was started.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from lit_fa.cli import guarded
+from lit_fa.flower.experiment import at_server, check
+from lit_fa.flower.grid_executor import GridExecutor
+
+REPORT = "LIT_FA_FLOWER_REPORT"  # names a file that tells the command that started a run how it ended
+PROGRESS = "progress.log"  # beside it, line by line: Flower shows a server's output only to those who stream it
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """The whole run."""
+    _log()
+    try:
+        metrics: dict[str, float] = {}
+        guarded(lambda: metrics.update(run(grid, **context.run_config)))
+        _report({"metrics": metrics})
+    except Exception as error:
+        user = getattr(error, "user_error", False)
+        _report({"error": f"{error}" if user else f"{type(error).__name__}: {error}", "user_error": bool(user)})
+        raise
+
+
+def run(grid: Grid, **config: object) -> dict[str, float]:
+    """Build the experiment, wait for its nodes, train; returns the last value of every metric."""
+    cli = at_server(str(config["experiment"]))
+    check(cli)
+    cli.datamodule.prepare_data()
+    cli.datamodule.setup("fit")
+    executor = GridExecutor(grid, int(config["nodes"]), bool(config["allow-failures"]), float(config["patience-s"]))
+    executor.connect(hashlib.blake2b(cli.datamodule.class_counts.tobytes(), digest_size=8).hexdigest())
+    cli.model.executor = executor
+    cli.model.executed_by = {"executor": executor.name, "nodes": executor.nodes}
+    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=config["ckpt-path"] or None, weights_only=False)
+    return {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+
+
+def _log() -> None:
+    logging.basicConfig(format="%(message)s")
+    logger = logging.getLogger("lit_fa")
+    logger.setLevel(logging.INFO)
+    if path := os.environ.get(REPORT):
+        logger.addHandler(logging.FileHandler(Path(path).with_name(PROGRESS)))
+
+
+def _report(found: dict) -> None:
+    if path := os.environ.get(REPORT):
+        Path(path).write_text(json.dumps(found))
