@@ -1,12 +1,15 @@
 """One federated round: our executors against loops written by hand; interleaved, one thread.
 
-    python -m benchmarks.federated [--rounds 7] [--passes 3] [--json FILE]
+    python -m benchmarks.federated [--rounds 7] [--passes 3] [--pfl PYTHON] [--flower PYTHON] [--json FILE]
 
 The work: 100 clients of 600 MNIST images (random images of that shape where there is no MNIST), 10 a round, MLP
 784-200-200-10, batch 10, one local epoch, plain SGD. Contenders take turns round by round, in processor time of the one
-thread; `ratio` is the median over rounds of (theirs / stacked in the same round). Two ranks against one run under the
-real Trainer, in processes of their own, in wall time. The lines between are a FedFwd round on 784-500-500, five local
-epochs, batch 50, beside backprop's.
+thread; `ratio` is the median over rounds of (theirs / stacked in the same round). Between them: a FedFwd round on
+784-500-500, five local epochs, batch 50, beside backprop's.
+
+In processes of their own, in wall time: one rank under the real Trainer, two ranks, and two runs at once that share
+nothing but the machine. With them pfl and Flower's simulation, given the interpreters of environments that have them
+(pip install 'pfl[pytorch]'; pip install 'flwr[simulation]==1.41.0' torch numpy).
 """
 
 import argparse
@@ -17,12 +20,14 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.console import Console
@@ -41,6 +46,10 @@ from lit_fa.modules import FederatedClassifier
 from lit_fa.rules import Backprop, ForwardForward, LearningRule
 
 LR = 0.1
+ONE, TWO = "1 rank, Trainer", "2 ranks, Trainer"
+BESIDE = "1 rank, another beside it"  # two runs that share nothing: half of its ratio is the limit of two ranks here
+# a peer's name, its script and how many processes of one thread train its clients
+PEERS = {"pfl": ("pfl", 1), "Flower, 1 actor": ("flower", 1), "Flower, 2 actors": ("flower", 2)}
 
 
 def federation(batch_size: int = 10, local_epochs: int = 1) -> Federated:
@@ -206,23 +215,48 @@ def trained(devices: int, rounds: int) -> float:
     return statistics.median(times[1:])
 
 
-def in_processes(rounds: int, passes: int) -> list[dict]:
-    """Wall time of a round of fresh processes, one after the other, in turns."""
+def in_processes(rounds: int, passes: int, pythons: dict[str, str | None]) -> list[dict]:
+    """Wall time of a round of fresh processes, one after the other, in turns; peers under pythons of their own."""
     worker = [sys.executable, "-m", "benchmarks.federated", "--rounds", str(rounds), "--ranks"]
-    commands = {"1 rank, Trainer": [*worker, "1"], "2 ranks, Trainer": [*worker, "2"]}
-    seconds: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in track(range(passes), description="processes", transient=True):
-        for name, command in commands.items():
-            seconds[name].append(_ask(name, command))
-    return rows_of(seconds, "784-200-200-10, one epoch, wall time, own process", "1 rank, Trainer")
+    commands = {ONE: [*worker, "1"], BESIDE: [*worker, "1"], TWO: [*worker, "2"]}
+    with tempfile.TemporaryDirectory() as folder:
+        data = str(Path(folder) / "data.npz")
+        peers = {name: peer for name, peer in PEERS.items() if pythons.get(peer[0])}
+        if peers:
+            _write(federation(), data)
+        for name, (peer, processes) in peers.items():
+            script = str(Path(__file__).parent / "peers" / f"{peer}_round.py")
+            commands[name] = [pythons[peer], script, data, str(rounds), str(processes)]
+        seconds: dict[str, list[float]] = {name: [] for name in commands}
+        for _ in track(range(passes), description="processes", transient=True):
+            for name, command in commands.items():
+                seconds[name].append(_ask(name, command, copies=2 if name == BESIDE else 1))
+    two = {name: seconds[name] for name in seconds if name == TWO or PEERS.get(name, ("", 1))[1] == 2}
+    one = {name: seconds[name] for name in seconds if name not in two or name == TWO}
+    what = "784-200-200-10, one epoch, wall time, own process"
+    return rows_of(one, what, ONE) + (rows_of(two, f"{what}, two threads", TWO) if len(two) > 1 else [])
 
 
-def _ask(name: str, command: list[str]) -> float:
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    lines = [line for line in done.stdout.splitlines() if line.startswith('{"seconds"')]
-    if not lines:
-        raise SystemExit(f"{name} gave no time: {done.stderr.strip().splitlines()[-1:]}")
-    return json.loads(lines[-1])["seconds"]
+def _write(data: Federated, path: str) -> None:
+    """The images, labels and clients, for those who cannot read ours."""
+    images = data.train_dataloader().images
+    parts = torch.stack([*data.parts]).numpy()
+    np.savez(path, x=images.images.numpy(), y=images.labels.numpy(), parts=parts)
+
+
+def _ask(name: str, command: list[str], copies: int) -> float:
+    """Seconds that a process prints in the end; of several at once their mean."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    running = [subprocess.Popen(command, env=environment, **pipes) for _ in range(copies)]
+    found = []
+    for process in running:
+        out, err = process.communicate()
+        lines = [line for line in out.splitlines() if line.startswith('{"seconds"')]
+        if not lines:
+            raise SystemExit(f"{name} gave no time: {err.strip().splitlines()[-1:]}")
+        found.append(json.loads(lines[-1])["seconds"])
+    return statistics.mean(found)
 
 
 def show(rows: list[dict], console: Console) -> None:
@@ -242,6 +276,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--ranks", type=int, help="run as a worker of so many ranks")
+    parser.add_argument("--pfl", metavar="PYTHON", help="interpreter of an environment with pfl")
+    parser.add_argument("--flower", metavar="PYTHON", help="interpreter of an environment with flwr[simulation]")
     parser.add_argument("--json", metavar="FILE", help="write the rows there")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -251,7 +287,7 @@ def main() -> None:
         trained(options.ranks, options.rounds)
         return
     rows = in_one_thread(options.rounds) + fedfwd_round(max(options.rounds // 2, 2))
-    rows += in_processes(options.rounds, options.passes)
+    rows += in_processes(options.rounds, options.passes, {"pfl": options.pfl, "flower": options.flower})
     show(rows, Console(width=120))
     if options.json:
         facts = {"torch": torch.__version__, "threads": 1, "load": os.getloadavg()[0]}
