@@ -17,6 +17,7 @@ from datamodules.errors import one_of, require
 from datamodules.image_set import ImageSet, InMemory, OnDisk
 from datamodules.root import data_root
 
+SHIFTS = {"crop_flip": 4, "jitter": 2}  # pixels each way
 READY_LIMIT = 1 << 30  # bytes of floats up to which a set is normalised once, so that a batch is one index_select
 
 
@@ -42,7 +43,8 @@ class VisionDataModule(L.LightningDataModule):
         normalize: standard: (pixel/255 - mean) / std per channel; unit: pixel/255; none: 0..255.
         flatten: batches (n, c*h*w) instead of (n, c, h, w).
         resize: height and width that every image is scaled to.
-        augment: of training images, drawn for each image: crop_flip (4 pixels of zero padding, then flip) or flip.
+        augment: of training images, drawn for each image: crop_flip (4 pixels of zero padding, then flip), flip, or
+            jitter (a shift of up to 2 pixels each way).
         transforms: torchvision v2 transforms applied to each training batch (uint8), after `augment`; they draw once
             per batch where torchvision does.
         limit_train: use only so many training images, with classes as even as possible.
@@ -85,7 +87,7 @@ class VisionDataModule(L.LightningDataModule):
         normalize: Literal["standard", "unit", "none"] = "standard",
         flatten: bool = False,
         resize: int | None = None,
-        augment: Literal["none", "crop_flip", "flip"] = "none",
+        augment: Literal["none", "crop_flip", "flip", "jitter"] = "none",
         transforms: list[nn.Module] | None = None,
         limit_train: int | None = None,
         limit_test: int | None = None,
@@ -102,7 +104,7 @@ class VisionDataModule(L.LightningDataModule):
         self.val_size, self.val_seed, self.seed = val_size, val_seed, seed
         self.limit_train, self.limit_test = limit_train, limit_test
         self.normalize = one_of("normalize", normalize, ["standard", "unit", "none"])
-        self.augment = one_of("augment", augment, ["none", "crop_flip", "flip"])
+        self.augment = one_of("augment", augment, ["none", "crop_flip", "flip", "jitter"])
         self.dtype = getattr(torch, one_of("dtype", dtype, ["float32", "float64"]))
         self.flatten, self.resize, self.transforms = flatten, resize, list(transforms or [])
         self._check_options()
@@ -170,9 +172,9 @@ class VisionDataModule(L.LightningDataModule):
     def augmented(self, images: Tensor, draws: Draws) -> Tensor:
         """A training batch (n, c, h, w) uint8, augmented and finished."""
         images = self._sized(images)
-        if self.augment == "crop_flip":
-            images = pixels.crop(images, draws)
-        if self.augment != "none":
+        if self.augment in SHIFTS:
+            images = pixels.crop(images, draws, padding=SHIFTS[self.augment])
+        if self.augment in ("crop_flip", "flip"):
             images = pixels.flip(images, draws)
         if self.transforms:
             images = pixels.apply_seeded(self.transforms, images, draws.number("transforms"))

@@ -155,7 +155,7 @@ def test_a_set_too_large_to_be_kept_as_floats_gives_the_same_batches(monkeypatch
         ({"classes": []}, "at least one class"),
         ({"classes": 11}, "1 to 10"),
         ({"normalize": "standart"}, "nearest: standard"),
-        ({"augment": "mixup"}, "valid: none, crop_flip, flip"),
+        ({"augment": "mixup"}, "valid: none, crop_flip, flip, jitter"),
         ({"dtype": "float16"}, "nearest: float"),
     ],
 )

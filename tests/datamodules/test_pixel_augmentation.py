@@ -36,6 +36,15 @@ def test_flips_mirror_about_half_of_the_images():
     assert mirrored.double().mean().item() == pytest.approx(0.5, abs=0.1)  # four standard deviations
 
 
+def test_jitter_shifts_by_up_to_two_pixels_and_never_flips():
+    data = Synthetic(n_train=400, n_test=10, augment="jitter", normalize="none")
+    data.setup()
+    source = torch.zeros(400, 1, 8, 8, dtype=torch.uint8)
+    source[:, :, 3, 3], source[:, :, 3, 4] = 1, 2
+    found = {tuple(image[0].flatten().topk(2).indices.tolist()) for image in data.augmented(source, draws(400))}
+    assert found == {(8 * r + c + 1, 8 * r + c) for r in range(1, 6) for c in range(1, 6)}
+
+
 @pytest.mark.parametrize("change", [{"seed": 1}, {"epoch": 1}, {"batch": 1}])
 def test_draws_differ_between_seeds_epochs_and_batches(change):
     assert torch.equal(crop(images(), draws()), crop(images(), draws()))
