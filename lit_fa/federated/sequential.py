@@ -52,7 +52,8 @@ class SequentialExecutor:
             grads = {name: p.grad for name, p in params.items() if p.grad is not None}
             with torch.no_grad():
                 if type(rule).edit_gradients is not LearningRule.edit_gradients:
-                    grads = {n: g for n, g in (grads | rule.edit_gradients(held, grads)).items() if g is not None}
+                    edited = grads | rule.edit_gradients(held, grads, work.progress(step))
+                    grads = {n: g for n, g in edited.items() if g is not None}
                 algorithm.correct(grads, held, work.params, own, work.server)
                 local.optimizer.step(held, grads, state, step, work.lr)
                 if rule.evolves:

@@ -1,5 +1,7 @@
 """All clients at once through `torch.func.vmap`: any rule on any network that vmap can map."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
@@ -42,7 +44,8 @@ class VmapExecutor(LaneExecutor):
             grads, seen = self._gradients(gradient, lanes, step)
             totals += seen
             if edits:
-                grads = grads | vmap(rule.edit_gradients)(lanes.params, grads)
+                edit = partial(rule.edit_gradients, progress=lanes.work.progress(step))
+                grads = grads | vmap(edit)(lanes.params, grads)
             local.algorithm.correct(grads, lanes.params, lanes.work.params, lanes.states, lanes.work.server)
             local.optimizer.step(lanes.params, grads, lanes.optimizer, step, lanes.work.lr)
             if rule.evolves:

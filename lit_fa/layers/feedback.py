@@ -161,7 +161,7 @@ def feedback_layers(network: nn.Module) -> dict[str, FeedbackLayer]:
 @contextmanager
 def true_gradient(network: nn.Module) -> Iterator[None]:
     """Within, every layer sends the error back through its own weights: backprop on the same network."""
-    layers = list(feedback_layers(network).values())
+    layers = [module for module in network.modules() if getattr(module, "transport", "") == "feedback"]
     for layer in layers:
         layer.transport = "weights"
     try:

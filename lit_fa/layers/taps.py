@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from lit_fa.functional.credit import cut
+from lit_fa.layers.factored import FactoredLayer
 from lit_fa.layers.feedback import WEIGHT_LAYERS
 from lit_fa.layers.observing import observing
 
 Visitor = Callable[[str, Tensor], None]
+LEARNS = (*WEIGHT_LAYERS, FactoredLayer)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def find_blocks(network: nn.Module, example: Tensor, blocks: str | list[str] = "
         example: (n, ...) one batch of inputs.
         blocks: `block`: behind each link of the chain that holds weights (a residual or Transformer block is one link),
             together with the weightless or normalising links that follow it; `layer`: behind every linear and conv
-            layer, likewise; or a list of module names or patterns (``blocks.*``).
+            layer, likewise, but where the next such layer reads something else: a branch and the shortcut beside it
+            share a unit; or a list of module names or patterns (``blocks.*``).
 
     Returns:
         Blocks, without the last one: behind the read-out stands the loss itself.
@@ -85,14 +88,16 @@ def find_blocks(network: nn.Module, example: Tensor, blocks: str | list[str] = "
     if isinstance(blocks, str) and blocks not in ("block", "layer"):
         raise ValueError(f"blocks is 'block', 'layer' or a list of module names, not '{blocks}'")
     if isinstance(blocks, str):
-        links = _chain(network) if blocks == "block" else {n: m for n, m in modules.items() if not [*m.children()]}
+        links = _chain(network) if blocks == "block" else {n: m for n, m in modules.items() if _is_leaf(m)}
     else:
         links = {name: modules[name] for name in match(blocks, [n for n in modules if n])}
-    calls = _record(network, example, {**links, **{n: m for n, m in modules.items() if isinstance(m, WEIGHT_LAYERS)}})
+    calls = _record(network, example, {**links, **{n: m for n, m in modules.items() if isinstance(m, LEARNS)}})
     visited = [name for name, _ in calls if name in links]
     if twice := sorted({name for name in visited if visited.count(name) > 1}):
         raise ValueError(f"cannot cut behind {', '.join(twice)}: it runs more than once in a forward pass")
-    ends = visited if not isinstance(blocks, str) else _last_of_unit(visited, links)
+    ends = visited if not isinstance(blocks, str) else [end for end, _ in _units(visited, links)]
+    if blocks == "layer":
+        ends = _read_next(network, example, _units(visited, links))
     return [_describe(name, calls, modules) for name in ends]
 
 
@@ -118,6 +123,10 @@ def _chain(network: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
     return links
 
 
+def _is_leaf(module: nn.Module) -> bool:
+    return isinstance(module, LEARNS) or not [*module.children()]
+
+
 def _only_a_chain(module: nn.Module) -> bool:
     """A stage: a module that is not a block itself but holds a Sequential of blocks named `blocks` (ConvNeXt, Swin)."""
     return isinstance(getattr(module, "blocks", None), (nn.Sequential, nn.ModuleList))
@@ -136,10 +145,34 @@ def _record(network: nn.Module, example: Tensor, modules: dict[str, nn.Module]) 
     return calls
 
 
-def _last_of_unit(visited: list[str], links: dict[str, nn.Module]) -> list[str]:
-    """The last link before each link with weights, the first such link apart."""
-    starts = [i for i, name in enumerate(visited) if any(isinstance(m, WEIGHT_LAYERS) for m in links[name].modules())]
-    return [visited[i - 1] for i in starts[1:]]
+def _units(visited: list[str], links: dict[str, nn.Module]) -> list[tuple[str, str]]:
+    """(last link before, link) for each link with weights, the first such link apart."""
+    starts = [i for i, name in enumerate(visited) if any(isinstance(m, LEARNS) for m in links[name].modules())]
+    return [(visited[i - 1], visited[i]) for i in starts[1:]]
+
+
+def _read_next(network: nn.Module, example: Tensor, units: list[tuple[str, str]]) -> list[str]:
+    """The ends of units whose output has a part in what the next layer reads."""
+    modules, made, read = dict(network.named_modules()), {}, {}
+    hooks = [
+        modules[name].register_forward_hook(lambda _m, args, out, n=name: (made.update({n: out}), read.update({n: args})) and None)
+        for name in {name for unit in units for name in unit}
+    ]
+    try:
+        with observing(network), torch.enable_grad():
+            network(example.clone().requires_grad_(example.is_floating_point()))
+            return [end for end, reader in units if _depends(read[reader][0], made[end])]
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _depends(later: Tensor, earlier: object) -> bool:
+    if not isinstance(earlier, Tensor) or not earlier.requires_grad:
+        return True
+    if not later.requires_grad:
+        return False
+    return torch.autograd.grad(later.sum(), earlier, allow_unused=True, retain_graph=True)[0] is not None
 
 
 def _describe(name: str, calls: list[tuple[str, object]], modules: dict[str, nn.Module]) -> Block:
@@ -150,6 +183,6 @@ def _describe(name: str, calls: list[tuple[str, object]], modules: dict[str, nn.
         raise ValueError(f"cannot cut behind {name}: its output is a {type(output).__name__}, not a tensor")
     inside = set(modules[name].modules())
     later = (modules[n] for n, _ in calls[position + 1 :])
-    reader = next((m for m in later if isinstance(m, WEIGHT_LAYERS) and m not in inside), None)
+    reader = next((m for m in later if isinstance(m, LEARNS) and m not in inside), None)
     channels_last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
     return Block(name, tuple(tensor.shape[1:]), reader, channels_last and not tensor.is_contiguous())

@@ -97,7 +97,7 @@ class Classifier(EvaluatedClassifier):
             surrogate = self._backward(batch)
         self._check_finite(surrogate, batch)
         if last:
-            self.learner.edit_gradients()
+            self.learner.edit_gradients(self.progress())
             if self.clip is not None:
                 self.clip_gradients(optimizer, self.clip, self.clip_by)
             optimizer.step()
@@ -114,6 +114,8 @@ class Classifier(EvaluatedClassifier):
         loss, correct, seen = totals.tolist()
         self.log_dict({"train/loss_epoch": loss / max(seen, 1), "train/accuracy": 100 * correct / max(seen, 1)})
         self.totals = torch.zeros(3, dtype=torch.float64)
+        if self.rule.reshapes and self.trainer.world_size == 1:
+            self.rule.reshape(self.network, self.optimizers().optimizer)
         self._schedule("epoch")
 
     def configure_optimizers(self) -> dict | torch.optim.Optimizer:
@@ -138,10 +140,10 @@ class Classifier(EvaluatedClassifier):
         return [{"params": [*named.values()]}, *groups] if named else groups
 
     def progress(self) -> Progress:
-        """Steps taken, epoch, and the fraction of the steps done."""
+        """Steps taken, epoch, the fraction of the steps done, and whether this batch is the epoch's last."""
         total = self.trainer.estimated_stepping_batches if self.trainer.max_steps > 0 or self.trainer.max_epochs else 0
         fraction = self.global_step / total if total and total != float("inf") else 0.0
-        return Progress(self.global_step, self.current_epoch, fraction)
+        return Progress(self.global_step, self.current_epoch, fraction, self.trainer.is_last_batch)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Keep the random state (dropout) and the epoch's totals, so that resuming is bit for bit."""

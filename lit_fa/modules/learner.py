@@ -10,6 +10,9 @@ from lit_fa.functional.criteria import CRITERIA
 from lit_fa.rules.base import Batch, LearningRule, Progress, Surrogate
 
 
+START = Progress(0)
+
+
 class Learner(nn.Module):
     """Maps a batch to a `Surrogate`; ``functional_call(learner, (params, buffers), (batch,))`` is all `vmap` needs.
 
@@ -45,12 +48,12 @@ class Learner(nn.Module):
         return self.rule.predict(self.network, inputs)
 
     @torch.no_grad()
-    def edit_gradients(self) -> None:
+    def edit_gradients(self, progress: Progress = START) -> None:
         """Let the rule edit what `backward` left in `.grad`."""
         if type(self.rule).edit_gradients is LearningRule.edit_gradients:
             return
         params = {name: p for name, p in self.named_parameters() if p.grad is not None}
-        edited = self.rule.edit_gradients(params, {name: p.grad for name, p in params.items()})
+        edited = self.rule.edit_gradients(params, {name: p.grad for name, p in params.items()}, progress)
         for name, grad in edited.items():
             params[name].grad = grad
 

@@ -45,11 +45,24 @@ class Surrogate(NamedTuple):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands: optimiser steps taken, epoch, and the fraction of all steps done (0 to 1)."""
+    """Where training stands.
+
+    Attributes:
+        step: optimiser steps taken.
+        epoch: that runs, from 0 on.
+        fraction: of all steps done, 0 to 1; 0 where nobody knows how many there will be.
+        epoch_ends: this is the epoch's last step.
+    """
 
     step: int
     epoch: int = 0
     fraction: float = 0.0
+    epoch_ends: bool = False
+
+    @property
+    def epochs(self) -> int | None:
+        """How many there will be, told at the end of an epoch; else None."""
+        return round((self.epoch + 1) / self.fraction) if self.epoch_ends and self.fraction else None
 
 
 class LearningRule(nn.Module):
@@ -59,11 +72,13 @@ class LearningRule(nn.Module):
         paper: citation.
         streams: the rule has cuts, so `stream` can free each block before the next.
         evolves: `after_step` changes something.
+        reshapes: `reshape` does.
     """
 
     paper: ClassVar[str] = ""
     streams: bool = False
     evolves: bool = False
+    reshapes: bool = False
 
     def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
         """Change `network` once, before the optimiser exists; the only method that may touch modules.
@@ -89,13 +104,16 @@ class LearningRule(nn.Module):
         """As `surrogate`, but calls `backward` block by block, so that one block's activations live at a time."""
         raise UserError(f"{type(self).__name__} has no cuts to stream; use stream: false")
 
-    def edit_gradients(self, params: Tensors, grads: Tensors) -> Tensors:
+    def edit_gradients(self, params: Tensors, grads: Tensors, progress: Progress) -> Tensors:
         """The gradients as the optimiser shall see them, name to tensor. Linear edits commute with DDP's average."""
         return grads
 
     def after_step(self, params: Tensors, buffers: Tensors, progress: Progress) -> tuple[Tensors, Tensors]:
         """Parameters and buffers after an optimiser step; returns only those that change."""
         return {}, {}
+
+    def reshape(self, network: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+        """Change shapes of parameters, buffers and the optimiser's state between two epochs; on one device only."""
 
     def on_round_start(self, params: Tensors, buffers: Tensors) -> Tensors:
         """Buffers that change when a federated client receives the server's parameters."""

@@ -194,7 +194,7 @@ class ForwardForward(LearningRule):
         logits = self._learn(network, batch, criterion, learn)
         return Surrogate(sum(losses), sum(losses), logits)
 
-    def edit_gradients(self, params: Tensors, grads: Tensors) -> Tensors:
+    def edit_gradients(self, params: Tensors, grads: Tensors, progress: Progress) -> Tensors:
         """Under the greedy schedule take the gradient from blocks whose turn it is not, so that nothing moves them."""
         if self.schedule == "simultaneous":
             return {}

@@ -109,7 +109,7 @@ class Halving(LearningRule):
 
     evolves = True
 
-    def edit_gradients(self, params, grads):
+    def edit_gradients(self, params, grads, progress):
         return {name: g / 2 for name, g in grads.items()}
 
     def after_step(self, params, buffers, progress):

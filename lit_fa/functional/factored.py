@@ -1,0 +1,180 @@
+r"""Weights as three factors, $W = U\,\mathrm{diag}(s)\,V^\top$: layers, projections and penalties in the space of an SVD.
+
+Letters: n batch, o out, i in, k kernel, r rank. A weight has a matrix (a, b): for a linear layer it is the weight
+itself, (o, i); for a convolution, with rows (o, column of the kernel) and columns (i, row of the kernel), it has the
+shape (o kw, i kh), so that V makes a vertical convolution of i to r channels and U a horizontal one of r to o channels
+(Yang et al. 2020, arXiv:2004.09031; SSA, arXiv:2510.25594). U is (a, r), s (r,), V (b, r).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Factors(NamedTuple):
+    """U (a, r), s (r,), V (b, r)."""
+
+    U: Tensor
+    s: Tensor
+    V: Tensor
+
+
+class Geometry(NamedTuple):
+    """Of a convolution with zero padding: each a pair, for rows and columns."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+
+def as_matrix(weight: Tensor) -> Tensor:
+    """(o, i) as it is; (o, i, kh, kw) as (o kw, i kh)."""
+    if weight.ndim == 2:
+        return weight
+    o, i, kh, kw = weight.shape
+    return weight.permute(0, 3, 1, 2).reshape(o * kw, i * kh)
+
+
+def as_weight(matrix: Tensor, shape: Sequence[int]) -> Tensor:
+    """The weight of `shape` whose matrix this is."""
+    if len(shape) == 2:
+        return matrix
+    o, i, kh, kw = shape
+    return matrix.reshape(o, kw, i, kh).permute(0, 2, 3, 1)
+
+
+def full_rank(shape: Sequence[int]) -> int:
+    """The smaller side of the matrix of a weight of `shape`.
+
+    >>> full_rank((64, 32, 3, 3)), full_rank((10, 512))
+    (96, 10)
+    """
+    o, i, *kernel = shape
+    kh, kw = kernel or (1, 1)
+    return min(o * kw, i * kh)
+
+
+def parity_rank(shape: Sequence[int]) -> int:
+    """The largest rank at which the factors have fewer entries than the weight."""
+    o, i, *kernel = shape
+    kh, kw = kernel or (1, 1)
+    return (o * i * kh * kw - 1) // (o * kw + i * kh + 1)
+
+
+def factorise(weight: Tensor, rank: int | None = None) -> Factors:
+    """The best factors of a weight at `rank` (None: full): its thin SVD, computed in float64.
+
+    >>> weight = torch.randn(4, 3, 3, 5, dtype=torch.float64)
+    >>> torch.allclose(compose(factorise(weight), weight.shape), weight)
+    True
+    """
+    u, s, vh = torch.linalg.svd(as_matrix(weight.detach()).double(), full_matrices=False)
+    return Factors(*(t.to(weight.dtype).contiguous() for t in (u[:, :rank], s[:rank], vh[:rank].t())))
+
+
+def compose(factors: Factors, shape: Sequence[int]) -> Tensor:
+    """The dense weight of `shape`."""
+    return as_weight((factors.U * factors.s) @ factors.V.t(), shape)
+
+
+def linear(x: Tensor, factors: Factors, bias: Tensor | None) -> Tensor:
+    """(*, i) to (*, o) through r: $((x V) \\odot s) U^\\top + b$. Never forms the weight, nor its gradient."""
+    return F.linear((x @ factors.V) * factors.s, factors.U, bias)
+
+
+def kernels(factors: Factors, kernel: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """V as a vertical kernel (r, i, kh, 1), U as a horizontal kernel (o, r, 1, kw)."""
+    (kh, kw), r = kernel, len(factors.s)
+    vertical = factors.V.t().reshape(r, -1, kh, 1)
+    horizontal = factors.U.reshape(-1, kw, r).permute(0, 2, 1).unsqueeze(2)
+    return vertical, horizontal
+
+
+def conv2d(x: Tensor, factors: Factors, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """(n, i, h, w) to (n, o, h', w'): rows by V, a factor s for each of r channels, columns by U."""
+    vertical, horizontal = kernels(factors, geometry.kernel)
+    (sh, sw), (ph, pw), (dh, dw) = geometry.stride, geometry.padding, geometry.dilation
+    t = F.conv2d(x, vertical, stride=(sh, 1), padding=(ph, 0), dilation=(dh, 1))
+    return F.conv2d(t * factors.s.view(-1, 1, 1), horizontal, bias, (1, sw), (0, pw), (1, dw))
+
+
+def linear_back(error: Tensor, factors: Factors) -> Tensor:
+    """(*, o) to (*, i): the error through the transposed factors."""
+    return ((error @ factors.U) * factors.s) @ factors.V.t()
+
+
+def conv2d_back(error: Tensor, factors: Factors, geometry: Geometry, size: Sequence[int]) -> Tensor:
+    """(n, o, h', w') to (n, i, *size): the error through the two transposed convolutions."""
+    vertical, horizontal = kernels(factors, geometry.kernel)
+    (sh, sw), (ph, pw), (dh, dw) = geometry.stride, geometry.padding, geometry.dilation
+    n, r, rows = len(error), len(factors.s), error.shape[2]
+    t = torch.nn.grad.conv2d_input((n, r, rows, size[1]), horizontal, error, (1, sw), (0, pw), (1, dw))
+    shape = (n, vertical.shape[1], *size)
+    return torch.nn.grad.conv2d_input(shape, vertical, t * factors.s.view(-1, 1, 1), (sh, 1), (ph, 0), (dh, 1))
+
+
+def tangent(factor: Tensor, gradient: Tensor) -> Tensor:
+    r"""$G - U\,\mathrm{sym}(U^\top G)$: the part of G along which U^T U stays the identity, to first order.
+
+    >>> U = torch.linalg.qr(torch.randn(6, 2, dtype=torch.float64)).Q
+    >>> P = tangent(U, torch.randn(6, 2, dtype=torch.float64))
+    >>> torch.allclose(U.t() @ P, -P.t() @ U)
+    True
+    """
+    inner = factor.mT @ gradient
+    return gradient - factor @ ((inner + inner.mT) / 2)
+
+
+def newton_schulz(factor: Tensor) -> Tensor:
+    r"""$U(\tfrac32 I - \tfrac12 U^\top U)$: one step towards orthonormal columns; a column of zeros stays one."""
+    product = torch.baddbmm if factor.ndim == 3 else torch.addmm
+    return product(factor, factor, factor.mT @ factor, beta=1.5, alpha=-0.5)
+
+
+def qr_retraction(factor: Tensor) -> Tensor:
+    """The orthonormal factor of U = QR with a positive diagonal of R, computed in float64."""
+    q, r = torch.linalg.qr(factor.double())
+    return (q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)).to(factor.dtype)
+
+
+def orthogonality(factor: Tensor) -> Tensor:
+    r"""$\lVert U^\top U - I\rVert_F^2$ over the columns that are not zero (a pruned column is one)."""
+    gram = factor.mT @ factor
+    return (gram - torch.diag_embed((gram.diagonal(dim1=-2, dim2=-1) > 0).to(gram.dtype))).square().sum((-2, -1))
+
+
+def orthogonality_gradient(factor: Tensor) -> Tensor:
+    r"""$4\,U(U^\top U - I)$."""
+    return 4 * (factor @ (factor.mT @ factor) - factor)
+
+
+def hoyer(s: Tensor) -> Tensor:
+    r"""$\lVert s\rVert_1 / \lVert s\rVert_2$, from 1 (one value) to $\sqrt r$ (all equal); 0 where all are zero."""
+    return s.abs().sum() / s.norm().clamp_min(torch.finfo(s.dtype).tiny)
+
+
+def hoyer_gradient(s: Tensor) -> Tensor:
+    r"""$\mathrm{sign}(s)/\lVert s\rVert_2 - s\,\lVert s\rVert_1/\lVert s\rVert_2^3$; zero where all s are zero."""
+    norm = s.norm()
+    safe = torch.where(norm > 0, norm, torch.ones_like(norm))
+    return (s.sign() - s * (s.abs().sum() / safe.square())) / safe
+
+
+def energy_rank(s: Tensor, energy: Tensor | float) -> int:
+    r"""The smallest number of singular values, largest first, whose squares sum to `energy`.
+
+    >>> energy_rank(torch.tensor([1.0, 3.0, 0.1]), 0.95 * 10.01)
+    2
+    """
+    kept = s.double().square().sort(descending=True).values.cumsum(0)
+    return min(int((kept < float(energy) * (1 - 1e-12)).sum()) + 1, len(s))
+
+
+def effective_update(factors: Factors, gradients: Factors, shape: Sequence[int]) -> Tensor:
+    r"""$g_U S V^\top + U g_S V^\top + U S g_V^\top$: to first order, what a step on the factors does to the weight."""
+    (u, s, v), (gu, gs, gv) = factors, gradients
+    return as_weight((gu * s + u * gs) @ v.t() + (u * s) @ gv.t(), shape)

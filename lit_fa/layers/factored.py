@@ -1,0 +1,279 @@
+r"""Layers whose weight is $U\,\mathrm{diag}(s)\,V^\top$, never formed while they train.
+
+`factor` puts such a layer in the place of a linear or conv layer. It has three parameters and the bias; the columns of
+a pruned rank are zero (`mask`) until `shrink` takes them out, of the parameters, the feedback and the optimiser's state
+alike. Feedback, where a rule gives it, has factors of its own, which are buffers.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from lit_fa.functional import factored
+from lit_fa.functional.credit import cut
+from lit_fa.functional.factored import Factors, Geometry
+
+COLUMNS = ("U", "s", "V")  # what has one column, or entry, for every rank
+
+
+class FeedbackFactors(nn.Module):
+    """B_U, B_s, B_V as buffers of the shapes of U, s, V."""
+
+    def __init__(self, factors: Factors):
+        """Keep them."""
+        super().__init__()
+        for name, tensor in zip(COLUMNS, factors, strict=True):
+            self.register_buffer(name, tensor)
+
+    @property
+    def factors(self) -> Factors:
+        """B_U (a, r), B_s (r,), B_V (b, r)."""
+        return Factors(self.U, self.s, self.V)
+
+
+class FactoredLayer(nn.Module):
+    """What a factored linear and conv layer share.
+
+    `transport`: `feedback` sends error to the input through the feedback's factors; `weights` through U, s, V
+    themselves, which is backprop. An input that needs no gradient gets none, and costs none. `dense` is a weight that
+    takes the factors' place inside `dense_weights`.
+
+    Args:
+        weight: of the dense layer.
+        bias: of the dense layer, or None.
+        rank: of the factors; None: full.
+    """
+
+    feedback: FeedbackFactors | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, rank: int | None = None):
+        """Factorise."""
+        super().__init__()
+        self.shape = tuple(weight.shape)
+        for name, tensor in zip(COLUMNS, factored.factorise(weight, rank), strict=True):
+            self.register_parameter(name, nn.Parameter(tensor, requires_grad=weight.requires_grad))
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach().clone()))
+        self.register_buffer("mask", torch.ones_like(self.s, dtype=torch.bool))
+        self.register_buffer("energy", self.s.detach().double().square().sum())  # what pruning measures against
+        self.feedback, self.transport, self.dense = None, "weights", None
+
+    @property
+    def factors(self) -> Factors:
+        """U (a, r), s (r,), V (b, r)."""
+        return Factors(self.U, self.s, self.V)
+
+    @property
+    def rank(self) -> int:
+        """Columns that are not pruned."""
+        return int(self.mask.sum())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The value of the dense layer; the way back is that of `transport`."""
+        x = self.padded(x)
+        if self.transport == "weights":
+            return self.own(x)
+        z = self.own(cut(x))
+        return FeedbackThrough.apply(z, x, *self.feedback.factors, self.back) if x.requires_grad else z
+
+    def own(self, x: Tensor) -> Tensor:
+        """The value of a padded input, by the factors or by `dense`."""
+        raise NotImplementedError
+
+    def by_feedback(self, x: Tensor) -> Tensor:
+        """The value that the layer would have with the feedback for its weight, and no bias."""
+        raise NotImplementedError
+
+    def back(self, error: Tensor, factors: Factors, shape: torch.Size) -> Tensor:
+        """The error at the padded input of `shape`, through `factors`."""
+        raise NotImplementedError
+
+    def padded(self, x: Tensor) -> Tensor:
+        """The input with whatever padding the convolutions do not make themselves."""
+        return x
+
+    def merged(self) -> Tensor:
+        """The dense weight (o, i, *k)."""
+        return factored.compose(self.factors, self.shape)
+
+    @torch.no_grad()
+    def prune(self, kept: Tensor) -> None:
+        """Set all columns but `kept` (indices) to zero, in the feedback too."""
+        self.mask.zero_()[kept] = True
+        for owner in (self, *([self.feedback] if self.feedback is not None else [])):
+            for name in COLUMNS:
+                getattr(owner, name).mul_(self.mask)
+
+    @torch.no_grad()
+    def shrink(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Take the zero columns out of parameters, feedback and the optimiser's state; parameters stay the same objects."""
+        kept = self.mask.nonzero().flatten()
+        if len(kept) == len(self.mask):
+            return
+        for name in COLUMNS:
+            parameter = getattr(self, name)
+            _shrink_state(parameter, kept, optimizer)
+            _replace(parameter, parameter.data[..., kept].contiguous())
+            if self.feedback is not None:
+                setattr(self.feedback, name, getattr(self.feedback, name)[..., kept].contiguous())
+        self.mask = self.mask[kept]
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        """Take the rank of what is loaded: a checkpoint may have been pruned."""
+        saved = state_dict.get(prefix + "s")
+        if saved is not None and saved.shape != self.s.shape:
+            self._resize(len(saved))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _resize(self, rank: int) -> None:
+        for name in COLUMNS:
+            parameter = getattr(self, name)
+            _replace(parameter, parameter.data.new_zeros(*parameter.shape[:-1], rank))
+            if self.feedback is not None:
+                setattr(self.feedback, name, torch.zeros_like(parameter.data))
+        self.mask = self.mask.new_ones(rank)
+
+    def extra_repr(self) -> str:
+        """Shape of the weight and rank."""
+        return f"{'x'.join(map(str, self.shape))}, rank {self.rank} of {factored.full_rank(self.shape)}"
+
+
+class FactoredLinear(FactoredLayer):
+    """`nn.Linear` in factors; inputs of any rank, (*, i) to (*, o)."""
+
+    def __init__(self, layer: nn.Linear, rank: int | None = None):
+        """The layer's weight at `rank`."""
+        super().__init__(layer.weight, layer.bias, rank)
+
+    def own(self, x: Tensor) -> Tensor:
+        """(*, i) to (*, o)."""
+        return factored.linear(x, self.factors, self.bias) if self.dense is None else F.linear(x, self.dense, self.bias)
+
+    def by_feedback(self, x: Tensor) -> Tensor:
+        """(*, i) to (*, o)."""
+        return factored.linear(x, self.feedback.factors, None)
+
+    def back(self, error: Tensor, factors: Factors, shape: torch.Size) -> Tensor:
+        """(*, o) to (*, i)."""
+        return factored.linear_back(error, factors)
+
+
+class FactoredConv2d(FactoredLayer):
+    """`nn.Conv2d` in factors: a vertical and a horizontal convolution; every stride, dilation and padding mode."""
+
+    def __init__(self, layer: nn.Conv2d, rank: int | None = None):
+        """The layer's weight at `rank`."""
+        super().__init__(layer.weight, layer.bias, rank)
+        simple = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+        sides = [0] * 4 if simple else list(layer._reversed_padding_repeated_twice)
+        self.mode, self.sides = {"zeros": "constant"}.get(layer.padding_mode, layer.padding_mode), sides
+        padding = tuple(layer.padding) if simple else (0, 0)
+        self.geometry = Geometry(layer.kernel_size, layer.stride, padding, layer.dilation)
+
+    def padded(self, x: Tensor) -> Tensor:
+        """With padding that is unequal or not of zeros."""
+        return F.pad(x, self.sides, self.mode) if any(self.sides) else x
+
+    def own(self, x: Tensor) -> Tensor:
+        """(n, i, h, w) to (n, o, h', w')."""
+        if self.dense is None:
+            return factored.conv2d(x, self.factors, self.bias, self.geometry)
+        _, stride, padding, dilation = self.geometry
+        return F.conv2d(x, self.dense, self.bias, stride, padding, dilation)
+
+    def by_feedback(self, x: Tensor) -> Tensor:
+        """(n, i, h, w) to (n, o, h', w')."""
+        return factored.conv2d(self.padded(x), self.feedback.factors, None, self.geometry)
+
+    def back(self, error: Tensor, factors: Factors, shape: torch.Size) -> Tensor:
+        """(n, o, h', w') to (n, i, h, w)."""
+        return factored.conv2d_back(error, factors, self.geometry, shape[2:])
+
+
+class FeedbackThrough(torch.autograd.Function):
+    """The value of z; the error goes to z as it is, and to x by `back(error, factors, shape of x)`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z, x, u, s, v, back):  # noqa: D102
+        return z.view_as(z)
+
+    @staticmethod
+    def setup_context(ctx, inputs, _output):  # noqa: D102
+        _, x, u, s, v, ctx.back = inputs
+        ctx.shape = x.shape
+        ctx.save_for_backward(u, s, v)
+
+    @staticmethod
+    def backward(ctx, error):  # noqa: D102
+        return error, ctx.back(error, Factors(*ctx.saved_tensors), ctx.shape), None, None, None, None
+
+
+_KINDS = {nn.Linear: FactoredLinear, nn.Conv2d: FactoredConv2d}
+
+
+def why_not(layer: nn.Module) -> str | None:
+    """Why a layer with a weight cannot be factored, or None."""
+    kind = next((k for k in _KINDS if isinstance(layer, k)), None)
+    if kind is None:
+        return f"a {type(layer).__name__} has no factored form"
+    if type(layer).forward is not kind.forward or isinstance(layer, NonDynamicallyQuantizableLinear):
+        return f"the weight of a {type(layer).__name__} is used outside the standard forward"
+    if getattr(layer, "groups", 1) != 1:
+        return f"a convolution in {layer.groups} groups has no matrix"
+    return None
+
+
+def factor(network: nn.Module, name: str, rank: int | None = None) -> FactoredLayer:
+    """Put a factored layer in the place of the layer `name` of `network`.
+
+    Raises:
+        ValueError: the layer cannot be factored, or the rank is not in 1 to the full one.
+    """
+    layer = network.get_submodule(name)
+    if reason := why_not(layer):
+        raise ValueError(f"{name}: {reason}")
+    if rank is not None and not 1 <= rank <= (full := factored.full_rank(layer.weight.shape)):
+        raise ValueError(f"{name} has ranks from 1 to {full}, not {rank}")
+    kind = next(k for k in _KINDS if isinstance(layer, k))
+    made = _KINDS[kind](layer, rank).train(layer.training)
+    network.set_submodule(name, made)
+    return made
+
+
+def factored_layers(network: nn.Module) -> dict[str, FactoredLayer]:
+    """Name to layer, for every factored layer."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, FactoredLayer)}
+
+
+@contextmanager
+def dense_weights(network: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Within, factored layers compute with dense weights; yields layer to weight, a leaf that gets a gradient."""
+    layers = factored_layers(network)
+    for layer in layers.values():
+        layer.dense = layer.merged().detach().requires_grad_(True)
+    try:
+        yield {name: layer.dense for name, layer in layers.items()}
+    finally:
+        for layer in layers.values():
+            layer.dense = None
+
+
+def _replace(parameter: nn.Parameter, data: Tensor) -> None:
+    """Give a parameter data of another shape; it stays the same object, for the optimiser's sake."""
+    parameter.grad = None
+    # A graph of an earlier step that somebody still holds keeps the parameter's gradient node, which remembers the old
+    # shape. Torch makes a new one only when the type changes, so it changes twice.
+    parameter.data = torch.empty(0, dtype=torch.float16, device=data.device)
+    parameter.data = data
+
+
+def _shrink_state(parameter: nn.Parameter, kept: Tensor, optimizer: torch.optim.Optimizer | None) -> None:
+    state = {} if optimizer is None else optimizer.state.get(parameter, {})
+    for name, tensor in state.items():
+        if isinstance(tensor, Tensor) and tensor.shape == parameter.shape:
+            state[name] = tensor[..., kept].contiguous()

@@ -1,0 +1,86 @@
+r"""A network as a linear map: its feedback in the place of its weights, and nothing between them.
+
+What a direct feedback matrix of a whole network is made of: $D_l = B_L B_{L-1} \cdots B_{l+1}$ for a chain of linear
+layers. In a network with convolutions, pools and shortcuts the product is the Jacobian of the linearised network, in
+which activations, normalisation and biases are left out and maxima are means.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_fa.layers.factored import FactoredLayer
+from lit_fa.layers.observing import observing
+
+IDENTITIES = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus,
+    nn.Tanh, nn.Hardtanh, nn.Sigmoid, nn.Hardsigmoid, nn.Hardswish, nn.modules.batchnorm._BatchNorm, nn.LayerNorm,
+    nn.GroupNorm, nn.modules.instancenorm._InstanceNorm, nn.modules.dropout._DropoutNd,
+)  # fmt: skip
+TOLERANCE = 1e-3  # of float32: how far from linear counts as linear
+
+
+def feedback_jacobians(network: nn.Module, example: Tensor, names: list[str]) -> dict[str, Tensor]:
+    """Module to D (c, *output of the module): the Jacobian of the logits in the linearised network.
+
+    Args:
+        network: of factored layers with feedback; other layers count with their own weights.
+        example: (n, ...) inputs, for shape and type.
+        names: of modules, each run once in a forward pass.
+
+    Raises:
+        ValueError: the network is not linear even so (attention, gates, functional activations).
+    """
+    outputs: dict[str, Tensor] = {}
+    x = torch.randn(example[:1].shape, generator=torch.Generator().manual_seed(0)).to(example)
+    with observing(network), linearised(network.eval()), torch.enable_grad():
+        _check_linear(network, x)
+        hooks = [
+            network.get_submodule(n).register_forward_hook(lambda _m, _a, out, n=n: outputs.update({n: out}))
+            for n in names
+        ]
+        try:
+            logits = network(x.requires_grad_(True))[0]
+        finally:
+            for hook in hooks:
+                hook.remove()
+        rows = [torch.autograd.grad(logit, [*outputs.values()], retain_graph=True) for logit in logits]
+    return {name: torch.cat(parts) for name, parts in zip(outputs, zip(*rows, strict=True), strict=True)}
+
+
+@contextmanager
+def linearised(network: nn.Module) -> Iterator[None]:
+    """Within, the network is the linear map that its feedback makes."""
+    with ExitStack() as stack:
+        for module in network.modules():
+            if forward := _linear_forward(module):
+                module.forward = forward
+                stack.callback(module.__dict__.pop, "forward")
+        yield
+
+
+def _linear_forward(module: nn.Module):
+    if isinstance(module, FactoredLayer):
+        return module.by_feedback
+    if isinstance(module, IDENTITIES) or type(module).__name__ == "DropPath":
+        return lambda x: x
+    if isinstance(module, nn.MaxPool2d):
+        return lambda x, m=module: F.avg_pool2d(x, m.kernel_size, m.stride, m.padding, m.ceil_mode)
+    if isinstance(module, nn.AdaptiveMaxPool2d):
+        return lambda x, m=module: F.adaptive_avg_pool2d(x, m.output_size)
+    if isinstance(module, nn.Linear):
+        return lambda x, m=module: F.linear(x, m.weight)
+    if isinstance(module, nn.Conv2d):
+        return lambda x, m=module: m._conv_forward(x, m.weight, None)
+    return None
+
+
+@torch.no_grad()
+def _check_linear(network: nn.Module, x: Tensor) -> None:
+    y = x.flip(-1)
+    together, apart = network(x + 2 * y), network(x) + 2 * network(y)
+    if (together - apart).norm() > TOLERANCE * apart.norm().clamp_min(torch.finfo(x.dtype).tiny):
+        raise ValueError("the network is not linear even without its activations, normalisation and biases")
