@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_fa.layers import feedback_layers
+from lit_fa.layers.factored import FactoredConv2d, FactoredLayer, factored_layers
 from lit_fa.modules import Learner
 from lit_fa.rules import (
     AdaptiveFeedback,
@@ -25,10 +26,12 @@ from lit_fa.rules import (
     RandomFeedback,
     SignFeedback,
     SnapshotFeedback,
+    SVDBackprop,
+    SVDSpaceAlignment,
     WeightMirrorFeedback,
 )
 from tests.contract import literal
-from tests.reference import forward_forward
+from tests.reference import factored, forward_forward
 
 CLASSES = 5
 
@@ -149,7 +152,7 @@ def taken(module: nn.Module) -> dict[str, Tensor]:
 def largest_difference(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     """Over all tensors of two dictionaries, which must have the same names."""
     assert a.keys() == b.keys()
-    return max((torch.as_tensor(a[k]) - torch.as_tensor(b[k])).abs().max().item() for k in a)
+    return max((torch.as_tensor(a[k]).double() - torch.as_tensor(b[k]).double()).abs().max().item() for k in a)
 
 
 def described(module: nn.Module, name: str) -> list[tuple]:
@@ -161,12 +164,26 @@ def described(module: nn.Module, name: str) -> list[tuple]:
     if isinstance(module, Mean):
         return [("mean", module.dims)]
     weight, bias = array(getattr(module, "weight", None)), array(getattr(module, "bias", None))
+    if isinstance(module, FactoredLayer):
+        return [described_factors(module, name, (module.U, module.s, module.V), bias)]
     if isinstance(module, nn.Linear):
         return [("linear", name, weight, bias)]
     if isinstance(module, nn.Conv2d):
         geometry = (module.stride, pad(module), module.padding_mode, module.dilation, module.groups)
         return [("conv", name, weight, bias, *geometry)]
     return [({nn.Tanh: "tanh", nn.ReLU: "relu", nn.Flatten: "flatten"}[type(module)],)]
+
+
+def described_factors(module: FactoredLayer, name: str, factors: tuple, bias: np.ndarray | None) -> tuple:
+    """A factored layer, with these factors, as the dense one that it stands for."""
+    weight = factored.dense(*map(array, factors), module.shape)
+    if not isinstance(module, FactoredConv2d):
+        return ("linear", name, weight, bias)
+    _, stride, (rows, columns), dilation = module.geometry
+    left, right, top, bottom = module.sides
+    sides = ((top, bottom), (left, right)) if any(module.sides) else ((rows, rows), (columns, columns))
+    mode = {"constant": "zeros"}.get(module.mode, module.mode)
+    return ("conv", name, weight, bias, stride, sides, mode, dilation, 1)
 
 
 def pad(conv: nn.Conv2d) -> tuple[tuple[int, int], ...]:
@@ -182,7 +199,7 @@ def array(tensor: Tensor | None) -> np.ndarray | None:
 
 
 def backprop_reference(learner: Learner, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
-    return literal.feedback_alignment(described(learner.network, "network"), x, y, {})[0]
+    return in_factors(learner, literal.feedback_alignment(described(learner.network, "network"), x, y, {})[0])
 
 
 def feedback_reference(
@@ -212,6 +229,83 @@ def divided(network: nn.Module, ends: list[str]) -> list[list[tuple]]:
         if name in ends:
             blocks.append([])
     return blocks
+
+
+def in_factors(learner: Learner, grads: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Gradients of dense weights as those of U, s and V, where the layer has them."""
+    for name, layer in factored_layers(learner.network).items():
+        factors = (array(layer.U), array(layer.s), array(layer.V))
+        made = factored.factor_gradients(grads.pop(f"network.{name}.weight"), *factors)
+        grads |= {f"network.{name}.{side}": g for side, g in zip("UsV", made, strict=True)}
+    return grads
+
+
+def dense_feedback(learner: Learner) -> dict[str, np.ndarray]:
+    """Layer to B, dense, of the layers that have factored feedback."""
+    layers = {name: layer for name, layer in factored_layers(learner.network).items() if layer.feedback is not None}
+    return {
+        f"network.{name}": factored.dense(*map(array, layer.feedback.factors), layer.shape)
+        for name, layer in layers.items()
+    }
+
+
+def factored_reference(learner: Learner, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    """Backprop, or feedback alignment through dense B, and the factors' share of each weight's gradient."""
+    layers = described(learner.network, "network")
+    return in_factors(learner, literal.feedback_alignment(layers, x, y, dense_feedback(learner))[0])
+
+
+def ssa_direct_reference(product: bool, learner: Learner, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    direct = learner.rule.direct.feedback
+    blocks = divided(learner.network, [key.replace("/", ".") for key in direct])
+    inside = dense_feedback(learner)
+    notes, h = [], x
+    for block in blocks:
+        h, note = literal.forward(block, h)
+        notes.append(note)
+    error, _ = literal.softmax_error(h, y)
+    grads = literal.backward(blocks[-1], notes[-1], error, inside)[1]
+    linear = [linear_layers(block, inside) for block in blocks]
+    for number, link in enumerate(direct.values()):
+        shape = blocks_output(blocks[: number + 1], x[:1])
+        drawn = np.broadcast_to(array(link.weight), (CLASSES, *shape))
+        matrix = chained(linear[number + 1 :], shape) if product else drawn
+        delta = np.tensordot(error, matrix, axes=1)
+        grads |= literal.backward(blocks[number], notes[number], delta, inside)[1]
+    return in_factors(learner, grads)
+
+
+def linear_layers(layers: list[tuple], feedback: dict) -> list[tuple]:
+    """The layers without activations and biases, and with feedback for weights."""
+    made = []
+    for kind, *rest in layers:
+        if kind == "residual":
+            made.append((kind, linear_layers(rest[0], feedback)))
+        elif kind in ("linear", "conv"):
+            name, weight, _, *geometry = rest
+            made.append((kind, name, feedback.get(name, weight), None, *geometry))
+        elif kind not in ("relu", "tanh"):
+            made.append((kind, *rest))
+    return made
+
+
+def chained(blocks: list[list[tuple]], shape: tuple[int, ...]) -> np.ndarray:
+    """(c, *shape): what one unit of error at each logit is after the way back through linear blocks."""
+    notes, h = [], np.zeros((CLASSES, *shape))
+    for block in blocks:
+        h, note = literal.forward(block, h)
+        notes.append(note)
+    delta = np.eye(CLASSES)
+    for block, note in zip(reversed(blocks), reversed(notes), strict=True):
+        delta, _ = literal.backward(block, note, delta, {})
+    return delta
+
+
+def blocks_output(blocks: list[list[tuple]], x: np.ndarray) -> tuple[int, ...]:
+    """Shape of the output for one sample."""
+    for block in blocks:
+        x, _ = literal.forward(block, x)
+    return x.shape[1:]
 
 
 def forward_forward_reference(options: dict, learner: Learner, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
@@ -283,6 +377,12 @@ def ff(
     return make, partial(forward_forward_reference, literally)
 
 
+def ssa(route: str, **options: object) -> tuple[Callable, Callable]:
+    make = partial(SVDSpaceAlignment, route, dense="unfactorable", **options)
+    direct = partial(ssa_direct_reference, route == "direct_product")
+    return make, factored_reference if route == "sequential" else direct
+
+
 # name: (makes the rule, its literal reference)
 RULES: dict[str, tuple[Callable[[], LearningRule], Callable]] = {
     "backprop": (Backprop, backprop_reference),
@@ -317,6 +417,13 @@ RULES: dict[str, tuple[Callable[[], LearningRule], Callable]] = {
     "drtp_per_channel": dfa("target", shape="per_channel"),
     "drtp_shared": dfa("target", shape="shared"),
     "drtp_transposed_conv": dfa("target", shape="transposed_conv"),
+    "svd_backprop": (partial(SVDBackprop, dense="unfactorable"), factored_reference),
+    "svd_low_rank": (partial(SVDBackprop, 0.5, dense="unfactorable"), factored_reference),
+    "ssa_random": ssa("direct_random", blocks="block"),
+    "ssa_per_channel": ssa("direct_random", blocks="block", shape="per_channel"),
+    "ssa_product": ssa("direct_product", blocks="block"),
+    "ssa_sequential": ssa("sequential", rank=0.5),
+    "ssa_layer_taps": ssa("direct_random"),
     "ff_threshold": ff("threshold", 1.0),
     "ff_sum": ff("threshold", 1.0, "sum", "l2"),
     "ff_symba": ff("symba", 4.0, negatives="permutation"),
@@ -328,13 +435,22 @@ RULES: dict[str, tuple[Callable[[], LearningRule], Callable]] = {
     "ff_channels_l2": ff("symba", 4.0, "sum", "l2", label="channels", head="none"),
 }
 # (rule, network) that cannot be, and why
-IMPOSSIBLE = {("dfa_layer_taps", "residual"): "the reference's blocks form a chain; a layer inside a branch is none"}
+INSIDE = "the reference's blocks form a chain; a layer inside a branch is none"
+IMPOSSIBLE = {("dfa_layer_taps", "residual"): INSIDE, ("ssa_layer_taps", "residual"): INSIDE} | {
+    ("ssa_product", "small_conv"): "its grouped layer counts with the weight that it had at the start, which nobody keeps"
+}
 # (rule, network): suite to the reason why they do not take part in it
 RELABELLED = "its network reads a label in the input and normalised activities, so that no value is the plain network's"
 UNBOUNDED = "the target's signal never shrinks, so what is behind an unbounded activation grows without end"
+ROUNDED = "a product of factors is the plain network's weight to rounding only"
 LIMITS: dict[tuple[str, str], Mapping[str, str]] = {
     (rule, "residual"): {"trains": UNBOUNDED} for rule in RULES if rule.startswith("drtp")
-} | {(rule, network): {"values": RELABELLED} for rule in RULES if rule.startswith("ff") for network in NETWORKS}
+} | {
+    (rule, network): {"values": RELABELLED if rule.startswith("ff") else ROUNDED}
+    for rule in RULES
+    if rule.startswith(("ff", "svd", "ssa"))
+    for network in NETWORKS
+}
 
 CASES = [
     Case(f"{rule}-{network}", make, build, shape, reference, limits=LIMITS.get((rule, network), {}))

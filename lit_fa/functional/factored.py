@@ -130,9 +130,16 @@ def tangent(factor: Tensor, gradient: Tensor) -> Tensor:
 
 
 def newton_schulz(factor: Tensor) -> Tensor:
-    r"""$U(\tfrac32 I - \tfrac12 U^\top U)$: one step towards orthonormal columns; a column of zeros stays one."""
+    r"""$U(\tfrac32 I - \tfrac12 U^\top U)$: one step towards orthonormal columns; a column of zeros stays one.
+
+    The step diverges from $\lVert U\rVert_2^2 > 3$ on: a factor whose Gram matrix has a row of absolute sum above 2 is
+    first made smaller by that bound, so that a wild optimiser step is brought back in a few steps.
+    """
+    gram = factor.mT @ factor
+    bound = gram.abs().sum(-1, keepdim=True).amax(-2, keepdim=True)
+    scale = torch.where(bound > 2, bound, torch.ones_like(bound))
     product = torch.baddbmm if factor.ndim == 3 else torch.addmm
-    return product(factor, factor, factor.mT @ factor, beta=1.5, alpha=-0.5)
+    return product(factor, factor, gram / scale, beta=1.5, alpha=-0.5) / scale.sqrt()
 
 
 def qr_retraction(factor: Tensor) -> Tensor:

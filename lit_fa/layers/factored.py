@@ -122,10 +122,14 @@ class FactoredLayer(nn.Module):
         self.mask = self.mask[kept]
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        """Take the rank of what is loaded: a checkpoint may have been pruned."""
+        """Take the rank of what is loaded, which may have been pruned; or the factors of a dense weight."""
         saved = state_dict.get(prefix + "s")
         if saved is not None and saved.shape != self.s.shape:
             self._resize(len(saved))
+        if (weight := state_dict.get(prefix + "weight")) is not None:
+            state_dict = {key: t for key, t in state_dict.items() if key != prefix + "weight"}
+            factors = factored.factorise(weight, len(self.s))
+            state_dict |= {prefix + name: t for name, t in zip(COLUMNS, factors, strict=True)}
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _resize(self, rank: int) -> None:
@@ -210,7 +214,8 @@ class FeedbackThrough(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, error):  # noqa: D102
-        return error, ctx.back(error, Factors(*ctx.saved_tensors), ctx.shape), None, None, None, None
+        factors = Factors(*(t.to(error.dtype) for t in ctx.saved_tensors))  # under autocast the error is of another type
+        return error, ctx.back(error, factors, ctx.shape), None, None, None, None
 
 
 _KINDS = {nn.Linear: FactoredLinear, nn.Conv2d: FactoredConv2d}

@@ -14,6 +14,9 @@ from lit_fa.rules.base import LearningRule, Progress, Surrogate
 from lit_fa.rules.direct_feedback_alignment import DirectFeedbackAlignment
 from lit_fa.rules.feedback_alignment import FeedbackAlignment
 from lit_fa.rules.forward_forward import ForwardForward
+from lit_fa.rules.rank_schedule import Hoyer, Pruning
+from lit_fa.rules.svd_backprop import SVDBackprop
+from lit_fa.rules.svd_space_alignment import SVDSpaceAlignment
 
 __all__ = [
     "AdaptiveFeedback",
@@ -22,10 +25,14 @@ __all__ = [
     "FeedbackAlignment",
     "FeedbackSource",
     "ForwardForward",
+    "Hoyer",
     "KolenPollackFeedback",
     "LearningRule",
     "Progress",
+    "Pruning",
     "RandomFeedback",
+    "SVDBackprop",
+    "SVDSpaceAlignment",
     "SignFeedback",
     "SnapshotFeedback",
     "Surrogate",

@@ -53,7 +53,8 @@ class SVDBackprop(LearningRule):
         hoyer: the sparsity term of s, or None.
         pruning: or None.
         reduction: `mean`: penalties over entries, so that their factors do not depend on width; `sum`.
-        dense: names or patterns of layers that keep their dense weight.
+        dense: names or patterns of layers that keep their dense weight; `unfactorable`: those that have no factors
+            (grouped convolutions, layers with a forward of their own).
         uncovered: what to do about tensors without gradient: `raise`, `warn` or `allow`.
     """
 
@@ -71,12 +72,12 @@ class SVDBackprop(LearningRule):
         hoyer: Hoyer | None = None,
         pruning: Pruning | None = None,
         reduction: str = "mean",
-        dense: list[str] | None = None,
+        dense: list[str] | str | None = None,
         uncovered: str = "raise",
     ):
         """See the class."""
         super().__init__()
-        _check(rank, orthogonality, orthogonality_every, retraction, retract_every, reduction, uncovered)
+        _check(rank, dense, orthogonality, orthogonality_every, retraction, retract_every, reduction, uncovered)
         self.rank, self.orthogonality, self.orthogonality_every = rank, orthogonality, orthogonality_every
         self.retraction, self.retract_every, self.project = retraction, retract_every, project
         self.hoyer, self.pruning, self.reduction = hoyer, pruning, reduction
@@ -186,11 +187,17 @@ class SVDBackprop(LearningRule):
 
     def _chosen(self, network: nn.Module, order: list[str]) -> list[str]:
         weighted = [n for n, m in network.named_modules() if isinstance(m, WEIGHT_LAYERS)]
-        self.dense_layers = _match("dense", self.dense, weighted)
+        if isinstance(self.dense, str):
+            self.dense_layers = [name for name in weighted if why_not(network.get_submodule(name))]
+        else:
+            self.dense_layers = _match("dense", self.dense, weighted)
         names = [name for name in order if name not in self.dense_layers]
         if bad := {n: why for n in names if (why := why_not(network.get_submodule(n)))}:
             shown = "; ".join(f"{name}: {why}" for name, why in [*bad.items()][:4])
-            raise UserError(f"{len(bad)} layers cannot be factored ({shown}): leave them dense with dense: [{[*bad][0]}]")
+            raise UserError(
+                f"{len(bad)} layers cannot be factored ({shown}): leave them dense with dense: [{[*bad][0]}] or, all of "
+                "them, with dense: unfactorable"
+            )
         if not names:
             raise UserError("there is no layer to factor: wrap the network in nn.Sequential, or shorten dense")
         return names
@@ -246,9 +253,11 @@ def _match(option: str, patterns: list[str], names: list[str]) -> list[str]:
         raise UserError(f"{option}: {error}") from None
 
 
-def _check(rank, orthogonality, orthogonality_every, retraction, retract_every, reduction, uncovered) -> None:
+def _check(rank, dense, orthogonality, orthogonality_every, retraction, retract_every, reduction, uncovered) -> None:
     if rank is not None and (rank <= 0 or (isinstance(rank, float) and rank > 1)):
         raise UserError(f"rank is a number of at least 1, a share of the full rank in 0 to 1, or null, not {rank}")
+    if isinstance(dense, str) and dense != "unfactorable":
+        raise UserError(f"dense is a list of layers, or unfactorable, not '{dense}'")
     if orthogonality < 0:
         raise UserError(f"orthogonality is a factor of at least 0, not {orthogonality}")
     if orthogonality_every < 1 or retract_every < 1:

@@ -92,7 +92,7 @@ class SVDSpaceAlignment(SVDBackprop):
         hoyer: Hoyer | None = None,
         pruning: Pruning | None = None,
         reduction: str = "mean",
-        dense: list[str] | None = None,
+        dense: list[str] | str | None = None,
         uncovered: str = "raise",
     ):
         """See the class."""
@@ -171,7 +171,7 @@ class SVDSpaceAlignment(SVDBackprop):
         except ValueError as error:
             raise UserError(f"direct_product: {error}; take route: direct_random or sequential") from None
         for name, product in products.items():
-            self.direct.feedback[keys[name]].weight.copy_(self.direct.scale * product)
+            self.direct.feedback[keys[name]].weight = self.direct.scale * product
 
 
 def _check(route: str, alpha: float, beta: float, schedule: str, feedback: str, init: str) -> None:

@@ -24,8 +24,9 @@ def test_gradients_under_bfloat16_autocast_are_close(case: Case):
     grads = taken(learner)
     assert {g.dtype for g in grads.values()} == {torch.float32}
     # bfloat16 keeps 8 bits, and a ReLU whose input rounds across zero flips: backprop itself is off by 0.2 (mlp) to
-    # 0.8 degrees (small_conv); a feedback larger than the weights gives the early, noisier layers more of the length
-    assert angle(grads, expected) < 4
+    # 0.8 degrees (small_conv); a feedback larger than the weights gives the early, noisier layers more of the length,
+    # and factored layers round twice
+    assert angle(grads, expected) < 4.5
 
 
 @pytest.mark.parametrize("case", cases("mlp", "small_conv", where=lambda case: not case.name.startswith("sign_brsf")))

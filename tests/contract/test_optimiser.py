@@ -5,6 +5,7 @@ import torch
 
 from lit_fa.layers import feedback_layers
 from lit_fa.modules import Learner
+from lit_fa.rules import Progress
 from tests.cases import Case, cases, gradients, largest_difference
 
 
@@ -60,8 +61,10 @@ def test_training_lowers_the_loss_on_one_batch(case: Case):
     learner, batch = case.learner(), case.batch(16)
     optimizer = torch.optim.SGD(learner.parameters(), lr=0.2)
     before = learner(batch).loss
-    for _ in range(60):
+    for number in range(100):
         optimizer.zero_grad()
         learner(batch).value.backward()
+        learner.edit_gradients(Progress(number))
         optimizer.step()
+        learner.after_step(Progress(number + 1))
     assert learner(batch).loss < 0.95 * before

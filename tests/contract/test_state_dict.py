@@ -80,7 +80,9 @@ def test_a_learner_of_standard_layers_pickles(case: Case):
     assert largest_difference(gradients(other, batch), gradients(learner, batch)) == 0
 
 
-@pytest.mark.parametrize("case", cases("mlp", "small_conv", suite="state_dict"))
+@pytest.mark.parametrize(
+    "case", cases("mlp", "small_conv", where=lambda case: not case.name.startswith(("svd", "ssa")), suite="state_dict")
+)
 def test_a_plain_checkpoint_of_the_network_loads_with_nothing_missing_but_what_the_rule_added(case: Case):
     learner = case.learner()
     torch.manual_seed(9)
