@@ -437,7 +437,10 @@ RULES: dict[str, tuple[Callable[[], LearningRule], Callable]] = {
 # (rule, network) that cannot be, and why
 INSIDE = "the reference's blocks form a chain; a layer inside a branch is none"
 IMPOSSIBLE = {("dfa_layer_taps", "residual"): INSIDE, ("ssa_layer_taps", "residual"): INSIDE} | {
-    ("ssa_product", "small_conv"): "its grouped layer counts with the weight that it had at the start, which nobody keeps"
+    (
+        "ssa_product",
+        "small_conv",
+    ): "its grouped layer counts with the weight that it had at the start, which nobody keeps"
 }
 # (rule, network): suite to the reason why they do not take part in it
 RELABELLED = "its network reads a label in the input and normalised activities, so that no value is the plain network's"

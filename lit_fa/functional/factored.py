@@ -1,4 +1,4 @@
-r"""Weights as three factors, $W = U\,\mathrm{diag}(s)\,V^\top$: layers, projections and penalties in the space of an SVD.
+r"""Weights as three factors, $W = U\,\mathrm{diag}(s)\,V^\top$: in the space of an SVD.
 
 Letters: n batch, o out, i in, k kernel, r rank. A weight has a matrix (a, b): for a linear layer it is the weight
 itself, (o, i); for a convolution, with rows (o, column of the kernel) and columns (i, row of the kernel), it has the

@@ -109,7 +109,7 @@ class FactoredLayer(nn.Module):
 
     @torch.no_grad()
     def shrink(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Take the zero columns out of parameters, feedback and the optimiser's state; parameters stay the same objects."""
+        """Take the zero columns out of parameters (which stay the same objects), feedback and the optimiser's state."""
         kept = self.mask.nonzero().flatten()
         if len(kept) == len(self.mask):
             return
@@ -214,7 +214,9 @@ class FeedbackThrough(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, error):  # noqa: D102
-        factors = Factors(*(t.to(error.dtype) for t in ctx.saved_tensors))  # under autocast the error is of another type
+        factors = Factors(
+            *(t.to(error.dtype) for t in ctx.saved_tensors)
+        )  # under autocast the error is of another type
         return error, ctx.back(error, factors, ctx.shape), None, None, None, None
 
 
@@ -242,7 +244,8 @@ def factor(network: nn.Module, name: str, rank: int | None = None) -> FactoredLa
     layer = network.get_submodule(name)
     if reason := why_not(layer):
         raise ValueError(f"{name}: {reason}")
-    if rank is not None and not 1 <= rank <= (full := factored.full_rank(layer.weight.shape)):
+    full = factored.full_rank(layer.weight.shape)
+    if rank is not None and not 1 <= rank <= full:
         raise ValueError(f"{name} has ranks from 1 to {full}, not {rank}")
     kind = next(k for k in _KINDS if isinstance(layer, k))
     made = _KINDS[kind](layer, rank).train(layer.training)

@@ -154,14 +154,16 @@ def _units(visited: list[str], links: dict[str, nn.Module]) -> list[tuple[str, s
 def _read_next(network: nn.Module, example: Tensor, units: list[tuple[str, str]]) -> list[str]:
     """The ends of units whose output has a part in what the next layer reads."""
     modules, made, read = dict(network.named_modules()), {}, {}
-    hooks = [
-        modules[name].register_forward_hook(lambda _m, args, out, n=name: (made.update({n: out}), read.update({n: args})) and None)
-        for name in {name for unit in units for name in unit}
-    ]
+
+    def note(name: str, args: tuple, output: object) -> None:
+        made[name], read[name] = output, args[0]
+
+    names = {name for unit in units for name in unit}
+    hooks = [modules[n].register_forward_hook(lambda _m, args, out, n=n: note(n, args, out)) for n in names]
     try:
         with observing(network), torch.enable_grad():
             network(example.clone().requires_grad_(example.is_floating_point()))
-            return [end for end, reader in units if _depends(read[reader][0], made[end])]
+            return [end for end, reader in units if _depends(read[reader], made[end])]
     finally:
         for hook in hooks:
             hook.remove()

@@ -9,7 +9,6 @@ from lit_fa.errors import UserError, nearest
 from lit_fa.functional.criteria import CRITERIA
 from lit_fa.rules.base import Batch, LearningRule, Progress, Surrogate
 
-
 START = Progress(0)
 
 

@@ -101,6 +101,6 @@ class Pruning:
         left = self.energy ** (times := self.times(progress.epochs))
         if left < 0.5:
             raise UserError(
-                f"pruning to {self.energy:g} of the current energy {times} times leaves {left:.2g} of it and empties the "
-                "layers: use of: first, a larger every, or an energy nearer to 1"
+                f"pruning to {self.energy:g} of the current energy {times} times leaves {left:.2g} of it and empties "
+                "the layers: use of: first, a larger every, or an energy nearer to 1"
             )

@@ -26,7 +26,6 @@ import math
 from collections.abc import Callable
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from lit_fa.errors import UserError
@@ -104,7 +103,6 @@ class SVDSpaceAlignment(SVDBackprop):
         self.route, self.alpha, self.beta, self.beta_schedule = route, alpha, beta, beta_schedule
         self.feedback, self.init, self.seed = feedback, init, seed
         self.streams = route != "sequential"
-        self.held: dict[str, FactoredLayer] = {}  # a plain dictionary: their tensors are the network's
         self.direct: DirectFeedbackAlignment | None = None
         if self.streams:
             self.direct = DirectFeedbackAlignment(
@@ -113,8 +111,7 @@ class SVDSpaceAlignment(SVDBackprop):
 
     def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
         """Factor the layers, draw their feedback, cut and link where the route is direct."""
-        classes = self.factor(network, example)
-        self.held = {name: network.get_submodule(name) for name in self.layers}
+        self.factor(network, example)
         for name, layer in self.held.items():
             layer.feedback = FeedbackFactors(self._feedback(name, layer)).to(layer.s.device)
             layer.transport = "feedback"
@@ -123,12 +120,11 @@ class SVDSpaceAlignment(SVDBackprop):
         if self.route == "direct_product":
             self._multiply(network, example)
         found = self.inspect(network, example, criterion)
-        own = {f"{name}.{kind}" for name in [*self.layers, *self.dense_layers] for kind in ("U", "weight")}
+        own = {f"{name}.{kind}" for name in [*self.held, *self.dense_layers] for kind in ("U", "weight")}
         dense = [name for name in found.transported if name not in own]
         remedy = "They are used outside a linear or conv module's own forward, or are no such module."
         refuse("error still travels by the own weights of", dense, remedy, uncovered=self.uncovered)
         refuse("no gradient reaches", found.unreached, "They take no part in the loss.", uncovered=self.uncovered)
-        self._say(network, classes)
         return found
 
     def surrogate(self, network: nn.Module, batch: Batch, criterion: Criterion) -> Surrogate:
@@ -142,16 +138,12 @@ class SVDSpaceAlignment(SVDBackprop):
     def pulled(self, key: str, params: Tensors, grads: Tensors, progress: Progress) -> Tensor:
         r"""$\alpha\,\nabla\mathcal L_{CE} + 2\beta\,(U - B_U)$ over the entries that are not pruned."""
         name, side = key.removeprefix("network.").rsplit(".", 1)
-        layer = self.held[name]
-        grad = grads[key] if self.alpha == 1.0 or name == self.layers[-1] else self.alpha * grads[key]
+        grad = grads[key] if self.alpha == 1.0 or name == [*self.held][-1] else self.alpha * grads[key]
         beta = self.beta * SCHEDULES[self.beta_schedule](progress.fraction)
         if not beta:
             return grad
-        difference = params[key] - getattr(layer.feedback, side)
-        if self.reduction == "sum":
-            return torch.add(grad, difference, alpha=2 * beta)
-        entries = layer.mask.sum() * (len(difference) if difference.ndim > 1 else 1)
-        return grad + difference * (2 * beta / entries)
+        difference = params[key] - getattr(self.held[name].feedback, side)
+        return grad + difference * (2 * beta / self.entries(key, rows=len(difference) if side != "s" else 1))
 
     @property
     def links(self) -> Tensors:

@@ -1,0 +1,95 @@
+"""Put a whole network in factors: which layers, at which rank, and what is said to those that cannot be."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lit_fa.errors import UserError
+from lit_fa.functional.factored import full_rank
+from lit_fa.layers.factored import FactoredLayer, factor, why_not
+from lit_fa.layers.feedback import WEIGHT_LAYERS
+from lit_fa.layers.observing import observing
+from lit_fa.layers.taps import match
+
+
+@dataclass(frozen=True)
+class Factoring:
+    """What became of a network.
+
+    Attributes:
+        layers: name to factored layer, in the order in which a forward pass meets them.
+        dense: names of the layers that were left as they were.
+        classes: c.
+    """
+
+    layers: dict[str, FactoredLayer]
+    dense: list[str]
+    classes: int
+
+
+def factor_network(
+    network: nn.Module, example: Tensor, rank: int | float | None = None, dense: list[str] | str | None = None
+) -> Factoring:
+    """Replace linear and conv layers by factored ones.
+
+    Args:
+        network: changed in place.
+        example: (n, ...) inputs.
+        rank: None for full, a number (a layer of smaller full rank keeps that), or a share of the full rank.
+        dense: names or patterns of layers to leave; `unfactorable`: those that have no factors.
+
+    Raises:
+        UserError: layers that cannot be factored, by name and reason; no layer at all; a rank above every full rank.
+    """
+    order, classes = weight_calls(network, example)
+    left = left_dense(network, dense)
+    names = [name for name in order if name not in left]
+    if bad := {n: why for n in names if (why := why_not(network.get_submodule(n)))}:
+        shown = "; ".join(f"{name}: {why}" for name, why in [*bad.items()][:4])
+        remedy = f"leave them dense with dense: [{next(iter(bad))}] or, all of them, with dense: unfactorable"
+        raise UserError(f"{len(bad)} layers cannot be factored ({shown}): {remedy}")
+    if not names:
+        raise UserError("there is no layer to factor: wrap the network in nn.Sequential, or shorten dense")
+    full = {name: full_rank(network.get_submodule(name).weight.shape) for name in names}
+    if isinstance(rank, int) and rank > max(full.values()):
+        raise UserError(f"rank {rank} is above the full rank of every layer; the largest is {max(full.values())}")
+    made = {name: factor(network, name, _of_layer(rank, full[name])) for name in names}
+    return Factoring(made, left, classes)
+
+
+def weight_calls(network: nn.Module, example: Tensor) -> tuple[list[str], int]:
+    """Layers with a weight in the order of one forward pass, and the number of classes."""
+    called: dict[str, None] = {}
+    layers = {name: m for name, m in network.named_modules() if name and isinstance(m, WEIGHT_LAYERS)}
+    hooks = [m.register_forward_hook(lambda _m, _a, _o, n=n: called.setdefault(n) and None) for n, m in layers.items()]
+    try:
+        with observing(network), torch.no_grad():
+            classes = network(example).shape[-1]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [*called], classes
+
+
+def left_dense(network: nn.Module, dense: list[str] | str | None) -> list[str]:
+    """The layers that `dense` names."""
+    weighted = [name for name, m in network.named_modules() if isinstance(m, WEIGHT_LAYERS)]
+    if isinstance(dense, str):
+        return [name for name in weighted if why_not(network.get_submodule(name))]
+    return matched("dense", dense or [], weighted)
+
+
+def matched(option: str, patterns: list[str], names: list[str]) -> list[str]:
+    """The names that the patterns match; a pattern without a match is a `UserError` that names the option."""
+    try:
+        return match(patterns, names) if patterns else []
+    except ValueError as error:
+        raise UserError(f"{option}: {error}") from None
+
+
+def _of_layer(rank: int | float | None, full: int) -> int | None:
+    if rank is None:
+        return None
+    return max(1, math.ceil(rank * full)) if isinstance(rank, float) else min(rank, full)
