@@ -14,9 +14,11 @@ from lit_fa.rules.base import LearningRule, Progress, Surrogate
 from lit_fa.rules.direct_feedback_alignment import DirectFeedbackAlignment
 from lit_fa.rules.feedback_alignment import FeedbackAlignment
 from lit_fa.rules.forward_forward import ForwardForward
+from lit_fa.rules.local_losses import AugLocal, PredSim
 
 __all__ = [
     "AdaptiveFeedback",
+    "AugLocal",
     "Backprop",
     "DirectFeedbackAlignment",
     "FeedbackAlignment",
@@ -24,6 +26,7 @@ __all__ = [
     "ForwardForward",
     "KolenPollackFeedback",
     "LearningRule",
+    "PredSim",
     "Progress",
     "RandomFeedback",
     "SignFeedback",
