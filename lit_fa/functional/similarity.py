@@ -49,7 +49,8 @@ def similarity_matrix(x: Tensor) -> Tensor:
     rounding = 4 * torch.finfo(x.dtype).eps * torch.linalg.vector_norm(x.detach(), dim=1, keepdim=True)
     alive = length > rounding
     rows = torch.where(alive, centred / torch.where(alive, length, 1), 0)
-    return rows @ rows.t()
+    with torch.autocast(x.device.type, enabled=False):  # eight bits would blur which samples are alike
+        return rows @ rows.t()
 
 
 def similarity_matching(a: Tensor, b: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ class PredSim(LocalLosses):
     """Every hidden block predicts the label and arranges samples by label, each by a layer of its own.
 
     D starts at zero weights, as in the code, so that at first f alone moves the block; D's bias and f are drawn like
-    torch's own layers.
+    torch's own layers. f keeps the width: behind a vector of d units it has d x d weights.
 
     Args:
         loss: `predsim`, or one of its parts: `pred` (beta 0) or `sim` (beta 1), without the other's layer.

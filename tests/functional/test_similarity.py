@@ -80,7 +80,11 @@ def test_a_silent_channel_of_a_map_gives_a_finite_gradient():
     assert gradient[0, 0].abs().max() > 0
 
 
-def test_similarity_of_bfloat16_is_accumulated_in_float32():
+@pytest.mark.parametrize("autocast", [False, True])
+def test_similarity_of_bfloat16_is_accumulated_in_float32(autocast: bool):
     x = draw(4, 1000).bfloat16()
-    assert similarity_matrix(x).dtype == torch.float32
-    assert torch.allclose(similarity_matrix(x), similarity_matrix(x.double()).float(), atol=1e-6)
+    expected = similarity_matrix(x.double()).float()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = similarity_matrix(x)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, expected, atol=1e-6)
