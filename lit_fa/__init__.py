@@ -11,6 +11,8 @@ _HOMES = {
     "FeedbackAlignment": "lit_fa.rules",
     "DirectFeedbackAlignment": "lit_fa.rules",
     "ForwardForward": "lit_fa.rules",
+    "PredSim": "lit_fa.rules",
+    "AugLocal": "lit_fa.rules",
     "LearningRule": "lit_fa.rules",
     "Surrogate": "lit_fa.rules",
     "Learner": "lit_fa.modules",

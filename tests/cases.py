@@ -17,12 +17,14 @@ from lit_fa.layers.factored import FactoredConv2d, FactoredLayer, factored_layer
 from lit_fa.modules import Learner
 from lit_fa.rules import (
     AdaptiveFeedback,
+    AugLocal,
     Backprop,
     DirectFeedbackAlignment,
     FeedbackAlignment,
     ForwardForward,
     KolenPollackFeedback,
     LearningRule,
+    PredSim,
     RandomFeedback,
     SignFeedback,
     SnapshotFeedback,
@@ -31,7 +33,7 @@ from lit_fa.rules import (
     WeightMirrorFeedback,
 )
 from tests.contract import literal
-from tests.reference import factored, forward_forward
+from tests.reference import factored, forward_forward, local_losses
 
 CLASSES = 5
 
@@ -161,8 +163,8 @@ def described(module: nn.Module, name: str) -> list[tuple]:
         return [layer for child, m in module.named_children() for layer in described(m, f"{name}.{child}")]
     if isinstance(module, Residual):
         return [("residual", described(module.inside, f"{name}.inside"))]
-    if isinstance(module, Mean):
-        return [("mean", module.dims)]
+    if isinstance(module, Mean | nn.AdaptiveAvgPool2d):
+        return [("mean", getattr(module, "dims", (2, 3)))]
     weight, bias = array(getattr(module, "weight", None)), array(getattr(module, "bias", None))
     if isinstance(module, FactoredLayer):
         return [described_factors(module, name, (module.U, module.s, module.V), bias)]
@@ -171,6 +173,8 @@ def described(module: nn.Module, name: str) -> list[tuple]:
     if isinstance(module, nn.Conv2d):
         geometry = (module.stride, pad(module), module.padding_mode, module.dilation, module.groups)
         return [("conv", name, weight, bias, *geometry)]
+    if isinstance(module, nn.BatchNorm2d):
+        return [("batch_norm", name, weight, bias, module.eps)]
     return [({nn.Tanh: "tanh", nn.ReLU: "relu", nn.Flatten: "flatten"}[type(module)],)]
 
 
@@ -335,6 +339,38 @@ def forward_forward_blocks(learner: Learner) -> list[list[tuple]]:
     return blocks
 
 
+def predsim_reference(beta: float, limit: int, learner: Learner, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    def delta(key: str) -> Callable:
+        auxiliary, prefix = learner.rule.auxiliary[key], f"rule.auxiliary.{key}"
+        prediction = described(auxiliary["prediction"].linear, f"{prefix}.prediction.linear") if beta < 1 else None
+        matched = described(auxiliary["similarity"], f"{prefix}.similarity") if beta > 0 else None
+        return lambda h, y: local_losses.predsim_delta(
+            h, y, CLASSES, prediction, matched, beta, limit, literal.forward, plain_backward
+        )
+
+    return local_reference(delta, learner, x, y)
+
+
+def auglocal_reference(learner: Learner, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    def delta(key: str) -> Callable:
+        layers = described(learner.rule.auxiliary[key], f"rule.auxiliary.{key}")
+        return lambda h, y: local_losses.auglocal_delta(h, y, layers, literal.forward, plain_backward)
+
+    return local_reference(delta, learner, x, y)
+
+
+def local_reference(delta: Callable, learner: Learner, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    """`delta(key)` is the literal error of the block with that auxiliary network."""
+    blocks = divided(learner.network, learner.rule.taps.names)
+    shapes = [unit.shape for unit in learner.rule.units.values()]
+    deltas = [delta(key) for key in learner.rule.auxiliary]
+    return local_losses.grads(blocks, x, y, shapes, deltas, literal.forward, plain_backward)
+
+
+def plain_backward(layers: list, notes: list, delta: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    return literal.backward(layers, notes, delta, {})
+
+
 def usf(weight: np.ndarray, stored: None) -> np.ndarray:
     field_size = np.prod(weight.shape[2:])
     return np.sqrt(2 / ((weight.shape[0] + weight.shape[1]) * field_size)) * np.sign(weight)
@@ -381,6 +417,11 @@ def ssa(route: str, **options: object) -> tuple[Callable, Callable]:
     make = partial(SVDSpaceAlignment, route, dense="unfactorable", **options)
     direct = partial(ssa_direct_reference, route == "direct_product")
     return make, factored_reference if route == "sequential" else direct
+
+
+def predsim(loss: str, limit: int = 4096, beta: float = 0.99) -> tuple[Callable, Callable]:
+    share = {"predsim": beta, "pred": 0.0, "sim": 1.0}[loss]
+    return partial(PredSim, loss, beta, limit), partial(predsim_reference, share, limit)
 
 
 # name: (makes the rule, its literal reference)
@@ -433,14 +474,17 @@ RULES: dict[str, tuple[Callable[[], LearningRule], Callable]] = {
     "ff_no_head": ff("threshold", 1.0, head="none"),
     "ff_channels": ff("threshold", 1.0, label="channels"),
     "ff_channels_l2": ff("symba", 4.0, "sum", "l2", label="channels", head="none"),
+    "predsim": predsim("predsim"),
+    "predsim_pooled": predsim("predsim", limit=20, beta=0.6),
+    "pred": predsim("pred", limit=20),
+    "sim": predsim("sim"),
+    "auglocal": (AugLocal, auglocal_reference),
+    "auglocal_deep": (partial(AugLocal, 4, 1.0), auglocal_reference),
 }
 # (rule, network) that cannot be, and why
 INSIDE = "the reference's blocks form a chain; a layer inside a branch is none"
 IMPOSSIBLE = {("dfa_layer_taps", "residual"): INSIDE, ("ssa_layer_taps", "residual"): INSIDE} | {
-    (
-        "ssa_product",
-        "small_conv",
-    ): "its grouped layer counts with the weight that it had at the start, which nobody keeps"
+    ("ssa_product", "small_conv"): "its grouped layer counts with its weight at the start, which nobody keeps"
 }
 # (rule, network): suite to the reason why they do not take part in it
 RELABELLED = "its network reads a label in the input and normalised activities, so that no value is the plain network's"

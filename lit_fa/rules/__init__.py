@@ -14,12 +14,14 @@ from lit_fa.rules.base import LearningRule, Progress, Surrogate
 from lit_fa.rules.direct_feedback_alignment import DirectFeedbackAlignment
 from lit_fa.rules.feedback_alignment import FeedbackAlignment
 from lit_fa.rules.forward_forward import ForwardForward
+from lit_fa.rules.local_losses import AugLocal, PredSim
 from lit_fa.rules.rank_schedule import Hoyer, Pruning
 from lit_fa.rules.svd_backprop import SVDBackprop
 from lit_fa.rules.svd_space_alignment import SVDSpaceAlignment
 
 __all__ = [
     "AdaptiveFeedback",
+    "AugLocal",
     "Backprop",
     "DirectFeedbackAlignment",
     "FeedbackAlignment",
@@ -28,6 +30,7 @@ __all__ = [
     "Hoyer",
     "KolenPollackFeedback",
     "LearningRule",
+    "PredSim",
     "Progress",
     "Pruning",
     "RandomFeedback",

@@ -16,7 +16,7 @@ from callbacks import (
     RunRecord,
     WeightAlignment,
 )
-from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, SignFeedback
+from lit_fa.rules import AugLocal, Backprop, DirectFeedbackAlignment, FeedbackAlignment, PredSim, SignFeedback
 from tests.callbacks.training import fit, norm_net, task
 
 RULES = {
@@ -25,6 +25,8 @@ RULES = {
     "redrawn": lambda: FeedbackAlignment(SignFeedback(variant="brsf")),
     "kolen_pollack": lambda: FeedbackAlignment("kolen_pollack"),
     "dfa": DirectFeedbackAlignment,
+    "predsim": PredSim,
+    "auglocal": AugLocal,
 }
 
 

@@ -4,6 +4,7 @@ A network is a list of layers, each a tuple: its kind, then its name and arrays 
 
     ("linear", name, W (o, i), b or None)                 any number of leading dimensions
     ("conv", name, W (o, i/groups, k, k), b or None, stride, pad ((top, bottom), (left, right)), mode, dilation, groups)
+    ("batch_norm", name, scale, offset, eps)              statistics of the batch, biased variance; maps only
     ("relu",) ("tanh",) ("flatten",) ("mean", axes) ("residual", [layers])
 
 Imports nothing of the package that it judges.
@@ -43,6 +44,8 @@ def forward(layers, x):
             x = x @ rest[1].T + (0 if rest[2] is None else rest[2])
         elif kind == "conv":
             x = conv(x, *rest[1:])
+        elif kind == "batch_norm":
+            x = rest[1][:, None, None] * standardised(x, rest[3])[0] + rest[2][:, None, None]
         elif kind == "relu":
             x = np.maximum(x, 0)
         elif kind == "tanh":
@@ -76,6 +79,14 @@ def backward(layers, notes, delta, feedback):
             if bias is not None:
                 grads[name + ".bias"] = delta.sum((0, 2, 3))
             delta = conv_input_gradient(delta, x.shape, feedback.get(name, weight), *geometry)
+        elif kind == "batch_norm":
+            name, scale, _, eps = rest
+            z, deviation = standardised(x, eps)
+            grads[name + ".weight"] = (delta * z).sum((0, 2, 3))
+            grads[name + ".bias"] = delta.sum((0, 2, 3))
+            delta = delta * scale[:, None, None]
+            mean, along = (a.mean((0, 2, 3), keepdims=True) for a in (delta, delta * z))
+            delta = (delta - mean - z * along) / deviation
         elif kind == "relu":
             delta = delta * (x > 0)
         elif kind == "tanh":
@@ -89,6 +100,12 @@ def backward(layers, notes, delta, feedback):
             grads |= inner
             delta = delta + through
     return delta, grads
+
+
+def standardised(x, eps):
+    """x (n, c, h, w) less the mean of its channel, over its deviation; and that deviation."""
+    deviation = np.sqrt(x.var((0, 2, 3), keepdims=True) + eps)
+    return (x - x.mean((0, 2, 3), keepdims=True)) / deviation, deviation
 
 
 def feedback_alignment(layers, x, y, feedback):

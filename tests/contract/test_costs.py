@@ -13,7 +13,15 @@ from torch import nn
 
 from lit_fa.layers import SignFeedback
 from lit_fa.modules import Learner
-from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, ForwardForward, LearningRule
+from lit_fa.rules import (
+    AugLocal,
+    Backprop,
+    DirectFeedbackAlignment,
+    FeedbackAlignment,
+    ForwardForward,
+    LearningRule,
+    PredSim,
+)
 from tests.cases import CLASSES, Case, cases
 from tests.contract.costs import flops, peak_bytes, products
 
@@ -80,6 +88,41 @@ def test_no_input_gradient_crosses_a_cut(network: str, teacher: str, shape: str)
     assert flops(lambda: step(learner, batch)) == 2 * whole + projections
     blocks = len(learner.rule.feedback) + 1
     assert products(lambda: step(learner, batch)) == 2 * blocks + (blocks - 1)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("loss", ["predsim", "pred", "sim"])
+def test_predsim_is_two_forward_passes_and_three_of_its_own_layers(network: str, loss: str):
+    learner, batch = learner_and_batch(partial(PredSim, loss), network)
+    whole, _ = forward_flops(network)
+    own, pairs = 0, 0
+    for unit, auxiliary in zip(learner.rule.units.values(), learner.rule.auxiliary.values(), strict=True):
+        features = torch.zeros(N, *unit.shape)
+        own += sum(flops(lambda: layer(features)) for layer in auxiliary.values())  # noqa: B023
+        # S of the features, which needs two products on the way back, and S of the labels
+        width = unit.shape[0] if unit.shape[0] > 3 else features[0].numel()
+        pairs += 2 * N * N * (3 * width + CLASSES) if "similarity" in auxiliary else 0
+    assert flops(lambda: step(learner, batch)) == 2 * whole + 3 * own + pairs
+
+
+def test_auglocal_is_three_forward_passes_of_its_own_networks_and_two_of_cut_blocks():
+    learner, batch = learner_and_batch(AugLocal, "mlp")
+    whole, _ = forward_flops("mlp")
+    head = learner.network[-1].weight.numel()  # the last hidden block and the head learn together
+    own = sum(p.numel() for p in learner.rule.auxiliary.parameters() if p.ndim == 2)
+    assert flops(lambda: step(learner, batch)) == 2 * whole + 2 * N * (3 * own + head)
+
+
+@pytest.mark.parametrize("rule", [PredSim, AugLocal])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_block_behind_a_cut_reads_a_tensor_without_gradient(network: str, rule: Callable[[], LearningRule]):
+    learner, batch = learner_and_batch(rule, network)
+    layers = [m for m in learner.network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    needed = []
+    for layer in layers[: len(learner.rule.taps.names) + 1]:  # one layer a block, the last block's first one included
+        layer.register_forward_pre_hook(lambda _m, args: needed.append(args[0].requires_grad))
+    learner(batch)
+    assert needed == [False] * (len(learner.rule.taps.names) + 1)
 
 
 @pytest.mark.parametrize("rule", [DirectFeedbackAlignment, ForwardForward, partial(ForwardForward, label="channels")])

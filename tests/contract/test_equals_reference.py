@@ -11,7 +11,7 @@ def moved(case: Case):
     """A learner after one step, so that weights, and what is copied or learned from them, no longer coincide."""
     learner = case.learner()
     with torch.no_grad():
-        for name, p in learner.network.named_parameters():
+        for name, p in (*learner.network.named_parameters(), *learner.rule.named_parameters()):
             if not name.endswith("feedback.weight"):
                 p += 0.1 * torch.randn(p.shape, dtype=p.dtype, generator=torch.Generator().manual_seed(len(name)))
     return learner

@@ -8,7 +8,7 @@ from tests.cases import Case, cases, gradients, largest_difference, taken
 
 # one rule of every kind of graph: a compilation takes seconds
 KINDS = ("backprop", "fa_uniform", "fa_detour", "sign_usf", "sign_usf_detour", "kolen_pollack", "snapshot_row",
-         "adaptive_norm", "dfa_dense", "dfa_detour", "drtp_per_channel")  # fmt: skip
+         "adaptive_norm", "dfa_dense", "dfa_detour", "drtp_per_channel", "predsim", "auglocal")  # fmt: skip
 
 
 def one_of_a_kind(case: Case) -> bool:

@@ -29,7 +29,18 @@ def resumed_after_a_kill(folder: Path, killed_at: int = KILLED_AT, **options: ob
 
 
 @pytest.mark.parametrize(
-    "rule", ["backprop", "fa_uniform", "sign_brsf", "kolen_pollack", "weight_mirror", "adaptive_mixture", "dfa_dense"]
+    "rule",
+    [
+        "backprop",
+        "fa_uniform",
+        "sign_brsf",
+        "kolen_pollack",
+        "weight_mirror",
+        "adaptive_mixture",
+        "dfa_dense",
+        "predsim",
+        "auglocal",
+    ],
 )
 def test_a_run_resumed_in_mid_epoch_equals_one_that_was_not_killed(rule: str, tmp_path: Path):
     resumed, whole = resumed_after_a_kill(tmp_path, rule=rule, dropout=0.3, augment="crop_flip")

@@ -9,7 +9,15 @@ from torch import nn
 
 from lit_fa.errors import UserError
 from lit_fa.modules import Learner
-from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, ForwardForward, LearningRule
+from lit_fa.rules import (
+    AugLocal,
+    Backprop,
+    DirectFeedbackAlignment,
+    FeedbackAlignment,
+    ForwardForward,
+    LearningRule,
+    PredSim,
+)
 from tests.cases import CLASSES, Case, cases, gradients, largest_difference, taken
 from tests.contract.costs import peak_bytes
 
@@ -19,7 +27,7 @@ def streamed(learner: Learner, batch: tuple) -> dict[str, torch.Tensor]:
     return taken(learner)
 
 
-@pytest.mark.parametrize("case", cases(where=lambda case: case.name.startswith(("dfa", "drtp", "ff"))))
+@pytest.mark.parametrize("case", cases(where=lambda case: case.rule().streams))
 def test_streamed_gradients_equal_those_of_one_backward_pass(case: Case):
     learner, batch = case.learner(), case.batch()
     fused, loss = gradients(learner, batch), learner(batch).loss
@@ -82,6 +90,8 @@ CUT = {
     "ff": ForwardForward,
     "ff_channels": partial(ForwardForward, "symba", label="channels", head="none"),
     "ff_autograd": partial(ForwardForward, backend="autograd"),
+    "predsim": PredSim,
+    "auglocal": AugLocal,
 }
 
 

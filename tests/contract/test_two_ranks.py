@@ -7,7 +7,17 @@ import pytest
 from tests.cases import largest_difference
 from tests.contract.training import record
 
-RULES = ["backprop", "fa_uniform", "sign_brsf", "kolen_pollack", "weight_mirror", "dfa_dense", "drtp_per_channel"]
+# of the local losses `pred`: similarity and batch normalisation compare the samples that a rank has
+RULES = [
+    "backprop",
+    "fa_uniform",
+    "sign_brsf",
+    "kolen_pollack",
+    "weight_mirror",
+    "dfa_dense",
+    "drtp_per_channel",
+    "pred",
+]
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -12,7 +12,15 @@ from lit_fa.federated import FedDecorr, FedDyn, FedNova, FedProx, LocalAdam, Loc
 from lit_fa.federated.choose import executor_named
 from lit_fa.federated.work import client_seed
 from lit_fa.modules import FederatedClassifier
-from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, ForwardForward, SignFeedback
+from lit_fa.rules import (
+    AugLocal,
+    Backprop,
+    DirectFeedbackAlignment,
+    FeedbackAlignment,
+    ForwardForward,
+    PredSim,
+    SignFeedback,
+)
 from tests.federated.federation import CLASSES, largest_difference, loader, network, quiet, trained, weights
 
 RULES = {
@@ -29,8 +37,12 @@ RULES = {
     "ff_threshold_permuted_l2": lambda: ForwardForward(negatives="permutation", normalise="l2", threshold=0.3),
     "ff_margin_hard_sum": lambda: ForwardForward(loss="margin", negatives="hard", goodness="sum", threshold=1.0),
     "ff_moved_label": lambda: ForwardForward(loss="symba", head="none", position=2, strength=2.0, normalise="none"),
+    "predsim": PredSim,
+    "auglocal": AugLocal,
 }
-WRITTEN_OUT = [name for name in RULES if name not in ("kolen_pollack", "drtp", "redrawn_sign_symmetry")]
+WRITTEN_OUT = [
+    name for name in RULES if name not in ("kolen_pollack", "drtp", "redrawn_sign_symmetry", "predsim", "auglocal")
+]
 ALGORITHMS = {
     "prox": FedProx(0.3),
     "nova": FedNova(),

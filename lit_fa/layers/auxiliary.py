@@ -1,0 +1,191 @@
+"""Auxiliary networks: what a local loss reads a block's output with.
+
+A local loss sees a block's output as features: a vector (d), tokens (t, d) averaged to one, or a map (c, h, w). A
+Flatten that ends a block is undone, since what it flattened is the map. Letters: n batch, t tokens, d features,
+c channels, h height, w width.
+"""
+
+import copy
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import cycle
+
+import torch
+from torch import Generator, Tensor, nn
+
+from lit_fa.layers.feedback import WEIGHT_LAYERS
+from lit_fa.layers.observing import observing
+from lit_fa.layers.taps import Block
+
+ACTIVATIONS = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Tanh,
+    nn.Hardtanh, nn.Hardswish, nn.Sigmoid, nn.Hardsigmoid,
+)  # fmt: skip
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A block as a local loss sees it.
+
+    Attributes:
+        name: of the module that ends it.
+        shape: of its output's features, (d) or (c, h, w).
+        copied: (d) or (c, h, w), what a copy of it has: where a map was pooled away, that of its last convolution.
+        activation: the first activation that runs in it, ReLU where none is known.
+    """
+
+    name: str
+    shape: Shape
+    copied: Shape
+    activation: nn.Module
+
+    def features(self, output: Tensor, channels: str = "first") -> Tensor:
+        """(n, ...) output of the block to its features, (n, d) or (n, c, h, w)."""
+        if output.ndim == 4:
+            return output.movedim(-1, 1) if channels == "last" else output
+        if output.ndim == 3:
+            return output.mean(1)
+        return output.unflatten(1, self.shape) if len(self.shape) == 3 else output
+
+
+def units(network: nn.Module, example: Tensor, blocks: list[Block], channels: str = "first") -> list[Unit]:
+    """Look at one forward pass of `example` and describe each of the blocks, in their order.
+
+    Args:
+        network: any module.
+        example: (n, ...) one batch of inputs, whose values do not matter.
+        blocks: from `layers.taps.find_blocks`.
+        channels: `first` or `last`, where maps hold their channels.
+
+    Raises:
+        ValueError: an output that is no vector, tokens or map of two dimensions.
+    """
+    modules, ends = dict(network.named_modules()), {block.name: block for block in blocks}
+    found: dict[str, Unit] = {}
+    layer: tuple[nn.Module | None, Shape] = (None, ())
+    activation: nn.Module | None = None
+    for name, before, after in _calls(network, example, {*ends}):
+        module = modules[name]
+        if isinstance(module, WEIGHT_LAYERS):
+            layer = module, after
+        if isinstance(module, ACTIVATIONS) and activation is None:
+            activation = module
+        if name in ends:
+            shape = _features_shape(name, before if isinstance(module, nn.Flatten) else (), after, channels)
+            pooled = len(shape) == 1 and isinstance(layer[0], nn.Conv2d)
+            found[name] = Unit(name, shape, layer[1] if pooled else shape, activation or nn.ReLU())
+            activation = None
+    return [found[block.name] for block in blocks]
+
+
+def read_out(shape: Shape, classes: int, limit: int) -> nn.Sequential:
+    """A linear layer (d, classes) with zero weights, behind an average pool of a map to at most `limit` units.
+
+    The pool is Nøkland & Eidnes': see `pool_window`; a side that its window does not divide is padded with zeros.
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    if len(shape) == 3:
+        window = pool_window(shape, limit)
+        sizes = [math.ceil(side / k) for side, k in zip(shape[1:], window, strict=True)]
+        padding = [k * (size - side // k) // 2 for side, k, size in zip(shape[1:], window, sizes, strict=True)]
+        layers |= {"pool": nn.AvgPool2d(window, padding=tuple(padding)), "flatten": nn.Flatten()}
+        shape = (shape[0] * math.prod(sizes),)
+    layers["linear"] = nn.Linear(shape[0], classes)
+    nn.init.zeros_(layers["linear"].weight)
+    return nn.Sequential(layers)
+
+
+def pool_window(shape: Shape, limit: int) -> tuple[int, int]:
+    """(height, width) of the pool that leaves at most `limit` units of a map (c, h, w), if any pool does.
+
+    The height is doubled, then the width, and so on, up to the whole side.
+
+    >>> pool_window((128, 32, 32), 4096), pool_window((128, 16, 16), 4096), pool_window((16, 8, 8), 4096)
+    ((8, 4), (4, 2), (1, 1))
+    """
+    channels, *sides = shape
+    window = [1, 1]
+    for turn in cycle((0, 1)):
+        left = channels * math.prod(math.ceil(side / k) for side, k in zip(sides, window, strict=True))
+        if left <= limit or window == sides:
+            return tuple(window)
+        window[turn] = min(2 * window[turn], sides[turn])
+
+
+def auxiliary_network(shape: Shape, sources: list[Unit], classes: int) -> nn.Sequential:
+    """Copies of the sources in type and width, one behind another, then a linear classifier of the averaged map.
+
+    Args:
+        shape: of the features it reads, (d) or (c, h, w).
+        sources: the blocks to copy; a map is copied as a 3x3 convolution (He's normal draw, fan out, no bias), batch
+            normalisation and activation, a vector as a linear layer and activation. Behind a vector a map becomes one.
+        classes: number of logits.
+    """
+    layers: list[nn.Module] = []
+    for source in sources:
+        added, shape = _copy_of(source, shape)
+        layers.append(added)
+    return nn.Sequential(*layers, *_averaged(shape), nn.Linear(shape[0], classes))
+
+
+def drawn(make: Callable[[], nn.Module], generator: Generator) -> nn.Module:
+    """What `make` returns, its numbers drawn on the CPU from `generator`; the global random state is left alone."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the devices' states as well
+        return make()
+
+
+def _copy_of(source: Unit, shape: Shape) -> tuple[nn.Sequential, Shape]:
+    width, activation = source.copied[0], copy.deepcopy(source.activation)
+    if len(source.copied) == 1 or len(shape) == 1:
+        return nn.Sequential(*_averaged(shape), nn.Linear(shape[0], width), activation), (width,)
+    # as far towards the source's map as a stride of two leads, the code's largest
+    stride = tuple(min(2, max(1, round(a / b))) for a, b in zip(shape[1:], source.copied[1:], strict=True))
+    conv = nn.Conv2d(shape[0], width, 3, stride=stride, padding=1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    # no running statistics: nobody predicts with it, and the rule's scalar stays a pure function
+    norm = nn.BatchNorm2d(width, track_running_stats=False)
+    size = [math.ceil(side / s) for side, s in zip(shape[1:], stride, strict=True)]
+    return nn.Sequential(conv, norm, activation), (width, *size)
+
+
+def _averaged(shape: Shape) -> list[nn.Module]:
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten()] if len(shape) == 3 else []
+
+
+def _features_shape(name: str, flattened: Shape, shape: Shape, channels: str) -> Shape:
+    if len(flattened) == 3 and math.prod(flattened[1:]) > 1 and math.prod(flattened) == math.prod(shape):
+        return flattened
+    if len(shape) not in (1, 2, 3):
+        raise ValueError(f"a local loss reads vectors, tokens and maps; behind {name} a sample is {len(shape)}-D")
+    if len(shape) == 3:
+        return (shape[2], *shape[:2]) if channels == "last" else shape
+    return shape[-1:]
+
+
+def _calls(network: nn.Module, example: Tensor, ends: set[str]) -> list[tuple[str, Shape, Shape]]:
+    """(name, shape of the first input, shape of the output), without the batch, of what `units` looks at."""
+    calls: list[tuple[str, Shape, Shape]] = []
+
+    def note(name: str) -> Callable:
+        def hook(_module: nn.Module, args: tuple, output: object) -> None:
+            out = output[0] if isinstance(output, tuple) else output
+            before = args[0].shape[1:] if args and isinstance(args[0], Tensor) else ()
+            calls.append((name, tuple(before), tuple(out.shape[1:])))
+
+        return hook
+
+    looked_at = (*WEIGHT_LAYERS, *ACTIVATIONS)
+    modules = [(n, m) for n, m in network.named_modules() if n in ends or isinstance(m, looked_at)]
+    hooks = [module.register_forward_hook(note(name)) for name, module in modules]
+    try:
+        with observing(network), torch.no_grad():
+            network(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
