@@ -2,16 +2,20 @@
 
     python -m benchmarks.step [--rounds 25] [--networks mlp,lenet,vgg] [--rules fa,dfa] [--peers] [--json FILE]
 
-A step is zero_grad, forward, cross-entropy, backward and SGD with momentum, on random data of batch 128, in processor
-time of the one thread, which neighbours on a shared machine disturb less than the wall clock. `ratio` is the median
-over rounds of (rule / backprop in the same round), `spread` its quartiles, `limit` the ratio of matrix products,
-`peak_bytes` the live tensor bytes above the start of a step (gradients included). Backprop is plain torch with nothing
-of ours. Conv nets run in the memory layout in which that plain backprop is fastest, channels_last on the CPUs we met;
-`--layout contiguous` asks for the other.
+A step is zero_grad, forward, cross-entropy, backward, the rule's edits if it has any, and SGD with momentum, on random
+data of batch 128, in processor time of the one thread, which neighbours on a shared machine disturb less than the wall
+clock. `ratio` is the median over rounds of (rule / backprop in the same round), `spread` its quartiles, `limit` the
+ratio of matrix products, `peak_bytes` the live tensor bytes above the start of a step (gradients included). Backprop is
+plain torch with nothing of ours. Conv nets run in the memory layout in which that plain backprop is fastest,
+channels_last on the CPUs we met; `--layout contiguous` asks for the other.
+
+SSA and SVD training hold an eighth of the full rank; `ssa` adds the orthogonality gradient and retracts in every tenth
+step, `ssa_every_step` in all.
 """
 
 import argparse
 import gc
+import itertools
 import json
 import os
 import statistics
@@ -24,10 +28,20 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.networks import BATCH, NETWORKS, arithmetic_limit
 from lit_fa.modules.learner import Learner
-from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, ForwardForward, SignFeedback
+from lit_fa.rules import (
+    Backprop,
+    DirectFeedbackAlignment,
+    FeedbackAlignment,
+    ForwardForward,
+    Progress,
+    SignFeedback,
+    SVDBackprop,
+    SVDSpaceAlignment,
+)
 
 RULES: dict[str, Callable] = {
     "bp": Backprop,
@@ -39,6 +53,10 @@ RULES: dict[str, Callable] = {
     "dfa": DirectFeedbackAlignment,
     "drtp": lambda: DirectFeedbackAlignment("target"),
     "ff": lambda: ForwardForward("symba", head="none"),
+    "svd_bp": lambda: SVDBackprop(0.125, orthogonality_every=10),
+    "ssa": lambda: SVDSpaceAlignment(rank=0.125, orthogonality_every=10, retract_every=10),
+    "ssa_sequential": lambda: SVDSpaceAlignment("sequential", rank=0.125, orthogonality_every=10, retract_every=10),
+    "ssa_every_step": lambda: SVDSpaceAlignment(rank=0.125),
 }
 PEERS = ("fa", "usf", "dfa")
 
@@ -72,10 +90,16 @@ def rule_step(rule: str, name: str, layout: str) -> Callable[[], None]:
     learner = Learner(network, RULES[rule](), x[:2])
     optimizer = torch.optim.SGD([p for p in learner.parameters() if p.requires_grad], lr=1e-3, momentum=0.9)
 
+    taken = itertools.count()
+
     def step() -> None:
+        number = next(taken)
         optimizer.zero_grad(set_to_none=True)
         learner((x, y)).value.backward()
+        learner.edit_gradients(Progress(number))
         optimizer.step()
+        if learner.rule.evolves:
+            learner.after_step(Progress(number + 1))
 
     return step
 
@@ -110,6 +134,17 @@ def measure(steps: dict[str, Callable], rounds: int, label: str) -> dict[str, li
     return seconds
 
 
+def counted_limit(steps: dict[str, Callable], rule: str) -> float:
+    """Products that ten steps of the rule issue over those of backprop: for rules whose steps are not all alike."""
+    counted = {}
+    for name in ("bp", rule):
+        with FlopCounterMode(display=False) as counter:
+            for _ in range(10):
+                steps[name]()
+        counted[name] = counter.get_total_flops()
+    return counted[rule] / counted["bp"]
+
+
 def peak_bytes(step: Callable[[], None]) -> int:
     """Most live tensor bytes during one step above its start, gradients included: they are freed before it."""
     step()
@@ -135,7 +170,9 @@ def rows_of(name: str, rounds: int, rules: list[str], peers: bool, layout: str) 
         # in pairs: the weights of seven learners at once would push each other out of the cache
         seconds = measure({"bp": steps["bp"], rule: steps[rule]}, rounds, f"{name} {rule}")
         ratios = [a / b for a, b in zip(seconds[rule], seconds["bp"], strict=True)]
-        limit = arithmetic_limit(rule.removeprefix("biotorch "), name)
+        limit = (
+            counted_limit(steps, rule) if rule.startswith(("svd", "ssa")) else arithmetic_limit(rule.split()[-1], name)
+        )
         ratio = statistics.median(ratios)
         spread = [round(q, 4) for q in statistics.quantiles(ratios, n=4)[::2]] if len(ratios) > 1 else [ratio, ratio]
         row = {"rule": rule, "network": name, "ms": round(1e3 * statistics.median(seconds[rule]), 3)}

@@ -4,17 +4,20 @@ from callbacks.conservation import ConservationPotential
 from callbacks.curves import Curves, Recorder, publish
 from callbacks.dominance import AlignmentDominance
 from callbacks.errors import MeasurementError
+from callbacks.factor_spectrum import FactorSpectrum
 from callbacks.figures import Figures
 from callbacks.gradient_alignment import GradientAlignment
 from callbacks.probe import Periodic, Probe
 from callbacks.round_cost import RoundCost
 from callbacks.run_record import RunRecord
+from callbacks.training_cost import TrainingCost
 from callbacks.weight_alignment import WeightAlignment
 
 __all__ = [
     "AlignmentDominance",
     "ConservationPotential",
     "Curves",
+    "FactorSpectrum",
     "Figures",
     "GradientAlignment",
     "MeasurementError",
@@ -23,6 +26,7 @@ __all__ = [
     "Recorder",
     "RoundCost",
     "RunRecord",
+    "TrainingCost",
     "WeightAlignment",
     "publish",
 ]

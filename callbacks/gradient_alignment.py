@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from callbacks.probe import Batch, Probe
 from lit_fa.functional.alignment import angle, sample_angle
+from lit_fa.functional.factored import Factors, effective_update
 from lit_fa.layers import WEIGHT_LAYERS, observing, true_gradient
+from lit_fa.layers.factored import FactoredLayer, dense_weights, factored_layers
 
 
 class GradientAlignment(Probe):
@@ -16,7 +18,9 @@ class GradientAlignment(Probe):
 
     * `align/gradient/<layer>`: angle of the layer's weight update, over the whole batch, and `/overall` of all weights;
     * `align/delta/<layer>`: mean over the samples of the angle of the error at the layer's output, and `/overall`, the
-      mean over the layers. Layers that run more than once in a forward pass have none.
+      mean over the layers. Layers that run more than once in a forward pass have none;
+    * for layers in factors, whose angle above is that of the gradient that their dense weight would get,
+      `align/effective/<layer>` and `/overall`: angle of what the gradients of U, s and V do to that weight.
 
     Dropout masks and batch statistics are those of one training step, the same for both gradients.
 
@@ -31,7 +35,7 @@ class GradientAlignment(Probe):
 
     def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
         """Angles of updates and of deltas."""
-        with trainer.precision_plugin.train_step_context():
+        with trainer.precision_plugin.train_step_context(), dense_weights(module.network):
             rule, true = rule_gradients(module, self.data), true_gradients(module, self.data)
         weights = {n: (rule.weights[n], true.weights[n]) for n in rule.weights.keys() & true.weights.keys()}
         deltas = {n: (rule.deltas[n], true.deltas[n]) for n in rule.deltas.keys() & true.deltas.keys()}
@@ -44,7 +48,22 @@ class GradientAlignment(Probe):
         values |= {f"align/delta/{name}": value for name, value in angles.items()}
         if angles:
             values["align/delta/overall"] = torch.tensor([*angles.values()]).nanmean().item()
-        return values
+        return values | self._effective(trainer, module, true.weights)
+
+    def _effective(self, trainer: L.Trainer, module: L.LightningModule, true: dict[str, Tensor]) -> dict[str, float]:
+        layers = factored_layers(module.network)
+        if not layers:
+            return {}
+        with trainer.precision_plugin.train_step_context():
+            grads = rule_gradients(module, self.data).parameters
+        made = {}
+        for name, layer in layers.items():
+            own = [grads[f"{name}.{side}"] for side in Factors._fields if f"{name}.{side}" in grads]
+            if len(own) == 3 and name in true:
+                made[name] = effective_update(Factors(*(f.detach() for f in layer.factors)), Factors(*own), layer.shape)
+        values = {f"align/effective/{name}": angle(update, true[name]).item() for name, update in made.items()}
+        sides = (torch.cat([t.flatten() for t in s]) for s in ([*made.values()], [true[name] for name in made]))
+        return values | ({"align/effective/overall": angle(*sides).item()} if made else {})
 
 
 @dataclass(frozen=True)
@@ -85,7 +104,8 @@ def _gradients(network: nn.Module, scalar) -> Gradients:
         outputs.setdefault(name, []).append(output)
         return output.clone()  # an in-place activation behind the layer must not write into what is kept
 
-    layers = {n: m for n, m in network.named_modules() if isinstance(m, WEIGHT_LAYERS)}
+    layers = {n: m for n, m in network.named_modules() if isinstance(m, (*WEIGHT_LAYERS, FactoredLayer))}
+    params |= {f"{n}.weight": m.dense for n, m in layers.items() if getattr(m, "dense", None) is not None}
     hooks = [
         m.register_forward_hook(lambda _m, _a, out, n=n: keep(n, out), prepend=True)  # before a tap cuts
         for n, m in layers.items()

@@ -37,7 +37,8 @@ def factor_network(
     Args:
         network: changed in place.
         example: (n, ...) inputs.
-        rank: None for full, a number (a layer of smaller full rank keeps that), or a share of the full rank.
+        rank: None for full, a number (a layer of smaller full rank keeps that), or a share of the full rank, but not
+            fewer than there are classes, nor than four.
         dense: names or patterns of layers to leave; `unfactorable`: those that have no factors.
 
     Raises:
@@ -55,7 +56,7 @@ def factor_network(
     full = {name: full_rank(network.get_submodule(name).weight.shape) for name in names}
     if isinstance(rank, int) and rank > max(full.values()):
         raise UserError(f"rank {rank} is above the full rank of every layer; the largest is {max(full.values())}")
-    made = {name: factor(network, name, _of_layer(rank, full[name])) for name in names}
+    made = {name: factor(network, name, _of_layer(rank, full[name], max(classes, 4))) for name in names}
     return Factoring(made, left, classes)
 
 
@@ -89,7 +90,7 @@ def matched(option: str, patterns: list[str], names: list[str]) -> list[str]:
         raise UserError(f"{option}: {error}") from None
 
 
-def _of_layer(rank: int | float | None, full: int) -> int | None:
+def _of_layer(rank: int | float | None, full: int, least: int) -> int | None:
     if rank is None:
         return None
-    return max(1, math.ceil(rank * full)) if isinstance(rank, float) else min(rank, full)
+    return min(max(math.ceil(rank * full), least) if isinstance(rank, float) else rank, full)

@@ -10,13 +10,24 @@ from lightning.pytorch.loggers import CSVLogger
 from callbacks import (
     AlignmentDominance,
     ConservationPotential,
+    FactorSpectrum,
     Figures,
     GradientAlignment,
     MeasurementError,
     RunRecord,
+    TrainingCost,
     WeightAlignment,
 )
-from lit_fa.rules import AugLocal, Backprop, DirectFeedbackAlignment, FeedbackAlignment, PredSim, SignFeedback
+from lit_fa.rules import (
+    AugLocal,
+    Backprop,
+    DirectFeedbackAlignment,
+    FeedbackAlignment,
+    PredSim,
+    Pruning,
+    SignFeedback,
+    SVDSpaceAlignment,
+)
 from tests.callbacks.training import fit, norm_net, task
 
 RULES = {
@@ -27,6 +38,8 @@ RULES = {
     "dfa": DirectFeedbackAlignment,
     "predsim": PredSim,
     "auglocal": AugLocal,
+    "ssa": lambda: SVDSpaceAlignment(pruning=Pruning(0.8, every=1, after=0.0, floor=2)),
+    "ssa_sequential": lambda: SVDSpaceAlignment("sequential"),
 }
 
 
@@ -39,6 +52,8 @@ def callbacks(folder, every):
         "full": AlignmentDominance(full=True),
         "record": RunRecord(str(folder / "record.json")),
         "figures": Figures(str(folder)),
+        "spectrum": FactorSpectrum(every),
+        "cost": TrainingCost(every),
     }
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from callbacks import RoundCost
-from callbacks.round_cost import step_bytes
+from callbacks.live_bytes import step_bytes
 from lit_fa.modules import FederatedClassifier
 from lit_fa.modules.learner import Learner
 from lit_fa.rules import Backprop, ForwardForward

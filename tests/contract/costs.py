@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from callbacks.round_cost import LiveBytes
+from callbacks.live_bytes import LiveBytes
 
 
 def peak_bytes(step: Callable[[], object]) -> int:

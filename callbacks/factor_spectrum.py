@@ -1,0 +1,38 @@
+"""Ranks, energy and orthogonality of layers in factors."""
+
+import lightning as L
+import torch
+
+from callbacks.probe import Periodic
+from lit_fa.functional.factored import full_rank, hoyer, orthogonality
+from lit_fa.layers.factored import factored_layers
+
+
+class FactorSpectrum(Periodic):
+    r"""Logs, for every factored layer:
+
+    * `rank/<layer>`: columns that are not pruned; `rank/overall`: their sum over the layers, in percent of full;
+    * `factors/energy/<layer>`: $\sum s^2$ over what it was at the first pruning (before that: at the start);
+    * `factors/hoyer/<layer>`: $\lVert s\rVert_1 / \lVert s\rVert_2$ over $\sqrt r$, 1 where all values are equal;
+    * `factors/orthogonality/<layer>`: $\lVert U^\top U - I\rVert_F^2 + \lVert V^\top V - I\rVert_F^2$, and
+      `factors/orthogonality`, the largest of any layer.
+
+    Args:
+        every_n_steps: optimiser steps between two measurements; 0: at the end of every epoch.
+    """
+
+    @torch.no_grad()
+    def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
+        """Over all layers; nothing for a network without factors."""
+        layers, values, errors = factored_layers(module.network), {}, []
+        for name, layer in layers.items():
+            errors.append((orthogonality(layer.U) + orthogonality(layer.V)).item())
+            values[f"rank/{name}"] = float(layer.rank)
+            values[f"factors/energy/{name}"] = (layer.s.double().square().sum() / layer.energy).item()
+            values[f"factors/hoyer/{name}"] = (hoyer(layer.s) / layer.rank**0.5).item()
+            values[f"factors/orthogonality/{name}"] = errors[-1]
+        if layers:
+            full = sum(full_rank(layer.shape) for layer in layers.values())
+            values["rank/overall"] = 100 * sum(layer.rank for layer in layers.values()) / full
+            values["factors/orthogonality"] = max(errors)
+        return values

@@ -1,0 +1,76 @@
+"""What a step and a prediction cost: products, parameters and bytes, counted and not timed."""
+
+import lightning as L
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from callbacks.live_bytes import step_bytes
+from callbacks.probe import Batch, Periodic
+from lit_fa.layers.observing import observing
+
+
+class TrainingCost(Periodic):
+    """Logs, before the first step and at the end of every epoch (ranks may have gone):
+
+    * `cost/parameters`: trained numbers, the rule's own included; `cost/feedback_bytes`: buffers called feedback;
+    * `cost/step_macs`: multiply-adds of one training step a sample: forward, backward, the rule's edits;
+    * `cost/inference_macs`: of one prediction;
+    * `cost/step_bytes`: most tensor bytes alive at once in a step beside parameters and data: activations, gradients
+      and what the backward pass keeps; `cost/streamed_step_bytes`: the same where a rule with cuts frees its blocks;
+    * `cost/optimizer_bytes`: the optimiser's state.
+
+    Products are counted by torch's flop counter, at two flops a multiply-add.
+
+    Args:
+        every_n_steps: optimiser steps between two measurements; 0: at the end of every epoch.
+    """
+
+    def __init__(self, every_n_steps: int = 0):
+        """See the class."""
+        super().__init__(every_n_steps)
+        self.data: Batch | None = None
+
+    def prepare(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
+        """Keep one training batch."""
+        self.data = batch[0], batch[1]
+
+    def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
+        """Count one step and one prediction."""
+        learner, samples = module.learner, len(self.data[0])
+        values = {
+            "cost/parameters": sum(p.numel() for p in learner.parameters() if p.requires_grad),
+            "cost/feedback_bytes": sum(b.nbytes for name, b in learner.named_buffers() if "feedback" in name),
+            "cost/step_macs": step_macs(learner, self.data) / samples,
+            "cost/inference_macs": prediction_macs(learner, self.data[0]) / samples,
+            "cost/step_bytes": step_bytes(learner, self.data),
+            "cost/optimizer_bytes": optimizer_bytes(trainer),
+        }
+        if learner.rule.streams:
+            values["cost/streamed_step_bytes"] = step_bytes(learner, self.data, stream=True)
+        return {name: float(value) for name, value in values.items()}
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let go of the batch."""
+        self.data = None
+
+
+def step_macs(learner: nn.Module, batch: Batch) -> float:
+    """Multiply-adds of forward, backward and edits on `batch`."""
+    with observing(learner), FlopCounterMode(display=False) as counter:
+        learner(batch).value.backward()
+        learner.edit_gradients()
+    return counter.get_total_flops() / 2
+
+
+def prediction_macs(learner: nn.Module, inputs: torch.Tensor) -> float:
+    """Multiply-adds of predicting `inputs`."""
+    with observing(learner), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        learner.eval().predict(inputs)
+    return counter.get_total_flops() / 2
+
+
+def optimizer_bytes(trainer: L.Trainer) -> int:
+    """Of the state of all optimisers."""
+    states = [state for optimizer in trainer.optimizers for state in optimizer.state.values()]
+    return sum(t.nbytes for state in states for t in state.values() if isinstance(t, torch.Tensor))
