@@ -1,21 +1,47 @@
 """Colour 32x32 sets of Krizhevsky (2009)."""
 
+import io
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import torchvision.datasets as tv
+from PIL import Image
 
+from datamodules.errors import require
 from datamodules.image_set import InMemory
+from datamodules.npz import read_split
 from datamodules.torchvision_set import TorchvisionDataModule
+
+JPEG_FILE, JPEG_QUALITY = Path("npz") / "cifar10_jpeg.npz", 75
 
 
 class CIFAR10(TorchvisionDataModule):
-    """Ten classes of objects and animals, 50,000 + 10,000."""
+    """Ten classes of objects and animals, 50,000 + 10,000.
+
+    Args:
+        jpeg: quality at which the images have once been compressed; None: the published images. Copies of CIFAR-10
+            that travel as JPEG files have 75. Where the data root holds such a copy (`npz/cifar10_jpeg.npz`, decoded,
+            in MedMNIST's convention) it is read; else the published images are compressed, which gives nearly the same
+            pixels.
+        options: see `VisionDataModule`.
+    """
 
     source = tv.CIFAR10
     num_classes = 10
     image_shape = (3, 32, 32)
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+    def __init__(self, jpeg: int | None = None, **options: Any) -> None:
+        require(jpeg is None or 1 <= jpeg <= 95, f"jpeg={jpeg}: a quality is 1 to 95")
+        self.jpeg = jpeg
+        super().__init__(**options)
+
+    def prepare_data(self) -> None:
+        """Download and unpack what is missing; a copy as JPEG needs nothing else."""
+        if not self._has_copy():
+            super().prepare_data()
 
     def checksums(self) -> list[tuple[Path, str]]:
         """The unpacked batches, then the archive."""
@@ -25,8 +51,25 @@ class CIFAR10(TorchvisionDataModule):
 
     def read(self, split: str) -> InMemory:
         """Images (n, 3, 32, 32) and labels."""
+        if self._has_copy():
+            return read_split(self.root / JPEG_FILE, split)
         source = self.open(split)
-        return InMemory(torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(source.targets))
+        images = source.data if self.jpeg is None else compressed(source.data, self.jpeg)
+        return InMemory(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(source.targets))
+
+    def _has_copy(self) -> bool:
+        is_ten = self.num_classes == 10
+        return is_ten and self.jpeg == JPEG_QUALITY and (self.root / JPEG_FILE).is_file()
+
+
+def compressed(images: np.ndarray, quality: int) -> np.ndarray:
+    """Images (n, h, w, 3) uint8 as JPEG leaves them, with its usual halved colour resolution."""
+    made = np.empty_like(images)
+    for image, out in zip(images, made, strict=True):
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=quality, subsampling="4:2:0")
+        out[:] = np.asarray(Image.open(file))
+    return made
 
 
 class CIFAR100(CIFAR10):

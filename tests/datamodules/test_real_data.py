@@ -4,7 +4,9 @@ import shutil
 import pytest
 import torch
 
-from datamodules import MNIST, DataError, FashionMNIST, Npz
+from datamodules import CIFAR10, MNIST, DataError, FashionMNIST, Npz
+from datamodules.cifar import compressed
+from datamodules.npz import read_split
 
 
 @pytest.fixture
@@ -63,6 +65,24 @@ def test_cifar10_as_jpeg_has_the_statistics_of_cifar10(real_file):
     assert (len(data.train_set), len(data.test_set)) == (50_000, 10_000)
     assert data.mean == pytest.approx([0.4914, 0.4822, 0.4465], abs=2e-4)
     assert data.std == pytest.approx([0.2470, 0.2435, 0.2616], abs=2e-3)  # JPEG smooths
+
+
+def test_cifar10_of_jpeg_quality_reads_the_copy_without_a_network(real_file):
+    root = real_file("npz/cifar10_jpeg.npz").parents[1]
+    data = CIFAR10(root=str(root), jpeg=75, download=False, normalize="unit")
+    data.prepare_data()
+    data.setup()
+    assert (len(data.train_set), len(data.test_set)) == (50_000, 10_000)
+    assert data.train_set.labels[:5].tolist() == [6, 9, 9, 4, 1]
+
+
+def test_compressing_the_published_images_gives_nearly_the_copys_pixels(real_file):
+    published = read_split(real_file("npz/cifar10_lossless_subset.npz"), "test")
+    copy = read_split(real_file("npz/cifar10_jpeg.npz"), "test").images[: len(published.images)]
+    ours = compressed(published.images.permute(0, 2, 3, 1).numpy(), 75)
+    difference = (torch.from_numpy(ours).permute(0, 3, 1, 2).float() - copy).abs()
+    loss = (published.images.float() - copy).abs().mean()
+    assert difference.mean() < 0.1 * loss
 
 
 def test_emnist_letters_start_at_one_in_the_file_and_at_zero_here(real_file):

@@ -1,0 +1,82 @@
+"""`lit-fa export --config X.yaml --ckpt_path last.ckpt --output model.onnx`: the trained network in a file of its own."""
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from callbacks.run_record import write_json
+from lit_fa.deployment.files import FORMATS, run, write
+from lit_fa.deployment.measure import compared, dense_twin
+from lit_fa.deployment.simplify import simplified
+from lit_fa.errors import UserError
+from lit_fa.rules import LearningRule
+
+
+def main(argv: list[str]) -> None:
+    """The command line; options that are not ours are the experiment's, as in `lit-fa fit`."""
+    options, experiment = _parser().parse_known_args(argv)
+    path = Path(options.output)
+    if path.suffix not in FORMATS:
+        raise UserError(f"--output {path.name}: the file ends with {' or '.join(FORMATS)}")
+    logging.basicConfig(format="%(message)s")
+    module = trained(experiment, options.ckpt_path)
+    example = torch.rand(max(options.batch, 2), *module.image_shape)
+    network = simplified(module.network, example)
+    write(network, example, path)
+    difference = (run(path, example) - network(example)).abs().max().item()
+    rows = compared({"dense": dense_twin(module.network, example), "exported": network}, example)
+    show(rows, path, difference, options.batch)
+    if options.json:
+        write_json(Path(options.json), rows | {"largest_difference": difference})
+
+
+def trained(experiment: list[str], ckpt_path: str):
+    """The classifier of a config with the weights of a checkpoint, and the shape of its images.
+
+    Raises:
+        UserError: no such file, or a rule that predicts by more than a forward pass.
+    """
+    import sys
+
+    from lit_fa.cli import LitFACLI, guarded
+
+    if not Path(ckpt_path).is_file():
+        raise UserError(f"--ckpt_path {ckpt_path}: there is no such file")
+    found: list = []
+    words, sys.argv = sys.argv, sys.argv[:1]
+    try:
+        quiet = ["--trainer.logger=false", "--trainer.callbacks=null"]
+        guarded(lambda: found.append(LitFACLI(args=[*experiment, *quiet], run=False, save_config_callback=None)))
+    finally:
+        sys.argv = words
+    module, data = found[0].model, found[0].datamodule
+    if type(module.rule).predict is not LearningRule.predict:
+        raise UserError(f"{type(module.rule).__name__} predicts by more than the network's forward pass: no export")
+    module.load_state_dict(torch.load(ckpt_path, map_location="cpu", weights_only=False)["state_dict"])
+    module.image_shape = tuple(data.image_shape)
+    return module.eval()
+
+
+def show(rows: dict[str, dict[str, float]], path: Path, difference: float, batch: int) -> None:
+    """Both networks at the terminal."""
+    table = Table(title=f"{path}: largest difference of a logit {difference:.1e}; batch {max(batch, 2)}")
+    for column in ("", "parameters", "MACs a sample", "ms a batch", "x dense"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, row in rows.items():
+        table.add_row(name, f"{row['parameters']:,}", f"{row['macs']:,.0f}", f"{row['ms']:.2f}", f"{row['ratio']:.2f}")
+    Console(width=100).print(table)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lit-fa export", description=__doc__, allow_abbrev=False, epilog="Every other option is of `lit-fa fit`."
+    )
+    parser.add_argument("--ckpt_path", required=True, help="the checkpoint of a Classifier")
+    parser.add_argument("--output", required=True, help="file to write: .onnx or .pt2")
+    parser.add_argument("--batch", type=int, default=2, help="images a batch, for the timing (default 2)")
+    parser.add_argument("--json", help="write the figures there")
+    return parser

@@ -1,0 +1,169 @@
+r"""The network as it is run: every factored layer in its cheaper form, batch normalisation folded, rules gone.
+
+A factored layer of rank r costs $r(a + b)$ products a position where the dense one costs $ab$, so below a rank of about
+half the full one two small layers stay, with $\sqrt{s}$ on either side; above it they are merged. Batch normalisation
+that follows a linear or conv layer is a scale and a shift of its output, and goes into it.
+"""
+
+import copy
+import logging
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.utils.flop_counter import FlopCounterMode
+
+from lit_fa.errors import UserError
+from lit_fa.functional.factored import kernels
+from lit_fa.layers.factored import FactoredConv2d, FactoredLayer, FactoredLinear, factored_layers
+from lit_fa.layers.feedback import feedback_layers
+
+log = logging.getLogger(__name__)
+FOLDED = {nn.Conv2d: fuse_conv_bn_eval, nn.Linear: fuse_linear_bn_eval}
+TOLERANCE = 1e-3  # of the largest logit: folding rounds in another order, and no more
+
+
+class Pad(nn.Module):
+    """The padding that a convolution does not make itself."""
+
+    def __init__(self, sides: list[int], mode: str):
+        """`sides` and `mode` as for `torch.nn.functional.pad`."""
+        super().__init__()
+        self.sides, self.mode = sides, mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, c, h, w) with its border."""
+        return F.pad(x, self.sides, self.mode)
+
+
+@torch.no_grad()
+def simplified(network: nn.Module, example: Tensor) -> nn.Module:
+    """A copy of `network` for prediction alone, in evaluation mode; its outputs are those of the original.
+
+    Args:
+        network: trained under any rule that predicts by a forward pass.
+        example: (n, ...) inputs, whose size decides which form of a layer is cheaper.
+
+    Raises:
+        UserError: the copy computes something else.
+    """
+    made = without_rule(network).eval()
+    expected = made(example)
+    inputs = inputs_of(made, example, [*factored_layers(made)])
+    for name, layer in factored_layers(made).items():
+        made.set_submodule(name, cheaper(layer, inputs[name]))
+    folded = fold_batch_norm(copy.deepcopy(made), example)
+    for candidate in (folded, made):  # a layer whose output is read elsewhere too must keep its normalisation
+        if (candidate(example) - expected).abs().max() <= TOLERANCE * expected.abs().max():
+            return candidate
+    raise UserError("the simplified network computes something else: factors that are not finite?")
+
+
+def without_rule(network: nn.Module) -> nn.Module:
+    """A copy without hooks, feedback and gradients."""
+    made = copy.deepcopy(network)
+    for module in made.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    for layer in feedback_layers(made).values():
+        layer.__class__ = next(kind for kind in type(layer).__mro__ if kind.__module__.startswith(("torch.", "timm.")))
+        del layer.feedback
+    for layer in factored_layers(made).values():
+        layer.transport, layer.feedback = "weights", None
+    return made.requires_grad_(False)
+
+
+def cheaper(layer: FactoredLayer, x: Tensor) -> nn.Module:
+    """The dense or the factored form, whichever multiplies less for inputs like x."""
+    return min(dense_form(layer), factored_form(layer), key=lambda form: macs(form, x))
+
+
+def dense_form(layer: FactoredLayer) -> nn.Module:
+    """One layer with the merged weight."""
+    if isinstance(layer, FactoredLinear):
+        made = nn.Linear(layer.shape[1], layer.shape[0], bias=layer.bias is not None)
+    else:
+        made = _conv(layer, layer.shape[1], layer.shape[0], *layer.geometry, bias=layer.bias is not None)
+    return _padded(layer, _filled(made, layer.merged(), layer.bias))
+
+
+def factored_form(layer: FactoredLayer) -> nn.Module:
+    """Two layers without anything between them, the square roots of s in both."""
+    kept, root = layer.mask, layer.s[layer.mask].sqrt()
+    scaled = layer.factors._replace(U=layer.U[:, kept] * root, s=torch.ones_like(root), V=layer.V[:, kept] * root)
+    rank, bias = len(root), layer.bias is not None
+    if isinstance(layer, FactoredLinear):
+        first, second = nn.Linear(layer.shape[1], rank, bias=False), nn.Linear(rank, layer.shape[0], bias=bias)
+        weights = scaled.V.t(), scaled.U
+    else:
+        (kh, kw), (sh, sw), (ph, pw), (dh, dw) = layer.geometry
+        first = _conv(layer, layer.shape[1], rank, (kh, 1), (sh, 1), (ph, 0), (dh, 1), bias=False)
+        second = _conv(layer, rank, layer.shape[0], (1, kw), (1, sw), (0, pw), (1, dw), bias=bias)
+        weights = kernels(scaled, (kh, kw))
+    return _padded(layer, _filled(first, weights[0]), _filled(second, weights[1], layer.bias))
+
+
+def macs(module: nn.Module, x: Tensor) -> float:
+    """Multiply-adds of a forward pass, by torch's flop counter."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(x)
+    return counter.get_total_flops() / 2
+
+
+def inputs_of(network: nn.Module, example: Tensor, names: list[str]) -> dict[str, Tensor]:
+    """Module to its first input in a forward pass of `example`."""
+    seen: dict[str, Tensor] = {}
+    hooks = [
+        network.get_submodule(n).register_forward_pre_hook(lambda _m, args, n=n: seen.update({n: args[0]}))
+        for n in names
+    ]
+    network(example)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def fold_batch_norm(network: nn.Module, example: Tensor) -> nn.Module:
+    """Put every batch normalisation into the layer whose output it reads, in place."""
+    made: dict[int, str] = {}  # output of a layer to its name; the tensors live as long as `kept`
+    pairs, kept = [], []
+
+    def note(name: str, module: nn.Module, args: tuple, output: Tensor) -> None:
+        kept.append(output)
+        if type(module) in FOLDED:
+            made[id(output)] = name
+        elif id(args[0]) in made:
+            pairs.append((made[id(args[0])], name))
+
+    kinds = (*FOLDED, nn.BatchNorm1d, nn.BatchNorm2d)
+    hooks = [
+        module.register_forward_hook(lambda m, a, out, n=name: note(n, m, a, out))
+        for name, module in network.named_modules()
+        if type(module) in kinds
+    ]
+    network(example)
+    for hook in hooks:
+        hook.remove()
+    for layer, norm in pairs:
+        linear = network.get_submodule(layer)
+        network.set_submodule(layer, FOLDED[type(linear)](linear, network.get_submodule(norm)))
+        network.set_submodule(norm, nn.Identity())
+    return network.requires_grad_(False)
+
+
+def _conv(layer: FactoredConv2d, inputs: int, outputs: int, kernel, stride, padding, dilation, *, bias: bool):
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=bias)
+
+
+def _filled(module: nn.Module, weight: Tensor, bias: Tensor | None = None) -> nn.Module:
+    module = module.to(weight).requires_grad_(False)
+    module.weight.copy_(weight)
+    if bias is not None:
+        module.bias.copy_(bias)
+    return module
+
+
+def _padded(layer: FactoredLayer, *modules: nn.Module) -> nn.Module:
+    first = [Pad(layer.sides, layer.mode)] if any(getattr(layer, "sides", [])) else []
+    return nn.Sequential(*first, *modules) if first or len(modules) > 1 else modules[0]
