@@ -6,6 +6,7 @@ USAGE = """usage: lit-fa COMMAND ...
 
   fit | validate | test | predict   one run, configured in YAML (lit-fa fit --help; --config FILE, --print_config)
   flower                            a federation over Flower: --config FILE [--nodes N|all] (lit-fa flower --help)
+  export                            a trained network as ONNX or torch.export, simplified (lit-fa export --help)
   table list | run | report         a paper's table: its cells, the missing runs, ours beside the published
 
   --debug                           with any command: show the traceback of an error"""
@@ -40,9 +41,14 @@ def _dispatch(argv: list[str]) -> int:
 
         flower(argv[1:])
         return 0
+    if argv[0] == "export":
+        from lit_fa.deployment.cli import main as export
+
+        export(argv[1:])
+        return 0
     commands = ["fit", "validate", "test", "predict"]
     if argv[0] not in commands:
-        raise UserError(f"unknown command '{argv[0]}'; {nearest(argv[0], [*commands, 'flower', 'table'])}")
+        raise UserError(f"unknown command '{argv[0]}'; {nearest(argv[0], [*commands, 'export', 'flower', 'table'])}")
     from lit_fa.cli import main as run
 
     run(argv)

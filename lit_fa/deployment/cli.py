@@ -1,4 +1,4 @@
-"""`lit-fa export --config X.yaml --ckpt_path last.ckpt --output model.onnx`: the trained network in a file of its own."""
+"""`lit-fa export --config X.yaml --ckpt_path last.ckpt --output model.onnx`: the trained network in a file."""
 
 import argparse
 import logging
@@ -8,10 +8,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from callbacks.run_record import write_json
 from lit_fa.deployment.files import FORMATS, run, write
 from lit_fa.deployment.measure import compared, dense_twin
-from lit_fa.deployment.simplify import simplified
+from lit_fa.deployment.simplify import COSTS, simplified
 from lit_fa.errors import UserError
 from lit_fa.rules import LearningRule
 
@@ -25,12 +24,14 @@ def main(argv: list[str]) -> None:
     logging.basicConfig(format="%(message)s")
     module = trained(experiment, options.ckpt_path)
     example = torch.rand(max(options.batch, 2), *module.image_shape)
-    network = simplified(module.network, example)
+    network = simplified(module.network, example, options.by)
     write(network, example, path)
     difference = (run(path, example) - network(example)).abs().max().item()
     rows = compared({"dense": dense_twin(module.network, example), "exported": network}, example)
     show(rows, path, difference, options.batch)
     if options.json:
+        from lit_fa.cli import write_json
+
         write_json(Path(options.json), rows | {"largest_difference": difference})
 
 
@@ -77,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--ckpt_path", required=True, help="the checkpoint of a Classifier")
     parser.add_argument("--output", required=True, help="file to write: .onnx or .pt2")
+    parser.add_argument("--by", choices=[*COSTS], default="macs", help="what decides between a layer's two forms")
     parser.add_argument("--batch", type=int, default=2, help="images a batch, for the timing (default 2)")
     parser.add_argument("--json", help="write the figures there")
     return parser

@@ -6,7 +6,9 @@ that follows a linear or conv layer is a scale and a shift of its output, and go
 """
 
 import copy
-import logging
+import statistics
+import time
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +21,6 @@ from lit_fa.functional.factored import kernels
 from lit_fa.layers.factored import FactoredConv2d, FactoredLayer, FactoredLinear, factored_layers
 from lit_fa.layers.feedback import feedback_layers
 
-log = logging.getLogger(__name__)
 FOLDED = {nn.Conv2d: fuse_conv_bn_eval, nn.Linear: fuse_linear_bn_eval}
 TOLERANCE = 1e-3  # of the largest logit: folding rounds in another order, and no more
 
@@ -38,21 +39,23 @@ class Pad(nn.Module):
 
 
 @torch.no_grad()
-def simplified(network: nn.Module, example: Tensor) -> nn.Module:
+def simplified(network: nn.Module, example: Tensor, by: str = "macs") -> nn.Module:
     """A copy of `network` for prediction alone, in evaluation mode; its outputs are those of the original.
 
     Args:
         network: trained under any rule that predicts by a forward pass.
         example: (n, ...) inputs, whose size decides which form of a layer is cheaper.
+        by: `macs`: the form with fewer multiply-adds; `time`: the one that is faster here, for this batch.
 
     Raises:
         UserError: the copy computes something else.
     """
+    cost = COSTS[by]
     made = without_rule(network).eval()
     expected = made(example)
     inputs = inputs_of(made, example, [*factored_layers(made)])
     for name, layer in factored_layers(made).items():
-        made.set_submodule(name, cheaper(layer, inputs[name]))
+        made.set_submodule(name, min(forms(layer), key=lambda form, x=inputs[name]: cost(form, x)))
     folded = fold_batch_norm(copy.deepcopy(made), example)
     for candidate in (folded, made):  # a layer whose output is read elsewhere too must keep its normalisation
         if (candidate(example) - expected).abs().max() <= TOLERANCE * expected.abs().max():
@@ -74,9 +77,9 @@ def without_rule(network: nn.Module) -> nn.Module:
     return made.requires_grad_(False)
 
 
-def cheaper(layer: FactoredLayer, x: Tensor) -> nn.Module:
-    """The dense or the factored form, whichever multiplies less for inputs like x."""
-    return min(dense_form(layer), factored_form(layer), key=lambda form: macs(form, x))
+def forms(layer: FactoredLayer) -> tuple[nn.Module, nn.Module]:
+    """The layer merged, and in two."""
+    return dense_form(layer), factored_form(layer)
 
 
 def dense_form(layer: FactoredLayer) -> nn.Module:
@@ -111,6 +114,20 @@ def macs(module: nn.Module, x: Tensor) -> float:
     return counter.get_total_flops() / 2
 
 
+def seconds(module: nn.Module, x: Tensor, rounds: int = 15) -> float:
+    """Median wall time of a forward pass, after three that do not count."""
+    taken = []
+    with torch.no_grad():
+        for _ in range(rounds + 3):
+            began = time.perf_counter()
+            module(x)
+            taken.append(time.perf_counter() - began)
+    return statistics.median(taken[3:])
+
+
+COSTS: dict[str, Callable[[nn.Module, Tensor], float]] = {"macs": macs, "time": seconds}
+
+
 def inputs_of(network: nn.Module, example: Tensor, names: list[str]) -> dict[str, Tensor]:
     """Module to its first input in a forward pass of `example`."""
     seen: dict[str, Tensor] = {}
@@ -142,7 +159,7 @@ def fold_batch_norm(network: nn.Module, example: Tensor) -> nn.Module:
         for name, module in network.named_modules()
         if type(module) in kinds
     ]
-    network(example)
+    network.eval()(example)
     for hook in hooks:
         hook.remove()
     for layer, norm in pairs:
