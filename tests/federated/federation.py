@@ -64,7 +64,7 @@ def weights(module: FederatedClassifier) -> dict[str, torch.Tensor]:
 
 def largest_difference(a: dict, b: dict) -> float:
     assert a.keys() == b.keys()
-    return max((torch.as_tensor(a[k]) - torch.as_tensor(b[k])).abs().max().item() for k in a)
+    return max((torch.as_tensor(a[k]).double() - torch.as_tensor(b[k]).double()).abs().max().item() for k in a)
 
 
 def as_reference(net: nn.Module) -> dict[str, np.ndarray]:

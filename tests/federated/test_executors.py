@@ -20,6 +20,8 @@ from lit_fa.rules import (
     ForwardForward,
     PredSim,
     SignFeedback,
+    SVDBackprop,
+    SVDSpaceAlignment,
 )
 from tests.federated.federation import CLASSES, largest_difference, loader, network, quiet, trained, weights
 
@@ -39,10 +41,12 @@ RULES = {
     "ff_moved_label": lambda: ForwardForward(loss="symba", head="none", position=2, strength=2.0, normalise="none"),
     "predsim": PredSim,
     "auglocal": AugLocal,
+    "svd_backprop": SVDBackprop,
+    "ssa_random": SVDSpaceAlignment,
+    "ssa_sequential": lambda: SVDSpaceAlignment("sequential", rank=0.6),
 }
-WRITTEN_OUT = [
-    name for name in RULES if name not in ("kolen_pollack", "drtp", "redrawn_sign_symmetry", "predsim", "auglocal")
-]
+NOT_WRITTEN = ("kolen_pollack", "drtp", "redrawn_sign_symmetry", "predsim", "auglocal", "svd", "ssa")
+WRITTEN_OUT = [name for name in RULES if not name.startswith(NOT_WRITTEN)]
 ALGORITHMS = {
     "prox": FedProx(0.3),
     "nova": FedNova(),
