@@ -39,6 +39,7 @@ def supernodes(process: subprocess.Popen) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.slow
 def test_two_supernodes_give_the_weights_of_the_embedded_run_and_leave_no_process(tmp_path: Path):
     changes = {"trainer__max_epochs": 2, "model__init_args__algorithm": {"class_path": "lit_fa.federated.FedNova"}}
     embedded(experiment(tmp_path / "embedded", **changes))
