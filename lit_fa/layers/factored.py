@@ -204,7 +204,7 @@ class FeedbackThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(z, x, u, s, v, back):  # noqa: D102
-        return z.view_as(z)
+        return z.detach()  # a view of z could not be written into by the activation that follows
 
     @staticmethod
     def setup_context(ctx, inputs, _output):  # noqa: D102

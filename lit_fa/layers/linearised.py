@@ -20,7 +20,7 @@ IDENTITIES = (
     nn.Tanh, nn.Hardtanh, nn.Sigmoid, nn.Hardsigmoid, nn.Hardswish, nn.modules.batchnorm._BatchNorm, nn.LayerNorm,
     nn.GroupNorm, nn.modules.instancenorm._InstanceNorm, nn.modules.dropout._DropoutNd,
 )  # fmt: skip
-TOLERANCE = 1e-3  # how far from linear counts as linear; in half precision, twenty roundings
+ROUNDINGS = 1e4  # how far from linear counts as linear, in units of the type's precision
 
 
 def feedback_jacobians(network: nn.Module, example: Tensor, names: list[str]) -> dict[str, Tensor]:
@@ -82,6 +82,6 @@ def _linear_forward(module: nn.Module):
 def _check_linear(network: nn.Module, x: Tensor) -> None:
     y = x.flip(-1)
     together, apart = network(x + 2 * y), network(x) + 2 * network(y)
-    tolerance = max(TOLERANCE, 20 * torch.finfo(x.dtype).eps)
+    tolerance = min(ROUNDINGS * torch.finfo(x.dtype).eps, 0.1)
     if (together - apart).norm() > tolerance * apart.norm().clamp_min(torch.finfo(x.dtype).tiny):
         raise ValueError("the network is not linear even without its activations, normalisation and biases")

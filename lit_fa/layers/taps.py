@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +67,31 @@ class Taps:
             self.visitor = None
 
 
+def leaks(network: nn.Module, taps: Taps, example: Tensor) -> list[str]:
+    """Parameters that an error reaches from behind more than one cut: past a cut, through a shortcut that it spares."""
+    ends: list[Tensor] = []
+    with observing(network), torch.enable_grad(), taps.visited_by(lambda _name, output: ends.append(output)):
+        ends.append(network(example))
+    reached = [_leaves(end) for end in ends]
+    names = {id(p): name for name, p in network.named_parameters()}
+    several = {leaf for i, one in enumerate(reached) for other in reached[:i] for leaf in one & other}
+    return sorted(names[leaf] for leaf in several if leaf in names)
+
+
+def _leaves(output: Tensor) -> set[int]:
+    """Ids of the tensors that a gradient at `output` would reach."""
+    found, stack, seen = set(), [output.grad_fn], {None}
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        stack += [child for child, _ in node.next_functions]
+    return found
+
+
 def find_blocks(network: nn.Module, example: Tensor, blocks: str | list[str] = "block") -> list[Block]:
     """The boundaries of a network, in the order in which one forward pass of `example` meets them.
 
@@ -93,12 +119,14 @@ def find_blocks(network: nn.Module, example: Tensor, blocks: str | list[str] = "
         links = {name: modules[name] for name in match(blocks, [n for n in modules if n])}
     calls = _record(network, example, {**links, **{n: m for n, m in modules.items() if isinstance(m, LEARNS)}})
     visited = [name for name, _ in calls if name in links]
+    if isinstance(blocks, str):  # a dropout that serves two branches is no place to cut, and need be none
+        visited = [name for name in visited if visited.count(name) == 1 or _learns(links[name])]
     if twice := sorted({name for name in visited if visited.count(name) > 1}):
         raise ValueError(f"cannot cut behind {', '.join(twice)}: it runs more than once in a forward pass")
-    ends = visited if not isinstance(blocks, str) else [end for end, _ in _units(visited, links)]
+    ends = visited if not isinstance(blocks, str) else [end for _, end, _ in _units(visited, links)]
     if blocks == "layer":
         ends = _read_next(network, example, _units(visited, links))
-    return [_describe(name, calls, modules) for name in ends]
+    return [_describe(name, calls, modules, len(example)) for name in ends]
 
 
 def match(patterns: list[str], names: list[str]) -> list[str]:
@@ -123,6 +151,10 @@ def _chain(network: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
     return links
 
 
+def _learns(module: nn.Module) -> bool:
+    return any(isinstance(m, LEARNS) for m in module.modules())
+
+
 def _is_leaf(module: nn.Module) -> bool:
     return isinstance(module, LEARNS) or not [*module.children()]
 
@@ -145,14 +177,14 @@ def _record(network: nn.Module, example: Tensor, modules: dict[str, nn.Module]) 
     return calls
 
 
-def _units(visited: list[str], links: dict[str, nn.Module]) -> list[tuple[str, str]]:
-    """(last link before, link) for each link with weights, the first such link apart."""
-    starts = [i for i, name in enumerate(visited) if any(isinstance(m, LEARNS) for m in links[name].modules())]
-    return [(visited[i - 1], visited[i]) for i in starts[1:]]
+def _units(visited: list[str], links: dict[str, nn.Module]) -> list[tuple[str, str, str]]:
+    """(link with weights, the last link of its unit, the next link with weights), the last of them apart."""
+    starts = [i for i, name in enumerate(visited) if _learns(links[name])]
+    return [(visited[i], visited[j - 1], visited[j]) for i, j in pairwise(starts)]
 
 
-def _read_next(network: nn.Module, example: Tensor, units: list[tuple[str, str]]) -> list[str]:
-    """The ends of units whose output has a part in what the next layer reads."""
+def _read_next(network: nn.Module, example: Tensor, units: list[tuple[str, str, str]]) -> list[str]:
+    """The ends that come of their unit's layer and go into what the next layer reads: no ends between two branches."""
     modules, made, read = dict(network.named_modules()), {}, {}
 
     def note(name: str, args: tuple, output: object) -> None:
@@ -163,7 +195,7 @@ def _read_next(network: nn.Module, example: Tensor, units: list[tuple[str, str]]
     try:
         with observing(network), torch.enable_grad():
             network(example.clone().requires_grad_(example.is_floating_point()))
-            return [end for end, reader in units if _depends(read[reader], made[end])]
+            return [e for own, e, reader in units if _depends(made[e], made[own]) and _depends(read[reader], made[e])]
     finally:
         for hook in hooks:
             hook.remove()
@@ -177,12 +209,15 @@ def _depends(later: Tensor, earlier: object) -> bool:
     return torch.autograd.grad(later.sum(), earlier, allow_unused=True, retain_graph=True)[0] is not None
 
 
-def _describe(name: str, calls: list[tuple[str, object]], modules: dict[str, nn.Module]) -> Block:
+def _describe(name: str, calls: list[tuple[str, object]], modules: dict[str, nn.Module], samples: int) -> Block:
     position = next(i for i, (called, _) in enumerate(calls) if called == name)
     output = calls[position][1]
     tensor = output[0] if isinstance(output, tuple) else output
     if not isinstance(tensor, Tensor):
         raise ValueError(f"cannot cut behind {name}: its output is a {type(output).__name__}, not a tensor")
+    if len(tensor) != samples:
+        rows = f"it makes {len(tensor)} rows (windows, patches) of {samples} samples"
+        raise ValueError(f"cannot cut behind {name}: {rows}; cut behind whole blocks, with blocks: block")
     inside = set(modules[name].modules())
     later = (modules[n] for n, _ in calls[position + 1 :])
     reader = next((m for m in later if isinstance(m, LEARNS) and m not in inside), None)

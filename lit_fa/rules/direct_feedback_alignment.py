@@ -29,7 +29,7 @@ from lit_fa.functional.criteria import one_hot
 from lit_fa.functional.feedback import INITS, draw, named_generator
 from lit_fa.layers.coverage import Coverage
 from lit_fa.layers.observing import observing
-from lit_fa.layers.taps import Block, Taps, find_blocks
+from lit_fa.layers.taps import Block, Taps, find_blocks, leaks
 from lit_fa.rules.base import Batch, Criterion, LearningRule, Surrogate, Tensors, refuse
 
 log = logging.getLogger(__name__)
@@ -99,6 +99,10 @@ class DirectFeedbackAlignment(LearningRule):
             layout = torch.channels_last if block.channels_last else torch.preserve_format
             self.feedback[_key(block.name)] = feedback.to(memory_format=layout)
         self.taps = Taps(network, [block.name for block in blocks])
+        if spared := leaks(network, self.taps, example):
+            shown = ", ".join(spared[:4])
+            remedy = "cut behind whole blocks, with blocks: block"
+            raise UserError(f"a shortcut spares a cut: errors from behind several cuts reach {shown}; {remedy}")
         found = self.inspect(network, example, criterion)
         refuse("no gradient reaches", found.unreached, "They lie in no path to the loss.", uncovered=self.uncovered)
         names, inside = ", ".join(block.name for block in blocks), len(found.transported)
