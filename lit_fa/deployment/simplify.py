@@ -20,6 +20,7 @@ from lit_fa.errors import UserError
 from lit_fa.functional.factored import kernels
 from lit_fa.layers.factored import FactoredConv2d, FactoredLayer, FactoredLinear, factored_layers
 from lit_fa.layers.feedback import feedback_layers
+from lit_fa.layers.observing import calls
 
 FOLDED = {nn.Conv2d: fuse_conv_bn_eval, nn.Linear: fuse_linear_bn_eval}
 TOLERANCE = 1e-3  # of the largest logit: folding rounds in another order, and no more
@@ -53,7 +54,7 @@ def simplified(network: nn.Module, example: Tensor, by: str = "macs") -> nn.Modu
     cost = COSTS[by]
     made = without_rule(network).eval()
     expected = made(example)
-    inputs = inputs_of(made, example, [*factored_layers(made)])
+    inputs = {call.name: call.inputs[0] for call in calls(made, example, factored_layers(made))}
     for name, layer in factored_layers(made).items():
         made.set_submodule(name, min(forms(layer), key=lambda form, x=inputs[name]: cost(form, x)))
     folded = fold_batch_norm(copy.deepcopy(made), example)
@@ -128,40 +129,14 @@ def seconds(module: nn.Module, x: Tensor, rounds: int = 15) -> float:
 COSTS: dict[str, Callable[[nn.Module, Tensor], float]] = {"macs": macs, "time": seconds}
 
 
-def inputs_of(network: nn.Module, example: Tensor, names: list[str]) -> dict[str, Tensor]:
-    """Module to its first input in a forward pass of `example`."""
-    seen: dict[str, Tensor] = {}
-    hooks = [
-        network.get_submodule(n).register_forward_pre_hook(lambda _m, args, n=n: seen.update({n: args[0]}))
-        for n in names
-    ]
-    network(example)
-    for hook in hooks:
-        hook.remove()
-    return seen
-
-
 def fold_batch_norm(network: nn.Module, example: Tensor) -> nn.Module:
     """Put every batch normalisation into the layer whose output it reads, in place."""
-    made: dict[int, str] = {}  # output of a layer to its name; the tensors live as long as `kept`
-    pairs, kept = [], []
-
-    def note(name: str, module: nn.Module, args: tuple, output: Tensor) -> None:
-        kept.append(output)
-        if type(module) in FOLDED:
-            made[id(output)] = name
-        elif id(args[0]) in made:
-            pairs.append((made[id(args[0])], name))
-
-    kinds = (*FOLDED, nn.BatchNorm1d, nn.BatchNorm2d)
-    hooks = [
-        module.register_forward_hook(lambda m, a, out, n=name: note(n, m, a, out))
-        for name, module in network.named_modules()
-        if type(module) in kinds
-    ]
-    network.eval()(example)
-    for hook in hooks:
-        hook.remove()
+    norms = (nn.BatchNorm1d, nn.BatchNorm2d)
+    names = [name for name, module in network.eval().named_modules() if type(module) in (*FOLDED, *norms)]
+    seen = calls(network, example, names)
+    made = {id(call.output): call.name for call in seen if type(network.get_submodule(call.name)) in FOLDED}
+    pairs = [(made[id(call.inputs[0])], call.name) for call in seen if id(call.inputs[0]) in made]
+    pairs = [(layer, norm) for layer, norm in pairs if type(network.get_submodule(norm)) in norms]
     for layer, norm in pairs:
         linear = network.get_submodule(layer)
         network.set_submodule(layer, FOLDED[type(linear)](linear, network.get_submodule(norm)))

@@ -8,12 +8,11 @@ layers under backprop, by way of the feedback under feedback alignment, the last
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 
 from lit_fa.errors import UserError
 from lit_fa.layers.feedback import WEIGHT_LAYERS
-from lit_fa.layers.observing import observing
+from lit_fa.layers.observing import calls
 
 
 class Features:
@@ -53,15 +52,8 @@ def pooled(output: Tensor) -> Tensor:
 
 
 def _last_weight_layer(network: nn.Module, example: Tensor) -> str:
-    called: list[str] = []
-    layers = {name: m for name, m in network.named_modules() if isinstance(m, WEIGHT_LAYERS)}
-    hooks = [m.register_forward_hook(lambda _m, _a, _o, n=n: called.append(n)) for n, m in layers.items()]
-    try:
-        with observing(network), torch.no_grad():
-            network(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    layers = [name for name, m in network.named_modules() if isinstance(m, WEIGHT_LAYERS)]
+    called = [call.name for call in calls(network, example, layers)]
     if not called:
         raise UserError("the algorithm compares representations, and the network has no linear or conv layer to find")
     return called[-1]

@@ -13,6 +13,7 @@ from lit_fa.federated.lanes import Lanes
 from lit_fa.federated.movement import Movement, Rows
 from lit_fa.federated.work import Learner
 from lit_fa.functional.criteria import one_hot
+from lit_fa.layers.taps import block_key
 from lit_fa.rules.base import Batch, LearningRule, Tensors
 from lit_fa.rules.direct_feedback_alignment import DirectFeedbackAlignment
 from lit_fa.rules.feedback_alignment import FeedbackAlignment
@@ -84,7 +85,7 @@ def _carrier(layer: Dense, lanes: Lanes) -> Carrier:
 
 def _direct(rule: DirectFeedbackAlignment, lanes: Lanes) -> list[Carrier]:
     """From the logits straight to every block."""
-    names = [f"rule.feedback.{name.replace('.', '/')}.weight" for name in rule.links]
+    names = [f"rule.feedback.{block_key(name)}.weight" for name in rule.links]
     like = next(iter(lanes.params.values()))
     carriers = [_through(lanes.shared[name].to(like.dtype)) for name in names]
     return [lambda _, teacher, params, out, c=c: c(teacher, teacher, params, out) for c in carriers]

@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from lit_fa.layers.feedback import WEIGHT_LAYERS
-from lit_fa.layers.observing import observing
+from lit_fa.layers.observing import calls
 from lit_fa.layers.taps import Block
 
 ACTIVATIONS = (
@@ -67,7 +67,7 @@ def units(network: nn.Module, example: Tensor, blocks: list[Block], channels: st
     found: dict[str, Unit] = {}
     layer: tuple[nn.Module | None, Shape] = (None, ())
     activation: nn.Module | None = None
-    for name, before, after in _calls(network, example, {*ends}):
+    for name, before, after in _shapes(network, example, {*ends}):
         module = modules[name]
         if isinstance(module, WEIGHT_LAYERS):
             layer = module, after
@@ -167,25 +167,13 @@ def _features_shape(name: str, flattened: Shape, shape: Shape, channels: str) ->
     return shape[-1:]
 
 
-def _calls(network: nn.Module, example: Tensor, ends: set[str]) -> list[tuple[str, Shape, Shape]]:
+def _shapes(network: nn.Module, example: Tensor, ends: set[str]) -> list[tuple[str, Shape, Shape]]:
     """(name, shape of the first input, shape of the output), without the batch, of what `units` looks at."""
-    calls: list[tuple[str, Shape, Shape]] = []
-
-    def note(name: str) -> Callable:
-        def hook(_module: nn.Module, args: tuple, output: object) -> None:
-            out = output[0] if isinstance(output, tuple) else output
-            before = args[0].shape[1:] if args and isinstance(args[0], Tensor) else ()
-            calls.append((name, tuple(before), tuple(out.shape[1:])))
-
-        return hook
-
     looked_at = (*WEIGHT_LAYERS, *ACTIVATIONS)
-    modules = [(n, m) for n, m in network.named_modules() if n in ends or isinstance(m, looked_at)]
-    hooks = [module.register_forward_hook(note(name)) for name, module in modules]
-    try:
-        with observing(network), torch.no_grad():
-            network(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return calls
+    names = [name for name, module in network.named_modules() if name in ends or isinstance(module, looked_at)]
+    return [(call.name, _shape(call.inputs), _shape(call.output)) for call in calls(network, example, names)]
+
+
+def _shape(given: object) -> Shape:
+    first = given[0] if isinstance(given, tuple) and given else given
+    return tuple(first.shape[1:]) if isinstance(first, Tensor) else ()

@@ -3,14 +3,13 @@
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from lit_fa.errors import UserError
 from lit_fa.functional.factored import full_rank
 from lit_fa.layers.factored import FactoredLayer, factor, why_not
 from lit_fa.layers.feedback import WEIGHT_LAYERS
-from lit_fa.layers.observing import observing
+from lit_fa.layers.observing import calls
 from lit_fa.layers.taps import match
 
 
@@ -62,16 +61,9 @@ def factor_network(
 
 def weight_calls(network: nn.Module, example: Tensor) -> tuple[list[str], int]:
     """Layers with a weight in the order of one forward pass, and the number of classes."""
-    called: dict[str, None] = {}
-    layers = {name: m for name, m in network.named_modules() if name and isinstance(m, WEIGHT_LAYERS)}
-    hooks = [m.register_forward_hook(lambda _m, _a, _o, n=n: called.setdefault(n) and None) for n, m in layers.items()]
-    try:
-        with observing(network), torch.no_grad():
-            classes = network(example).shape[-1]
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return [*called], classes
+    weighted = [name for name, m in network.named_modules() if name and isinstance(m, WEIGHT_LAYERS)]
+    *seen, whole = calls(network, example, [*weighted, ""])
+    return [*dict.fromkeys(call.name for call in seen)], whole.output.shape[-1]
 
 
 def left_dense(network: nn.Module, dense: list[str] | str | None) -> list[str]:

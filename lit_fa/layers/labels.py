@@ -24,7 +24,7 @@ from lit_fa.functional.feedback import named_generator
 from lit_fa.functional.fused import under_autocast
 from lit_fa.functional.goodness import divided, length, normalise, overlay, squares
 from lit_fa.layers.feedback import CONVS, WEIGHT_LAYERS
-from lit_fa.layers.observing import observing
+from lit_fa.layers.observing import calls, observing
 
 
 class LabelledInput:
@@ -171,19 +171,12 @@ def _added(output: Tensor, labels: Tensor, alone: Tensor) -> Tensor:
 
 def _first_layer(network: nn.Module, example: Tensor) -> tuple[str | None, torch.Size | None]:
     """Name and input shape of the first weight layer if it reads the network's input itself, and once; else None."""
-    calls: list[tuple[str, Tensor]] = []
-    layers = {name: m for name, m in network.named_modules() if isinstance(m, WEIGHT_LAYERS)}
-    hooks = [m.register_forward_pre_hook(lambda _m, args, n=n: calls.append((n, args[0]))) for n, m in layers.items()]
+    layers = [name for name, m in network.named_modules() if isinstance(m, WEIGHT_LAYERS)]
     inputs = _random_like(example)
-    try:
-        with observing(network), torch.no_grad():
-            network(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    name, read = calls[0] if calls else (None, inputs[:0])
+    seen = calls(network, inputs, layers)
+    name, read = (seen[0].name, seen[0].inputs[0]) if seen else (None, inputs[:0])
     itself = read.numel() == inputs.numel() and torch.equal(read.flatten(), inputs.flatten())
-    if not itself or not name or sum(n == name for n, _ in calls) > 1:
+    if not itself or not name or sum(call.name == name for call in seen) > 1:
         return name, None
     return name, read.shape
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_fa.layers.factored import FactoredLayer
-from lit_fa.layers.observing import observing
+from lit_fa.layers.observing import observing, recording
 
 IDENTITIES = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus,
@@ -34,19 +34,12 @@ def feedback_jacobians(network: nn.Module, example: Tensor, names: list[str]) ->
     Raises:
         ValueError: the network is not linear even so (attention, gates, functional activations).
     """
-    outputs: dict[str, Tensor] = {}
     x = torch.randn(example[:1].shape, generator=torch.Generator().manual_seed(0)).to(example)
     with observing(network), linearised(network.eval()), torch.enable_grad():
         _check_linear(network, x)
-        hooks = [
-            network.get_submodule(n).register_forward_hook(lambda _m, _a, out, n=n: outputs.update({n: out}))
-            for n in names
-        ]
-        try:
+        with recording(network, names) as seen:
             logits = network(x.requires_grad_(True))[0]
-        finally:
-            for hook in hooks:
-                hook.remove()
+        outputs = {call.name: call.output for call in seen}
         rows = [torch.autograd.grad(logit, [*outputs.values()], retain_graph=True) for logit in logits]
     return {name: torch.cat(parts) for name, parts in zip(outputs, zip(*rows, strict=True), strict=True)}
 

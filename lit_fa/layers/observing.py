@@ -1,10 +1,50 @@
 """Looking at a network without changing what happens next."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+
+class Call(NamedTuple):
+    """One run of a module in a forward pass: its name, its positional inputs, and what it returned."""
+
+    name: str
+    inputs: tuple
+    output: object
+
+
+def calls(network: nn.Module, example: Tensor, names: Iterable[str]) -> list[Call]:
+    """Every call of the named modules in one observed forward pass, without a graph, in the order of their returns.
+
+    Args:
+        network: any module; "" names itself.
+        example: (n, ...) inputs.
+        names: of modules.
+    """
+    with observing(network), torch.no_grad(), recording(network, names) as made:
+        network(example)
+    return made
+
+
+@contextmanager
+def recording(network: nn.Module, names: Iterable[str]) -> Iterator[list[Call]]:
+    """Within, every call of the named modules is noted.
+
+    A graph is of use only inside `observing`, whose end writes into the buffers that the graph has kept.
+    """
+    made: list[Call] = []
+    hooks = [
+        network.get_submodule(name).register_forward_hook(lambda _m, args, out, n=name: made.append(Call(n, args, out)))
+        for name in names
+    ]
+    try:
+        yield made
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

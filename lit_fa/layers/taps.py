@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lit_fa.functional.credit import cut
 from lit_fa.layers.factored import FactoredLayer
 from lit_fa.layers.feedback import WEIGHT_LAYERS
-from lit_fa.layers.observing import observing
+from lit_fa.layers.observing import Call, calls, observing, recording
 
 Visitor = Callable[[str, Tensor], None]
 LEARNS = (*WEIGHT_LAYERS, FactoredLayer)
@@ -65,6 +65,16 @@ class Taps:
             yield
         finally:
             self.visitor = None
+
+
+def block_key(name: str) -> str:
+    """A block's name as a key of `nn.ModuleDict`, which allows no dots; `block_name` goes back."""
+    return name.replace(".", "/")
+
+
+def block_name(key: str) -> str:
+    """The name behind a `block_key`."""
+    return key.replace("/", ".")
 
 
 def leaks(network: nn.Module, taps: Taps, example: Tensor) -> list[str]:
@@ -117,8 +127,8 @@ def find_blocks(network: nn.Module, example: Tensor, blocks: str | list[str] = "
         links = _chain(network) if blocks == "block" else {n: m for n, m in modules.items() if _is_leaf(m)}
     else:
         links = {name: modules[name] for name in match(blocks, [n for n in modules if n])}
-    calls = _record(network, example, {**links, **{n: m for n, m in modules.items() if isinstance(m, LEARNS)}})
-    visited = [name for name, _ in calls if name in links]
+    seen = calls(network, example, {**links, **{n: m for n, m in modules.items() if n and isinstance(m, LEARNS)}})
+    visited = [call.name for call in seen if call.name in links]
     if isinstance(blocks, str):  # a dropout that serves two branches is no place to cut, and need be none
         visited = [name for name in visited if visited.count(name) == 1 or _learns(links[name])]
     if twice := sorted({name for name in visited if visited.count(name) > 1}):
@@ -126,7 +136,7 @@ def find_blocks(network: nn.Module, example: Tensor, blocks: str | list[str] = "
     ends = visited if not isinstance(blocks, str) else [end for _, end, _ in _units(visited, links)]
     if blocks == "layer":
         ends = _read_next(network, example, _units(visited, links))
-    return [_describe(name, calls, modules, len(example)) for name in ends]
+    return [_describe(name, seen, modules, len(example)) for name in ends]
 
 
 def match(patterns: list[str], names: list[str]) -> list[str]:
@@ -164,19 +174,6 @@ def _only_a_chain(module: nn.Module) -> bool:
     return isinstance(getattr(module, "blocks", None), (nn.Sequential, nn.ModuleList))
 
 
-def _record(network: nn.Module, example: Tensor, modules: dict[str, nn.Module]) -> list[tuple[str, object]]:
-    """(name, output) of each call of the given modules, in the order in which they return."""
-    calls: list[tuple[str, object]] = []
-    hooks = [m.register_forward_hook(lambda _m, _a, out, n=n: calls.append((n, out))) for n, m in modules.items()]
-    try:
-        with observing(network), torch.no_grad():
-            network(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return calls
-
-
 def _units(visited: list[str], links: dict[str, nn.Module]) -> list[tuple[str, str, str]]:
     """(link with weights, the last link of its unit, the next link with weights), the last of them apart."""
     starts = [i for i, name in enumerate(visited) if _learns(links[name])]
@@ -185,20 +182,11 @@ def _units(visited: list[str], links: dict[str, nn.Module]) -> list[tuple[str, s
 
 def _read_next(network: nn.Module, example: Tensor, units: list[tuple[str, str, str]]) -> list[str]:
     """The ends that come of their unit's layer and go into what the next layer reads: no ends between two branches."""
-    modules, made, read = dict(network.named_modules()), {}, {}
-
-    def note(name: str, args: tuple, output: object) -> None:
-        made[name], read[name] = output, args[0]
-
     names = {name for unit in units for name in unit}
-    hooks = [modules[n].register_forward_hook(lambda _m, args, out, n=n: note(n, args, out)) for n in names]
-    try:
-        with observing(network), torch.enable_grad():
-            network(example.clone().requires_grad_(example.is_floating_point()))
-            return [e for own, e, reader in units if _depends(made[e], made[own]) and _depends(read[reader], made[e])]
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with observing(network), torch.enable_grad(), recording(network, names) as seen:
+        network(example.clone().requires_grad_(example.is_floating_point()))
+        made, read = {c.name: c.output for c in seen}, {c.name: c.inputs[0] for c in seen}
+        return [e for own, e, reader in units if _depends(made[e], made[own]) and _depends(read[reader], made[e])]
 
 
 def _depends(later: Tensor, earlier: object) -> bool:
@@ -209,9 +197,9 @@ def _depends(later: Tensor, earlier: object) -> bool:
     return torch.autograd.grad(later.sum(), earlier, allow_unused=True, retain_graph=True)[0] is not None
 
 
-def _describe(name: str, calls: list[tuple[str, object]], modules: dict[str, nn.Module], samples: int) -> Block:
-    position = next(i for i, (called, _) in enumerate(calls) if called == name)
-    output = calls[position][1]
+def _describe(name: str, seen: list[Call], modules: dict[str, nn.Module], samples: int) -> Block:
+    position = next(i for i, call in enumerate(seen) if call.name == name)
+    output = seen[position].output
     tensor = output[0] if isinstance(output, tuple) else output
     if not isinstance(tensor, Tensor):
         raise ValueError(f"cannot cut behind {name}: its output is a {type(output).__name__}, not a tensor")
@@ -219,7 +207,7 @@ def _describe(name: str, calls: list[tuple[str, object]], modules: dict[str, nn.
         rows = f"it makes {len(tensor)} rows (windows, patches) of {samples} samples"
         raise ValueError(f"cannot cut behind {name}: {rows}; cut behind whole blocks, with blocks: block")
     inside = set(modules[name].modules())
-    later = (modules[n] for n, _ in calls[position + 1 :])
+    later = (modules[call.name] for call in seen[position + 1 :])
     reader = next((m for m in later if isinstance(m, LEARNS) and m not in inside), None)
     channels_last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
     return Block(name, tuple(tensor.shape[1:]), reader, channels_last and not tensor.is_contiguous())

@@ -146,6 +146,13 @@ class LearningRule(nn.Module):
         return Coverage(found.transported, [name for name in found.unreached if name in known])
 
 
+def one_of(**options: tuple[str, tuple[str, ...]]) -> None:
+    """Refuse an option, given as ``name=(value, valid values)``, whose value is none of the valid ones."""
+    for name, (value, valid) in options.items():
+        if value not in valid:
+            raise UserError(f"{name} is one of {', '.join(valid)}, not '{value}'")
+
+
 def refuse(what: str, names: list[str], remedy: str, *, uncovered: str) -> None:
     """Raise, warn or stay silent about tensors that a rule does not reach.
 

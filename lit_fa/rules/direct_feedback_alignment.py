@@ -29,8 +29,8 @@ from lit_fa.functional.criteria import one_hot
 from lit_fa.functional.feedback import INITS, draw, named_generator
 from lit_fa.layers.coverage import Coverage
 from lit_fa.layers.observing import observing
-from lit_fa.layers.taps import Block, Taps, find_blocks, leaks
-from lit_fa.rules.base import Batch, Criterion, LearningRule, Surrogate, Tensors, refuse
+from lit_fa.layers.taps import Block, Taps, block_key, block_name, find_blocks, leaks
+from lit_fa.rules.base import Batch, Criterion, LearningRule, Surrogate, Tensors, one_of, refuse
 
 log = logging.getLogger(__name__)
 SHAPES = ("dense", "per_channel", "shared", "transposed_conv")
@@ -72,9 +72,9 @@ class DirectFeedbackAlignment(LearningRule):
     ):
         """See the class."""
         super().__init__()
-        _check(teacher=(teacher, ("error", "target")), shape=(shape, SHAPES), init=(init, INITS))
-        _check(channels=(channels, ("auto", "first", "last")), target_reduction=(target_reduction, ("mean", "sum")))
-        _check(backend=(backend, ("fused", "detour")), uncovered=(uncovered, ("raise", "warn", "allow")))
+        one_of(teacher=(teacher, ("error", "target")), shape=(shape, SHAPES), init=(init, INITS))
+        one_of(channels=(channels, ("auto", "first", "last")), target_reduction=(target_reduction, ("mean", "sum")))
+        one_of(backend=(backend, ("fused", "detour")), uncovered=(uncovered, ("raise", "warn", "allow")))
         if scale <= 0:
             raise UserError(f"the scale of feedback is a positive number, not {scale}")
         self.teacher, self.shape, self.blocks, self.init, self.scale = teacher, shape, blocks, init, scale
@@ -97,7 +97,7 @@ class DirectFeedbackAlignment(LearningRule):
         for block in blocks:
             feedback = self._draw(block, classes, widest).to(example.device)
             layout = torch.channels_last if block.channels_last else torch.preserve_format
-            self.feedback[_key(block.name)] = feedback.to(memory_format=layout)
+            self.feedback[block_key(block.name)] = feedback.to(memory_format=layout)
         self.taps = Taps(network, [block.name for block in blocks])
         if spared := leaks(network, self.taps, example):
             shown = ", ".join(spared[:4])
@@ -142,10 +142,10 @@ class DirectFeedbackAlignment(LearningRule):
     @property
     def links(self) -> Tensors:
         """Block to F, (c, *block), with size 1 where positions share a value."""
-        return {key.replace("/", "."): link.weight for key, link in self.feedback.items()}
+        return {block_name(key): link.weight for key, link in self.feedback.items()}
 
     def _link(self, name: str, output: Tensor) -> Tensor:
-        return error_link(output, self.feedback[_key(name)].weight, backend=self.backend)
+        return error_link(output, self.feedback[block_key(name)].weight, backend=self.backend)
 
     def _target(self, targets: Tensor, like: Tensor) -> Tensor:
         hot = one_hot(targets, like)
@@ -206,13 +206,3 @@ class SpreadFeedback(nn.Module):
 def _broadcast_shape(shape: tuple[int, ...], channels: str) -> tuple[int, ...]:
     first = channels == "first" or (channels == "auto" and len(shape) >= 3)
     return (shape[0], *[1] * (len(shape) - 1)) if first else (*[1] * (len(shape) - 1), shape[-1])
-
-
-def _key(name: str) -> str:
-    return name.replace(".", "/")
-
-
-def _check(**options: tuple[str, tuple[str, ...]]) -> None:
-    for name, (value, valid) in options.items():
-        if value not in valid:
-            raise UserError(f"{name} is one of {', '.join(valid)}, not '{value}'")

@@ -20,7 +20,7 @@ from lit_fa.errors import UserError, nearest
 from lit_fa.functional.feedback import named_generator
 from lit_fa.layers.coverage import Coverage
 from lit_fa.layers.feedback import WEIGHT_LAYERS, FeedbackLayer, extend, feedback_layers
-from lit_fa.layers.observing import observing
+from lit_fa.layers.observing import observing, recording
 from lit_fa.layers.sources import SOURCES, FeedbackSource
 from lit_fa.layers.taps import match
 from lit_fa.rules.base import Criterion, LearningRule, Progress, Tensors, refuse
@@ -124,15 +124,6 @@ class FeedbackAlignment(LearningRule):
 
 def _inputs_that_need_gradient(network: nn.Module, example: Tensor, layers: dict[str, nn.Module]) -> set[str]:
     """Layers that are called with an input behind which something is trained."""
-    found: set[str] = set()
-    hooks = [
-        layer.register_forward_pre_hook(lambda _m, args, n=name: found.add(n) if args[0].requires_grad else None)
-        for name, layer in layers.items()
-    ]
-    try:
-        with observing(network), torch.enable_grad():
-            network(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
+    with observing(network), torch.enable_grad(), recording(network, layers) as seen:
+        network(example)
+    return {call.name for call in seen if call.inputs[0].requires_grad}

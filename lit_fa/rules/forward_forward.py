@@ -55,7 +55,7 @@ from lit_fa.layers.labels import LabelledInput
 from lit_fa.layers.normalising import NormalisingTaps
 from lit_fa.layers.observing import observing
 from lit_fa.layers.taps import find_blocks
-from lit_fa.rules.base import Batch, Criterion, LearningRule, Progress, Surrogate, Tensors, refuse
+from lit_fa.rules.base import Batch, Criterion, LearningRule, Progress, Surrogate, Tensors, one_of, refuse
 
 log = logging.getLogger(__name__)
 
@@ -129,11 +129,11 @@ class ForwardForward(LearningRule):
     ):
         """See the class."""
         super().__init__()
-        _check(loss=(loss, LOSSES), goodness=(goodness, ("mean", "sum")), normalise=(normalise, NORMALISATIONS))
-        _check(negatives=(negatives, ("uniform", "permutation", "hard")), head=(head, ("softmax", "none")))
-        _check(schedule=(schedule, ("simultaneous", "greedy")), predict_by=(predict_by, ("goodness", "softmax")))
-        _check(label=(label, ("pixels", "channels")), backend=(backend, ("closed_form", "autograd")))
-        _check(uncovered=(uncovered, ("raise", "warn", "allow")))
+        one_of(loss=(loss, LOSSES), goodness=(goodness, ("mean", "sum")), normalise=(normalise, NORMALISATIONS))
+        one_of(negatives=(negatives, ("uniform", "permutation", "hard")), head=(head, ("softmax", "none")))
+        one_of(schedule=(schedule, ("simultaneous", "greedy")), predict_by=(predict_by, ("goodness", "softmax")))
+        one_of(label=(label, ("pixels", "channels")), backend=(backend, ("closed_form", "autograd")))
+        one_of(uncovered=(uncovered, ("raise", "warn", "allow")))
         if label == "channels" and position:
             raise UserError("position is that of a label in pixels: remove it, or set label: pixels")
         if head == "none" and "softmax" in (predict_by, *["softmax"] * (negatives == "hard")):
@@ -297,9 +297,3 @@ class ForwardForward(LearningRule):
             )
         if self.predict_from is not None and not 0 <= self.predict_from < blocks:
             raise UserError(f"predict_from is the number of one of {blocks} blocks, from 0 on, not {self.predict_from}")
-
-
-def _check(**options: tuple[str, tuple[str, ...]]) -> None:
-    for name, (value, valid) in options.items():
-        if value not in valid:
-            raise UserError(f"{name} is one of {', '.join(valid)}, not '{value}'")

@@ -35,8 +35,8 @@ from lit_fa.functional.similarity import similarity_matching
 from lit_fa.layers.auxiliary import Unit, auxiliary_network, drawn, read_out, units
 from lit_fa.layers.coverage import Coverage
 from lit_fa.layers.observing import observing
-from lit_fa.layers.taps import Taps, find_blocks
-from lit_fa.rules.base import Batch, Criterion, LearningRule, Surrogate, refuse
+from lit_fa.layers.taps import Taps, block_key, find_blocks
+from lit_fa.rules.base import Batch, Criterion, LearningRule, Surrogate, one_of, refuse
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class LocalLosses(LearningRule):
     def __init__(self, blocks: str | list[str], seed: int, channels: str, uncovered: str):
         """See the class."""
         super().__init__()
-        _check(channels=(channels, ("first", "last")), uncovered=(uncovered, ("raise", "warn", "allow")))
+        one_of(channels=(channels, ("first", "last")), uncovered=(uncovered, ("raise", "warn", "allow")))
         self.blocks, self.seed, self.channels, self.uncovered = blocks, seed, channels, uncovered
         self.auxiliary = nn.ModuleDict()
         self.units: dict[str, Unit] = {}
@@ -73,7 +73,7 @@ class LocalLosses(LearningRule):
             self.classes = network(example).shape[-1]
         like = next(p for p in network.parameters() if p.is_floating_point())
         for number, unit in enumerate(self._cut(found)):
-            self.auxiliary[_key(unit.name)] = self._build(number, found).to(like.device, like.dtype)
+            self.auxiliary[block_key(unit.name)] = self._build(number, found).to(like.device, like.dtype)
             self.units[unit.name] = unit
         self.taps = Taps(network, [*self.units])
         covered = self.inspect(network, example, criterion)
@@ -101,7 +101,7 @@ class LocalLosses(LearningRule):
 
         def judge(name: str, output: Tensor) -> None:
             features = self.units[name].features(output, self.channels)
-            learn(self._loss(self.auxiliary[_key(name)], features, targets, criterion))
+            learn(self._loss(self.auxiliary[block_key(name)], features, targets, criterion))
 
         with self.taps.visited_by(judge):
             logits = network(inputs)
@@ -155,7 +155,7 @@ class PredSim(LocalLosses):
     ):
         """See the class."""
         super().__init__(blocks, seed, channels, uncovered)
-        _check(loss=(loss, ("predsim", "pred", "sim")))
+        one_of(loss=(loss, ("predsim", "pred", "sim")))
         if not 0 <= beta <= 1:
             raise UserError(f"beta is a weight from 0 to 1, not {beta}")
         if decoder_units < 1:
@@ -237,13 +237,3 @@ def _same_width(shape: tuple[int, ...]) -> nn.Module:
     if len(shape) == 3:
         return nn.Conv2d(shape[0], shape[0], 3, padding=1, bias=False)
     return nn.Linear(shape[0], shape[0], bias=False)
-
-
-def _key(name: str) -> str:
-    return name.replace(".", "/")
-
-
-def _check(**options: tuple[str, tuple[str, ...]]) -> None:
-    for name, (value, valid) in options.items():
-        if value not in valid:
-            raise UserError(f"{name} is one of {', '.join(valid)}, not '{value}'")

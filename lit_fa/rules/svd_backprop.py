@@ -28,7 +28,7 @@ from lit_fa.functional.factored import (
 from lit_fa.layers.coverage import Coverage
 from lit_fa.layers.factored import COLUMNS, FactoredLayer
 from lit_fa.layers.factoring import factor_network, matched
-from lit_fa.rules.base import Criterion, LearningRule, Progress, Tensors, refuse
+from lit_fa.rules.base import Criterion, LearningRule, Progress, Tensors, one_of, refuse
 from lit_fa.rules.rank_schedule import Hoyer, Pruning
 
 log = logging.getLogger(__name__)
@@ -202,10 +202,5 @@ def _check(rank, dense, orthogonality, orthogonality_every, retraction, retract_
         raise UserError(f"orthogonality is a factor of at least 0, not {orthogonality}")
     if orthogonality_every < 1 or retract_every < 1:
         raise UserError("orthogonality_every and retract_every are numbers of steps, at least 1")
-    for name, value, valid in (
-        ("retraction", retraction, (*RETRACTIONS,)),
-        ("reduction", reduction, ("mean", "sum")),
-        ("uncovered", uncovered, ("raise", "warn", "allow")),
-    ):
-        if value not in valid:
-            raise UserError(f"{name} is one of {', '.join(valid)}, not '{value}'")
+    one_of(retraction=(retraction, (*RETRACTIONS,)), reduction=(reduction, ("mean", "sum")))
+    one_of(uncovered=(uncovered, ("raise", "warn", "allow")))

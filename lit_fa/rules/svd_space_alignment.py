@@ -34,7 +34,8 @@ from lit_fa.functional.feedback import INITS, draw, named_generator
 from lit_fa.layers.coverage import Coverage
 from lit_fa.layers.factored import FactoredLayer, FeedbackFactors
 from lit_fa.layers.linearised import feedback_jacobians
-from lit_fa.rules.base import Batch, Criterion, Progress, Surrogate, Tensors, refuse
+from lit_fa.layers.taps import block_name
+from lit_fa.rules.base import Batch, Criterion, Progress, Surrogate, Tensors, one_of, refuse
 from lit_fa.rules.direct_feedback_alignment import DirectFeedbackAlignment
 from lit_fa.rules.rank_schedule import Hoyer, Pruning
 from lit_fa.rules.svd_backprop import SVDBackprop
@@ -157,7 +158,7 @@ class SVDSpaceAlignment(SVDBackprop):
         return factorise(weight, len(layer.s))
 
     def _multiply(self, network: nn.Module, example: Tensor) -> None:
-        keys = {key.replace("/", "."): key for key in self.direct.feedback}
+        keys = {block_name(key): key for key in self.direct.feedback}
         try:
             products = feedback_jacobians(network, example, [*keys])
         except ValueError as error:
@@ -167,13 +168,7 @@ class SVDSpaceAlignment(SVDBackprop):
 
 
 def _check(route: str, alpha: float, beta: float, schedule: str, feedback: str, init: str) -> None:
-    for name, value, valid in (
-        ("route", route, ROUTES),
-        ("beta_schedule", schedule, (*SCHEDULES,)),
-        ("feedback", feedback, ("independent", "copy")),
-        ("init", init, INITS),
-    ):
-        if value not in valid:
-            raise UserError(f"{name} is one of {', '.join(valid)}, not '{value}'")
+    one_of(route=(route, ROUTES), beta_schedule=(schedule, (*SCHEDULES,)), init=(init, INITS))
+    one_of(feedback=(feedback, ("independent", "copy")))
     if alpha < 0 or beta < 0:
         raise UserError(f"alpha and beta are factors of at least 0, not {alpha} and {beta}")
