@@ -76,6 +76,15 @@ def main(argv: list[str]) -> None:
     guarded(run)
 
 
+def built(config: list[str] | dict) -> LitFACLI:
+    """The objects of a config, nothing run; the words that this process was started with are none of its business."""
+    words, sys.argv = sys.argv, sys.argv[:1]
+    try:
+        return LitFACLI(args=config, run=False, save_config_callback=None)
+    finally:
+        sys.argv = words
+
+
 def fit_and_record(config: dict, record: dict) -> None:
     """Train and test one cell of a table; `callbacks.RunRecord` leaves its JSON at ``record["path"]``.
 

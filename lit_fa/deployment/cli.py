@@ -41,19 +41,13 @@ def trained(experiment: list[str], ckpt_path: str):
     Raises:
         UserError: no such file, or a rule that predicts by more than a forward pass.
     """
-    import sys
-
-    from lit_fa.cli import LitFACLI, guarded
+    from lit_fa.cli import built, guarded
 
     if not Path(ckpt_path).is_file():
         raise UserError(f"--ckpt_path {ckpt_path}: there is no such file")
     found: list = []
-    words, sys.argv = sys.argv, sys.argv[:1]
-    try:
-        quiet = ["--trainer.logger=false", "--trainer.callbacks=null"]
-        guarded(lambda: found.append(LitFACLI(args=[*experiment, *quiet], run=False, save_config_callback=None)))
-    finally:
-        sys.argv = words
+    quiet = ["--trainer.logger=false", "--trainer.callbacks=null"]
+    guarded(lambda: found.append(built([*experiment, *quiet])))
     module, data = found[0].model, found[0].datamodule
     if type(module.rule).predict is not LearningRule.predict:
         raise UserError(f"{type(module.rule).__name__} predicts by more than the network's forward pass: no export")

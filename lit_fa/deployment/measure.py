@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from lit_fa.deployment.simplify import macs
+from lit_fa.deployment.simplify import dense_form, fold_batch_norm, macs, without_rule
+from lit_fa.layers.factored import factored_layers
 
 
 @torch.no_grad()
@@ -38,9 +39,6 @@ def compared(networks: Mapping[str, nn.Module], example: Tensor, rounds: int = 3
 
 def dense_twin(network: nn.Module, example: Tensor) -> nn.Module:
     """The network with every factored layer merged, and nothing else changed: what dense training would have left."""
-    from lit_fa.deployment.simplify import dense_form, fold_batch_norm, without_rule
-    from lit_fa.layers.factored import factored_layers
-
     made = without_rule(network).eval()
     for name, layer in factored_layers(made).items():
         made.set_submodule(name, dense_form(layer))

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lit_fa.errors import UserError
 from lit_fa.functional.factored import kernels
-from lit_fa.layers.factored import FactoredConv2d, FactoredLayer, FactoredLinear, factored_layers
+from lit_fa.layers.factored import FactoredLayer, FactoredLinear, factored_layers
 from lit_fa.layers.feedback import feedback_layers
 from lit_fa.layers.observing import calls
 
@@ -88,7 +88,7 @@ def dense_form(layer: FactoredLayer) -> nn.Module:
     if isinstance(layer, FactoredLinear):
         made = nn.Linear(layer.shape[1], layer.shape[0], bias=layer.bias is not None)
     else:
-        made = _conv(layer, layer.shape[1], layer.shape[0], *layer.geometry, bias=layer.bias is not None)
+        made = nn.Conv2d(layer.shape[1], layer.shape[0], *layer.geometry, bias=layer.bias is not None)
     return _padded(layer, _filled(made, layer.merged(), layer.bias))
 
 
@@ -102,8 +102,8 @@ def factored_form(layer: FactoredLayer) -> nn.Module:
         weights = scaled.V.t(), scaled.U
     else:
         (kh, kw), (sh, sw), (ph, pw), (dh, dw) = layer.geometry
-        first = _conv(layer, layer.shape[1], rank, (kh, 1), (sh, 1), (ph, 0), (dh, 1), bias=False)
-        second = _conv(layer, rank, layer.shape[0], (1, kw), (1, sw), (0, pw), (1, dw), bias=bias)
+        first = nn.Conv2d(layer.shape[1], rank, (kh, 1), (sh, 1), (ph, 0), (dh, 1), bias=False)
+        second = nn.Conv2d(rank, layer.shape[0], (1, kw), (1, sw), (0, pw), (1, dw), bias=bias)
         weights = kernels(scaled, (kh, kw))
     return _padded(layer, _filled(first, weights[0]), _filled(second, weights[1], layer.bias))
 
@@ -142,10 +142,6 @@ def fold_batch_norm(network: nn.Module, example: Tensor) -> nn.Module:
         network.set_submodule(layer, FOLDED[type(linear)](linear, network.get_submodule(norm)))
         network.set_submodule(norm, nn.Identity())
     return network.requires_grad_(False)
-
-
-def _conv(layer: FactoredConv2d, inputs: int, outputs: int, kernel, stride, padding, dilation, *, bias: bool):
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=bias)
 
 
 def _filled(module: nn.Module, weight: Tensor, bias: Tensor | None = None) -> nn.Module:

@@ -4,7 +4,6 @@ It builds the experiment of the message, runs our executor on its clients and ha
 and node, however many clients it holds.
 """
 
-import hashlib
 import logging
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -13,7 +12,7 @@ from flwr.clientapp import ClientApp
 from lit_fa.cli import LitFACLI, guarded
 from lit_fa.federated.choose import checked, executor_named, fastest
 from lit_fa.federated.work import Outcome, Work
-from lit_fa.flower.experiment import at_node
+from lit_fa.flower.experiment import at_node, fingerprint
 from lit_fa.flower.messages import packed_outcome, unpacked_work
 
 log = logging.getLogger(__name__)
@@ -26,9 +25,8 @@ def who(message: Message, context: Context) -> Message:
     """Which part of the clients this node holds, and a fingerprint of the federation as it sees it."""
 
     def told() -> RecordDict:
-        data = _ready(context).datamodule
-        counts = hashlib.blake2b(data.class_counts.tobytes(), digest_size=8).hexdigest()
-        known = {"partition-id": int(context.node_config.get("partition-id", 0)), "federation": counts}
+        part = int(context.node_config.get("partition-id", 0))
+        known = {"partition-id": part, "federation": fingerprint(_ready(context))}
         return RecordDict({"who": ConfigRecord(known)})
 
     return _replied(message, told)

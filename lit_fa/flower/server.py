@@ -4,7 +4,6 @@ Checkpoints, callbacks and loggers of the config are the server's, as in `lit-fa
 the folder where the SuperLink was started.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -14,7 +13,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from lit_fa.cli import guarded
-from lit_fa.flower.experiment import at_server, check
+from lit_fa.flower.experiment import at_server, check, fingerprint
 from lit_fa.flower.grid_executor import GridExecutor
 
 REPORT = "LIT_FA_FLOWER_REPORT"  # names a file that tells the command that started a run how it ended
@@ -43,7 +42,7 @@ def run(grid: Grid, **config: object) -> dict[str, float]:
     cli.datamodule.prepare_data()
     cli.datamodule.setup("fit")
     executor = GridExecutor(grid, int(config["nodes"]), bool(config["allow-failures"]), float(config["patience-s"]))
-    executor.connect(hashlib.blake2b(cli.datamodule.class_counts.tobytes(), digest_size=8).hexdigest())
+    executor.connect(fingerprint(cli))
     cli.model.executor = executor
     cli.model.executed_by = {"executor": executor.name, "nodes": executor.nodes}
     cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=config["ckpt-path"] or None, weights_only=False)
