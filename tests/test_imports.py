@@ -13,12 +13,12 @@ ALLOWED = {
     "lit_fa/functional": ["torch"],
     "lit_fa/layers": ["torch", "lit_fa.functional", "lit_fa.errors"],
     "lit_fa/rules": ["torch", "lit_fa.functional", "lit_fa.layers", "lit_fa.errors"],
-    "lit_fa/networks": ["torch", "timm", "lit_fa.errors"],
+    "lit_fa/networks": ["torch", "timm", "peft", "lit_fa.errors"],
     "lit_fa/federated": ["torch", "lit_fa.functional", "lit_fa.layers", "lit_fa.rules", "lit_fa.errors"],
     "lit_fa/modules": [None, "lit_fa"],
     "lit_fa/tables": ["yaml", "rich", "lit_fa.errors"],
     "datamodules": [None],
-    "callbacks": [None, "lit_fa.functional", "lit_fa.layers", "lit_fa.rules.base", "lit_fa.errors"],
+    "callbacks": [None, *(f"lit_fa.{room}" for room in ("functional", "layers", "rules.base", "deployment", "errors"))],
     "tests/reference": ["numpy", "torch", "scipy", "pytest"],
 }
 LATE = ["torch", "matplotlib", "scipy", "lit_fa", "wandb"]  # what `tables` may import inside a function

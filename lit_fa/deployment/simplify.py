@@ -22,6 +22,7 @@ from lit_fa.functional.factored import kernels
 from lit_fa.layers.factored import FactoredLayer, FactoredLinear, factored_layers
 from lit_fa.layers.feedback import feedback_layers
 from lit_fa.layers.observing import calls
+from lit_fa.networks import merge_adapters
 
 FOLDED = {nn.Conv2d: fuse_conv_bn_eval, nn.Linear: fuse_linear_bn_eval}
 TOLERANCE = 1e-3  # of the largest logit: folding rounds in another order, and no more
@@ -68,8 +69,8 @@ def simplified(network: nn.Module, example: Tensor, by: str = "macs") -> nn.Modu
 
 
 def without_rule(network: nn.Module) -> nn.Module:
-    """A copy without hooks, feedback and gradients."""
-    made = copy.deepcopy(network)
+    """A copy without hooks, feedback, adapters and gradients."""
+    made = merge_adapters(copy.deepcopy(network))
     for module in made.modules():
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()

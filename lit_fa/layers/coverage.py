@@ -7,6 +7,7 @@ activation in a matrix product transports error by its own transpose, whatever m
 """
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ class Coverage:
     """What a rule does with the trainable tensors of a network.
 
     Attributes:
-        transported: weights through whose own transpose error travels (backprop).
+        transported: weights through whose own transpose error travels (backprop) to something that is trained.
         unreached: trainable tensors that receive no gradient at all.
     """
 
@@ -28,17 +29,27 @@ class Coverage:
     unreached: list[str]
 
 
-def coverage(network: nn.Module, value: Tensor) -> Coverage:
+def coverage(network: nn.Module, value: Tensor, frozen: Collection[str] = ()) -> Coverage:
     """Read the graph behind `value`, the rule's scalar on one batch, for the parameters of `network`.
 
-    Build `value` with every parameter requiring gradient, frozen ones too: a frozen weight carries error all the same.
+    Build `value` with every parameter requiring gradient, frozen ones too: a frozen weight carries error all the same,
+    if anything below it is trained.
+
+    Args:
+        network: installed.
+        value: scalar.
+        frozen: names of parameters that are not trained.
     """
     consumers = consumers_of(value.grad_fn)
     leaves = {id(node.variable): node for node in consumers if hasattr(node, "variable")}
     params = {name: p for name, p in network.named_parameters() if not name.endswith("feedback.weight")}
     reached = {name for name, p in params.items() if id(p) in leaves}
+    trained = [leaves[id(params[name])] for name in reached if name not in frozen]
+    led_on = _users(trained, consumers)  # from these nodes error reaches something that is trained
     carries = [
-        name for name in reached if params[name].ndim > 1 and _carries_error(leaves[id(params[name])], consumers)
+        name
+        for name in reached
+        if params[name].ndim > 1 and _carries_error(leaves[id(params[name])], consumers, led_on)
     ]
     return Coverage(sorted(carries), sorted(set(params) - reached))
 
@@ -60,7 +71,17 @@ def consumers_of(root: torch.autograd.graph.Node) -> dict:
     return consumers
 
 
-def _carries_error(leaf: torch.autograd.graph.Node, consumers: dict) -> bool:
+def _users(leaves: list[torch.autograd.graph.Node], consumers: dict) -> set:
+    """The nodes whose outputs depend on any of the leaves."""
+    found, stack = set(), [*leaves]
+    while stack:
+        new = {user for user in consumers[stack.pop()] if user not in found}
+        found |= new
+        stack += new
+    return found
+
+
+def _carries_error(leaf: torch.autograd.graph.Node, consumers: dict, led_on: set) -> bool:
     """Follow a parameter, alone or together with other parameters, to where it first meets an activation."""
     stack, seen = [leaf], set()
     while stack:
@@ -74,7 +95,7 @@ def _carries_error(leaf: torch.autograd.graph.Node, consumers: dict) -> bool:
             if "feedback" in name:  # our own node: the error leaves through the feedback
                 continue
             if any(p in name for p in _PRODUCTS):
-                if any(not hasattr(n, "variable") for n in others):
+                if any(n in led_on for n in others):
                     return True
             elif all(_made_of_parameters(n) for n in others):
                 stack.append(user)

@@ -14,7 +14,7 @@ from lit_fa.modules.evaluated import EvaluatedClassifier
 from lit_fa.modules.finite import NonFiniteLossError, first_non_finite
 from lit_fa.modules.learner import Learner
 from lit_fa.modules.resume import random_states, take_up
-from lit_fa.networks import create_network, load_weights
+from lit_fa.networks import Adapters, create_network, load_weights
 from lit_fa.rules.backprop import Backprop
 from lit_fa.rules.base import Batch, LearningRule, Progress, Surrogate
 
@@ -42,6 +42,7 @@ class Classifier(EvaluatedClassifier):
         network_args: further arguments of the network.
         pretrained: load timm's weights for the network.
         weights: file to load weights from; see `networks.load_weights`.
+        adapter: config of peft: the rule trains adapters and the read-out alone; see `networks.Adapters`.
         clip: bound on the gradient, or None.
         clip_by: `norm` or `value`.
         accumulate: batches per optimiser step.
@@ -66,6 +67,7 @@ class Classifier(EvaluatedClassifier):
         network_args: dict | None = None,
         pretrained: bool = False,
         weights: str | None = None,
+        adapter: dict | None = None,
         clip: float | None = None,
         clip_by: str = "norm",
         accumulate: int = 1,
@@ -80,6 +82,7 @@ class Classifier(EvaluatedClassifier):
             network = create_network(network, num_classes, tuple(image_shape), pretrained, **(network_args or {}))
         if weights is not None:
             load_weights(network, weights)
+        self.adapters = None if adapter is None else Adapters(network, adapter)
         rule = Backprop() if rule is None else rule
         if stream and not rule.streams:
             raise UserError(f"{type(rule).__name__} has no cuts to stream; use stream: false")
@@ -105,6 +108,8 @@ class Classifier(EvaluatedClassifier):
             if self.clip is not None:
                 self.clip_gradients(optimizer, self.clip, self.clip_by)
             optimizer.step()
+            if self.adapters is not None:
+                self.adapters.after_step(self.global_step)
             optimizer.zero_grad(set_to_none=True)
             if self.rule.evolves:
                 self.learner.after_step(self.progress())
@@ -152,11 +157,14 @@ class Classifier(EvaluatedClassifier):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Keep the random state (dropout) and the epoch's totals, so that resuming is bit for bit."""
         checkpoint["lit_fa"] = random_states(self.totals)
+        checkpoint["adapters"] = {} if self.adapters is None else self.adapters.state()
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Remember the random state until training starts: loading itself may draw numbers."""
         super().on_load_checkpoint(checkpoint)
         self._resumed = checkpoint.get("lit_fa")
+        if self.adapters is not None:
+            self.adapters.take_up(checkpoint.get("adapters", {}))
 
     def on_train_epoch_start(self) -> None:
         """Take up a resumed run's random state and totals, before the loader of a new epoch draws."""

@@ -130,20 +130,19 @@ class LearningRule(nn.Module):
 
     def inspect(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
         """Which tensors of `network` the surrogate's gradient reaches, frozen ones counted as trainable."""
-        frozen = [p for p in network.parameters() if not p.requires_grad]
-        for p in frozen:
+        frozen = {name: p for name, p in network.named_parameters() if not p.requires_grad}
+        for p in frozen.values():
             p.requires_grad_(True)
         try:
             with observing(network), torch.enable_grad():
                 classes = network(example).shape[-1]
                 targets = torch.arange(len(example), device=example.device) % classes
                 value = self.surrogate(network, (example, targets), criterion).value
-                found = coverage(network, value)
+                found = coverage(network, value, frozen)
         finally:
-            for p in frozen:
+            for p in frozen.values():
                 p.requires_grad_(False)
-        known = {name for name, p in network.named_parameters() if not any(p is f for f in frozen)}
-        return Coverage(found.transported, [name for name in found.unreached if name in known])
+        return Coverage(found.transported, [name for name in found.unreached if name not in frozen])
 
 
 def one_of(**options: tuple[str, tuple[str, ...]]) -> None:
