@@ -105,7 +105,12 @@ def _finals(collected: Collected, cell: Cell, key: str) -> list[float]:
 
 
 def _draw_panel(ax: "Axes", figure: Figure, title: str, lines: dict[str, Line], colours: dict[str, str]) -> None:
-    ax.set(title=title, xlabel=figure.xlabel or figure.x, yscale=figure.yscale, xscale=figure.xscale)
+    ax.set(
+        title=title,
+        xlabel=figure.xlabel or ("" if figure.kind == "bars" else figure.x),
+        yscale=figure.yscale,
+        xscale=figure.xscale,
+    )
     for place, (label, line) in enumerate(lines.items()):
         x, mean, sd = (list(values) for values in zip(*line, strict=True))
         look = {"label": label, "color": colours[label]}
