@@ -42,7 +42,8 @@ class Curves:
 class Recorder(L.Callback):
     """A callback that keeps curves: what `publish` says, and what modules log once per epoch.
 
-    Values of `val/` are taken when validation ends, all others when the epoch has ended; `test/` is no curve.
+    Values of `val/` are taken when validation ends, all others when the epoch has ended; `test/` is no curve, nor is
+    `match/`, which is of the moment before the first step.
     """
 
     def __init__(self) -> None:
@@ -95,7 +96,7 @@ class Recorder(L.Callback):
             key: value.item() if isinstance(value, Tensor) else value
             for key, value in logged.items()
             if key.startswith("val/") == validation
-            and not key.startswith("test/")
+            and not key.startswith(("test/", "match/"))
             and key not in self.published
             and f"{key}_epoch" not in logged  # the value of a single step, whose mean is there too
         }

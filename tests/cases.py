@@ -21,6 +21,7 @@ from lit_fa.rules import (
     Backprop,
     DirectFeedbackAlignment,
     FeedbackAlignment,
+    FeedbackWeightMatching,
     ForwardForward,
     KolenPollackFeedback,
     LearningRule,
@@ -458,6 +459,7 @@ RULES: dict[str, tuple[Callable[[], LearningRule], Callable]] = {
     "drtp_per_channel": dfa("target", shape="per_channel"),
     "drtp_shared": dfa("target", shape="shared"),
     "drtp_transposed_conv": dfa("target", shape="transposed_conv"),
+    "fwm": (FeedbackWeightMatching, partial(direct_reference, "error")),  # before it is prepared: as drawn
     "svd_backprop": (partial(SVDBackprop, dense="unfactorable"), factored_reference),
     "svd_low_rank": (partial(SVDBackprop, 0.5, dense="unfactorable"), factored_reference),
     "ssa_random": ssa("direct_random", blocks="block"),
@@ -484,7 +486,10 @@ RULES: dict[str, tuple[Callable[[], LearningRule], Callable]] = {
 # (rule, network) that cannot be, and why
 INSIDE = "the reference's blocks form a chain; a layer inside a branch is none"
 IMPOSSIBLE = {("dfa_layer_taps", "residual"): INSIDE, ("ssa_layer_taps", "residual"): INSIDE} | {
-    ("ssa_product", "small_conv"): "its grouped layer counts with its weight at the start, which nobody keeps"
+    ("fwm", "small_conv"): "feedback matching refuses convolutions",
+    ("fwm", "residual"): "feedback matching refuses convolutions",
+    ("fwm", "tokens"): "feedback matching is for flat activations",
+    ("ssa_product", "small_conv"): "its grouped layer counts with its weight at the start, which nobody keeps",
 }
 # (rule, network): suite to the reason why they do not take part in it
 RELABELLED = "its network reads a label in the input and normalised activities, so that no value is the plain network's"

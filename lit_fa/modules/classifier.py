@@ -14,6 +14,7 @@ from lit_fa.modules.evaluated import EvaluatedClassifier
 from lit_fa.modules.finite import NonFiniteLossError, first_non_finite
 from lit_fa.modules.learner import Learner
 from lit_fa.modules.resume import random_states, take_up
+from lit_fa.modules.start import HeadProbe, start
 from lit_fa.networks import Adapters, create_network, load_weights
 from lit_fa.rules.backprop import Backprop
 from lit_fa.rules.base import Batch, LearningRule, Progress, Surrogate
@@ -48,6 +49,7 @@ class Classifier(EvaluatedClassifier):
         accumulate: batches per optimiser step.
         stream: free each block's activations before the next block runs (rules with cuts, one device).
         compile: compile the learner.
+        probe: train the read-out alone before the first step of a fresh run, or None. See `HeadProbe`.
 
     Raises:
         UserError: unknown network or criterion, a rule that does not reach a weight, numbers out of range.
@@ -73,6 +75,7 @@ class Classifier(EvaluatedClassifier):
         accumulate: int = 1,
         stream: bool = False,
         compile: bool = False,
+        probe: HeadProbe | None = None,
     ):
         """Build the network and install the rule."""
         super().__init__()
@@ -93,8 +96,19 @@ class Classifier(EvaluatedClassifier):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.scheduler_interval, self.layer_lr = scheduler_interval, layer_lr or {}
         self.clip, self.clip_by, self.accumulate, self.stream = clip, clip_by, accumulate, stream
+        self.probe = probe
+        self.prepared: dict[str, float] | None = None  # what preparing the run has found; None before
         self.measure_accuracy(num_classes)
         self.totals = torch.zeros(3, dtype=torch.float64)  # of this epoch: loss, correct, seen
+
+    def on_fit_start(self) -> None:
+        """Before a fresh run, also one of no steps: probe the read-out, then let the rule prepare."""
+        if self.prepared is None:
+            self.prepared = start(self.learner, self.probe, self.trainer)
+
+    def on_train_start(self) -> None:
+        """Log what preparing has found; a resumed run logs it again, for its metrics start empty."""
+        self.log_dict(self.prepared)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Surrogate, backward, edits, clip, step, after_step, schedule."""
@@ -155,9 +169,10 @@ class Classifier(EvaluatedClassifier):
         return Progress(self.global_step, self.current_epoch, fraction, self.trainer.is_last_batch)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Keep the random state (dropout) and the epoch's totals, so that resuming is bit for bit."""
+        """Keep the random state (dropout), the epoch's totals and what preparing found: resuming is bit for bit."""
         checkpoint["lit_fa"] = random_states(self.totals)
         checkpoint["adapters"] = {} if self.adapters is None else self.adapters.state()
+        checkpoint["prepared"] = self.prepared
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Remember the random state until training starts: loading itself may draw numbers."""
@@ -165,6 +180,8 @@ class Classifier(EvaluatedClassifier):
         self._resumed = checkpoint.get("lit_fa")
         if self.adapters is not None:
             self.adapters.take_up(checkpoint.get("adapters", {}))
+        if self._trainer is not None and self.trainer.state.fn == "fit":  # loaded otherwise, it is where a run starts
+            self.prepared = checkpoint.get("prepared") or {}
 
     def on_train_epoch_start(self) -> None:
         """Take up a resumed run's random state and totals, before the loader of a new epoch draws."""

@@ -98,6 +98,8 @@ class FederatedClassifier(EvaluatedClassifier):
         rule = Backprop() if rule is None else rule
         if stream and not rule.streams:
             raise UserError(f"{type(rule).__name__} has no cuts to stream; use stream: false")
+        if type(rule).prepare is not LearningRule.prepare:
+            raise UserError(f"{type(rule).__name__} prepares itself on training batches, which a server does not have")
         self.learner = Learner(network, rule, example, criterion)
         local_optimizer = LocalSGD() if local_optimizer is None else local_optimizer
         self.local = LocalTraining(FedAvg() if algorithm is None else algorithm, local_optimizer, seed, stream)

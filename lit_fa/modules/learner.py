@@ -1,6 +1,6 @@
 """Network, rule and criterion as one function of a batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,10 @@ class Learner(nn.Module):
     def forward(self, batch: Batch) -> Surrogate:
         """The rule's scalar for inputs (n, ...) and targets (n,)."""
         return self.rule.surrogate(self.network, batch, self.criterion)
+
+    def prepare(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Let the rule prepare a fresh run; key to number."""
+        return self.rule.prepare(self.network, batches, self.criterion)
 
     def stream(self, batch: Batch, backward: Callable[[Tensor], None]) -> Surrogate:
         """The same gradients, accumulated block by block through `backward`."""

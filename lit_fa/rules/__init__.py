@@ -13,6 +13,7 @@ from lit_fa.rules.backprop import Backprop
 from lit_fa.rules.base import LearningRule, Progress, Surrogate
 from lit_fa.rules.direct_feedback_alignment import DirectFeedbackAlignment
 from lit_fa.rules.feedback_alignment import FeedbackAlignment
+from lit_fa.rules.feedback_weight_matching import FeedbackWeightMatching
 from lit_fa.rules.forward_forward import ForwardForward
 from lit_fa.rules.local_losses import AugLocal, PredSim
 from lit_fa.rules.rank_schedule import Hoyer, Pruning
@@ -26,6 +27,7 @@ __all__ = [
     "DirectFeedbackAlignment",
     "FeedbackAlignment",
     "FeedbackSource",
+    "FeedbackWeightMatching",
     "ForwardForward",
     "Hoyer",
     "KolenPollackFeedback",

@@ -13,7 +13,7 @@ rule with no special case. Consequences for who writes one:
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -66,7 +66,7 @@ class Progress:
 
 
 class LearningRule(nn.Module):
-    """Six methods, each with a default that does nothing special; by itself this is backpropagation.
+    """Seven methods, each with a default that does nothing special; by itself this is backpropagation.
 
     Class attributes:
         paper: citation.
@@ -92,6 +92,21 @@ class LearningRule(nn.Module):
             What the rule reaches.
         """
         return self.inspect(network, example, criterion)
+
+    def prepare(self, network: nn.Module, batches: Iterable[Batch], criterion: Criterion) -> dict[str, float]:
+        """Change parameters and buffers in place, once, before the first step of a fresh run; never of a resumed one.
+
+        Ranks see different batches; afterwards all have rank 0's tensors and numbers.
+
+        Args:
+            network: installed, on its device; a read-out may just have been probed.
+            batches: of training, on the device, to iterate over as often as need be. Random state does not matter.
+            criterion: as in `install`.
+
+        Returns:
+            Key to number, logged once.
+        """
+        return {}
 
     def surrogate(self, network: nn.Module, batch: Batch, criterion: Criterion) -> Surrogate:
         """The scalar whose gradient is the update, for inputs (n, ...) and targets (n,). Pure."""

@@ -5,7 +5,7 @@ import torch
 
 from tests.cases import Case, cases, gradients, largest_difference
 
-direct = {"where": lambda case: case.name.startswith(("dfa", "drtp")) and "shared" not in case.name}
+direct = {"where": lambda case: case.name.startswith(("dfa", "drtp", "fwm")) and "shared" not in case.name}
 
 
 def of_block(grads: dict, end: int) -> dict:

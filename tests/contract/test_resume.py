@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lit_fa.modules import HeadProbe
 from tests.contract.training import record
 
 STEPS_PER_EPOCH, KILLED_AT = 5, 7  # in the middle of the second of three epochs
@@ -48,6 +49,15 @@ def test_a_run_resumed_in_mid_epoch_equals_one_that_was_not_killed(rule: str, tm
     assert same(resumed["state"], whole["state"])
     assert same(resumed["optimizer"], whole["optimizer"])
     assert same(resumed["metrics"], whole["metrics"])
+
+
+def test_a_probed_and_matched_run_that_is_resumed_is_neither_probed_nor_matched_again(tmp_path: Path):
+    options = {"rule": "fwm", "network": "mlp", "probe": HeadProbe(), "dropout": 0.3, "augment": "crop_flip"}
+    resumed, whole = resumed_after_a_kill(tmp_path, rule_options={"feedback_scale": "bp"}, **options)
+    assert same(resumed["losses"], whole["losses"][KILLED_AT - 1 :])
+    assert same(resumed["state"], whole["state"])
+    assert same(resumed["metrics"], whole["metrics"])
+    assert "match/residual/overall" in resumed["metrics"]
 
 
 def test_a_run_resumed_from_the_end_of_an_epoch_equals_one_that_was_not_killed(tmp_path: Path):

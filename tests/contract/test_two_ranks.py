@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from lit_fa.modules import HeadProbe
 from tests.cases import largest_difference
 from tests.contract.training import record
 
@@ -39,3 +40,19 @@ def test_two_ranks_that_accumulate_and_clip_equal_one(tmp_path: Path):
     one = record(tmp_path / "one", **options)
     two = record(tmp_path / "two", devices=2, **options)
     assert largest_difference(two["state"], one["state"]) < 1e-12
+
+
+def test_two_ranks_probe_and_match_as_one(tmp_path: Path):
+    options = {"rule": "fwm", "network": "mlp", "epochs": 1, "probe": HeadProbe(optimizer="sgd", lr=0.1)}
+    one = record(tmp_path / "one", **options)
+    two = record(tmp_path / "two", devices=2, **options)
+    # fifty sweeps of least squares make more of the rounding than a step does
+    assert largest_difference(two["state"], one["state"]) < 1e-9
+    assert largest_difference(two["ranks"][0]["state"], two["ranks"][1]["state"]) == 0
+
+
+def test_two_ranks_agree_where_each_would_scale_feedback_by_its_own_batch(tmp_path: Path):
+    options = {"rule": "fwm", "network": "mlp", "epochs": 1, "rule_options": {"feedback_scale": "bp"}}
+    ranks = record(tmp_path, devices=2, **options)["ranks"]
+    assert largest_difference(ranks[0]["state"], ranks[1]["state"]) == 0
+    assert largest_difference(ranks[0]["metrics"], ranks[1]["metrics"]) == 0

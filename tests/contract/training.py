@@ -34,6 +34,17 @@ def network(dropout: float) -> nn.Module:
     )
 
 
+def mlp(dropout: float) -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(128, 20), nn.ReLU(), nn.Dropout(dropout), nn.Linear(20, 16), nn.Tanh(),
+        nn.Linear(16, 12), nn.ReLU(), nn.Dropout(dropout), nn.Linear(12, CLASSES),
+    )  # fmt: skip
+
+
+NETWORKS = {"conv": network, "mlp": mlp}
+
+
 class Losses(L.Callback):
     """Keeps the loss of every batch, and kills the process where it is told to."""
 
@@ -58,8 +69,10 @@ def train(options: dict) -> None:
     # decay lets Kolen-Pollack's feedback move in its own way; momentum is state that a checkpoint must carry
     sgd = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-2)
     module = Classifier(
-        network(options.get("dropout", 0.0)).to(torch.float64 if double else torch.float32),
-        RULES[options["rule"]][0](),
+        NETWORKS[options.get("network", "conv")](options.get("dropout", 0.0)).to(
+            torch.float64 if double else torch.float32
+        ),
+        RULES[options["rule"]][0](**options.get("rule_options", {})),
         num_classes=CLASSES,
         image_shape=IMAGE,
         optimizer=sgd,
@@ -67,6 +80,7 @@ def train(options: dict) -> None:
         scheduler_interval="step",
         accumulate=options.get("accumulate", 1),
         clip=options.get("clip"),
+        probe=options.get("probe"),
     )
     losses = Losses(options.get("kill_at"))
     checkpoints = ModelCheckpoint(options["folder"], "{step}", every_n_train_steps=1, save_top_k=-1)

@@ -1,0 +1,151 @@
+"""How a fresh run starts: the read-out is probed, then the rule prepares; a resumed run does neither again."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from lit_fa.errors import UserError
+from lit_fa.layers.observing import observing, recording
+from lit_fa.layers.taps import LEARNS
+from lit_fa.modules.learner import Learner
+from lit_fa.rules.base import Batch, LearningRule, one_of
+
+log = logging.getLogger(__name__)
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+Epoch = Callable[[int], Iterable[Batch]]
+
+
+@dataclass(frozen=True)
+class HeadProbe:
+    """Train the read-out alone, on the training batches, with the body frozen.
+
+    Its gradient, the error at the logits times the features, is the delta rule's and exact under every rule of this
+    package, so that the probe sends no error back either. The body is in evaluation mode, without dropout, and its
+    BatchNorm statistics stay: it is the pretrained one, untouched. Every batch goes through it once an epoch.
+
+    A fit with ``trainer.max_epochs: 0`` probes and takes no step of the rule; `test` then measures the probe alone.
+
+    Args:
+        epochs: passes over the training data.
+        lr: learning rate.
+        optimizer: `adam`, `adamw` or `sgd`; it is gone when the rule's own begins.
+        weight_decay: as the optimiser understands it.
+        seed: of whatever draws from a global random state meanwhile (a plain loader's order).
+    """
+
+    epochs: int = 1
+    lr: float = 1e-3
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self):
+        """Check."""
+        one_of(optimizer=(self.optimizer, (*OPTIMIZERS,)))
+        if self.epochs < 1 or self.lr <= 0 or self.weight_decay < 0:
+            raise UserError(f"a probe needs epochs >= 1, lr > 0 and weight_decay >= 0, not {self}")
+
+    def train(self, learner: Learner, batches: Epoch, mean: Callable[[Tensor], Tensor] = lambda grad: grad) -> str:
+        """Move the read-out's parameters; returns its name.
+
+        Args:
+            learner: on its device.
+            batches: number of an epoch to its batches.
+            mean: of a gradient over the ranks.
+        """
+        name = read_out(learner, next(iter(batches(0)))[0])
+        layer = learner.get_submodule(name)
+        params = [p for p in layer.parameters() if p.requires_grad]
+        if not params:
+            raise UserError(f"the probe trains the read-out, and {name} is frozen")
+        optimizer = OPTIMIZERS[self.optimizer](params, lr=self.lr, weight_decay=self.weight_decay)
+        with observing(learner):
+            learner.eval()
+            for epoch in range(self.epochs):
+                for inputs, targets in batches(epoch):
+                    loss = learner.criterion(layer(_features(learner, name, inputs)), targets)
+                    grads = torch.autograd.grad(loss, params, allow_unused=True)  # a feedback of its own, maybe
+                    for p, grad in zip(params, grads, strict=True):
+                        p.grad = None if grad is None else mean(grad)
+                    optimizer.step()
+        log.info("probed %s: %d epochs of %s, last loss %.4g", name, self.epochs, self.optimizer, loss.item())
+        return name
+
+
+def read_out(learner: nn.Module, inputs: Tensor) -> str:
+    """The layer whose output is the logits."""
+    layers = [name for name, m in learner.named_modules() if isinstance(m, LEARNS)]
+    with observing(learner), torch.no_grad(), recording(learner, layers) as seen:
+        logits = learner.eval().predict(inputs)
+    found = [call.name for call in seen if call.output is logits]
+    if not found:
+        raise UserError("there is no read-out to probe: the logits are not the output of a linear layer")
+    return found[-1]
+
+
+def start(learner: Learner, probe: HeadProbe | None, trainer: L.Trainer) -> dict[str, float]:
+    """Probe, let the rule prepare, and agree on all ranks; the rule's numbers. Leaves the global random state alone."""
+    if probe is None and type(learner.rule).prepare is LearningRule.prepare:
+        return {}
+    with isolate_rng(include_cuda=torch.cuda.is_available()), _training_batches(trainer) as batches:
+        if probe is not None:
+            torch.manual_seed(probe.seed)
+            probe.train(learner, batches, lambda grad: trainer.strategy.reduce(grad, reduce_op="mean"))
+        found = learner.prepare(_Again(batches))
+    if dist.is_available() and dist.is_initialized():
+        for tensor in learner.state_dict().values():
+            dist.broadcast(tensor, 0)
+    return trainer.strategy.broadcast(found)
+
+
+@dataclass(frozen=True)
+class _Again:
+    """The first epoch's batches, as often as they are asked for."""
+
+    batches: Epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches(0))
+
+
+@contextmanager
+def _training_batches(trainer: L.Trainer) -> Iterator[Epoch]:
+    """Number of an epoch to its batches, on the device; a loader that a run will use again is left as it was."""
+    loader = trainer.fit_loop._data_source.dataloader()  # Lightning's own is at its first batch already
+    state = loader.state_dict() if hasattr(loader, "state_dict") else None
+    generator = getattr(loader, "generator", None)
+    drawn = None if generator is None else generator.get_state()
+
+    def epoch(number: int) -> Iterator[Batch]:
+        if hasattr(getattr(loader, "sampler", None), "set_epoch"):
+            loader.sampler.set_epoch(number)
+        for batch in islice(loader, _limit(trainer, loader)):
+            inputs, targets = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))[:2]
+            yield inputs, targets
+
+    yield epoch
+    if state is not None:
+        loader.load_state_dict(state)
+    if drawn is not None:
+        generator.set_state(drawn)
+
+
+def _limit(trainer: L.Trainer, loader: Iterable) -> int | None:
+    limit = trainer.limit_train_batches
+    if isinstance(limit, int):
+        return limit
+    return None if limit == 1.0 else int(len(loader) * limit)
+
+
+def _features(learner: Learner, name: str, inputs: Tensor) -> Tensor:
+    with torch.no_grad(), recording(learner, [name]) as seen:
+        learner.predict(inputs)
+    return seen[-1].inputs[0].detach()
