@@ -1,7 +1,7 @@
 """Networks by name: importing this package registers the papers' small networks with timm."""
 
 from lit_fa.networks import mlp, resnet_cifar, small_conv, vgg_cifar  # noqa: F401  (importing registers)
-from lit_fa.networks.create import create_network
+from lit_fa.networks.create import create_network, example_input
 from lit_fa.networks.registry import network_names
 
-__all__ = ["create_network", "network_names"]
+__all__ = ["create_network", "example_input", "network_names"]
