@@ -8,6 +8,7 @@ default `~/.cache/lit-fa/glue`; whoever deletes it loses nothing but some second
 import json
 import logging
 import os
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,7 @@ def _keep(path: Path, arrays: dict[str, np.ndarray]) -> bool:
         np.savez(half, **arrays)
         half.replace(path)
     except OSError:
-        half.unlink(missing_ok=True)
+        with suppress(OSError):
+            half.unlink()
         return False
     return True

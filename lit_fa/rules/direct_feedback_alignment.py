@@ -101,9 +101,7 @@ class DirectFeedbackAlignment(LearningRule):
         except ValueError as error:
             raise UserError(f"blocks: {error}") from None
         if not blocks:
-            raise UserError(
-                "direct feedback needs a hidden block to cut behind: blocks: macro (Transformers) or [names]"
-            )
+            raise UserError("direct feedback needs a hidden block to cut behind: take blocks: macro, or name some")
         blocks = shared_by_tokens(network, example, blocks, self.tokens)
         with observing(network), torch.no_grad():
             classes = network(example).shape[-1]
