@@ -2,6 +2,7 @@
 
 from callbacks.conservation import ConservationPotential
 from callbacks.curves import Curves, Recorder, publish
+from callbacks.deployed_cost import DeployedCost
 from callbacks.dominance import AlignmentDominance
 from callbacks.errors import MeasurementError
 from callbacks.factor_spectrum import FactorSpectrum
@@ -17,6 +18,7 @@ __all__ = [
     "AlignmentDominance",
     "ConservationPotential",
     "Curves",
+    "DeployedCost",
     "FactorSpectrum",
     "Figures",
     "GradientAlignment",

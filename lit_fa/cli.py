@@ -13,6 +13,7 @@ import lightning as L
 from jsonargparse import ArgumentError
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from torch import nn
 
 import callbacks
 import datamodules
@@ -22,6 +23,7 @@ import lit_fa.rules
 from callbacks.run_record import write_json
 from lit_fa.errors import UserError, nearest
 from lit_fa.modules.ranks import lost_rank
+from lit_fa.pretraining import pretrained
 
 # where a class named in YAML may live, and what a user calls such a thing
 ROOMS = {"rule": lit_fa.rules, "data": datamodules, "model": lit_fa.modules, "callbacks": callbacks}
@@ -56,9 +58,16 @@ class LitFACLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Link what the network must know to what the data says."""
+        """Link what the network must know to what the data says; `pretrain` is the run whose weights it starts from."""
+        parser.add_argument("--pretrain", type=dict | None, default=None, help="config of the run that pretrains")
         for name in ("num_classes", "image_shape"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        """Pretrain, or find the weights of the same pretraining."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        if config.pretrain is not None:
+            config.model.init_args.weights = str(pretrained(config.pretrain, train_and_record))
 
 
 def main(argv: list[str]) -> None:
@@ -88,31 +97,40 @@ def built(config: list[str] | dict) -> LitFACLI:
 def fit_and_record(config: dict, record: dict) -> None:
     """Train and test one cell of a table; `callbacks.RunRecord` leaves its JSON at ``record["path"]``.
 
-    A checkpoint is written beside the record after every epoch, so that a killed run goes on where it stopped; it is
-    removed when the record is there.
-
     Args:
         config: a resolved LightningCLI config without subcommand: seed_everything, trainer, model, data.
         record: fields of the record that the table knows, and its `path`.
+    """
+    train_and_record(config, record)
+
+
+def train_and_record(config: dict, record: dict) -> nn.Module:
+    """The same, and the trained network.
+
+    A checkpoint is written beside the record after every epoch, so that a killed run goes on where it stopped; it is
+    removed when the record is there.
     """
     path = Path(record["path"])
     resume = path.parent / f".{path.stem}"
     keep = ModelCheckpoint(resume, filename="last", save_top_k=1, enable_version_counter=False)
     check_names(config)
+    networks = []
 
     def run() -> None:
-        cli = LitFACLI(args=config, run=False, save_config_callback=None)
+        cli = built(config)
         fields = {key: value for key, value in record.items() if key != "path"}
         cli.trainer.callbacks += [callbacks.RunRecord(path=str(path), record=fields), keep]
         last = resume / "last.ckpt"
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last if last.is_file() else None, weights_only=False)
         cli.trainer.test(cli.model, cli.datamodule, verbose=False)
+        networks.append(cli.model.network)
 
     try:
         guarded(run)
     finally:
         gc.collect()  # trainer and module hold each other; a worker that runs many cells would keep every dataset
     shutil.rmtree(resume, ignore_errors=True)
+    return networks[0]
 
 
 def check_names(config: dict) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -42,6 +43,8 @@ class Pad(nn.Module):
 @torch.no_grad()
 def simplified(network: nn.Module, example: Tensor, by: str = "macs") -> nn.Module:
     """A copy of `network` for prediction alone, in evaluation mode; its outputs are those of the original.
+
+    Draws no random number.
 
     Args:
         network: trained under any rule that predicts by a forward pass.
@@ -86,9 +89,9 @@ def forms(layer: FactoredLayer) -> tuple[nn.Module, nn.Module]:
 def dense_form(layer: FactoredLayer) -> nn.Module:
     """One layer with the merged weight."""
     if isinstance(layer, FactoredLinear):
-        made = nn.Linear(layer.shape[1], layer.shape[0], bias=layer.bias is not None)
+        made = skip_init(nn.Linear, layer.shape[1], layer.shape[0], bias=layer.bias is not None)
     else:
-        made = nn.Conv2d(layer.shape[1], layer.shape[0], *layer.geometry, bias=layer.bias is not None)
+        made = skip_init(nn.Conv2d, layer.shape[1], layer.shape[0], *layer.geometry, bias=layer.bias is not None)
     return _padded(layer, _filled(made, layer.merged(), layer.bias))
 
 
@@ -98,12 +101,13 @@ def factored_form(layer: FactoredLayer) -> nn.Module:
     scaled = layer.factors._replace(U=layer.U[:, kept] * root, s=torch.ones_like(root), V=layer.V[:, kept] * root)
     rank, bias = len(root), layer.bias is not None
     if isinstance(layer, FactoredLinear):
-        first, second = nn.Linear(layer.shape[1], rank, bias=False), nn.Linear(rank, layer.shape[0], bias=bias)
+        first = skip_init(nn.Linear, layer.shape[1], rank, bias=False)
+        second = skip_init(nn.Linear, rank, layer.shape[0], bias=bias)
         weights = scaled.V.t(), scaled.U
     else:
         (kh, kw), (sh, sw), (ph, pw), (dh, dw) = layer.geometry
-        first = nn.Conv2d(layer.shape[1], rank, (kh, 1), (sh, 1), (ph, 0), (dh, 1), bias=False)
-        second = nn.Conv2d(rank, layer.shape[0], (1, kw), (1, sw), (0, pw), (1, dw), bias=bias)
+        first = skip_init(nn.Conv2d, layer.shape[1], rank, (kh, 1), (sh, 1), (ph, 0), (dh, 1), bias=False)
+        second = skip_init(nn.Conv2d, rank, layer.shape[0], (1, kw), (1, sw), (0, pw), (1, dw), bias=bias)
         weights = kernels(scaled, (kh, kw))
     return _padded(layer, _filled(first, weights[0]), _filled(second, weights[1], layer.bias))
 

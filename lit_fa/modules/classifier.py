@@ -14,7 +14,7 @@ from lit_fa.modules.evaluated import EvaluatedClassifier
 from lit_fa.modules.finite import NonFiniteLossError, first_non_finite
 from lit_fa.modules.learner import Learner
 from lit_fa.modules.resume import random_states, take_up
-from lit_fa.networks import create_network, example_input
+from lit_fa.networks import create_network, example_input, load_weights
 from lit_fa.rules.backprop import Backprop
 from lit_fa.rules.base import Batch, LearningRule, Progress, Surrogate
 
@@ -41,6 +41,7 @@ class Classifier(EvaluatedClassifier):
         layer_lr: learning rates of their own for parameters by name or pattern (``blocks.0.*``: 0.01).
         network_args: further arguments of the network.
         pretrained: load the network's weights.
+        weights: file to load weights from; see `networks.load_weights`.
         clip: bound on the gradient, or None.
         clip_by: `norm` or `value`.
         accumulate: batches per optimiser step.
@@ -66,6 +67,7 @@ class Classifier(EvaluatedClassifier):
         layer_lr: dict[str, float] | None = None,
         network_args: dict | None = None,
         pretrained: bool = False,
+        weights: str | None = None,
         clip: float | None = None,
         clip_by: str = "norm",
         accumulate: int = 1,
@@ -83,6 +85,8 @@ class Classifier(EvaluatedClassifier):
         self.automatic_optimization = False
         if isinstance(network, str):
             network = create_network(network, num_classes, tuple(image_shape), pretrained, **(network_args or {}))
+        if weights is not None:
+            load_weights(network, weights)
         rule = Backprop() if rule is None else rule
         if stream and not rule.streams:
             raise UserError(f"{type(rule).__name__} has no cuts to stream; use stream: false")

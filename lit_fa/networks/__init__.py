@@ -3,5 +3,6 @@
 from lit_fa.networks import mlp, resnet_cifar, small_conv, vgg_cifar  # noqa: F401  (importing registers)
 from lit_fa.networks.create import create_network, example_input
 from lit_fa.networks.registry import network_names
+from lit_fa.networks.weights import load_weights
 
-__all__ = ["create_network", "example_input", "network_names"]
+__all__ = ["create_network", "example_input", "load_weights", "network_names"]

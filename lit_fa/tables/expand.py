@@ -131,6 +131,8 @@ def without_machine(config: dict[str, Any]) -> dict[str, Any]:
         kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key not in _TRAINER_MACHINE}
     if "data" in kept:
         kept["data"] = _without(kept["data"], _DATA_MACHINE)
+    if isinstance(kept.get("pretrain"), dict):
+        kept["pretrain"] = without_machine(kept["pretrain"])
     return kept
 
 

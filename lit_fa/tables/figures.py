@@ -10,7 +10,7 @@ from lit_fa.errors import UserError
 from lit_fa.tables.reading import build, choice, keys, mapping, number, sequence, text
 
 AXES = ("row", "column")
-_X = {"curves": ("step", "epoch"), "final": AXES}
+_X = {"curves": ("step", "epoch"), "final": AXES, "bars": AXES, "against": ()}
 _SCALES = ("linear", "log", "symlog")
 
 
@@ -26,7 +26,8 @@ class Figure:
     """One image file.
 
     `kind: curves` draws the key `y` of the records' curves over `x` (step or epoch); `kind: final` draws the final
-    metric `y` over the number in the labels of `x` (column or row), so that "width 128" stands at 128. `panels` and
+    metric `y` over the number in the labels of `x` (column or row), so that "width 128" stands at 128; `kind: bars`
+    draws it as a group of bars for each label of `x`; `kind: against` over another final metric, `x`. `panels` and
     `lines` name an axis of the table, or list the labels to take, in this order; `where` keeps some labels only.
     `band: std` shades one standard deviation over the seeds.
     """
@@ -57,7 +58,11 @@ def read_figure(data: Any, cells: Sequence[Labelled], where: str) -> Figure:
     if PurePath(figure.file).suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"{where}.file: {figure.file!r} is no image; end it in .png, .pdf or .svg")
     valid = _X[choice(figure.kind, f"{where}.kind", tuple(_X))]
-    figure = replace(figure, x=choice(figure.x or valid[-1 if figure.kind == "final" else 0], f"{where}.x", valid))
+    if figure.kind == "against":
+        text(figure.x or None, f"{where}.x")  # any key
+    else:
+        default = valid[0 if figure.kind == "curves" else -1]
+        figure = replace(figure, x=choice(figure.x or default, f"{where}.x", valid))
     choice(figure.yscale, f"{where}.yscale", _SCALES)
     choice(figure.xscale, f"{where}.xscale", _SCALES)
     choice(figure.band, f"{where}.band", ("std", "none"))
@@ -71,9 +76,9 @@ def read_figure(data: Any, cells: Sequence[Labelled], where: str) -> Figure:
     lines, _ = split(figure.lines, cells, f"{where}.lines")
     if figure.panels and split(figure.panels, cells, f"{where}.panels")[0] == lines:
         raise UserError(f"{where}: panels and lines are both the {lines}s; give one of them the other axis")
-    if figure.kind == "final":
+    if figure.kind in ("final", "bars"):
         _check_final(figure, lines, cells, where)
-    elif not figure.panels:
+    elif not figure.panels and figure.kind == "curves":
         _check_one_panel(figure, lines, cells, where)
     return figure
 
@@ -104,7 +109,7 @@ def _check_final(figure: Figure, lines: str, cells: Sequence[Labelled], where: s
         raise UserError(f"{where}: x and lines are both the {lines}s; give one of them the other axis")
     if figure.panels:
         raise UserError(f"{where}.panels: a figure of final numbers has one panel; delete the key")
-    for label in labels_of(cells, figure.x):
+    for label in labels_of(cells, figure.x) if figure.kind == "final" else ():
         if number_in(label) is None and label in figure.where.get(figure.x, [label]):
             raise UserError(
                 f"{where}.x: the {figure.x} {label!r} has no number in it; name it so or leave it out in where"

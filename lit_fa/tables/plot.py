@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from lit_fa.tables.collect import Collected, Record
-from lit_fa.tables.figures import Figure, number_in, split
+from lit_fa.tables.figures import Figure, labels_of, number_in, split
 from lit_fa.tables.schema import Cell, Metric
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ def draw(collected: Collected, figure: Figure, out: Path) -> Path | None:
     colours = {label: f"C{i % 10}" for i, label in enumerate(labels)}  # a line has one colour in all panels
     for ax, (title, lines) in zip(axes, panels.items(), strict=True):
         _draw_panel(ax, figure, title, lines, colours)
+        if figure.kind == "bars":
+            groups = labels_of(collected.cells, figure.x)
+            ax.set_xticks(range(len(groups)), groups, rotation=30, ha="right", fontsize="small")
     axes[0].set_ylabel(figure.ylabel or figure.y)
     max(axes, key=lambda ax: len(ax.get_legend_handles_labels()[0])).legend(fontsize="small")
     if figure.title:
@@ -81,27 +84,39 @@ def mean_curve(records: Sequence[Record], name: str, x: str) -> Line:
 def _line(collected: Collected, figure: Figure, cells: Sequence[Cell]) -> Line:
     if figure.kind == "curves":
         return mean_curve([record for cell in cells for record in collected.of(cell)], figure.y, figure.x)
-    points = []
-    for cell in cells:
-        values = [record.value(Metric(figure.y, "")) for record in collected.of(cell)]
-        values = [value for value in values if value is not None]
-        if values:
-            points.append((number_in(getattr(cell, figure.x)), *_mean_sd(values)))
-    return sorted(points)
+    return sorted(point for cell in cells if (point := _point(collected, figure, cell)) is not None)
+
+
+def _point(collected: Collected, figure: Figure, cell: Cell) -> tuple[float, float, float] | None:
+    """Where a cell stands: x by its label or by another metric, and its mean and deviation over seeds."""
+    values, positions = (_finals(collected, cell, key) for key in (figure.y, figure.x))
+    if not values or (figure.kind == "against" and not positions):
+        return None
+    if figure.kind == "against":
+        return (fmean(positions), *_mean_sd(values))
+    label = getattr(cell, figure.x)
+    at = labels_of(collected.cells, figure.x).index(label) if figure.kind == "bars" else number_in(label)
+    return (at, *_mean_sd(values))
+
+
+def _finals(collected: Collected, cell: Cell, key: str) -> list[float]:
+    values = (record.value(Metric(key, "")) for record in collected.of(cell))
+    return [value for value in values if value is not None]
 
 
 def _draw_panel(ax: "Axes", figure: Figure, title: str, lines: dict[str, Line], colours: dict[str, str]) -> None:
     ax.set(title=title, xlabel=figure.xlabel or figure.x, yscale=figure.yscale, xscale=figure.xscale)
-    for label, line in lines.items():
+    for place, (label, line) in enumerate(lines.items()):
         x, mean, sd = (list(values) for values in zip(*line, strict=True))
-        if figure.kind == "final":
-            bars = sd if figure.band == "std" else None
-            ax.errorbar(x, mean, yerr=bars, label=label, color=colours[label], marker="o", capsize=3)
-            continue
-        ax.plot(x, mean, label=label, color=colours[label], linewidth=1.4)
-        if figure.band == "std" and any(sd):
-            low, high = zip(*((m - s, m + s) for m, s in zip(mean, sd, strict=True)), strict=True)
-            ax.fill_between(x, low, high, color=colours[label], alpha=0.2, linewidth=0)
+        look = {"label": label, "color": colours[label]}
+        if figure.kind == "bars":
+            width = 0.8 / len(lines)
+            x = [group + (place + 0.5) * width - 0.4 for group in x]
+            ax.bar(x, mean, width, yerr=sd if figure.band == "std" and any(sd) else None, **look)
+        elif figure.kind == "curves":
+            _draw_curve(ax, figure, x, mean, sd, look)
+        else:
+            ax.errorbar(x, mean, yerr=sd if figure.band == "std" else None, marker="o", capsize=3, **look)
     if figure.kind == "final":
         places = sorted({x for line in lines.values() for x, *_ in line})
         ax.set_xticks(places, [f"{x:g}" for x in places])
@@ -109,6 +124,13 @@ def _draw_panel(ax: "Axes", figure: Figure, title: str, lines: dict[str, Line], 
     if figure.hline:
         ax.axhline(figure.hline["value"], color="black", linestyle="--", linewidth=1, label=figure.hline.get("label"))
     ax.grid(alpha=0.3)
+
+
+def _draw_curve(ax: "Axes", figure: Figure, x: list[float], mean: list[float], sd: list[float], look: dict) -> None:
+    ax.plot(x, mean, linewidth=1.4, **look)
+    if figure.band == "std" and any(sd):
+        low, high = zip(*((m - s, m + s) for m, s in zip(mean, sd, strict=True)), strict=True)
+        ax.fill_between(x, low, high, color=look["color"], alpha=0.2, linewidth=0)
 
 
 def _grouped(cells: Sequence[Cell], by: str | list[str], known: Sequence[Cell]) -> dict[str, list[Cell]]:

@@ -5,10 +5,18 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks import FactorSpectrum, GradientAlignment, Recorder, TrainingCost
+from callbacks import DeployedCost, FactorSpectrum, GradientAlignment, MeasurementError, Recorder, TrainingCost
 from lit_fa.layers.factored import factored_layers
 from lit_fa.modules import Classifier
-from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, Pruning, SVDBackprop, SVDSpaceAlignment
+from lit_fa.rules import (
+    Backprop,
+    DirectFeedbackAlignment,
+    FeedbackAlignment,
+    ForwardForward,
+    Pruning,
+    SVDBackprop,
+    SVDSpaceAlignment,
+)
 from tests.callbacks.training import CLASSES, IMAGE, conv_net, fit, mlp, norm_net, task
 from tests.reference import alignment as literal
 from tests.reference import factored
@@ -116,3 +124,24 @@ def test_the_optimisers_bytes_are_two_moments_for_adam():
     tensors = len([*module.parameters()])
     assert values["cost/optimizer_bytes"] == [0, 8 * (2 * numbers + tensors)]  # and a count of steps a tensor
     assert values["cost/feedback_bytes"] == [0, 0]
+
+
+def test_a_pruned_network_costs_less_where_it_is_run_than_its_dense_twin():
+    rule = SVDSpaceAlignment(pruning=Pruning(0.4, every=1, after=0.0, floor=1, keep=[]))
+    values, *_ = logged(conv_net(), rule, DeployedCost("macs", batch=4, rounds=2), epochs=2)
+    assert values["deployed/macs"][-1] < values["deployed/macs"][0] <= values["deployed/dense_macs"][0]
+    assert values["deployed/parameters"][-1] < values["deployed/dense_parameters"][-1]
+    assert values["deployed/dense_macs"][0] == values["deployed/dense_macs"][-1]
+    assert min(values["deployed/time_ratio"]) > 0
+    assert min(values["deployed/ms"]) > 0
+
+
+def test_what_predicts_by_more_than_a_forward_pass_has_no_deployed_form():
+    values, *_ = logged(mlp([6]), ForwardForward(), DeployedCost())
+    assert not [key for key in values if key.startswith("deployed/")]
+
+
+@pytest.mark.parametrize("options", [{"batch": 1}, {"rounds": 0}])
+def test_a_timing_of_nothing_is_refused(options: dict):
+    with pytest.raises(MeasurementError, match="at least"):
+        DeployedCost(**options)

@@ -61,15 +61,25 @@ def test_runs_do_not_share_their_configs(declared, save):
     [
         {"trainer": {"max_epochs": 1, "devices": 8, "accelerator": "gpu", "strategy": "ddp", "logger": True}},
         {"trainer": {"max_epochs": 1.0, "default_root_dir": "/x", "enable_progress_bar": False}},
+        {"pretrain": {"trainer": {"devices": 4}, "data": {"init_args": {"root": "/y"}}}},
         {"data": {"init_args": {"root": "/y", "dataset": {"init_args": {"root": "/z"}}, "num_workers": 4}}},
     ],
 )
 def test_machine_and_path_do_not_change_the_id(change):
     config = {"trainer": {"max_epochs": 1}, "data": {"init_args": {"dataset": {"init_args": {}}}}}
+    config["pretrain"] = {"trainer": {}, "data": {"init_args": {}}}
     assert run_id({**config, **change}) == run_id(config)
 
 
-@pytest.mark.parametrize("change", [{"trainer": {"max_epochs": 2}}, {"seed_everything": 1}, {"model": {"root": "x"}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"trainer": {"max_epochs": 2}},
+        {"seed_everything": 1},
+        {"model": {"root": "x"}},
+        {"pretrain": {"seed_everything": 1}},
+    ],
+)
 def test_what_is_computed_changes_the_id(change):
     config = {"trainer": {"max_epochs": 1}, "seed_everything": 0}
     assert run_id({**config, **change}) != run_id(config)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -186,17 +187,27 @@ def test_a_figure_shows_the_mean_and_deviation_over_seeds(declared, save, fill):
     declared["figures"] = [
         {"file": "a.png", "y": "conserve/normalised", "x": "epoch", "panels": "column", "lines": ["BP", "FA"]},
         {"file": "b.png", "kind": "final", "y": "test/loss", "where": {"row": ["FA"]}},
+        {"file": "c.png", "kind": "bars", "y": "test/loss", "x": "row", "lines": "column"},
+        {"file": "d.png", "kind": "against", "y": "test/loss", "x": "test/accuracy"},
     ]
     path = save(declared)
     fill(path, "full")
+    report(path)
     table = load_table(path)
     found = collect(table, table.scale("full"), path.parent / "results/table1/full")
-    curves, final = (panels_of(found, figure) for figure in table.figures)
+    curves, final, bars, against = (panels_of(found, figure) for figure in table.figures)
     assert list(curves["width 32"]) == ["BP", "FA"]
     # Steps 0, 5, ... 45 of ten an epoch: the last of epoch 1 is step 15, where the curve is 1 - 15e-4 for all seeds.
     assert curves["width 32"]["FA"][1] == pytest.approx((1, 0.9985, 0.0))
     assert final[""]["FA"] == [pytest.approx((32.0, 0.2, 0.1))]
     assert "BP" not in final[""]
+    rows = list(dict.fromkeys(cell.row for cell in found.cells))
+    assert [rows[x] for x, *_ in bars[""]["width 32"]] == ["FA", "BP"]
+    (accuracy, loss, _), *_ = against[""]["FA"]
+    assert accuracy == pytest.approx(fmean(r.value(table.metric) for r in found.of(found.cells[rows.index("FA")])))
+    assert loss == pytest.approx(0.2)
+    for name in ("c-full.png", "d-full.png"):
+        assert (path.parent / "results" / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_list_counts_what_is_done_and_names_broken_tables(declared, save, fill, tmp_path, capfd):

@@ -61,6 +61,8 @@ def put(table: dict, dotted: str, value: object) -> None:
         ("figures", [{"file": "a.png", "y": "b", "panels": "row"}], "both the rows"),
         ("figures", [{"file": "a.png", "y": "b", "lines": "column"}], "would mix the rows FA, BP"),
         ("figures", [{"file": "a.png", "y": "b", "kind": "final", "lines": "column", "x": "row"}], "no number in it"),
+        ("figures", [{"file": "a.png", "y": "b", "kind": "against"}], "figures[0].x"),
+        ("figures", [{"file": "a.png", "y": "b", "kind": "bars", "x": "row"}], "x and lines are both the rows"),
         ("figures", [{"file": "a.png", "y": "b", "hline": {"label": "x"}}], "expected a number"),
         ("grid", {"rows": {"A": {}}, "columns": {"B": {"sets": {}}}}, "unknown key 'sets'; nearest: set"),
         ("grid", {"rows": {"A": {}}, "columns": {"B": {}}, "published": {"A|C": {}}}, "nearest: A|B"),

@@ -1,0 +1,76 @@
+"""What the trained network costs where it is run: exported form beside its dense twin, counted and timed."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from callbacks.errors import MeasurementError
+from callbacks.probe import Batch, Periodic
+from lit_fa.deployment.measure import compared, dense_twin
+from lit_fa.deployment.simplify import simplified
+from lit_fa.rules.base import LearningRule
+
+
+class DeployedCost(Periodic):
+    """Logs, of the network that `lit-fa export` would write:
+
+    * `deployed/parameters`, `deployed/macs`: of it, multiply-adds a sample; `deployed/dense_parameters`,
+      `deployed/dense_macs`: with every factored layer merged;
+    * `deployed/time_ratio`: its time over the dense one's, for one batch on the processor, one thread: the median of
+      rounds in which both take turns; `deployed/ms`: its median time.
+
+    Args:
+        by: what decides between a layer's two forms: `macs` or `time`.
+        batch: images of the timed batch.
+        rounds: of the timing.
+        every_n_steps: optimiser steps between two measurements; 0: at the end of every epoch.
+    """
+
+    def __init__(self, by: str = "time", batch: int = 32, rounds: int = 30, every_n_steps: int = 0):
+        """See the class."""
+        super().__init__(every_n_steps)
+        if batch < 2 or rounds < 1:
+            raise MeasurementError(f"a timing takes at least 2 images and 1 round, not {batch} and {rounds}")
+        self.by, self.batch, self.rounds = by, batch, rounds
+        self.inputs: Tensor | None = None
+
+    def prepare(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
+        """Keep some training images."""
+        self.inputs = batch[0][: self.batch].float().cpu()
+
+    def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
+        """Simplify a copy, and time it; nothing for a rule that predicts by more than a forward pass."""
+        if type(module.rule).predict is not LearningRule.predict:
+            return {}
+        network = copy.deepcopy(module.network).float().cpu()
+        with one_thread():
+            exported = simplified(network, self.inputs, self.by)
+            rows = compared({"dense": dense_twin(network, self.inputs), "exported": exported}, self.inputs, self.rounds)
+        exported, dense = rows["exported"], rows["dense"]
+        return {
+            "deployed/parameters": float(exported["parameters"]),
+            "deployed/macs": exported["macs"],
+            "deployed/dense_parameters": float(dense["parameters"]),
+            "deployed/dense_macs": dense["macs"],
+            "deployed/ms": exported["ms"],
+            "deployed/time_ratio": exported["ratio"],
+        }
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let go of the images."""
+        self.inputs = None
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within, an operation runs on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

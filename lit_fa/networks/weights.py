@@ -1,0 +1,73 @@
+"""Weights from a file into a network, all of them but a read-out of another number of classes."""
+
+import logging
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import Tensor, nn
+
+from lit_fa.errors import UserError
+
+log = logging.getLogger(__name__)
+PREFIXES = ("learner.network.", "network.")  # of a Classifier's checkpoint, and of a learner's state
+
+
+def load_weights(network: nn.Module, path: str | Path) -> list[str]:
+    """Copy the tensors of `path` into `network`, in place.
+
+    Args:
+        network: as it was when the file was written, but for the read-out, which may have another number of classes:
+            then it keeps its own draw.
+        path: a state dictionary, or a checkpoint of `lit-fa fit`.
+
+    Returns:
+        Names of the tensors that were left as they are.
+
+    Raises:
+        UserError: no such file, no weights in it, or weights of another network.
+    """
+    found, own = read_weights(path), network.state_dict()
+    missing = [name for name in own if name not in found]
+    if missing:
+        raise UserError(
+            f"weights {path}: no tensor for {_shown(missing)} of the network: is it another network's file?"
+        )
+    other = [name for name, tensor in own.items() if tensor.shape != found[name].shape]
+    if other and not _is_read_out(other, own, found):
+        shapes = [f"{name} is {tuple(found[name].shape)}, not {tuple(own[name].shape)}" for name in other[:3]]
+        raise UserError(f"weights {path} do not fit: {'; '.join(shapes)}: give the network the sizes of the file")
+    network.load_state_dict({name: found[name] for name in own if name not in other}, strict=False)
+    log.info("weights of %s%s", path, f"; {', '.join(other)} drawn anew for other classes" if other else "")
+    return other
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Name to tensor, without the prefixes that a checkpoint adds.
+
+    Raises:
+        UserError: see `load_weights`.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"weights: there is no file {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, UnpicklingError, EOFError) as error:
+        raise UserError(f"weights {path} cannot be read: write them with torch.save(network.state_dict())") from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else {}
+    tensors = {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+    if not tensors:
+        raise UserError(f"weights {path} hold no tensors: a state dictionary is expected")
+    prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in tensors)), "")
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _is_read_out(names: list[str], own: dict[str, Tensor], found: dict[str, Tensor]) -> bool:
+    """Whether all of them are of one layer, the network's last, and differ in the number of units alone."""
+    layers = {name.rpartition(".")[0] for name in names}
+    last = [name for name in own if own[name].is_floating_point()][-1].rpartition(".")[0]
+    return layers == {last} and all(own[name].shape[1:] == found[name].shape[1:] for name in names)
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -1,0 +1,76 @@
+"""A run that starts from another: trained once, found by all who ask for the same."""
+
+import copy
+import json
+
+import pytest
+import torch
+import yaml
+
+from lit_fa import pretraining
+from lit_fa.__main__ import main
+from lit_fa.cli import built, train_and_record
+from lit_fa.errors import UserError
+from tests.cli.test_command_line import RUN
+
+SOURCE = copy.deepcopy(RUN)
+SOURCE["data"]["init_args"]["classes"] = 6
+SOURCE["model"]["init_args"] |= {"rule": {"class_path": "Backprop"}}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIT_FA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "pretrained"
+
+
+def weights(config: dict) -> dict[str, torch.Tensor]:
+    return built(copy.deepcopy(config)).model.network.state_dict()
+
+
+def test_a_run_starts_from_the_weights_that_its_pretraining_ends_with(cache):
+    network = train_and_record(copy.deepcopy(SOURCE), {"path": str(cache / "literal.json"), "id": "literal"})
+    started = weights(RUN | {"pretrain": SOURCE})
+    ended = network.state_dict()
+    hidden = [name for name in started if started[name].shape == ended[name].shape]
+    assert len(hidden) == 2
+    assert all(torch.equal(started[name], ended[name]) for name in hidden)
+    assert not any(torch.equal(weights(RUN)[name], ended[name]) for name in hidden)
+
+
+def test_a_second_run_trains_nothing_and_is_the_same(cache, monkeypatch):
+    config = RUN | {"pretrain": SOURCE}
+    first = weights(config)
+    monkeypatch.setattr("lit_fa.cli.train_and_record", lambda *_: pytest.fail("trained again"))
+    second = weights(config | {"pretrain": SOURCE | {"trainer": SOURCE["trainer"] | {"enable_progress_bar": True}}})
+    assert all(torch.equal(first[name], second[name]) for name in first)  # the fresh read-out too
+    (record,) = cache.glob("*.json")
+    assert json.loads(record.read_text())["status"] == "finished"
+
+
+def test_another_pretraining_is_another_file(cache):
+    weights(RUN | {"pretrain": SOURCE})
+    weights(RUN | {"pretrain": SOURCE | {"seed_everything": 1}})
+    assert len([*cache.glob("*.pt")]) == 2
+
+
+def test_what_was_cut_off_is_not_taken_for_weights(cache, monkeypatch):
+    def cut_off(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lit_fa.cli.train_and_record", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        weights(RUN | {"pretrain": SOURCE})
+    assert not [*cache.glob("*.pt")]
+
+
+def test_the_command_line_takes_it_from_a_file(tmp_path, cache, capsys):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(RUN | {"pretrain": SOURCE}))
+    assert main(["fit", "--config", str(path)]) == 0
+    assert len([*cache.glob("*.pt")]) == 1
+
+
+def test_half_a_config_is_refused(cache):
+    with pytest.raises(UserError, match="pretrain: data missing"):
+        pretraining.pretrained({"trainer": {}, "model": {}}, lambda *_: pytest.fail("trained"))
