@@ -1,4 +1,4 @@
-"""Single sentences and pairs of GLUE for fine-tuning: labels in sentences' own order, batches of like length."""
+"""The tasks of GLUE, sentences and pairs of them, as batches for an encoder."""
 
 from collections.abc import Sized
 from typing import Literal

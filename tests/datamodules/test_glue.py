@@ -1,5 +1,7 @@
 """GLUE: every task's own file format, batches of like length, kept tokens, and what a person can do about bad input."""
 
+import sys
+import types
 from itertools import chain
 
 import pytest
@@ -244,6 +246,38 @@ def test_bytes_that_are_no_text_are_named(made, tmp_path):
     data = made()
     (tmp_path / "GLUE/CoLA/train.tsv").write_bytes(b"s\t1\t\t\xff\xfe\n")
     with pytest.raises(DataError, match=r"train\.tsv: not a text file in UTF-8"):
+        ready(data)
+
+
+def fake_hub(labels: list) -> types.ModuleType:
+    """A `datasets` package whose every part has these labels."""
+
+    def load_dataset(name: str, task: str, split: str) -> dict[str, list]:
+        assert (name, split) in {("nyu-mll/glue", part) for part in ("train", "validation", "test")}
+        columns = {"cola": ["sentence"], "sst2": ["sentence"], "qnli": ["question", "sentence"]}.get(
+            task, ["sentence1", "sentence2"]
+        )
+        return {column: [SENTENCES[k % 5] for k in range(len(labels))] for column in columns} | {"label": labels}
+
+    module = types.ModuleType("datasets")
+    module.load_dataset = load_dataset
+    return module
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_without_files_the_task_is_fetched_from_the_hub(tmp_path, monkeypatch, task):
+    monkeypatch.setitem(sys.modules, "datasets", fake_hub([0, 1, 0, 1] if task != "STS-B" else [0.5, 1.0, 2.0, 5.0]))
+    data = GLUE(task, write_tokenizer(tmp_path / "t"), 20, str(tmp_path), val_size=1, cache=str(tmp_path))
+    ready(data)
+    assert (len(data.train_set), len(data.val_set), len(data.test_set)) == (3, 1, 4)
+    assert data.test_set.labels.tolist() == ([0.5, 1, 2, 5] if task == "STS-B" else [0, 1, 0, 1])
+
+
+def test_a_part_of_the_hub_without_labels_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", fake_hub([-1.0]))
+    options = {"test_split": "test", "val_size": 0, "cache": str(tmp_path)}
+    data = GLUE("STS-B", write_tokenizer(tmp_path / "t"), 20, str(tmp_path), **options)
+    with pytest.raises(DataError, match=r"the hub's \w+ part has no labels; put sts-test\.tsv into"):
         ready(data)
 
 
