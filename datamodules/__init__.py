@@ -1,10 +1,11 @@
-"""Image sets as LightningDataModules: `num_classes` and `image_shape` at once, batches on the device after `setup`."""
+"""Image and text sets as LightningDataModules: classes and shape at once, batches on the device after `setup`."""
 
 from datamodules.cifar import CIFAR10, CIFAR100
 from datamodules.digits import Digits
 from datamodules.errors import DataError
 from datamodules.federated import Federated
 from datamodules.folder import ImageFolder, Imagenette
+from datamodules.glue import GLUE
 from datamodules.medical import MedMNIST
 from datamodules.mnist import EMNIST, KMNIST, MNIST, FashionMNIST
 from datamodules.npz import Npz
@@ -17,6 +18,7 @@ __all__ = [
     "CIFAR10",
     "CIFAR100",
     "EMNIST",
+    "GLUE",
     "KMNIST",
     "MNIST",
     "STL10",

@@ -9,8 +9,10 @@ from torch import Tensor
 from datamodules.draws import Draws, generator
 from datamodules.errors import DataError, require
 from datamodules.image_set import Batch, ImageSet
+from datamodules.text_set import TextSet
 
 Prepare = Callable[[Tensor, Draws], Tensor]
+POOL = 50  # batches of texts that are sorted by length together
 
 
 class BatchLoader:
@@ -20,11 +22,13 @@ class BatchLoader:
     together what one sees alone. A last batch smaller than the number of ranks is dropped when shuffling (training)
     and joined to the one before otherwise (evaluation: every image exactly once).
 
+    Texts come in batches of like length, since a batch is padded to its longest: see `alike`.
+
     Lightning calls `set_epoch` through `sampler`, and saves `state_dict` in every checkpoint: a run that was stopped
     in the middle of an epoch goes on with the very next batch.
 
     Args:
-        image_set: where the images are.
+        image_set: where the images, or texts, are.
         batch_size: images per global batch.
         prepare: last step on every batch of images; gets the batch and its `Draws`. None for images that are ready.
         shuffle: a new order for every epoch; False keeps the order of the set.
@@ -38,7 +42,7 @@ class BatchLoader:
 
     def __init__(
         self,
-        image_set: ImageSet,
+        image_set: ImageSet | TextSet,
         batch_size: int,
         *,
         prepare: Prepare | None = None,
@@ -74,11 +78,14 @@ class BatchLoader:
             yield images, labels
 
     def order(self) -> Tensor:
-        """Indices (n,) of this epoch's order: a permutation drawn from (seed, epoch) on the CPU."""
-        n = len(self.image_set)
+        """Indices (n,) of this epoch's order, drawn from (seed, epoch) on the CPU."""
+        n, device = len(self.image_set), self.image_set.labels.device
+        lengths = self.image_set.lengths.cpu() if isinstance(self.image_set, TextSet) else None
         if not self.shuffle:
-            return torch.arange(n, device=self.image_set.labels.device)
-        return torch.randperm(n, generator=generator("order", self.seed, self.epoch)).to(self.image_set.labels.device)
+            return (torch.arange(n) if lengths is None else lengths.argsort(stable=True)).to(device)
+        stream = generator("order", self.seed, self.epoch)
+        order = torch.randperm(n, generator=stream)
+        return (order if lengths is None else alike(order, lengths, self.batch_size, stream)).to(device)
 
     @property
     def sampler(self) -> "BatchLoader":
@@ -115,6 +122,19 @@ class BatchLoader:
 
     def _identity(self) -> dict[str, int]:
         return {"images": len(self.image_set), "batch_size": self.batch_size, "seed": self.seed}
+
+
+def alike(order: Tensor, lengths: Tensor, batch_size: int, stream: torch.Generator) -> Tensor:
+    """A random order (n,) rearranged so that the texts of a batch have like lengths.
+
+    Pools of `POOL` batches are sorted by length, and the batches then put into a random order. A rest that fills no
+    batch is left out of this and stays last, so that it is no special choice of texts where it is dropped.
+    """
+    full = len(order) // batch_size
+    body, rest = order[: full * batch_size], order[full * batch_size :]
+    pools = [pool[lengths[pool].argsort(stable=True)] for pool in body.split(POOL * batch_size)]
+    batches = torch.cat(pools).view(full, batch_size)
+    return torch.cat([batches[torch.randperm(full, generator=stream)].flatten(), rest])
 
 
 def batch_bounds(n: int, batch_size: int, world_size: int, *, drop_last: bool, join: bool) -> list[tuple[int, int]]:

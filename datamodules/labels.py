@@ -96,3 +96,18 @@ def balanced_order(labels: Tensor, seed: int) -> Tensor:
         members = (labels[shuffled] == label).nonzero().flatten()
         turn[members] = torch.arange(len(members))
     return shuffled[turn.argsort(stable=True)]
+
+
+def proportional_order(labels: Tensor, seed: int) -> Tensor:
+    """An order of all samples whose every beginning holds the classes as nearly in proportion as it can.
+
+    >>> labels = torch.tensor([0, 0, 0, 0, 1, 1])
+    >>> sorted(labels[proportional_order(labels, seed=0)[:3]].tolist())
+    [0, 0, 1]
+    """
+    shuffled = torch.randperm(len(labels), generator=generator("validation", seed))
+    place = torch.empty(len(labels), dtype=torch.float64)  # where in its class each one stands, from 0 to 1
+    for label in labels.unique():
+        members = (labels[shuffled] == label).nonzero().flatten()
+        place[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
+    return shuffled[place.argsort(stable=True)]

@@ -5,23 +5,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 
 from datamodules import labels as lab
 from datamodules import pixels
-from datamodules.batches import BatchLoader
+from datamodules.batches import Prepare
 from datamodules.draws import Draws
 from datamodules.errors import one_of, require
 from datamodules.image_set import ImageSet, InMemory, OnDisk
+from datamodules.loading import LoadingDataModule
 from datamodules.root import data_root
 
 SHIFTS = {"crop_flip": 4, "jitter": 2}  # pixels each way
 READY_LIMIT = 1 << 30  # bytes of floats up to which a set is normalised once, so that a batch is one index_select
 
 
-class VisionDataModule(L.LightningDataModule):
+class VisionDataModule(LoadingDataModule):
     """Labelled images for classification, whole on the training device where they fit.
 
     A data set says `num_classes`, `image_shape`, `mean`, `std` (as class attributes, or in `inspect`) and `read`.
@@ -136,7 +136,7 @@ class VisionDataModule(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Read, select, hold out, replace labels, and put everything on the device; a second call does nothing."""
-        device = self._target_device()
+        device = self.target_device()
         if self._placed_on == device:
             return
         train, test = self.read("train"), self.read("test")
@@ -151,18 +151,11 @@ class VisionDataModule(L.LightningDataModule):
             self.val_set = self.test_set
         self._placed_on = device
 
-    def train_dataloader(self) -> BatchLoader:
-        """Shuffled by (seed, epoch); always the same order where the trainer overfits a few batches."""
-        overfit = self.trainer is not None and getattr(self.trainer, "overfit_batches", 0) > 0
-        return self._loader(self.train_set, self.batch_size, shuffle=not overfit, drop_last=self.drop_last)
-
-    def val_dataloader(self) -> BatchLoader:
-        """Fixed order, every image once over all ranks."""
-        return self._loader(self.val_set, self.eval_batch_size)
-
-    def test_dataloader(self) -> BatchLoader:
-        """Fixed order, every image once over all ranks."""
-        return self._loader(self.test_set, self.eval_batch_size)
+    def prepare(self, samples: ImageSet) -> Prepare | None:
+        """Augmentation for training images, the finish for others; None where a set was finished in `setup`."""
+        if isinstance(samples, InMemory) and samples.images.is_floating_point():
+            return None
+        return self.augmented if samples is self.train_set else lambda batch, _: self.finish(batch)
 
     def finish(self, images: Tensor) -> Tensor:
         """Pixels (n, c, h, w) uint8 as the network sees them: resized, scaled, cast, maybe flattened."""
@@ -186,11 +179,6 @@ class VisionDataModule(L.LightningDataModule):
             require(value is None or value >= 1, f"{name}={value}: must be at least 1")
         require(0 <= self.label_noise <= 1, f"label_noise={self.label_noise}: a share of labels, from 0 to 1")
         require(self.val_size >= 0, f"val_size={self.val_size}: a number of images or a share of them, from 0")
-
-    def _target_device(self) -> torch.device:
-        if self.device != "auto":
-            return torch.device(self.device)
-        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
 
     def _measure(self, train: ImageSet, device: torch.device) -> None:
         if self.mean is None or self.std is None:
@@ -245,14 +233,6 @@ class VisionDataModule(L.LightningDataModule):
     @property
     def _augments(self) -> bool:
         return self.augment != "none" or bool(self.transforms)
-
-    def _loader(self, images: ImageSet | None, batch_size: int, **order: bool) -> BatchLoader:
-        require(images is not None, f"{type(self).__name__}: call setup() first (a Trainer does)")
-        ready = isinstance(images, InMemory) and images.images.is_floating_point()
-        prepare = self.augmented if images is self.train_set else lambda batch, _: self.finish(batch)
-        rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        ranks = {"rank": rank, "world_size": world_size}
-        return BatchLoader(images, batch_size, prepare=None if ready else prepare, seed=self.seed, **ranks, **order)
 
     def _save_label_noise(self, before: Tensor, after: Tensor) -> None:
         if not self.label_noise or self.trainer is None or not self.trainer.loggers:

@@ -11,8 +11,11 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def mse(logits: Tensor, targets: Tensor) -> Tensor:
-    """Squared error against the one-hot target, mean over batch and classes (torch's MSELoss)."""
-    return F.mse_loss(logits, one_hot(targets, logits))
+    """Squared error, mean over batch and outputs (torch's MSELoss), against the one-hot target or against numbers.
+
+    targets: (n,) class indices, or floats (n,) for one output, (n, c) for several.
+    """
+    return F.mse_loss(logits, outputs_wanted(targets, logits))
 
 
 def bce(logits: Tensor, targets: Tensor) -> Tensor:
@@ -24,6 +27,16 @@ def one_hot(targets: Tensor, like: Tensor) -> Tensor:
     """(n,) class indices to (n, c) of the dtype of `like` (n, c)."""
     classes = torch.arange(like.shape[-1], device=like.device)  # F.one_hot looks at values, which vmap forbids
     return (targets.unsqueeze(-1) == classes).to(like.dtype)
+
+
+def outputs_wanted(targets: Tensor, like: Tensor) -> Tensor:
+    """What the outputs `like` (n, c) should be: class indices (n,) as one-hot rows, floats as they are.
+
+    >>> logits = torch.zeros(2, 1)
+    >>> outputs_wanted(torch.tensor([0.5, 3.0]), logits).tolist()
+    [[0.5], [3.0]]
+    """
+    return targets.to(like.dtype).view_as(like) if targets.is_floating_point() else one_hot(targets, like)
 
 
 CRITERIA = {"cross_entropy": cross_entropy, "mse": mse, "bce": bce}

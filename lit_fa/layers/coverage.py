@@ -92,7 +92,8 @@ def _carries_error(leaf: torch.autograd.graph.Node, consumers: dict, led_on: set
             seen.add(user)
             name = user.name().lower()
             others = [n for n, _ in user.next_functions if n is not None and n is not node]
-            if "feedback" in name:  # our own node: the error leaves through the feedback
+            # our own node: the error leaves through the feedback; an embedding: what it reads are integers
+            if "feedback" in name or "embedding" in name:
                 continue
             if any(p in name for p in _PRODUCTS):
                 if any(n in led_on for n in others):

@@ -20,6 +20,7 @@ from lit_fa.functional.credit import cut
 from lit_fa.layers.factored import FactoredLayer
 from lit_fa.layers.feedback import WEIGHT_LAYERS
 from lit_fa.layers.observing import Call, calls, observing, recording
+from lit_fa.layers.transformer_points import PRESETS, transformer_points
 
 Visitor = Callable[[str, Tensor], None]
 LEARNS = (*WEIGHT_LAYERS, FactoredLayer)
@@ -111,7 +112,8 @@ def find_blocks(network: nn.Module, example: Tensor, blocks: str | list[str] = "
         blocks: `block`: behind each link of the chain that holds weights (a residual or Transformer block is one link),
             together with the weightless or normalising links that follow it; `layer`: behind every linear and conv
             layer, likewise, but where the next such layer reads something else: a branch and the shortcut beside it
-            share a unit; or a list of module names or patterns (``blocks.*``).
+            share a unit; `macro` or `micro`: one or three points a Transformer block, see `transformer_points`; or a
+            list of module names or patterns (``blocks.*``).
 
     Returns:
         Blocks, without the last one: behind the read-out stands the loss itself.
@@ -121,8 +123,10 @@ def find_blocks(network: nn.Module, example: Tensor, blocks: str | list[str] = "
             or one whose output is no tensor.
     """
     modules = dict(network.named_modules())
-    if isinstance(blocks, str) and blocks not in ("block", "layer"):
-        raise ValueError(f"blocks is 'block', 'layer' or a list of module names, not '{blocks}'")
+    if isinstance(blocks, str) and blocks not in ("block", "layer", *PRESETS):
+        raise ValueError(f"blocks is 'block', 'layer' or a list of module names, or 'macro' or 'micro', not '{blocks}'")
+    if isinstance(blocks, str) and blocks in PRESETS:
+        blocks = transformer_points(network, example, blocks)
     if isinstance(blocks, str):
         links = _chain(network) if blocks == "block" else {n: m for n, m in modules.items() if _is_leaf(m)}
     else:

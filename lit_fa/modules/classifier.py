@@ -15,7 +15,7 @@ from lit_fa.modules.finite import NonFiniteLossError, first_non_finite
 from lit_fa.modules.learner import Learner
 from lit_fa.modules.resume import random_states, take_up
 from lit_fa.modules.start import HeadProbe, start
-from lit_fa.networks import Adapters, create_network, load_weights
+from lit_fa.networks import Adapters, create_network, example_input, load_weights
 from lit_fa.rules.backprop import Backprop
 from lit_fa.rules.base import Batch, LearningRule, Progress, Surrogate
 
@@ -31,17 +31,17 @@ class Classifier(EvaluatedClassifier):
     Lightning refuses clipping and accumulation in the Trainer under manual optimisation, so both are arguments here.
 
     Args:
-        network: a timm name (ours are registered there too) or a module.
+        network: a timm name (ours are registered there too), ``transformers/<name or folder>``, or a module.
         rule: the learning rule; None is backprop.
         num_classes: c.
-        image_shape: (channels, height, width) of the inputs.
+        image_shape: (channels, height, width) of the inputs; (3, length) of texts.
         criterion: `cross_entropy`, `mse` or `bce`.
         optimizer: from parameter groups to an optimiser; any torch class in YAML.
         scheduler: from an optimiser to a learning-rate schedule, or None.
         scheduler_interval: `epoch` or `step`.
         layer_lr: learning rates of their own for parameters by name or pattern (``blocks.0.*``: 0.01).
         network_args: further arguments of the network.
-        pretrained: load timm's weights for the network.
+        pretrained: load the network's weights.
         weights: file to load weights from; see `networks.load_weights`.
         adapter: config of peft: the rule trains adapters and the read-out alone; see `networks.Adapters`.
         clip: bound on the gradient, or None.
@@ -50,9 +50,11 @@ class Classifier(EvaluatedClassifier):
         stream: free each block's activations before the next block runs (rules with cuts, one device).
         compile: compile the learner.
         probe: train the read-out alone before the first step of a fresh run, or None. See `HeadProbe`.
+        metrics: on held-out data, by name: accuracy, f1, matthews for classes; pearson, spearman where num_classes is
+            1, which is a number to predict. The progress bar shows the first. None: accuracy, or pearson.
 
     Raises:
-        UserError: unknown network or criterion, a rule that does not reach a weight, numbers out of range.
+        UserError: unknown network, criterion or metric, a rule that does not reach a weight, numbers out of range.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class Classifier(EvaluatedClassifier):
         network: str | nn.Module,
         rule: LearningRule | None = None,
         num_classes: int = 10,
-        image_shape: tuple[int, int, int] = (1, 28, 28),
+        image_shape: tuple[int, ...] = (1, 28, 28),
         criterion: str = "cross_entropy",
         optimizer: OptimizerCallable = plain_sgd,
         scheduler: LRSchedulerCallable | None = None,
@@ -76,10 +78,15 @@ class Classifier(EvaluatedClassifier):
         stream: bool = False,
         compile: bool = False,
         probe: HeadProbe | None = None,
+        metrics: list[str] | None = None,
     ):
         """Build the network and install the rule."""
         super().__init__()
         _check(accumulate, clip, clip_by, scheduler_interval)
+        if num_classes == 1 and criterion in ("cross_entropy", "bce"):
+            raise UserError(f"one output is a number to predict, and {criterion} is for classes: set criterion: mse")
+        self.num_classes = num_classes
+        self.measure(num_classes, metrics)
         self.automatic_optimization = False
         if isinstance(network, str):
             network = create_network(network, num_classes, tuple(image_shape), pretrained, **(network_args or {}))
@@ -89,8 +96,7 @@ class Classifier(EvaluatedClassifier):
         rule = Backprop() if rule is None else rule
         if stream and not rule.streams:
             raise UserError(f"{type(rule).__name__} has no cuts to stream; use stream: false")
-        like = next(network.parameters())  # a network of float64, or one that lives on a device already
-        self.learner = Learner(network, rule, like.new_zeros(2, *image_shape), criterion)
+        self.learner = Learner(network, rule, example_input(network, tuple(image_shape)), criterion)
         if compile:
             self.learner.compile()
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
@@ -98,7 +104,6 @@ class Classifier(EvaluatedClassifier):
         self.clip, self.clip_by, self.accumulate, self.stream = clip, clip_by, accumulate, stream
         self.probe = probe
         self.prepared: dict[str, float] | None = None  # what preparing the run has found; None before
-        self.measure_accuracy(num_classes)
         self.totals = torch.zeros(3, dtype=torch.float64)  # of this epoch: loss, correct, seen
 
     def on_fit_start(self) -> None:
@@ -132,10 +137,12 @@ class Classifier(EvaluatedClassifier):
         return surrogate.loss
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's training loss and accuracy, averaged over what was seen; move the schedule."""
+        """Log the epoch's training loss and (of classes) accuracy, averaged over what was seen; move the schedule."""
         totals = self.trainer.strategy.reduce(self.totals.float().to(self.device), reduce_op="sum").cpu()
         loss, correct, seen = totals.tolist()
-        self.log_dict({"train/loss_epoch": loss / max(seen, 1), "train/accuracy": 100 * correct / max(seen, 1)})
+        self.log("train/loss_epoch", loss / max(seen, 1))
+        if self.num_classes > 1:
+            self.log("train/accuracy", 100 * correct / max(seen, 1))
         self.totals = torch.zeros(3, dtype=torch.float64)
         if self.rule.reshapes and self.trainer.world_size == 1:
             self.rule.reshape(self.network, self.optimizers().optimizer)

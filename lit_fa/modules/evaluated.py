@@ -1,10 +1,10 @@
-"""What every classifier does outside training: predict, and measure loss and accuracy on held-out data."""
+"""What every classifier does outside training: predict, and measure loss and metrics on held-out data."""
 
 import lightning as L
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
 
 from lit_fa.modules.learner import Learner
+from lit_fa.modules.metrics import made, predictions
 from lit_fa.rules.base import Batch, LearningRule
 
 SPLITS = ("val", "test")
@@ -15,9 +15,9 @@ class EvaluatedClassifier(L.LightningModule):
 
     learner: Learner
 
-    def measure_accuracy(self, num_classes: int) -> None:
+    def measure(self, num_classes: int, metrics: list[str] | None = None) -> None:
         """Make the metrics; once, in the constructor."""
-        self.accuracy = nn.ModuleDict({split: MulticlassAccuracy(num_classes, average="micro") for split in SPLITS})
+        self.metrics = nn.ModuleDict({split: made(metrics, num_classes) for split in SPLITS})
 
     @property
     def network(self) -> nn.Module:
@@ -34,20 +34,20 @@ class EvaluatedClassifier(L.LightningModule):
         return self.learner.predict(inputs)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss and accuracy on held-out data."""
+        """Loss and metrics on held-out data."""
         self._evaluate("val", batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss and accuracy on test data."""
+        """Loss and metrics on test data."""
         self._evaluate("test", batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Accuracy in percent."""
-        self._log_accuracy("val")
+        """Metrics in percent."""
+        self._log_metrics("val")
 
     def on_test_epoch_end(self) -> None:
-        """Accuracy in percent."""
-        self._log_accuracy("test")
+        """Metrics in percent."""
+        self._log_metrics("test")
 
     def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor:
         """Logits (n, c)."""
@@ -61,10 +61,12 @@ class EvaluatedClassifier(L.LightningModule):
     def _evaluate(self, split: str, batch: Batch) -> None:
         inputs, targets = batch
         logits = self(inputs)
-        self.accuracy[split].update(logits.argmax(-1), targets)
+        for metric in self.metrics[split].values():
+            metric.update(predictions(logits), targets)
         loss = self.learner.criterion(logits, targets)
         self.log(f"{split}/loss", loss, on_epoch=True, batch_size=len(targets), sync_dist=True)
 
-    def _log_accuracy(self, split: str) -> None:
-        self.log(f"{split}/accuracy", 100 * self.accuracy[split].compute(), prog_bar=split == "val")
-        self.accuracy[split].reset()
+    def _log_metrics(self, split: str) -> None:
+        for number, (name, metric) in enumerate(self.metrics[split].items()):
+            self.log(f"{split}/{name}", 100 * metric.compute(), prog_bar=split == "val" and number == 0)
+            metric.reset()

@@ -25,7 +25,7 @@ from lit_fa.modules.evaluated import EvaluatedClassifier
 from lit_fa.modules.finite import NonFiniteLossError
 from lit_fa.modules.learner import Learner
 from lit_fa.modules.ranks import share_of, summed
-from lit_fa.networks import create_network
+from lit_fa.networks import create_network, example_input
 from lit_fa.rules.backprop import Backprop
 from lit_fa.rules.base import LearningRule, Tensors
 
@@ -94,7 +94,7 @@ class FederatedClassifier(EvaluatedClassifier):
         self.automatic_optimization = False
         if isinstance(network, str):
             network = create_network(network, num_classes, tuple(image_shape), pretrained, **(network_args or {}))
-        example = next(network.parameters()).new_zeros(2, *image_shape)
+        example = example_input(network, tuple(image_shape))
         rule = Backprop() if rule is None else rule
         if stream and not rule.streams:
             raise UserError(f"{type(rule).__name__} has no cuts to stream; use stream: false")
@@ -116,7 +116,7 @@ class FederatedClassifier(EvaluatedClassifier):
             self.executed_by = {"executor": executor}
         self.states: dict[int, Tensors] = {}  # client id to what it keeps from round to round
         self.server: Tensors = {}  # what the algorithm keeps at the server
-        self.measure_accuracy(num_classes)
+        self.measure(num_classes)
 
     def configure_optimizers(self) -> dict | torch.optim.Optimizer:
         """The server's optimiser; its schedule counts rounds."""

@@ -2,8 +2,8 @@
 
 from lit_fa.networks import mlp, resnet_cifar, small_conv, vgg_cifar  # noqa: F401  (importing registers)
 from lit_fa.networks.adapters import Adapters, merge_adapters
-from lit_fa.networks.create import create_network
+from lit_fa.networks.create import create_network, example_input
 from lit_fa.networks.registry import network_names
 from lit_fa.networks.weights import load_weights
 
-__all__ = ["Adapters", "create_network", "load_weights", "merge_adapters", "network_names"]
+__all__ = ["Adapters", "create_network", "example_input", "load_weights", "merge_adapters", "network_names"]

@@ -1,4 +1,4 @@
-"""Any network by its timm name, ours included, fitted to the images and the classes of a data set."""
+"""Any network by name, timm's, ours or an encoder of texts, fitted to the inputs and the classes of a data set."""
 
 import dataclasses
 import inspect
@@ -10,6 +10,7 @@ from torch import nn
 
 from lit_fa.errors import UserError, nearest
 from lit_fa.networks.registry import is_ours
+from lit_fa.networks.text import PREFIX, text_network
 
 FROM_THE_DATA = ("num_classes", "in_chans", "img_size")
 
@@ -17,17 +18,18 @@ FROM_THE_DATA = ("num_classes", "in_chans", "img_size")
 def create_network(
     name: str,
     num_classes: int,
-    image_shape: tuple[int, int, int] = (3, 32, 32),
+    image_shape: tuple[int, ...] = (3, 32, 32),
     pretrained: bool = False,
     **network_args: object,
 ) -> nn.Module:
-    """Build the timm network `name` for images of `image_shape` and `num_classes` classes.
+    """Build the network `name` for inputs of `image_shape` and `num_classes` classes.
 
     Args:
-        name: any name of `timm.list_models()`, with a tag such as `resnet18.a1_in1k` if wanted, or one of ours.
+        name: any name of `timm.list_models()`, with a tag such as `resnet18.a1_in1k` if wanted, or one of ours; or
+            ``transformers/<name or folder>``, an encoder of texts (see `networks.text.text_network`).
         num_classes: number of logits.
         image_shape: (channels, height, width); the size is passed on where the network's weights depend on it (vision
-            transformers, mixers, our own) and left out where they do not (ResNets).
+            transformers, mixers, our own) and left out where they do not (ResNets). Of texts: (3, largest length).
         pretrained: load timm's weights; the input layer is adapted to the channels, the head is drawn anew.
         network_args: what else the network's constructor takes.
 
@@ -37,10 +39,14 @@ def create_network(
     >>> create_network("mlp", 10, (1, 28, 28), hidden=[32])(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 10])
     """
+    if name.startswith(PREFIX):
+        return text_network(name, num_classes, image_shape, pretrained, **network_args)
     if not timm.is_model(name):
         raise UserError(f"network {name!r} is unknown to timm and to lit-fa; {nearest(name, timm.list_models())}")
     parameters = constructor_parameters(name)
     check_options(name, network_args, parameters)
+    if len(image_shape) != 3:
+        raise UserError(f"{name} reads images, and the data are {tuple(image_shape)}: take a network {PREFIX}...")
     channels, *size = image_shape
     from_the_data = {"num_classes": num_classes, "in_chans": channels}
     if "img_size" in parameters:
@@ -48,6 +54,16 @@ def create_network(
     if pretrained:
         return with_timm_weights(name, **from_the_data, **network_args)
     return timm.create_model(name, **from_the_data, **network_args)
+
+
+def example_input(network: nn.Module, shape: tuple[int, ...], n: int = 2) -> torch.Tensor:
+    """(n, *shape) a batch whose values do not matter; from the network where it offers one, as those for texts do.
+
+    Of the network's dtype and on its device.
+    """
+    if callable(getattr(network, "example", None)):
+        return network.example(n)
+    return next(network.parameters()).new_zeros(n, *shape)
 
 
 def constructor_parameters(name: str) -> Mapping[str, inspect.Parameter]:

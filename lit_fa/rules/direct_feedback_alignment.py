@@ -13,6 +13,10 @@ Shapes of F_l for a block output (d) or (h, s, s), and c classes: `dense` (c, h,
 at every position; `shared`, one matrix (c, d_max) whose first columns serve every block, scaled by 1/sqrt(d) (Launay et
 al. 2020); `transposed_conv`, BioTorch's form: the error spread over the map and passed through a transposed convolution
 of the next layer's kernel, hence constant in the interior. It is not Nøkland's, and is here for BioTorch's tables.
+
+In a Transformer a block's output is (n, T, d). With `tokens`, F is (c, 1, d) there and `functional.tokens` says which
+share of the projected error each token gets; `blocks: macro` and `micro` are the cuts of Launay et al. Embeddings,
+layer norms and the projections to queries, keys and values learn inside their segment, from the cut behind it.
 """
 
 import logging
@@ -25,10 +29,12 @@ from torch import Tensor, nn
 
 from lit_fa.errors import UserError
 from lit_fa.functional.credit import error_link
-from lit_fa.functional.criteria import one_hot
+from lit_fa.functional.criteria import outputs_wanted
 from lit_fa.functional.feedback import INITS, draw, named_generator
+from lit_fa.functional.tokens import SHARES, gathered
 from lit_fa.layers.coverage import Coverage
 from lit_fa.layers.observing import observing
+from lit_fa.layers.sequences import shared_by_tokens, token_mask
 from lit_fa.layers.taps import Block, Taps, block_key, block_name, find_blocks, leaks
 from lit_fa.rules.base import Batch, Criterion, LearningRule, Surrogate, Tensors, one_of, refuse
 
@@ -42,7 +48,10 @@ class DirectFeedbackAlignment(LearningRule):
     Args:
         teacher: `error`: the loss gradient at the logits (DFA); `target`: the one-hot target (DRTP).
         shape: `dense`, `per_channel`, `shared` or `transposed_conv`, see above.
-        blocks: where to cut: `block`, `layer`, or a list of module names or patterns; see `layers.taps.find_blocks`.
+        blocks: where to cut: `block`, `layer`, `macro`, `micro`, or a list of module names or patterns; see
+            `layers.taps.find_blocks`.
+        tokens: what a token of a block (n, T, d) gets: `all` 1/sqrt(T) of the projected error, `mean` 1/T of it,
+            `first` all of it for the class token alone; padding gets nothing. None: F as `shape` says, T never changes.
         init: how F is drawn, as the transposed weight (d, c) of a layer from classes to units.
         scale: factor on F.
         seed: of F; every block's matrix depends on the seed and the block's name alone.
@@ -69,9 +78,11 @@ class DirectFeedbackAlignment(LearningRule):
         target_reduction: str = "mean",
         backend: str = "fused",
         uncovered: str = "raise",
+        tokens: str | None = None,
     ):
         """See the class."""
         super().__init__()
+        one_of(tokens=(tokens or SHARES[0], SHARES))
         one_of(teacher=(teacher, ("error", "target")), shape=(shape, SHAPES), init=(init, INITS))
         one_of(channels=(channels, ("auto", "first", "last")), target_reduction=(target_reduction, ("mean", "sum")))
         one_of(backend=(backend, ("fused", "detour")), uncovered=(uncovered, ("raise", "warn", "allow")))
@@ -79,7 +90,7 @@ class DirectFeedbackAlignment(LearningRule):
             raise UserError(f"the scale of feedback is a positive number, not {scale}")
         self.teacher, self.shape, self.blocks, self.init, self.scale = teacher, shape, blocks, init, scale
         self.seed, self.channels, self.target_reduction = seed, channels, target_reduction
-        self.backend, self.uncovered = backend, uncovered
+        self.backend, self.uncovered, self.tokens = backend, uncovered, tokens
         self.feedback = nn.ModuleDict()
         self.taps: Taps | None = None
 
@@ -90,7 +101,8 @@ class DirectFeedbackAlignment(LearningRule):
         except ValueError as error:
             raise UserError(f"blocks: {error}") from None
         if not blocks:
-            raise UserError("direct feedback needs a hidden block to cut behind: name some with blocks: [...]")
+            raise UserError("direct feedback needs a hidden block to cut behind: take blocks: macro, or name some")
+        blocks = shared_by_tokens(network, example, blocks, self.tokens)
         with observing(network), torch.no_grad():
             classes = network(example).shape[-1]
         widest = max(math.prod(block.shape) for block in blocks)
@@ -114,7 +126,8 @@ class DirectFeedbackAlignment(LearningRule):
         """DFA: criterion(logits + sum of links). DRTP: criterion(logits) + sum of <link, target>."""
         inputs, targets = batch
         links: list[Tensor] = []
-        with self.taps.visited_by(lambda name, h: links.append(self._link(name, h))):
+        mask = token_mask(network, inputs)
+        with self.taps.visited_by(lambda name, h: links.append(self._link(name, h, mask))):
             logits = network(inputs)
         tied = torch.stack(links).sum(0).to(logits.dtype)
         if self.teacher == "error":
@@ -127,9 +140,10 @@ class DirectFeedbackAlignment(LearningRule):
         """One block's activations at a time. DFA pays one more forward pass, without a graph, to know the error."""
         inputs, targets = batch
         teacher = None if self.teacher == "target" else self._error(network, batch, criterion)
+        mask = token_mask(network, inputs)
 
         def learn(name: str, output: Tensor) -> None:
-            link = self._link(name, output)
+            link = self._link(name, output, mask)
             signal = self._target(targets, link) if teacher is None else teacher
             backward((link * signal.to(link.dtype)).sum())
 
@@ -144,11 +158,13 @@ class DirectFeedbackAlignment(LearningRule):
         """Block to F, (c, *block), with size 1 where positions share a value."""
         return {block_name(key): link.weight for key, link in self.feedback.items()}
 
-    def _link(self, name: str, output: Tensor) -> Tensor:
+    def _link(self, name: str, output: Tensor, mask: Tensor | None = None) -> Tensor:
+        if self.tokens is not None and output.ndim == 3:
+            output = gathered(output, mask, self.tokens)
         return error_link(output, self.feedback[block_key(name)].weight, backend=self.backend)
 
     def _target(self, targets: Tensor, like: Tensor) -> Tensor:
-        hot = one_hot(targets, like)
+        hot = outputs_wanted(targets, like)
         return hot / len(targets) if self.target_reduction == "mean" else hot
 
     @staticmethod

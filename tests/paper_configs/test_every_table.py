@@ -10,7 +10,7 @@ from lit_fa.tables.expand import expand
 from lit_fa.tables.schema import load_table
 
 ROOT = Path(__file__).parents[2]
-TABLES = sorted(p for p in (ROOT / "paper_configs").glob("*/*.yaml") if p.name != "base.yaml")
+TABLES = sorted(p for p in (ROOT / "paper_configs").glob("*/*.yaml") if not p.stem.endswith("base"))
 
 
 def tables() -> list:

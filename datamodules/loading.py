@@ -1,0 +1,54 @@
+"""What all data modules share once their sets are in memory: three loaders, the ranks, the device."""
+
+import lightning as L
+import torch
+
+from datamodules.batches import BatchLoader, Prepare
+from datamodules.errors import require
+from datamodules.image_set import ImageSet
+from datamodules.text_set import TextSet
+
+
+class LoadingDataModule(L.LightningDataModule):
+    """Loaders over `train_set`, `val_set` and `test_set`, which `setup` of a subclass fills.
+
+    A subclass sets the options of the same names in its constructor; see there.
+    """
+
+    batch_size: int
+    eval_batch_size: int
+    seed: int = 0
+    drop_last: bool = False
+    device: str = "auto"
+    train_set: ImageSet | TextSet | None = None
+    val_set: ImageSet | TextSet | None = None
+    test_set: ImageSet | TextSet | None = None
+
+    def prepare(self, samples: ImageSet | TextSet) -> Prepare | None:
+        """The last step on every batch of `samples`; None where the set is ready for the network."""
+        return None
+
+    def train_dataloader(self) -> BatchLoader:
+        """Shuffled by (seed, epoch); always the same order where the trainer overfits a few batches."""
+        overfit = self.trainer is not None and getattr(self.trainer, "overfit_batches", 0) > 0
+        return self._loader(self.train_set, self.batch_size, shuffle=not overfit, drop_last=self.drop_last)
+
+    def val_dataloader(self) -> BatchLoader:
+        """Fixed order, every sample once over all ranks."""
+        return self._loader(self.val_set, self.eval_batch_size)
+
+    def test_dataloader(self) -> BatchLoader:
+        """Fixed order, every sample once over all ranks."""
+        return self._loader(self.test_set, self.eval_batch_size)
+
+    def target_device(self) -> torch.device:
+        """Where the sets are kept: `device`, or the trainer's where that is `auto`; cpu without a trainer."""
+        if self.device != "auto":
+            return torch.device(self.device)
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+
+    def _loader(self, samples: ImageSet | TextSet | None, batch_size: int, **order: bool) -> BatchLoader:
+        require(samples is not None, f"{type(self).__name__}: call setup() first (a Trainer does)")
+        rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        ranks = {"rank": rank, "world_size": world_size}
+        return BatchLoader(samples, batch_size, prepare=self.prepare(samples), seed=self.seed, **ranks, **order)

@@ -1,0 +1,62 @@
+"""Where direct feedback meets a Transformer (Launay et al. 2020): once a block, or at each of its three parts.
+
+`macro` is the output of each block; `micro` is the attention's output, the activation inside the feed-forward part, and
+the block's output. A block is recognised by the names of what it holds, as timm's vision transformers and the encoders
+of transformers spell them (BERT, RoBERTa, ELECTRA; DistilBERT).
+"""
+
+from torch import Tensor, nn
+
+from lit_fa.layers.observing import calls
+
+PRESETS = ("macro", "micro")
+# paths inside a block to the outputs of its three parts; "" is the block itself, where nothing inside holds the sum
+ANATOMIES = (
+    ("attention.output", "intermediate", "output"),
+    ("sa_layer_norm", "ffn.activation", "output_layer_norm"),
+    ("attn", "mlp.act", ""),
+)
+
+
+def transformer_points(network: nn.Module, example: Tensor, preset: str) -> list[str]:
+    """Names of the modules behind which `preset` cuts.
+
+    Where a block adds its input behind the attention's output (pre-normalisation), that input must be cut as well. It
+    is, by the block before; the first block's is the embedding, which `micro` therefore cuts too.
+
+    Raises:
+        ValueError: no block of a known anatomy.
+    """
+    blocks = {name: parts for name, module in network.named_modules() if (parts := _parts(name, module))}
+    if not blocks:
+        known = " or ".join(", ".join(part or "block" for part in parts) for parts in ANATOMIES)
+        raise ValueError(f"{preset} cuts Transformer blocks with {known}; this network has none: use block or names")
+    if preset == "macro":
+        return [*blocks]
+    adds_behind = any(parts[-1] == name for name, parts in blocks.items())
+    stem = _before(network, example, next(iter(blocks))) if adds_behind else []
+    return stem + [point for parts in blocks.values() for point in parts]
+
+
+def _parts(name: str, module: nn.Module) -> list[str]:
+    """Names of the three parts of a block; empty for a module that is none."""
+    for paths in ANATOMIES:
+        if all(_holds(module, path) for path in paths):
+            return [".".join(filter(None, (name, path))) for path in paths]
+    return []
+
+
+def _holds(module: nn.Module, path: str) -> bool:
+    try:
+        module.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
+
+
+def _before(network: nn.Module, example: Tensor, block: str) -> list[str]:
+    """The last module outside of any block that ran before the first block: what ends the embedding."""
+    inside = block + "."
+    outer = [name for name, _ in network.named_modules() if name and not name.startswith(inside)]
+    ran = [call.name for call in calls(network, example, outer)]
+    return ran[: ran.index(block)][-1:]

@@ -1,0 +1,39 @@
+"""Metrics by name, which agree across ranks; all are logged in percent."""
+
+from torch import Tensor, nn
+from torchmetrics import PearsonCorrCoef, SpearmanCorrCoef
+from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy, MulticlassF1Score, MulticlassMatthewsCorrCoef
+
+from lit_fa.errors import UserError, nearest
+
+# from the number of classes; F1 is that of class 1 where there are two, as in GLUE, else the mean over classes
+OF_CLASSES = {
+    "accuracy": lambda c: MulticlassAccuracy(c, average="micro"),
+    "f1": lambda c: BinaryF1Score() if c == 2 else MulticlassF1Score(c, average="macro"),
+    "matthews": MulticlassMatthewsCorrCoef,
+}
+# of one number; a correlation with constant predictions is not defined, and is logged as nan
+OF_NUMBERS = {"pearson": PearsonCorrCoef, "spearman": SpearmanCorrCoef}
+
+
+def made(names: list[str] | None, num_classes: int) -> nn.ModuleDict:
+    """The metrics by name; None: accuracy, or pearson where there is one output.
+
+    Raises:
+        UserError: an unknown name, or a metric of classes for a number and the other way round.
+    """
+    numeric = num_classes == 1
+    fitting = [*OF_NUMBERS] if numeric else [*OF_CLASSES]
+    names = fitting[:1] if names is None else names
+    for name in names:
+        if name not in (*OF_CLASSES, *OF_NUMBERS):
+            raise UserError(f"unknown metric '{name}'; {nearest(name, [*OF_CLASSES, *OF_NUMBERS])}")
+        if name not in fitting:
+            targets = "a number, the network's only output" if numeric else f"one of {num_classes} classes"
+            raise UserError(f"metric {name} does not fit: the target is {targets}; take {', '.join(fitting)}")
+    return nn.ModuleDict({name: OF_NUMBERS[name]() if numeric else OF_CLASSES[name](num_classes) for name in names})
+
+
+def predictions(logits: Tensor) -> Tensor:
+    """(n, c) logits to (n,) classes, or to (n,) numbers where c is 1."""
+    return logits.argmax(-1) if logits.shape[-1] > 1 else logits.squeeze(-1).float()
