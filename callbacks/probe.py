@@ -107,6 +107,8 @@ def first_samples(trainer: L.Trainer, loaders: object, count: int) -> Batch | No
     inputs, targets, seen = [], [], 0
     with isolate_rng(include_cuda=False):
         for x, y in on_device(trainer, loader):
+            if inputs and x.shape[1:] != inputs[0].shape[1:]:
+                break  # texts of another length
             inputs.append(x[: count - seen])
             targets.append(y[: count - seen])
             seen += len(x)

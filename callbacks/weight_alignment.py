@@ -2,8 +2,11 @@
 
 Feedback alignment: W with B. Direct feedback, with F_l (c, units of l) from the logits to block l: the product of two
 links stands in the place of B, so W_l is compared with F_l^T F_{l-1}, and the read-out W_L with F_{L-1} (Refinetti et
-al. 2021, "align, then memorise").
+al. 2021, "align, then memorise"). In a Transformer W_l is the last dense layer before a cut, and what lies between it
+and the cut before is looked past.
 """
+
+from itertools import pairwise
 
 import lightning as L
 import torch
@@ -14,6 +17,7 @@ from callbacks.probe import Batch, Periodic
 from callbacks.wiring import Wiring, trace
 from lit_fa.functional.alignment import angle, cosine
 from lit_fa.layers import WEIGHT_LAYERS, feedback_layers
+from lit_fa.layers.chain import dense_weight, transformer_chain
 from lit_fa.rules.base import LearningRule
 
 
@@ -34,7 +38,9 @@ class WeightAlignment(Periodic):
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
         """Find the links that stand for a layer's feedback, and name the layers without counterpart."""
-        if module.rule.links:
+        if getattr(module.rule, "tokens", None) is not None:
+            self.products = transformer_links(module.network, module.rule, batch[0])
+        elif module.rule.links:
             self.products = chained_links(module.network, module.rule, trace(module.network, batch[0]))
         layers = [name for name, m in module.network.named_modules() if isinstance(m, WEIGHT_LAYERS)]
         compared = counterparts(module.network, self.products)
@@ -45,7 +51,7 @@ class WeightAlignment(Periodic):
     def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
         """Angles and cosines."""
         layers = dict(module.network.named_modules())
-        pairs = {n: (layers[n].weight, b) for n, b in counterparts(module.network, self.products).items()}
+        pairs = {n: (dense_weight(layers[n]), b) for n, b in counterparts(module.network, self.products).items()}
         if pairs:
             weights, feedback = zip(*pairs.values(), strict=True)
             pairs["overall"] = tuple(torch.cat([t.flatten() for t in side]) for side in (weights, feedback))
@@ -78,6 +84,14 @@ def chained_links(network: nn.Module, rule: LearningRule, wiring: Wiring) -> dic
             found[called[0]] = chain
         begin, below = end, link
     return found
+
+
+def transformer_links(network: nn.Module, rule: LearningRule, inputs: Tensor) -> dict[str, tuple[Tensor, ...]]:
+    """The same between the parts of a Transformer; a read-out of several layers has no weight of its own to compare."""
+    links = {block: link.flatten(1) for block, link in rule.links.items()}
+    chain, ends = transformer_chain(network, inputs[:2], [*links]), [*links.values()]
+    chains = [*((upper, lower) for lower, upper in pairwise(ends)), (ends[-1],)]
+    return {link[0]: products for link, products in zip(chain, chains, strict=True) if len(link) == 1}
 
 
 def _fits(layer: nn.Module, chain: tuple[Tensor, ...]) -> bool:

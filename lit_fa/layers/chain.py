@@ -1,6 +1,8 @@
 """The chain of linear layers between cuts: what stands between the feedback of one layer and that of the next."""
 
+import copy
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +15,8 @@ from lit_fa.layers.taps import LEARNS
 REMEDY = "only linear layers and activations may follow the first cut"
 
 
-def linear_chain(network: nn.Module, example: Tensor, ends: Sequence[str]) -> list[str | None]:
-    """The linear layer between each cut and the next, and last the read-out; None where there are several layers.
+def linear_chain(network: nn.Module, example: Tensor, ends: Sequence[str]) -> list[tuple[str, ...]]:
+    """The linear layer between each cut and the next, and last the read-out; nothing where there are several layers.
 
     What comes before the first cut is free: its weights stand between no two cuts.
 
@@ -37,11 +39,58 @@ def linear_chain(network: nn.Module, example: Tensor, ends: Sequence[str]) -> li
         if len(shape) != 1:
             raise UserError(f"{name} puts out {shape} a sample, feedback matching reads (units,): {REMEDY}")
     learning = [[c.name for c in section if isinstance(modules[c.name], LEARNS)] for section in sections]
-    chain = [names[0] if len(names) == 1 else None for names in learning]
-    for layer, begin, end in zip(chain, ends, [*ends[1:], None], strict=True):
-        if layer is not None:
+    chain = [tuple(names) if len(names) == 1 else () for names in learning]
+    for link, begin, end in zip(chain, ends, [*ends[1:], None], strict=True):
+        for layer in link:
             _check_link(network, example, layer, begin, end)
     return chain
+
+
+def transformer_chain(network: nn.Module, example: Tensor, ends: Sequence[str]) -> list[tuple[str, ...]]:
+    """The same for the parts of a Transformer, where shortcuts, normalisation and attention are looked past.
+
+    The link between two cuts is the last linear layer before the second, if its weight leads from the units of the one
+    to those of the other: of attention the output's projection, as if attention handed on what it reads. What leads
+    from the last cut to the logits may be several layers (a pooler, a classifier): their product.
+    """
+    layers = {name: m for name, m in network.named_modules() if name and is_linear(m)}
+    layers = {n: m for n, m in layers.items() if not any(n.startswith(outer + ".") for outer in layers)}
+    seen = calls(network, example, [*layers, *ends])
+    outputs = {c.name: c.output[0] if isinstance(c.output, tuple) else c.output for c in seen}
+    units = {name: output.shape[-1] for name, output in outputs.items()}
+    sections = [[call.name for call in section if call.name in layers] for section in _sections(seen, ends)[1:]]
+    shapes = [(units[end], units[begin]) for begin, end in pairwise(ends)]
+    chain = []
+    for names, shape in zip(sections, shapes, strict=False):
+        fits = names and tuple(dense_weight(layers[names[-1]]).shape) == shape
+        chain.append((names[-1],) if fits else ())
+    made = [units[ends[-1]], *(units[name] for name in sections[-1])]
+    leads = all(dense_weight(layers[n]).shape == (o, i) for n, (i, o) in zip(sections[-1], pairwise(made), strict=True))
+    return [*chain, tuple(sections[-1]) if leads else ()]
+
+
+def is_linear(module: nn.Module) -> bool:
+    """A linear layer, with an adapter or without."""
+    base = module.get_base_layer() if hasattr(module, "get_base_layer") else module
+    return isinstance(base, nn.Linear)
+
+
+def dense_weight(layer: nn.Module) -> Tensor:
+    """(out, in) that a linear layer multiplies by, its adapter included."""
+    if not hasattr(layer, "get_base_layer"):
+        return layer.weight.detach()
+    merged = copy.deepcopy(layer)
+    merged.merge()
+    return merged.get_base_layer().weight.detach()
+
+
+@torch.no_grad()
+def set_dense_weight(layer: nn.Module, weight: Tensor) -> None:
+    """Make `dense_weight` equal `weight`, in place; an adapter stays what it is, and what it adds to takes the rest."""
+    if hasattr(layer, "get_base_layer"):
+        layer.get_base_layer().weight.add_(weight - dense_weight(layer))
+    else:
+        layer.weight.copy_(weight)
 
 
 def _sections(seen: list[Call], ends: Sequence[str]) -> list[list[Call]]:

@@ -15,6 +15,10 @@ The rank problem: $\bar F_l \bar F_{l-1}^\top$ has at most as many ranks as ther
 every hidden weight all but c directions. `weight_match` between 0 and 1 goes only a part of the way,
 $W_l \leftarrow (1-\beta) W_l + \beta \bar W_l$; with 0 feedback alone is matched.
 
+In a Transformer (`blocks: micro`) the layers that are matched are the dense ones behind attention, intermediate and
+output; shortcuts, layer norms and attention itself are looked past, and queries, keys and values "cannot be aligned".
+With adapters the weight that is matched is the sum, and what changes is the frozen part of it.
+
 The paper solves (6) by SVD or by optimisation and says no more; our solvers are in `functional.matching`. F_l ends
 where a block does, behind its activation, as everywhere in this package.
 """
@@ -28,10 +32,13 @@ from torch import Tensor, nn
 
 from lit_fa.errors import UserError
 from lit_fa.functional import matching
-from lit_fa.layers.chain import linear_chain
+from lit_fa.functional.tokens import token_shares
+from lit_fa.layers.chain import dense_weight, linear_chain, set_dense_weight, transformer_chain
 from lit_fa.layers.coverage import Coverage
 from lit_fa.layers.observing import observing, recording
+from lit_fa.layers.sequences import token_mask
 from lit_fa.layers.taps import LEARNS
+from lit_fa.layers.transformer_points import PRESETS
 from lit_fa.rules.base import Batch, Criterion, one_of
 from lit_fa.rules.direct_feedback_alignment import DirectFeedbackAlignment
 
@@ -59,7 +66,9 @@ class FeedbackWeightMatching(DirectFeedbackAlignment):
             als may move F_{L-1} from W_L for the other layers' sake.
         sweeps: of als.
         normalise: every class sends an error of norm one to every layer; of svd_average, as in Refinetti's code.
-        blocks: where to cut, one linear layer between two cuts; between which there are more is left unmatched.
+        blocks: where to cut, one linear layer between two cuts; between which there are more is left unmatched. `micro`
+            in Transformers.
+        tokens: in Transformers, see `DirectFeedbackAlignment`.
         init, scale, seed: of feedback as it is drawn, see `DirectFeedbackAlignment`.
         backend, uncovered: see `DirectFeedbackAlignment`.
     """
@@ -81,13 +90,15 @@ class FeedbackWeightMatching(DirectFeedbackAlignment):
         seed: int = 0,
         backend: str = "fused",
         uncovered: str = "raise",
+        tokens: str | None = None,
     ):
         """See the class."""
-        super().__init__(blocks=blocks, init=init, scale=scale, seed=seed, backend=backend, uncovered=uncovered)
+        drawn = {"init": init, "scale": scale, "seed": seed}
+        super().__init__(blocks=blocks, backend=backend, uncovered=uncovered, tokens=tokens, **drawn)
         _check(solver, weight_match, feedback_scale, head, sweeps, normalise)
         self.solver, self.weight_match, self.keep_norm = solver, weight_match, keep_norm
         self.feedback_scale, self.head, self.sweeps, self.normalise = feedback_scale, head, sweeps, normalise
-        self.chain: list[str | None] = []
+        self.chain: list[tuple[str, ...]] = []
 
     def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
         """Cut, draw F, and refuse a network whose layers between cuts are no chain of linear layers."""
@@ -96,10 +107,17 @@ class FeedbackWeightMatching(DirectFeedbackAlignment):
         if linear < least:
             raise UserError(f"{self.solver} matches the feedback of at least {least} linear layers, not {linear}")
         found = super().install(network, example, criterion)
-        self.feedback.to(example.dtype)
-        self.chain = linear_chain(network, example, self.taps.names)
+        self.feedback.to(next(network.parameters()).dtype)
+        if self.blocks == "macro":
+            raise UserError(
+                "between two whole blocks there are many layers, so none can be matched: take blocks: micro"
+            )
+        chain = transformer_chain if self.blocks in PRESETS else linear_chain
+        self.chain = chain(network, example, self.taps.names)
         if not any(self.chain):
             raise UserError("no two cuts have a single linear layer between them, so none can be matched")
+        if self.head == "transposed" and len(self.chain[-1]) > 1:
+            raise UserError(f"{' and '.join(self.chain[-1])} are one product to matching: set head: kept")
         self._check_classes()
         return found
 
@@ -108,22 +126,29 @@ class FeedbackWeightMatching(DirectFeedbackAlignment):
         """Equations 6 to 8 on the weights as they are now."""
         shown = _first_samples(batches)
         before = self._accuracy(network, shown)
-        layers = [None if name is None else network.get_submodule(name) for name in self.chain]
-        weights = [None if layer is None else layer.weight.detach().clone() for layer in layers]
+        weights = [self._weight(network, link) for link in self.chain]
         feedback = self._solve(weights)
         matched = matching.matched_weights(feedback)
-        self._match_weights(layers, matched)
+        self._match_weights(network, matched)
         if self.feedback_scale != "none":
             feedback = self._rescaled(network, feedback, shown[0], criterion)
         for direct, F in zip(self.feedback.values(), feedback, strict=True):
-            direct.weight.copy_(F.t())  # in place: DDP knows the buffer
+            direct.weight.copy_(F.t().view_as(direct.weight))  # in place: DDP knows the buffer
+        figures = self._figures(weights, matched, feedback)
+        if before is None:
+            return figures
         after = self._accuracy(network, shown)
         log.info("accuracy %.2f %% before, %.2f %% after matching (weight_match %g)", before, after, self.weight_match)
-        figures = self._figures(weights, matched, feedback)
         return figures | {"match/accuracy_before": before, "match/accuracy": after}
 
+    @staticmethod
+    def _weight(network: nn.Module, link: tuple[str, ...]) -> Tensor | None:
+        """What a link multiplies by, the product of its layers; None where there is no link."""
+        found = [dense_weight(network.get_submodule(name)) for name in reversed(link)]
+        return torch.linalg.multi_dot(found) if len(found) > 1 else found[0].clone() if found else None
+
     def _solve(self, weights: matching.Chain) -> list[Tensor]:
-        drawn = [direct.weight.t().double() for direct in self.feedback.values()]
+        drawn = [direct.weight.flatten(1).t().double() for direct in self.feedback.values()]
         if self.solver == "random":
             return drawn
         options = {
@@ -135,26 +160,37 @@ class FeedbackWeightMatching(DirectFeedbackAlignment):
             raise UserError(f"matching makes the feedback of {', '.join(dead)} zero: probe the read-out first")
         return found
 
-    def _match_weights(self, layers: list[nn.Module | None], matched: list[Tensor]) -> None:
-        betas = [self.weight_match] * (len(layers) - 1) + [1.0 if self.head == "transposed" else 0.0]
-        for layer, made, beta in zip(layers, matched, betas, strict=True):
-            if layer is not None and beta:
-                layer.weight.copy_(matching.blend(layer.weight, made, beta, keep_norm=self.keep_norm))
+    def _match_weights(self, network: nn.Module, matched: list[Tensor]) -> None:
+        betas = [self.weight_match] * (len(self.chain) - 1) + [1.0 if self.head == "transposed" else 0.0]
+        for link, made, beta in zip(self.chain, matched, betas, strict=True):
+            if link and beta:
+                layer = network.get_submodule(link[0])
+                set_dense_weight(layer, matching.blend(dense_weight(layer), made, beta, keep_norm=self.keep_norm))
 
     def _rescaled(self, network: nn.Module, feedback: list[Tensor], batch: Batch, criterion: Criterion) -> list[Tensor]:
         error, deltas = _true_deltas(network, self.taps.names, batch, criterion)
         if self.feedback_scale == "bp":
-            wanted = [delta.double().square().mean().sqrt() for delta in deltas]
+            mask = token_mask(network, batch[0])
+            wanted = [self._sent(delta.double(), mask) for delta in deltas]
         else:
             wanted = [self.feedback_scale / len(error)] * len(deltas)
         return [matching.rescaled(F, error, rms) for F, rms in zip(feedback, wanted, strict=True)]
+
+    def _sent(self, delta: Tensor, mask: Tensor | None) -> Tensor:
+        """Root mean square over (n, units) of the error that, dealt out to the tokens, has the norm of `delta`."""
+        if delta.ndim == 2:
+            return delta.square().mean().sqrt()
+        mask = delta.new_ones(delta.shape[:2]) if mask is None else mask.to(delta.dtype)
+        dealt = token_shares(mask, self.tokens).square().sum(1).mean()
+        return (delta.square().sum(1).mean() / dealt).sqrt()
 
     def _figures(self, weights: matching.Chain, matched: list[Tensor], feedback: list[Tensor]) -> dict[str, float]:
         figures = {"match/residual/overall": matching.relative_residual(weights, matched)}
         eps = max(torch.finfo(W.dtype).eps for W in weights if W is not None)
         above = [*feedback[1:], torch.eye(feedback[-1].shape[1]).to(feedback[-1])]
-        for name, weight, made, upper, lower in zip(self.chain, weights, matched, above, feedback, strict=True):
-            if name is None:
+        names = [" * ".join(reversed(link)) for link in self.chain]
+        for name, weight, made, upper, lower in zip(names, weights, matched, above, feedback, strict=True):
+            if weight is None:
                 continue
             residual, rank = matching.relative_residual([weight], [made]), matching.product_rank(upper, lower, eps)
             figures |= {f"match/residual/{name}": residual, f"match/rank/{name}": float(rank)}
@@ -162,7 +198,10 @@ class FeedbackWeightMatching(DirectFeedbackAlignment):
         return figures
 
     @staticmethod
-    def _accuracy(network: nn.Module, batches: list[Batch]) -> float:
+    def _accuracy(network: nn.Module, batches: list[Batch]) -> float | None:
+        """In percent; None of a regression."""
+        if batches[0][1].is_floating_point():
+            return None
         with observing(network), torch.no_grad():
             network.eval()
             right = sum((network(x).argmax(-1) == y).sum().item() for x, y in batches)
@@ -170,10 +209,8 @@ class FeedbackWeightMatching(DirectFeedbackAlignment):
 
     def _check_classes(self) -> None:
         links = self.links
-        classes, widths = len(next(iter(links.values()))), {name: F.shape[1] for name, F in links.items()}
+        classes, widths = len(next(iter(links.values()))), {name: F.shape[-1] for name, F in links.items()}
         narrowest = min(widths, key=widths.get)
-        if classes < 2:
-            raise UserError("feedback matching needs at least 2 classes: the error at a single logit has no direction")
         if self.solver == "svd_average" and classes > widths[narrowest]:
             few = f"{narrowest} has {widths[narrowest]} units"
             raise UserError(f"svd_average needs a singular vector for each of {classes} classes, and {few}: use als")
@@ -184,13 +221,23 @@ def _true_deltas(
 ) -> tuple[Tensor, list[Tensor]]:
     """The loss gradient at the logits (n, c), and backprop's at every block's end (n, units); in evaluation mode."""
     inputs, targets = batch
-    with observing(network), torch.enable_grad(), recording(network, ends) as seen:
-        network.eval()
-        # a frozen network has no graph of its own
-        logits = network(inputs.clone().requires_grad_(inputs.is_floating_point()))
-        outputs = {call.name: call.output for call in seen}
-        error, *deltas = torch.autograd.grad(criterion(logits, targets), [logits, *(outputs[end] for end in ends)])
+    frozen = [p for p in network.parameters() if not p.requires_grad]  # would leave the first outputs without a graph
+    try:
+        for p in frozen:
+            p.requires_grad_(True)
+        with observing(network), torch.enable_grad(), recording(network, ends) as seen:
+            network.eval()
+            logits = network(inputs)
+            outputs = {call.name: _tensor(call.output) for call in seen}
+            error, *deltas = torch.autograd.grad(criterion(logits, targets), [logits, *(outputs[end] for end in ends)])
+    finally:
+        for p in frozen:
+            p.requires_grad_(False)
     return error, deltas
+
+
+def _tensor(output: object) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
 
 
 def _first_samples(batches: Iterable[Batch]) -> list[Batch]:

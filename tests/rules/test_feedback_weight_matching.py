@@ -207,7 +207,7 @@ def test_numbers_tell_residual_rank_and_accuracy_of_every_matched_layer():
 
 def test_where_two_layers_stand_between_two_cuts_neither_is_matched():
     made = learner(solver="seq_ls", blocks=["1", "5"])
-    assert made.rule.chain == [None, "6"]
+    assert made.rule.chain == [(), ("6",)]
     before, start = weights(made.network), feedback(made)
     found = made.prepare([batch()])
     assert "match/residual/6" in found
@@ -274,7 +274,6 @@ REFUSED_NETWORKS = {
     "maps": (of(nn.Unflatten(1, (2, 4)), nn.Linear(4, 4), nn.ReLU(), nn.Flatten(), nn.Linear(8, 5)), {"blocks": ["2"]},
              "2 puts out (2, 4) a sample, feedback matching reads (units,)"),
     "a shortcut": (of(nn.Linear(8, 9), nn.ReLU(), Shortcut(), nn.Linear(9, 5)), {}, "something goes past 2.linear"),
-    "one class": (of(nn.Linear(8, 9), nn.ReLU(), nn.Linear(9, 1)), {}, "needs at least 2 classes"),
     "few units": (mlp(widths=(9, 4, 9)), SVD, "a singular vector for each of 5 classes, and 3 has 4 units: use als"),
     "nothing to match": (mlp(), {"blocks": ["1"]}, "no two cuts have a single linear layer between them"),
 }  # fmt: skip
