@@ -66,7 +66,7 @@ class LitFACLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Pretrain, or find the weights of the same pretraining."""
         config = self.config[self.subcommand] if self.subcommand else self.config
-        if config.pretrain is not None:
+        if config.pretrain is not None and not config.pretrain.get("skip"):
             config.model.init_args.weights = str(pretrained(config.pretrain, train_and_record))
 
 

@@ -2,7 +2,8 @@
 
 A fine-tuning experiment names the run that its weights come from, under `pretrain`: a whole config with trainer, model
 and data. Whoever meets it first trains it, by the same command line as everything else; whoever comes later reads the
-weights from the cache, `LIT_FA_CACHE` or ~/.cache/lit-fa. The file's name is the hash of the config, without what
+weights from the cache, `LIT_FA_CACHE` or ~/.cache/lit-fa. With `skip: true` in it nothing is pretrained, which is how
+a table's cell starts from scratch. The file's name is the hash of the config, without what
 differs between machines; beside it lies the record of the run.
 """
 
@@ -42,6 +43,7 @@ def pretrained(config: dict, train: Train) -> Path:
     Raises:
         UserError: a config without one of its parts.
     """
+    config = {key: value for key, value in config.items() if key != "skip"}
     if absent := [part for part in PARTS if part not in config]:
         raise UserError(f"pretrain: {', '.join(absent)} missing: it is a whole config, as of lit-fa fit")
     name = run_id(config)

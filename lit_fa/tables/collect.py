@@ -32,14 +32,16 @@ class Record:
     def value(self, metric: Metric) -> float | None:
         """The metric at the point it asks for, None where the run has no such number.
 
-        `last` is the final metric, else the end of the curve; `best`, `mean_last_10` (of ten logged points, or of all
-        if there are fewer), `median` and `max_abs` read the curve of that name.
+        `last` is the final metric, else the end of the curve; `first`, `best`, `mean_last_10` (of ten logged points, or
+        of all if there are fewer), `median` and `max_abs` read the curve of that name.
         """
         points = [value for *_, value in self.curve(metric.name)]
         if metric.at == "last" and metric.name in self.data["metrics"]:
             return float(self.data["metrics"][metric.name])
         if not points:
             return None
+        if metric.at == "first":
+            return points[0]
         if metric.at == "best":
             return max(points) if metric.better == "higher" else min(points)
         if metric.at == "mean_last_10":

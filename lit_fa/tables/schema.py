@@ -16,7 +16,7 @@ from lit_fa.tables.grid import cross
 from lit_fa.tables.reading import build, choice, keys, mapping, number, read_yaml, sequence, text
 
 SCALES = ("smoke", "cpu", "full")
-AT = ("last", "best", "mean_last_10", "median", "max_abs")
+AT = ("last", "first", "best", "mean_last_10", "median", "max_abs")
 # A training budget of nothing, or Lightning's -1 for "no limit", makes a cell that ends at once or never.
 _BUDGET = re.compile(r"(max_\w+|epochs|steps|rounds|batch_size|limit_train_batches|limit_test_batches)$")
 _REQUIRED = ["paper", "base", "metric", "seeds"]

@@ -64,6 +64,12 @@ def test_what_was_cut_off_is_not_taken_for_weights(cache, monkeypatch):
     assert not [*cache.glob("*.pt")]
 
 
+def test_a_run_that_skips_it_starts_from_scratch(cache):
+    skipped = weights(RUN | {"pretrain": SOURCE | {"skip": True}})
+    assert all(torch.equal(t, skipped[name]) for name, t in weights(RUN).items())
+    assert not cache.exists()
+
+
 def test_the_command_line_takes_it_from_a_file(tmp_path, cache, capsys):
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(RUN | {"pretrain": SOURCE}))

@@ -81,7 +81,13 @@ def test_verdict(values, published, scale, word):
 
 @pytest.mark.parametrize(
     ("at", "better", "value"),
-    [("last", "higher", 5.0), ("best", "higher", 12.0), ("best", "lower", -20.0), ("max_abs", "lower", 20.0)],
+    [
+        ("last", "higher", 5.0),
+        ("first", "higher", -20.0),
+        ("best", "higher", 12.0),
+        ("best", "lower", -20.0),
+        ("max_abs", "lower", 20.0),
+    ],
 )
 def test_the_metric_is_read_where_the_table_says(tmp_path, at, better, value):
     curve = [[0, 0, -20.0], [1, 0, 12.0], [2, 1, 5.0]]
