@@ -160,16 +160,16 @@ def _with_weights(name: str, source: str | None, config: object) -> nn.Module:
 @contextmanager
 def _silence() -> Iterator[None]:
     """No bar, and no report that the head is new."""
-    said, shown = _transformers().logging, _transformers().logging.is_progress_bar_enabled()
-    level = said.get_verbosity()
-    said.set_verbosity_error()
-    said.disable_progress_bar()
+    logging = _transformers().logging
+    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
-        said.set_verbosity(level)
+        logging.set_verbosity(level)
         if shown:
-            said.enable_progress_bar()
+            logging.enable_progress_bar()
 
 
 def _one_line(error: Exception) -> str:
