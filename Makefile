@@ -24,6 +24,7 @@ test-all: $(STAMP) ## the slow tests as well
 bench: $(STAMP) ## one training step of every rule against backprop, interleaved, one thread
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.step $(BENCH) $(if $(JSON),--json $(JSON))
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.overhead
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fine_tuning
 
 bench-federated: $(STAMP) ## a federated round: our executors, loops written by hand, two ranks
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.federated $(BENCH) $(if $(JSON),--json $(JSON))

@@ -144,6 +144,8 @@ class DirectFeedbackAlignment(LearningRule):
 
         def learn(name: str, output: Tensor) -> None:
             link = self._link(name, output, mask)
+            if not link.requires_grad:  # all frozen before this cut
+                return
             signal = self._target(targets, link) if teacher is None else teacher
             backward((link * signal.to(link.dtype)).sum())
 

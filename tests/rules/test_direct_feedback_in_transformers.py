@@ -9,9 +9,10 @@ from lit_fa.errors import UserError
 from lit_fa.layers import find_blocks
 from lit_fa.layers.observing import observing
 from lit_fa.modules import Learner
-from lit_fa.networks import example_input
+from lit_fa.networks import Adapters, example_input
 from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, SnapshotFeedback
 from tests.cases import gradients, largest_difference, taken
+from tests.contract.costs import peak_bytes
 from tests.reference import transformer_direct_feedback as reference
 from tests.texts import TINY, text_batch, tiny
 
@@ -208,3 +209,20 @@ def test_feedback_alignment_reaches_an_encoder_in_full(model: str):
     assert snapshot.coverage.transported == snapshot.coverage.unreached == []
     assert largest_difference(gradients(snapshot, batch), expected) < 1e-12
     assert largest_difference(gradients(with_rule(FeedbackAlignment()), batch), expected) > 1e-6
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+def test_peak_bytes_of_streaming_do_not_grow_with_depth(adapters: bool):
+    def peak(depth: int) -> int:
+        network = vit(depth=depth)
+        if adapters:
+            Adapters(network, {"peft_type": "LORA", "r": 2, "target_modules": ["qkv", "fc1", "fc2"]})
+        made, batch = learner(network, blocks="micro", tokens="all"), images(64)
+
+        def free(value: torch.Tensor) -> None:
+            value.backward()
+            made.zero_grad(set_to_none=True)
+
+        return peak_bytes(lambda: made.stream(batch, free))
+
+    assert peak(12) <= 1.1 * peak(3)
