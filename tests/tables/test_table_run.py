@@ -116,7 +116,7 @@ def wait_for(condition, seconds=20):
 
 
 def slow(declared, save):
-    declared["cells"] = [{"row": f"cell {i}", "set": {"a": i, "fake.sleep": 0.4 if i < 2 else 2.0}} for i in range(4)]
+    declared["cells"] = [{"row": f"cell {i}", "set": {"a": i, "fake.sleep": 0.4 if i < 2 else 4.0}} for i in range(4)]
     declared["scales"]["cpu"]["seeds"] = [0]
     return save(declared)
 
