@@ -16,10 +16,10 @@ reproduce: $(STAMP) ## train BP, FA and sign-FA on real digits; table and figure
 	$(BIN)/lit-fa table report paper_configs/conservation/digits.yaml --scale $(SCALE) --out scratch/reproduce $(if $(JSON),--json $(JSON))
 
 test: $(STAMP) ## the tests: under ten minutes on two cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --timeout 300
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --timeout 300
 
 test-all: $(STAMP) ## the slow tests as well
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --timeout 1800 -m 'not gpu and not paper'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --timeout 1800 -m 'not gpu and not paper'
 
 bench: $(STAMP) ## one training step of every rule against backprop, interleaved, one thread
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.step $(BENCH) $(if $(JSON),--json $(JSON))
