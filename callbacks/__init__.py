@@ -12,6 +12,7 @@ from callbacks.probe import Periodic, Probe
 from callbacks.round_cost import RoundCost
 from callbacks.run_record import RunRecord
 from callbacks.training_cost import TrainingCost
+from callbacks.training_score import TrainingScore
 from callbacks.weight_alignment import WeightAlignment
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "RoundCost",
     "RunRecord",
     "TrainingCost",
+    "TrainingScore",
     "WeightAlignment",
     "publish",
 ]

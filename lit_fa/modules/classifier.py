@@ -1,7 +1,7 @@
 """The only centralised training step in the project: the same for every rule."""
 
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from fnmatch import fnmatchcase
 
 import torch
@@ -14,7 +14,7 @@ from lit_fa.modules.evaluated import EvaluatedClassifier
 from lit_fa.modules.finite import NonFiniteLossError, first_non_finite
 from lit_fa.modules.learner import Learner
 from lit_fa.modules.resume import random_states, take_up
-from lit_fa.modules.start import HeadProbe, start
+from lit_fa.modules.start import Epoch, HeadProbe, start, training_batches
 from lit_fa.networks import Adapters, create_network, example_input, load_weights
 from lit_fa.rules.backprop import Backprop
 from lit_fa.rules.base import Batch, LearningRule, Progress, Surrogate
@@ -147,6 +147,10 @@ class Classifier(EvaluatedClassifier):
         if self.rule.reshapes and self.trainer.world_size == 1:
             self.rule.reshape(self.network, self.optimizers().optimizer)
         self._schedule("epoch")
+
+    def training_batches(self) -> AbstractContextManager[Epoch]:
+        """Number of an epoch to its training batches, in the middle of a fit and beside it."""
+        return training_batches(self.trainer)
 
     def configure_optimizers(self) -> dict | torch.optim.Optimizer:
         """One optimiser, one group for every learning rate."""

@@ -95,7 +95,7 @@ def start(learner: Learner, probe: HeadProbe | None, trainer: L.Trainer) -> dict
     """Probe, let the rule prepare, and agree on all ranks; the rule's numbers. Leaves the global random state alone."""
     if probe is None and type(learner.rule).prepare is LearningRule.prepare:
         return {}
-    with isolate_rng(include_cuda=torch.cuda.is_available()), _training_batches(trainer) as batches:
+    with isolate_rng(include_cuda=torch.cuda.is_available()), training_batches(trainer) as batches:
         if probe is not None:
             torch.manual_seed(probe.seed)
             probe.train(learner, batches, lambda grad: trainer.strategy.reduce(grad, reduce_op="mean"))
@@ -117,7 +117,7 @@ class _Again:
 
 
 @contextmanager
-def _training_batches(trainer: L.Trainer) -> Iterator[Epoch]:
+def training_batches(trainer: L.Trainer) -> Iterator[Epoch]:
     """Number of an epoch to its batches, on the device; a loader that a run will use again is left as it was."""
     loader = trainer.fit_loop._data_source.dataloader()  # Lightning's own is at its first batch already
     state = loader.state_dict() if hasattr(loader, "state_dict") else None

@@ -17,6 +17,7 @@ from callbacks import (
     MeasurementError,
     RunRecord,
     TrainingCost,
+    TrainingScore,
     WeightAlignment,
 )
 from lit_fa.rules import (
@@ -55,6 +56,7 @@ def callbacks(folder, every):
         "figures": Figures(str(folder)),
         "spectrum": FactorSpectrum(every),
         "cost": TrainingCost(every),
+        "score": TrainingScore(20, every),
         "deployed": DeployedCost(batch=4, rounds=1, every_n_steps=every),
     }
 
