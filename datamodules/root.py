@@ -21,6 +21,11 @@ def data_root(root: str | None) -> Path:
     return Path(root or os.environ.get("LIT_FA_DATA") or "data").expanduser()
 
 
+def cache_root() -> Path:
+    """What can be made again and is kept: the environment's LIT_FA_CACHE, else ~/.cache/lit-fa."""
+    return Path(os.environ.get("LIT_FA_CACHE") or "~/.cache/lit-fa").expanduser()
+
+
 def opened(
     reader: Callable[..., Any],
     name: str,

@@ -19,7 +19,7 @@ import torch
 
 from datamodules.errors import DataError, one_line, require
 from datamodules.glue_files import Texts
-from datamodules.root import alone
+from datamodules.root import alone, cache_root
 from datamodules.text_set import TextSet
 
 log = logging.getLogger("lit_fa.data")
@@ -28,7 +28,7 @@ PARTS = ("tokens", "types", "starts", "lengths", "labels")
 
 def cache_folder(folder: str | None) -> Path:
     """`folder`, else the one of this user's caches."""
-    return Path(folder or f"{os.environ.get('LIT_FA_CACHE') or '~/.cache/lit-fa'}/glue").expanduser()
+    return Path(folder).expanduser() if folder else cache_root() / "glue"
 
 
 def load_tokenizer(name: str) -> Any:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import TypeVar
 
 import lightning as L
 from jsonargparse import ArgumentError
@@ -24,6 +25,8 @@ from callbacks.run_record import write_json
 from lit_fa.errors import UserError, nearest
 from lit_fa.modules.ranks import lost_rank
 from lit_fa.pretraining import pretrained
+
+T = TypeVar("T")
 
 # where a class named in YAML may live, and what a user calls such a thing
 ROOMS = {"rule": lit_fa.rules, "data": datamodules, "model": lit_fa.modules, "callbacks": callbacks}
@@ -67,7 +70,7 @@ class LitFACLI(LightningCLI):
         """Pretrain, or find the weights of the same pretraining."""
         config = self.config[self.subcommand] if self.subcommand else self.config
         if config.pretrain is not None and not config.pretrain.get("skip"):
-            config.model.init_args.weights = str(pretrained(config.pretrain, train_and_record))
+            config.model.init_args.weights = str(pretrained(config.pretrain, fit_and_record))
 
 
 def main(argv: list[str]) -> None:
@@ -94,43 +97,39 @@ def built(config: list[str] | dict) -> LitFACLI:
         sys.argv = words
 
 
-def fit_and_record(config: dict, record: dict) -> None:
+def fit_and_record(config: dict, record: dict) -> nn.Module:
     """Train and test one cell of a table; `callbacks.RunRecord` leaves its JSON at ``record["path"]``.
+
+    A checkpoint is written beside the record after every epoch, so that a killed run goes on where it stopped; it is
+    removed when the record is there.
 
     Args:
         config: a resolved LightningCLI config without subcommand: seed_everything, trainer, model, data.
         record: fields of the record that the table knows, and its `path`.
-    """
-    train_and_record(config, record)
 
-
-def train_and_record(config: dict, record: dict) -> nn.Module:
-    """The same, and the trained network.
-
-    A checkpoint is written beside the record after every epoch, so that a killed run goes on where it stopped; it is
-    removed when the record is there.
+    Returns:
+        The trained network.
     """
     path = Path(record["path"])
     resume = path.parent / f".{path.stem}"
     keep = ModelCheckpoint(resume, filename="last", save_top_k=1, enable_version_counter=False)
     check_names(config)
-    networks = []
 
-    def run() -> None:
+    def run() -> nn.Module:
         cli = built(config)
         fields = {key: value for key, value in record.items() if key != "path"}
         cli.trainer.callbacks += [callbacks.RunRecord(path=str(path), record=fields), keep]
         last = resume / "last.ckpt"
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last if last.is_file() else None, weights_only=False)
         cli.trainer.test(cli.model, cli.datamodule, verbose=False)
-        networks.append(cli.model.network)
+        return cli.model.network
 
     try:
-        guarded(run)
+        network = guarded(run)
     finally:
         gc.collect()  # trainer and module hold each other; a worker that runs many cells would keep every dataset
     shutil.rmtree(resume, ignore_errors=True)
-    return networks[0]
+    return network
 
 
 def check_names(config: dict) -> None:
@@ -166,10 +165,13 @@ def _check_class(kind: str, name: str) -> None:
     raise UserError(f"unknown {kind} '{name}'; {nearest(short, [*room.__all__])} (in {room.__name__})")
 
 
-def guarded(run: Callable[[], None]) -> None:
-    """Turn a parser's many lines into one that a user can act on; a user error inside keeps its own sentence."""
+def guarded(run: Callable[[], T]) -> T:
+    """What `run` returns.
+
+    A parser's many lines become one that a user can act on; a user error inside keeps its own sentence.
+    """
     try:
-        run()
+        return run()
     except (ArgumentError, ValueError) as error:
         ours = getattr(error, "user_error", False)
         if ours or not (isinstance(error, ArgumentError) or "Does not validate" in str(error)):

@@ -17,17 +17,13 @@ from filelock import FileLock
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
+from datamodules.root import cache_root
 from lit_fa.errors import UserError
 from lit_fa.tables.expand import run_id
 
 log = logging.getLogger(__name__)
 PARTS = ("trainer", "model", "data")
 Train = Callable[[dict, dict], nn.Module]
-
-
-def cache_folder() -> Path:
-    """Where pretrained weights are kept."""
-    return Path(os.environ.get("LIT_FA_CACHE") or "~/.cache/lit-fa").expanduser() / "pretrained"
 
 
 def pretrained(config: dict, train: Train) -> Path:
@@ -47,7 +43,7 @@ def pretrained(config: dict, train: Train) -> Path:
     if absent := [part for part in PARTS if part not in config]:
         raise UserError(f"pretrain: {', '.join(absent)} missing: it is a whole config, as of lit-fa fit")
     name = run_id(config)
-    path = cache_folder() / f"{name}.pt"
+    path = cache_root() / "pretrained" / f"{name}.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if not path.is_file():

@@ -45,10 +45,9 @@ def trained(experiment: list[str], ckpt_path: str):
 
     if not Path(ckpt_path).is_file():
         raise UserError(f"--ckpt_path {ckpt_path}: there is no such file")
-    found: list = []
     quiet = ["--trainer.logger=false", "--trainer.callbacks=null"]
-    guarded(lambda: found.append(built([*experiment, *quiet])))
-    module, data = found[0].model, found[0].datamodule
+    cli = guarded(lambda: built([*experiment, *quiet]))
+    module, data = cli.model, cli.datamodule
     if type(module.rule).predict is not LearningRule.predict:
         raise UserError(f"{type(module.rule).__name__} predicts by more than the network's forward pass: no export")
     module.load_state_dict(torch.load(ckpt_path, map_location="cpu", weights_only=False)["state_dict"])

@@ -19,9 +19,7 @@ def main(argv: list[str]) -> None:
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("lit_fa").setLevel(logging.INFO)
-    prepared: list[tuple[str, int]] = []
-    guarded(lambda: prepared.append(resolved(experiment)))
-    text, clients = prepared[0]
+    text, clients = guarded(lambda: resolved(experiment))
     config = {
         "experiment": text,
         "nodes": _nodes(options.nodes, clients),

@@ -75,11 +75,10 @@ def _outcome(cli: LitFACLI, work: Work, context: Context) -> tuple[Outcome, str]
 
 def _replied(message: Message, answer) -> Message:
     """The answer, or one line about what went wrong: Flower's own report of an exception has no text."""
-    content: list[RecordDict] = []
     try:
-        guarded(lambda: content.append(answer()))
+        content = guarded(answer)
     except Exception as error:
         log.exception("a message was not answered")
         said = " ".join(f"{type(error).__name__}: {error}".split())[:400]
-        content = [RecordDict({FAILED: ConfigRecord({"said": said})})]
-    return Message(content=content[0], reply_to=message)
+        content = RecordDict({FAILED: ConfigRecord({"said": said})})
+    return Message(content=content, reply_to=message)

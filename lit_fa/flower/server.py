@@ -26,9 +26,7 @@ def main(grid: Grid, context: Context) -> None:
     """The whole run."""
     _log()
     try:
-        metrics: dict[str, float] = {}
-        guarded(lambda: metrics.update(run(grid, **context.run_config)))
-        _report({"metrics": metrics})
+        _report({"metrics": guarded(lambda: run(grid, **context.run_config))})
     except Exception as error:
         user = getattr(error, "user_error", False)
         _report({"error": f"{error}" if user else f"{type(error).__name__}: {error}", "user_error": bool(user)})

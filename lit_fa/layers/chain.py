@@ -56,8 +56,7 @@ def transformer_chain(network: nn.Module, example: Tensor, ends: Sequence[str]) 
     layers = {name: m for name, m in network.named_modules() if name and is_linear(m)}
     layers = {n: m for n, m in layers.items() if not any(n.startswith(outer + ".") for outer in layers)}
     seen = calls(network, example, [*layers, *ends])
-    outputs = {c.name: c.output[0] if isinstance(c.output, tuple) else c.output for c in seen}
-    units = {name: output.shape[-1] for name, output in outputs.items()}
+    units = {call.name: call.tensor.shape[-1] for call in seen}
     sections = [[call.name for call in section if call.name in layers] for section in _sections(seen, ends)[1:]]
     shapes = [(units[end], units[begin]) for begin, end in pairwise(ends)]
     chain = []

@@ -15,6 +15,11 @@ class Call(NamedTuple):
     inputs: tuple
     output: object
 
+    @property
+    def tensor(self) -> object:
+        """What was returned; of a tuple its first entry."""
+        return self.output[0] if isinstance(self.output, tuple) else self.output
+
 
 def calls(network: nn.Module, example: Tensor, names: Iterable[str]) -> list[Call]:
     """Every call of the named modules in one observed forward pass, without a graph, in the order of their returns.
@@ -71,3 +76,16 @@ def observing(network: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for name, b in network.named_buffers():
                 b.copy_(buffers[name])
+
+
+@contextmanager
+def unfrozen(network: nn.Module) -> Iterator[set[str]]:
+    """Within, every parameter requires a gradient, frozen ones too; yields the names of those."""
+    frozen = {name: p for name, p in network.named_parameters() if not p.requires_grad}
+    try:
+        for p in frozen.values():
+            p.requires_grad_(True)
+        yield {*frozen}
+    finally:
+        for p in frozen.values():
+            p.requires_grad_(False)

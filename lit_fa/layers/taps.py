@@ -203,10 +203,10 @@ def _depends(later: Tensor, earlier: object) -> bool:
 
 def _describe(name: str, seen: list[Call], modules: dict[str, nn.Module], samples: int) -> Block:
     position = next(i for i, call in enumerate(seen) if call.name == name)
-    output = seen[position].output
-    tensor = output[0] if isinstance(output, tuple) else output
+    tensor = seen[position].tensor
     if not isinstance(tensor, Tensor):
-        raise ValueError(f"cannot cut behind {name}: its output is a {type(output).__name__}, not a tensor")
+        kind = type(seen[position].output).__name__
+        raise ValueError(f"cannot cut behind {name}: its output is a {kind}, not a tensor")
     if len(tensor) != samples:
         rows = f"it makes {len(tensor)} rows (windows, patches) of {samples} samples"
         raise ValueError(f"cannot cut behind {name}: {rows}; cut behind whole blocks, with blocks: block")

@@ -131,11 +131,13 @@ def training_batches(trainer: L.Trainer) -> Iterator[Epoch]:
             inputs, targets = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))[:2]
             yield inputs, targets
 
-    yield epoch
-    if state is not None:
-        loader.load_state_dict(state)
-    if drawn is not None:
-        generator.set_state(drawn)
+    try:
+        yield epoch
+    finally:
+        if state is not None:
+            loader.load_state_dict(state)
+        if drawn is not None:
+            generator.set_state(drawn)
 
 
 def _limit(trainer: L.Trainer, loader: Iterable) -> int | None:

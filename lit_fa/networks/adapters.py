@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from lit_fa.errors import UserError, nearest
+from lit_fa.networks.weights import read_out_name
 
 if TYPE_CHECKING:  # importing peft takes seconds, so only who adapts pays them
     import peft
@@ -35,7 +36,7 @@ class Adapters:
 
     def __init__(self, network: nn.Module, config: Mapping[str, object]):
         """Put them in."""
-        head = network.get_submodule(read_out_name(network))
+        head = network.get_submodule(read_out_name(dict(network.named_parameters())))
         trained = [p for p in head.parameters() if p.requires_grad]
         self.tuner = _injected(network, _checked(dict(config)))
         inside = {m for layer in adapted_layers(network).values() for m in layer.modules()}
@@ -62,11 +63,6 @@ class Adapters:
         for name in STATISTICS:
             setattr(self.tuner.rankallocator, name, dict(state[name]))
         self.tuner.peft_config[self.tuner.trainable_adapter_name].rank_pattern = state["rank_pattern"]
-
-
-def read_out_name(network: nn.Module) -> str:
-    """The layer of the network's last trainable tensor: in every network of timm and transformers its classifier."""
-    return [name for name, p in network.named_parameters() if p.is_floating_point()][-1].rpartition(".")[0]
 
 
 @torch.no_grad()

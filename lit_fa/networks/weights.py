@@ -1,6 +1,7 @@
 """Weights from a file into a network, all of them but a read-out of another number of classes."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -62,11 +63,15 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
+def read_out_name(tensors: Mapping[str, Tensor]) -> str:
+    """The layer of a network's last tensor of numbers: in every network of timm and transformers its classifier."""
+    return [name for name, tensor in tensors.items() if tensor.is_floating_point()][-1].rpartition(".")[0]
+
+
 def _is_read_out(names: list[str], own: dict[str, Tensor], found: dict[str, Tensor]) -> bool:
     """Whether all of them are of one layer, the network's last, and differ in the number of units alone."""
     layers = {name.rpartition(".")[0] for name in names}
-    last = [name for name in own if own[name].is_floating_point()][-1].rpartition(".")[0]
-    return layers == {last} and all(own[name].shape[1:] == found[name].shape[1:] for name in names)
+    return layers == {read_out_name(own)} and all(own[name].shape[1:] == found[name].shape[1:] for name in names)
 
 
 def _shown(names: list[str]) -> str:

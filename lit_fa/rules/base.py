@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from lit_fa.errors import UserError
 from lit_fa.layers.coverage import Coverage, coverage
-from lit_fa.layers.observing import observing
+from lit_fa.layers.observing import observing, unfrozen
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 Batch = tuple[Tensor, Tensor]
@@ -145,18 +145,11 @@ class LearningRule(nn.Module):
 
     def inspect(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
         """Which tensors of `network` the surrogate's gradient reaches, frozen ones counted as trainable."""
-        frozen = {name: p for name, p in network.named_parameters() if not p.requires_grad}
-        for p in frozen.values():
-            p.requires_grad_(True)
-        try:
-            with observing(network), torch.enable_grad():
-                classes = network(example).shape[-1]
-                targets = torch.arange(len(example), device=example.device) % classes
-                value = self.surrogate(network, (example, targets), criterion).value
-                found = coverage(network, value, frozen)
-        finally:
-            for p in frozen.values():
-                p.requires_grad_(False)
+        with unfrozen(network) as frozen, observing(network), torch.enable_grad():
+            classes = network(example).shape[-1]
+            targets = torch.arange(len(example), device=example.device) % classes
+            value = self.surrogate(network, (example, targets), criterion).value
+            found = coverage(network, value, frozen)
         return Coverage(found.transported, [name for name in found.unreached if name not in frozen])
 
 

@@ -35,7 +35,7 @@ from lit_fa.functional import matching
 from lit_fa.functional.tokens import token_shares
 from lit_fa.layers.chain import dense_weight, linear_chain, set_dense_weight, transformer_chain
 from lit_fa.layers.coverage import Coverage
-from lit_fa.layers.observing import observing, recording
+from lit_fa.layers.observing import observing, recording, unfrozen
 from lit_fa.layers.sequences import token_mask
 from lit_fa.layers.taps import LEARNS
 from lit_fa.layers.transformer_points import PRESETS
@@ -102,16 +102,14 @@ class FeedbackWeightMatching(DirectFeedbackAlignment):
 
     def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
         """Cut, draw F, and refuse a network whose layers between cuts are no chain of linear layers."""
+        if self.blocks == "macro":
+            raise UserError("whole blocks hold many layers each, so none can be matched: take blocks: micro")
         linear = sum(isinstance(m, LEARNS) for m in network.modules())
         least = 3 if self.solver == "svd_average" else 2  # the SVD does not look at the read-out
         if linear < least:
             raise UserError(f"{self.solver} matches the feedback of at least {least} linear layers, not {linear}")
         found = super().install(network, example, criterion)
         self.feedback.to(next(network.parameters()).dtype)
-        if self.blocks == "macro":
-            raise UserError(
-                "between two whole blocks there are many layers, so none can be matched: take blocks: micro"
-            )
         chain = transformer_chain if self.blocks in PRESETS else linear_chain
         self.chain = chain(network, example, self.taps.names)
         if not any(self.chain):
@@ -221,23 +219,13 @@ def _true_deltas(
 ) -> tuple[Tensor, list[Tensor]]:
     """The loss gradient at the logits (n, c), and backprop's at every block's end (n, units); in evaluation mode."""
     inputs, targets = batch
-    frozen = [p for p in network.parameters() if not p.requires_grad]  # would leave the first outputs without a graph
-    try:
-        for p in frozen:
-            p.requires_grad_(True)
-        with observing(network), torch.enable_grad(), recording(network, ends) as seen:
-            network.eval()
-            logits = network(inputs)
-            outputs = {call.name: _tensor(call.output) for call in seen}
-            error, *deltas = torch.autograd.grad(criterion(logits, targets), [logits, *(outputs[end] for end in ends)])
-    finally:
-        for p in frozen:
-            p.requires_grad_(False)
+    # what is frozen would leave the first outputs without a graph
+    with unfrozen(network), observing(network), torch.enable_grad(), recording(network, ends) as seen:
+        network.eval()
+        logits = network(inputs)
+        outputs = {call.name: call.tensor for call in seen}
+        error, *deltas = torch.autograd.grad(criterion(logits, targets), [logits, *(outputs[end] for end in ends)])
     return error, deltas
-
-
-def _tensor(output: object) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output
 
 
 def _first_samples(batches: Iterable[Batch]) -> list[Batch]:

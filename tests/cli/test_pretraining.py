@@ -9,7 +9,7 @@ import yaml
 
 from lit_fa import pretraining
 from lit_fa.__main__ import main
-from lit_fa.cli import built, train_and_record
+from lit_fa.cli import built, fit_and_record
 from lit_fa.errors import UserError
 from tests.cli.test_command_line import RUN
 
@@ -29,7 +29,7 @@ def weights(config: dict) -> dict[str, torch.Tensor]:
 
 
 def test_a_run_starts_from_the_weights_that_its_pretraining_ends_with(cache):
-    network = train_and_record(copy.deepcopy(SOURCE), {"path": str(cache / "literal.json"), "id": "literal"})
+    network = fit_and_record(copy.deepcopy(SOURCE), {"path": str(cache / "literal.json"), "id": "literal"})
     started = weights(RUN | {"pretrain": SOURCE})
     ended = network.state_dict()
     hidden = [name for name in started if started[name].shape == ended[name].shape]
@@ -41,7 +41,7 @@ def test_a_run_starts_from_the_weights_that_its_pretraining_ends_with(cache):
 def test_a_second_run_trains_nothing_and_is_the_same(cache, monkeypatch):
     config = RUN | {"pretrain": SOURCE}
     first = weights(config)
-    monkeypatch.setattr("lit_fa.cli.train_and_record", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("lit_fa.cli.fit_and_record", lambda *_: pytest.fail("trained again"))
     second = weights(config | {"pretrain": SOURCE | {"trainer": SOURCE["trainer"] | {"enable_progress_bar": True}}})
     assert all(torch.equal(first[name], second[name]) for name in first)  # the fresh read-out too
     (record,) = cache.glob("*.json")
@@ -58,7 +58,7 @@ def test_what_was_cut_off_is_not_taken_for_weights(cache, monkeypatch):
     def cut_off(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lit_fa.cli.train_and_record", cut_off)
+    monkeypatch.setattr("lit_fa.cli.fit_and_record", cut_off)
     with pytest.raises(KeyboardInterrupt):
         weights(RUN | {"pretrain": SOURCE})
     assert not [*cache.glob("*.pt")]

@@ -119,7 +119,7 @@ def test_scaled_feedback_sends_errors_of_the_size_of_backprops(case: str, tokens
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"blocks": "macro"}, "between two whole blocks there are many layers"),
+        ({"blocks": "macro"}, "whole blocks hold many layers each"),
         ({"blocks": "micro", "head": "transposed"}, "pooler.dense and model.classifier are one product to matching"),
     ],
 )
