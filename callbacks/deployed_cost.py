@@ -40,7 +40,8 @@ class DeployedCost(Periodic):
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
         """Keep some training images."""
-        self.inputs = batch[0][: self.batch].float().cpu()
+        inputs = batch[0][: self.batch].cpu()
+        self.inputs = inputs.float() if inputs.is_floating_point() else inputs  # token ids stay what they are
 
     def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
         """Simplify a copy, and time it; nothing for a rule that predicts by more than a forward pass."""

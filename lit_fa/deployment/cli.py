@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor, nn
 
 from lit_fa.deployment.files import FORMATS, run, write
 from lit_fa.deployment.measure import compared, dense_twin
@@ -23,7 +24,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--output {path.name}: the file ends with {' or '.join(FORMATS)}")
     logging.basicConfig(format="%(message)s")
     module = trained(experiment, options.ckpt_path)
-    example = torch.rand(max(options.batch, 2), *module.image_shape)
+    example = sample(module.network, module.image_shape, max(options.batch, 2))
     network = simplified(module.network, example, options.by)
     write(network, example, path)
     difference = (run(path, example) - network(example)).abs().max().item()
@@ -55,6 +56,13 @@ def trained(experiment: list[str], ckpt_path: str):
     return module.eval()
 
 
+def sample(network: nn.Module, shape: tuple[int, ...], n: int) -> Tensor:
+    """(n, *shape) images, or texts of the largest length, whose values do not matter."""
+    if callable(getattr(network, "example", None)):
+        return network.example(n, shape[-1])
+    return torch.rand(n, *shape)
+
+
 def show(rows: dict[str, dict[str, float]], path: Path, difference: float, batch: int) -> None:
     """Both networks at the terminal."""
     table = Table(title=f"{path}: largest difference of a logit {difference:.1e}; batch {max(batch, 2)}")
@@ -72,6 +80,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ckpt_path", required=True, help="the checkpoint of a Classifier")
     parser.add_argument("--output", required=True, help="file to write: .onnx or .pt2")
     parser.add_argument("--by", choices=[*COSTS], default="macs", help="what decides between a layer's two forms")
-    parser.add_argument("--batch", type=int, default=2, help="images a batch, for the timing (default 2)")
+    parser.add_argument("--batch", type=int, default=2, help="samples a batch, for the timing (default 2)")
     parser.add_argument("--json", help="write the figures there")
     return parser

@@ -11,23 +11,23 @@ FORMATS = (".onnx", ".pt2")
 
 
 def write(network: nn.Module, example: Tensor, path: Path) -> None:
-    """Export for batches of any size.
+    """Export for batches of any size, and texts of any length.
 
     Args:
         network: simplified.
-        example: (n, ...) inputs, n >= 2.
+        example: (n, ...) images or (n, 3, T) texts, n and T >= 2.
         path: ends with .onnx or .pt2.
 
     Raises:
         UserError: another ending, or ONNX without its packages.
     """
     _check(path)
-    batch = torch.export.Dim("batch", min=1)
+    sizes = _free_sizes(network, example)
     if path.suffix == ".pt2":
-        torch.export.save(torch.export.export(network, (example,), dynamic_shapes=({0: batch},)), path)
+        torch.export.save(torch.export.export(network, (example,), dynamic_shapes=(sizes,)), path)
         return
     torch.onnx.export(
-        network, (example,), str(path), dynamo=True, dynamic_shapes=({0: batch},), input_names=["images"],
+        network, (example,), str(path), dynamo=True, dynamic_shapes=(sizes,), input_names=["inputs"],
         output_names=["logits"], external_data=False, verbose=False,
     )  # fmt: skip
 
@@ -40,7 +40,15 @@ def run(path: Path, inputs: Tensor) -> Tensor:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return torch.from_numpy(session.run(None, {"images": inputs.numpy()})[0])
+    return torch.from_numpy(session.run(None, {"inputs": inputs.numpy()})[0])
+
+
+def _free_sizes(network: nn.Module, example: Tensor) -> dict[int, object]:
+    """Axis to the size that may differ from the example's: of the batch, and of texts up to the longest."""
+    sizes = {0: torch.export.Dim("batch", min=1)}
+    if not example.is_floating_point():
+        sizes[2] = torch.export.Dim("length", min=1, max=network.longest)
+    return sizes
 
 
 def _check(path: Path) -> None:

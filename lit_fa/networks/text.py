@@ -50,9 +50,15 @@ class TextNetwork(nn.Module):
         """(n, T): 1 where a token stands, 0 for padding."""
         return inputs[:, 1]
 
-    def example(self, n: int = 2) -> Tensor:
-        """(n, 3, 4) a batch that the network can take; zeros would be texts without a token."""
-        after_padding = (self.model.config.pad_token_id or 0) + torch.arange(1, 5, device=self.model.device)
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest text that it takes; None: there is no limit."""
+        positions = getattr(self.model.config, POSITIONS, None)
+        return None if positions is None else positions - _reserved(self.model.config)
+
+    def example(self, n: int = 2, length: int = 4) -> Tensor:
+        """(n, 3, length) a batch that the network can take; zeros would be texts without a token."""
+        after_padding = (self.model.config.pad_token_id or 0) + torch.arange(1, length + 1, device=self.model.device)
         ids = after_padding.remainder(self.vocabulary).expand(n, -1)
         return torch.stack([ids, torch.ones_like(ids), torch.zeros_like(ids)], 1)
 

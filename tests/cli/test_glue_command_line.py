@@ -5,9 +5,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from lit_fa.__main__ import main
+from lit_fa.deployment.files import run
 from tests.texts import BERT, WORDS, write_task, write_tokenizer
 
 BASE = Path(__file__).parents[2] / "paper_configs/fwm/glue_base.yaml"
@@ -89,3 +91,18 @@ def test_accuracy_of_a_score_is_refused(arguments, capsys):
     assert "metric accuracy does not fit: the target is a number" in refusal(capsys)
     assert main(arguments("STS-B", metrics=["pearson"])) == 2
     assert "set criterion: mse" in refusal(capsys)
+
+
+@pytest.mark.parametrize("ending", ["onnx", "pt2"])
+def test_a_fine_tuned_encoder_with_adapters_becomes_a_file_for_texts_of_any_length(arguments, tmp_path, ending):
+    pytest.importorskip("onnxruntime" if ending == "onnx" else "torch")
+    fit = arguments(adapter={"peft_type": "LORA", "r": 2, "target_modules": ["query", "dense"]})
+    assert main([*fit, f"--trainer.default_root_dir={tmp_path}", "--trainer.enable_checkpointing=true"]) == 0
+    checkpoint = next(tmp_path.rglob("*.ckpt"))
+    words = ["export", "--config", str(tmp_path / "run.yaml"), "--ckpt_path", str(checkpoint)]
+    written, figures = tmp_path / f"made.{ending}", tmp_path / "figures.json"
+    assert main([*words, "--output", str(written), "--json", str(figures)]) == 0
+    assert json.loads(figures.read_text())["largest_difference"] < 1e-5
+    text = torch.ones(3, 3, 7, dtype=torch.int64)
+    assert run(written, text).shape == (3, 2)
+    assert torch.allclose(run(written, text)[:1], run(written, text[:1]), atol=1e-6)
