@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_fa.errors import UserError, nearest
+from lit_fa.networks.weights import read_out_name
 
 PREFIX = "transformers/"
 # what the families call the same thing
@@ -166,11 +167,25 @@ def _with_weights(name: str, source: str | None, config: object) -> nn.Module:
     auto = _transformers().AutoModelForSequenceClassification
     try:
         with _silence():
-            # the weights' own dtype may be a half; and they come in evaluation mode, which Lightning would keep
-            return auto.from_pretrained(source, config=config, dtype=torch.float32).train()
-    except Exception as error:  # sizes, files, the network: each its own kind
+            # the weights' own dtype may be a half
+            model, report = auto.from_pretrained(
+                source, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+            )
+    except Exception as error:  # files, the network: each its own kind
+        raise UserError(f"the weights of {name} do not load: {_one_line(error)}") from error
+    _check_sizes(name, model, report["mismatched_keys"])
+    return model.train()  # they come in evaluation mode, which Lightning would keep
+
+
+def _check_sizes(name: str, model: nn.Module, mismatched: set[tuple[str, torch.Size, torch.Size]]) -> None:
+    """A head of other classes is drawn anew; any other size must be the weights' own."""
+    head = read_out_name(model.state_dict())
+    other = sorted(
+        f"{key} is {tuple(a)}, not {tuple(b)}" for key, a, b in mismatched if key.rpartition(".")[0] != head
+    )
+    if other:
         remedy = "leave out of network_args what changes a size, or set pretrained: false"
-        raise UserError(f"the weights of {name} do not load ({_one_line(error)}): {remedy}") from error
+        raise UserError(f"the weights of {name} do not load ({'; '.join(other[:3])}): {remedy}")
 
 
 @contextmanager

@@ -87,6 +87,15 @@ def test_a_saved_folder_is_loaded_with_its_weights_in_training_mode(tmp_path):
     assert not torch.equal(drawn.model.classifier.weight, network.model.classifier.weight)
 
 
+def test_a_head_of_other_classes_is_drawn_anew_and_the_body_is_loaded(tmp_path):
+    network = tiny(dtype=torch.float32)
+    network.model.save_pretrained(tmp_path)
+    again = create_network(f"transformers/{tmp_path}", 2, (3, 16), pretrained=True)
+    assert again.model.classifier.weight.shape == (2, 8)
+    body = "bert.encoder.layer.0.output.dense.weight"
+    assert torch.equal(again.model.get_parameter(body), network.model.get_parameter(body))
+
+
 def test_half_precision_weights_are_loaded_as_float32(tmp_path):
     tiny(dtype=torch.bfloat16).model.save_pretrained(tmp_path)
     network = create_network(f"transformers/{tmp_path}", 3, (3, 16), pretrained=True)
