@@ -50,8 +50,9 @@ class Classifier(EvaluatedClassifier):
         stream: free each block's activations before the next block runs (rules with cuts, one device).
         compile: compile the learner.
         probe: train the read-out alone before the first step of a fresh run, or None. See `HeadProbe`.
-        metrics: on held-out data, by name: accuracy, f1, matthews for classes; pearson, spearman where num_classes is
-            1, which is a number to predict. The progress bar shows the first. None: accuracy, or pearson.
+        metrics: on held-out data, by name: accuracy, f1, matthews, top5 for classes; pearson, spearman where
+            num_classes is 1, which is a number to predict. The progress bar shows the first. None: accuracy, or
+            pearson.
 
     Raises:
         UserError: unknown network, criterion or metric, a rule that does not reach a weight, numbers out of range.

@@ -82,5 +82,5 @@ class EvaluatedClassifier(L.LightningModule):
 
     def _log_metrics(self, split: str) -> None:
         for number, (name, metric) in enumerate(self.metrics[split].items()):
-            self.log(f"{split}/{name}", 100 * metric.compute(), prog_bar=split == "val" and number == 0)
+            self.log(f"{split}/{name}", 100 * metric.compute().float(), prog_bar=split == "val" and number == 0)
             metric.reset()

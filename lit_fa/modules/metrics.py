@@ -6,11 +6,21 @@ from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy, Multi
 
 from lit_fa.errors import UserError, nearest
 
+
+class F1OfClassOne(BinaryF1Score):
+    """F1 from the logits of two classes."""
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """(n, 2) logits and (n,) classes."""
+        super().update(preds.argmax(-1), target)
+
+
 # from the number of classes; F1 is that of class 1 where there are two, as in GLUE, else the mean over classes
 OF_CLASSES = {
     "accuracy": lambda c: MulticlassAccuracy(c, average="micro"),
-    "f1": lambda c: BinaryF1Score() if c == 2 else MulticlassF1Score(c, average="macro"),
+    "f1": lambda c: F1OfClassOne() if c == 2 else MulticlassF1Score(c, average="macro"),
     "matthews": MulticlassMatthewsCorrCoef,
+    "top5": lambda c: MulticlassAccuracy(c, average="micro", top_k=5),
 }
 # of one number; a correlation with constant predictions is not defined, and is logged as nan
 OF_NUMBERS = {"pearson": PearsonCorrCoef, "spearman": SpearmanCorrCoef}
@@ -31,9 +41,11 @@ def made(names: list[str] | None, num_classes: int) -> nn.ModuleDict:
         if name not in fitting:
             targets = "a number, the network's only output" if numeric else f"one of {num_classes} classes"
             raise UserError(f"metric {name} does not fit: the target is {targets}; take {', '.join(fitting)}")
+        if name == "top5" and num_classes <= 5:
+            raise UserError(f"metric top5 is always right with {num_classes} classes; take accuracy")
     return nn.ModuleDict({name: OF_NUMBERS[name]() if numeric else OF_CLASSES[name](num_classes) for name in names})
 
 
 def predictions(logits: Tensor) -> Tensor:
-    """(n, c) logits to (n,) classes, or to (n,) numbers where c is 1."""
-    return logits.argmax(-1) if logits.shape[-1] > 1 else logits.squeeze(-1).float()
+    """What metrics are given: (n, c) logits, or (n,) numbers where c is 1."""
+    return logits if logits.shape[-1] > 1 else logits.squeeze(-1).float()

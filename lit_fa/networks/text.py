@@ -180,9 +180,7 @@ def _with_weights(name: str, source: str | None, config: object) -> nn.Module:
 def _check_sizes(name: str, model: nn.Module, mismatched: set[tuple[str, torch.Size, torch.Size]]) -> None:
     """A head of other classes is drawn anew; any other size must be the weights' own."""
     head = read_out_name(model.state_dict())
-    other = sorted(
-        f"{key} is {tuple(a)}, not {tuple(b)}" for key, a, b in mismatched if key.rpartition(".")[0] != head
-    )
+    other = sorted(f"{key} is {tuple(a)}, not {tuple(b)}" for key, a, b in mismatched if key.rpartition(".")[0] != head)
     if other:
         remedy = "leave out of network_args what changes a size, or set pretrained: false"
         raise UserError(f"the weights of {name} do not load ({'; '.join(other[:3])}): {remedy}")

@@ -6,7 +6,7 @@ import lightning as L
 import pytest
 import torch
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import f1_score, matthews_corrcoef
+from sklearn.metrics import f1_score, matthews_corrcoef, top_k_accuracy_score
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -47,6 +47,12 @@ def test_metrics_of_classes_are_those_of_scikit_learn_in_percent(classes: int):
     assert found["test/f1"] == pytest.approx(100 * f1_score(y, guess, average=average), rel=1e-5)
     assert found["test/matthews"] == pytest.approx(100 * matthews_corrcoef(y, guess), rel=1e-5, abs=1e-5)
     assert found["test/accuracy"] == pytest.approx(100 * (guess == y).float().mean().item())
+
+
+def test_top5_is_that_of_scikit_learn_in_percent():
+    y = torch.randint(9, (60,))
+    found, logits = measured(9, y, metrics=["top5"])
+    assert found["test/top5"] == pytest.approx(100 * top_k_accuracy_score(y, logits, k=5, labels=range(9)), rel=1e-5)
 
 
 def test_correlations_are_those_of_scipy_in_percent():
@@ -92,6 +98,7 @@ def test_mse_takes_numbers_as_they_are_and_classes_as_one_hot_rows():
         (1, {"criterion": "mse", "metrics": ["accuracy"]}, "accuracy does not fit: the target is a number, .* pearson"),
         (3, {"metrics": ["pearson"]}, "metric pearson does not fit: the target is one of 3 classes; take accuracy, f1"),
         (3, {"metrics": ["acuracy"]}, "unknown metric 'acuracy'; nearest: accuracy"),
+        (5, {"metrics": ["top5"]}, "metric top5 is always right with 5 classes; take accuracy"),
         (1, {}, "one output is a number to predict, and cross_entropy is for classes: set criterion: mse"),
     ],
 )
