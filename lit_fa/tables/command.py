@@ -10,7 +10,7 @@ from lit_fa.tables.schema import Cell, Scale, Table
 
 
 def run_command(table: Table, scale: Scale, cell: Cell | None = None, seed: int | None = None) -> str:
-    """`lit-fa table run ...` for a whole table, one cell, or one seed of it, quoted for a shell in the project's folder.
+    """`lit-fa table run ...` for a table, one cell or one seed of it, quoted for a shell in the project's folder.
 
     Raises:
         UserError: a label that `--only` could not tell from two.

@@ -14,9 +14,8 @@ if TYPE_CHECKING:
 _SIZE = (3.6, 2.7)  # inches: text keeps its size on a phone
 _BARS = (5.4, 3.0)
 # Text stays text; the page names the font.
-_LOOK = {"svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-_PALETTE = "1f77b4 ff7f0e 2ca02c d62728 9467bd 8c564b e377c2 7f7f7f bcbd22 17becf".split()  # matplotlib's C0 to C9
-_PAGE = {f"#{c}": f"var(--c{i},#{c})" for i, c in enumerate(_PALETTE)} | {"#000000": "currentColor"}
+_LOOK = {"svg.fonttype": "none", "font.size": 9, "figure.facecolor": "none", "axes.facecolor": "none"}
+_LOOK |= {"axes.spines.top": False, "axes.spines.right": False}
 
 
 def panel_images(collected: Collected, figure: Figure, key: str) -> list[tuple[str, str]]:
@@ -58,6 +57,13 @@ def _axes(collected: Collected, figure: Figure, lines: dict[str, Line]) -> "Axes
     return ax
 
 
+def _page_colours() -> dict[str, str]:
+    """What the page calls the colours that `draw_panel` draws with: --c0 to --c9, and that of text."""
+    from matplotlib.colors import to_hex
+
+    return {to_hex(f"C{i}"): f"var(--c{i})" for i in range(10)} | {"#000000": "currentColor"}
+
+
 def _said(figure: Figure, title: str, lines: dict[str, Line]) -> str:
     """The image in words, for who cannot see it."""
     last = ", ".join(f"{label} {line[-1][1]:.4g}" for label, line in lines.items())
@@ -77,7 +83,8 @@ def _svg(ax: "Axes", key: str, said: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>|<style .*?</style>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.S)
     svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\1{key}-", svg).replace("xlink:href", "href")
     svg = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", svg)
-    svg = re.sub(r"#[0-9a-f]{6}\b", lambda found: _PAGE.get(found.group(), found.group()), svg)
+    for found, shown in _page_colours().items():
+        svg = svg.replace(found, shown)
     size = re.search(r'viewBox="[^"]*"', svg).group()
     body = re.sub(r"\s*\n\s*", "\n", svg[svg.index(">") + 1 :])
     return f'<svg {size} role="img" aria-label="{escape(said)}">{body}'.strip()

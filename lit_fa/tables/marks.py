@@ -17,9 +17,9 @@ _CLIENTS = 100  # rows of a partition, at most
 def intervals(comparisons: Sequence[Comparison]) -> list[Markup]:
     """For every cell its runs as dots, mean and interval as a bar, the published number as a diamond.
 
-    Cells with one metric share one axis, so that a column of pictures can be read downwards.
+    The cells of one column and metric share an axis, so that rows can be compared; columns are often other data sets.
     """
-    spans: dict[tuple[str, str, str], list[float]] = {}
+    spans: dict[tuple[str, ...], list[float]] = {}
     for c in comparisons:
         spans.setdefault(_axis(c), []).extend(_extent(c))
     return [_interval(c, spans[_axis(c)]) for c in comparisons]
@@ -62,8 +62,8 @@ def counts_of(record: Record) -> list[list[int]]:
     return counts if whole and len({len(row) for row in counts}) == 1 and any(map(any, counts)) else []
 
 
-def _axis(c: Comparison) -> tuple[str, str, str]:
-    return c.cell.metric.name, c.cell.metric.unit, c.cell.metric.at
+def _axis(c: Comparison) -> tuple[str, ...]:
+    return c.cell.column, c.cell.metric.name, c.cell.metric.unit, c.cell.metric.at
 
 
 def _extent(c: Comparison) -> list[float]:
@@ -90,8 +90,10 @@ def _interval(c: Comparison, extent: Sequence[float]) -> Markup:
 
 
 def _image(kind: str, box: str, said: str, body: str) -> Markup:
-    title = escape(said)
-    return Markup(f'<svg class="{kind}" viewBox="{box}" role="img" aria-label="{title}"><title>{title}</title>{body}</svg>')
+    said = escape(said)
+    return Markup(
+        f'<svg class="{kind}" viewBox="{box}" role="img" aria-label="{said}"><title>{said}</title>{body}</svg>'
+    )
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:

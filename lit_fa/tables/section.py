@@ -40,8 +40,8 @@ class Section:
 
     @cached_property
     def facts(self) -> list[tuple[str, str]]:
-        """(what, value) of paper, seeds, time, machine, commits; the command apart."""
-        paper, *lines = render.facts(self.collected)[:-1]
+        """(what, value) of paper, seeds, time, machine, commits; scale and command have places of their own."""
+        paper, _, *lines = render.facts(self.collected)[:-1]
         pairs = [line.partition(": ") for line in lines]
         return [("paper", paper), *((what, value) if value else ("code", what) for what, _, value in pairs)]
 

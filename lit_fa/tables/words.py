@@ -1,6 +1,7 @@
 """A card in HTML: what its author wrote, cut at the places of its tables; formulas become MathML."""
 
 import re
+from collections.abc import Callable
 from os.path import relpath
 from pathlib import Path
 
@@ -38,18 +39,18 @@ def _html(markdown: str, home: Path, folder: Path) -> Markup:
     source = _outside_code(markdown, lambda text: _FORMULA.sub(lambda found: _kept(found, formulas), text))
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.parse(source)
-    for token in (child for token in tokens for child in token.children or []):
-        target = token.attrGet("href")
-        if target and not re.match(r"[a-z]+:|#", target):
-            token.attrSet("href", Path(relpath(home / target, folder)).as_posix())
-    for token in tokens:
-        token.children = [child for child in token.children or [] if child.type != "image"] or token.children
+    for inline in (token for token in tokens if token.children):
+        inline.children = [child for child in inline.children if child.type != "image"]
+        for child in inline.children:
+            target = child.attrGet("href")
+            if target and not re.match(r"[a-z]+:|#", target):
+                child.attrSet("href", Path(relpath(home / target, folder)).as_posix())
     html = parser.renderer.render(tokens, parser.options, {})
     html = html.replace("<table>", '<div class="scroll" tabindex="0"><table>').replace("</table>", "</table></div>")
     return Markup(re.sub(r"FORMULA(\d+)END", lambda found: formulas[int(found.group(1))], html).strip())
 
 
-def _outside_code(markdown: str, change) -> str:
+def _outside_code(markdown: str, change: Callable[[str], str]) -> str:
     parts, since = [], 0
     for code in _CODE.finditer(markdown):
         parts += [change(markdown[since : code.start()]), code.group()]
@@ -64,5 +65,6 @@ def _kept(found: re.Match, formulas: list[str]) -> str:
         math = convert((block or found.group("inline")).strip(), display="block" if block else "inline")
     except Exception:  # the package raises a class of its own for every kind of mistake
         return found.group()
-    formulas.append(math.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', ""))
+    math = math.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")
+    formulas.append(f'<span class="formula">{math}</span>' if block else math)
     return f"FORMULA{len(formulas) - 1}END"
