@@ -21,7 +21,7 @@ ALLOWED = {
     "callbacks": [None, *(f"lit_fa.{room}" for room in ("functional", "layers", "rules.base", "deployment", "errors"))],
     "tests/reference": ["numpy", "torch", "scipy", "pytest"],
 }
-LATE = ["torch", "matplotlib", "scipy", "lit_fa", "wandb"]  # what `tables` may import inside a function
+LATE = ["torch", "matplotlib", "numpy", "scipy", "lit_fa", "wandb"]  # what `tables` may import inside a function
 
 
 def imported(tree: ast.AST, *, late: bool) -> set[str]:

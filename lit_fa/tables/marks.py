@@ -1,5 +1,7 @@
 """Small pictures inside a page's tables, as SVG: an interval beside its number, a curve, a partition."""
 
+import base64
+import io
 import math
 from collections.abc import Sequence
 
@@ -12,6 +14,7 @@ _WIDTH, _HEIGHT = 120, 18  # of an interval
 _CURVE = (120, 32)
 _POINTS = 24  # of a small curve, at most
 _CLIENTS = 100  # rows of a partition, at most
+_BLUE = (0.12, 0.47, 0.71)  # seen on white and on black
 
 
 def intervals(comparisons: Sequence[Comparison]) -> list[Markup]:
@@ -41,17 +44,18 @@ def curve(lines: Sequence[Sequence[tuple[float, float]]], said: str) -> Markup:
 
 
 def partition(counts: Sequence[Sequence[int]]) -> Markup:
-    """Samples of each client (row) in each class (column), darker where there are more; the first hundred clients."""
+    """Samples of each client (row) in each class (column), denser where there are more; the first hundred clients."""
+    import numpy as np
+    from matplotlib.image import imsave  # a hundred clients are a kilobyte as PNG and fifty as SVG
+
     shown, most = counts[:_CLIENTS], max(max(row) for row in counts)
-    cells = "".join(
-        f'<rect x="{x}" y="{y}" width="1" height="1" fill-opacity="{count / most:.2g}"/>'
-        for y, row in enumerate(shown)
-        for x, count in enumerate(row)
-        if count
-    )
+    image = io.BytesIO()
+    pixels = np.array([[(*_BLUE, count / most) for count in row] for row in shown])
+    imsave(image, pixels, format="png", metadata={"Software": None})
     sizes = [sum(row) for row in counts]
     said = f"{len(counts)} clients of {min(sizes)} to {max(sizes)} samples in {len(counts[0])} classes"
-    return _image("partition", f"0 0 {len(counts[0])} {len(shown)}", said, cells)
+    source = f"data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}"
+    return Markup('<img class="partition" alt="{}" title="{}" src="{}">').format(said, said, source)
 
 
 def counts_of(record: Record) -> list[list[int]]:

@@ -90,6 +90,16 @@ class Section:
         ]
         return [figure for figure in drawn if figure["panels"]]
 
+    @cached_property
+    def partitions(self) -> list[tuple[str, Markup]]:
+        """(columns, picture) of every different partition among the first seeds of the cells."""
+        columns: dict[str, list[str]] = {}
+        for cell in self.collected.cells:
+            for counts in [marks.counts_of(record) for record in self.collected.of(cell)[:1]]:
+                if counts:
+                    columns.setdefault(marks.partition(counts), []).append(cell.column)
+        return [(", ".join(filter(None, dict.fromkeys(labels))), picture) for picture, labels in columns.items()]
+
     def _cell(self, c: Comparison, texts: list[str], picture: Markup) -> dict[str, Any]:
         runs = [run for run in self.collected.runs if run.cell is c.cell]
         records = {record.seed: record for record in self.collected.of(c.cell)}
@@ -110,7 +120,6 @@ class Section:
             "seeds": list(records),
             "metrics": _metrics(list(records.values())),
             "curves": _curves(list(records.values())),
-            "partition": next(filter(None, map(_partition, records.values())), None),
         }
 
     def _run(self, c: Comparison, run: Run, record: Record | None) -> dict[str, Any]:
@@ -170,8 +179,3 @@ def _curves(records: Sequence[Record]) -> list[tuple[str, Markup, str]]:
             spread = f"{render.number(min(values))} to {render.number(max(values))}"
             shown.append((key, marks.curve(lines, f"{key}, {spread}"), spread))
     return shown
-
-
-def _partition(record: Record) -> Markup | None:
-    counts = marks.counts_of(record)
-    return marks.partition(counts) if counts else None
