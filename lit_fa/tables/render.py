@@ -21,6 +21,7 @@ _COLOURS = {"reproduced": "green", "within": "cyan", "above": "yellow", "below":
 _LATEX = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"[": "{[}", "*": "{*}"}  # which a row's end would take for its own
     | {"<": "$<$", ">": "$>$", "|": r"\textbar{}", "±": r"$\pm$", "–": "--", "×": r"$\times$", "≈": r"$\approx$"}
 )
 _CSV = (

@@ -149,14 +149,13 @@ def as_yaml(data: dict) -> str:
 def _facts(data: dict) -> list[tuple[str, str]]:
     """What a record says of its run beside its numbers; what it lacks is left out."""
     commit = str(data.get("commit", "unknown"))
-    packages = data.get("versions") if isinstance(data.get("versions"), dict) else {}
     pairs = [
         ("commit", commit[:12] + (" with uncommitted changes" if data.get("dirty") else "")),
         ("wall time", render.duration(data["wall_time_s"]) if data.get("wall_time_s") else ""),
         ("peak memory", f"{data['peak_memory_mib']:.0f} MiB" if data.get("peak_memory_mib") else ""),
         ("hardware", render.hardware(data.get("hardware"))),
         ("executed by", str(data.get("executed_by") or "")),
-        ("versions", ", ".join(f"{name} {number}" for name, number in packages.items() if number)),
+        ("versions", ", ".join(f"{name} {number}" for name, number in (data.get("versions") or {}).items() if number)),
         ("begun", str(data.get("started") or "")),
         ("validated on", "the test set" if data.get("validation_is_test") else ""),
     ]
