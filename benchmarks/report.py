@@ -29,11 +29,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = measure(arguments.path, Path(folder), arguments.rounds)
-    Console().print(
-        "{records} records, {pages} pages, {megabytes:.1f} MB: {seconds:.1f} s ({least:.1f} to {most:.1f}), {cpu:.1f} s of CPU".format(
-            **result
-        )
-    )
+    made = "{records} records, {pages} pages, {megabytes:.1f} MB".format(**result)
+    Console().print(made + ": {seconds:.1f} s ({least:.1f} to {most:.1f}), {cpu:.1f} s of CPU".format(**result))
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
