@@ -21,9 +21,9 @@ class RunRecord(Recorder):
     Fields: those of `record`; `status`: fitted, then finished (tested, if no fit went before); `metrics`: the final
     value of everything logged; `curves`: key to [step, epoch, value], at most 60 points each; `commit`, `dirty`,
     `versions`, `hardware`; `wall_time_s`: of fit and test, over all resumed parts; `peak_memory_mib`; `started`,
-    `finished`: UTC; `validation_is_test`; `executed_by`: of a federated run, what computed its clients; `broken`: what
-    measuring callbacks found to break their laws; `not_finite`, if any: keys of numbers that were no number and are
-    null here.
+    `finished`: UTC; `validation_is_test`; `executed_by`: of a federated run, what computed its clients; `partition`:
+    of a federated run, samples of each client in each class; `broken`: what measuring callbacks found to break their
+    laws; `not_finite`, if any: keys of numbers that were no number and are null here.
 
     Args:
         path: of the file; None: record.json in the trainer's log folder.
@@ -45,6 +45,7 @@ class RunRecord(Recorder):
         self.started: str | None = None
         self.code: tuple[str, bool] | None = None
         self.validation_is_test: bool | None = None
+        self.partition: list[list[int]] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Start the clock; note the code as it is now, not as it will be when the run ends."""
@@ -86,6 +87,8 @@ class RunRecord(Recorder):
         self.metrics |= final | self.curves.last()  # curves are not rounded to float32
         data = getattr(trainer, "datamodule", None)
         self.validation_is_test = getattr(data, "validation_is_test", None)
+        counts = getattr(data, "class_counts", None)
+        self.partition = None if counts is None else counts.tolist()
 
     def _write(self, trainer: L.Trainer, module: L.LightningModule, status: str) -> None:
         log_dir = trainer.log_dir  # asks all ranks, so it is read on all of them
@@ -110,6 +113,7 @@ class RunRecord(Recorder):
                 "broken": self.broken,
             }
             | ({"executed_by": module.executed_by} if getattr(module, "executed_by", None) else {})
+            | ({"partition": self.partition} if self.partition else {})
         )
         write_json(Path(self.path or Path(log_dir or trainer.default_root_dir) / "record.json"), fields)
 

@@ -16,12 +16,12 @@ ALLOWED = {
     "lit_fa/networks": ["torch", "timm", "peft", "transformers", "lit_fa.errors"],
     "lit_fa/federated": ["torch", "lit_fa.functional", "lit_fa.layers", "lit_fa.rules", "lit_fa.errors"],
     "lit_fa/modules": [None, "lit_fa"],
-    "lit_fa/tables": ["yaml", "rich", "lit_fa.errors"],
+    "lit_fa/tables": ["yaml", "rich", "jinja2", "markupsafe", "markdown_it", "latex2mathml", "lit_fa.errors"],
     "datamodules": [None],
     "callbacks": [None, *(f"lit_fa.{room}" for room in ("functional", "layers", "rules.base", "deployment", "errors"))],
     "tests/reference": ["numpy", "torch", "scipy", "pytest"],
 }
-LATE = ["torch", "matplotlib", "scipy", "lit_fa", "wandb"]  # what `tables` may import inside a function
+LATE = ["torch", "matplotlib", "numpy", "scipy", "lit_fa", "wandb"]  # what `tables` may import inside a function
 
 
 def imported(tree: ast.AST, *, late: bool) -> set[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lit_fa.errors import UserError
+from lit_fa.tables.command import read_only
 from lit_fa.tables.expand import expand
 from lit_fa.tables.places import places, tree_of
 from lit_fa.tables.progress import reporter
@@ -35,7 +36,8 @@ def main(argv: Sequence[str], *, runner: str = DEFAULT_RUNNER) -> int:
     tables = [load_table(path) for given in arguments.paths for path in find_tables(given)]
     if arguments.command == "run":
         return _run(tables, arguments, output, runner, shlex.join(["lit-fa", "table", *argv]))
-    report(tables, output, arguments.scale, arguments.out, arguments.card, arguments.format, arguments.json)
+    given = (arguments.scale, arguments.out, arguments.card, arguments.format, arguments.json, arguments.write)
+    report(tables, output, *given)
     return 0
 
 
@@ -58,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--dry-run", action="store_true", help="say what would run")
     run.add_argument("--allow-dirty", action="store_true", help="count runs of uncommitted code")
     shown.add_argument("--card", type=Path, metavar="README.md", help="write the table between the card's markers")
-    shown.add_argument("--format", choices=("md", "csv", "latex", "console"), default="console")
+    shown.add_argument("--format", choices=("md", "csv", "latex", "console"), default="console", help="what to print")
+    shown.add_argument("--write", type=Path, metavar="DIR", help="write HTML pages, Markdown, CSV and LaTeX there")
     return parser
 
 
@@ -86,7 +89,7 @@ def _run(tables: Sequence[Table], arguments: argparse.Namespace, output: Console
 def _missing(table: Table, arguments: argparse.Namespace, output: Console) -> list[Job]:
     """The jobs of one table, after saying how many of its runs are done and what does not count."""
     scale, tree = table.scale(arguments.scale), tree_of(table)
-    runs = expand(table, scale, only=_only(arguments.only), seeds=_seeds(arguments.seeds))
+    runs = expand(table, scale, only=read_only(arguments.only), seeds=_seeds(arguments.seeds))
     where = places(table, scale.name, tree, out=arguments.out, allow_dirty=arguments.allow_dirty)
     jobs, problems = missing_jobs(table, runs, where, tree)
     for problem in problems:
@@ -131,17 +134,6 @@ def _write_json(path: Path, jobs: Sequence[Job], outcomes: Sequence[Outcome]) ->
 
 def _label(job: Job) -> str:
     return f"{job.record['table']}: {job.run.label}"
-
-
-def _only(given: Sequence[str]) -> dict[str, list[str]]:
-    """`["row=FA,column=w32"]` as labels by axis."""
-    kept: dict[str, list[str]] = {}
-    for part in (part for text in given for part in text.split(",")):
-        axis, equals, label = (piece.strip() for piece in part.partition("="))
-        if not equals or axis not in ("row", "column"):
-            raise UserError(f"--only {part!r}: write row=LABEL or column=LABEL, separated by commas")
-        kept.setdefault(axis, []).append(label)
-    return kept
 
 
 def _seeds(given: str | None) -> list[int] | None:

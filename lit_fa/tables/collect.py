@@ -11,6 +11,7 @@ from lit_fa.tables.expand import Run, expand
 from lit_fa.tables.schema import Cell, Metric, Scale, Table
 
 _FINISHED = {"id": str, "metrics": dict, "curves": dict}
+_BESIDE = {"wall_time_s": int | float, "peak_memory_mib": int | float, "hardware": dict, "versions": dict}
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ def _problem(data: Any, run: Run) -> str:
         return "metrics or curves are not numbers"
     if data.get("id") != run.id or data.get("seed") != run.seed:
         return f"the record of another run ({data.get('id')}, seed {data.get('seed')})"
-    return ""
+    odd = [key for key, kind in _BESIDE.items() if not isinstance(data.get(key), kind | None)]
+    return f"{', '.join(odd)} cannot be read" if odd else ""
 
 
 def _numeric(metrics: dict, curves: dict) -> bool:

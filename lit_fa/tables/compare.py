@@ -12,6 +12,8 @@ from statistics import fmean, stdev
 from lit_fa.tables.collect import Collected
 from lit_fa.tables.schema import Cell, Metric, Published, Scale
 
+KINDS = ("reproduced", "within", "above", "below", "open", "missing", "failed")
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -42,6 +44,16 @@ class Comparison:
     expected: int
     difference: float | None
     verdict: str
+
+    @property
+    def kind(self) -> str:
+        """`reproduced`, `within`, `above`, `below`; `open`: nothing to compare with; `missing`: no run; `failed`."""
+        first = self.verdict.split(" ")[0].rstrip(";")
+        if first in KINDS:
+            return first
+        if not self.summary.n and self.verdict == "not run":
+            return "missing"
+        return "open" if self.verdict.startswith(("no published", "not comparable")) else "failed"
 
 
 def compare(collected: Collected) -> list[Comparison]:
@@ -99,9 +111,14 @@ def verdict(summary: Summary, published: Published | None, scale: Scale, floor: 
     close = abs(difference) <= allowed + 1e-9 * max(abs(published.value), abs(summary.mean))
     if scale.name == "full":
         return "reproduced" if close else "above" if difference > 0 else "below"
-    reason = scale.note or f"the {scale.name} scale is not the paper's protocol"
     size = f"within {allowed:.2g}" if close else f"{'above' if difference > 0 else 'below'} by {abs(difference):.2g}"
-    return f"{size} at {scale.name} scale (not comparable: {reason})"
+    return f"{size} {caveat(scale)}"
+
+
+def caveat(scale: Scale) -> str:
+    """What every verdict below the full scale carries: that it is none, and what was cut."""
+    reason = scale.note or f"the {scale.name} scale is not the paper's protocol"
+    return f"at {scale.name} scale (not comparable: {reason})"
 
 
 def _compare_cell(collected: Collected, cell: Cell) -> Comparison:

@@ -29,13 +29,8 @@ def draw(collected: Collected, figure: Figure, out: Path) -> Path | None:
     canvas = Canvas(figsize=(_PANEL[0] * len(panels), _PANEL[1]), layout="constrained")
     FigureCanvasAgg(canvas)
     axes = canvas.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    labels = split(figure.lines, collected.table.cells, "figure")[1]
-    colours = {label: f"C{i % 10}" for i, label in enumerate(labels)}  # a line has one colour in all panels
     for ax, (title, lines) in zip(axes, panels.items(), strict=True):
-        _draw_panel(ax, figure, title, lines, colours)
-        if figure.kind == "bars":
-            groups = labels_of(collected.cells, figure.x)
-            ax.set_xticks(range(len(groups)), groups, rotation=30, ha="right", fontsize="small")
+        draw_panel(ax, collected, figure, title, lines)
     axes[0].set_ylabel(figure.ylabel or figure.y)
     max(axes, key=lambda ax: len(ax.get_legend_handles_labels()[0])).legend(fontsize="small")
     if figure.title:
@@ -104,7 +99,15 @@ def _finals(collected: Collected, cell: Cell, key: str) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def _draw_panel(ax: "Axes", figure: Figure, title: str, lines: dict[str, Line], colours: dict[str, str]) -> None:
+def colours_of(collected: Collected, figure: Figure) -> dict[str, str]:
+    """The colour of each line, C0 to C9 again and again; a line has one colour in all panels."""
+    labels = split(figure.lines, collected.table.cells, "figure")[1]
+    return {label: f"C{i % 10}" for i, label in enumerate(labels)}
+
+
+def draw_panel(ax: "Axes", collected: Collected, figure: Figure, title: str, lines: dict[str, Line]) -> None:
+    """Draws the lines of one panel, axes and grid; no legend."""
+    colours = colours_of(collected, figure)
     ax.set(
         title=title,
         xlabel=figure.xlabel or ("" if figure.kind == "bars" else figure.x),
@@ -126,6 +129,9 @@ def _draw_panel(ax: "Axes", figure: Figure, title: str, lines: dict[str, Line], 
         places = sorted({x for line in lines.values() for x, *_ in line})
         ax.set_xticks(places, [f"{x:g}" for x in places])
         ax.minorticks_off()
+    if figure.kind == "bars":
+        groups = labels_of(collected.cells, figure.x)
+        ax.set_xticks(range(len(groups)), groups, rotation=30, ha="right", fontsize="small")
     if figure.hline:
         ax.axhline(figure.hline["value"], color="black", linestyle="--", linewidth=1, label=figure.hline.get("label"))
     ax.grid(alpha=0.3)

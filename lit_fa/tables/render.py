@@ -13,12 +13,17 @@ from rich.table import Table as ConsoleTable
 from rich.text import Text
 
 from lit_fa.tables.collect import Collected
+from lit_fa.tables.command import run_command
 from lit_fa.tables.compare import Comparison, Summary
-from lit_fa.tables.places import root_of
 from lit_fa.tables.schema import Cell, Metric, Table
 
 _COLOURS = {"reproduced": "green", "within": "cyan", "above": "yellow", "below": "yellow", "not": "red"}
-_LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"})
+_LATEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"[": "{[}", "*": "{*}"}  # which a row's end would take for its own
+    | {"<": "$<$", ">": "$>$", "|": r"\textbar{}", "±": r"$\pm$", "–": "--", "×": r"$\times$", "≈": r"$\approx$"}
+)
 _CSV = (
     "paper table scale row column metric unit at mean sd interval_95 n expected published published_unit "
     "published_std published_n difference verdict note"
@@ -80,7 +85,7 @@ def markdown(collected: Collected, comparisons: Sequence[Comparison], images: Se
     lines += [f"* {fact}" for fact in facts(collected)]
     lines += [f"* assumed: `{key}`: {text}" for key, text in table.assumed.items()]
     lines += [f"* {', '.join(label for label in labels if label)}: {note}" for *labels, note in _notes(comparisons)]
-    lines += _sources(comparisons)
+    lines += sources(comparisons)
     lines += [f"\n![{title}]({link})" for title, link in images]
     return "\n".join(lines)
 
@@ -115,7 +120,7 @@ def facts(collected: Collected) -> list[str]:
         lines.append(f"commits: {', '.join(sorted({str(entry.get('commit', 'unknown'))[:7] for entry in data}))}")
     if dirty:
         lines.append(f"{dirty} of {len(records)} runs are from a tree with uncommitted changes")
-    return [*lines, f"command: `lit-fa table run {_name(table)} --scale {scale.name}`"]
+    return [*lines, f"command: `{run_command(table, scale)}`"]
 
 
 def console(collected: Collected, comparisons: Sequence[Comparison]) -> ConsoleTable:
@@ -231,15 +236,11 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _sources(comparisons: Sequence[Comparison]) -> list[str]:
+def sources(comparisons: Sequence[Comparison]) -> list[str]:
     """Where the published numbers come from, each source and protocol once."""
     published = [c.cell.published for c in comparisons if c.cell.published]
     told = dict.fromkeys("; ".join(part for part in (p.source, p.protocol) if part) for p in published)
     return [f"* published: {line}" for line in told if line]
-
-
-def _name(table: Table) -> str:
-    return str(table.path.resolve().relative_to(root_of(table)))
 
 
 def _pipe(cells: Sequence[str]) -> str:
@@ -247,5 +248,4 @@ def _pipe(cells: Sequence[str]) -> str:
 
 
 def _ampersand(cells: Sequence[str]) -> str:
-    escaped = (cell.translate(_LATEX).replace("±", r"$\pm$").replace("–", "--") for cell in cells)
-    return " & ".join(escaped) + r" \\"
+    return " & ".join(cell.translate(_LATEX) for cell in cells) + r" \\"

@@ -23,19 +23,20 @@ def report(
     card: Path | None = None,
     form: str = "console",
     as_json: Path | None = None,
+    write: Path | None = None,
 ) -> None:
-    """Prints each table in the asked form, draws its figures, and brings its card up to date.
+    """Prints each table in the asked form, draws its figures, and brings its card up to date; pages go to `write`.
 
     Without `card`, the README beside the table is written if it has the table's markers and shows this scale or
     nothing yet, and only for the records in the default folder: an experiment elsewhere leaves the card alone.
     """
-    data = []
+    shown = []
     for table in tables:
         chosen = table.scale(scale)
         where = places(table, chosen.name, tree_of(table), out=out)
         collected = collect(table, chosen, where.results)
         compared = compare(collected)
-        data += render.entries(collected, compared)
+        shown.append((collected, compared))
         figures = out or where.results.parent.parent
         _print(collected, compared, form, figures, output)
         quiet = Console(stderr=True) if form != "console" else output
@@ -45,8 +46,18 @@ def report(
             write_block(target, table.name, block(collected, target, figures))
             _say(quiet, f"wrote the table into {target}")
     if as_json:
+        data = [entry for both in shown for entry in render.entries(*both)]
         as_json.parent.mkdir(parents=True, exist_ok=True)
         as_json.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    if write:
+        _write_pages(shown, write, Console(stderr=True) if form != "console" else output)
+
+
+def _write_pages(shown: Sequence[tuple[Collected, Sequence[Comparison]]], folder: Path, output: Console) -> None:
+    from lit_fa.tables.pages import write_pages  # templates take time to import; only pages need them
+
+    for page in write_pages(shown, folder):
+        _say(output, f"wrote {page}")
 
 
 def _print(collected: Collected, compared: Sequence[Comparison], form: str, out: Path, output: Console) -> None:

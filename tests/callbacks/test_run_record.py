@@ -13,7 +13,9 @@ from callbacks import ConservationPotential, Curves, MeasurementError, Recorder,
 from callbacks import run_record as module_under_test
 from callbacks.environment import git_state, hardware, versions
 from callbacks.run_record import write_json
-from lit_fa.rules import FeedbackAlignment
+from datamodules import Digits, Federated
+from lit_fa.modules import FederatedClassifier
+from lit_fa.rules import Backprop, FeedbackAlignment
 from tests.callbacks.training import fit, mlp, task
 
 ASKED = {"id": "abc", "paper": "conservation", "row": "FA", "seed": 3, "config": {"trainer": {"max_epochs": 2}}}
@@ -158,3 +160,14 @@ def test_published_values_are_not_taken_a_second_time_at_the_epochs_end():
     recorder = Recorder()
     fit(mlp(), FeedbackAlignment(), [Once(), recorder])
     assert recorder.curves.points["mine"] == [(2, pytest.approx(2 / 3, abs=1e-4), 1.0)]
+
+
+def test_a_federated_record_says_what_every_client_held(tmp_path):
+    images = Digits(limit_train=200, limit_test=50)
+    data = Federated(images, clients=4, clients_per_round=2, partition="shards", batch_size=16)
+    module = FederatedClassifier("mlp", Backprop(), image_shape=(1, 8, 8), num_classes=10)
+    L.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[RunRecord(str(tmp_path / "r.json"), finish_after="fit")],
+    ).fit(module, data)  # fmt: skip
+    assert json.loads((tmp_path / "r.json").read_text())["partition"] == data.class_counts.tolist()

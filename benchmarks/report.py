@@ -1,0 +1,62 @@
+"""What a written report costs: `lit-fa table report PATH --write DIR`, a process of its own each time.
+
+    python -m benchmarks.report [PATH] [--rounds 3] [--json FILE]
+
+PATH is a folder of a paper or of several; it is copied first, so that no card and no figure is touched. Seconds are of
+the whole command, Python's start and the figures' PNG files among them.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+
+def main() -> None:
+    """Prints records, pages, megabytes and seconds."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("path", nargs="?", type=Path, default=Path("paper_configs/foundations"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(arguments.path, Path(folder), arguments.rounds)
+    made = "{records} records, {pages} pages, {megabytes:.1f} MB".format(**result)
+    Console().print(made + ": {seconds:.1f} s ({least:.1f} to {most:.1f}), {cpu:.1f} s of CPU".format(**result))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def measure(path: Path, folder: Path, rounds: int) -> dict[str, float]:
+    """Median, least and most seconds, and CPU seconds, of `rounds` reports of a copy of `path` in `folder`."""
+    copy = shutil.copytree(path, folder / path.resolve().name)
+    (folder / "pyproject.toml").touch()  # what names the project's folder in the printed commands
+    command = [sys.executable, "-m", "lit_fa", "table", "report", str(copy), "--write", str(folder / "pages")]
+    seconds, before = [], os.times()
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        seconds.append(time.perf_counter() - begun)
+    spent = os.times()
+    pages = list((folder / "pages").glob("*.html"))
+    return {
+        "records": len(list(copy.rglob("results/*/*/*.json"))),
+        "pages": len(pages),
+        "megabytes": sum(page.stat().st_size for page in pages) / 1e6,
+        "seconds": statistics.median(seconds),
+        "least": min(seconds),
+        "most": max(seconds),
+        "cpu": (sum(spent[2:4]) - sum(before[2:4])) / rounds,  # of children; neighbours do not lengthen it
+    }
+
+
+if __name__ == "__main__":
+    main()

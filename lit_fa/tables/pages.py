@@ -1,0 +1,109 @@
+"""The written report: a folder with one HTML page a paper, one for all of them, and every table as text.
+
+A page holds its style, its pictures and its few lines of script: it opens from disk, without a network. Beside it, in
+a folder of the paper's name, lie `<table>-<scale>.md`, `.csv` and `.tex`.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from lit_fa.tables import render
+from lit_fa.tables.collect import Collected
+from lit_fa.tables.compare import KINDS, Comparison
+from lit_fa.tables.expand import slug
+from lit_fa.tables.section import GLYPHS, Section
+from lit_fa.tables.words import story
+
+
+def write_pages(shown: Sequence[tuple[Collected, Sequence[Comparison]]], folder: Path) -> list[Path]:
+    """Writes everything into `folder` and returns the pages; `index.html` only where there are several papers."""
+    sections = [Section(collected, compared, folder.resolve()) for collected, compared in shown]
+    papers: dict[str, list[Section]] = {}
+    for section in sections:
+        papers.setdefault(section.collected.table.paper.key, []).append(section)
+        _write_texts(section, folder / slug(section.collected.table.paper.key))
+    views = [_paper(key, tables, folder.resolve()) for key, tables in papers.items()]
+    templates = _templates()
+    pages = [_write(folder / view["file"], templates.get_template("paper.html").render(view)) for view in views]
+    if len(views) > 1:
+        whole = {"papers": views, "facts": _totals(sections), "tally": _tally(sections)}
+        pages.insert(0, _write(folder / "index.html", templates.get_template("index.html").render(whole)))
+    return pages
+
+
+def _templates() -> Environment:
+    templates = Environment(
+        loader=PackageLoader("lit_fa.tables"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    templates.filters["data_link"] = lambda text, kind: f"data:{kind};charset=utf-8,{quote(text)}"
+    templates.globals["glyphs"] = GLYPHS
+    return templates
+
+
+def _paper(key: str, sections: list[Section], folder: Path) -> dict:
+    """What the page of a paper shows: the card, its tables in their places, those without a place at the end."""
+    title, pieces = story(sections[0].collected.table.path.resolve().parent / "README.md", folder)
+    by_name = {section.name: section for section in sections}
+    placed = [(kind, by_name.pop(part, None) if kind == "table" else part) for kind, part in pieces]
+    placed = [(kind, part) for kind, part in placed if part is not None]
+    paper = sections[0].collected.table.paper
+    return {
+        "key": key,
+        "file": f"{slug(key)}.html",
+        "title": title or paper.title or key,
+        "papers": list(dict.fromkeys((s.collected.table.paper.title, s.collected.table.paper.arxiv) for s in sections)),
+        "pieces": [*placed, *(("table", section) for section in by_name.values())],
+        "sections": sections,
+        "facts": _totals(sections),
+        "tally": _tally(sections),
+        "texts": {section.name: _texts(section) for section in sections},
+    }
+
+
+def _totals(sections: Sequence[Section]) -> list[tuple[str, str]]:
+    """Tables, runs, time, machines and commits of several tables together."""
+    records = [record.data for section in sections for record in section.collected.all]
+    wanted = sum(len(section.collected.runs) for section in sections)
+    seconds = sum(entry.get("wall_time_s") or 0 for entry in records)
+    return [
+        ("tables", str(len(sections))),
+        ("runs finished", f"{len(records)} of {wanted}"),
+        ("wall time, all runs", render.duration(seconds)),
+        ("hardware", "; ".join(_unique(render.hardware(entry.get("hardware")) for entry in records)) or "–"),
+        ("commits", ", ".join(_unique(str(entry.get("commit", "unknown"))[:7] for entry in records)) or "–"),
+    ]
+
+
+def _tally(sections: Sequence[Section]) -> list[tuple[str, int, bool]]:
+    """(kind of verdict, cells with it, whether all of them are of a reduced scale), kinds without a cell left out."""
+    cells = [cell for section in sections for cell in section.cells]
+    counted = [(kind, [cell for cell in cells if cell["kind"] == kind]) for kind in KINDS]
+    return [(kind, len(found), all(cell["reduced"] for cell in found)) for kind, found in counted if found]
+
+
+def _texts(section: Section) -> dict[str, str]:
+    """The table in every text form, by the ending of its file."""
+    both = section.collected, section.comparisons
+    return {"md": render.markdown(*both), "csv": render.comma_separated(*both), "tex": render.latex(*both)}
+
+
+def _write_texts(section: Section, folder: Path) -> None:
+    for ending, text in _texts(section).items():
+        _write(folder / f"{slug(section.name)}-{section.collected.scale.name}.{ending}", text.rstrip("\n") + "\n")
+
+
+def _write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _unique(values: Iterable[str]) -> list[str]:
+    return sorted(set(values))

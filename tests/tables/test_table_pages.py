@@ -1,0 +1,281 @@
+"""The written report: complete, linked, escaped, the same every time, and without torch, network or script."""
+
+import io
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from base64 import b64decode
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lit_fa.errors import UserError
+from lit_fa.tables.card import markers
+from lit_fa.tables.cli import main
+from lit_fa.tables.collect import collect
+from lit_fa.tables.command import read_only, run_command
+from lit_fa.tables.compare import compare
+from lit_fa.tables.pages import write_pages
+from lit_fa.tables.schema import load_table
+from lit_fa.tables.shelf import find_tables
+from lit_fa.tables.words import story
+from tests.tables.pages_read import Page
+
+ROOT = Path(__file__).parents[2]
+FIGURES = [
+    {"file": "law.png", "y": "conserve/normalised", "panels": "column", "hline": {"value": 1.0, "label": "theory"}},
+    {"file": "b.png", "title": "Bars & co", "kind": "bars", "y": "test/loss", "x": "row", "lines": "column"},
+]
+HOSTILE = [
+    "<script>alert(1)</script>",
+    'it\'s "quoted" & $5_{x}^2 ~\\',
+    "a, b = c, decay 0.0",
+    "[9] %, a | 2 × 3 ± 1, b = c",
+    "-",
+]
+
+
+@pytest.fixture
+def hostile(declared, save, fill) -> Path:
+    """A table whose labels mean something to HTML, LaTeX, CSV, Markdown or a shell, with records at scale full."""
+    labels = [(row, column) for row in HOSTILE for column in ("w, 32", "")]
+    more = {"published": {"value": 91, "unit": "%"}}
+    declared["cells"] = [{"row": r, "column": c, "set": {"a": [r, c]}, "note": r, **more} for r, c in labels]
+    declared["also"] = [{"name": "test/loss", "unit": "<nats>"}]
+    declared["figures"] = FIGURES
+    path = save(declared)
+    fill(path, "full")
+    return path
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory) -> Path:
+    """The pages of every committed table; no card and no figure of the project is touched."""
+    tables = [load_table(path) for path in find_tables(ROOT / "paper_configs")]
+    collected = [collect(t, t.scale(None), t.path.parent / "results" / t.name / t.scale(None).name) for t in tables]
+    folder = tmp_path_factory.mktemp("suite")
+    write_pages([(found, compare(found)) for found in collected], folder)
+    return folder
+
+
+def written(path: Path, *arguments: str, scale: str = "full") -> Page:
+    folder = path.parent / "pages"
+    assert main(["report", str(path), "--scale", scale, "--write", str(folder), *arguments]) == 0
+    return Page((folder / "conservation.html").read_text())
+
+
+def test_a_page_is_well_formed_and_every_link_inside_it_has_its_place(hostile):
+    page = written(hostile)
+    assert len(set(page.ids)) == len(page.ids)
+    assert {href[1:] for href, *_ in page.links if href.startswith("#")} <= {*page.ids}
+
+
+def test_every_number_links_to_the_records_that_it_was_made_from(hostile):
+    page = written(hostile)
+    numbers = [(href, text) for href, text, held in page.links if "number" in held and "phone" not in held]
+    # mean, interval, difference and the further metric of ten cells
+    assert len(numbers) == 40
+    for href, _ in numbers:
+        records = [a["href"] for tag, a in page.inside[href[1:]] if tag == "a"]
+        assert len(records) == 3
+        for seed, record in enumerate(records):
+            data = json.loads((hostile.parent / "pages" / unquote(record)).read_text())
+            assert data["seed"] == seed
+            assert f"record {data['id']}" in page.text
+
+
+def test_a_page_loads_nothing(hostile):
+    page = written(hostile)
+    for tag, attributes in page.elements:
+        assert tag not in {"link", "iframe", "object", "embed", "base"}
+        assert attributes.get("src", "data:").startswith("data:")
+        assert tag == "a" or not attributes.get("href", "#").startswith(("http", "//"))
+    text = (hostile.parent / "pages" / "conservation.html").read_text()
+    assert not re.search(r"@import|url\((?!#)|fetch\(|XMLHttp", text)
+
+
+def test_what_a_page_prints_as_a_command_runs_that_cell_or_seed_and_nothing_else(hostile, capfd):
+    page = written(hostile)
+    whole, *others = [shlex.split(line) for line in page.commands]
+    assert whole == ["lit-fa", "table", "run", "table1.yaml", "--scale", "full"]
+    assert len(others) == 10 * (1 + 3)
+    shutil.rmtree(hostile.parent / "results")
+    for words, runs in ((others[0], 3), (others[1], 1), (others[20], 3), (others[-1], 1)):
+        capfd.readouterr()
+        assert main(["run", str(hostile), *words[4:], "--dry-run"]) == 0
+        assert capfd.readouterr().out.count("would run") == runs
+    named = {words[words.index("--only") + 1] for words in others}
+    assert len(named) == 10
+
+
+@pytest.mark.parametrize("path", find_tables(ROOT / "paper_configs"), ids=lambda path: path.stem)
+def test_every_cell_of_a_paper_can_be_named_on_the_command_line(path):
+    table = load_table(path)
+    for cell in table.cells:
+        words = shlex.split(run_command(table, table.scale(None), cell))
+        chosen = read_only([words[words.index("--only") + 1]])
+        assert [c.id for c in table.cells if all(getattr(c, a) in kept for a, kept in chosen.items())] == [cell.id]
+
+
+def test_a_label_that_a_command_cannot_name_is_refused(declared, save):
+    declared["cells"][0]["row"] = "FA,row=BP"
+    table = load_table(save(declared))
+    with pytest.raises(UserError, match="rename its row or column"):
+        run_command(table, table.scale("full"), table.cells[0])
+
+
+def test_a_number_of_a_reduced_scale_is_marked_wherever_its_verdict_stands(declared, save, fill):
+    path = save(declared)
+    fill(path, "cpu")
+    page = written(path, scale="cpu")
+    assert "cpu scale: 10 of the paper's 50 epochs" in page.text
+    assert len(re.findall(r"≈ within 1\s+not comparable", page.text)) == page.text.count("≈ within 1") == 3
+    assert "1\nwithin, not comparable" in page.text  # the tally
+    assert "reproduced" not in page.text
+
+
+def test_a_half_written_record_is_named_and_the_rest_is_shown(declared, save, fill):
+    path = save(declared)
+    half, *_, odd = fill(path, "full")
+    half.write_text(half.read_text()[:100])
+    odd.write_text(odd.read_text().replace('"wall_time_s": 2.0', '"wall_time_s": "2 s"'))
+    page = written(path)
+    assert f"{half.name}: half-written or not JSON; it will be run again" in page.text
+    assert f"{odd.name}: wall_time_s cannot be read; it will be run again" in page.text
+    assert "2 of 3 seeds" in page.text
+    assert "4 of 6 runs" in page.text
+
+
+def test_a_table_without_records_says_what_to_run(declared, save):
+    page = written(save(declared))
+    assert "No run has been made at this scale: 2 cells, 6 runs to do." in page.text
+    assert page.commands == ["lit-fa table run table1.yaml --scale full"]
+
+
+def test_a_page_is_the_card_with_its_tables_in_their_places(declared, save, fill, tmp_path):
+    begin, end = markers("table1")
+    (tmp_path / "README.md").write_text(f"# The card\n\nBefore *it*.\n\n{begin}\nold\n{end}\n\n## After\n")
+    declared["figures"] = FIGURES[:1]
+    path = save(declared)
+    fill(path, "full")
+    page = written(path)
+    places = [page.text.index(part) for part in ("The card", "Before it.", "full scale", "128; the paper", "After")]
+    assert places == sorted(places)
+    assert [tag for tag, _ in page.elements].count("h1") == 1
+    assert "old" not in page.text.split()
+
+
+def test_the_words_of_a_card_keep_their_formulas_code_and_links(tmp_path):
+    card = tmp_path / "paper" / "README.md"
+    card.parent.mkdir()
+    card.write_text("# T\n\n$$W_1$$\n\n`$x$` costs $5 or $6; $\\eta_t$ [that](notes.md) <b>x</b> ![i](i.png)\n")
+    title, [(kind, html)] = story(card, tmp_path / "pages")
+    assert (title, kind) == ("T", "words")
+    assert html.count("<math") == 2
+    assert "<code>$x$</code> costs $5 or $6;" in html
+    assert '<a href="../paper/notes.md">that</a> &lt;b&gt;x&lt;/b&gt;' in html
+    assert "<img" not in html
+    assert story(tmp_path / "none.md", tmp_path) == ("", [])
+
+
+def test_the_partition_of_a_federated_run_is_drawn(declared, save, fill):
+    path = save(declared)
+    fill(path, "full", partition=[[3, 0, 1], [0, 4, 4]])
+    page = written(path)
+    (drawn,) = [a for tag, a in page.elements if a.get("class") == "partition"]  # both cells have the same
+    assert drawn["alt"] == "2 clients of 4 to 8 samples in 3 classes"
+    pixels = np.asarray(Image.open(io.BytesIO(b64decode(drawn["src"].split(",")[1]))))
+    assert pixels[..., 3].tolist() == [[191, 0, 63], [0, 255, 255]]
+    for odd in ([[1], [1, 2]], [[0]], "many", [[-1, 2]], [["x"]]):
+        fill(path, "full", partition=odd)
+        assert not [a for _, a in written(path).elements if a.get("class") == "partition"]
+
+
+def test_figures_speak_for_those_who_cannot_see_them(hostile):
+    page = written(hostile)
+    said = [a["aria-label"] for tag, a in page.elements if tag == "svg" and a.get("role") == "img"]
+    assert sum("Last values: " in label for label in said) == 3  # two panels of curves, one of bars
+    assert "runs 90, 91, 92; 95 % ± 2.5; published 91" in said
+    for tag, attributes in page.elements:
+        assert tag != "th" or attributes.get("scope") in ("row", "col")
+
+
+def test_latex_is_balanced_and_has_one_field_for_every_column(hostile):
+    written(hostile)
+    lines = (hostile.parent / "pages/conservation/table1-full.tex").read_text().splitlines()
+    columns = len(re.fullmatch(r"\\begin\{tabular\}\{([lr]+)\}", lines[0]).group(1))
+    rows = [line for line in lines if line.endswith(r" \\")]
+    assert len(rows) == 1 + 10
+    for row in rows:
+        bare = re.sub(r"\\(?:[&%$#_{}]|text\w+\{\}|\\$|[a-z]+)|\{[\[*]\}", "", row)
+        assert bare.count("&") == columns - 1
+        assert bare.count("$") % 2 == 0
+        assert not set("#%_^~{}[*\\") & set(bare)
+        assert bare.isascii()
+
+
+def test_the_same_records_give_the_same_pages(hostile):
+    folder = hostile.parent / "pages"
+    written(hostile)
+    first = {path: path.read_bytes() for path in sorted(folder.rglob("*.*"))}
+    written(hostile)
+    assert first == {path: path.read_bytes() for path in sorted(folder.rglob("*.*"))}
+    texts = [f"conservation/table1-full.{ending}" for ending in ("csv", "md", "tex")]
+    assert [str(path.relative_to(folder)) for path in first] == [*texts, "conservation.html"]
+
+
+def test_pages_are_written_without_torch(hostile):
+    code = (
+        "import sys; from lit_fa.tables.cli import main; main(sys.argv[1:]);"
+        "print([name for name in ('torch', 'lightning', 'timm') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, "report", str(hostile), "--write", str(hostile.parent / "pages")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip().endswith("[]")
+
+
+def test_the_whole_suite_is_well_formed_linked_and_small(suite):
+    index = Page((suite / "index.html").read_text())
+    pages = {path.name: Page(path.read_text()) for path in suite.glob("*.html")}
+    assert {"conservation.html", "fedfwd.html", "foundations.html", "fwm.html", "ssa.html"} < set(pages)
+    places = {name: set(page.ids) for name, page in pages.items()}
+    for name, page in pages.items():
+        assert len(places[name]) == len(page.ids), name
+        assert (suite / name).stat().st_size < 3e6
+    for name, page in pages.items():
+        for href, *_ in page.links:
+            if href.startswith(("http", "data:")):
+                continue
+            file, _, anchor = href.partition("#")
+            assert not file or (suite / unquote(file)).is_file(), href
+            assert not anchor or anchor in places[file or name], href
+    assert sum("number" in held and "phone" not in held for *_, held in index.links) > 500
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("name", ["index", "conservation", "fedfwd", "foundations", "fwm", "ssa"])
+def test_chromium_shows_every_page_without_sideways_scrolling(suite, tmp_path, width, name):
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no Chromium on this machine")
+    # A window is never narrower than 500 px; a frame is.
+    frame = f"<iframe id=f style='border:0;width:{width}px;height:1800px' src='file://{suite}/{name}.html'></iframe>"
+    look = "onload=()=>{let d=f.contentDocument;document.title=d.documentElement.scrollWidth}"
+    (tmp_path / "frame.html").write_text(f"<body style='margin:0'>{frame}<script>{look}</script>")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--allow-file-access-from-files"]
+    flags += [f"--user-data-dir={tmp_path}/profile", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    command = [browser, *flags, f"--window-size={max(width, 500)},1800"]
+    url = f"file://{tmp_path}/frame.html"
+    dom = subprocess.run([*command, "--dump-dom", url], capture_output=True, text=True, timeout=120, check=True).stdout
+    assert f"<title>{width}</title>" in dom
+    picture = tmp_path / "page.png"
+    subprocess.run([*command, f"--screenshot={picture}", url], capture_output=True, timeout=120, check=True)
+    shown = Image.open(picture).convert("L").crop((0, 0, width, 1800))
+    assert len(shown.getcolors()) > 50  # text and pictures, not an empty page
