@@ -4,9 +4,11 @@ Where Optuna has the distribution, the search is over the parameter itself, q_ b
 not (normal, beta, probabilities of categories), it is over the quantile u in (0, 1) and the parameter is the inverse of
 the distribution function at u, which is how W&B's own search sees every parameter.
 
-    log_uniform         exp(U), U uniform in [min, max]: limits are exponents      log_uniform_values    limits are values
-    inv_log_uniform     exp(-U), likewise                                inv_log_uniform_values    as log_uniform_values
-    q_<any>             round(X / q) q, halves to even                          int_uniform    max is one of the values
+    log_uniform        exp(U), U uniform in [min, max]: limits are exponents
+    inv_log_uniform    exp(-U), likewise
+    ..._values         limits are values; both are log-uniform between them
+    q_...              round(X / q) q, halves to even
+    int_uniform        max is one of the values
 """
 
 import json

@@ -22,6 +22,7 @@ import yaml
 
 from lit_fa.errors import UserError
 from lit_fa.sweeps.distributions import Parameter, parameter
+from lit_fa.tables.expand import run_id, without_machine
 from lit_fa.tables.reading import choice, keys, mapping, number, read_yaml, sequence, text
 
 METHODS = ("grid", "random", "bayes")
@@ -57,6 +58,7 @@ class Sweep:
     method: str
     metric: Metric
     parameters: dict[Path_, Parameter]
+    declared: dict[str, Any]
     command: tuple[tuple[str, ...], tuple[str, ...]]
     halving: Halving | None = None
     run_cap: int | None = None
@@ -73,6 +75,18 @@ class Sweep:
         """The parameters that vary, by dotted name; in a grid as choices."""
         varying = {".".join(path): p for path, p in self.parameters.items() if p.search is not None}
         return {name: p.on_grid() for name, p in varying.items()} if self.method == "grid" else varying
+
+    @property
+    def id(self) -> str:
+        """Changes with whatever changes a trial or what is searched, so that a changed file is another study."""
+        kept = {key: value for key, value in self.declared.items() if key not in (*_IGNORED, "run_cap", "command")}
+        return self.trial_id(kept)
+
+    def trial_id(self, values: dict[str, Any]) -> str:
+        """Of the run with these parameters: of the configs' content and the command's words, without its logger."""
+        words = [word for part in self.command for word in part if not word.startswith("--trainer.logger")]
+        configs = [without_machine(mapping(read_yaml(file), str(file))) for file in self.configs]
+        return run_id({"configs": configs, "words": words, "parameters": values})
 
     @property
     def configs(self) -> list[Path]:
@@ -108,12 +122,12 @@ def load_sweep(path: Path | str) -> Sweep:
     data = yaml.safe_load(path.read_text(encoding="utf-8"))  # to W&B 1e-3 is text, so it is here
     data = keys(data, str(path), _KEYS, ["method", "parameters"])
     method = choice(data["method"], f"{path}: method", METHODS)
-    parameters = _parameters(data["parameters"], f"{path}: parameters")
     sweep = Sweep(
         path=path,
         method=method,
         metric=_metric(data, method, f"{path}: metric"),
-        parameters=parameters,
+        parameters=_parameters(data["parameters"], f"{path}: parameters"),
+        declared=data,
         command=_command(data, f"{path}: command"),
         halving=_halving(data["early_terminate"], f"{path}: early_terminate") if "early_terminate" in data else None,
         run_cap=_whole(data["run_cap"], f"{path}: run_cap") if "run_cap" in data else None,
@@ -143,7 +157,9 @@ def _parameters(data: Any, where: str, above: Path_ = ()) -> dict[Path_, Paramet
 def _metric(data: dict, method: str, where: str) -> Metric:
     if "metric" not in data:
         if method == "bayes" or "early_terminate" in data:
-            raise UserError(f"{where}: bayes and early_terminate need one; write {{name: val/accuracy, goal: maximize}}")
+            raise UserError(
+                f"{where}: bayes and early_terminate need one; write {{name: val/accuracy, goal: maximize}}"
+            )
         return Metric()
     entry = keys(data["metric"], where, ["name", "goal", "target", "impute", "impute_while_running"], ["name"])
     goal = choice(entry.get("goal", "minimize"), f"{where}.goal", ("minimize", "maximize"))
@@ -203,7 +219,9 @@ def _check(sweep: Sweep) -> None:
         raise UserError(f"{sweep.path}: parameters: all are constant; give one of them values or a distribution")
     for file in sweep.configs:
         if not file.is_file():
-            raise UserError(f"{sweep.path}: command: there is no file {file} here; start in the folder it is relative to")
+            raise UserError(
+                f"{sweep.path}: command: there is no file {file} here; start in the folder it is relative to"
+            )
 
 
 def _notes(data: dict) -> list[str]:

@@ -24,16 +24,19 @@ _KILLED = "the worker was killed by the system, twice (out of memory?)"
 
 
 class Work(Protocol):
-    """What a worker takes: the runner's config, the head of the record to write (`path` and `id` in it), a log."""
+    """What a worker takes."""
 
     @property
-    def config(self) -> dict[str, Any]: ...
+    def config(self) -> dict[str, Any]:
+        """For the runner."""
 
     @property
-    def record(self) -> dict[str, Any]: ...
+    def record(self) -> dict[str, Any]:
+        """Its head: `path`, `id` and what else it is to say."""
 
     @property
-    def log(self) -> Path: ...
+    def log(self) -> Path:
+        """Where its output goes."""
 
 
 J = TypeVar("J", bound=Work)
