@@ -44,7 +44,7 @@ def main(argv: Sequence[str], *, runner: str = RUNNER) -> int:
     sweep = load_sweep(arguments.path)
     folder = arguments.out or root_of(sweep) / "scratch" / "sweeps" / sweep.path.resolve().parent.name / sweep.name
     if arguments.command == "report":
-        return print_report(sweep, folder, output, arguments.top, arguments.csv)
+        return print_report(sweep, folder, output, top=arguments.top, by=arguments.by, csv_file=arguments.csv)
     count = _count(sweep, arguments.count)
     if arguments.command == "emit":
         line = ["lit-fa", "sweep", "run", str(sweep.path), "--count", str(count), "--logger", arguments.logger]
@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--jobs", type=int, default=1, metavar="J", help="worker processes, one thread each")
     run.add_argument("--seed", type=int, default=0, help="of what is drawn (not of the trials)")
     shown.add_argument("--top", type=int, default=10, metavar="N", help="trials to show")
+    shown.add_argument("--by", metavar="rule", help="the best trial for each value of this parameter")
     shown.add_argument("--csv", type=Path, metavar="FILE", help="write all trials there")
     sent.add_argument("--tasks", type=int, default=1, metavar="N", help="processes that share the study")
     add_emit_options(sent)

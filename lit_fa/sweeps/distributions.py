@@ -62,7 +62,7 @@ def parameter(data: dict[str, Any], where: str) -> Parameter:
     Raises:
         UserError: an unknown distribution, a key that it does not have or lacks, limits in the wrong order.
     """
-    name = choice(data.get("distribution", _implied(data, where)), f"{where}.distribution", _KEYS)
+    name = choice(_name(data, where), f"{where}.distribution", _KEYS)
     needed = [key for key in _KEYS[name] if key not in _DEFAULTS]
     keys(data, f"{where} ({name})", [*_KEYS[name], "distribution"], [] if name == "constant" else needed)
     if "value" in _KEYS[name]:
@@ -92,8 +92,10 @@ def weighted(values: tuple, probabilities: Any, where: str) -> Parameter:
     return Parameter(_QUANTILE, lambda u: values[bisect_right(bounds, u)])
 
 
-def _implied(data: dict[str, Any], where: str) -> str:
-    """The distribution of an entry that names none, as W&B has it."""
+def _name(data: dict[str, Any], where: str) -> str:
+    """The distribution of an entry; of one that names none, as W&B has it."""
+    if "distribution" in data:
+        return data["distribution"]
     if "value" in data:
         return "constant"
     if "values" in data:

@@ -101,14 +101,19 @@ class Sweep:
         return [dict(zip(axes, point, strict=True)) for point in product(*axes.values())]
 
     def values(self, drawn: dict[str, Any]) -> dict[str, Any]:
-        """The parameters of a trial from what Optuna drew, nested as in the file."""
-        searched, values = self.searched, {}
-        for path, constant in self.parameters.items():
-            name, node = ".".join(path), values
+        """The parameters of a trial from what Optuna drew, by dotted name."""
+        entries = {".".join(path): entry for path, entry in self.parameters.items()} | self.searched
+        return {name: entry.value(drawn.get(name)) for name, entry in entries.items()}
+
+    def nested(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Parameters by dotted name, nested as in the file."""
+        tree: dict[str, Any] = {}
+        for path in self.parameters:
+            node = tree
             for part in path[:-1]:
                 node = node.setdefault(part, {})
-            node[path[-1]] = searched[name].value(drawn[name]) if name in searched else constant.value(None)
-        return values
+            node[path[-1]] = values[".".join(path)]
+        return tree
 
 
 def load_sweep(path: Path | str) -> Sweep:

@@ -38,7 +38,7 @@ class Trial:
     @property
     def label(self) -> str:
         """`trial 3: lr=0.1, alpha=2`, by the last words of the parameters' names."""
-        said = (f"{name.rpartition('.')[2]}={_short(value)}" for name, value in flat(self.values).items())
+        said = (f"{name.rpartition('.')[2]}={short(value)}" for name, value in self.values.items())
         return f"trial {self.number}: {', '.join(said)}"
 
 
@@ -167,7 +167,7 @@ class Trials:
         filled = {"folder": place, "id": name, "sweep": self.sweep.name}
         logger = [word.format(**filled) for word in self.logger]
         config = {
-            "words": [*before, *flags(values), *after, *logger],
+            "words": [*before, *flags(self.sweep.nested(values)), *after, *logger],
             "sweep": str(self.sweep.path),
             "folder": str(self.folder),
             "trial": frozen.number,
@@ -213,14 +213,13 @@ def flags(values: dict[str, Any]) -> list[str]:
     return [f"--{name}={value}" for name, value in values.items()]
 
 
-def flat(values: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested parameters by dotted name."""
-    found = {}
-    for name, value in values.items():
-        inner = isinstance(value, dict) and bool(value)
-        found |= flat(value, f"{above}{name}.") if inner else {f"{above}{name}": value}
-    return found
+def short(value: Any) -> str:
+    """A parameter as a person writes it down; a class in YAML as a call.
 
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    >>> short({"class_path": "lit_fa.rules.DirectFeedbackAlignment", "init_args": {"scale": 0.5}})
+    'DirectFeedbackAlignment(scale=0.5)'
+    """
+    if isinstance(value, dict) and "class_path" in value:
+        inner = ", ".join(f"{key}={short(entry)}" for key, entry in (value.get("init_args") or {}).items())
+        return f"{value['class_path'].rpartition('.')[2]}({inner})" if inner else value["class_path"].rpartition(".")[2]
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
