@@ -1,7 +1,6 @@
 """One trial of a sweep: an ordinary `lit-fa fit` whose study hears the metric while it trains and may end it."""
 
 import sys
-from pathlib import Path
 
 import lightning as L
 import optuna
@@ -10,18 +9,22 @@ from callbacks.curves import Point, Recorder
 from callbacks.run_record import RunRecord
 from lit_fa.cli import fit_and_record
 from lit_fa.errors import UserError, nearest
-from lit_fa.sweeps.schema import load_sweep
-from lit_fa.sweeps.trials import open_study
+from lit_fa.sweeps.schema import Halving
 
 
 def fit_trial(config: dict, record: dict) -> None:
     """Train a trial and leave its record; nothing is tested, unless the sweep is for a number of the test.
 
     Args:
-        config: of `lit_fa.sweeps.trials.Trial`: words of the command line; sweep file, study's folder, trial's number.
+        config: of `lit_fa.sweeps.trials.Trial`: words of the command line; the study, and the trial's number in it.
         record: fields of the record, and its `path`.
     """
-    study = open_study(load_sweep(config["sweep"]), Path(config["folder"]))
+    study = optuna.load_study(
+        study_name=config["study"],
+        storage=config["storage"],
+        sampler=optuna.samplers.RandomSampler(),  # nothing is drawn here
+        pruner=pruner(config["halving"]),
+    )
     trial = optuna.trial.Trial(study, study.trials[config["trial"]]._trial_id)
     report = ReportToStudy(trial, config["metric"], record["parameters"])
     try:
@@ -29,6 +32,13 @@ def fit_trial(config: dict, record: dict) -> None:
     finally:
         if wandb := sys.modules.get("wandb"):
             wandb.finish()  # the next trial in this process is a run of its own
+
+
+def pruner(halving: Halving | None) -> optuna.pruners.BasePruner:
+    """W&B's hyperband has one bracket, which is successive halving."""
+    if halving is None:
+        return optuna.pruners.NopPruner()
+    return optuna.pruners.SuccessiveHalvingPruner(min_resource=halving.first, reduction_factor=halving.factor)
 
 
 class ReportToStudy(Recorder):

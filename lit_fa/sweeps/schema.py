@@ -11,7 +11,6 @@
 Keys and meaning are W&B's (docs.wandb.ai, "sweep configuration"); what only its server can do is refused by name.
 """
 
-import os
 import re
 from dataclasses import dataclass
 from itertools import product
@@ -21,16 +20,16 @@ from typing import Any
 import yaml
 
 from lit_fa.errors import UserError
+from lit_fa.sweeps.command import fit_words
 from lit_fa.sweeps.distributions import Parameter, parameter
 from lit_fa.tables.expand import run_id, without_machine
-from lit_fa.tables.reading import choice, keys, mapping, number, read_yaml, sequence, text
+from lit_fa.tables.reading import choice, keys, mapping, number, read_yaml, text
 
 METHODS = ("grid", "random", "bayes")
 _IGNORED = ("name", "description", "project", "entity", "apiVersion", "kind")  # of W&B's pages, not of the search
 _KEYS = ("program", "command", "method", "metric", "parameters", "early_terminate", "run_cap", *_IGNORED)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
-_DEFAULT_COMMAND = ["${env}", "${interpreter}", "${program}", "${args}"]
-Path_ = tuple[str, ...]  # of a parameter: its key, and those it is nested in
+Keys = tuple[str, ...]  # of a parameter: its own, after those it is nested in
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Sweep:
     path: Path
     method: str
     metric: Metric
-    parameters: dict[Path_, Parameter]
+    parameters: dict[Keys, Parameter]
     declared: dict[str, Any]
     command: tuple[tuple[str, ...], tuple[str, ...]]
     halving: Halving | None = None
@@ -133,7 +132,7 @@ def load_sweep(path: Path | str) -> Sweep:
         metric=_metric(data, method, f"{path}: metric"),
         parameters=_parameters(data["parameters"], f"{path}: parameters"),
         declared=data,
-        command=_command(data, f"{path}: command"),
+        command=fit_words(data, f"{path}: command"),
         halving=_halving(data["early_terminate"], f"{path}: early_terminate") if "early_terminate" in data else None,
         run_cap=_whole(data["run_cap"], f"{path}: run_cap") if "run_cap" in data else None,
         project=text(data.get("project", "lit-fa"), f"{path}: project"),
@@ -143,10 +142,10 @@ def load_sweep(path: Path | str) -> Sweep:
     return sweep
 
 
-def _parameters(data: Any, where: str, above: Path_ = ()) -> dict[Path_, Parameter]:
+def _parameters(data: Any, where: str, above: Keys = ()) -> dict[Keys, Parameter]:
     if not mapping(data, where):
         raise UserError(f"{where}: nothing in it; write name: {{values: [...]}}")
-    found: dict[Path_, Parameter] = {}
+    found: dict[Keys, Parameter] = {}
     for name, entry in data.items():
         at = f"{where}.{name}"
         if not _NAME.fullmatch(name):
@@ -195,20 +194,6 @@ def _whole(value: Any, where: str, least: int = 1) -> int:
     if number(value, where, least=least) != int(value):
         raise UserError(f"{where}: {value} is not a whole number")
     return int(value)
-
-
-def _command(data: dict, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The words of `lit-fa fit` before and after the parameters."""
-    words = [str(word) for word in sequence(data.get("command", _DEFAULT_COMMAND), where)]
-    words = [re.sub(r"\$\{envvar:(\w+)\}", lambda found: os.environ.get(found[1], found[1]), word) for word in words]
-    words = [str(data.get("program", word)) if word == "${program}" else word for word in words if word != "${env}"]
-    modules = (["${interpreter}", "-m", "lit_fa"], ["python", "-m", "lit_fa"])
-    words = ["lit-fa", *words[3:]] if words[:3] in modules else words
-    if words[:2] != ["lit-fa", "fit"] or words.count("${args}") != 1 or sum(w.startswith("${") for w in words) > 1:
-        line = '["${env}", lit-fa, fit, --config, FILE, "${args}"]'
-        raise UserError(f"{where}: a trial is one run of lit-fa; write {line}")
-    at = words.index("${args}")
-    return tuple(words[2:at]), tuple(words[at + 1 :])
 
 
 def _check(sweep: Sweep) -> None:

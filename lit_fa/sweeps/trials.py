@@ -18,6 +18,7 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
+from lit_fa.sweeps.command import flags
 from lit_fa.sweeps.schema import Sweep
 from lit_fa.tables.worker import Done
 
@@ -168,8 +169,9 @@ class Trials:
         logger = [word.format(**filled) for word in self.logger]
         config = {
             "words": [*before, *flags(self.sweep.nested(values)), *after, *logger],
-            "sweep": str(self.sweep.path),
-            "folder": str(self.folder),
+            "storage": storage(self.folder),
+            "study": self.study.study_name,
+            "halving": self.sweep.halving,
             "trial": frozen.number,
             "metric": self.sweep.metric.name,
         }
@@ -190,27 +192,15 @@ class Trials:
 
 def open_study(sweep: Sweep, folder: Path) -> optuna.Study:
     """The sweep's study in the folder's SQLite file; a changed sweep is another study in the same file."""
-    pruner = optuna.pruners.NopPruner()
-    if sweep.halving:
-        pruner = optuna.pruners.SuccessiveHalvingPruner(
-            min_resource=sweep.halving.first, reduction_factor=sweep.halving.factor
-        )
+    name = f"{sweep.name}-{sweep.id}"
     return optuna.create_study(
-        storage=f"sqlite:///{folder.resolve() / 'study.db'}",
-        study_name=f"{sweep.name}-{sweep.id}",
-        direction=sweep.metric.goal,
-        pruner=pruner,
-        load_if_exists=True,
+        storage=storage(folder), study_name=name, direction=sweep.metric.goal, load_if_exists=True
     )
 
 
-def flags(values: dict[str, Any]) -> list[str]:
-    """The parameters as words, letter for letter as W&B's agent writes them.
-
-    >>> flags({"model.lr": 1e-05, "rule": {"alpha": 0.5}})
-    ['--model.lr=1e-05', "--rule={'alpha': 0.5}"]
-    """
-    return [f"--{name}={value}" for name, value in values.items()]
+def storage(folder: Path) -> str:
+    """Where Optuna finds the study of a folder."""
+    return f"sqlite:///{folder.resolve() / 'study.db'}"
 
 
 def short(value: Any) -> str:

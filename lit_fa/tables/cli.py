@@ -19,6 +19,7 @@ from lit_fa.tables.emit import add_emit_options, emit, sweep_of
 from lit_fa.tables.expand import expand
 from lit_fa.tables.places import places, tree_of
 from lit_fa.tables.progress import reporter
+from lit_fa.tables.reading import choice
 from lit_fa.tables.report import report
 from lit_fa.tables.run import DEFAULT_RUNNER, Job, Outcome, missing_jobs, run_jobs
 from lit_fa.tables.schema import Table, load_table
@@ -97,7 +98,8 @@ def _missing(table: Table, arguments: argparse.Namespace, output: Console) -> li
     scale, tree = table.scale(arguments.scale), tree_of(table)
     runs = expand(table, scale, only=_only(arguments.only), seeds=_seeds(arguments.seeds))
     if arguments.id:
-        runs = [run for run in runs if run.id in arguments.id]
+        known = {run.id: run for run in runs}
+        runs = [known[choice(name, f"{table.path}: --id", known)] for name in arguments.id]
     where = places(table, scale.name, tree, out=arguments.out, allow_dirty=arguments.allow_dirty)
     jobs, problems = missing_jobs(table, runs, where, tree)
     for problem in problems:

@@ -7,8 +7,8 @@ import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from lit_fa.errors import UserError
+from lit_fa.sweeps.command import flags
 from lit_fa.sweeps.schema import load_sweep
-from lit_fa.sweeps.trials import flags
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "paper_configs").glob("*/sweep_*.yaml"))

@@ -43,6 +43,11 @@ def test_every_line_of_a_job_array_runs_one_run_of_its_own(declared, save, tmp_p
     assert words[-1] not in emitted(path, "--slurm", "--out", str(tmp_path / "shared"))
 
 
+def test_a_run_that_the_table_does_not_have_is_named(declared, save):
+    with pytest.raises(UserError, match="--id: unknown 'abcdef'"):
+        main(["run", str(save(declared)), "--scale", "cpu", "--id", "abcdef"], runner=RUNNER)
+
+
 def test_w_and_b_hands_out_the_missing_runs(declared, save):
     sweep = yaml.safe_load(emitted(save(declared), "--wandb"))
     assert sweep["command"][-1] == "${args}"
