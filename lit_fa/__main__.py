@@ -7,7 +7,8 @@ USAGE = """usage: lit-fa COMMAND ...
   fit | validate | test | predict   one run, configured in YAML (lit-fa fit --help; --config FILE, --print_config)
   flower                            a federation over Flower: --config FILE [--nodes N|all] (lit-fa flower --help)
   export                            a trained network as ONNX or torch.export, simplified (lit-fa export --help)
-  table list | run | report         a paper's table: its cells, the missing runs, ours beside the published
+  table list | run | report | emit  a paper's table: its cells, the missing runs, ours beside the published
+  sweep run | report | emit         a W&B sweep file without W&B's server: trials, the best of them
 
   --debug                           with any command: show the traceback of an error"""
 
@@ -36,6 +37,10 @@ def _dispatch(argv: list[str]) -> int:
         from lit_fa.tables.cli import main as table
 
         return table(argv[1:]) or 0
+    if argv[0] == "sweep":
+        from lit_fa.sweeps.cli import main as sweep
+
+        return sweep(argv[1:])
     if argv[0] == "flower":
         from lit_fa.flower.cli import main as flower
 
@@ -47,8 +52,9 @@ def _dispatch(argv: list[str]) -> int:
         export(argv[1:])
         return 0
     commands = ["fit", "validate", "test", "predict"]
+    others = ["export", "flower", "sweep", "table"]
     if argv[0] not in commands:
-        raise UserError(f"unknown command '{argv[0]}'; {nearest(argv[0], [*commands, 'export', 'flower', 'table'])}")
+        raise UserError(f"unknown command '{argv[0]}'; {nearest(argv[0], [*commands, *others])}")
     from lit_fa.cli import main as run
 
     run(argv)

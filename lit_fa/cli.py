@@ -5,7 +5,7 @@ import logging
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
@@ -97,15 +97,20 @@ def built(config: list[str] | dict) -> LitFACLI:
         sys.argv = words
 
 
-def fit_and_record(config: dict, record: dict) -> nn.Module:
+def fit_and_record(
+    config: dict | list[str], record: dict, *, observers: Sequence[L.Callback] = (), test: bool = True
+) -> nn.Module:
     """Train and test one cell of a table; `callbacks.RunRecord` leaves its JSON at ``record["path"]``.
 
     A checkpoint is written beside the record after every epoch, so that a killed run goes on where it stopped; it is
     removed when the record is there.
 
     Args:
-        config: a resolved LightningCLI config without subcommand: seed_everything, trainer, model, data.
+        config: a resolved LightningCLI config without subcommand: seed_everything, trainer, model, data; or the words
+            of its command line.
         record: fields of the record that the table knows, and its `path`.
+        observers: further callbacks.
+        test: after training; without, the record is finished when training is.
 
     Returns:
         The trained network.
@@ -113,15 +118,18 @@ def fit_and_record(config: dict, record: dict) -> nn.Module:
     path = Path(record["path"])
     resume = path.parent / f".{path.stem}"
     keep = ModelCheckpoint(resume, filename="last", save_top_k=1, enable_version_counter=False)
-    check_names(config)
+    if isinstance(config, dict):
+        check_names(config)
 
     def run() -> nn.Module:
         cli = built(config)
         fields = {key: value for key, value in record.items() if key != "path"}
-        cli.trainer.callbacks += [callbacks.RunRecord(path=str(path), record=fields), keep]
+        kept = callbacks.RunRecord(path=str(path), record=fields, finish_after="test" if test else "fit")
+        cli.trainer.callbacks += [*observers, kept, keep]
         last = resume / "last.ckpt"
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last if last.is_file() else None, weights_only=False)
-        cli.trainer.test(cli.model, cli.datamodule, verbose=False)
+        if test:
+            cli.trainer.test(cli.model, cli.datamodule, verbose=False)
         return cli.model.network
 
     try:

@@ -1,4 +1,4 @@
-"""`lit-fa table list | run | report`: the command line of the tables.
+"""`lit-fa table list | run | report | emit`: the command line of the tables.
 
 Errors that a user can mend leave as exceptions with `user_error = True`; the outer command line prints them and exits
 with 2. Otherwise 0 is success, 1 a run that failed, 2 a run that says how to mend it, 130 an interruption.
@@ -16,9 +16,11 @@ from rich.console import Console
 
 from lit_fa.errors import UserError
 from lit_fa.tables.command import read_only
+from lit_fa.tables.emit import add_emit_options, emit, sweep_of
 from lit_fa.tables.expand import expand
 from lit_fa.tables.places import places, tree_of
 from lit_fa.tables.progress import reporter
+from lit_fa.tables.reading import choice
 from lit_fa.tables.report import report
 from lit_fa.tables.run import DEFAULT_RUNNER, Job, Outcome, missing_jobs, run_jobs
 from lit_fa.tables.schema import Table, load_table
@@ -34,6 +36,8 @@ def main(argv: Sequence[str], *, runner: str = DEFAULT_RUNNER) -> int:
     if arguments.command == "list":
         return print_list(arguments.path, output, arguments.json)
     tables = [load_table(path) for given in arguments.paths for path in find_tables(given)]
+    if arguments.command == "emit":
+        return _emit(tables, arguments, Console(stderr=True))
     if arguments.command == "run":
         return _run(tables, arguments, output, runner, shlex.join(["lit-fa", "table", *argv]))
     given = (arguments.scale, arguments.out, arguments.card, arguments.format, arguments.json, arguments.write)
@@ -46,19 +50,25 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     shelf = commands.add_parser("list", help="all tables, and how many of their runs are done")
     shelf.add_argument("path", nargs="?", type=Path, default=Path("paper_configs"), help="a table or a folder of them")
-    for name, text in (("run", "train what is missing"), ("report", "compare what is there with the paper")):
+    texts = {"run": "train what is missing", "report": "compare what is there with the paper"}
+    for name, text in (texts | {"emit": "the missing runs for a cluster"}).items():
         command = commands.add_parser(name, help=text)
         command.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="tables or folders of them")
         command.add_argument("--scale", help="default: cpu where the table has it, else full")
         command.add_argument("--out", type=Path, help="folder of the records; default: results beside the table")
-    for command in commands.choices.values():
+    add_emit_options(commands.choices["emit"])
+    for command in (shelf, commands.choices["run"], commands.choices["report"]):
         command.add_argument("--json", type=Path, metavar="FILE", help="write the outcome as JSON as well")
     run, shown = commands.choices["run"], commands.choices["report"]
     run.add_argument("--jobs", type=int, default=1, metavar="N", help="worker processes, one thread each")
-    run.add_argument("--only", action="append", default=[], metavar="row=FA,column=w32", help="keep these cells")
-    run.add_argument("--seeds", metavar="0,1", help="keep these seeds")
+    for command in (run, commands.choices["emit"]):
+        command.add_argument("--only", action="append", default=[], metavar="row=FA,column=32", help="keep these cells")
+        command.add_argument("--seeds", metavar="0,1", help="keep these seeds")
+        command.add_argument(
+            "--id", action="append", default=[], help="keep this run, by the digits in its file's name"
+        )
+        command.add_argument("--allow-dirty", action="store_true", help="count runs of uncommitted code")
     run.add_argument("--dry-run", action="store_true", help="say what would run")
-    run.add_argument("--allow-dirty", action="store_true", help="count runs of uncommitted code")
     shown.add_argument("--card", type=Path, metavar="README.md", help="write the table between the card's markers")
     shown.add_argument("--format", choices=("md", "csv", "latex", "console"), default="console", help="what to print")
     shown.add_argument("--write", type=Path, metavar="DIR", help="write HTML pages, Markdown, CSV and LaTeX there")
@@ -90,6 +100,9 @@ def _missing(table: Table, arguments: argparse.Namespace, output: Console) -> li
     """The jobs of one table, after saying how many of its runs are done and what does not count."""
     scale, tree = table.scale(arguments.scale), tree_of(table)
     runs = expand(table, scale, only=read_only(arguments.only), seeds=_seeds(arguments.seeds))
+    if arguments.id:
+        known = {run.id: run for run in runs}
+        runs = [known[choice(name, f"{table.path}: --id", known)] for name in arguments.id]
     where = places(table, scale.name, tree, out=arguments.out, allow_dirty=arguments.allow_dirty)
     jobs, problems = missing_jobs(table, runs, where, tree)
     for problem in problems:
@@ -99,6 +112,20 @@ def _missing(table: Table, arguments: argparse.Namespace, output: Console) -> li
         note = f"{len(jobs)} runs go to {where.target} and will not be counted"
         _say(output, f"the code has uncommitted changes: {note}; commit first or give --allow-dirty")
     return jobs
+
+
+def _emit(tables: Sequence[Table], arguments: argparse.Namespace, output: Console) -> int:
+    """A line of `table run` for every missing run of one table."""
+    if len(tables) > 1:
+        raise UserError(f"emit takes one table, not {len(tables)}; give its file")
+    table, jobs = tables[0], _missing(tables[0], arguments, output)
+    if not jobs:
+        return 0
+    line = ["lit-fa", "table", "run", str(table.path), "--scale", table.scale(arguments.scale).name]
+    line += ["--out", str(arguments.out.resolve())] if arguments.out else []
+    line += ["--allow-dirty"] if arguments.allow_dirty else []
+    ids = [job.run.id for job in jobs]
+    return emit([[*line, "--id", i] for i in ids], arguments, table.name, sweep_file=sweep_of(line, "id", ids))
 
 
 def _work(jobs: Sequence[Job], outcomes: list[Outcome], workers: int, runner: str, output: Console) -> None:

@@ -103,7 +103,7 @@ def read_record(path: Path, run: Run) -> tuple[Record | None, str]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None, f"{path.name}: half-written or not JSON; it will be run again"
-    problem = _problem(data, run)
+    problem = unfinished(data, run.id) or _other_seed(data, run)
     return (None, f"{path.name}: {problem}; it will be run again") if problem else (Record(path, data), "")
 
 
@@ -114,7 +114,8 @@ def foreign(folder: Path, runs: Sequence[Run]) -> list[str]:
     return [f"{name}: not a run of this table as it is now; skipped" for name in strangers]
 
 
-def _problem(data: Any, run: Run) -> str:
+def unfinished(data: Any, run_id: str) -> str:
+    """Why `data` is not the finished record of the run `run_id`; "" if it is."""
     if not isinstance(data, dict):
         return "not a run record"
     if data.get("status") != "finished":
@@ -122,10 +123,14 @@ def _problem(data: Any, run: Run) -> str:
     wrong = [key for key, kind in _FINISHED.items() if not isinstance(data.get(key, kind()), kind)]
     if wrong or not _numeric(data.setdefault("metrics", {}), data.setdefault("curves", {})):
         return "metrics or curves are not numbers"
-    if data.get("id") != run.id or data.get("seed") != run.seed:
-        return f"the record of another run ({data.get('id')}, seed {data.get('seed')})"
+    if data.get("id") != run_id:
+        return f"the record of another run ({data.get('id')})"
     odd = [key for key, kind in _BESIDE.items() if not isinstance(data.get(key), kind | None)]
     return f"{', '.join(odd)} cannot be read" if odd else ""
+
+
+def _other_seed(data: dict[str, Any], run: Run) -> str:
+    return "" if data.get("seed") == run.seed else f"the record of another run (seed {data.get('seed')})"
 
 
 def _numeric(metrics: dict, curves: dict) -> bool:

@@ -4,13 +4,13 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from lit_fa.tables.collect import read_record
 from lit_fa.tables.expand import Run
@@ -23,6 +23,25 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _KILLED = "the worker was killed by the system, twice (out of memory?)"
 
 
+class Work(Protocol):
+    """What a worker takes."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """For the runner."""
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Its head: `path`, `id` and what else it is to say."""
+
+    @property
+    def log(self) -> Path:
+        """Where its output goes."""
+
+
+J = TypeVar("J", bound=Work)
+
+
 @dataclass(frozen=True)
 class Job:
     """A run that is missing, with what the runner is to write: the head of its record, `path` among it."""
@@ -31,12 +50,17 @@ class Job:
     record: dict[str, Any]
     log: Path
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """Of the run."""
+        return self.run.config
+
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Generic[J]):
     """A job and how it ended."""
 
-    job: Job
+    job: J
     done: Done
 
 
@@ -53,13 +77,13 @@ def missing_jobs(table: Table, runs: Sequence[Run], where: Places, tree: Tree) -
 
 
 def run_jobs(
-    jobs: Sequence[Job],
+    jobs: Iterable[J | None],
     *,
     workers: int,
     runner: str = DEFAULT_RUNNER,
-    on_start: Callable[[Job], None] = lambda job: None,
-    on_retry: Callable[[Job], None] = lambda job: None,
-) -> Iterator[Outcome]:
+    on_start: Callable[[J], None] = lambda job: None,
+    on_retry: Callable[[J], None] = lambda job: None,
+) -> Iterator[Outcome[J]]:
     """Runs the jobs in order on `workers` processes and yields each outcome as it comes.
 
     A worker that the system kills takes its pool with it: the runs in flight are retried once, each alone, so that
@@ -67,23 +91,27 @@ def run_jobs(
     the workers; records are written atomically, so nothing is left half-done.
 
     Args:
-        jobs: what to run.
+        jobs: what to run, drawn one by one as workers come free, so that a job may depend on the outcomes before it;
+            a None among them says that there is nothing yet, and is asked again when a job has ended.
         workers: number of processes; each computes with one thread.
         runner: import path `package.module:function` of `runner(config, record) -> None`.
         on_start: called when a job begins.
         on_retry: called when a job's worker was killed and the job will be tried again.
     """
-    for job in jobs:
-        Path(job.record["path"]).parent.mkdir(parents=True, exist_ok=True)
-    fresh, again = deque(jobs), deque[Job]()
-    crew, flying = _Crew(workers, runner), dict[Future, tuple[Job, bool]]()
+    fresh, again = iter(jobs), deque[J]()
+    crew, flying = _Crew(workers, runner), dict[Future, tuple[J, bool]]()
     with _one_thread_each(), crew:
-        while fresh or again or flying:
-            while (fresh or again) and len(flying) < (1 if again or _retrying(flying) else workers):
+        while True:
+            while len(flying) < (1 if again or _retrying(flying) else workers):
                 retry = bool(again)
-                job = (again or fresh).popleft()
+                job = again.popleft() if retry else next(fresh, None)
+                if job is None:
+                    break
+                Path(job.record["path"]).parent.mkdir(parents=True, exist_ok=True)
                 flying[crew.submit(job)] = (job, retry)
                 on_start(job)
+            if not flying:
+                return
             ended, _ = wait(flying, return_when=FIRST_COMPLETED)
             if any(_was_killed(future) for future in ended):
                 crew.dismiss()
@@ -106,9 +134,9 @@ class _Crew:
         self.pool: ProcessPoolExecutor | None = None
         self.strangers = set(multiprocessing.active_children())
 
-    def submit(self, job: Job) -> Future:
+    def submit(self, job: Work) -> Future:
         """Hands a job to a worker; a pool that broke while it was idle is replaced."""
-        arguments = (work, self.runner, job.run.config, job.record, str(job.log))
+        arguments = (work, self.runner, job.config, job.record, str(job.log))
         # A worker that is being born inherits the blocked SIGINT, which leaves Ctrl-C to the parent.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -148,7 +176,7 @@ def _was_killed(future: Future) -> bool:
     return isinstance(future.exception(), BrokenProcessPool)
 
 
-def _retrying(flying: dict[Future, tuple[Job, bool]]) -> bool:
+def _retrying(flying: dict[Future, tuple[J, bool]]) -> bool:
     return any(retry for _, retry in flying.values())
 
 

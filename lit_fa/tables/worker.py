@@ -14,8 +14,12 @@ from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
 
-from lit_fa.errors import UserError
+from filelock import FileLock, Timeout
 
+from lit_fa.errors import UserError
+from lit_fa.tables.collect import unfinished
+
+_PATIENCE = 3.0  # seconds
 Runner = Callable[[dict[str, Any], dict[str, Any]], None]
 
 
@@ -38,18 +42,49 @@ def work(runner: str, config: dict[str, Any], record: dict[str, Any], log: str) 
     """Calls the runner on one config; every failure comes back as a line, so that the other runs go on."""
     started = time.monotonic()
     reason, user_error = "", False
-    with _output_to(Path(log)):
+    try:
+        with _alone(record):
+            if not _recorded(Path(record["path"]), record["id"]):
+                reason, user_error = _train(runner, config, record, Path(log))
+    except UserError as busy:
+        reason, user_error = str(busy), True
+    return Done(reason, user_error, time.monotonic() - started)
+
+
+def _train(runner: str, config: dict[str, Any], record: dict[str, Any], log: Path) -> tuple[str, bool]:
+    """Why the run failed, "" if it did not; and whether the user can mend it."""
+    with _output_to(log):
         try:
             function = load_runner(runner)
             _one_thread()
             function(config, record)
             _check_written(record)
         except (Exception, SystemExit) as error:
-            user_error = getattr(error, "user_error", False)
-            reason = one_line(error, Path(log))
+            reason, user_error = one_line(error, log), getattr(error, "user_error", False)
             if not user_error:
                 sys.excepthook(type(error), error, error.__traceback__)
-    return Done(reason, user_error, time.monotonic() - started)
+            return reason, user_error
+    return "", False
+
+
+@contextmanager
+def _alone(record: dict[str, Any]) -> Iterator[None]:
+    """Keeps other processes, on every machine that shares the folder, from training the same run meanwhile.
+
+    The few seconds of patience are for a worker that is just leaving because its parent was killed.
+    """
+    path = Path(record["path"])
+    lock = FileLock(path.with_name(f".{path.stem}.lock"))
+    try:
+        lock.acquire(timeout=_PATIENCE)
+    except Timeout:
+        raise UserError(f"another process is at this run; wait until {path} is there") from None
+    try:
+        yield
+    finally:
+        if path.is_file():  # whoever still waits for the removed lock finds the record
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def load_runner(path: str) -> Runner:
@@ -70,6 +105,14 @@ def one_line(error: BaseException, log: Path) -> str:
         return f"exit {error.code}: {said[-1] if said else 'nothing was printed'}"
     message = next(iter(str(error).strip().splitlines()), "")
     return message if getattr(error, "user_error", False) else f"{type(error).__name__}: {message}"
+
+
+def _recorded(path: Path, run_id: str) -> bool:
+    """Another process may have finished the run since this one was told to train it."""
+    try:
+        return not unfinished(json.loads(path.read_text(encoding="utf-8")), run_id)
+    except (OSError, ValueError):
+        return False
 
 
 def _check_written(record: dict[str, Any]) -> None:

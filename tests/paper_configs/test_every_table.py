@@ -14,7 +14,8 @@ from lit_fa.tables.run import missing_jobs
 from lit_fa.tables.schema import load_table
 
 ROOT = Path(__file__).parents[2]
-TABLES = sorted(p for p in (ROOT / "paper_configs").glob("*/*.yaml") if not p.stem.endswith("base"))
+FILES = sorted(p for p in (ROOT / "paper_configs").glob("*/*.yaml") if not p.stem.endswith("base"))
+TABLES = [path for path in FILES if not path.stem.startswith("sweep_")]
 
 
 def tables() -> list:

@@ -1,0 +1,92 @@
+"""What a sweep has found: the best trials at the terminal, all of them as CSV."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+from rich.table import Table
+
+from lit_fa.errors import UserError, nearest
+from lit_fa.sweeps.schema import Sweep
+from lit_fa.sweeps.trials import open_study, short
+
+WORDS = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed"}
+
+
+def print_report(
+    sweep: Sweep, folder: Path, output: Console, *, top: int, by: str | None, csv_file: Path | None
+) -> int:
+    """Prints the best trials, with the states of all; writes every trial to `csv_file` if it is given.
+
+    Args:
+        sweep: what was searched.
+        folder: of its study.
+        output: where to print.
+        top: how many trials.
+        by: a parameter, of whose values only the best trial each is shown; the end of its name is enough.
+        csv_file: for every trial, whatever is shown.
+
+    Raises:
+        UserError: nothing has been run there, or there is no such parameter.
+    """
+    if not (folder / "study.db").is_file() or not (trials := ranked(open_study(sweep, folder))):
+        raise UserError(f"no trials of {sweep.path} in {folder}; begin with: lit-fa sweep run {sweep.path}")
+    rows = [row(sweep, trial, folder) for trial in trials]
+    shown = Table(*(name.rpartition(".")[2] for name in rows[0] if name != "folder"), title=title(sweep, trials))
+    for entry in (best_of_each(rows, sweep, by) if by else rows)[:top]:
+        shown.add_row(*("–" if value is None else short(value) for name, value in entry.items() if name != "folder"))
+    output.print(shown)
+    if csv_file:
+        csv_file.parent.mkdir(parents=True, exist_ok=True)
+        with csv_file.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    return 0
+
+
+def ranked(study: optuna.Study) -> list[FrozenTrial]:
+    """Finished trials, the best first; then those stopped early, by their last value; then the others."""
+    sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
+    order = [*WORDS]
+
+    def place(trial: FrozenTrial) -> tuple:
+        state = order.index(trial.state) if trial.state in order else len(order)
+        return state, sign * trial.value if trial.value is not None else 0.0, trial.number
+
+    return sorted((trial for trial in study.trials if trial.state is not TrialState.WAITING), key=place)
+
+
+def row(sweep: Sweep, trial: FrozenTrial, folder: Path) -> dict[str, Any]:
+    """One trial: number, state, the metric at its end and the best on the way, parameters by dotted name, folder."""
+    values, name = sweep.values(trial.params), sweep.metric.name
+    pick = max if sweep.metric.goal == "maximize" else min
+    return {
+        "trial": trial.number,
+        "state": WORDS.get(trial.state, "running"),
+        name: trial.value,
+        f"best {name}": pick(trial.intermediate_values.values(), default=None),
+        **values,
+        "folder": str(folder / "trials" / sweep.trial_id(values)),
+    }
+
+
+def best_of_each(rows: list[dict[str, Any]], sweep: Sweep, by: str) -> list[dict[str, Any]]:
+    """The first row for every value of a parameter."""
+    named = [name for name in sweep.searched if name == by or name.endswith(f".{by}")]
+    if not named:
+        raise UserError(f"--by {by}: no such parameter; {nearest(by, [*sweep.searched])}")
+    first: dict[str, dict[str, Any]] = {}
+    for entry in rows:
+        first.setdefault(str(entry[named[0]]), entry)
+    return [*first.values()]
+
+
+def title(sweep: Sweep, trials: list[FrozenTrial]) -> str:
+    """`sweep_lr: 12 trials by val/accuracy (maximize): 9 finished, 3 stopped early`."""
+    states = [WORDS.get(trial.state, "running") for trial in trials]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    return f"{sweep.name}: {len(trials)} trials by {sweep.metric.name} ({sweep.metric.goal}): {counts}"

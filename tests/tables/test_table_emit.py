@@ -1,0 +1,89 @@
+"""A table's missing runs for a cluster, collected from one results folder; a run that two want is trained once."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lit_fa.errors import UserError
+from lit_fa.tables.cli import main
+from lit_fa.tables.emit import on_ray
+from lit_fa.tables.worker import work
+
+RUNNER = "tests.tables.fake_runner:run"
+
+
+def emitted(path, *arguments) -> str:
+    target = path.parent / "emitted"
+    assert main(["emit", str(path), "--scale", "cpu", "--to", str(target), *arguments]) == 0
+    return target.read_text()
+
+
+def test_every_line_of_a_job_array_runs_one_run_of_its_own(declared, save, tmp_path):
+    path = save(declared)
+    script = emitted(path, "--slurm", "--out", str(tmp_path / "shared"))
+    lines = [line for line in script.splitlines() if " table run " in line]
+    assert f"#SBATCH --array=0-{len(lines) - 1}" in script
+    ids = {line.rstrip("'").split()[-1] for line in lines}
+    assert len(ids) == len(lines) > 1
+    task = script.replace("exec ", "echo ")  # the words that would run, as the shell reads them
+    environment = os.environ | {"SLURM_ARRAY_TASK_ID": "1"}
+    said = subprocess.run(["bash", "-c", task], env=environment, capture_output=True, text=True, check=True).stdout
+    words = said.split()
+    assert words[1:4] == ["-m", "lit_fa", "table"]
+    assert main(words[4:], runner=RUNNER) == 0
+    (record,) = (tmp_path / "shared").rglob("*.json")
+    assert json.loads(record.read_text())["id"] == words[-1]
+    assert words[-1] not in emitted(path, "--slurm", "--out", str(tmp_path / "shared"))
+
+
+def test_a_run_that_the_table_does_not_have_is_named(declared, save):
+    with pytest.raises(UserError, match="--id: unknown 'abcdef'"):
+        main(["run", str(save(declared)), "--scale", "cpu", "--id", "abcdef"], runner=RUNNER)
+
+
+def test_w_and_b_hands_out_the_missing_runs(declared, save):
+    sweep = yaml.safe_load(emitted(save(declared), "--wandb"))
+    assert sweep["command"][-1] == "${args}"
+    assert sweep["command"][2:6] == ["-m", "lit_fa", "table", "run"]
+    assert len(set(sweep["parameters"]["id"]["values"])) > 1
+
+
+def test_without_ray_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match="pip install 'lit-fa"):
+        on_ray([["lit-fa"]], "auto")
+
+
+def test_without_a_cluster_it_says_how_to_start_one(monkeypatch):
+    def init(**_):
+        raise ConnectionError
+
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(init=init))
+    with pytest.raises(UserError, match="ray start --head"):
+        on_ray([["lit-fa"]], "auto")
+
+
+def record_head(folder: Path) -> dict:
+    return {"id": "a", "seed": 0, "path": str(folder / "a.json")}
+
+
+def test_two_processes_want_one_run_and_one_wins(tmp_path):
+    slow = ("tests.tables.fake_runner:run", {"fake": {"sleep": 5}}, record_head(tmp_path), str(tmp_path / "one.log"))
+    other = multiprocessing.get_context("spawn").Process(target=work, args=slow)
+    other.start()
+    while not (tmp_path / "a.tries").is_file():
+        assert other.is_alive()
+    lost = work(RUNNER, {}, record_head(tmp_path), str(tmp_path / "two.log"))
+    assert lost.reason == f"another process is at this run; wait until {tmp_path / 'a.json'} is there"
+    assert lost.user_error
+    other.join()
+    assert work(RUNNER, {}, record_head(tmp_path), str(tmp_path / "two.log")).reason == ""
+    assert len((tmp_path / "a.tries").read_text().splitlines()) == 1  # the record that is there is not made again
+    assert not list(tmp_path.glob(".*.lock"))
