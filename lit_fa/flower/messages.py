@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
-from torch import Tensor, float64
+from torch import Tensor, float64, tensor
 
 from lit_fa.federated.comparison import Directions
 from lit_fa.federated.work import Learner, Outcome, Round, Work
@@ -59,8 +59,8 @@ def unpacked_work(
     held = dict(learner.named_buffers())
     buffers = held | _tensors(content, "buffers", to)
     buffers |= learner.rule.on_round_start(params, buffers, plan["number"])
-    for name, tensor in buffers.items():
-        held[name].copy_(tensor)
+    for name, buffer in buffers.items():
+        held[name].copy_(buffer)
     return Work(
         round=replace(round_of(plan["number"], clients), dtype=next(iter(params.values())).dtype),
         shares=tensor(plan["shares"], dtype=float64),
@@ -83,8 +83,8 @@ def packed_server(params: Tensors, buffers: Tensors, number: int, nodes: int) ->
 def unpacked_server(content: RecordDict, learner: Learner, to: Any) -> tuple[int, int]:
     """The round's number and how many nodes there are; the learner has the server's parameters and buffers."""
     held = dict(learner.named_parameters()) | dict(learner.named_buffers())
-    for name, tensor in (_tensors(content, "params", to) | _tensors(content, "buffers", to)).items():
-        held[name].data.copy_(tensor)
+    for name, sent in (_tensors(content, "params", to) | _tensors(content, "buffers", to)).items():
+        held[name].data.copy_(sent)
     plan = content.config_records[PLAN]
     return plan["number"], plan["nodes"]
 
