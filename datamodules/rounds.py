@@ -193,9 +193,8 @@ class RoundLoader:
         return self.round_of(number, self.cohort(number))
 
     def whole(self, number: int) -> Round:
-        """One pass of every client, sampled or not, over all of its images, as it would begin round `number`."""
-        one_pass = replace(self.work, epochs=1, steps=None, drop_last=False)
-        return self.round_of(number, range(len(self.parts)), one_pass)
+        """One pass of every client, sampled or not, over its images, as it would begin round `number`."""
+        return self.round_of(number, range(len(self.parts)), replace(self.work, epochs=1, steps=None))
 
     def round_of(self, number: int, clients: Sequence[int], work: LocalWork | None = None) -> Round:
         """Round `number` of chosen clients; `work` in place of what they do in every round."""

@@ -35,12 +35,6 @@ def mean_pairwise_distance(moved: Tensor) -> Tensor:
     return torch.pdist(moved.flatten(1)).mean()
 
 
-def root_mean_square_distance(moved: Tensor) -> Tensor:
-    r"""$\sqrt{\mathrm{mean}_{i<j} \|a_i - a_j\|^2} = \sqrt{\tfrac{2}{m-1} \sum_i \|a_i - \bar a\|^2}$, in one pass."""
-    centred = moved.flatten(1) - moved.flatten(1).mean(0)
-    return (2 / (len(moved) - 1) * centred.square().sum()).sqrt()
-
-
 def clipped_sum(gradients: Tensor, clip: float) -> Tensor:
     r"""$\sum_x g_x \min(1, C / \|g_x\|)$: the sum of the rows of (n, d), each at most C long.
 
