@@ -100,7 +100,7 @@ def test_rounds_between_measurements_are_left_out_and_a_figure_is_drawn(tmp_path
 
 
 def test_what_cannot_be_measured_is_one_clear_line():
-    with pytest.raises(MeasurementError, match="layers: .*77"):
+    with pytest.raises(MeasurementError, match=r"layers: .*77"):
         run(Backprop(), ClientDrift(layers=["77"]))
     with pytest.raises(MeasurementError, match="at least 1"):
         ClientDrift(every_n_rounds=0)
