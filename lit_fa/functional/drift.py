@@ -38,7 +38,7 @@ def mean_pairwise_distance(moved: Tensor) -> Tensor:
 def clipped_sum(gradients: Tensor, clip: float) -> Tensor:
     r"""$\sum_x g_x \min(1, C / \|g_x\|)$: the sum of the rows of (n, d), each at most C long.
 
-    >>> clipped_sum(torch.tensor([[3.0, 4.0], [0.3, 0.4]]), 1.0).round(decimals=6).tolist()
+    >>> clipped_sum(torch.tensor([[3.0, 4.0], [0.3, 0.4]]).double(), 1.0).round(decimals=6).tolist()
     [0.9, 1.2]
     """
     lengths = torch.linalg.vector_norm(gradients, dim=1)
