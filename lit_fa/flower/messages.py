@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor, float64, tensor
 
 from lit_fa.federated.comparison import Directions
-from lit_fa.federated.work import Learner, Outcome, Round, Work
+from lit_fa.federated.work import Learner, Outcome, Round, Work, travelling
 from lit_fa.layers.feedback import feedback_layers
 from lit_fa.rules.base import Tensors
 
@@ -34,10 +34,7 @@ def packed_work(work: Work, learner: Learner) -> RecordDict:
     }
     if learner.rule.compares:
         plan[CHOSEN] = [*feedback_layers(learner.network)]
-    follows = learner.rule.on_round_start(work.params, work.buffers, work.round.number)
-    sent = {name: b for name, b in work.buffers.items() if name not in follows}
-    groups = {"params": work.params, "buffers": sent, "server": work.server}
-    groups |= _by_client(dict(zip(work.round.clients, work.states, strict=True)))
+    groups = travelling(work, learner.rule) | _by_client(dict(zip(work.round.clients, work.states, strict=True)))
     return RecordDict({PLAN: ConfigRecord(plan), **_arrays(groups)})
 
 

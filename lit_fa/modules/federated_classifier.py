@@ -21,7 +21,7 @@ from lit_fa.federated.features import Features
 from lit_fa.federated.lanes import changing_buffers
 from lit_fa.federated.local_optimizers import LocalOptimizer, LocalSchedule, LocalSGD
 from lit_fa.federated.sequential import SequentialExecutor
-from lit_fa.federated.work import LocalTraining, Outcome, Round, Work, trainable
+from lit_fa.federated.work import LocalTraining, Outcome, Round, Work, trainable, travelling
 from lit_fa.modules.evaluated import EvaluatedClassifier
 from lit_fa.modules.finite import NonFiniteLossError
 from lit_fa.modules.learner import Learner
@@ -163,6 +163,14 @@ class FederatedClassifier(EvaluatedClassifier):
             alone = replace(work.take([lane]), shares=torch.ones(1, dtype=torch.float64))
             outcome = SequentialExecutor().run(self.learner, self.local, alone, self.features)
             yield client, {name: -moved for name, moved in outcome.update.items()}
+
+    def client_bytes(self, batch: Round) -> int:
+        """Bytes that one client of a round receives, without its state, and hands back, by Flower's messages."""
+        work = self.work_of(batch)
+        sent = [t for tensors in travelling(work, self.rule).values() for t in tensors.values()]
+        back = [*work.params.values(), *(work.buffers[n] for n in changing_buffers(self.learner, work))]
+        back += [*work.server.values()]  # what a client's state has changed by
+        return sum(t.nbytes for t in (*sent, *back))
 
     @torch.no_grad()
     def work_of(self, batch: Round) -> Work:
