@@ -1,4 +1,4 @@
-"""The three networks of the step benchmark, and what their arithmetic allows."""
+"""The networks of the step benchmark, and what their arithmetic allows."""
 
 from itertools import pairwise
 
@@ -34,12 +34,21 @@ def vgg() -> nn.Module:
     return nn.Sequential(*convs, nn.Flatten(), nn.Sequential(nn.Linear(2048, 256), nn.ReLU()), nn.Linear(256, 10))
 
 
+def group_norm() -> nn.Module:
+    """FLFA's small network: two convolutions of 32, normalised in groups of 4, 256 units."""
+    blocks = [
+        nn.Sequential(nn.Conv2d(i, 32, 3, padding=1), nn.GroupNorm(8, 32), nn.ReLU(), nn.MaxPool2d(2)) for i in (3, 32)
+    ]
+    return nn.Sequential(*blocks, nn.Flatten(), nn.Sequential(nn.Linear(2048, 256), nn.ReLU()), nn.Linear(256, 10))
+
+
 def _conv(inputs: int, outputs: int, padding: int, pool: nn.Module | None) -> nn.Sequential:
     block = [nn.Conv2d(inputs, outputs, 3, padding=padding), nn.ReLU()]
     return nn.Sequential(*block, *([pool] if pool else []))
 
 
 NETWORKS = {"mlp": (mlp, (784,)), "lenet": (lenet, (3, 32, 32)), "vgg": (vgg, (3, 32, 32))}
+NETWORKS["group_norm"] = (group_norm, (3, 32, 32))
 
 
 def arithmetic_limit(rule: str, name: str) -> float:

@@ -33,6 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.networks import BATCH, NETWORKS, arithmetic_limit
 from lit_fa.modules.learner import Learner
 from lit_fa.rules import (
+    FLFA,
     Backprop,
     DirectFeedbackAlignment,
     FeedbackAlignment,
@@ -50,6 +51,8 @@ RULES: dict[str, Callable] = {
     "frsf": lambda: FeedbackAlignment(SignFeedback("frsf")),
     "kp": lambda: FeedbackAlignment("kolen_pollack"),
     "snapshot": lambda: FeedbackAlignment("snapshot"),
+    "flfa": FLFA,
+    "flfa_all": lambda: FLFA(None),
     "dfa": DirectFeedbackAlignment,
     "drtp": lambda: DirectFeedbackAlignment("target"),
     "ff": lambda: ForwardForward("symba", head="none"),
@@ -204,7 +207,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--networks", default="mlp,lenet,vgg")
     parser.add_argument("--rules", default=",".join(RULES))
     parser.add_argument("--peers", action="store_true", help="time biotorch's layers too, if it is installed")
     parser.add_argument("--layout", choices=("channels_last", "contiguous"), default="channels_last")

@@ -1,5 +1,6 @@
 """What we measure while training. Callbacks observe: removing one changes no result, bit for bit."""
 
+from callbacks.client_drift import ClientDrift
 from callbacks.conservation import ConservationPotential
 from callbacks.curves import Curves, Recorder, publish
 from callbacks.deployed_cost import DeployedCost
@@ -17,6 +18,7 @@ from callbacks.weight_alignment import WeightAlignment
 
 __all__ = [
     "AlignmentDominance",
+    "ClientDrift",
     "ConservationPotential",
     "Curves",
     "DeployedCost",

@@ -43,7 +43,7 @@ class Recorder(L.Callback):
     """A callback that keeps curves: what `publish` says, and what modules log once per epoch.
 
     Values of `val/` are taken when validation ends, all others when the epoch has ended; `test/` is no curve, nor is
-    `match/`, which is of the moment before the first step.
+    `match/` and `select/`, which are of the moment before a step.
     """
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class Recorder(L.Callback):
             key: value.item() if isinstance(value, Tensor) else value
             for key, value in logged.items()
             if key.startswith("val/") == validation
-            and not key.startswith(("test/", "match/"))
+            and not key.startswith(("test/", "match/", "select/"))
             and key not in self.published
             and f"{key}_epoch" not in logged  # the value of a single step, whose mean is there too
         }

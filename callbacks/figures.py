@@ -18,13 +18,18 @@ PANELS = {
         "exact prediction": ("conserve/", "/predicted"),
         "worst neuron": ("conserve/", "/worst_neuron"),
     },
+    "drift.png": {
+        "clients' updates apart": ("drift/update/", ""),
+        "their ways back apart": ("drift/transport/", ""),
+        "cosine with the round's": ("drift/cosine/", ""),
+    },
     "training.png": {"loss": ("", "/loss"), "accuracy, %": ("", "/accuracy")},
 }
 ANGLES = "alignment.png"  # degrees: the right angle is drawn in
 
 
 class Figures(Recorder):
-    """Writes `alignment.png`, `conservation.png` and `training.png` at the end of a fit, as far as there are curves.
+    """Writes the pictures of `PANELS` at the end of a fit, as far as there are curves.
 
     Args:
         dirpath: folder; None: `figures` in the trainer's log folder.

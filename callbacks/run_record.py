@@ -22,8 +22,9 @@ class RunRecord(Recorder):
     value of everything logged; `curves`: key to [step, epoch, value], at most 60 points each; `commit`, `dirty`,
     `versions`, `hardware`; `wall_time_s`: of fit and test, over all resumed parts; `peak_memory_mib`; `started`,
     `finished`: UTC; `validation_is_test`; `executed_by`: of a federated run, what computed its clients; `partition`:
-    of a federated run, samples of each client in each class; `broken`: what measuring callbacks found to break their
-    laws; `not_finite`, if any: keys of numbers that were no number and are null here.
+    of a federated run, samples of each client in each class; `selections`, if any: the layers that a rule chose by
+    comparing clients, with every layer's score; `broken`: what measuring callbacks found to break their laws;
+    `not_finite`, if any: keys of numbers that were no number and are null here.
 
     Args:
         path: of the file; None: record.json in the trainer's log folder.
@@ -112,7 +113,7 @@ class RunRecord(Recorder):
                 "validation_is_test": self.validation_is_test,
                 "broken": self.broken,
             }
-            | ({"executed_by": module.executed_by} if getattr(module, "executed_by", None) else {})
+            | {name: getattr(module, name) for name in ("executed_by", "selections") if getattr(module, name, None)}
             | ({"partition": self.partition} if self.partition else {})
         )
         write_json(Path(self.path or Path(log_dir or trainer.default_root_dir) / "record.json"), fields)

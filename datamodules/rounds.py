@@ -192,14 +192,19 @@ class RoundLoader:
         """Round `number`, whatever was drawn before."""
         return self.round_of(number, self.cohort(number))
 
-    def round_of(self, number: int, clients: Sequence[int]) -> Round:
-        """Round `number` of chosen clients."""
-        batches = [self.work.batches(len(self.parts[client])) for client in clients]
+    def whole(self, number: int) -> Round:
+        """One pass of every client, sampled or not, over its images, as it would begin round `number`."""
+        return self.round_of(number, range(len(self.parts)), replace(self.work, epochs=1, steps=None))
+
+    def round_of(self, number: int, clients: Sequence[int], work: LocalWork | None = None) -> Round:
+        """Round `number` of chosen clients; `work` in place of what they do in every round."""
+        work = work or self.work
+        batches = [work.batches(len(self.parts[client])) for client in clients]
         rows = torch.zeros(len(clients), max(map(len, batches)), dtype=torch.int64)
         places = torch.zeros(*rows.shape, max(map(max, batches)), dtype=torch.int64)
         for lane, client in enumerate(clients):
             rows[lane, : len(batches[lane])] = torch.tensor(batches[lane])
-            self._place(places[lane], rows[lane], self.work.order(self.parts[client], number, client, self.seed))
+            self._place(places[lane], rows[lane], work.order(self.parts[client], number, client, self.seed))
         images, labels = self.images.images, self.images.labels
         return Round(
             number=number,

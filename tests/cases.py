@@ -16,6 +16,7 @@ from lit_fa.layers import feedback_layers
 from lit_fa.layers.factored import FactoredConv2d, FactoredLayer, factored_layers
 from lit_fa.modules import Learner
 from lit_fa.rules import (
+    FLFA,
     AdaptiveFeedback,
     AugLocal,
     Backprop,
@@ -27,6 +28,7 @@ from lit_fa.rules import (
     LearningRule,
     PredSim,
     RandomFeedback,
+    SharedRandomFeedback,
     SignFeedback,
     SnapshotFeedback,
     SVDBackprop,
@@ -449,6 +451,8 @@ RULES: dict[str, tuple[Callable[[], LearningRule], Callable]] = {
     "snapshot_row": fa(SnapshotFeedback("row"), rows_of_weight),
     "snapshot_matrix": fa(SnapshotFeedback("matrix"), whole_of_weight),
     "snapshot_none": fa(SnapshotFeedback("none"), as_stored),
+    "snapshot_flfa": (partial(FLFA, None), partial(feedback_reference, rows_of_weight, False)),
+    "fa_shared_random": fa(SharedRandomFeedback(), rows_of_weight),
     "dfa_dense": dfa(),
     "dfa_detour": dfa(backend="detour"),
     "dfa_per_channel": dfa(shape="per_channel"),

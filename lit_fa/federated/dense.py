@@ -138,7 +138,7 @@ def _layer(found: list[tuple[str, nn.Module]], start: int, end: int) -> Dense:
     bends = _bends(found[start + 1 : end])
     if len(bends) > 1:
         raise NotWritten(f"behind {name} stand several activations")
-    feedback = module.feedback if isinstance(module, FeedbackLinear) else None
+    feedback = module.feedback if isinstance(module, FeedbackLinear) and not module.feedback.off else None
     bias = None if module.bias is None else f"network.{name}.bias"
     ready = range(start + 1 + bends[0][0] if bends else start, end)
     return Dense(f"network.{name}.weight", bias, len(module.weight), _activation(bends), feedback, ready)

@@ -21,11 +21,13 @@ from lit_fa.federated.work import Learner, LocalTraining
 from lit_fa.rules.backprop import Backprop
 from lit_fa.rules.direct_feedback_alignment import DirectFeedbackAlignment
 from lit_fa.rules.feedback_alignment import FeedbackAlignment
+from lit_fa.rules.flfa import FLFA
 from lit_fa.rules.forward_forward import ForwardForward
 
 RULES = {
     Backprop: (ByError, check_error_rule),
     FeedbackAlignment: (ByError, check_error_rule),
+    FLFA: (ByError, check_error_rule),
     DirectFeedbackAlignment: (ByError, check_error_rule),
     ForwardForward: (ByGoodness, check_forward_forward),
 }

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lit_fa.federated.algorithms import FedAvg
 from lit_fa.federated.local_optimizers import LocalOptimizer
-from lit_fa.rules.base import Batch, Progress, Tensors
+from lit_fa.rules.base import Batch, LearningRule, Progress, Tensors
 
 Learner = (
     nn.Module
@@ -102,6 +102,13 @@ class Work:
     def progress(self, step: int) -> Progress:
         """Where a client stands after `step` local steps; no two rounds share a number, on which draws depend."""
         return Progress(self.round.number * _STRIDE + step, self.round.number, self.fraction)
+
+
+def travelling(work: Work, rule: LearningRule) -> dict[str, Tensors]:
+    """What the server sends to clients: not the feedback that follows from the parameters, and no client's state."""
+    follows = rule.on_round_start(work.params, work.buffers, work.round.number)
+    buffers = {name: b for name, b in work.buffers.items() if name not in follows}
+    return {"params": work.params, "buffers": buffers, "server": work.server}
 
 
 @dataclass

@@ -2,15 +2,17 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from lit_fa.errors import UserError
+from lit_fa.federated.comparison import Directions
 from lit_fa.federated.features import Features
 from lit_fa.federated.work import Learner, LocalTraining, Outcome, Work
-from lit_fa.flower.messages import packed_work, unpacked_outcome
+from lit_fa.flower.messages import packed_server, packed_work, unpacked_directions, unpacked_outcome
 from lit_fa.flower.node import FAILED
 
 log = logging.getLogger(__name__)
@@ -69,7 +71,7 @@ class GridExecutor:
         began, device = time.perf_counter(), next(iter(work.params.values())).device
         lanes = {part: _lanes(work, part, self.nodes) for part in range(self.nodes)}
         lanes = {part: chosen for part, chosen in lanes.items() if chosen}
-        sent = {self.node_of[part]: packed_work(work.take(chosen)) for part, chosen in lanes.items()}
+        sent = {self.node_of[part]: packed_work(work.take(chosen), learner) for part, chosen in lanes.items()}
         replies = self._asked(sent, "train", str(work.round.number))
         outcome, answered = Outcome({}, {}, {}), []
         for part, chosen in lanes.items():
@@ -83,6 +85,23 @@ class GridExecutor:
         took = time.perf_counter() - began
         log.info("round %d: %d clients on %d nodes, %.1f s", work.round.number, len(answered), len(lanes), took)
         return outcome if len(answered) == len(work.states) else _reweighted(outcome, local, work, sorted(answered))
+
+    def directions(self, learner: Learner, number: int, names: Sequence[str]) -> Directions:
+        """The sum over all clients of all nodes, by ascending partition-id; the nodes know the layers themselves.
+
+        Raises:
+            NodeError: a node does not answer: layers are chosen by all clients, whatever failures are allowed.
+        """
+        buffers = {n: b for n, b in learner.named_buffers() if not n.endswith("feedback.weight")}
+        server = packed_server(dict(learner.named_parameters()), buffers, number, self.nodes)
+        told = self._asked({id: server for id in self.node_of.values()}, "query.compare", str(number))
+        found = Directions({}, {}, 0)
+        for part in range(self.nodes):
+            content = told[self.node_of[part]]
+            if isinstance(content, str):
+                raise NodeError(f"SuperNode {part} did not compare its clients before round {number}: {content}")
+            found.add(unpacked_directions(content, next(learner.parameters()).device))
+        return found
 
     def _place(self, part: int, id: int, same: bool) -> None:
         if part in self.node_of or not 0 <= part < self.nodes:

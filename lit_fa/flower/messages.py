@@ -10,15 +10,20 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor, float64, tensor
 
-from lit_fa.federated.work import Outcome, Round, Work
+from lit_fa.federated.comparison import Directions
+from lit_fa.federated.work import Learner, Outcome, Round, Work, travelling
+from lit_fa.layers.feedback import feedback_layers
 from lit_fa.rules.base import Tensors
 
-PLAN = "plan"
+PLAN, CHOSEN = "plan", "chosen"
 STATE = "state."  # before a client's id: what it keeps from round to round
 
 
-def packed_work(work: Work) -> RecordDict:
-    """What a SuperNode needs besides the experiment: who trains, from which parameters, with which coefficients."""
+def packed_work(work: Work, learner: Learner) -> RecordDict:
+    """What a SuperNode needs besides the experiment: who trains, from which parameters, with which coefficients.
+
+    Feedback that follows from the parameters stays behind; of layers that were chosen their names go along.
+    """
     plan = {
         "number": work.round.number,
         "clients": list(work.round.clients),
@@ -27,32 +32,70 @@ def packed_work(work: Work) -> RecordDict:
         "lr": float(work.lr),
         "fraction": float(work.fraction),
     }
-    groups = {"params": work.params, "buffers": work.buffers, "server": work.server}
-    groups |= _by_client(dict(zip(work.round.clients, work.states, strict=True)))
+    if learner.rule.compares:
+        plan[CHOSEN] = [*feedback_layers(learner.network)]
+    groups = travelling(work, learner.rule) | _by_client(dict(zip(work.round.clients, work.states, strict=True)))
     return RecordDict({PLAN: ConfigRecord(plan), **_arrays(groups)})
 
 
-def unpacked_work(content: RecordDict, round_of: Callable[[int, tuple[int, ...]], Round], to: Any) -> Work:
-    """The work again, on a node.
+def unpacked_work(
+    content: RecordDict, learner: Learner, round_of: Callable[[int, tuple[int, ...]], Round], to: Any
+) -> Work:
+    """The work again, on a node, whose learner then has the server's buffers and chosen layers.
 
     Args:
         content: of the message.
+        learner: built by the node from the same experiment.
         round_of: (number, clients) to the round, from the node's own data.
         to: device of the tensors.
     """
     plan, params = content.config_records[PLAN], _tensors(content, "params", to)
     clients = tuple(plan["clients"])
+    if learner.rule.compares:
+        learner.rule.switch(learner.network, plan[CHOSEN])
+    held = dict(learner.named_buffers())
+    buffers = held | _tensors(content, "buffers", to)
+    buffers |= learner.rule.on_round_start(params, buffers, plan["number"])
+    for name, buffer in buffers.items():
+        held[name].copy_(buffer)
     return Work(
         round=replace(round_of(plan["number"], clients), dtype=next(iter(params.values())).dtype),
         shares=tensor(plan["shares"], dtype=float64),
         fractions=tensor(plan["fractions"], dtype=float64),
         params=params,
-        buffers=_tensors(content, "buffers", to),
+        buffers={name: b.clone() for name, b in buffers.items()},
         states=[_tensors(content, f"{STATE}{client}", to) for client in clients],
         server=_tensors(content, "server", to),
         lr=plan["lr"],
         fraction=plan["fraction"],
     )
+
+
+def packed_server(params: Tensors, buffers: Tensors, number: int, nodes: int) -> RecordDict:
+    """What a SuperNode, one of so many, needs to compare its clients before a round."""
+    plan = ConfigRecord({"number": number, "nodes": nodes})
+    return RecordDict({PLAN: plan, **_arrays({"params": params, "buffers": buffers})})
+
+
+def unpacked_server(content: RecordDict, learner: Learner, to: Any) -> tuple[int, int]:
+    """The round's number and how many nodes there are; the learner has the server's parameters and buffers."""
+    held = dict(learner.named_parameters()) | dict(learner.named_buffers())
+    for name, sent in (_tensors(content, "params", to) | _tensors(content, "buffers", to)).items():
+        held[name].data.copy_(sent)
+    plan = content.config_records[PLAN]
+    return plan["number"], plan["nodes"]
+
+
+def packed_directions(found: Directions) -> RecordDict:
+    """A node's sums over its clients."""
+    groups = _arrays({"totals": found.totals, "squares": found.squares})
+    return RecordDict({PLAN: ConfigRecord({"clients": found.clients}), **groups})
+
+
+def unpacked_directions(content: RecordDict, to: Any) -> Directions:
+    """The same at the server."""
+    clients = content.config_records[PLAN]["clients"]
+    return Directions(_tensors(content, "totals", to), _tensors(content, "squares", to), clients)
 
 
 def packed_outcome(outcome: Outcome, executor: str) -> RecordDict:

@@ -5,15 +5,17 @@ and node, however many clients it holds.
 """
 
 import logging
+from dataclasses import replace
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from lit_fa.cli import LitFACLI, guarded
 from lit_fa.federated.choose import checked, executor_named, fastest
+from lit_fa.federated.comparison import Directions, directions
 from lit_fa.federated.work import Outcome, Work
 from lit_fa.flower.experiment import at_node, fingerprint
-from lit_fa.flower.messages import packed_outcome, unpacked_work
+from lit_fa.flower.messages import packed_directions, packed_outcome, unpacked_server, unpacked_work
 
 log = logging.getLogger(__name__)
 FAILED = "failed"
@@ -37,19 +39,45 @@ def train(message: Message, context: Context) -> Message:
     """The local training of this node's clients of a round."""
 
     def trained() -> RecordDict:
-        cli = _ready(context)
-        strategy, plugin = cli.trainer.strategy, cli.trainer.precision_plugin
-        plugin.convert_module(cli.model).to(strategy.root_device)
-        loader = cli.datamodule.train_dataloader()
+        cli = _placed(context)
+        device, loader = cli.trainer.strategy.root_device, cli.datamodule.train_dataloader()
 
         def round_of(number: int, clients: tuple[int, ...]):
-            return loader.round_of(number, clients).to(strategy.root_device)
+            return loader.round_of(number, clients).to(device)
 
-        work = unpacked_work(message.content, round_of, strategy.root_device)
-        with plugin.train_step_context():
+        work = unpacked_work(message.content, cli.model.learner, round_of, device)
+        with cli.trainer.precision_plugin.train_step_context():
             return packed_outcome(*_outcome(cli, work, context))
 
     return _replied(message, trained)
+
+
+@app.query("compare")
+def compare(message: Message, context: Context) -> Message:
+    """The sum of the directions of this node's clients' gradients, for a rule that chooses layers by them."""
+
+    def compared() -> RecordDict:
+        cli = _placed(context)
+        device, learner = cli.trainer.strategy.root_device, cli.model.learner
+        number, nodes = unpacked_server(message.content, learner, device)
+        whole = cli.datamodule.train_dataloader().whole(number).to(device)
+        whole = replace(whole, dtype=next(learner.parameters()).dtype)
+        part = int(context.node_config.get("partition-id", 0))
+        lanes = [lane for lane, client in enumerate(whole.clients) if client % nodes == part]
+        if not lanes:
+            return packed_directions(Directions({}, {}, 0))
+        rule, names = learner.rule, learner.rule.candidates(learner.network)
+        with cli.trainer.precision_plugin.train_step_context():
+            return packed_directions(directions(learner, whole.take(lanes), names, cli.model.local.seed, rule.private))
+
+    return _replied(message, compared)
+
+
+def _placed(context: Context) -> LitFACLI:
+    """The experiment, ready, with its model in the trainer's precision and on its device."""
+    cli = _ready(context)
+    cli.trainer.precision_plugin.convert_module(cli.model).to(cli.trainer.strategy.root_device)
+    return cli
 
 
 def _ready(context: Context) -> LitFACLI:

@@ -88,6 +88,14 @@ def rescale_matrix(matrix: Tensor, weight: Tensor) -> Tensor:
     return matrix * (weight.norm() / matrix.norm().clamp_min(torch.finfo(matrix.dtype).tiny))
 
 
+def as_it_is(matrix: Tensor, weight: Tensor) -> Tensor:
+    """`matrix` itself."""
+    return matrix
+
+
+RESCALES = {"row": rescale_rows, "matrix": rescale_matrix, "none": as_it_is}
+
+
 def mix(feedback: Tensor, weight: Tensor, rate: float) -> Tensor:
     r"""$B \leftarrow (1-\rho) B + \rho W$."""
     return feedback + rate * (weight - feedback)

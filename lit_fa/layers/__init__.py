@@ -9,6 +9,8 @@ from lit_fa.layers.feedback import (
     FeedbackLinear,
     extend,
     feedback_layers,
+    switch_off,
+    switch_on,
     true_gradient,
 )
 from lit_fa.layers.observing import observing
@@ -18,10 +20,12 @@ from lit_fa.layers.sources import (
     FeedbackSource,
     KolenPollackFeedback,
     RandomFeedback,
+    SharedRandomFeedback,
     SignFeedback,
     SnapshotFeedback,
     WeightMirrorFeedback,
 )
+from lit_fa.layers.stages import last_of_stages
 from lit_fa.layers.taps import Block, Taps, find_blocks, match
 
 __all__ = [
@@ -37,6 +41,7 @@ __all__ = [
     "FeedbackSource",
     "KolenPollackFeedback",
     "RandomFeedback",
+    "SharedRandomFeedback",
     "SignFeedback",
     "SnapshotFeedback",
     "Taps",
@@ -46,7 +51,10 @@ __all__ = [
     "extend",
     "feedback_layers",
     "find_blocks",
+    "last_of_stages",
     "match",
     "observing",
+    "switch_off",
+    "switch_on",
     "true_gradient",
 ]

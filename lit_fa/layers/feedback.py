@@ -28,28 +28,41 @@ WEIGHT_LAYERS = (nn.Linear, *CONVS, *TRANSPOSED)
 
 
 class Feedback(nn.Module):
-    """What a layer stores for its way back. `weight` is a buffer (a parameter if the source is trained) or None."""
+    """What a layer stores for its way back. `weight` is a buffer (a parameter if the source is trained) or None.
+
+    A layer that is switched off stores an empty buffer, and is plain backprop.
+    """
 
     def __init__(self, source: FeedbackSource, layer: nn.Module, generator: torch.Generator):
         """Draw from `generator` for the weight of `layer`, and move to where that weight is."""
         super().__init__()
         weight = layer.weight.detach()
-        stored = source.draw(weight, generator)
-        if stored is not None:
-            stored = torch.empty_like(weight).copy_(stored)  # the weight's device, type and memory layout
+        stored = _drawn(source, weight, generator)
         if source.trained:
             self.weight = nn.Parameter(stored)
         else:
             self.register_buffer("weight", stored)
         self.source, self.gain = source, source.gain(weight)
 
+    @property
+    def off(self) -> bool:
+        """Whether the error goes back through the layer's own weight."""
+        return self.weight is not None and self.weight.numel() == 0
+
     def matrix(self, weight: Tensor) -> Tensor:
         """The backward matrix B, of the shape of `weight`."""
-        return self.source.matrix(weight.detach(), self.weight) * self.gain
+        return weight.detach() if self.off else self.source.matrix(weight.detach(), self.weight) * self.gain
 
     def extra_repr(self) -> str:
         """Show the source in print(network)."""
-        return repr(self.source)
+        return f"{self.source}, off" if self.off else repr(self.source)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        """What was saved switched on, or off, is so where it is loaded."""
+        saved = state_dict.get(f"{prefix}weight")
+        if saved is not None and self.weight is not None and (saved.numel() == 0) != self.off:
+            self.weight = torch.empty_like(saved, dtype=self.weight.dtype, device=self.weight.device)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class FeedbackLayer(nn.Module):
@@ -61,7 +74,7 @@ class FeedbackLayer(nn.Module):
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         """The layer's own value; the error goes back through the feedback."""
-        if self.transport == "weights":
+        if self.transport == "weights" or self.feedback.off:
             return super().forward(x, *args, **kwargs)
         if self.backend == "fused":
             return self.fused(x)
@@ -153,9 +166,20 @@ def extend(
     return layer
 
 
-def feedback_layers(network: nn.Module) -> dict[str, FeedbackLayer]:
-    """Name to layer, for every layer that `extend` has changed."""
-    return {name: module for name, module in network.named_modules() if isinstance(module, FeedbackLayer)}
+def feedback_layers(network: nn.Module, *, off: bool = False) -> dict[str, FeedbackLayer]:
+    """Name to layer, for every layer that `extend` has changed; those switched off only if they are asked for."""
+    extended = {name: module for name, module in network.named_modules() if isinstance(module, FeedbackLayer)}
+    return {name: layer for name, layer in extended.items() if off or not layer.feedback.off}
+
+
+def switch_off(layer: FeedbackLayer) -> None:
+    """Let go of what the layer stores: it is plain backprop, at no cost, until it is switched on."""
+    layer.feedback.weight = layer.feedback.weight.new_empty(0)
+
+
+def switch_on(layer: FeedbackLayer, generator: torch.Generator) -> None:
+    """Store again what the layer's source draws."""
+    layer.feedback.weight = _drawn(layer.feedback.source, layer.weight.detach(), generator)
 
 
 @contextmanager
@@ -169,6 +193,12 @@ def true_gradient(network: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.transport = "feedback"
+
+
+def _drawn(source: FeedbackSource, weight: Tensor, generator: torch.Generator) -> Tensor | None:
+    """What the source stores for a weight, of its device, type and memory layout."""
+    stored = source.draw(weight, generator)
+    return None if stored is None else torch.empty_like(weight).copy_(stored)
 
 
 def _same_forward(kind: type) -> type | None:

@@ -21,11 +21,13 @@ class FeedbackSource:
     Class attributes:
         trained: the stored matrix is a parameter that receives the weight's own increments.
         evolves: `after_step` changes what is stored.
+        renews: `on_round_start` does, from the weight, the seed and the round alone.
         law: which conservation law holds per neuron (see `lit_fa.functional.conservation`).
     """
 
     trained: ClassVar[bool] = False
     evolves: ClassVar[bool] = False
+    renews: ClassVar[bool] = False
     law: ClassVar[str] = "balance"
 
     def draw(self, weight: Tensor, generator: Generator) -> Tensor | None:
@@ -44,8 +46,8 @@ class FeedbackSource:
         """What is stored after an optimiser step."""
         return stored
 
-    def on_round_start(self, weight: Tensor, stored: Tensor | None) -> Tensor | None:
-        """What a federated client stores when it receives the server's weight."""
+    def on_round_start(self, weight: Tensor, stored: Tensor, generator: Generator) -> Tensor:
+        """What a federated client stores when it receives the server's weight. generator: of seed, layer and round."""
         return stored
 
 
@@ -211,9 +213,10 @@ class SnapshotFeedback(FeedbackSource):
     """
 
     rescale: str = "row"
+    renews: ClassVar[bool] = True
 
     def __post_init__(self):
-        _check("rescale", self.rescale, ("row", "matrix", "none"))
+        _check("rescale", self.rescale, (*formula.RESCALES,))
 
     @property
     def law(self) -> str:  # noqa: D102
@@ -223,12 +226,43 @@ class SnapshotFeedback(FeedbackSource):
         return weight.detach().clone()
 
     def matrix(self, weight: Tensor, stored: Tensor) -> Tensor:  # noqa: D102
-        if self.rescale == "none":
-            return stored
-        return (formula.rescale_rows if self.rescale == "row" else formula.rescale_matrix)(stored, weight)
+        return formula.RESCALES[self.rescale](stored, weight)
 
-    def on_round_start(self, weight: Tensor, stored: Tensor) -> Tensor:  # noqa: D102
+    def on_round_start(self, weight: Tensor, stored: Tensor, generator: Generator) -> Tensor:  # noqa: D102
         return weight.detach().clone()
+
+
+@dataclass(frozen=True)
+class SharedRandomFeedback(RandomFeedback):
+    """Random B in the place of the snapshot, the same for all clients: FLFA's ablation (2512.12762).
+
+    Args:
+        rescale: as for `SnapshotFeedback`.
+        redraw: `never`: one B for all rounds; `round`: a new one for each.
+    """
+
+    init: str = "kaiming_normal"
+    rescale: str = "row"
+    redraw: str = "never"
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check("rescale", self.rescale, (*formula.RESCALES,))
+        _check("redraw", self.redraw, ("never", "round"))
+
+    @property
+    def renews(self) -> bool:  # noqa: D102
+        return self.redraw == "round"
+
+    @property
+    def law(self) -> str:  # noqa: D102
+        return "feedback" if self.rescale == "none" else "path"
+
+    def matrix(self, weight: Tensor, stored: Tensor) -> Tensor:  # noqa: D102
+        return formula.RESCALES[self.rescale](stored, weight)
+
+    def on_round_start(self, weight: Tensor, stored: Tensor, generator: Generator) -> Tensor:  # noqa: D102
+        return self.draw(weight, generator).to(stored) if self.renews else stored
 
 
 def _check(name: str, value: str, valid: tuple[str, ...]) -> None:
@@ -243,4 +277,5 @@ SOURCES = {
     "weight_mirror": WeightMirrorFeedback,
     "adaptive": AdaptiveFeedback,
     "snapshot": SnapshotFeedback,
+    "shared_random": SharedRandomFeedback,
 }

@@ -128,7 +128,7 @@ def find_blocks(network: nn.Module, example: Tensor, blocks: str | list[str] = "
     if isinstance(blocks, str) and blocks in PRESETS:
         blocks = transformer_points(network, example, blocks)
     if isinstance(blocks, str):
-        links = _chain(network) if blocks == "block" else {n: m for n, m in modules.items() if _is_leaf(m)}
+        links = chain_of(network) if blocks == "block" else {n: m for n, m in modules.items() if _is_leaf(m)}
     else:
         links = {name: modules[name] for name in match(blocks, [n for n in modules if n])}
     seen = calls(network, example, {**links, **{n: m for n, m in modules.items() if n and isinstance(m, LEARNS)}})
@@ -153,13 +153,13 @@ def match(patterns: list[str], names: list[str]) -> list[str]:
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
-def _chain(network: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
+def chain_of(network: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
     """The links of a network: its children, with every Sequential or ModuleList replaced by its own links."""
     links = {}
     for name, child in network.named_children():
         path = f"{prefix}{name}"
-        if isinstance(child, (nn.Sequential, nn.ModuleList)) or _only_a_chain(child):
-            links |= _chain(child, path + ".")
+        if isinstance(child, (nn.Sequential, nn.ModuleList)) or _only_achain_of(child):
+            links |= chain_of(child, path + ".")
         else:
             links[path] = child
     return links
@@ -173,7 +173,7 @@ def _is_leaf(module: nn.Module) -> bool:
     return isinstance(module, LEARNS) or not [*module.children()]
 
 
-def _only_a_chain(module: nn.Module) -> bool:
+def _only_achain_of(module: nn.Module) -> bool:
     """A stage: a module that is not a block itself but holds a Sequential of blocks named `blocks` (ConvNeXt, Swin)."""
     return isinstance(getattr(module, "blocks", None), (nn.Sequential, nn.ModuleList))
 

@@ -97,6 +97,8 @@ class Classifier(EvaluatedClassifier):
         rule = Backprop() if rule is None else rule
         if stream and not rule.streams:
             raise UserError(f"{type(rule).__name__} has no cuts to stream; use stream: false")
+        if rule.compares:
+            raise UserError(f"{type(rule).__name__} chooses layers by comparing clients: name them, or federate")
         self.learner = Learner(network, rule, example_input(network, tuple(image_shape)), criterion)
         if compile:
             self.learner.compile()

@@ -7,7 +7,7 @@ and checkpoints, resuming, callbacks and loggers need nothing federated.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -20,11 +20,13 @@ from lit_fa.federated.choose import EXECUTORS, Executor, checked, executor_named
 from lit_fa.federated.features import Features
 from lit_fa.federated.lanes import changing_buffers
 from lit_fa.federated.local_optimizers import LocalOptimizer, LocalSchedule, LocalSGD
-from lit_fa.federated.work import LocalTraining, Outcome, Round, Work, trainable
+from lit_fa.federated.sequential import SequentialExecutor
+from lit_fa.federated.work import LocalTraining, Outcome, Round, Work, trainable, travelling
 from lit_fa.modules.evaluated import EvaluatedClassifier
 from lit_fa.modules.finite import NonFiniteLossError
 from lit_fa.modules.learner import Learner
 from lit_fa.modules.ranks import share_of, summed
+from lit_fa.modules.selection import logged, select
 from lit_fa.networks import create_network, example_input
 from lit_fa.rules.backprop import Backprop
 from lit_fa.rules.base import LearningRule, Tensors
@@ -63,6 +65,7 @@ class FederatedClassifier(EvaluatedClassifier):
 
     Attributes:
         executed_by: after the first round, which executor runs, seconds of a trial of each, and why others could not.
+        selections: of a rule that compares clients: the round, the layers chosen and every layer's score, each time.
 
     Raises:
         UserError: unknown names, an algorithm that does not go with the local optimiser, an executor that cannot do it.
@@ -116,6 +119,7 @@ class FederatedClassifier(EvaluatedClassifier):
             self.executed_by = {"executor": executor}
         self.states: dict[int, Tensors] = {}  # client id to what it keeps from round to round
         self.server: Tensors = {}  # what the algorithm keeps at the server
+        self.selections: list[dict] = []
         self.measure(num_classes)
 
     def configure_optimizers(self) -> dict | torch.optim.Optimizer:
@@ -127,6 +131,7 @@ class FederatedClassifier(EvaluatedClassifier):
 
     def training_step(self, batch: Round, batch_idx: int) -> Tensor:
         """One round: the clients' training, the sum over ranks, the server's step."""
+        self.choose_layers(batch.number)
         work = self.work_of(batch)
         changing = {n: work.buffers[n] for n in sorted(changing_buffers(self.learner, work))}
         lanes = share_of(batch.steps, self.global_rank, self.trainer.world_size)
@@ -140,11 +145,38 @@ class FederatedClassifier(EvaluatedClassifier):
         self.log_dict({"train/loss": loss / seen, "train/accuracy": 100 * correct / seen, "train/local_lr": work.lr})
         return torch.tensor(loss / seen)
 
+    def choose_layers(self, number: int) -> None:
+        """Let a rule that compares clients choose its layers before round `number`; a second call does nothing."""
+        done = bool(self.selections) and self.selections[-1]["round"] == number
+        if self.rule.compares and self.rule.compares_before(number) and not done:
+            self.selections.append(select(self, number, self.selections))
+            self.log_dict(logged(self.selections[-1]))
+
+    def movements(self, batch: Round) -> Iterator[tuple[int, Tensors]]:
+        """What each client of a round would move by, (id, name to W_i - W^r), one after another on the learner itself.
+
+        For observers, before the round: parameters and buffers are as before between any two of them.
+        """
+        self.choose_layers(batch.number)
+        work = self.work_of(batch)
+        for lane, client in enumerate(batch.clients):
+            alone = replace(work.take([lane]), shares=torch.ones(1, dtype=torch.float64))
+            outcome = SequentialExecutor().run(self.learner, self.local, alone, self.features)
+            yield client, {name: -moved for name, moved in outcome.update.items()}
+
+    def client_bytes(self, batch: Round) -> int:
+        """Bytes that one client of a round receives, without its state, and hands back, by Flower's messages."""
+        work = self.work_of(batch)
+        sent = [t for tensors in travelling(work, self.rule).values() for t in tensors.values()]
+        back = [*work.params.values(), *(work.buffers[n] for n in changing_buffers(self.learner, work))]
+        back += [*work.server.values()]  # what a client's state has changed by
+        return sum(t.nbytes for t in (*sent, *back))
+
     @torch.no_grad()
     def work_of(self, batch: Round) -> Work:
         """What the clients of a round receive. The rule's feedback is renewed first, if it is renewed by rounds."""
         params, buffers = trainable(self.learner), dict(self.learner.named_buffers())
-        for name, tensor in self.rule.on_round_start(params, buffers).items():
+        for name, tensor in self.rule.on_round_start(params, buffers, batch.number).items():
             buffers[name].copy_(tensor)
         sent = {name: p.detach().clone() for name, p in params.items()}
         algorithm, sizes = self.local.algorithm, torch.tensor(batch.sizes, dtype=torch.float64)
@@ -180,7 +212,8 @@ class FederatedClassifier(EvaluatedClassifier):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Keep what clients and algorithm keep, and the executor, on which the last bits depend."""
-        checkpoint["federated"] = {"states": self.states, "server": self.server, "executed_by": self.executed_by}
+        kept = {"states": self.states, "server": self.server, "executed_by": self.executed_by}
+        checkpoint["federated"] = kept | {"selections": self.selections}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Go on with the same clients' states and the same executor."""
@@ -190,6 +223,7 @@ class FederatedClassifier(EvaluatedClassifier):
             return
         self.states = {c: {n: t.to(self.device) for n, t in s.items()} for c, s in kept["states"].items()}
         self.server = {n: t.to(self.device) for n, t in kept["server"].items()}
+        self.selections = kept.get("selections", [])
         if self.executor is None and kept["executed_by"].get("executor") in EXECUTORS:
             self.executed_by = kept["executed_by"]
             self.executor = executor_named(self.executed_by["executor"], self.lanes)

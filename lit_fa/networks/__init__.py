@@ -1,6 +1,13 @@
 """Networks by name: importing this package registers the papers' small networks with timm."""
 
-from lit_fa.networks import mlp, resnet_cifar, small_conv, vgg_cifar  # noqa: F401  (importing registers)
+from lit_fa.networks import (  # noqa: F401  (importing registers)
+    mlp,
+    resnet_cifar,
+    resnet_wide,
+    shufflenet,
+    small_conv,
+    vgg_cifar,
+)
 from lit_fa.networks.adapters import Adapters, merge_adapters
 from lit_fa.networks.create import create_network, example_input
 from lit_fa.networks.registry import network_names

@@ -1,9 +1,18 @@
-"""Small convolutional networks: two LeNets of BioTorch's tables and two three-convolution networks of the SSA line."""
+"""Small convolutional networks: BioTorch's two LeNets, the SSA line's two of three convolutions, FLFA's of two."""
 
 from torch import nn
 
 from lit_fa.errors import UserError
-from lit_fa.networks.parts import Chain, ImageSize, conv_block, height_and_width, initialised, linear_block
+from lit_fa.networks.parts import (
+    Chain,
+    ImageSize,
+    activation_named,
+    conv_block,
+    height_and_width,
+    initialised,
+    layers,
+    linear_block,
+)
 from lit_fa.networks.registry import register
 
 
@@ -141,3 +150,45 @@ def conv3_96_192_512(
     """The wide sibling of `conv3_32_64_128` (LLS-DNN's SmallConvL): convolutions 96-192-512, then 1024 units; 3.2 M."""
     options = {"activation": activation, "batch_norm": batch_norm, "bias": bias, "init": init}
     return three_convolutions((96, 192, 512), 1024, num_classes, in_chans, img_size, **options)
+
+
+@register
+def conv2_group_norm(
+    *,
+    num_classes: int = 10,
+    in_chans: int = 3,
+    img_size: ImageSize = 32,
+    activation: str = "relu",
+    groups: int = 8,
+    init: str = "default",
+) -> Chain:
+    """The small network of FLFA's laboratory: two 3x3 convolutions of 32, each normalised and pooled, then 256 units.
+
+    0.54 M weights for 32 x 32 pixels. GroupNorm has no running statistics, so that clients can be stacked and the
+    server averages nothing but weights. Kernel and groups are assumed.
+
+    Args:
+        num_classes: number of logits.
+        in_chans: channels of the images.
+        img_size: at least 4.
+        activation: name, see `parts.ACTIVATIONS`.
+        groups: of each normalisation; 32 must be a multiple.
+        init: `default`, `xavier` or `kaiming`.
+
+    Raises:
+        UserError: for groups that do not divide 32, or images that are too small.
+    """
+    height, width = height_and_width("conv2_group_norm", img_size, at_least=4)
+    if groups < 1 or 32 % groups:
+        raise UserError(f"conv2_group_norm: groups divide 32, not {groups}")
+    blocks = [
+        layers(
+            conv=nn.Conv2d(channels, 32, 3, padding=1),
+            norm=nn.GroupNorm(groups, 32),
+            activation=activation_named(activation),
+            pool=nn.MaxPool2d(2),
+        )
+        for channels in (in_chans, 32)
+    ]
+    blocks.append(linear_block(32 * (height // 4) * (width // 4), 256, activation=activation))
+    return initialised(Chain(blocks, nn.Linear(256, num_classes), num_classes), init)

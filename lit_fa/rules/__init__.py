@@ -5,6 +5,7 @@ from lit_fa.layers.sources import (
     FeedbackSource,
     KolenPollackFeedback,
     RandomFeedback,
+    SharedRandomFeedback,
     SignFeedback,
     SnapshotFeedback,
     WeightMirrorFeedback,
@@ -14,6 +15,7 @@ from lit_fa.rules.base import LearningRule, Progress, Surrogate
 from lit_fa.rules.direct_feedback_alignment import DirectFeedbackAlignment
 from lit_fa.rules.feedback_alignment import FeedbackAlignment
 from lit_fa.rules.feedback_weight_matching import FeedbackWeightMatching
+from lit_fa.rules.flfa import FLFA, PrivateComparison
 from lit_fa.rules.forward_forward import ForwardForward
 from lit_fa.rules.local_losses import AugLocal, PredSim
 from lit_fa.rules.rank_schedule import Hoyer, Pruning
@@ -21,6 +23,7 @@ from lit_fa.rules.svd_backprop import SVDBackprop
 from lit_fa.rules.svd_space_alignment import SVDSpaceAlignment
 
 __all__ = [
+    "FLFA",
     "AdaptiveFeedback",
     "AugLocal",
     "Backprop",
@@ -33,11 +36,13 @@ __all__ = [
     "KolenPollackFeedback",
     "LearningRule",
     "PredSim",
+    "PrivateComparison",
     "Progress",
     "Pruning",
     "RandomFeedback",
     "SVDBackprop",
     "SVDSpaceAlignment",
+    "SharedRandomFeedback",
     "SignFeedback",
     "SnapshotFeedback",
     "Surrogate",

@@ -72,12 +72,14 @@ class LearningRule(nn.Module):
         paper: citation.
         streams: the rule has cuts, so `stream` can free each block before the next.
         evolves: `after_step` changes something.
+        compares: layers are chosen by comparing the gradients of clients, which takes a federation; see `rules.flfa`.
         reshapes: `reshape` does.
     """
 
     paper: ClassVar[str] = ""
     streams: bool = False
     evolves: bool = False
+    compares: bool = False
     reshapes: bool = False
 
     def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
@@ -130,8 +132,11 @@ class LearningRule(nn.Module):
     def reshape(self, network: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
         """Change shapes of parameters, buffers and the optimiser's state between two epochs; on one device only."""
 
-    def on_round_start(self, params: Tensors, buffers: Tensors) -> Tensors:
-        """Buffers that change when a federated client receives the server's parameters."""
+    def on_round_start(self, params: Tensors, buffers: Tensors, number: int) -> Tensors:
+        """Buffers that change when a federated client receives the server's parameters in round `number`.
+
+        They follow from the parameters, the rule's seed and the round, so that they never travel.
+        """
         return {}
 
     def predict(self, network: nn.Module, inputs: Tensor) -> Tensor:

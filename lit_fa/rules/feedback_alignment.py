@@ -33,7 +33,7 @@ class FeedbackAlignment(LearningRule):
 
     Args:
         source: a `FeedbackSource`, or the short name of one with its defaults: random, sign, kolen_pollack,
-            weight_mirror, adaptive, snapshot.
+            weight_mirror, adaptive, snapshot, shared_random.
         layers: names or patterns of the layers that get feedback; None: every linear and conv layer that an error
             travels through. The first layer's input needs no gradient, so it needs no feedback either.
         backend: `fused` or `detour`, see `lit_fa.layers.feedback`.
@@ -90,11 +90,16 @@ class FeedbackAlignment(LearningRule):
             renewed[key] = self.source.after_step(params[f"{layer}.weight"], buffers[key], generator)
         return {}, renewed
 
-    def on_round_start(self, params: Tensors, buffers: Tensors) -> Tensors:
-        """Take a new snapshot, where the source is one."""
-        keys = self._stored(buffers)
-        weights = {key: params[key.removesuffix("feedback.weight") + "weight"] for key in keys}
-        return {key: self.source.on_round_start(weights[key], buffers[key]) for key in keys}
+    def on_round_start(self, params: Tensors, buffers: Tensors, number: int) -> Tensors:
+        """Take a new snapshot, or draw anew, where the source is of that kind."""
+        renewed = {}
+        for key in self._stored(buffers) if self.source.renews else ():
+            layer = key.removesuffix(".feedback.weight")
+            generator = named_generator(self._seed, layer, "round", number)
+            off = buffers[key].numel() == 0
+            weight = params[f"{layer}.weight"]
+            renewed[key] = buffers[key] if off else self.source.on_round_start(weight, buffers[key], generator)
+        return renewed
 
     @property
     def _seed(self) -> int:
@@ -105,16 +110,14 @@ class FeedbackAlignment(LearningRule):
         return [key for key in buffers if key.endswith(".feedback.weight")]
 
     def _choose(self, network: nn.Module, example: Tensor) -> list[str]:
-        candidates = {n: m for n, m in network.named_modules() if n and isinstance(m, WEIGHT_LAYERS)}
         if isinstance(network, WEIGHT_LAYERS):
             raise UserError("the network is one bare layer, which no error travels through: wrap it in nn.Sequential")
-        if self.layers is not None:
-            try:
-                return match(self.layers, [*candidates])
-            except ValueError as error:
-                raise UserError(f"layers: {error}") from None
-        inputs = _inputs_that_need_gradient(network, example, candidates)
-        return [name for name in candidates if name in inputs]
+        if self.layers is None:
+            return carriers(network, example)
+        try:
+            return match(self.layers, [n for n, m in network.named_modules() if n and isinstance(m, WEIGHT_LAYERS)])
+        except ValueError as error:
+            raise UserError(f"layers: {error}") from None
 
     def _say(self, network: nn.Module) -> None:
         layers: dict[str, FeedbackLayer] = feedback_layers(network)
@@ -122,8 +125,10 @@ class FeedbackAlignment(LearningRule):
         log.info("%s on %d layers, %.3g M stored feedback weights", self.source, len(layers), stored / 1e6)
 
 
-def _inputs_that_need_gradient(network: nn.Module, example: Tensor, layers: dict[str, nn.Module]) -> set[str]:
-    """Layers that are called with an input behind which something is trained."""
+def carriers(network: nn.Module, example: Tensor) -> list[str]:
+    """Linear and conv layers that an error travels through: something is trained behind their input."""
+    layers = [name for name, module in network.named_modules() if name and isinstance(module, WEIGHT_LAYERS)]
     with observing(network), torch.enable_grad(), recording(network, layers) as seen:
         network(example)
-    return {call.name for call in seen if call.inputs[0].requires_grad}
+    needed = {call.name for call in seen if call.inputs[0].requires_grad}
+    return [name for name in layers if name in needed]

@@ -36,7 +36,10 @@ class Summary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One cell of the report: `expected` runs wanted, `difference` is ours minus published, `verdict` in words."""
+    """One cell of the report: `expected` runs wanted, `difference` is ours minus published, `verdict` in words.
+
+    `paired`: this cell's value minus that of the cell it is paired with, seed by seed; None without one.
+    """
 
     cell: Cell
     summary: Summary
@@ -44,6 +47,7 @@ class Comparison:
     expected: int
     difference: float | None
     verdict: str
+    paired: Summary | None = None
 
     @property
     def kind(self) -> str:
@@ -136,4 +140,16 @@ def _compare_cell(collected: Collected, cell: Cell) -> Comparison:
         word = f"{len(records) - summary.n} of {len(records)} runs logged no {cell.metric.name} ({cell.metric.at})"
     elif 0 < summary.n < expected:
         word += f"; {summary.n} of {expected} seeds"
-    return Comparison(cell, summary, tuple(also), expected, difference, word)
+    return Comparison(cell, summary, tuple(also), expected, difference, word, paired(collected, cell))
+
+
+def paired(collected: Collected, cell: Cell) -> Summary | None:
+    """The differences of a cell from its pair, over the seeds that both have; None for a cell without a pair."""
+    if not cell.paired_with:
+        return None
+    own, other = (
+        {record.seed: record.value(cell.metric) for record in collected.records.get(id, ())}
+        for id in (cell.id, cell.paired_with)
+    )
+    both = [(own[seed], other[seed]) for seed in own if own[seed] is not None and other.get(seed) is not None]
+    return summarise([a - b for a, b in both], cell.metric)

@@ -13,7 +13,8 @@ def cross(data: Any, where: str, scales: Sequence[str]) -> list[dict]:
 
     Args:
         data: `{rows: {label: side}, columns: {label: side}, published: {"row|column": ...}}`, where a side has any of
-            `set` (dotted overrides), `note` and `scales`; a cell is run at the scales that both of its sides allow.
+            `set` (dotted overrides), `note`, `scales` and `paired_with` (a row); a cell is run at the scales that both
+            of its sides allow.
         where: what to call the grid in an error.
         scales: the scales that the table declares.
 
@@ -33,7 +34,7 @@ def cross(data: Any, where: str, scales: Sequence[str]) -> list[dict]:
 
 
 def _check_side(side: Any, where: str, scales: Sequence[str]) -> None:
-    keys(side, where, ["set", "note", "scales"])
+    keys(side, where, ["set", "note", "scales", "paired_with"])
     mapping(side.get("set", {}), f"{where}.set")
     text(side.get("note", ""), f"{where}.note")
     for scale in sequence(side.get("scales", list(scales)), f"{where}.scales"):
@@ -44,6 +45,7 @@ def _cell(row: tuple[str, dict], column: tuple[str, dict], published: dict) -> d
     (row_label, left), (column_label, right) = row, column
     cell = {"row": row_label, "column": column_label, "set": {**left.get("set", {}), **right.get("set", {})}}
     cell["note"] = "; ".join(side["note"] for side in (left, right) if side.get("note"))
+    cell["paired_with"] = left.get("paired_with", right.get("paired_with", ""))
     cell["published"] = published.get(f"{row_label}|{column_label}")
     limits = [set(side["scales"]) for side in (left, right) if "scales" in side]
     return {**cell, "scales": sorted(set.intersection(*limits))} if limits else cell

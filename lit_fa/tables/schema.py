@@ -68,7 +68,10 @@ class Scale:
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry of the table: labels, dotted overrides of the base, and the published number."""
+    """One entry of the table: labels, dotted overrides of the base, and the published number.
+
+    `paired_with`: id of the cell whose value with the same seed is subtracted, seed by seed.
+    """
 
     row: str
     column: str
@@ -77,6 +80,7 @@ class Cell:
     scales: tuple[str, ...]
     published: Published | None = None
     note: str = ""
+    paired_with: str = ""
 
     @property
     def id(self) -> str:
@@ -203,11 +207,14 @@ def _cells(data: dict, metric: Metric, scales: tuple[str, ...], path: Path) -> t
     if len(set(ids)) < len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
         raise UserError(f"{where}: the cell {twice!r} is there twice; give each cell its own row and column")
+    for cell in cells:
+        if cell.paired_with and choice(cell.paired_with, f"{where} ({cell.id}).paired_with", ids) == cell.id:
+            raise UserError(f"{where} ({cell.id}).paired_with: a cell is paired with another; name its row")
     return cells
 
 
 def _cell(data: Any, metric: Metric, scales: tuple[str, ...], where: str) -> Cell:
-    keys(data, where, ["row", "column", "set", "published", "note", "scales", "metric"], ["row"])
+    keys(data, where, ["row", "column", "set", "published", "note", "scales", "metric", "paired_with"], ["row"])
     row, column = (_label(data.get(axis, ""), f"{where}.{axis}") for axis in ("row", "column"))
     where = f"{where} ({row}|{column})"
     own = tuple(choice(s, f"{where}.scales", scales) for s in sequence(data.get("scales", list(scales)), where))
@@ -219,7 +226,13 @@ def _cell(data: Any, metric: Metric, scales: tuple[str, ...], where: str) -> Cel
         scales=own,
         published=_published(data["published"], f"{where}.published") if data.get("published") is not None else None,
         note=text(data.get("note", ""), f"{where}.note"),
+        paired_with=_pair(text(data.get("paired_with", ""), f"{where}.paired_with"), column),
     )
+
+
+def _pair(label: str, column: str) -> str:
+    """A cell's id from itself, or from a row of the same column."""
+    return f"{label}|{column}" if label and "|" not in label else label
 
 
 def _label(data: Any, where: str) -> str:

@@ -64,7 +64,9 @@ def weights(module: FederatedClassifier) -> dict[str, torch.Tensor]:
 
 def largest_difference(a: dict, b: dict) -> float:
     assert a.keys() == b.keys()
-    return max((torch.as_tensor(a[k]).double() - torch.as_tensor(b[k]).double()).abs().max().item() for k in a)
+    pairs = {k: (torch.as_tensor(a[k]).double(), torch.as_tensor(b[k]).double()) for k in a}
+    assert all(x.shape == y.shape for x, y in pairs.values())
+    return max((x - y).abs().max().item() for x, y in pairs.values() if x.numel())
 
 
 def as_reference(net: nn.Module) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from datamodules import Digits, Federated
 from lit_fa import federated
 from lit_fa.cli import guarded
 from lit_fa.modules import FederatedClassifier
-from lit_fa.rules import Backprop, ForwardForward
+from lit_fa.rules import FLFA, Backprop, ForwardForward
 
 
 class Kill(L.Callback):
@@ -42,7 +42,9 @@ def network() -> nn.Module:
 def train(options: dict) -> None:
     torch.set_num_threads(1)
     os.environ |= options.get("environment", {})
-    rule = {"backprop": Backprop, "ff": partial(ForwardForward, loss="symba", head="none")}[options["rule"]]()
+    rules = {"backprop": Backprop, "ff": partial(ForwardForward, loss="symba", head="none")}
+    rules |= {"flfa": partial(FLFA, "lowest:1", reselect_every=4)}
+    rule = rules[options["rule"]]()
     images = Digits(flatten=True, dtype="float64", limit_train=400, limit_test=50, normalize="unit")
     data = Federated(
         images, clients=9, clients_per_round=options.get("sampled", 5), partition="dirichlet", batch_size=16,
@@ -68,6 +70,7 @@ def train(options: dict) -> None:
         os._exit(2)  # the process group of a lost rank would wait for it
     record = {"state": module.learner.state_dict(), "clients": kill.clients, "losses": kill.losses}
     record |= {"metrics": dict(trainer.callback_metrics), "server": module.server, "states": module.states}
+    record |= {"selections": module.selections}
     torch.save(record, f"{options['out']}.{trainer.global_rank}")
 
 

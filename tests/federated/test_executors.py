@@ -13,6 +13,7 @@ from lit_fa.federated.choose import executor_named
 from lit_fa.federated.work import client_seed
 from lit_fa.modules import FederatedClassifier
 from lit_fa.rules import (
+    FLFA,
     AugLocal,
     Backprop,
     DirectFeedbackAlignment,
@@ -32,6 +33,10 @@ RULES = {
     "fixed_sign_symmetry": lambda: FeedbackAlignment(SignFeedback("frsf")),
     "redrawn_sign_symmetry": lambda: FeedbackAlignment(SignFeedback("brsf")),
     "snapshot": lambda: FeedbackAlignment("snapshot"),
+    "flfa_highest": lambda: FLFA("highest:1"),
+    "flfa_lowest": lambda: FLFA("lowest:1", reselect_every=1),
+    "flfa_random": lambda: FLFA(None, feedback="random"),
+    "flfa_redrawn": lambda: FLFA(None, feedback="redrawn", rescale="matrix"),
     "kolen_pollack": lambda: FeedbackAlignment("kolen_pollack"),
     "direct": DirectFeedbackAlignment,
     "drtp": lambda: DirectFeedbackAlignment("target"),

@@ -10,7 +10,10 @@ from lit_fa.modules.ranks import share_of
 from tests.federated.federation import largest_difference
 from tests.federated.running import record
 
-RUNS = [("backprop", "FedAvg"), ("ff", "FedNova"), ("backprop", "Scaffold"), ("backprop", "Moon"), ("ff", "FedDyn")]
+RUNS = [
+    ("backprop", "FedAvg"), ("flfa", "FedAvg"), ("ff", "FedNova"), ("backprop", "Scaffold"), ("backprop", "Moon"),
+    ("ff", "FedDyn"),
+]  # fmt: skip
 
 
 def same(a: object, b: object) -> bool:
@@ -28,6 +31,7 @@ def test_two_ranks_give_the_weights_of_one(rule: str, algorithm: str, tmp_path: 
     assert largest_difference(two["state"], one["state"]) < 1e-12
     assert largest_difference(two["metrics"], one["metrics"]) < 1e-4  # Lightning's sums over ranks are float32
     assert same(two["ranks"][0]["state"], two["ranks"][1]["state"])
+    assert [s["chosen"] for s in one["selections"]] == [s["chosen"] for s in two["ranks"][1]["selections"]]
     assert {*one["states"]} == {*two["ranks"][1]["states"]}  # every rank knows every client
     for client, state in one["states"].items():
         assert largest_difference(two["ranks"][1]["states"][client], state) < 1e-12
@@ -40,7 +44,9 @@ def test_a_rank_without_a_client_takes_part(tmp_path: Path):
 
 
 @pytest.mark.parametrize("killed_at", [3, 4])  # in the middle of an epoch of two rounds, and at its end
-@pytest.mark.parametrize(("rule", "algorithm"), [("backprop", "Scaffold"), ("ff", "FedAvg"), ("backprop", "Moon")])
+@pytest.mark.parametrize(
+    ("rule", "algorithm"), [("backprop", "Scaffold"), ("ff", "FedAvg"), ("backprop", "Moon"), ("flfa", "FedNova")]
+)
 def test_a_resumed_run_draws_the_same_clients_and_ends_bit_for_bit(
     rule: str, algorithm: str, killed_at: int, tmp_path: Path
 ):
@@ -51,7 +57,7 @@ def test_a_resumed_run_draws_the_same_clients_and_ends_bit_for_bit(
     resumed = record(tmp_path / "resumed", resume=str(checkpoint), **options)
     assert resumed["clients"] == whole["clients"][killed_at - 1 :]
     assert resumed["losses"] == whole["losses"][killed_at - 1 :]
-    assert all(same(resumed[key], whole[key]) for key in ("state", "server", "states"))
+    assert all(same(resumed[key], whole[key]) for key in ("state", "server", "states", "selections"))
 
 
 def test_a_lost_rank_is_one_clear_line_and_leaves_a_checkpoint_to_go_on_from(tmp_path: Path):

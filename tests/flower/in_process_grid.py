@@ -4,6 +4,7 @@ import random
 from types import SimpleNamespace
 
 from flwr.app import Context, Error, Message, RecordDict
+from flwr.common.serde import recorddict_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 
 from lit_fa.flower import node
@@ -25,7 +26,7 @@ class InProcessGrid:
             for id, part in zip(self.ids, ids, strict=True)
         }
         self.sent: dict[str, Message] = {}
-        self.log = SimpleNamespace(messages=0, executors=set())
+        self.log = SimpleNamespace(messages=0, executors=set(), bytes=[])  # (kind, sent, answered)
 
     def get_node_ids(self) -> list[int]:
         return random.sample(self.ids, len(self.ids))
@@ -45,4 +46,11 @@ class InProcessGrid:
         id, round = message.metadata.dst_node_id, message.metadata.group_id
         if id in self.lost and round and int(round) >= self.since:
             return Message(Error(code=5, reason="Node Unavailable"), reply_to=message)
-        return node.app(message, self.contexts[id])
+        answer = node.app(message, self.contexts[id])
+        self.log.bytes.append((message.metadata.message_type, size(message), size(answer)))
+        return answer
+
+
+def size(message: Message) -> int:
+    """Bytes of a message's content as Flower serialises it."""
+    return len(recorddict_to_proto(message.content).SerializeToString())

@@ -52,7 +52,11 @@ def test_no_module_runs_twice(name):
     assert calls == dict.fromkeys([path for path, _ in network.named_modules()], 1)
 
 
-@pytest.mark.parametrize("name", NAMES)
+# GroupNorm divides by what it measures; ShuffleNet's activations are torchvision's
+NOT_AFFINE = ["conv2_group_norm", "shufflenetv2_100"]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NOT_AFFINE])
 def test_activations_replaced_by_the_identity_leave_no_other_nonlinearity(name):
     # in evaluation mode, with mean pools for maximum pools, what remains is affine: f(a + b) + f(0) = f(a) + f(b)
     network = small(name, activation="identity").double().eval()
@@ -91,7 +95,7 @@ def test_vmap_over_two_networks_in_training_mode_is_the_two_networks(name):
     torch.testing.assert_close(logits, torch.stack([network(x) for network in networks]))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != NOT_AFFINE[1]])
 def test_gradients_reach_every_parameter(name):
     network = small(name, activation="tanh")
     network(images(name)).square().mean().backward()
@@ -190,3 +194,31 @@ def test_a_wrong_value_is_one_line_that_names_the_remedy(name, network_args, rem
 def test_an_image_too_small_for_the_network_is_refused_with_the_size_it_needs(name, side):
     with pytest.raises(UserError, match=f"not {side} x {side}"):
         create_network(name, 10, (3, side, side))
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize(("side", "stem"), [(28, 28), (32, 32), (64, 32)])
+def test_a_wide_resnet_keeps_small_images_and_halves_those_of_64_pixels(side: int, stem: int, norm: str):
+    network = create_network("resnet18_small", 10, (3, side, side), norm=norm)
+    seen = []
+    for block in (network.blocks[0], network.blocks[-1]):
+        block.register_forward_hook(lambda _m, _a, out: seen.append(out.shape[-1]))
+    network(torch.zeros(2, 3, side, side))
+    assert seen == [stem, 4]
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in network.modules()) == (20 if norm == "batch" else 0)
+
+
+def test_wide_resnets_have_the_layers_and_weights_of_the_paper():
+    layers = {"resnet18_small": (18, 11.17e6), "resnet50_small": (50, 23.52e6)}
+    for name, (depth, size) in layers.items():
+        network = create_network(name, 10, (3, 32, 32))
+        inside = [m for n, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and "shortcut" not in n]
+        assert len(inside) == depth
+        assert sum(p.numel() for p in network.parameters()) == pytest.approx(size, rel=1e-3)
+
+
+def test_flfas_small_network_has_the_maps_of_its_laboratory():
+    network = create_network("conv2_group_norm", 10, (3, 32, 32))
+    assert network.blocks[2].linear.weight.shape == (256, 2048)
+    with pytest.raises(UserError, match="groups divide 32"):
+        create_network("conv2_group_norm", 10, (3, 32, 32), groups=5)

@@ -1,11 +1,15 @@
 """Verdicts against numbers worked out by hand."""
 
 import math
+import re
 
 import pytest
 
+from lit_fa.errors import UserError
 from lit_fa.tables.collect import Record, collect
 from lit_fa.tables.compare import Summary, compare, summarise, tolerance, verdict
+from lit_fa.tables.grid import cross
+from lit_fa.tables.render import markdown, paired_difference
 from lit_fa.tables.schema import Metric, Published, Scale, load_table
 
 ACCURACY = Metric("test/accuracy", "%")
@@ -131,3 +135,55 @@ def test_runs_that_did_not_log_the_metric_are_said(declared, save, fill):
     table = load_table(path)
     comparison = compare(collect(table, table.scale("full"), path.parent / "results/table1/full"))[0]
     assert comparison.verdict == "3 of 3 runs logged no test/error (last)"
+
+
+def paired_table(declared, save, fill, accuracy):
+    declared["cells"][0]["paired_with"] = "BP"
+    path = save(declared)
+    fill(path, "full", accuracy=accuracy)
+    return load_table(path), path
+
+
+def test_pairs_are_subtracted_seed_by_seed(declared, save, fill):
+    # seeds differ by far more than the rules do: 60, 75, 90 for BP, and 1, 2 and 3 more for FA
+    table, path = paired_table(
+        declared, save, fill, lambda run: 60 + 15 * run.seed + (run.cell.row == "FA") * (1 + run.seed)
+    )
+    fa, bp = compare(collect(table, table.scale("full"), path.parent / "results/table1/full"))
+    assert fa.paired.values == (1.0, 2.0, 3.0)
+    assert fa.paired.mean == 2.0
+    assert fa.paired.interval == pytest.approx(2.484138, abs=1e-6)  # as of 97, 98, 99 above
+    assert bp.paired is None
+    assert paired_difference(fa) == "+2.00 ± 2.48 to BP, n 3"
+
+
+def test_only_seeds_that_both_have_are_paired(declared, save, fill):
+    table, path = paired_table(declared, save, fill, lambda run: 90.0 + run.seed - (run.cell.row == "FA"))
+    folder = path.parent / "results/table1/full"
+    next(file for file in folder.iterdir() if "BP" in file.name and "seed1" in file.name).unlink()
+    fa, _ = compare(collect(table, table.scale("full"), folder))
+    assert (fa.paired.n, fa.paired.mean, fa.paired.sd) == (2, -1.0, 0.0)
+
+
+@pytest.mark.parametrize(("name", "says"), [("BB", "'BP|width 32'"), ("FA", "a cell is paired with another")])
+def test_a_pair_that_is_not_there_is_refused(declared, save, name, says):
+    declared["cells"][0]["paired_with"] = name
+    with pytest.raises(UserError, match=re.escape(says) if name == "FA" else "BP"):
+        load_table(save(declared))
+
+
+def test_a_grid_pairs_rows_inside_a_column():
+    rows = {"a": {"set": {}}, "b": {"set": {"x": 1}, "paired_with": "a"}}
+    cells = cross({"rows": rows, "columns": {"one": {}, "two": {}}}, "grid", ["full"])
+    assert [cell["paired_with"] for cell in cells] == ["", "", "a", "a"]
+
+
+def test_the_report_has_a_column_of_pairs_only_where_there_are_some(declared, save, fill):
+    table, path = paired_table(declared, save, fill, lambda run: 90.0)
+    collected = collect(table, table.scale("full"), path.parent / "results/table1/full")
+    text = markdown(collected, compare(collected))
+    assert "less its pair" in text
+    assert "| 0 ± 0 to BP, n 3 |" in text.replace("+", "")
+    del declared["cells"][0]["paired_with"]
+    plain = load_table(save(declared, "table2.yaml"))
+    assert "less its pair" not in markdown(collect(plain, plain.scale("full"), path.parent), [])

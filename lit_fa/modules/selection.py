@@ -1,0 +1,89 @@
+"""Before a round, the server compares the clients' gradients and chooses the layers that get feedback."""
+
+import logging
+from dataclasses import replace
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.strategies import Strategy
+
+from lit_fa.errors import UserError
+from lit_fa.federated.comparison import Directions, directions
+from lit_fa.modules.ranks import share_of
+
+log = logging.getLogger(__name__)
+
+
+def select(module: LightningModule, number: int, before: list[dict]) -> dict:
+    """Choose layers for the rounds from `number` on; the same on all ranks.
+
+    Args:
+        module: a `FederatedClassifier` whose rule compares clients.
+        number: of the round that begins.
+        before: earlier selections of the run, whose cost in privacy adds up.
+
+    Returns:
+        `round`, `chosen`, `similarity`: layer to S_l, and `epsilon`, `delta` where the comparison is private.
+    """
+    rule, network = module.rule, module.network
+    if rule.private is not None:
+        accountant()
+    alike = module.trainer.strategy.broadcast(compared(module, number).alike())
+    chosen = rule.chosen(alike)
+    rule.switch(network, chosen)
+    found = {"round": number, "chosen": chosen, "similarity": alike}
+    if rule.private is not None:
+        found |= {"epsilon": epsilon(rule.private, len(before) + 1), "delta": rule.private.delta}
+    log.info("round %d: feedback on %s, of %d layers compared", number, ", ".join(chosen), len(alike))
+    return found
+
+
+def logged(selection: dict) -> dict[str, float]:
+    """Key to number."""
+    values = {f"select/similarity/{name}": value for name, value in selection["similarity"].items()}
+    return values | ({"select/epsilon": selection["epsilon"]} if "epsilon" in selection else {})
+
+
+def compared(module: LightningModule, number: int) -> Directions:
+    """The sum over all clients, wherever they are trained."""
+    rule, strategy = module.rule, module.trainer.strategy
+    names = rule.candidates(module.network)
+    elsewhere = getattr(module.executor, "directions", None)
+    if elsewhere is not None:
+        return elsewhere(module.learner, number, names)
+    whole = module.trainer.train_dataloader.whole(number)
+    first = next(module.learner.parameters())
+    whole = replace(whole.to(first.device), dtype=first.dtype)
+    lanes = share_of(whole.steps, module.global_rank, module.trainer.world_size)
+    own = directions(module.learner, whole.take(lanes), names, module.local.seed, rule.private) if lanes else None
+    return _summed(own, {n: module.network.get_submodule(n).weight for n in names}, strategy)
+
+
+def epsilon(private, times: int) -> float:
+    """What so many comparisons cost an image of a client, by Opacus' accountant of Renyi differential privacy."""
+    spent = accountant()()
+    for _ in range(times):
+        spent.step(noise_multiplier=private.noise, sample_rate=1.0)
+    return float(spent.get_epsilon(private.delta))
+
+
+def accountant() -> type:
+    """Opacus' `RDPAccountant`."""
+    try:
+        from opacus.accountants import RDPAccountant
+    except ImportError as error:
+        raise UserError("a private comparison needs Opacus for its epsilon: pip install 'lit-fa[privacy]'") from error
+    return RDPAccountant
+
+
+def _summed(own: Directions | None, weights: dict[str, torch.Tensor], strategy: Strategy) -> Directions:
+    own = own or Directions({}, {}, 0)
+    sizes = [w.numel() for w in weights.values()]
+    device = next(iter(weights.values())).device
+    nothing = {n: torch.zeros(w.numel(), dtype=torch.float64, device=device) for n, w in weights.items()}
+    totals = torch.cat([own.totals.get(n, zero) for n, zero in nothing.items()])
+    squares = [float(own.squares.get(n, 0.0)) for n in weights]
+    flat = torch.cat([totals, torch.tensor([*squares, own.clients], dtype=torch.float64, device=device)])
+    flat = strategy.reduce(flat, reduce_op="sum")
+    *parts, squares, clients = flat.split([*sizes, len(weights), 1])
+    return Directions(dict(zip(weights, parts, strict=True)), dict(zip(weights, squares, strict=True)), int(clients))

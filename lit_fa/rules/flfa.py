@@ -1,0 +1,154 @@
+r"""FLFA: "the global weights of the round carry the error back in every client" (2512.12762).
+
+Federated learning with feedback alignment: with $W^r$ the weights that all clients receive at the start of round r,
+
+$\delta_{l-1} = (\delta_l B_l) \odot \phi'(z_{l-1})$, $\quad B_l[j] = W^r_l[j]\, \|W_l[j]\|_2 / \|W^r_l[j]\|_2$
+
+for each row j of a few layers l; everything else is backprop, and what a client sends and receives stays the same. It
+is feedback alignment through a snapshot (`layers.SnapshotFeedback`) under any federated algorithm. In a round's first
+local step B is W and the update is backprop's.
+
+Which layers: named, those of the authors' code, or chosen from the clients' gradients $g_{i,l}$ on all their data at
+$W^0$, by $S_l = \mathrm{mean}_{i<j} \cos(g_{i,l}, g_{j,l})$ over all layers but the first. The paper's statistic could
+not be read; this one is ours.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from lit_fa.errors import UserError
+from lit_fa.functional.feedback import named_generator
+from lit_fa.layers.coverage import Coverage
+from lit_fa.layers.feedback import feedback_layers, switch_off, switch_on
+from lit_fa.layers.sources import FeedbackSource, SharedRandomFeedback, SnapshotFeedback
+from lit_fa.layers.stages import last_of_stages
+from lit_fa.rules.base import Criterion, one_of
+from lit_fa.rules.feedback_alignment import FeedbackAlignment, carriers
+
+FEEDBACK = ("snapshot", "random", "redrawn")
+
+
+@dataclass(frozen=True)
+class PrivateComparison:
+    r"""Clients clip and noise what layers are chosen from: $\sum_x g_x \min(1, C/\|g_x\|) + \sigma C z$.
+
+    Every image's gradient (of all compared layers together) is cut to the length C, and their sum gets Gaussian noise,
+    as in DP-SGD (Abadi et al. 2016) on one batch of all the client has. Epsilon is per image of a client, against
+    whoever sees the comparison; the training itself is not made private by it.
+
+    Args:
+        noise: sigma, the noise multiplier.
+        clip: C.
+        delta: at which epsilon is told.
+        seed: of the noise. Who knows it can take the noise away: it is for experiments that are to be repeated.
+    """
+
+    noise: float = 1.0
+    clip: float = 1.0
+    delta: float = 1e-5
+    seed: int = 0
+
+    def __post_init__(self):
+        """Check."""
+        if not (self.noise > 0 and self.clip > 0 and 0 < self.delta < 1):
+            raise UserError(f"a private comparison needs noise > 0, clip > 0 and 0 < delta < 1, not {self}")
+
+
+class FLFA(FeedbackAlignment):
+    """Clients send the error back through the weights they all received.
+
+    Args:
+        layers: names or patterns; `official`: the last convolution of each stage and the read-out, as in the authors'
+            code; `lowest:k` or `highest:k`: the k layers in which the clients' gradients agree least or most, chosen
+            before round zero (FederatedClassifier alone); None: all but the first.
+        feedback: `snapshot`, or for the ablation `random` (one B for all rounds) or `redrawn` (one a round).
+        rescale: `row` (the authors' code), `matrix` or `none`.
+        reselect_every: choose again before every so many rounds; 0: once.
+        private: choose from clipped and noised gradients.
+        seed: of random feedback.
+        backend: `fused` or `detour`, see `lit_fa.layers.feedback`.
+        uncovered: see `FeedbackAlignment`.
+    """
+
+    paper: ClassVar[str] = "Federated Learning with Feedback Alignment, arXiv:2512.12762"
+
+    def __init__(
+        self,
+        layers: list[str] | str | None = "official",
+        feedback: str = "snapshot",
+        rescale: str = "row",
+        reselect_every: int = 0,
+        private: PrivateComparison | None = None,
+        seed: int = 0,
+        backend: str = "fused",
+        uncovered: str = "raise",
+    ):
+        """See the class."""
+        one_of(feedback=(feedback, FEEDBACK))
+        super().__init__(_source(feedback, rescale, seed), layers, backend, uncovered)
+        self.which, self.most = _selection(layers)
+        self.compares = self.which != ""
+        self.reselect_every, self.private = reselect_every, private
+        if reselect_every < 0:
+            raise UserError(f"reselect_every is a number of rounds, or 0 for once, not {reselect_every}")
+        if (reselect_every or private) and not self.compares:
+            raise UserError("reselect_every and private are of a choice: set layers: lowest:1 or the like")
+
+    def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
+        """As feedback alignment; layers that wait to be chosen are switched off."""
+        found = super().install(network, example, criterion)
+        if self.compares:
+            self.switch(network, [])
+        return found
+
+    def compares_before(self, number: int) -> bool:
+        """Whether layers are chosen before round `number`."""
+        again = self.reselect_every and number % self.reselect_every == 0
+        return self.compares and bool(number == 0 or again)
+
+    def candidates(self, network: nn.Module) -> list[str]:
+        """Layers that may be chosen: every one that an error travels through."""
+        return [*feedback_layers(network, off=True)]
+
+    def chosen(self, alike: dict[str, float]) -> list[str]:
+        """The layers to switch on, given each candidate's S_l; of equal ones the first."""
+        order = sorted(alike, key=alike.__getitem__, reverse=self.which == "highest")
+        return [name for name in alike if name in order[: self.most]]
+
+    def switch(self, network: nn.Module, names: Sequence[str]) -> None:
+        """Give feedback to these layers alone."""
+        for name, layer in feedback_layers(network, off=True).items():
+            if name not in names and not layer.feedback.off:
+                switch_off(layer)
+            elif name in names and layer.feedback.off:
+                switch_on(layer, named_generator(self._seed, name))
+
+    def _choose(self, network: nn.Module, example: Tensor) -> list[str]:
+        if not isinstance(self.layers, str):
+            return super()._choose(network, example)
+        able = carriers(network, example)
+        if not self.compares:
+            return [name for name in last_of_stages(network, example) if name in able]
+        if self.most > len(able):
+            raise UserError(f"layers: {self.layers}: an error travels through {len(able)} layers; choose among those")
+        return able
+
+
+def _source(feedback: str, rescale: str, seed: int) -> FeedbackSource:
+    if feedback == "snapshot":
+        return SnapshotFeedback(rescale)
+    return SharedRandomFeedback(rescale=rescale, seed=seed, redraw="round" if feedback == "redrawn" else "never")
+
+
+def _selection(layers: list[str] | str | None) -> tuple[str, int]:
+    """(`lowest` or `highest`, k), or nothing where layers are not chosen."""
+    if not isinstance(layers, str) or layers == "official":
+        return "", 0
+    found = re.fullmatch(r"(lowest|highest):([1-9]\d*)", layers)
+    if not found:
+        raise UserError(f"layers is a list of names, official, lowest:k or highest:k with k >= 1, not '{layers}'")
+    return found[1], int(found[2])
