@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lit_fa.deployment.files import FORMATS, run, write
 from lit_fa.deployment.measure import compared, dense_twin
-from lit_fa.deployment.simplify import COSTS, simplified
+from lit_fa.deployment.simplify import CHEAPER, simplified
 from lit_fa.errors import UserError
 from lit_fa.rules import LearningRule
 
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--ckpt_path", required=True, help="the checkpoint of a Classifier")
     parser.add_argument("--output", required=True, help="file to write: .onnx or .pt2")
-    parser.add_argument("--by", choices=[*COSTS], default="macs", help="what decides between a layer's two forms")
+    parser.add_argument("--by", choices=[*CHEAPER], default="macs", help="what decides between a layer's two forms")
     parser.add_argument("--batch", type=int, default=2, help="samples a batch, for the timing (default 2)")
     parser.add_argument("--json", help="write the figures there")
     return parser

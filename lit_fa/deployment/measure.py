@@ -1,13 +1,13 @@
 """Before and after: parameters, products, and seconds side by side."""
 
 import statistics
-import time
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from lit_fa.deployment.simplify import dense_form, fold_batch_norm, macs, without_rule
+from lit_fa.deployment.cost import macs, ratio, turns
+from lit_fa.deployment.simplify import dense_form, fold_batch_norm, without_rule
 from lit_fa.layers.factored import factored_layers
 
 
@@ -17,21 +17,14 @@ def compared(networks: Mapping[str, nn.Module], example: Tensor, rounds: int = 3
 
     The networks take turns; the ratio is the median over the rounds.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in networks}
-    names = [*networks]
-    for turn in range(-3, rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            began = time.perf_counter()
-            networks[name](example)
-            if turn >= 0:
-                seconds[name].append(time.perf_counter() - began)
-    first = seconds[names[0]]
+    seconds = dict(zip(networks, turns([*networks.values()], example, rounds), strict=True))
+    first = next(iter(seconds.values()))
     return {
         name: {
             "parameters": sum(p.numel() for p in network.parameters()),
             "macs": macs(network, example) / len(example),
             "ms": 1e3 * statistics.median(seconds[name]),
-            "ratio": statistics.median(a / b for a, b in zip(seconds[name], first, strict=True)),
+            "ratio": ratio(seconds[name], first),
         }
         for name, network in networks.items()
     }

@@ -6,8 +6,6 @@ that follows a linear or conv layer is a scale and a shift of its output, and go
 """
 
 import copy
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
@@ -15,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
-from torch.utils.flop_counter import FlopCounterMode
 
+from lit_fa.deployment.cost import macs, ratio, turns
 from lit_fa.errors import UserError
 from lit_fa.functional.factored import kernels
 from lit_fa.layers.factored import FactoredLayer, FactoredLinear, factored_layers
@@ -50,17 +48,18 @@ def simplified(network: nn.Module, example: Tensor, by: str = "macs") -> nn.Modu
     Args:
         network: trained under any rule that predicts by a forward pass.
         example: (n, ...) inputs, whose size decides which form of a layer is cheaper.
-        by: `macs`: the form with fewer multiply-adds; `time`: the one that is faster here, for this batch.
+        by: `macs`: the form with fewer multiply-adds; `time`: the one that is faster here, for this batch; merged where
+            they are as fast.
 
     Raises:
         UserError: the copy computes something else.
     """
-    cost = COSTS[by]
+    cheaper = CHEAPER[by]
     made = without_rule(network).eval()
     expected = made(example)
     inputs = {call.name: call.inputs[0] for call in calls(made, example, factored_layers(made))}
     for name, layer in factored_layers(made).items():
-        made.set_submodule(name, min(forms(layer), key=lambda form, x=inputs[name]: cost(form, x)))
+        made.set_submodule(name, cheaper(*forms(layer), inputs[name]))
     folded = fold_batch_norm(copy.deepcopy(made), example)
     for candidate in (folded, made):  # a layer whose output is read elsewhere too must keep its normalisation
         if (candidate(example) - expected).abs().max() <= TOLERANCE * expected.abs().max():
@@ -113,25 +112,18 @@ def factored_form(layer: FactoredLayer) -> nn.Module:
     return _padded(layer, _filled(first, weights[0]), _filled(second, weights[1], layer.bias))
 
 
-def macs(module: nn.Module, x: Tensor) -> float:
-    """Multiply-adds of a forward pass, by torch's flop counter."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(x)
-    return counter.get_total_flops() / 2
+def fewer_macs(dense: nn.Module, factored: nn.Module, x: Tensor) -> nn.Module:
+    """The module with fewer multiply-adds."""
+    return min(dense, factored, key=lambda module: macs(module, x))
 
 
-def seconds(module: nn.Module, x: Tensor, rounds: int = 15) -> float:
-    """Median wall time of a forward pass, after three that do not count."""
-    taken = []
-    with torch.no_grad():
-        for _ in range(rounds + 3):
-            began = time.perf_counter()
-            module(x)
-            taken.append(time.perf_counter() - began)
-    return statistics.median(taken[3:])
+def faster(dense: nn.Module, factored: nn.Module, x: Tensor) -> nn.Module:
+    """The factored module if it is surely faster: by a twentieth, in the median of 31 rounds."""
+    base, taken = turns((dense, factored), x, rounds=31)
+    return factored if ratio(taken, base) < 0.95 else dense
 
 
-COSTS: dict[str, Callable[[nn.Module, Tensor], float]] = {"macs": macs, "time": seconds}
+CHEAPER: dict[str, Callable[[nn.Module, nn.Module, Tensor], nn.Module]] = {"macs": fewer_macs, "time": faster}
 
 
 def fold_batch_norm(network: nn.Module, example: Tensor) -> nn.Module:
