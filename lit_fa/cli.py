@@ -1,8 +1,10 @@
 """The only file that sees all packages: rules, datamodules and callbacks meet in Lightning's command line."""
 
 import gc
+import json
 import logging
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -12,7 +14,7 @@ from typing import TypeVar
 
 import lightning as L
 from jsonargparse import ArgumentError
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from torch import nn
 
@@ -22,6 +24,7 @@ import lit_fa.federated
 import lit_fa.modules
 import lit_fa.rules
 from callbacks.run_record import write_json
+from lit_fa import loggers
 from lit_fa.errors import UserError, nearest
 from lit_fa.modules.ranks import lost_rank
 from lit_fa.pretraining import pretrained
@@ -72,20 +75,48 @@ class LitFACLI(LightningCLI):
         if config.pretrain is not None and not config.pretrain.get("skip"):
             config.model.init_args.weights = str(pretrained(config.pretrain, fit_and_record))
 
+    def before_fit(self) -> None:
+        """What a person at a terminal sees of a run, and what becomes of it on Ctrl-C."""
+        if isinstance(self.model, lit_fa.modules.FederatedClassifier):
+            shown = self.trainer.callbacks
+            shown[:] = [callbacks.RoundProgress() if isinstance(c, ProgressBar) else c for c in shown]
+        self.trainer.callbacks.append(callbacks.Interruption(_going_on))
+        self.before_test()
+
+    def before_test(self) -> None:
+        """Name the run to its loggers."""
+        written = self._parser(self.subcommand).dump(self.config[self.subcommand], format="json")
+        loggers.attach(self.trainer, json.loads(written), {})
+
+    before_validate = before_test
+
 
 def main(argv: list[str]) -> None:
-    """`lit-fa fit|validate|test|predict ... [--json FILE]`; the file receives the last value of every metric."""
-    argv, json_file = _take_option(argv, "--json")
+    """`lit-fa fit|validate|test|predict ... [--json FILE] [--logger wandb|csv|tensorboard]`.
+
+    The file receives the last value of every metric.
+    """
+    argv, json_file = _take_option(argv, "--json", "a file to write to")
+    argv, logger = _take_option(argv, "--logger", "a name: wandb, csv or tensorboard")
+    if logger:
+        argv = [*argv, "--trainer.logger", json.dumps(loggers.logger_config(logger))]
     logging.basicConfig(format="%(message)s")
     logging.getLogger("lit_fa").setLevel(logging.INFO)  # what a rule did to the network, in one line
 
     def run() -> None:
         sys.argv = ["lit-fa", *argv]  # Lightning warns about arguments that are handed over instead
         cli = LitFACLI()
+        loggers.finish(cli.trainer)
         if json_file:
             write_json(Path(json_file), {key: float(v) for key, v in cli.trainer.callback_metrics.items()})
 
-    guarded(run)
+    try:
+        guarded(run)
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        print(stop.__context__ or "stopped at once; a checkpoint, where there is one, goes on with --ckpt_path FILE")
+        raise SystemExit(130) from None
 
 
 def built(config: list[str] | dict) -> LitFACLI:
@@ -114,14 +145,17 @@ def fit_and_record(config: dict, record: dict) -> nn.Module:
     resume = path.parent / f".{path.stem}"
     keep = ModelCheckpoint(resume, filename="last", save_top_k=1, enable_version_counter=False)
     check_names(config)
+    config = loggers.written_out(config, record.get("id", ""))
 
     def run() -> nn.Module:
         cli = built(config)
+        loggers.attach(cli.trainer, config, record)
         fields = {key: value for key, value in record.items() if key != "path"}
         cli.trainer.callbacks += [callbacks.RunRecord(path=str(path), record=fields), keep]
         last = resume / "last.ckpt"
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last if last.is_file() else None, weights_only=False)
         cli.trainer.test(cli.model, cli.datamodule, verbose=False)
+        loggers.finish(cli.trainer)
         return cli.model.network
 
     try:
@@ -142,13 +176,20 @@ def check_names(config: dict) -> None:
             _check_class(kind, name)
 
 
-def _take_option(argv: list[str], name: str) -> tuple[list[str], str | None]:
+def _going_on(checkpoint: str) -> str:
+    """This command, from a checkpoint."""
+    words = _take_option(sys.argv[1:], "--ckpt_path", "a file")[0]
+    return shlex.join(["lit-fa", *words, "--ckpt_path", checkpoint])
+
+
+def _take_option(argv: list[str], name: str, what: str) -> tuple[list[str], str | None]:
     """The words without `name VALUE`, and the value."""
+    argv = [part for word in argv for part in (word.split("=", 1) if word.startswith(f"{name}=") else [word])]
     if name not in argv:
         return argv, None
     at = argv.index(name)
     if at + 1 == len(argv):
-        raise UserError(f"{name} needs a file to write to")
+        raise UserError(f"{name} needs {what}")
     return argv[:at] + argv[at + 2 :], argv[at + 1]
 
 
