@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
@@ -48,8 +48,14 @@ class SaveConfig(SaveConfigCallback):
 class LitFACLI(LightningCLI):
     """Lightning's command line, with the dataset telling the network its classes and image shape."""
 
-    def __init__(self, **kwargs):
-        """Subclasses of LightningModule and LightningDataModule are chosen in the config."""
+    def __init__(self, words: Sequence[str] = (), **kwargs):
+        """Subclasses of LightningModule and LightningDataModule are chosen in the config.
+
+        Args:
+            words: of the command line, to say how an interrupted run goes on.
+            kwargs: of LightningCLI.
+        """
+        self.words = words
         kwargs.setdefault("save_config_callback", SaveConfig)
         kwargs.setdefault("save_config_kwargs", {"overwrite": True})
         parser = {"exit_on_error": False}
@@ -80,7 +86,7 @@ class LitFACLI(LightningCLI):
         if isinstance(self.model, lit_fa.modules.FederatedClassifier):
             shown = self.trainer.callbacks
             shown[:] = [callbacks.RoundProgress() if isinstance(c, ProgressBar) else c for c in shown]
-        self.trainer.callbacks.append(callbacks.Interruption(_going_on))
+        self.trainer.callbacks.append(callbacks.Interruption(self.going_on))
         self.before_test()
 
     def before_test(self) -> None:
@@ -90,12 +96,18 @@ class LitFACLI(LightningCLI):
 
     before_validate = before_test
 
+    def going_on(self, checkpoint: str) -> str:
+        """The same command, from a checkpoint."""
+        words = _take_option([*self.words], "--ckpt_path", "a file")[0]
+        return shlex.join(["lit-fa", *words, "--ckpt_path", checkpoint])
+
 
 def main(argv: list[str]) -> None:
     """`lit-fa fit|validate|test|predict ... [--json FILE] [--logger wandb|csv|tensorboard]`.
 
     The file receives the last value of every metric.
     """
+    words = argv
     argv, json_file = _take_option(argv, "--json", "a file to write to")
     argv, logger = _take_option(argv, "--logger", "a name: wandb, csv or tensorboard")
     if logger:
@@ -105,7 +117,7 @@ def main(argv: list[str]) -> None:
 
     def run() -> None:
         sys.argv = ["lit-fa", *argv]  # Lightning warns about arguments that are handed over instead
-        cli = LitFACLI()
+        cli = LitFACLI(words)
         loggers.finish(cli.trainer)
         if json_file:
             write_json(Path(json_file), {key: float(v) for key, v in cli.trainer.callback_metrics.items()})
@@ -115,7 +127,7 @@ def main(argv: list[str]) -> None:
     except SystemExit as stop:
         if not isinstance(stop.__context__, KeyboardInterrupt):
             raise
-        print(stop.__context__ or "stopped at once; a checkpoint, where there is one, goes on with --ckpt_path FILE")
+        print(str(stop.__context__) or "stopped at once; where there is a checkpoint, go on with --ckpt_path FILE")
         raise SystemExit(130) from None
 
 
@@ -174,12 +186,6 @@ def check_names(config: dict) -> None:
         name = value.get("class_path") if isinstance(value, dict) else value
         if isinstance(name, str):
             _check_class(kind, name)
-
-
-def _going_on(checkpoint: str) -> str:
-    """This command, from a checkpoint."""
-    words = _take_option(sys.argv[1:], "--ckpt_path", "a file")[0]
-    return shlex.join(["lit-fa", *words, "--ckpt_path", checkpoint])
 
 
 def _take_option(argv: list[str], name: str, what: str) -> tuple[list[str], str | None]:

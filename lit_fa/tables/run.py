@@ -1,5 +1,6 @@
 """Running what is missing: N spawned workers, each taking runs one after the other."""
 
+import hashlib
 import multiprocessing
 import os
 import signal
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,15 @@ _KILLED = "the worker was killed by the system, twice (out of memory?)"
 
 @dataclass(frozen=True)
 class Job:
-    """A run that is missing, with what the runner is to write: the head of its record, `path` among it."""
+    """A run that is missing, with what the runner is to write: the head of its record, `path` among it.
+
+    `claim` is the file that the process which trains it holds locked.
+    """
 
     run: Run
     record: dict[str, Any]
     log: Path
+    claim: Path
 
 
 @dataclass(frozen=True)
@@ -40,16 +45,28 @@ class Outcome:
     done: Done
 
 
-def missing_jobs(table: Table, runs: Sequence[Run], where: Places, tree: Tree) -> tuple[list[Job], list[str]]:
-    """The runs without a finished record, as jobs, and a line for every file that does not count."""
+def missing_jobs(
+    table: Table, runs: Sequence[Run], where: Places, tree: Tree, logger: str | None = None
+) -> tuple[list[Job], list[str]]:
+    """The runs without a finished record, as jobs, and a line for every file that does not count.
+
+    `logger` is the name of one that the runs get, whatever their configs say: it changes no number and no id.
+    """
     jobs, problems = [], []
     for run in runs:
         found = [read_record(folder / run.file_name, run) for folder in dict.fromkeys((where.results, where.target))]
         problems += [problem for _, problem in found if problem]
         if not any(record for record, _ in found):
             head = _head(table, run, tree, where.target / run.file_name)
-            jobs.append(Job(run, head, where.scratch / "logs" / f"{run.id}.log"))
+            log, claim = where.scratch / "logs" / f"{run.id}.log", claim_of(run, where)
+            jobs.append(Job(_with_logger(run, logger) if logger else run, head, log, claim))
     return jobs, problems
+
+
+def claim_of(run: Run, where: Places) -> Path:
+    """The file by which processes agree who trains a run: one for each record."""
+    record = str((where.target / run.file_name).resolve())
+    return where.scratch / "claims" / f"{run.id}-{hashlib.sha256(record.encode()).hexdigest()[:8]}"
 
 
 def run_jobs(
@@ -108,7 +125,7 @@ class _Crew:
 
     def submit(self, job: Job) -> Future:
         """Hands a job to a worker; a pool that broke while it was idle is replaced."""
-        arguments = (work, self.runner, job.run.config, job.record, str(job.log))
+        arguments = (work, self.runner, job.run.config, job.record, str(job.log), str(job.claim))
         # A worker that is being born inherits the blocked SIGINT, which leaves Ctrl-C to the parent.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -150,6 +167,10 @@ def _was_killed(future: Future) -> bool:
 
 def _retrying(flying: dict[Future, tuple[Job, bool]]) -> bool:
     return any(retry for _, retry in flying.values())
+
+
+def _with_logger(run: Run, logger: str) -> Run:
+    return replace(run, config=run.config | {"trainer": (run.config.get("trainer") or {}) | {"logger": logger}})
 
 
 def _head(table: Table, run: Run, tree: Tree, path: Path) -> dict[str, Any]:

@@ -15,17 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from lit_fa.errors import UserError
+from lit_fa.tables.claim import claimed
 
 Runner = Callable[[dict[str, Any], dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
 class Done:
-    """How a run ended: `reason` is empty for a finished one; `user_error` marks a reason that the user can mend."""
+    """How a run ended: `reason` is empty for a finished one; `user_error` marks a reason that the user can mend.
+
+    `elsewhere` says that another process has the run or has finished it meanwhile.
+    """
 
     reason: str
     user_error: bool
     seconds: float
+    elsewhere: str = ""
 
 
 def prepare() -> None:
@@ -34,8 +39,17 @@ def prepare() -> None:
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 
-def work(runner: str, config: dict[str, Any], record: dict[str, Any], log: str) -> Done:
-    """Calls the runner on one config; every failure comes back as a line, so that the other runs go on."""
+def work(runner: str, config: dict[str, Any], record: dict[str, Any], log: str, claim: str) -> Done:
+    """Calls the runner on one config, unless another process is at it; a failure comes back as a line."""
+    with claimed(Path(claim)) as other:
+        if other:
+            return Done("", False, 0.0, f"left to {other}, which is training it")
+        if not _unwritten(record):
+            return Done("", False, 0.0, "finished by another process meanwhile")
+        return _work(runner, config, record, log)
+
+
+def _work(runner: str, config: dict[str, Any], record: dict[str, Any], log: str) -> Done:
     started = time.monotonic()
     reason, user_error = "", False
     with _output_to(Path(log)):
@@ -43,7 +57,8 @@ def work(runner: str, config: dict[str, Any], record: dict[str, Any], log: str) 
             function = load_runner(runner)
             _one_thread()
             function(config, record)
-            _check_written(record)
+            if problem := _unwritten(record):
+                raise RuntimeError(problem)
         except (Exception, SystemExit) as error:
             user_error = getattr(error, "user_error", False)
             reason = one_line(error, Path(log))
@@ -72,13 +87,19 @@ def one_line(error: BaseException, log: Path) -> str:
     return message if getattr(error, "user_error", False) else f"{type(error).__name__}: {message}"
 
 
-def _check_written(record: dict[str, Any]) -> None:
+def _unwritten(record: dict[str, Any]) -> str:
+    """What keeps the run's record from counting as finished; "" where nothing does."""
     path = Path(record["path"])
-    if not path.is_file():
-        raise RuntimeError(f"the run ended without a record at {path}")
-    written = json.loads(path.read_text(encoding="utf-8"))
-    if written.get("status") != "finished" or written.get("id") != record["id"]:
-        raise RuntimeError(f"the record at {path} says status {written.get('status')!r}, id {written.get('id')!r}")
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return f"the run ended without a record at {path}"
+    except ValueError:
+        return f"the record at {path} is half-written"
+    if isinstance(written, dict) and written.get("status") == "finished" and written.get("id") == record["id"]:
+        return ""
+    said = written if isinstance(written, dict) else {}
+    return f"the record at {path} says status {said.get('status')!r}, id {said.get('id')!r}"
 
 
 def _one_thread() -> None:
