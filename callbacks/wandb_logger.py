@@ -104,7 +104,7 @@ class ResumableWandbLogger(WandbLogger):
         except (wandb.errors.CommError, wandb.errors.AuthenticationError, wandb.errors.UsageError) as error:
             reason, self._wandb_init["mode"] = f"the server said: {str(error).splitlines()[0]}", "offline"
             run = self.experiment
-        self._id, self.sent, self._measured = run.id, run.step, set()
+        self._id, self.sent, self._measured = run.id, run.starting_step, set()
         if run.offline:
             set_aside(run.settings.sync_dir, run.id)
         if reason:

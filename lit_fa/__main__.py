@@ -4,10 +4,11 @@ import sys
 
 USAGE = """usage: lit-fa COMMAND ...
 
-  fit | validate | test | predict   one run, configured in YAML (lit-fa fit --help; --config FILE, --print_config)
+  fit | validate | test | predict   one run, configured in YAML (lit-fa fit --help; --config FILE, --logger wandb)
   flower                            a federation over Flower: --config FILE [--nodes N|all] (lit-fa flower --help)
   export                            a trained network as ONNX or torch.export, simplified (lit-fa export --help)
-  table list | run | report         a paper's table: its cells, the missing runs, ours beside the published
+  table list | run | watch | report a paper's table: its cells, the missing runs, ours beside the published
+  runs                              records of runs: listed, filtered, side by side (lit-fa runs --help)
 
   --debug                           with any command: show the traceback of an error"""
 
@@ -36,6 +37,10 @@ def _dispatch(argv: list[str]) -> int:
         from lit_fa.tables.cli import main as table
 
         return table(argv[1:]) or 0
+    if argv[0] == "runs":
+        from lit_fa.tables.runs import main as runs
+
+        return runs(argv[1:])
     if argv[0] == "flower":
         from lit_fa.flower.cli import main as flower
 
@@ -48,7 +53,7 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     commands = ["fit", "validate", "test", "predict"]
     if argv[0] not in commands:
-        raise UserError(f"unknown command '{argv[0]}'; {nearest(argv[0], [*commands, 'export', 'flower', 'table'])}")
+        raise UserError(f"unknown command '{argv[0]}'; {nearest(argv[0], [*commands, 'export', 'flower', 'runs', 'table'])}")
     from lit_fa.cli import main as run
 
     run(argv)

@@ -83,5 +83,19 @@ def finish(trainer: L.Trainer) -> None:
             logger.finish()
 
 
+def log_table(table: str, run: str, columns: list[str], data: list[list[str]]) -> None:
+    """A paper's table, ours beside the published, as a run of its own in the group of its cells.
+
+    Args:
+        table: its name, the group of its runs.
+        run: id; the same table at the same scale is the same run, which shows the newest.
+        columns: titles.
+        data: cells as text, one list a row.
+    """
+    logger = ResumableWandbLogger(id=run, group=table, job_type="table", name=table)
+    logger.add({"table": {"columns": columns, "data": data}})
+    logger.finish()
+
+
 def _short(chosen: dict | str) -> str:
     return (chosen.get("class_path", "") if isinstance(chosen, dict) else chosen).rpartition(".")[2]

@@ -15,15 +15,20 @@ from pathlib import Path
 from rich.console import Console
 
 from lit_fa.errors import UserError
-from lit_fa.tables.expand import expand
+from lit_fa.tables.collect import collect
+from lit_fa.tables.compare import compare
+from lit_fa.tables.expand import expand, slug
 from lit_fa.tables.places import places, tree_of
 from lit_fa.tables.progress import reporter
+from lit_fa.tables.render import headers, rows
 from lit_fa.tables.report import report
 from lit_fa.tables.run import DEFAULT_RUNNER, Job, Outcome, missing_jobs, run_jobs
 from lit_fa.tables.schema import Table, load_table
 from lit_fa.tables.shelf import find_tables, print_list
 from lit_fa.tables.watch import watch
+from lit_fa.tables.worker import load_runner
 
+TABLE_LOGGER = "lit_fa.loggers:log_table"  # by its path, as runners are: tables import nothing that trains
 _LOG_WIDTH = 160  # characters of a table in a log or a pipe, which have no width of their own
 
 
@@ -87,7 +92,20 @@ def _run(tables: Sequence[Table], arguments: argparse.Namespace, output: Console
     finally:
         if arguments.json:
             _write_json(arguments.json, jobs, outcomes)
+    if arguments.logger == "wandb":
+        _log(tables, arguments)
+        _say(output, "the W&B runs lie in ./wandb where they could not go to the server; upload with: wandb sync --yes")
     return _conclude(outcomes, output)
+
+
+def _log(tables: Sequence[Table], arguments: argparse.Namespace) -> None:
+    """Each table as it is now, as a run of W&B."""
+    for table in tables:
+        scale = table.scale(arguments.scale)
+        where = places(table, scale.name, tree_of(table), out=arguments.out, allow_dirty=arguments.allow_dirty)
+        compared = compare(collect(table, scale, where.target))
+        name = slug(f"{table.paper.key}-{table.name}-{scale.name}").replace(".", "-")
+        load_runner(TABLE_LOGGER)(table.name, name, headers(table), rows(compared, table))
 
 
 def _missing(table: Table, arguments: argparse.Namespace, output: Console) -> list[Job]:

@@ -1,0 +1,107 @@
+"""What logging and measuring add to training: the MLP 784-1024x3-10 under feedback alignment, batch 128, at defaults.
+
+    python -m benchmarks.logging_cost [--rounds 7] [--json FILE]
+
+Three fits take turns in every round: without a logger, with an offline W&B run (`ResumableWandbLogger`, `WandbRun`),
+and with every measuring callback as well. Each is one epoch of MNIST's length, 468 steps of synthetic digits, between
+two validations; the clock runs from the eleventh step to the end of the fit, so the end of the epoch, at which
+callbacks measure, the figures and the final table are in it, and W&B's start (half a second, once) is not. `ratio` is
+the median over rounds of the time of a step over that without a logger in the same round.
+"""
+
+import argparse
+import json
+import logging
+import os
+import statistics
+import tempfile
+import time
+import warnings
+
+import lightning as L
+import torch
+from rich.console import Console
+from rich.progress import track
+
+import callbacks
+from benchmarks.overhead import WARM_UP, classifier
+from datamodules import Synthetic
+
+STEPS = 468
+MEASURING = [
+    callbacks.WeightAlignment,
+    callbacks.GradientAlignment,
+    callbacks.ConservationPotential,
+    callbacks.AlignmentDominance,
+    callbacks.TrainingScore,
+    callbacks.FactorSpectrum,
+    callbacks.TrainingCost,
+    callbacks.Figures,
+    callbacks.RunRecord,
+]
+KINDS = ("no logger", "W&B", "W&B and all callbacks")
+
+
+class Clock(L.Callback):
+    """Seconds from the end of the warm-up to the end of the fit."""
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        """Start the clock after the warm-up."""
+        if trainer.global_step == WARM_UP:
+            self.start = time.perf_counter()
+
+    def on_fit_end(self, *_) -> None:
+        """Read it, when all others are done."""
+        self.seconds = time.perf_counter() - self.start
+
+
+def seconds_a_step(kind: str) -> float:
+    """One fit of one epoch in a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        logger = False if kind == KINDS[0] else callbacks.ResumableWandbLogger(offline=True, folder=folder, dir=folder)
+        shown = [callbacks.WandbRun()] if logger else []
+        measuring = [build() for build in MEASURING] if kind == KINDS[2] else []
+        clock = Clock()
+        trainer = L.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            logger=logger,
+            default_root_dir=folder,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[*measuring, *shown, clock],
+        )
+        trainer.fit(classifier("fa"), Synthetic(n_train=128 * STEPS, n_test=1024, batch_size=128, flatten=True))
+        if logger:
+            logger.finish()
+    return clock.seconds / (STEPS - WARM_UP)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", metavar="FILE")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    os.environ["WANDB_SILENT"] = "true"
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    seconds_a_step(KINDS[1])  # starts W&B's service
+    rounds = [[seconds_a_step(kind) for kind in KINDS] for _ in track(range(options.rounds), transient=True)]
+    rows = []
+    for kind, column in zip(KINDS, zip(*rounds, strict=True), strict=True):
+        ratios = [seconds / without for seconds, (without, *_) in zip(column, rounds, strict=True)]
+        low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        ms = 1e3 * statistics.median(column)
+        ratio = statistics.median(ratios)
+        rows.append({"kind": kind, "ms": round(ms, 3), "ratio": round(ratio, 4), "quartiles": [low, high]})
+        Console().print(f"{kind}: {ms:.2f} ms a step, ratio {ratio:.3f} ({low:.3f}-{high:.3f})", highlight=False)
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump({"rows": rows, "torch": torch.__version__, "threads": 1}, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
