@@ -18,9 +18,9 @@ def whole(tmp_path_factory) -> Path:
     """The folder of a run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     done = started(folder)
-    assert done.returncode == 0, done.stderr
-    assert "W&B run run stays offline: 127.0.0.1 cannot be reached" in done.stderr
-    assert f"upload the W&B run with: wandb sync {folder}/wandb/offline-run-" in done.stderr
+    assert done.code == 0, done.said
+    assert "W&B run run stays offline: 127.0.0.1 cannot be reached" in done.said
+    assert f"upload the W&B run with: wandb sync {folder}/wandb/offline-run-" in done.said
     return folder
 
 
@@ -56,17 +56,17 @@ def test_a_killed_and_resumed_run_is_one_run_without_a_step_lost_or_doubled(
     whole, tmp_path, every, killed_at, resumed_from
 ):
     killed = started(tmp_path, kill_at=killed_at, every_n_train_steps=every)
-    assert killed.returncode == -signal.SIGKILL
+    assert killed.code == -signal.SIGKILL
     checkpoint = f"checkpoints/step={resumed_from}.ckpt"
-    assert started(tmp_path, resume=checkpoint, every_n_train_steps=every).returncode == 0
+    assert started(tmp_path, resume=checkpoint, every_n_train_steps=every).code == 0
     rows = history(tmp_path)
     assert [row["_step"] for row in rows] == list(range(len(rows)))
     assert rows == history(whole)
 
 
 def test_the_uploader_sends_a_resumed_run_once_and_passes_by_what_was_replaced(tmp_path):
-    assert started(tmp_path, kill_at=14).returncode == -signal.SIGKILL
-    assert started(tmp_path, resume="checkpoints/step=12.ckpt").returncode == 0
+    assert started(tmp_path, kill_at=14).code == -signal.SIGKILL
+    assert started(tmp_path, resume="checkpoints/step=12.ckpt").code == 0
     with serving() as server:
         environment = os.environ | {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "HOME": str(tmp_path)}
         command = [WANDB, "sync", "--yes"]
@@ -78,26 +78,26 @@ def test_the_uploader_sends_a_resumed_run_once_and_passes_by_what_was_replaced(t
 
 
 def test_with_key_and_network_a_resumed_run_sends_only_what_the_server_lacks(whole, tmp_path):
-    assert started(tmp_path, kill_at=18, every_n_train_steps=1).returncode == -signal.SIGKILL
+    assert started(tmp_path, kill_at=18, every_n_train_steps=1).code == -signal.SIGKILL
     with serving(run=15) as server:
         environment = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
         done = started(tmp_path, resume="checkpoints/step=16.ckpt", environment=environment)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.said
     assert [row["_step"] for row in server.sent["run"]] == list(range(15, len(history(whole))))
 
 
 def test_a_key_that_is_none_keeps_the_run_here_and_says_so(tmp_path):
     with serving() as server:
         done = started(tmp_path, environment={"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "secret"})
-    assert done.returncode == 0
-    assert "stays offline: the key is refused (WANDB_API_KEY invalid" in done.stderr
+    assert done.code == 0
+    assert "stays offline: the key is refused (WANDB_API_KEY invalid" in done.said
     assert not server.sent
     assert read_back(tmp_path)["history"]
 
 
 def test_two_ranks_are_one_run(tmp_path):
     done = started(tmp_path, devices=2)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.said
     steps = [row["_step"] for row in history(tmp_path)]
     assert steps == list(range(len(steps)))
 

@@ -1,15 +1,27 @@
-"""A W&B run of a small network in a process of its own, which may be killed: its words are those of `started`."""
+"""A W&B run of a small network in a process of its own, which may be killed.
+
+The processes come from a fork server, a fresh interpreter that has imported torch and Lightning once.
+"""
 
 import json
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
 
-ROOT = Path(__file__).parents[2]
+import callbacks
+from datamodules import Digits
+from lit_fa import Classifier, FeedbackAlignment
+
 STEPS_PER_EPOCH = 12
 WANDB = Path(sys.executable).with_name("wandb")
 
@@ -27,12 +39,6 @@ class Kill(L.Callback):
 
 def train(kill_at: int = 0, resume: str | None = None, every_n_train_steps: int = 0, devices: int = 1) -> None:
     """Three epochs of digits in the present folder, tested; checkpoints after so many steps, or after every epoch."""
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
-    import callbacks
-    from datamodules import Digits
-    from lit_fa import Classifier, FeedbackAlignment
-
     L.seed_everything(0, verbose=False)
     data = Digits(batch_size=128, flatten=True)
     module = Classifier("mlp", FeedbackAlignment(), network_args={"hidden": [16]}, image_shape=data.image_shape)
@@ -42,21 +48,53 @@ def train(kill_at: int = 0, resume: str | None = None, every_n_train_steps: int 
     logger.identify("run", {"rate": 0.1})
     shown = [callbacks.WeightAlignment(), callbacks.Figures(), callbacks.WandbRun(), checkpoints, Kill(kill_at)]
     trainer = L.Trainer(
-        max_epochs=3, accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", logger=logger,
-        log_every_n_steps=2, callbacks=shown, enable_progress_bar=False, enable_model_summary=False,
+        max_epochs=3, accelerator="cpu", devices=devices, logger=logger, log_every_n_steps=2,
+        strategy=DDPStrategy(process_group_backend="gloo") if devices > 1 else "auto", callbacks=shown, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(module, data, ckpt_path=resume, weights_only=False)
     trainer.test(module, data, verbose=False)
     logger.finish()
 
 
-def started(folder: Path, *, environment: dict | None = None, **options: object) -> subprocess.CompletedProcess:
-    """`train(**options)` in `folder`, without key and network unless the environment has them."""
+@dataclass
+class Ended:
+    """How a process ended: its exit code, and what it and W&B printed."""
+
+    code: int
+    said: str
+
+
+def started(folder: Path, *, environment: dict | None = None, **options: object) -> Ended:
+    """`train(**options)` in `folder`, without key and network unless the environment has them; of rank 0."""
     folder.mkdir(exist_ok=True)
-    here = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
-    here |= {"HOME": str(folder), "PYTHONPATH": str(ROOT), "WANDB_BASE_URL": "http://127.0.0.1:9"}  # nobody listens
-    command = [sys.executable, "-m", "tests.callbacks.wandb_training", json.dumps(options)]
-    return subprocess.run(command, cwd=folder, env=here | (environment or {}), capture_output=True, text=True)
+    here = {"HOME": str(folder), "WANDB_BASE_URL": "http://127.0.0.1:9", **(environment or {})}  # nobody listens there
+    ranks = [here | {"LOCAL_RANK": str(rank)} for rank in range(options.get("devices", 1))]
+    if len(ranks) > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            ranks = [rank | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])} for rank in ranks]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.callbacks.wandb_training"])
+    processes = [context.Process(target=_in, args=(folder, rank, options)) for rank in ranks]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return Ended(processes[0].exitcode, (folder / "printed.0").read_text())
+
+
+def _in(folder: Path, environment: dict, options: dict) -> None:
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        del os.environ[name]
+    os.environ |= environment
+    os.chdir(folder)
+    with open(f"printed.{environment['LOCAL_RANK']}", "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    if options.get("devices", 1) == 1:
+        del os.environ["LOCAL_RANK"]
+    torch.set_num_threads(1)
+    train(**options)
 
 
 def read_back(folder: Path) -> dict[str, list[dict]]:
@@ -78,6 +116,3 @@ def history(folder: Path) -> list[dict]:
         for row in rows
     ]
 
-
-if __name__ == "__main__":
-    train(**json.loads(sys.argv[1]))
