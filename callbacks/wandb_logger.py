@@ -6,6 +6,7 @@ in its checkpoint (`callbacks.WandbRun`). A resumed run writes them again, under
 file, and sets older files of the run aside. At a server, which knows the rows it has, only later ones are sent.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,8 @@ class ResumableWandbLogger(WandbLogger):
         dir: str | None = None,
     ):
         """See the class."""
-        super().__init__(
-            id=id, project=project, name=name, save_dir=None, dir=dir, group=group, job_type=job_type, tags=tags
-        )
+        dir = str(Path(dir or os.environ.get("WANDB_DIR", ".")).resolve())  # W&B remembers a process's first folder
+        super().__init__(id=id, project=project, name=name, save_dir=dir, group=group, job_type=job_type, tags=tags)
         del self._wandb_init["anonymous"]  # W&B warns that it has no effect
         self.folder, self.offline = folder, offline
         self.rows: list[Row] = []
@@ -110,7 +110,9 @@ class ResumableWandbLogger(WandbLogger):
         if reason:
             rank_zero_info(f"W&B run {run.id} stays offline: {reason}")
         if self.sent > len(self.rows):
-            rank_zero_warn(f"W&B has {self.sent} rows of run {run.id} already: they stay as they are, later ones follow")
+            rank_zero_warn(
+                f"W&B has {self.sent} rows of run {run.id} already: they stay as they are, later ones follow"
+            )
         self._send()
 
     @rank_zero_only

@@ -53,7 +53,9 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     commands = ["fit", "validate", "test", "predict"]
     if argv[0] not in commands:
-        raise UserError(f"unknown command '{argv[0]}'; {nearest(argv[0], [*commands, 'export', 'flower', 'runs', 'table'])}")
+        raise UserError(
+            f"unknown command '{argv[0]}'; {nearest(argv[0], [*commands, 'export', 'flower', 'runs', 'table'])}"
+        )
     from lit_fa.cli import main as run
 
     run(argv)

@@ -52,7 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     shelf = commands.add_parser("list", help="all tables, and how many of their runs are done")
     shelf.add_argument("path", nargs="?", type=Path, default=Path("paper_configs"), help="a table or a folder of them")
-    for name, text in (("run", "train what is missing"), ("watch", "follow runs"), ("report", "compare what is there with the paper")):
+    for name, text in (
+        ("run", "train what is missing"),
+        ("watch", "follow runs"),
+        ("report", "compare what is there with the paper"),
+    ):
         command = commands.add_parser(name, help=text)
         command.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="tables or folders of them")
         command.add_argument("--scale", help="default: cpu where the table has it, else full")

@@ -63,7 +63,14 @@ class _Bar:
         self.running: list[str] = []
         self.left = Counter(_cell(label) for label in labels)  # seeds of each cell
         self.cells = len(self.left)
-        columns = (TextColumn("runs"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        columns = (
+            TextColumn("runs"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         self.progress = Progress(*columns, TextColumn("{task.description}", markup=False), console=console)
         self.task = self.progress.add_task("", total=len(labels))
 

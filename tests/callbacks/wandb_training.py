@@ -112,7 +112,10 @@ def history(folder: Path) -> list[dict]:
     """The rows, without the times at which they were written and the names of files."""
     rows = [record["item"] for record in read_back(folder)["history"]]
     return [
-        {k: v for k, v in row.items() if k not in ("_runtime", "_timestamp") and "figures/" not in k and "final" not in k}
+        {
+            k: v
+            for k, v in row.items()
+            if k not in ("_runtime", "_timestamp") and "figures/" not in k and "final" not in k
+        }
         for row in rows
     ]
-
