@@ -4,8 +4,8 @@
 
 Three fits take turns in every round: without a logger, with an offline W&B run (`ResumableWandbLogger`, `WandbRun`),
 and with every measuring callback as well. Each is one epoch of MNIST's length, 468 steps of synthetic digits, between
-two validations; the clock runs from the eleventh step to the end of the fit, so the end of the epoch, at which
-callbacks measure, the figures and the final table are in it, and W&B's start (half a second, once) is not. `ratio` is
+two validations; the clock runs from the eleventh step to the end of training: the end of the epoch, where callbacks
+measure, is in it. What a run pays once is not: W&B's start, the first measurement, figures and final table. `ratio` is
 the median over rounds of the time of a step over that without a logger in the same round: on the wall, and in this
 process alone (CPU seconds, which neighbours on the machine disturb less, but W&B's own process is not in them).
 """
@@ -44,15 +44,15 @@ KINDS = ("no logger", "W&B", "W&B and all callbacks")
 
 
 class Clock(L.Callback):
-    """Seconds from the end of the warm-up to the end of the fit."""
+    """Seconds from the end of the warm-up to the end of training."""
 
     def on_train_batch_end(self, trainer, *_) -> None:
         """Start the clock after the warm-up."""
         if trainer.global_step == WARM_UP:
             self.start = now()
 
-    def on_fit_end(self, *_) -> None:
-        """Read it, when all others are done."""
+    def on_train_end(self, *_) -> None:
+        """Read it, when all others have measured."""
         self.seconds = tuple(end - start for end, start in zip(now(), self.start, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""One process for one run: a claim is a locked file, which the system unlocks when its process ends, however it ends."""
+"""One process for one run: a claim is a locked file, which the system unlocks however its process ends."""
 
 import fcntl
 import os

@@ -48,9 +48,16 @@ def train(kill_at: int = 0, resume: str | None = None, every_n_train_steps: int 
     logger.identify("run", {"rate": 0.1})
     shown = [callbacks.WeightAlignment(), callbacks.Figures(), callbacks.WandbRun(), checkpoints, Kill(kill_at)]
     trainer = L.Trainer(
-        max_epochs=3, accelerator="cpu", devices=devices, logger=logger, log_every_n_steps=2,
-        strategy=DDPStrategy(process_group_backend="gloo") if devices > 1 else "auto", callbacks=shown, enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
+        max_epochs=3,
+        accelerator="cpu",
+        devices=devices,
+        strategy=DDPStrategy(process_group_backend="gloo") if devices > 1 else "auto",
+        logger=logger,
+        log_every_n_steps=2,
+        callbacks=shown,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     trainer.fit(module, data, ckpt_path=resume, weights_only=False)
     trainer.test(module, data, verbose=False)
     logger.finish()

@@ -1,8 +1,8 @@
 """Two processes on the same run: one wins, the other says so; whoever looks sees who is at work."""
 
+import io
 import json
 import multiprocessing
-import os
 import re
 
 import pytest
@@ -100,7 +100,7 @@ def test_watching_shows_seeds_done_and_who_is_at_work(declared, save, fill, else
 
 
 def test_the_bar_counts_runs_and_cells():
-    output = Console(force_terminal=True, width=200, record=True, file=open(os.devnull, "w"))
+    output = Console(force_terminal=True, width=200, record=True, file=io.StringIO())
     with reporter(["t: FA, seed 0", "t: FA, seed 1", "t: BP, seed 0"], output) as shown:
         for label in ("t: FA, seed 0", "t: FA, seed 1"):
             shown.started(label)
