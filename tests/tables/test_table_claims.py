@@ -4,6 +4,7 @@ import io
 import json
 import multiprocessing
 import re
+import time
 
 import pytest
 from rich.console import Console
@@ -25,29 +26,29 @@ def claims(path):
     return [(run, claim_of(run, where)) for run in expand(table, table.scale("cpu"))]
 
 
-def hold(claim, held, done):
+def hold(claim, held):
     with claimed(claim) as other:
         assert other == ""
         held.set()
-        done.wait(20)
+        time.sleep(60)
 
 
 @pytest.fixture
 def elsewhere():
-    """Lets another process hold a claim; returns that process and the event that ends it."""
+    """Lets another process hold a claim, and returns that process."""
     context, started = multiprocessing.get_context("spawn"), []
 
     def start(claim):
-        held, done = context.Event(), context.Event()
-        process = context.Process(target=hold, args=(claim, held, done))
+        held = context.Event()
+        process = context.Process(target=hold, args=(claim, held))
         process.start()
-        started.append((process, done))
+        started.append(process)
         assert held.wait(20)
         return process
 
     yield start
-    for process, done in started:
-        done.set()
+    for process in started:
+        process.kill()
         process.join()
 
 
