@@ -26,6 +26,7 @@ bench: $(STAMP) ## one training step of every rule against backprop, interleaved
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.overhead
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fine_tuning
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.report
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.logging_cost
 
 bench-federated: $(STAMP) ## a federated round: our executors, loops written by hand, two ranks
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.federated $(BENCH) $(if $(JSON),--json $(JSON))

@@ -9,11 +9,15 @@ from callbacks.errors import MeasurementError
 from callbacks.factor_spectrum import FactorSpectrum
 from callbacks.figures import Figures
 from callbacks.gradient_alignment import GradientAlignment
+from callbacks.interruption import Interruption
 from callbacks.probe import Periodic, Probe
 from callbacks.round_cost import RoundCost
+from callbacks.round_progress import RoundProgress
 from callbacks.run_record import RunRecord
 from callbacks.training_cost import TrainingCost
 from callbacks.training_score import TrainingScore
+from callbacks.wandb_logger import ResumableWandbLogger
+from callbacks.wandb_run import WandbRun
 from callbacks.weight_alignment import WeightAlignment
 
 __all__ = [
@@ -25,14 +29,18 @@ __all__ = [
     "FactorSpectrum",
     "Figures",
     "GradientAlignment",
+    "Interruption",
     "MeasurementError",
     "Periodic",
     "Probe",
     "Recorder",
+    "ResumableWandbLogger",
     "RoundCost",
+    "RoundProgress",
     "RunRecord",
     "TrainingCost",
     "TrainingScore",
+    "WandbRun",
     "WeightAlignment",
     "publish",
 ]

@@ -39,6 +39,7 @@ class Figures(Recorder):
         """See the class."""
         super().__init__()
         self.dirpath = dirpath
+        self.drawn: list[Path] = []  # by the last fit
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw."""
@@ -46,10 +47,12 @@ class Figures(Recorder):
         if not trainer.is_global_zero:
             return
         folder = Path(self.dirpath or Path(log_dir or trainer.default_root_dir) / "figures")
+        self.drawn = []
         for file, panels in PANELS.items():
             chosen = {title: select(self.curves.points, *ends) for title, ends in panels.items()}
             if any(chosen.values()):
                 draw(folder / file, {title: curves for title, curves in chosen.items() if curves})
+                self.drawn.append(folder / file)
 
 
 def select(curves: dict[str, list[Point]], begin: str, end: str) -> dict[str, list[Point]]:

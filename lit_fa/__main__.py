@@ -4,11 +4,13 @@ import sys
 
 USAGE = """usage: lit-fa COMMAND ...
 
-  fit | validate | test | predict   one run, configured in YAML (lit-fa fit --help; --config FILE, --print_config)
+  fit | validate | test | predict   one run, configured in YAML (lit-fa fit --help; --config FILE, --logger wandb)
   flower                            a federation over Flower: --config FILE [--nodes N|all] (lit-fa flower --help)
   export                            a trained network as ONNX or torch.export, simplified (lit-fa export --help)
-  table list | run | report | emit  a paper's table: its cells, the missing runs, ours beside the published
+  table list | run | watch | report | emit
+                                    a paper's table: its cells, the missing runs, ours beside the published
   sweep run | report | emit         a W&B sweep file without W&B's server: trials, the best of them
+  runs                              records of runs: listed, filtered, side by side (lit-fa runs --help)
 
   --debug                           with any command: show the traceback of an error"""
 
@@ -41,6 +43,10 @@ def _dispatch(argv: list[str]) -> int:
         from lit_fa.sweeps.cli import main as sweep
 
         return sweep(argv[1:])
+    if argv[0] == "runs":
+        from lit_fa.tables.runs import main as runs
+
+        return runs(argv[1:])
     if argv[0] == "flower":
         from lit_fa.flower.cli import main as flower
 
@@ -52,7 +58,7 @@ def _dispatch(argv: list[str]) -> int:
         export(argv[1:])
         return 0
     commands = ["fit", "validate", "test", "predict"]
-    others = ["export", "flower", "sweep", "table"]
+    others = ["export", "flower", "runs", "sweep", "table"]
     if argv[0] not in commands:
         raise UserError(f"unknown command '{argv[0]}'; {nearest(argv[0], [*commands, *others])}")
     from lit_fa.cli import main as run

@@ -1,8 +1,10 @@
 """The only file that sees all packages: rules, datamodules and callbacks meet in Lightning's command line."""
 
 import gc
+import json
 import logging
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -12,7 +14,7 @@ from typing import TypeVar
 
 import lightning as L
 from jsonargparse import ArgumentError
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from torch import nn
 
@@ -22,6 +24,7 @@ import lit_fa.federated
 import lit_fa.modules
 import lit_fa.rules
 from callbacks.run_record import write_json
+from lit_fa import loggers
 from lit_fa.errors import UserError, nearest
 from lit_fa.modules.ranks import lost_rank
 from lit_fa.pretraining import pretrained
@@ -45,8 +48,14 @@ class SaveConfig(SaveConfigCallback):
 class LitFACLI(LightningCLI):
     """Lightning's command line, with the dataset telling the network its classes and image shape."""
 
-    def __init__(self, **kwargs):
-        """Subclasses of LightningModule and LightningDataModule are chosen in the config."""
+    def __init__(self, words: Sequence[str] = (), **kwargs):
+        """Subclasses of LightningModule and LightningDataModule are chosen in the config.
+
+        Args:
+            words: of the command line, to say how an interrupted run goes on.
+            kwargs: of LightningCLI.
+        """
+        self.words = words
         kwargs.setdefault("save_config_callback", SaveConfig)
         kwargs.setdefault("save_config_kwargs", {"overwrite": True})
         parser = {"exit_on_error": False}
@@ -72,20 +81,58 @@ class LitFACLI(LightningCLI):
         if config.pretrain is not None and not config.pretrain.get("skip"):
             config.model.init_args.weights = str(pretrained(config.pretrain, fit_and_record))
 
+    def before_fit(self) -> None:
+        """What a person at a terminal sees of a run, and what becomes of it on Ctrl-C."""
+        if isinstance(self.model, lit_fa.modules.FederatedClassifier):
+            shown = self.trainer.callbacks
+            shown[:] = [callbacks.RoundProgress() if isinstance(c, ProgressBar) else c for c in shown]
+        self.trainer.callbacks.append(callbacks.Interruption(self.going_on))
+        self.before_test()
+
+    def before_test(self) -> None:
+        """Name the run to its loggers."""
+        loggers.attach(self.trainer, self.written(), {})
+
+    before_validate = before_test
+
+    def written(self) -> dict:
+        """The config, defaults included, as plain data."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        return json.loads(self._parser(self.subcommand).dump(config, format="json"))
+
+    def going_on(self, checkpoint: str) -> str:
+        """The same command, from a checkpoint."""
+        words = _take_option([*self.words], "--ckpt_path", "a file")[0]
+        return shlex.join(["lit-fa", *words, "--ckpt_path", checkpoint])
+
 
 def main(argv: list[str]) -> None:
-    """`lit-fa fit|validate|test|predict ... [--json FILE]`; the file receives the last value of every metric."""
-    argv, json_file = _take_option(argv, "--json")
+    """`lit-fa fit|validate|test|predict ... [--json FILE] [--logger wandb|csv|tensorboard]`.
+
+    The file receives the last value of every metric.
+    """
+    words = argv
+    argv, json_file = _take_option(argv, "--json", "a file to write to")
+    argv, logger = _take_option(argv, "--logger", "a name: wandb, csv or tensorboard")
+    if logger:
+        argv = [*argv, "--trainer.logger", json.dumps(loggers.logger_config(logger))]
     logging.basicConfig(format="%(message)s")
     logging.getLogger("lit_fa").setLevel(logging.INFO)  # what a rule did to the network, in one line
 
     def run() -> None:
         sys.argv = ["lit-fa", *argv]  # Lightning warns about arguments that are handed over instead
-        cli = LitFACLI()
+        cli = LitFACLI(words)
+        loggers.finish(cli.trainer)
         if json_file:
             write_json(Path(json_file), {key: float(v) for key, v in cli.trainer.callback_metrics.items()})
 
-    guarded(run)
+    try:
+        guarded(run)
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        print(str(stop.__context__) or "stopped at once; where there is a checkpoint, go on with --ckpt_path FILE")
+        raise SystemExit(130) from None
 
 
 def built(config: list[str] | dict) -> LitFACLI:
@@ -120,9 +167,11 @@ def fit_and_record(
     keep = ModelCheckpoint(resume, filename="last", save_top_k=1, enable_version_counter=False)
     if isinstance(config, dict):
         check_names(config)
+        config = loggers.written_out(config, record.get("id", ""))
 
     def run() -> nn.Module:
         cli = built(config)
+        loggers.attach(cli.trainer, config if isinstance(config, dict) else cli.written(), record)
         fields = {key: value for key, value in record.items() if key != "path"}
         kept = callbacks.RunRecord(path=str(path), record=fields, finish_after="test" if test else "fit")
         cli.trainer.callbacks += [*observers, kept, keep]
@@ -130,6 +179,7 @@ def fit_and_record(
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last if last.is_file() else None, weights_only=False)
         if test:
             cli.trainer.test(cli.model, cli.datamodule, verbose=False)
+        loggers.finish(cli.trainer)
         return cli.model.network
 
     try:
@@ -150,13 +200,14 @@ def check_names(config: dict) -> None:
             _check_class(kind, name)
 
 
-def _take_option(argv: list[str], name: str) -> tuple[list[str], str | None]:
+def _take_option(argv: list[str], name: str, what: str) -> tuple[list[str], str | None]:
     """The words without `name VALUE`, and the value."""
+    argv = [part for word in argv for part in (word.split("=", 1) if word.startswith(f"{name}=") else [word])]
     if name not in argv:
         return argv, None
     at = argv.index(name)
     if at + 1 == len(argv):
-        raise UserError(f"{name} needs a file to write to")
+        raise UserError(f"{name} needs {what}")
     return argv[:at] + argv[at + 2 :], argv[at + 1]
 
 

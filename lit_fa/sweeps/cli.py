@@ -22,16 +22,15 @@ from lit_fa.tables.progress import Reporter, reporter
 from lit_fa.tables.run import Outcome, run_jobs
 
 RUNNER = "lit_fa.trial:fit_trial"
-# The words that give a trial its logger. Another logger class is named here, and nowhere else.
+# the words that give a trial its logger
 LOGGERS = {
     "none": ("--trainer.logger=false",),
     "wandb": (
-        "--trainer.logger=lightning.pytorch.loggers.WandbLogger",
+        "--trainer.logger=callbacks.ResumableWandbLogger",
         "--trainer.logger.offline=true",
-        "--trainer.logger.save_dir={folder}",
+        "--trainer.logger.dir={folder}",
+        "--trainer.logger.folder={folder}",
         "--trainer.logger.project={project}",
-        "--trainer.logger.id={id}",
-        "--trainer.logger.group={sweep}",
     ),
 }
 _LOG_WIDTH = 160  # characters of a table in a log or a pipe, which have no width of their own

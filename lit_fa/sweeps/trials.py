@@ -54,7 +54,7 @@ class Trials:
             folder: of the study and of the trials' folders.
             count: trials that the study shall have, those of earlier and of other processes included.
             seed: of what is drawn.
-            logger: words that give a trial its logger; `{folder}`, `{id}` and `{sweep}` in them are filled in.
+            logger: words that give a trial its logger; `{folder}` in them is filled in.
         """
         self.sweep, self.folder, self.count, self.seed, self.logger = sweep, folder.resolve(), count, seed, logger
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,10 @@ class Trials:
             yield trial
 
     def tell(self, trial: Trial, done: Done) -> str:
-        """Put the end of a trial into the study; returns it as a line."""
+        """Put the end of a trial into the study; returns it as a line. What another process has is left to it."""
+        if done.elsewhere and not Path(trial.record["path"]).is_file():
+            self.held.pop(trial.number).release()
+            return done.elsewhere
         record = {} if done.reason else json.loads(Path(trial.record["path"]).read_text(encoding="utf-8"))
         value, reason = self._value(record, done.reason)
         pruned = bool(record.get("stopped_early"))
@@ -179,8 +182,7 @@ class Trials:
         name = self.sweep.trial_id(values)
         place = self.folder / "trials" / name
         before, after = self.sweep.command
-        filled = {"folder": place, "id": name, "sweep": self.sweep.name}
-        logger = [word.format(**filled) for word in self.logger]
+        logger = [word.format(folder=place) for word in self.logger]
         config = {
             "words": [*before, *flags(self.sweep.nested(values)), *after, *logger],
             "storage": storage(self.folder),

@@ -1,4 +1,4 @@
-"""`lit-fa table list | run | report | emit`: the command line of the tables.
+"""`lit-fa table list | run | watch | report | emit`: the command line of the tables.
 
 Errors that a user can mend leave as exceptions with `user_error = True`; the outer command line prints them and exits
 with 2. Otherwise 0 is success, 1 a run that failed, 2 a run that says how to mend it, 130 an interruption.
@@ -15,17 +15,23 @@ from pathlib import Path
 from rich.console import Console
 
 from lit_fa.errors import UserError
+from lit_fa.tables.collect import collect
 from lit_fa.tables.command import read_only
+from lit_fa.tables.compare import compare
 from lit_fa.tables.emit import add_emit_options, emit, sweep_of
-from lit_fa.tables.expand import expand
+from lit_fa.tables.expand import expand, slug
 from lit_fa.tables.places import places, tree_of
 from lit_fa.tables.progress import reporter
 from lit_fa.tables.reading import choice
+from lit_fa.tables.render import headers, rows
 from lit_fa.tables.report import report
 from lit_fa.tables.run import DEFAULT_RUNNER, Job, Outcome, missing_jobs, run_jobs
 from lit_fa.tables.schema import Table, load_table
 from lit_fa.tables.shelf import find_tables, print_list
+from lit_fa.tables.watch import watch
+from lit_fa.tables.worker import load_runner
 
+TABLE_LOGGER = "lit_fa.loggers:log_table"  # by its path, as runners are: tables import nothing that trains
 _LOG_WIDTH = 160  # characters of a table in a log or a pipe, which have no width of their own
 
 
@@ -38,6 +44,8 @@ def main(argv: Sequence[str], *, runner: str = DEFAULT_RUNNER) -> int:
     tables = [load_table(path) for given in arguments.paths for path in find_tables(given)]
     if arguments.command == "emit":
         return _emit(tables, arguments, Console(stderr=True))
+    if arguments.command == "watch":
+        return watch(tables, output, arguments.scale, arguments.out, arguments.every)
     if arguments.command == "run":
         return _run(tables, arguments, output, runner, shlex.join(["lit-fa", "table", *argv]))
     given = (arguments.scale, arguments.out, arguments.card, arguments.format, arguments.json, arguments.write)
@@ -50,16 +58,20 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     shelf = commands.add_parser("list", help="all tables, and how many of their runs are done")
     shelf.add_argument("path", nargs="?", type=Path, default=Path("paper_configs"), help="a table or a folder of them")
-    texts = {"run": "train what is missing", "report": "compare what is there with the paper"}
+    texts = {"run": "train what is missing", "watch": "follow runs", "report": "compare what is there with the paper"}
     for name, text in (texts | {"emit": "the missing runs for a cluster"}).items():
         command = commands.add_parser(name, help=text)
         command.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="tables or folders of them")
         command.add_argument("--scale", help="default: cpu where the table has it, else full")
         command.add_argument("--out", type=Path, help="folder of the records; default: results beside the table")
     add_emit_options(commands.choices["emit"])
+    commands.choices["emit"].set_defaults(logger=None)
     for command in (shelf, commands.choices["run"], commands.choices["report"]):
         command.add_argument("--json", type=Path, metavar="FILE", help="write the outcome as JSON as well")
     run, shown = commands.choices["run"], commands.choices["report"]
+    watched = commands.choices["watch"]
+    watched.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="how often to look")
+    run.add_argument("--logger", choices=("wandb", "csv", "tensorboard"), help="of every run; it changes no number")
     run.add_argument("--jobs", type=int, default=1, metavar="N", help="worker processes, one thread each")
     for command in (run, commands.choices["emit"]):
         command.add_argument("--only", action="append", default=[], metavar="row=FA,column=32", help="keep these cells")
@@ -87,13 +99,26 @@ def _run(tables: Sequence[Table], arguments: argparse.Namespace, output: Console
     try:
         _work(jobs, outcomes, arguments.jobs, runner, output)
     except KeyboardInterrupt:
-        finished = sum(not outcome.done.reason for outcome in outcomes)
+        finished = sum(not outcome.done.reason and not outcome.done.elsewhere for outcome in outcomes)
         _say(output, f"interrupted: {finished} of {len(jobs)} runs finished; go on with: {command}")
         return 130
     finally:
         if arguments.json:
             _write_json(arguments.json, jobs, outcomes)
+    if arguments.logger == "wandb":
+        _log(tables, arguments)
+        _say(output, "the W&B runs lie in ./wandb where they could not go to the server; upload with: wandb sync --yes")
     return _conclude(outcomes, output)
+
+
+def _log(tables: Sequence[Table], arguments: argparse.Namespace) -> None:
+    """Each table as it is now, as a run of W&B."""
+    for table in tables:
+        scale = table.scale(arguments.scale)
+        where = places(table, scale.name, tree_of(table), out=arguments.out, allow_dirty=arguments.allow_dirty)
+        compared = compare(collect(table, scale, where.target))
+        name = slug(f"{table.paper.key}-{table.name}-{scale.name}").replace(".", "-")
+        load_runner(TABLE_LOGGER)(table.name, name, headers(table), rows(compared, table))
 
 
 def _missing(table: Table, arguments: argparse.Namespace, output: Console) -> list[Job]:
@@ -104,7 +129,7 @@ def _missing(table: Table, arguments: argparse.Namespace, output: Console) -> li
         known = {run.id: run for run in runs}
         runs = [known[choice(name, f"{table.path}: --id", known)] for name in arguments.id]
     where = places(table, scale.name, tree, out=arguments.out, allow_dirty=arguments.allow_dirty)
-    jobs, problems = missing_jobs(table, runs, where, tree)
+    jobs, problems = missing_jobs(table, runs, where, tree, arguments.logger)
     for problem in problems:
         _say(output, f"skipped {problem}")
     _say(output, f"{table.path} ({scale.name}): {len(runs) - len(jobs)} of {len(runs)} runs done, {len(jobs)} to run")
@@ -130,19 +155,22 @@ def _emit(tables: Sequence[Table], arguments: argparse.Namespace, output: Consol
 
 def _work(jobs: Sequence[Job], outcomes: list[Outcome], workers: int, runner: str, output: Console) -> None:
     """Runs the jobs; `outcomes` grows as they end, so that an interruption knows what was finished."""
-    with reporter(len(jobs), output) as shown:
+    with reporter(len(jobs), output, [_label(job) for job in jobs]) as shown:
         started, retried = (lambda job: shown.started(_label(job))), (lambda job: shown.retried(_label(job)))
         going = run_jobs(jobs, workers=workers, runner=runner, on_start=started, on_retry=retried)
         with closing(going):
             for outcome in going:
                 outcomes.append(outcome)
-                result = outcome.done.reason or f"finished in {outcome.done.seconds:.1f} s"
+                done = outcome.done
+                result = done.reason or done.elsewhere or f"finished in {done.seconds:.1f} s"
                 shown.ended(_label(outcome.job), result)
 
 
 def _conclude(outcomes: Sequence[Outcome], output: Console) -> int:
     failed = [outcome for outcome in outcomes if outcome.done.reason]
-    _say(output, f"{len(outcomes) - len(failed)} runs finished, {len(failed)} failed")
+    others = sum(bool(outcome.done.elsewhere) for outcome in outcomes)
+    left = f", {others} left to other processes" if others else ""
+    _say(output, f"{len(outcomes) - len(failed) - others} runs finished, {len(failed)} failed{left}")
     for outcome in failed:
         _say(output, f"failed: {_label(outcome.job)}: {outcome.done.reason} (log: {outcome.job.log})")
     return 2 if any(outcome.done.user_error for outcome in failed) else int(bool(failed))
@@ -153,7 +181,7 @@ def _write_json(path: Path, jobs: Sequence[Job], outcomes: Sequence[Outcome]) ->
     entries = []
     for job in jobs:
         done = ended.get(job.record["path"])
-        status = "not run" if done is None else "failed" if done.reason else "finished"
+        status = "not run" if done is None or done.elsewhere else "failed" if done.reason else "finished"
         entries.append({**job.record, "status": status, "reason": done.reason if done else "", "log": str(job.log)})
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")

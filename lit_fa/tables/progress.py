@@ -1,6 +1,8 @@
 """What a person sees while runs go on: a bar at a terminal, a line a run in a log."""
 
 import time
+from collections import Counter
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -25,9 +27,9 @@ class Reporter(Protocol):
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None: ...
 
 
-def reporter(total: int, console: Console) -> Reporter:
-    """A bar where the console is a terminal, plain lines elsewhere."""
-    return _Bar(total, console) if console.is_terminal else _Lines(total, console)
+def reporter(total: int, console: Console, labels: Sequence[str] = ()) -> Reporter:
+    """A bar where the console is a terminal, plain lines elsewhere; by labels, `cell, seed k`, it counts cells too."""
+    return _Bar(total, labels, console) if console.is_terminal else _Lines(total, console)
 
 
 class _Lines:
@@ -57,9 +59,18 @@ class _Lines:
 
 
 class _Bar:
-    def __init__(self, total: int, console: Console) -> None:
+    def __init__(self, total: int, labels: Sequence[str], console: Console) -> None:
         self.running: list[str] = []
-        columns = (MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        self.left = Counter(_cell(label) for label in labels)  # seeds of each cell
+        self.cells = len(self.left)
+        columns = (
+            TextColumn("runs"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         self.progress = Progress(*columns, TextColumn("{task.description}", markup=False), console=console)
         self.task = self.progress.add_task("", total=total)
 
@@ -69,6 +80,8 @@ class _Bar:
 
     def ended(self, label: str, outcome: str) -> None:
         self.running.remove(label)
+        if self.cells:
+            self.left[_cell(label)] -= 1
         self.progress.console.print(f"{label}: {outcome}", markup=False, highlight=False)
         self.progress.advance(self.task)
         self._show()
@@ -86,4 +99,10 @@ class _Bar:
         self.progress.stop()
 
     def _show(self) -> None:
-        self.progress.update(self.task, description="; ".join(self.running))
+        done = sum(seeds == 0 for seeds in self.left.values())
+        cells = f"cells {done}/{self.cells}  " if self.cells else ""
+        self.progress.update(self.task, description=cells + "; ".join(self.running))
+
+
+def _cell(label: str) -> str:
+    return label.rpartition(", seed ")[0]

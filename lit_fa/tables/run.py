@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -64,15 +64,21 @@ class Outcome(Generic[J]):
     done: Done
 
 
-def missing_jobs(table: Table, runs: Sequence[Run], where: Places, tree: Tree) -> tuple[list[Job], list[str]]:
-    """The runs without a finished record, as jobs, and a line for every file that does not count."""
+def missing_jobs(
+    table: Table, runs: Sequence[Run], where: Places, tree: Tree, logger: str | None = None
+) -> tuple[list[Job], list[str]]:
+    """The runs without a finished record, as jobs, and a line for every file that does not count.
+
+    `logger` is the name of one that the runs get, whatever their configs say: it changes no number and no id.
+    """
     jobs, problems = [], []
     for run in runs:
         found = [read_record(folder / run.file_name, run) for folder in dict.fromkeys((where.results, where.target))]
         problems += [problem for _, problem in found if problem]
         if not any(record for record, _ in found):
             head = _head(table, run, tree, where.target / run.file_name)
-            jobs.append(Job(run, head, where.scratch / "logs" / f"{run.id}.log"))
+            log = where.scratch / "logs" / f"{run.id}.log"
+            jobs.append(Job(_with_logger(run, logger) if logger else run, head, log))
     return jobs, problems
 
 
@@ -178,6 +184,10 @@ def _was_killed(future: Future) -> bool:
 
 def _retrying(flying: dict[Future, tuple[J, bool]]) -> bool:
     return any(retry for _, retry in flying.values())
+
+
+def _with_logger(run: Run, logger: str) -> Run:
+    return replace(run, config=run.config | {"trainer": (run.config.get("trainer") or {}) | {"logger": logger}})
 
 
 def _head(table: Table, run: Run, tree: Tree, path: Path) -> dict[str, Any]:

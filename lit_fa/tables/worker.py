@@ -14,22 +14,23 @@ from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from lit_fa.errors import UserError
-from lit_fa.tables.collect import unfinished
+from lit_fa.tables.claim import claim_of, claimed
 
-_PATIENCE = 3.0  # seconds
 Runner = Callable[[dict[str, Any], dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
 class Done:
-    """How a run ended: `reason` is empty for a finished one; `user_error` marks a reason that the user can mend."""
+    """How a run ended: `reason` is empty for a finished one; `user_error` marks a reason that the user can mend.
+
+    `elsewhere` says that another process has the run or has finished it meanwhile.
+    """
 
     reason: str
     user_error: bool
     seconds: float
+    elsewhere: str = ""
 
 
 def prepare() -> None:
@@ -39,15 +40,14 @@ def prepare() -> None:
 
 
 def work(runner: str, config: dict[str, Any], record: dict[str, Any], log: str) -> Done:
-    """Calls the runner on one config; every failure comes back as a line, so that the other runs go on."""
+    """Calls the runner on one config, unless another process is at it; a failure comes back as a line."""
     started = time.monotonic()
-    reason, user_error = "", False
-    try:
-        with _alone(record):
-            if not _recorded(Path(record["path"]), record["id"]):
-                reason, user_error = _train(runner, config, record, Path(log))
-    except UserError as busy:
-        reason, user_error = str(busy), True
+    with claimed(claim_of(Path(record["path"]))) as other:
+        if other:
+            return Done("", False, 0.0, f"left to {other}, which is training it")
+        if not _unwritten(record):
+            return Done("", False, 0.0, "finished by another process meanwhile")
+        reason, user_error = _train(runner, config, record, Path(log))
     return Done(reason, user_error, time.monotonic() - started)
 
 
@@ -58,33 +58,14 @@ def _train(runner: str, config: dict[str, Any], record: dict[str, Any], log: Pat
             function = load_runner(runner)
             _one_thread()
             function(config, record)
-            _check_written(record)
+            if problem := _unwritten(record):
+                raise RuntimeError(problem)
         except (Exception, SystemExit) as error:
             reason, user_error = one_line(error, log), getattr(error, "user_error", False)
             if not user_error:
                 sys.excepthook(type(error), error, error.__traceback__)
             return reason, user_error
     return "", False
-
-
-@contextmanager
-def _alone(record: dict[str, Any]) -> Iterator[None]:
-    """Keeps other processes, on every machine that shares the folder, from training the same run meanwhile.
-
-    The few seconds of patience are for a worker that is just leaving because its parent was killed.
-    """
-    path = Path(record["path"])
-    lock = FileLock(path.with_name(f".{path.stem}.lock"))
-    try:
-        lock.acquire(timeout=_PATIENCE)
-    except Timeout:
-        raise UserError(f"another process is at this run; wait until {path} is there") from None
-    try:
-        yield
-    finally:
-        if path.is_file():  # whoever still waits for the removed lock finds the record
-            Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
 
 
 def load_runner(path: str) -> Runner:
@@ -107,21 +88,19 @@ def one_line(error: BaseException, log: Path) -> str:
     return message if getattr(error, "user_error", False) else f"{type(error).__name__}: {message}"
 
 
-def _recorded(path: Path, run_id: str) -> bool:
-    """Another process may have finished the run since this one was told to train it."""
-    try:
-        return not unfinished(json.loads(path.read_text(encoding="utf-8")), run_id)
-    except (OSError, ValueError):
-        return False
-
-
-def _check_written(record: dict[str, Any]) -> None:
+def _unwritten(record: dict[str, Any]) -> str:
+    """What keeps the run's record from counting as finished; "" where nothing does."""
     path = Path(record["path"])
-    if not path.is_file():
-        raise RuntimeError(f"the run ended without a record at {path}")
-    written = json.loads(path.read_text(encoding="utf-8"))
-    if written.get("status") != "finished" or written.get("id") != record["id"]:
-        raise RuntimeError(f"the record at {path} says status {written.get('status')!r}, id {written.get('id')!r}")
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return f"the run ended without a record at {path}"
+    except ValueError:
+        return f"the record at {path} is half-written"
+    if isinstance(written, dict) and written.get("status") == "finished" and written.get("id") == record["id"]:
+        return ""
+    said = written if isinstance(written, dict) else {}
+    return f"the record at {path} says status {said.get('status')!r}, id {said.get('id')!r}"
 
 
 def _one_thread() -> None:

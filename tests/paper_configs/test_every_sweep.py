@@ -21,6 +21,12 @@ SMALL = {  # words that come last: data that are small and always there, in the 
         "--data.init_args.clients_per_round=2",
         "--model.init_args.validate_every=1",
     ],
+    "flfa": [
+        "--data.init_args.data={'class_path': 'datamodules.Digits', 'init_args': {'val_size': 0.2}}",
+        "--data.init_args.clients=5",
+        "--data.init_args.clients_per_round=2",
+        "--data.init_args.local_epochs=1",
+    ],
     "fwm": [
         "--pretrain=null",
         f"--data={{'class_path': 'datamodules.Synthetic', 'init_args': {{'image_shape': [1, 6, 6], {IMAGES}}}}}",

@@ -81,9 +81,9 @@ def test_two_processes_want_one_run_and_one_wins(tmp_path):
     while not (tmp_path / "a.tries").is_file():
         assert other.is_alive()
     lost = work(RUNNER, {}, record_head(tmp_path), str(tmp_path / "two.log"))
-    assert lost.reason == f"another process is at this run; wait until {tmp_path / 'a.json'} is there"
-    assert lost.user_error
+    assert lost.reason == ""
+    assert lost.elsewhere.startswith(f"left to process {other.pid} on ")
     other.join()
     assert work(RUNNER, {}, record_head(tmp_path), str(tmp_path / "two.log")).reason == ""
     assert len((tmp_path / "a.tries").read_text().splitlines()) == 1  # the record that is there is not made again
-    assert not list(tmp_path.glob(".*.lock"))
+    assert not list(tmp_path.glob(".*.claim"))

@@ -1,0 +1,119 @@
+"""What logging and measuring add to training: the MLP 784-1024x3-10 under feedback alignment, batch 128, at defaults.
+
+    python -m benchmarks.logging_cost [--rounds 7] [--json FILE]
+
+Three fits take turns in every round: without a logger, with an offline W&B run (`ResumableWandbLogger`, `WandbRun`),
+and with every measuring callback as well. Each is one epoch of MNIST's length, 468 steps of synthetic digits, between
+two validations; the clock runs from the eleventh step to the end of training: the end of the epoch, where callbacks
+measure, is in it. What a run pays once is not: W&B's start, the first measurement, figures and final table. `ratio` is
+the median over rounds of the time of a step over that without a logger in the same round: on the wall, and in this
+process alone (CPU seconds, which neighbours on the machine disturb less, but W&B's own process is not in them).
+"""
+
+import argparse
+import json
+import logging
+import os
+import statistics
+import tempfile
+import time
+import warnings
+
+import lightning as L
+import torch
+from rich.console import Console
+from rich.progress import track
+
+import callbacks
+from benchmarks.overhead import WARM_UP, classifier
+from datamodules import Synthetic
+
+STEPS = 468
+MEASURING = [
+    callbacks.WeightAlignment,
+    callbacks.GradientAlignment,
+    callbacks.ConservationPotential,
+    callbacks.AlignmentDominance,
+    callbacks.TrainingScore,
+    callbacks.FactorSpectrum,
+    callbacks.TrainingCost,
+    callbacks.Figures,
+    callbacks.RunRecord,
+]
+KINDS = ("no logger", "W&B", "W&B and all callbacks")
+
+
+class Clock(L.Callback):
+    """Seconds from the end of the warm-up to the end of training."""
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        """Start the clock after the warm-up."""
+        if trainer.global_step == WARM_UP:
+            self.start = now()
+
+    def on_train_end(self, *_) -> None:
+        """Read it, when all others have measured."""
+        self.seconds = tuple(end - start for end, start in zip(now(), self.start, strict=True))
+
+
+def now() -> tuple[float, float]:
+    """Seconds on the wall, and CPU seconds of this process."""
+    return time.perf_counter(), time.process_time()
+
+
+def seconds_a_step(kind: str) -> tuple[float, float]:
+    """One fit of one epoch in a folder of its own: wall and CPU."""
+    with tempfile.TemporaryDirectory() as folder:
+        logger = False if kind == KINDS[0] else callbacks.ResumableWandbLogger(offline=True, folder=folder, dir=folder)
+        shown = [callbacks.WandbRun()] if logger else []
+        measuring = [build() for build in MEASURING] if kind == KINDS[2] else []
+        clock = Clock()
+        trainer = L.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            logger=logger,
+            default_root_dir=folder,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[*measuring, *shown, clock],
+        )
+        trainer.fit(classifier("fa"), Synthetic(n_train=128 * STEPS, n_test=1024, batch_size=128, flatten=True))
+        if logger:
+            logger.finish()
+    return tuple(seconds / (STEPS - WARM_UP) for seconds in clock.seconds)
+
+
+def row(kind: int, clock: int, rounds: list[list[tuple[float, float]]]) -> dict:
+    """Median milliseconds of a step, and median and quartiles of its ratio to that without a logger."""
+    ratios = [fits[kind][clock] / fits[0][clock] for fits in rounds]
+    low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    ms = 1e3 * statistics.median(fits[kind][clock] for fits in rounds)
+    ratio = statistics.median(ratios)
+    name = ("wall", "CPU of this process")[clock]
+    return {"kind": KINDS[kind], "clock": name, "ms": ms, "ratio": ratio, "low": low, "high": high}
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", metavar="FILE")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    os.environ["WANDB_SILENT"] = "true"
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    seconds_a_step(KINDS[1])  # starts W&B's service
+    rounds = [[seconds_a_step(kind) for kind in KINDS] for _ in track(range(options.rounds), transient=True)]
+    rows = [row(kind, clock, rounds) for kind in range(len(KINDS)) for clock in range(2)]
+    for entry in rows:
+        said = "{kind}, {clock}: {ms:.2f} ms a step, ratio {ratio:.3f} ({low:.3f}-{high:.3f})"
+        Console().print(said.format(**entry), highlight=False)
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump({"rows": rows, "torch": torch.__version__, "threads": 1}, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Rounds of a federation as one bar: an epoch there is a single batch, and a bar for each would say nothing."""
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class RoundProgress(ProgressBar):
+    """A bar of rounds done, time spent and left, and the newest metrics that modules show."""
+
+    def __init__(self) -> None:
+        """See the class."""
+        super().__init__()
+        columns = (TextColumn("round"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
+        self.bar = Progress(*columns, TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
+        self.shown = True
+
+    def disable(self) -> None:
+        """Show nothing, as on all ranks but the first."""
+        self.shown = False
+
+    def enable(self) -> None:
+        """Show the bar."""
+        self.shown = True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin where the run is."""
+        rounds = trainer.estimated_stepping_batches
+        self.task = self.bar.add_task("", total=rounds, completed=trainer.global_step)
+        if self.shown:
+            self.bar.start()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
+        """One round more."""
+        metrics = {key: value for key, value in self.get_metrics(trainer, pl_module).items() if key != "v_num"}
+        said = "  ".join(f"{key} {value:.4g}" for key, value in metrics.items() if isinstance(value, float))
+        self.bar.update(self.task, completed=trainer.global_step, description=said)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Leave the last state in view."""
+        self.bar.stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Leave the last state in view."""
+        self.bar.stop()
+
+    def print(self, *args: object, **_: object) -> None:
+        """A line above the bar."""
+        self.bar.console.print(*args)

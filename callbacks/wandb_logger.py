@@ -1,0 +1,192 @@
+"""Lightning's W&B logger, with what it lacks for runs that are killed and resumed, and for machines without a network.
+
+W&B cannot resume an offline run: a second process writes a second file with the same run id, whose rows the uploader
+puts in the place of the first one's, and what a killed process logged last is in no file. So the rows of a run travel
+in its checkpoint (`callbacks.WandbRun`). A resumed run writes them again, under the numbers they had, into one new
+file, and sets older files of the run aside. At a server, which knows the rows it has, only later ones are sent.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+
+from callbacks.offline import why_offline
+
+Row = dict[str, Any]
+# What is measured at optimiser steps has them as its x-axis; modules log by batches.
+MEASURED = ("align/", "conserve/", "dominance/", "factors/", "rank/", "fitted/", "weights/")
+AXIS = "measured/step"
+
+
+class ResumableWandbLogger(WandbLogger):
+    """One W&B run for one config, however often it is stopped; offline where there is no key or no network.
+
+    The run is opened when a fit or test begins, after the checkpoint was read; `experiment` is None before.
+
+    Args:
+        id: of the run; None: that of the checkpoint, else on the command line the hash of the config.
+        project: at W&B.
+        name: of the run, for people; None: W&B invents one.
+        group: of runs that belong together; on the command line the table.
+        job_type: on the command line the cell.
+        tags: on the command line rule, dataset, scale and commit.
+        offline: None: where there is no key or no network, unless WANDB_MODE says so.
+        folder: parent of the run's own folder, of config, figures and record.
+        dir: where W&B keeps its files, in a folder `wandb`; None: WANDB_DIR, else the current folder.
+    """
+
+    def __init__(
+        self,
+        id: str | None = None,
+        project: str = "lit-fa",
+        name: str | None = None,
+        group: str | None = None,
+        job_type: str | None = None,
+        tags: list[str] | None = None,
+        offline: bool | None = None,
+        folder: str = "lightning_logs",
+        dir: str | None = None,
+    ):
+        """See the class."""
+        dir = str(Path(dir or os.environ.get("WANDB_DIR", ".")).resolve())  # W&B remembers a process's first folder
+        super().__init__(id=id, project=project, name=name, save_dir=dir, group=group, job_type=job_type, tags=tags)
+        del self._wandb_init["anonymous"]  # W&B warns that it has no effect
+        self.folder, self.offline = folder, offline
+        self.rows: list[Row] = []
+        self.sent = 0  # rows that this process need not send any more
+        self.exit_code = 1  # of a run that fails
+        self.opened = False
+        self.run_folder = Path(folder) / (id or "wandb")
+
+    def identify(self, id: str, config: dict, **names: object) -> None:
+        """Fill in what was left open: id, config, and `group`, `job_type`, `tags`, `name`."""
+        self._id = self._id or id
+        self.run_folder = Path(self.folder) / self._id
+        self._wandb_init["config"] = config
+        self._wandb_init |= {key: value for key, value in names.items() if not self._wandb_init.get(key)}
+        self._name = self._wandb_init["name"]
+
+    def continue_run(self, id: str, rows: list[Row]) -> None:
+        """Be the run of a checkpoint, unless another one is going on."""
+        if not self.opened:
+            self._id, self.rows = id, [*rows]
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The W&B run, on rank 0; None before the first fit or test, and after `finish`."""
+        return WandbLogger.experiment.fget(self) if self.opened else None
+
+    @property
+    def save_dir(self) -> str:
+        """The run's own folder."""
+        return str(self.run_folder)
+
+    @rank_zero_only
+    def open(self) -> None:
+        """Start the W&B run, and write or send the rows of earlier parts."""
+        import wandb
+
+        if self.opened:
+            return
+        reason = "" if self.offline is not None else why_offline()
+        mode = "offline" if self.offline or reason else None
+        self._wandb_init |= {"id": self._id, "mode": mode, "settings": wandb.Settings(console="off", silent=True)}
+        self.opened = True
+        try:
+            run = self.experiment
+        except (wandb.errors.CommError, wandb.errors.AuthenticationError, wandb.errors.UsageError) as error:
+            reason, self._wandb_init["mode"] = f"the server said: {str(error).splitlines()[0]}", "offline"
+            run = self.experiment
+        self._id, self.sent, self._measured = run.id, run.starting_step, set()
+        if run.offline:
+            set_aside(run.settings.sync_dir, run.id)
+        if reason:
+            rank_zero_info(f"W&B run {run.id} stays offline: {reason}")
+        if self.sent > len(self.rows):
+            rank_zero_warn(
+                f"W&B has {self.sent} rows of run {run.id} already: they stay as they are, later ones follow"
+            )
+        self._send()
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """One row; what is measured at optimiser steps has them as its x-axis, all else Lightning's steps."""
+        measured = any(key.startswith(MEASURED) for key in metrics)
+        axis = {} if step is None else {AXIS if measured else "trainer/global_step": step}
+        self.add({key: float(value) for key, value in metrics.items()} | axis)
+
+    @rank_zero_only
+    def add(self, row: Row) -> None:
+        """One row of plain data; `shown` says what is more than a number."""
+        self.rows.append(row)
+        self.open()
+        self._send()
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        """Into the config of the run."""
+        self.open()
+        super().log_hyperparams(params)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Called by the trainer once checkpoints are read: the run begins."""
+        self.open()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """The end of a run that failed. One that went well may have its test before it: see `finish`."""
+        super().finalize(status)
+        if status == "failed":
+            self.finish(self.exit_code)
+
+    @rank_zero_only
+    def finish(self, exit_code: int = 0) -> None:
+        """Close the W&B run, and say how an offline one is uploaded."""
+        if not self.opened:
+            return
+        run, self._experiment, self.opened = self.experiment, None, False
+        run.finish(exit_code=exit_code)
+        if run.offline:
+            rank_zero_info(f"upload the W&B run with: wandb sync {Path(run.settings.sync_dir).as_posix()}")
+
+    def _send(self) -> None:
+        for number in range(self.sent, len(self.rows)):
+            row = self.rows[number]
+            for key in row.keys() - self._measured if AXIS in row else ():
+                self.experiment.define_metric(key, step_metric=None if key == AXIS else AXIS)
+                self._measured.add(key)
+            self.experiment.log({key: shown(value) for key, value in row.items()}, step=number, commit=True)
+        self.sent = max(self.sent, len(self.rows))
+
+
+def shown(value: object) -> object:
+    """A value of a row as W&B shows it: numbers as they are, histograms, pictures and tables as media.
+
+    Rows hold plain data, so that a checkpoint can: {"histogram": counts, "edges": ...}, {"image": path},
+    {"columns": ..., "data": ...}.
+    """
+    import wandb
+
+    if not isinstance(value, dict):
+        return value
+    if "histogram" in value:
+        return wandb.Histogram(np_histogram=(np.array(value["histogram"]), np.array(value["edges"])))
+    if "image" in value:
+        return wandb.Image(value["image"]) if Path(value["image"]).is_file() else None
+    return wandb.Table(columns=value["columns"], data=value["data"])
+
+
+def set_aside(folder: str, id: str) -> None:
+    """Rename the older offline files of a run, whose rows the new one has, so that `wandb sync` passes them by."""
+    present = Path(folder)
+    for older in present.parent.glob(f"offline-run-*-{id}*"):
+        if older != present and not older.is_symlink():
+            older.rename(older.with_name(f"replaced-{older.name}"))

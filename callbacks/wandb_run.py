@@ -1,0 +1,113 @@
+"""What a W&B run shows besides curves: histograms, figures, the final table, the state of the code; and its history.
+
+With it the rows of a `ResumableWandbLogger` travel in the checkpoint. The command line adds it where W&B is the logger.
+"""
+
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from callbacks.environment import git_state, hardware, versions
+from callbacks.errors import MeasurementError
+from callbacks.wandb_logger import AXIS, ResumableWandbLogger, Row
+from lit_fa.layers import WEIGHT_LAYERS
+
+BINS = 64
+
+
+class WandbRun(L.Callback):
+    """Keeps the history of a W&B run in checkpoints and logs `weights/<layer>`, `figures/<name>` and `final`.
+
+    Args:
+        histograms: of each layer's weight, about so many in a run, the first before its first step; 0: none.
+    """
+
+    def __init__(self, histograms: int = 20):
+        """See the class."""
+        if histograms < 0:
+            raise MeasurementError(f"histograms is their number in a run, or 0 for none, not {histograms}")
+        self.histograms = histograms
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
+        """Keep id and rows; at an epoch's end also the row that the trainer is about to log."""
+        for logger in _loggers(trainer)[:1]:
+            checkpoint["wandb"] = {"id": logger.version, "rows": logger.rows + _coming(trainer)}
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
+        """Go on with the run of the checkpoint."""
+        for logger in _loggers(trainer)[:1] if "wandb" in checkpoint else ():
+            logger.continue_run(**checkpoint["wandb"])
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note the code as it is now, and where it runs."""
+        commit, dirty = git_state()
+        for logger in _loggers(trainer):
+            logger.log_hyperparams({"commit": commit, "dirty": dirty, "versions": versions(), "hardware": hardware()})
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The weights that training starts from."""
+        if trainer.global_step == 0:
+            self._log_weights(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The weights, every so many epochs."""
+        every = max(1, (trainer.max_epochs or 0) // max(1, self.histograms))
+        if (trainer.current_epoch + 1) % every == 0:
+            self._log_weights(trainer, pl_module)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The pictures in the run's folder and of other callbacks, and the final metrics."""
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks, so it is read on all of them
+        drawn = {*folder.rglob("*.png"), *(path for c in trainer.callbacks for path in getattr(c, "drawn", []))}
+        pictures = {f"figures/{path.stem}": {"image": str(path)} for path in sorted(drawn)}
+        for logger in _loggers(trainer):
+            logger.add(pictures | _final(trainer))
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The final metrics, those of the test among them."""
+        for logger in _loggers(trainer):
+            logger.add(_final(trainer))
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """An interrupted run is not a failed one."""
+        for logger in _loggers(trainer):
+            logger.exit_code = 130 if isinstance(exception, KeyboardInterrupt) else 1
+
+    def _log_weights(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        loggers = _loggers(trainer) if trainer.is_global_zero and self.histograms else []
+        layers = {n: m for n, m in module.network.named_modules() if isinstance(m, WEIGHT_LAYERS)} if loggers else {}
+        row = {f"weights/{n}": histogram(m.weight) for n, m in layers.items() if m.weight.isfinite().all()}
+        for logger in loggers:
+            logger.add(row | {AXIS: trainer.global_step})
+
+
+@torch.no_grad()
+def histogram(values: Tensor) -> Row:
+    """Counts in bins of equal width, and the bins' edges."""
+    values = values.float().flatten()
+    low, high = values.min().item(), values.max().item()
+    counts = torch.histc(values, BINS, low, high)
+    return {"histogram": counts.tolist(), "edges": torch.linspace(low, high, BINS + 1).tolist()}
+
+
+def _loggers(trainer: L.Trainer) -> list[ResumableWandbLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, ResumableWandbLogger)]
+
+
+def _coming(trainer: L.Trainer) -> list[Row]:
+    """What the trainer logs after its callbacks have ended a batch or an epoch, and a resumed run would not log."""
+    batch, epoch = trainer.fit_loop.epoch_loop.batch_progress.current, trainer.fit_loop.epoch_progress.current
+    connector = trainer._logger_connector
+    batch_ends = batch.processed != batch.completed and connector.should_update_logs
+    if not trainer.training or not (batch_ends or epoch.processed != epoch.completed):
+        return []
+    values = {key: float(value) for key, value in connector.metrics["log"].items()}
+    place = {"epoch": float(trainer.current_epoch), "trainer/global_step": trainer.fit_loop.total_batch_idx}
+    return [values | place] if values else []
+
+
+def _final(trainer: L.Trainer) -> Row:
+    last = sorted((key, value.item()) for key, value in trainer.callback_metrics.items())
+    return {"final": {"columns": ["metric", "value"], "data": [[*pair] for pair in last]}} if last else {}

@@ -1,0 +1,86 @@
+"""One process for one run: a claim is a locked file, which the system unlocks however its process ends.
+
+It lies beside the record, so that machines which share a folder of records agree too.
+"""
+
+import fcntl
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+PATIENCE = 3.0  # seconds, for a worker that is just leaving because its parent was killed
+
+
+def claim_of(record: Path) -> Path:
+    """The file by which processes agree who trains the run of a record."""
+    return record.with_name(f".{record.stem}.claim")
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[str]:
+    """Holds the claim at `path` inside the context, and yields ""; where another process holds it, yields who that is.
+
+    The file goes with the claim. `filelock` would empty the file, which says who holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file, mine = _opened(path)
+    with file:
+        if not mine:
+            yield _read(file)
+            return
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        try:
+            yield ""
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def claimant(path: Path) -> str:
+    """Who holds the claim at `path`; "" where nobody does."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return "" if _locked(file, fcntl.LOCK_SH, patience=0.0) else _read(file)
+    except OSError:
+        return ""
+
+
+def _opened(path: Path) -> tuple[TextIO, bool]:
+    """The file at `path`, and whether it is locked for us; one that its last holder removed meanwhile is not it."""
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        if not _locked(file, fcntl.LOCK_EX):
+            return file, False
+        if _is_at(file, path):
+            return file, True
+        file.close()
+
+
+def _locked(file: TextIO, kind: int, patience: float = PATIENCE) -> bool:
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
+
+
+def _is_at(file: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _read(file: TextIO) -> str:
+    file.seek(0)
+    return file.read() or "another process"

@@ -1,0 +1,91 @@
+"""A table while its runs go on, here or in other processes: seeds done, who is at which run, what came out so far."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table as ConsoleTable
+
+from lit_fa.tables.claim import claim_of, claimant
+from lit_fa.tables.collect import Record, read_record
+from lit_fa.tables.compare import summarise
+from lit_fa.tables.expand import Run, expand
+from lit_fa.tables.places import Places, places, tree_of
+from lit_fa.tables.render import headline, mean_sd
+from lit_fa.tables.schema import Cell, Table
+
+
+def watch(tables: Sequence[Table], output: Console, scale: str | None, out: Path | None, every: float) -> int:
+    """Shows the tables until every run is done, looking again every so many seconds; once where there is no terminal.
+
+    Returns:
+        0, or 130 where Ctrl-C ended it; the runs go on.
+    """
+    seen, left = look(tables, scale, out)
+    if not output.is_terminal:
+        output.print(seen)
+        return 0
+    try:
+        with Live(seen, console=output, auto_refresh=False) as shown:
+            while left:
+                time.sleep(every)
+                seen, left = look(tables, scale, out)
+                shown.update(seen, refresh=True)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def look(tables: Sequence[Table], scale: str | None, out: Path | None) -> tuple[Group, int]:
+    """The tables as they are now, and how many runs are left."""
+    views, left = [], 0
+    for table in tables:
+        chosen, tree = table.scale(scale), tree_of(table)
+        where = places(table, chosen.name, tree, out=out)
+        runs = expand(table, chosen)
+        records = {run.file_name: record for run in runs if (record := _record(run, where))}
+        at_work = {run.file_name: who for run in runs if (who := _at_work(run, records, where))}
+        views.append(_view(table, chosen.name, runs, records, at_work))
+        left += len(runs) - len(records)
+    return Group(*views), left
+
+
+def _record(run: Run, where: Places) -> Record | None:
+    found = (read_record(folder / run.file_name, run)[0] for folder in (where.results, where.target))
+    return next((record for record in found if record), None)
+
+
+def _at_work(run: Run, records: dict[str, Record], where: Places) -> str:
+    return "" if run.file_name in records else claimant(claim_of(where.target / run.file_name))
+
+
+def _view(
+    table: Table, scale: str, runs: Sequence[Run], records: dict[str, Record], at_work: dict[str, str]
+) -> ConsoleTable:
+    title = f"{table.path} ({scale}): {len(records)} of {len(runs)} runs done"
+    view = ConsoleTable("row", "column", "seeds", headline(table.metric), "at work", title=title, title_justify="left")
+    view.caption = _time_left(len(runs) - len(records), list(records.values()), len(at_work))
+    for cell in dict.fromkeys(run.cell.id for run in runs):
+        view.add_row(*_row([run for run in runs if run.cell.id == cell], records, at_work))
+    return view
+
+
+def _row(runs: Sequence[Run], records: dict[str, Record], at_work: dict[str, str]) -> list[str]:
+    cell: Cell = runs[0].cell
+    done = [records[run.file_name] for run in runs if run.file_name in records]
+    values = [value for record in done if (value := record.value(cell.metric)) is not None]
+    busy = [f"seed {run.seed}: {at_work[run.file_name]}" for run in runs if run.file_name in at_work]
+    return [cell.row, cell.column, f"{len(done)}/{len(runs)}", mean_sd(summarise(values, cell.metric)), "; ".join(busy)]
+
+
+def _time_left(left: int, done: Sequence[Record], workers: int) -> str:
+    """A guess from the finished runs' wall time, were all runs alike."""
+    spent = [record.data["wall_time_s"] for record in done if isinstance(record.data.get("wall_time_s"), int | float)]
+    if not left or not workers or not spent:
+        return "" if not left else f"{left} runs left, {workers} at work"
+    guess = timedelta(seconds=round(statistics.median(spent) * left / workers))
+    return f"{left} runs left, {workers} at work, about {guess}"
