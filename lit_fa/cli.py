@@ -3,37 +3,26 @@
 import gc
 import json
 import logging
-import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import lightning as L
-from jsonargparse import ArgumentError
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from torch import nn
 
 import callbacks
-import datamodules
 import lit_fa.federated
 import lit_fa.modules
 import lit_fa.rules
 from callbacks.run_record import write_json
 from lit_fa import loggers
-from lit_fa.errors import UserError, nearest
-from lit_fa.modules.ranks import lost_rank
+from lit_fa.errors import UserError
+from lit_fa.parser_errors import check_names, guarded
 from lit_fa.pretraining import pretrained
-
-T = TypeVar("T")
-
-# where a class named in YAML may live, and what a user calls such a thing
-ROOMS = {"rule": lit_fa.rules, "data": datamodules, "model": lit_fa.modules, "callbacks": callbacks}
-ROOMS |= dict.fromkeys(("algorithm", "local_optimizer", "local_schedule"), lit_fa.federated)
 
 
 class SaveConfig(SaveConfigCallback):
@@ -190,16 +179,6 @@ def fit_and_record(
     return network
 
 
-def check_names(config: dict) -> None:
-    """Refuse a dataset, model or rule that does not exist, with the nearest that do."""
-    model = config.get("model") or {}
-    chosen = {"data": config.get("data"), "model": model, "rule": (model.get("init_args") or {}).get("rule")}
-    for kind, value in chosen.items():
-        name = value.get("class_path") if isinstance(value, dict) else value
-        if isinstance(name, str):
-            _check_class(kind, name)
-
-
 def _take_option(argv: list[str], name: str, what: str) -> tuple[list[str], str | None]:
     """The words without `name VALUE`, and the value."""
     argv = [part for word in argv for part in (word.split("=", 1) if word.startswith(f"{name}=") else [word])]
@@ -209,69 +188,3 @@ def _take_option(argv: list[str], name: str, what: str) -> tuple[list[str], str 
     if at + 1 == len(argv):
         raise UserError(f"{name} needs {what}")
     return argv[:at] + argv[at + 2 :], argv[at + 1]
-
-
-def _check_class(kind: str, name: str) -> None:
-    room = ROOMS[kind]
-    module, _, short = name.rpartition(".")
-    if hasattr(room, short) and module in ("", room.__name__):
-        return
-    try:
-        if module and hasattr(import_module(module), short):
-            return
-    except ImportError:
-        pass
-    raise UserError(f"unknown {kind} '{name}'; {nearest(short, [*room.__all__])} (in {room.__name__})")
-
-
-def guarded(run: Callable[[], T]) -> T:
-    """What `run` returns.
-
-    A parser's many lines become one that a user can act on; a user error inside keeps its own sentence.
-    """
-    try:
-        return run()
-    except (ArgumentError, ValueError) as error:
-        ours = getattr(error, "user_error", False)
-        if ours or not (isinstance(error, ArgumentError) or "Does not validate" in str(error)):
-            raise
-        raise UserError(_readable(str(error))) from error
-    except RuntimeError as error:
-        if lost := lost_rank(error):
-            raise lost from error
-        raise
-
-
-def _readable(text: str) -> str:
-    """The sentences in a parser's message that say what is wrong, without the tree of types around them."""
-    lines = [line.strip().removeprefix("- ") for line in text.splitlines() if line.strip()]
-    keys = [line.removeprefix("Parser key").strip(' ":') for line in lines if line.startswith("Parser key")]
-    key = keys[-1] if keys else ""
-    said = dict.fromkeys(line for line in lines if not line.startswith(_SCAFFOLD) and "NoneType" not in line)
-    owners = re.findall(r"Problem with given class_path '([\w.]+)'", text)
-    if (wrong := re.search(r"Option '([\w.]+)' is not accepted", text)) and owners:
-        return f"{owners[-1]} has no option '{wrong[1]}'; {nearest(wrong[1], _options(owners[-1]))}"
-    if wrong := re.search(r"(?:dot import path string: |no attribute ')([\w.]+)", text):
-        return f"no {key} is called '{wrong[1]}'; {nearest(wrong[1].rpartition('.')[2], _names(key))}"
-    value = next((line for line in reversed(lines) if line.startswith("Given value: ")), "")
-    given = f" (given: {value.removeprefix('Given value: ')})" if len(value) < 60 and value else ""
-    told = [line for line in said if not line.startswith("Expected a <class")] or [*said]
-    return f"{key}: {'; '.join(told)}{given}"[:600].removeprefix(": ")
-
-
-def _options(path: str) -> list[str]:
-    """The keyword options of a class, inherited ones included, as the parser resolves them."""
-    module, _, name = path.rpartition(".")
-    parser = LightningArgumentParser()
-    parser.add_class_arguments(getattr(import_module(module), name), as_group=False)
-    return [key for key in vars(parser.get_defaults()) if not key.startswith("_")]
-
-
-def _names(key: str) -> list[str]:
-    room = ROOMS.get(key.rpartition(".")[2])
-    return [
-        name for r in ([room] if room else ROOMS.values()) for name in r.__all__ if isinstance(getattr(r, name), type)
-    ]
-
-
-_SCAFFOLD = ("Parser key", "Does not validate", "Subtypes:", "Errors:", "Given value", "Problem with given class_path")

@@ -42,7 +42,8 @@ def trained(experiment: list[str], ckpt_path: str):
     Raises:
         UserError: no such file, or a rule that predicts by more than a forward pass.
     """
-    from lit_fa.cli import built, guarded
+    from lit_fa.cli import built
+    from lit_fa.parser_errors import guarded
 
     if not Path(ckpt_path).is_file():
         raise UserError(f"--ckpt_path {ckpt_path}: there is no such file")

@@ -12,9 +12,9 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from lit_fa.cli import guarded
 from lit_fa.flower.experiment import at_server, check, fingerprint
 from lit_fa.flower.grid_executor import GridExecutor
+from lit_fa.parser_errors import guarded
 
 REPORT = "LIT_FA_FLOWER_REPORT"  # names a file that tells the command that started a run how it ended
 PROGRESS = "progress.log"  # beside it, line by line: Flower shows a server's output only to those who stream it

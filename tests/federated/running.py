@@ -16,8 +16,8 @@ from torch import nn
 
 from datamodules import Digits, Federated
 from lit_fa import federated
-from lit_fa.cli import guarded
 from lit_fa.modules import FederatedClassifier
+from lit_fa.parser_errors import guarded
 from lit_fa.rules import FLFA, Backprop, ForwardForward
 
 
