@@ -40,7 +40,7 @@ venv: $(STAMP) ## the virtual environment alone
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lit-fa needs Python >= 3.11: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,flower,onnx]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,flower,onnx,privacy]'
 	touch $@
 
 clean: ## what can be made again (not results, not data)
