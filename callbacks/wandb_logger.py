@@ -7,6 +7,7 @@ file, and sets older files of the run aside. At a server, which knows the rows i
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,7 @@ def shown(value: object) -> object:
 
 def set_aside(folder: str, id: str) -> None:
     """Rename the older offline files of a run, whose rows the new one has, so that `wandb sync` passes them by."""
-    present = Path(folder)
-    for older in present.parent.glob(f"offline-run-*-{id}*"):
-        if older != present and not older.is_symlink():
+    present, name = Path(folder), re.compile(rf"offline-run-[^-]+-{re.escape(id)}(-\d+)?")  # a number within a second
+    for older in [*present.parent.iterdir()]:
+        if name.fullmatch(older.name) and older != present and not older.is_symlink():
             older.rename(older.with_name(f"replaced-{older.name}"))

@@ -120,10 +120,17 @@ def test_what_the_user_has_named_stays():
 
 
 def test_only_older_files_of_the_same_run_are_set_aside(tmp_path):
-    for name in ("offline-run-1-abc", "offline-run-2-xyz", "offline-run-3-abc"):
+    for name in (
+        "offline-run-1-abc",
+        "offline-run-1-abc-1",
+        "offline-run-2-xyz",
+        "offline-run-2-abcd",
+        "offline-run-3-abc",
+    ):
         (tmp_path / name).mkdir()
     set_aside(str(tmp_path / "offline-run-3-abc"), "abc")
-    left = {"offline-run-2-xyz", "offline-run-3-abc", "replaced-offline-run-1-abc"}
+    left = {"offline-run-2-xyz", "offline-run-2-abcd", "offline-run-3-abc"}
+    left |= {"replaced-offline-run-1-abc", "replaced-offline-run-1-abc-1"}
     assert {path.name for path in tmp_path.iterdir()} == left
 
 
