@@ -1,4 +1,4 @@
-"""The module's own metrics on its training data, measured as on held-out data."""
+"""The module's own metrics on its training data, measured as on held-out data, in the trainer's precision too."""
 
 from collections.abc import Iterable, Iterator
 
@@ -30,8 +30,8 @@ class TrainingScore(Periodic):
 
     def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
         """Over the first samples."""
-        cuda = module.device.type == "cuda"
-        with isolate_rng(include_cuda=cuda), observing(module.network), torch.no_grad():
+        cuda, precision = module.device.type == "cuda", trainer.precision_plugin.forward_context()
+        with isolate_rng(include_cuda=cuda), observing(module.network), torch.no_grad(), precision:
             module.network.eval()
             with module.training_batches() as epoch:
                 found = module.score(first(epoch(0), self.samples))

@@ -29,7 +29,8 @@ class HeadProbe:
 
     Its gradient, the error at the logits times the features, is the delta rule's and exact under every rule of this
     package, so that the probe sends no error back either. The body is in evaluation mode, without dropout, and its
-    BatchNorm statistics stay: it is the pretrained one, untouched. Every batch goes through it once an epoch.
+    BatchNorm statistics stay: it is the pretrained one, untouched. Every batch goes through it once an epoch, or once
+    in all if its features are kept.
 
     A fit with ``trainer.max_epochs: 0`` probes and takes no step of the rule; `test` then measures the probe alone.
 
@@ -38,7 +39,9 @@ class HeadProbe:
         lr: learning rate.
         optimizer: `adam`, `adamw` or `sgd`; it is gone when the rule's own begins.
         weight_decay: as the optimiser understands it.
-        seed: of whatever draws from a global random state meanwhile (a plain loader's order).
+        seed: of whatever draws from a global random state meanwhile (a plain loader's order, the kept batches').
+        keep: keep the first epoch's features, all n of them, and repeat its batches in a new order every epoch. The
+            body then runs once instead of `epochs` times; an augmentation is drawn once too.
     """
 
     epochs: int = 1
@@ -46,6 +49,7 @@ class HeadProbe:
     optimizer: str = "adam"
     weight_decay: float = 0.0
     seed: int = 0
+    keep: bool = False
 
     def __post_init__(self):
         """Check."""
@@ -69,15 +73,25 @@ class HeadProbe:
         optimizer = OPTIMIZERS[self.optimizer](params, lr=self.lr, weight_decay=self.weight_decay)
         with observing(learner):
             learner.eval()
+            featured = self._featured(learner, name, batches)
             for epoch in range(self.epochs):
-                for inputs, targets in batches(epoch):
-                    loss = learner.criterion(layer(_features(learner, name, inputs)), targets)
+                for features, targets in featured(epoch):
+                    loss = learner.criterion(layer(features), targets)
                     grads = torch.autograd.grad(loss, params, allow_unused=True)  # a feedback of its own, maybe
                     for p, grad in zip(params, grads, strict=True):
                         p.grad = None if grad is None else mean(grad)
                     optimizer.step()
         log.info("probed %s: %d epochs of %s, last loss %.4g", name, self.epochs, self.optimizer, loss.item())
         return name
+
+    def _featured(self, learner: Learner, name: str, batches: Epoch) -> Epoch:
+        def through_the_body(epoch: int) -> Iterator[Batch]:
+            return ((_features(learner, name, inputs), targets) for inputs, targets in batches(epoch))
+
+        if not self.keep:
+            return through_the_body
+        kept = [(features.clone(), targets.clone()) for features, targets in through_the_body(0)]  # a loader's buffers
+        return lambda epoch: (kept[i] for i in (torch.randperm(len(kept)) if epoch else range(len(kept))))
 
 
 def read_out(learner: nn.Module, inputs: Tensor) -> str:

@@ -20,6 +20,18 @@ def test_the_score_is_the_accuracy_on_the_training_samples_in_evaluation_mode():
     assert len(recorder.curves.points["fitted/accuracy"]) == 3  # before the first step, and after both epochs
 
 
+def test_the_score_is_taken_in_the_trainers_precision():
+    network, kinds = norm_net(), []
+
+    class Watched(TrainingScore):
+        def measure(self, *args):
+            with network[-1].register_forward_hook(lambda layer, inputs, output: kinds.append(output.dtype)):
+                return super().measure(*args)
+
+    fit(network, FeedbackAlignment(), [Watched()], epochs=1, double=False, precision="bf16-mixed")
+    assert set(kinds) == {torch.bfloat16}
+
+
 def test_no_more_samples_are_looked_at_than_asked_for():
     batches = [(torch.zeros(8, 2), torch.zeros(8))] * 3
     assert [len(x) for x, _ in first(batches, 11)] == [8, 3]

@@ -87,6 +87,33 @@ def test_the_probe_is_logistic_regression_on_the_features_of_the_body():
         assert torch.allclose(module.network.state_dict()[name], t, atol=1e-6)  # float32, another order of sums
 
 
+def test_a_probe_that_keeps_features_sends_every_batch_through_the_body_once():
+    fresh, kept = (classifier(probe=HeadProbe(epochs=4, lr=0.03, keep=keep)) for keep in (False, True))
+    runs = []
+    for module in (fresh, kept):
+        module.network[1].register_forward_hook(lambda *_, seen=(count := []): seen.append(1))
+        fit(module)
+        runs.append(len(count))
+    assert (runs[0] - runs[1]) == 3 * 4  # three more epochs of four batches
+    assert moved(kept) == {"5.weight", "5.bias"}
+
+
+def test_a_probe_that_keeps_features_repeats_the_first_epochs_batches_in_another_order():
+    module = classifier(probe=HeadProbe(epochs=2, lr=0.03, keep=True, seed=3))
+    fit(module)
+    body = network().eval()
+    head, first = body[-1], batches(1)
+    torch.manual_seed(3)
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.03)
+    for x, y in first + [first[i] for i in torch.randperm(len(first))]:
+        loss = nn.functional.cross_entropy(head(body[:-1](x).detach()), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for name, t in body.state_dict().items():
+        assert torch.allclose(module.network.state_dict()[name], t, atol=1e-6)
+
+
 RULES = {
     "backprop": Backprop,
     "fa": FeedbackAlignment,
