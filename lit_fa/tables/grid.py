@@ -44,7 +44,7 @@ def _check_side(side: Any, where: str, scales: Sequence[str]) -> None:
 def _cell(row: tuple[str, dict], column: tuple[str, dict], published: dict) -> dict:
     (row_label, left), (column_label, right) = row, column
     cell = {"row": row_label, "column": column_label, "set": {**left.get("set", {}), **right.get("set", {})}}
-    cell["note"] = "; ".join(side["note"] for side in (left, right) if side.get("note"))
+    cell["note"] = [side["note"] for side in (left, right) if side.get("note")]
     cell["paired_with"] = left.get("paired_with", right.get("paired_with", ""))
     cell["published"] = published.get(f"{row_label}|{column_label}")
     limits = [set(side["scales"]) for side in (left, right) if "scales" in side]

@@ -7,7 +7,7 @@ be told stale by rendering it again.
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.table import Table as ConsoleTable
 from rich.text import Text
@@ -97,22 +97,26 @@ def markdown(collected: Collected, comparisons: Sequence[Comparison], images: Se
     lines = [_pipe(headers(table)), _pipe(["---"] * len(headers(table))), *map(_pipe, rows(comparisons, table)), ""]
     lines += [f"* {fact}" for fact in facts(collected)]
     lines += [f"* assumed: `{key}`: {text}" for key, text in table.assumed.items()]
-    lines += [f"* {', '.join(label for label in labels if label)}: {note}" for *labels, note in _notes(comparisons)]
+    lines += [f"* {labels}: {note}" for labels, note in _notes(comparisons)]
     lines += sources(comparisons)
     lines += [f"\n![{title}]({link})" for title, link in images]
     return "\n".join(lines)
 
 
-def _notes(comparisons: Sequence[Comparison]) -> list[tuple[str, str, str]]:
-    """(row, column, note) of each note; one that all cells of a row share is there once, without a column."""
-    said: dict[str, list[Cell]] = {}
-    for c in comparisons:
-        said.setdefault(c.cell.row, []).append(c.cell)
-    notes = []
-    for row, cells in said.items():
-        shared = len({cell.note for cell in cells}) == 1
-        notes += [(row, "" if shared else cell.column, cell.note) for cell in (cells[:1] if shared else cells)]
-    return [note for note in notes if note[2]]
+def _notes(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, str]]:
+    """(labels, note) of each note, once."""
+    cells = [c.cell for c in comparisons]
+    for note in dict.fromkeys(note for cell in cells for note in cell.notes):
+        yield _whole([cell for cell in cells if note in cell.notes], cells), note
+
+
+def _whole(said: Sequence[Cell], cells: Sequence[Cell]) -> str:
+    """The columns or rows that `said` are all cells of; else every cell's own label."""
+    for axis in ("column", "row") if len(said) > 1 else ("row",):
+        labels = dict.fromkeys(getattr(cell, axis) for cell in said)
+        if all(labels) and len(said) == sum(getattr(cell, axis) in labels for cell in cells):
+            return ", ".join(labels)
+    return "; ".join(", ".join(filter(None, (cell.row, cell.column))) for cell in said)
 
 
 def facts(collected: Collected) -> list[str]:
@@ -247,7 +251,7 @@ def _entry(comparison: Comparison, summary: Summary) -> dict:
         "published_n": published.n if published else None,
         "difference": _finite(comparison.difference) if main else None,
         "verdict": comparison.verdict if main else "",
-        "note": cell.note,
+        "note": "; ".join(cell.notes),
         "paired_with": cell.paired_with if main else "",
         "paired_difference": _finite(paired.mean) if paired else None,
         "paired_interval_95": paired.interval if paired else None,

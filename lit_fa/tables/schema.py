@@ -79,7 +79,7 @@ class Cell:
     metric: Metric
     scales: tuple[str, ...]
     published: Published | None = None
-    note: str = ""
+    notes: tuple[str, ...] = ()
     paired_with: str = ""
 
     @property
@@ -225,9 +225,14 @@ def _cell(data: Any, metric: Metric, scales: tuple[str, ...], where: str) -> Cel
         metric=_metric(data["metric"], f"{where}.metric", metric) if "metric" in data else metric,
         scales=own,
         published=_published(data["published"], f"{where}.published") if data.get("published") is not None else None,
-        note=text(data.get("note", ""), f"{where}.note"),
+        notes=_notes(data["note"], f"{where}.note") if data.get("note") else (),
         paired_with=_pair(text(data.get("paired_with", ""), f"{where}.paired_with"), column),
     )
+
+
+def _notes(data: Any, where: str) -> tuple[str, ...]:
+    """One note, or a grid's: the row's and the column's."""
+    return tuple(text(note, where) for note in ([data] if isinstance(data, str) else sequence(data, where)))
 
 
 def _pair(label: str, column: str) -> str:

@@ -113,7 +113,7 @@ class Section:
             "glyph": GLYPHS[c.kind],
             "verdict": c.verdict.replace(suffix, ""),
             "reduced": suffix in c.verdict,
-            "note": c.cell.note,
+            "note": "; ".join(c.cell.notes),
             "overrides": as_yaml(c.cell.set),
             "command": run_command(self.collected.table, self.collected.scale, c.cell),
             "runs": [self._run(c, run, records.get(run.seed)) for run in runs],

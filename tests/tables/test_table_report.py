@@ -260,3 +260,14 @@ def test_a_note_of_one_cell_among_others_names_its_column(declared, save, tmp_pa
     table = load_table(save(declared))
     collected = collect(table, table.scale("full"), tmp_path / "none")
     assert "* BP, width 64: wider" in markdown(collected, compare(collected))
+
+
+def test_a_note_of_a_whole_row_or_column_is_said_once(declared, save, tmp_path):
+    del declared["cells"]
+    columns = {"width 32": {}, "width 64": {"note": "once JPEG; small"}}
+    declared["grid"] = {"rows": {"BP": {}, "FA": {"note": "slow"}, "DFA": {"note": "slow"}}, "columns": columns}
+    table = load_table(save(declared))
+    said = markdown(collected := collect(table, table.scale("full"), tmp_path / "none"), compare(collected))
+    assert [line for line in said.splitlines() if "slow" in line or "JPEG" in line] == [
+        "* width 64: once JPEG; small", "* FA, DFA: slow",
+    ]  # fmt: skip

@@ -124,7 +124,7 @@ def test_a_grid_crosses_rows_and_columns_and_the_column_comes_last(declared, sav
     cells = {cell.id: cell for cell in load_table(save(declared)).cells}
     assert list(cells) == ["BP|w32", "BP|w64", "FA|w32"]  # FA at cpu only and w64 at full only never meet
     assert (cells["BP|w32"].set, cells["FA|w32"].set) == ({"a": 1, "b": 32}, {"a": 2, "b": 32})
-    assert (cells["BP|w64"].note, cells["FA|w32"].published.value) == ("row; column", 1)
+    assert (cells["BP|w64"].notes, cells["FA|w32"].published.value) == (("row", "column"), 1)
 
 
 def test_a_cell_overrides_single_keys_of_the_metric(declared, save):
