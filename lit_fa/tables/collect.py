@@ -1,6 +1,11 @@
-"""Reading run records back: one small JSON a run; what cannot be counted is named and left out."""
+"""Reading run records back: one small JSON a run; what cannot be counted is named and left out.
+
+JSON has no number for what is not finite, a correlation with constant predictions or a loss that has blown up: records
+hold null there, and it is nan again here.
+"""
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,7 +39,8 @@ class Record:
         """The metric at the point it asks for, None where the run has no such number.
 
         `last` is the final metric, else the end of the curve; `first`, `best`, `mean_last_10` (of ten logged points, or
-        of all if there are fewer), `median` and `max_abs` read the curve of that name.
+        of all if there are fewer), `median` and `max_abs` read the curve of that name. What is made of a point that is
+        not finite is nan; only `best` passes over such points.
         """
         points = [value for *_, value in self.curve(metric.name)]
         if metric.at == "last" and metric.name in self.data["metrics"]:
@@ -44,9 +50,12 @@ class Record:
         if metric.at == "first":
             return points[0]
         if metric.at == "best":
-            return max(points) if metric.better == "higher" else min(points)
+            finite = [value for value in points if math.isfinite(value)]
+            return (max if metric.better == "higher" else min)(finite, default=math.nan)
         if metric.at == "mean_last_10":
             return sum(points[-10:]) / len(points[-10:])
+        if metric.at in ("median", "max_abs") and not all(map(math.isfinite, points)):
+            return math.nan  # which has no place in an order
         if metric.at == "median":
             return statistics.median(points)
         return max(abs(value) for value in points) if metric.at == "max_abs" else points[-1]
@@ -104,7 +113,7 @@ def read_record(path: Path, run: Run) -> tuple[Record | None, str]:
     except (OSError, ValueError):
         return None, f"{path.name}: half-written or not JSON; it will be run again"
     problem = unfinished(data, run.id) or _other_seed(data, run)
-    return (None, f"{path.name}: {problem}; it will be run again") if problem else (Record(path, data), "")
+    return (None, f"{path.name}: {problem}; it will be run again") if problem else (Record(path, _restored(data)), "")
 
 
 def foreign(folder: Path, runs: Sequence[Run]) -> list[str]:
@@ -135,5 +144,18 @@ def _other_seed(data: dict[str, Any], run: Run) -> str:
 
 def _numeric(metrics: dict, curves: dict) -> bool:
     points = [point for curve in curves.values() for point in (curve if isinstance(curve, list) else [None])]
-    triples = all(isinstance(p, list) and len(p) == 3 and all(isinstance(v, int | float) for v in p) for p in points)
-    return triples and all(isinstance(value, int | float) for value in metrics.values())
+    return all(isinstance(value, int | float | None) for value in metrics.values()) and all(map(_point, points))
+
+
+def _point(data: Any) -> bool:
+    triple = isinstance(data, list) and len(data) == 3
+    return triple and all(isinstance(v, int | float) for v in data[:2]) and isinstance(data[2], int | float | None)
+
+
+def _restored(data: dict[str, Any]) -> dict[str, Any]:
+    metrics = {key: math.nan if value is None else value for key, value in data["metrics"].items()}
+    curves = {
+        key: [[step, epoch, math.nan if value is None else value] for step, epoch, value in curve]
+        for key, curve in data["curves"].items()
+    }
+    return {**data, "metrics": metrics, "curves": curves}

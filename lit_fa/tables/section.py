@@ -1,5 +1,6 @@
 """One table of a page as plain data: what the template writes down."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -173,7 +174,7 @@ def _curves(records: Sequence[Record]) -> list[tuple[str, Markup, str]]:
     shown = []
     for key in sorted({key for record in records for key in record.data["curves"]}):
         lines = [[(step, value) for step, _, value in record.curve(key)] for record in records]
-        values = [value for line in lines for _, value in line]
+        values = [value for line in lines for _, value in line if math.isfinite(value)]
         if len(set(values)) > 1:
             spread = f"{render.number(min(values))} to {render.number(max(values))}"
             shown.append((key, marks.curve(lines, f"{key}, {spread}"), spread))

@@ -1,11 +1,12 @@
 """Records are read back; what cannot be counted is named and never fatal."""
 
 import json
+import math
 
 import pytest
 
-from lit_fa.tables.collect import collect
-from lit_fa.tables.schema import load_table
+from lit_fa.tables.collect import Record, collect
+from lit_fa.tables.schema import Metric, load_table
 
 
 def gathered(path, scale="full"):
@@ -71,3 +72,25 @@ def test_a_record_without_curves_is_a_record(declared, save, fill):
     del data["curves"]
     file.write_text(json.dumps(data))
     assert len(gathered(path).all) == 6
+
+
+def test_a_null_in_a_record_is_a_number_that_was_not_finite(declared, save, fill):
+    path = save(declared)
+    broken = fill(path, "full")[0]
+    data = json.loads(broken.read_text())
+    data["metrics"]["test/accuracy"] = None
+    data["curves"]["val/accuracy"] = [[0, 0.0, None], [10, 1.0, 70.0], [20, 2.0, 60.0]]
+    broken.write_text(json.dumps(data))
+    found = gathered(path)
+    record = next(record for record in found.all if record.path == broken)
+    points = ("first", "last", "best", "median", "max_abs", "mean_last_10")
+    read = {at: record.value(Metric("val/accuracy", "%", at=at)) for at in points}
+    assert (found.problems, len(found.all)) == ((), 6)
+    assert (read["last"], read["best"]) == (60, 70)
+    assert all(math.isnan(read[at]) for at in ("first", "median", "max_abs", "mean_last_10"))
+    assert math.isnan(record.value(found.table.metric))
+
+
+def test_a_curve_that_was_nowhere_finite_has_no_best_point(tmp_path):
+    record = Record(tmp_path, {"metrics": {}, "curves": {"a": [[0, 0.0, math.nan]]}})
+    assert math.isnan(record.value(Metric("a", "%", at="best")))

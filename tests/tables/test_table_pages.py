@@ -152,6 +152,22 @@ def test_a_half_written_record_is_named_and_the_rest_is_shown(declared, save, fi
     assert "4 of 6 runs" in page.text
 
 
+def test_what_was_not_finite_is_nan_in_the_table_and_a_gap_in_its_pictures(declared, save, fill):
+    declared["figures"] = FIGURES[:1]
+    path = save(declared)
+    broken = fill(path, "full")[0]
+    data = json.loads(broken.read_text())
+    data["metrics"] = dict.fromkeys(data["metrics"])
+    data["curves"] = {key: [[x, y, None] for x, y, _ in curve[:1]] + curve[1:] for key, curve in data["curves"].items()}
+    broken.write_text(json.dumps(data))
+    page = written(path)
+    assert "not finite in 1 of 3 runs" in page.text
+    assert "Left out of the table" not in page.text
+    html = (path.parent / "pages" / "conservation.html").read_text()
+    assert 'class="curve"' in html
+    assert not re.search(r'(points|cx|d)="[^"]*nan', html)
+
+
 def test_a_table_without_records_says_what_to_run(declared, save):
     page = written(save(declared))
     assert "No run has been made at this scale: 2 cells, 6 runs to do." in page.text
