@@ -62,8 +62,9 @@ class Recorder(L.Callback):
         self.curves.add(trainer.global_step, epoch, self._logged(trainer, validation=validation))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Collect `val/`."""
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+        """Collect `val/`; a federated round that is not validated ends here too, with the last round's metrics."""
+        measured = getattr(pl_module, "validates", True)
+        if trainer.state.fn == TrainerFn.FITTING and measured and not trainer.sanity_checking:
             self.collect(trainer, validation=True)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -200,14 +200,22 @@ class FederatedClassifier(EvaluatedClassifier):
         total = self.trainer.estimated_stepping_batches
         return int(total) if total != float("inf") else max(self.global_step, 1)
 
+    @property
+    def validates(self) -> bool:
+        """Whether the round that has just ended is validated."""
+        done = self.global_step
+        if self.trainer.state.fn != "fit" or done % self.validate_every == 0:
+            return True
+        return done > self.rounds() - LAST
+
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Loss and accuracy on held-out data, in the rounds that are validated."""
-        if self._validates:
+        if self.validates:
             super().validation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         """Accuracy in percent, in the rounds that are validated."""
-        if self._validates:
+        if self.validates:
             super().on_validation_epoch_end()
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
@@ -232,13 +240,6 @@ class FederatedClassifier(EvaluatedClassifier):
         """What was loaded before the module moved follows it."""
         self.states = {c: {n: t.to(self.device) for n, t in s.items()} for c, s in self.states.items()}
         self.server = {n: t.to(self.device) for n, t in self.server.items()}
-
-    @property
-    def _validates(self) -> bool:
-        done = self.global_step
-        if self.trainer.state.fn != "fit" or done % self.validate_every == 0:
-            return True
-        return done > self.rounds() - LAST
 
     def _run(self, work: Work) -> Outcome:
         if self.executor is None:
