@@ -69,7 +69,7 @@ def main() -> None:
     rows = [row_of(*case, options.rounds) for case in track(cases, "timing", console=Console(stderr=True))]
     show(rows)
     if options.json:
-        with open(options.json, "w") as file:
+        with open(options.json, "w", encoding="utf-8") as file:
             json.dump({"rows": rows, "torch": torch.__version__, "threads": 1}, file, indent=1)
 
 

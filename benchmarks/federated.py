@@ -291,7 +291,7 @@ def main() -> None:
     show(rows, Console(width=120))
     if options.json:
         facts = {"torch": torch.__version__, "threads": 1, "load": os.getloadavg()[0]}
-        Path(options.json).write_text(json.dumps({"rows": rows, **facts}, indent=1))
+        Path(options.json).write_text(json.dumps({"rows": rows, **facts}, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

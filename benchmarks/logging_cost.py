@@ -111,7 +111,7 @@ def main() -> None:
         said = "{kind}, {clock}: {ms:.2f} ms a step, ratio {ratio:.3f} ({low:.3f}-{high:.3f})"
         Console().print(said.format(**entry), highlight=False)
     if options.json:
-        with open(options.json, "w") as file:
+        with open(options.json, "w", encoding="utf-8") as file:
             json.dump({"rows": rows, "torch": torch.__version__, "threads": 1}, file, indent=1)
 
 

@@ -108,7 +108,7 @@ def main() -> None:
         rows.append({"rule": rule, "trainer_ms": round(ours, 3), "bare_ms": round(bare, 3), "ratio": round(ratio, 4)})
         Console().print(f"{rule}: Trainer {ours:.2f} ms, bare loop {bare:.2f} ms a step, ratio {ratio:.3f}")
     if options.json:
-        with open(options.json, "w") as file:
+        with open(options.json, "w", encoding="utf-8") as file:
             json.dump({"rows": rows, "torch": torch.__version__, "threads": 1}, file, indent=1)
 
 

@@ -220,7 +220,7 @@ def main() -> None:
     rows = [row for n in chosen for row in rows_of(n, options.rounds, rules, options.peers, options.layout)]
     show(rows, Console(width=100))
     if options.json:
-        with open(options.json, "w") as file:
+        with open(options.json, "w", encoding="utf-8") as file:
             json.dump({"rows": rows, "torch": torch.__version__, "threads": 1, "batch": BATCH}, file, indent=1)
 
 

@@ -55,7 +55,7 @@ def peak_memory_mib(device: torch.device) -> float:
 
 def _cpu() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -64,7 +64,9 @@ def _cpu() -> str:
 
 def _git(folder: Path, *args: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *args], capture_output=True, encoding="utf-8", errors="replace", check=False
+        )
     except OSError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -130,7 +130,7 @@ def write_json(path: Path, fields: dict) -> None:
         clean["not_finite"] = found[:100]
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with part.open("w") as file:
+    with part.open("w", encoding="utf-8") as file:
         json.dump(clean, file, allow_nan=False, separators=(",", ":"))
         file.flush()
         os.fsync(file.fileno())

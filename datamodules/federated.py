@@ -169,7 +169,7 @@ class Federated(L.LightningDataModule):
 
 def _read_parts(path: Path) -> list[list[int]]:
     try:
-        parts = json.loads(path.read_text())
+        parts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"partition_file {path} cannot be read: {one_line(error)}") from None
     lists = isinstance(parts, list) and parts and all(isinstance(part, list) for part in parts)

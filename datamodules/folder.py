@@ -108,7 +108,7 @@ def labelled_files(folder: Path, class_names: list[str]) -> tuple[list[Path], li
     """Image files, sorted, and the place of their class in `class_names`."""
     annotations = folder / ANNOTATIONS
     if annotations.is_file():
-        rows = [line.split("\t") for line in annotations.read_text().splitlines() if line.strip()]
+        rows = [line.split("\t") for line in annotations.read_text(encoding="utf-8").splitlines() if line.strip()]
         return [folder / "images" / row[0] for row in rows], [class_names.index(row[1]) for row in rows]
     paths: list[Path] = []
     labels: list[int] = []

@@ -243,4 +243,4 @@ class VisionDataModule(LoadingDataModule):
         record = {"noise_seed": self.noise_seed, "label_noise": self.label_noise, "images": self.flipped.tolist()}
         record |= {"labels_before": before.tolist(), "labels_after": after.tolist()}
         Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / "label_noise.json").write_text(json.dumps(record))
+        (Path(folder) / "label_noise.json").write_text(json.dumps(record), encoding="utf-8")

@@ -39,7 +39,7 @@ def written(folder: Path, config: dict) -> Path:
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "pyproject.toml"
-    path.write_text(toml(config))
+    path.write_text(toml(config), encoding="utf-8")
     return path
 
 

@@ -48,7 +48,11 @@ class Federation:
     def submit(self, app: Path) -> None:
         """`flwr run`, which returns once the SuperLink has the app."""
         found = subprocess.run(
-            [_tool("flwr"), "run", str(app), LINK], env=self._environment(), capture_output=True, text=True
+            [_tool("flwr"), "run", str(app), LINK],
+            env=self._environment(),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
         )
         if found.returncode:
             raise UserError(f"flwr run: {' '.join((found.stdout + found.stderr).split())[-400:]}")
@@ -70,7 +74,7 @@ class Federation:
                     f"({self._last_line(gone[0])})"
                 )
         self._show(shown)
-        return json.loads(self.report.read_text())
+        return json.loads(self.report.read_text(encoding="utf-8"))
 
     def end(self) -> None:
         """End every process and all that they started: Flower's own workers are in sessions of their own."""
@@ -90,7 +94,7 @@ class Federation:
         return self.folder / "report.json"
 
     def _start(self, name: str, words: list[str]) -> None:
-        with (self.folder / f"{name}.log").open("w") as output:
+        with (self.folder / f"{name}.log").open("w", encoding="utf-8") as output:
             self.started[name] = subprocess.Popen(
                 [_tool(words[0]), *words[1:]], env=self._environment(), stdout=output, stderr=subprocess.STDOUT
             )
@@ -104,7 +108,7 @@ class Federation:
         if not config.is_file():
             config.parent.mkdir(parents=True, exist_ok=True)
             link = f'[superlink.{LINK}]\naddress = "127.0.0.1:{self.port}"\ninsecure = true\n'
-            config.write_text(f'[superlink]\ndefault = "{LINK}"\n\n{link}')
+            config.write_text(f'[superlink]\ndefault = "{LINK}"\n\n{link}', encoding="utf-8")
         return os.environ | quiet | here
 
     def _wait_for_port(self) -> None:
@@ -119,14 +123,18 @@ class Federation:
     def _show(self, shown: int) -> int:
         """Print what the server has logged since; returns how far it was read."""
         progress = self.report.with_name(PROGRESS)
-        text = progress.read_text() if progress.is_file() else ""
+        text = progress.read_text(encoding="utf-8") if progress.is_file() else ""
         whole = text.rfind("\n") + 1
         for line in text[shown:whole].splitlines():
             log.info(line)
         return max(shown, whole)
 
     def _last_line(self, name: str) -> str:
-        lines = [line.strip() for line in (self.folder / f"{name}.log").read_text().splitlines() if line.strip()]
+        lines = [
+            line.strip()
+            for line in (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
+            if line.strip()
+        ]
         return lines[-1][-200:] if lines else "it said nothing"
 
 

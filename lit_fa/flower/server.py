@@ -57,4 +57,4 @@ def _log() -> None:
 
 def _report(found: dict) -> None:
     if path := os.environ.get(REPORT):
-        Path(path).write_text(json.dumps(found))
+        Path(path).write_text(json.dumps(found), encoding="utf-8")

@@ -94,7 +94,9 @@ def on_ray(lines: Sequence[Line], address: str) -> int:
 
 def _call(words: Line, folder: str) -> tuple[int, str]:
     """Exit code and last words of a command."""
-    done = subprocess.run(words, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(
+        words, cwd=folder, encoding="utf-8", errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     return done.returncode, (done.stdout.strip().splitlines() or [""])[-1]
 
 

@@ -87,7 +87,7 @@ def _git(folder: Path, *arguments: str) -> str:
     """What git prints; empty where it is absent or says no."""
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, errors="replace", check=True
+            ["git", "-C", str(folder), *arguments], capture_output=True, encoding="utf-8", errors="replace", check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return ""

@@ -82,7 +82,7 @@ def one_line(error: BaseException, log: Path) -> str:
     if isinstance(error, SystemExit):
         sys.stdout.flush()
         sys.stderr.flush()
-        said = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        said = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
         return f"exit {error.code}: {said[-1] if said else 'nothing was printed'}"
     message = next(iter(str(error).strip().splitlines()), "")
     return message if getattr(error, "user_error", False) else f"{type(error).__name__}: {message}"

@@ -95,7 +95,7 @@ def _in(folder: Path, environment: dict, options: dict) -> None:
         del os.environ[name]
     os.environ |= environment
     os.chdir(folder)
-    with open(f"printed.{environment['LOCAL_RANK']}", "w") as file:
+    with open(f"printed.{environment['LOCAL_RANK']}", "w", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     if options.get("devices", 1) == 1:

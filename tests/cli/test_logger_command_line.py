@@ -42,7 +42,7 @@ def config(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setattr(Press, "at", -1)
     trainer = RUN["trainer"] | {"max_epochs": 3, "log_every_n_steps": 3, "callbacks": [f"{__name__}.Press"]}
-    Path("run.yaml").write_text(yaml.safe_dump(RUN | {"trainer": trainer}))
+    Path("run.yaml").write_text(yaml.safe_dump(RUN | {"trainer": trainer}), encoding="utf-8")
     return "run.yaml"
 
 
@@ -81,7 +81,7 @@ def test_an_interrupted_run_says_how_it_goes_on_and_loses_nothing(config, capsys
 
 
 def test_a_cell_of_a_table_is_a_run_of_its_group(config, tmp_path):
-    run = yaml.safe_load(Path(config).read_text())
+    run = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
     run["trainer"] |= {"max_epochs": 1, "logger": "wandb", "callbacks": []}
     head = {"id": "abc123", "table": "t1", "row": "FA", "column": "w8", "seed": 0, "scale": "cpu"}
     fit_and_record(run, head | {"path": str(tmp_path / "r.json")})
@@ -127,7 +127,7 @@ def test_a_second_ctrl_c_does_not_wait():
 def test_a_federation_has_one_bar_of_rounds(config, monkeypatch):
     seen = []
     monkeypatch.setattr(RoundProgress, "on_train_end", lambda self, *_: seen.extend(self.bar.tasks))
-    run = yaml.safe_load(Path(config).read_text())
+    run = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
     run["model"]["class_path"] = "FederatedClassifier"
     run["model"]["init_args"].pop("optimizer")
     run["data"] = {
@@ -135,6 +135,6 @@ def test_a_federation_has_one_bar_of_rounds(config, monkeypatch):
         "init_args": {"data": run["data"], "clients": 3, "clients_per_round": 2, "batch_size": 64},
     }
     run["trainer"] |= {"enable_progress_bar": True, "callbacks": []}
-    Path(config).write_text(yaml.safe_dump(run))
+    Path(config).write_text(yaml.safe_dump(run), encoding="utf-8")
     assert main(["fit", "--config", config]) == 0
     assert [(task.completed, task.total) for task in seen] == [(3, 3)]

@@ -46,7 +46,7 @@ def trials(tmp_path, monkeypatch):
 
 
 def record_of(trial) -> dict:
-    return json.loads(Path(trial.record["path"]).read_text())
+    return json.loads(Path(trial.record["path"]).read_text(encoding="utf-8"))
 
 
 def test_the_study_hears_every_value_and_nothing_is_tested(trials):

@@ -65,7 +65,9 @@ def train(options: dict) -> None:
     try:
         guarded(lambda: trainer.fit(module, data, ckpt_path=options.get("resume"), weights_only=False))
     except ValueError as error:
-        Path(f"{options['out']}.error.{trainer.global_rank}").write_text(f"{type(error).__name__}: {error}")
+        Path(f"{options['out']}.error.{trainer.global_rank}").write_text(
+            f"{type(error).__name__}: {error}", encoding="utf-8"
+        )
         sys.stdout.flush()
         os._exit(2)  # the process group of a lost rank would wait for it
     record = {"state": module.learner.state_dict(), "clients": kill.clients, "losses": kill.losses}

@@ -12,7 +12,7 @@ class Mendable(ValueError):
 
 def run(config: dict, record: dict) -> None:
     folder, words = Path(record["path"]).parent, config["words"]
-    with open(folder / "tries", "a") as tries:
+    with open(folder / "tries", "a", encoding="utf-8") as tries:
         tries.write(f"{os.getpid()} {' '.join(words)}\n")
     wish = json.loads(os.environ.get("FAKE_TRIAL", "{}"))
     time.sleep(wish.get("sleep", 0))

@@ -21,7 +21,7 @@ def opened(save, declared, tmp_path, **options) -> Trials:
 
 def finish(trials: Trials, trial, **fields) -> None:
     record = {"metrics": {"val/accuracy": trial.values["lr"]}, **fields}
-    Path(trial.record["path"]).write_text(json.dumps(record))
+    Path(trial.record["path"]).write_text(json.dumps(record), encoding="utf-8")
     trials.tell(trial, FINE)
 
 

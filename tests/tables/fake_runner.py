@@ -16,7 +16,7 @@ def run(config: dict, record: dict) -> None:
     wish = config.get("fake", {})
     print("training", record["id"])
     Path(record["path"]).parent.mkdir(parents=True, exist_ok=True)
-    with open(Path(record["path"]).parent / f"{record['id']}.tries", "a") as tries:
+    with open(Path(record["path"]).parent / f"{record['id']}.tries", "a", encoding="utf-8") as tries:
         tries.write(f"{os.getpid()} {os.environ['OMP_NUM_THREADS']} {'torch' in sys.modules}\n")
     time.sleep(wish.get("sleep", 0))
     fail(wish, record)

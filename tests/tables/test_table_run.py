@@ -140,7 +140,7 @@ def test_after_kill_9_the_next_command_runs_only_what_is_missing(declared, save,
 
 def alive(process: int) -> bool:
     try:
-        with open(f"/proc/{process}/stat") as stat:
+        with open(f"/proc/{process}/stat", encoding="utf-8") as stat:
             return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
