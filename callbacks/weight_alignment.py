@@ -20,12 +20,15 @@ from lit_fa.layers import WEIGHT_LAYERS, feedback_layers
 from lit_fa.layers.chain import dense_weight, transformer_chain
 from lit_fa.rules.base import LearningRule
 
+PRODUCT = " * "  # between the names of layers that are compared by their product
+
 
 class WeightAlignment(Periodic):
     """Logs `align/weight/<layer>` (angle, degrees) and `align/weight_cosine/<layer>`, and both as `/overall`.
 
     Overall is the angle of all compared weights, concatenated. Layers that have no counterpart of their weight's shape
-    (the first under direct feedback, conv layers under direct feedback) are left out and named once in the log.
+    (the first under direct feedback, conv layers under direct feedback) are left out and named once in the log. A
+    read-out of two layers is compared by their product, as `<classifier> * <pooler>`, which is no part of overall.
 
     Args:
         every_n_steps: optimiser steps between two measurements; 0: at the end of every epoch.
@@ -43,20 +46,26 @@ class WeightAlignment(Periodic):
         elif module.rule.links:
             self.products = chained_links(module.network, module.rule, trace(module.network, batch[0]))
         layers = [name for name, m in module.network.named_modules() if isinstance(m, WEIGHT_LAYERS)]
-        compared = counterparts(module.network, self.products)
+        compared = {part for name in counterparts(module.network, self.products) for part in name.split(PRODUCT)}
         if left_out := [name for name in layers if name not in compared]:
             rank_zero_info(f"weight alignment: no feedback of the weight's shape for {', '.join(left_out)}")
 
     @torch.no_grad()
     def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
         """Angles and cosines."""
-        layers = dict(module.network.named_modules())
-        pairs = {n: (dense_weight(layers[n]), b) for n, b in counterparts(module.network, self.products).items()}
-        if pairs:
-            weights, feedback = zip(*pairs.values(), strict=True)
+        compared = counterparts(module.network, self.products)
+        pairs = {name: (compared_weight(module.network, name), b) for name, b in compared.items()}
+        if single := [pair for name, pair in pairs.items() if PRODUCT not in name]:
+            weights, feedback = zip(*single, strict=True)
             pairs["overall"] = tuple(torch.cat([t.flatten() for t in side]) for side in (weights, feedback))
         angles = {f"align/weight/{name}": angle(*pair).item() for name, pair in pairs.items()}
         return angles | {f"align/weight_cosine/{name}": cosine(*pair).item() for name, pair in pairs.items()}
+
+
+def compared_weight(network: nn.Module, name: str) -> Tensor:
+    """(out, in): the weight of a layer, or what the layers of `classifier * pooler` multiply by."""
+    found = [dense_weight(network.get_submodule(part)) for part in name.split(PRODUCT)]
+    return torch.linalg.multi_dot(found) if len(found) > 1 else found[0]
 
 
 def counterparts(network: nn.Module, products: dict[str, tuple[Tensor, ...]]) -> dict[str, Tensor]:
@@ -87,11 +96,11 @@ def chained_links(network: nn.Module, rule: LearningRule, wiring: Wiring) -> dic
 
 
 def transformer_links(network: nn.Module, rule: LearningRule, inputs: Tensor) -> dict[str, tuple[Tensor, ...]]:
-    """The same between the parts of a Transformer; a read-out of several layers has no weight of its own to compare."""
+    """The same between the parts of a Transformer; a read-out of several layers is named `classifier * pooler`."""
     links = {block: link.flatten(1) for block, link in rule.links.items()}
     chain, ends = transformer_chain(network, inputs[:2], [*links]), [*links.values()]
     chains = [*((upper, lower) for lower, upper in pairwise(ends)), (ends[-1],)]
-    return {link[0]: products for link, products in zip(chain, chains, strict=True) if len(link) == 1}
+    return {PRODUCT.join(reversed(link)): products for link, products in zip(chain, chains, strict=True) if link}
 
 
 def _fits(layer: nn.Module, chain: tuple[Tensor, ...]) -> bool:

@@ -105,6 +105,23 @@ def blend(weight: Tensor, matched: Tensor, beta: float, *, keep_norm: bool = Fal
     return ((1 - beta) * original + beta * matched).to(weight.dtype)
 
 
+def factor_below(weight: Tensor, above: Tensor, product: Tensor) -> Tensor | None:
+    r"""The W nearest to `weight` with A W = P: $W + A^+ (P - A W)$; None where A has too few ranks for it.
+
+    Args:
+        weight: (units, in), of the lower of two layers.
+        above: A, (c, units), what the layers above it multiply by.
+        product: P, (c, in), wanted of all of them.
+
+    >>> A, P = torch.randn(2, 5), torch.randn(2, 4)
+    >>> torch.allclose(A @ factor_below(torch.randn(5, 4), A, P), P, atol=1e-5)
+    True
+    """
+    W, A, P = (t.detach().double() for t in (weight, above, product))
+    found = W + torch.linalg.pinv(A, rtol=torch.finfo(weight.dtype).eps * max(A.shape)) @ (P - A @ W)
+    return found.to(weight.dtype) if torch.allclose(A @ found, P, rtol=1e-6, atol=1e-6 * P.norm()) else None
+
+
 def relative_residual(weights: Chain, matched: Sequence[Tensor]) -> float:
     r"""$\lVert W - \bar W\rVert_F / \lVert W\rVert_F$ of all layers that have an equation, as if concatenated."""
     pairs = [(W.detach().double(), M.double()) for W, M in zip(weights, matched, strict=True) if W is not None]

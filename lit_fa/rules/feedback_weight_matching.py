@@ -62,8 +62,10 @@ class FeedbackWeightMatching(DirectFeedbackAlignment):
         feedback_scale: of every F_l after matching. `none`: as solved; `bp`: the error that it sends has the root mean
             square of backpropagation's, at the same place and on the first training batch; a number: that root mean
             square for one sample (the batch's errors, which the criterion divides by n, times n).
-        head: `kept`: W_L stays, and is fixed in equation 6; `transposed`: equation 8, whatever `weight_match` says, and
-            als may move F_{L-1} from W_L for the other layers' sake.
+        head: `kept`: W_L stays, and is fixed in equation 6, so that equation 8 holds with every solver but `random`;
+            `transposed`: equation 8, whatever `weight_match` says, and als may move F_{L-1} from W_L for the other
+            layers' sake. With solver `random` the paper's weight matching needs `transposed`. A read-out of two layers
+            (pooler and classifier) is matched by their product: the lower one is changed as little as gives it.
         sweeps: of als.
         normalise: every class sends an error of norm one to every layer; of svd_average, as in Refinetti's code.
         blocks: where to cut, one linear layer between two cuts; between which there are more is left unmatched. `micro`
@@ -114,8 +116,8 @@ class FeedbackWeightMatching(DirectFeedbackAlignment):
         self.chain = chain(network, example, self.taps.names)
         if not any(self.chain):
             raise UserError("no two cuts have a single linear layer between them, so none can be matched")
-        if self.head == "transposed" and len(self.chain[-1]) > 1:
-            raise UserError(f"{' and '.join(self.chain[-1])} are one product to matching: set head: kept")
+        if self.head == "transposed" and not self.chain[-1]:
+            raise UserError("behind the last cut stands no read-out that equation 8 could set: set head: kept")
         self._check_classes()
         return found
 
@@ -162,8 +164,19 @@ class FeedbackWeightMatching(DirectFeedbackAlignment):
         betas = [self.weight_match] * (len(self.chain) - 1) + [1.0 if self.head == "transposed" else 0.0]
         for link, made, beta in zip(self.chain, matched, betas, strict=True):
             if link and beta:
-                layer = network.get_submodule(link[0])
-                set_dense_weight(layer, matching.blend(dense_weight(layer), made, beta, keep_norm=self.keep_norm))
+                wanted = matching.blend(self._weight(network, link), made, beta, keep_norm=self.keep_norm)
+                set_dense_weight(network.get_submodule(link[0]), self._lowest(network, link, wanted))
+
+    def _lowest(self, network: nn.Module, link: tuple[str, ...], product: Tensor) -> Tensor:
+        """What the first layer of a link has to be for the link to multiply by `product`."""
+        if len(link) == 1:
+            return product
+        lower, above = (self._weight(network, part) for part in (link[:1], link[1:]))
+        found = matching.factor_below(lower, above, product)
+        if found is None:
+            few = f"{' and '.join(link[1:])} has fewer ranks than there are classes"
+            raise UserError(f"{few}: probe the read-out first, or set head: kept")
+        return found
 
     def _rescaled(self, network: nn.Module, feedback: list[Tensor], batch: Batch, criterion: Criterion) -> list[Tensor]:
         error, deltas = _true_deltas(network, self.taps.names, batch, criterion)

@@ -135,6 +135,11 @@ def test_a_transposed_head_is_the_last_feedback_however_little_the_others_move()
     assert all(torch.equal(W, V) for W, V in zip(hidden, before, strict=False))
 
 
+def test_a_transposed_head_is_refused_where_no_single_layer_leads_to_the_logits():
+    with pytest.raises(UserError, match="no read-out that equation 8 could set: set head: kept"):
+        learner(mlp(), head="transposed", blocks=["1", "3"])
+
+
 def test_normalised_rows_send_every_class_alike():
     made = learner(solver="svd_average", head="transposed", normalise=True)
     made.prepare([batch()])

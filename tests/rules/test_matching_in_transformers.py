@@ -75,6 +75,25 @@ def test_a_read_out_of_two_layers_is_matched_by_their_product():
     assert figures["match/residual/model.classifier * model.bert.pooler.dense"] < 1e-12
 
 
+def test_equation_8_of_a_read_out_of_two_layers_sets_their_product_by_the_least_change_of_the_lower():
+    before = [tiny().get_submodule(name).weight.detach() for name in BERT_CHAIN[-1]]
+    made, _ = prepared(tiny(), bert_batch(), solver="random", head="transposed")
+    pooler, classifier = (made.network.get_submodule(name).weight.detach() for name in BERT_CHAIN[-1])
+    *_, last = made.rule.links.values()
+    assert torch.equal(classifier, before[1])
+    assert torch.allclose(classifier @ pooler, last[:, 0], atol=1e-12)
+    change = pooler - before[0]
+    free = torch.eye(len(change)).double() - torch.linalg.pinv(classifier) @ classifier  # what the classifier ignores
+    assert torch.allclose(free @ change, torch.zeros_like(change), atol=1e-12)
+
+
+def test_equation_8_is_refused_where_the_upper_layer_of_the_read_out_is_zero():
+    network = tiny()
+    network.get_submodule(BERT_CHAIN[-1][1]).weight.data.zero_()
+    with pytest.raises(UserError, match=r"model\.classifier has fewer ranks than there are classes"):
+        prepared(network, bert_batch(), solver="random", head="transposed")
+
+
 def test_matching_sees_the_sum_of_a_weight_and_its_adapter_and_moves_the_frozen_part():
     network = tiny()
     Adapters(network, LORA)
@@ -120,7 +139,6 @@ def test_scaled_feedback_sends_errors_of_the_size_of_backprops(case: str, tokens
     ("options", "said"),
     [
         ({"blocks": "macro"}, "whole blocks hold many layers each"),
-        ({"blocks": "micro", "head": "transposed"}, "pooler.dense and model.classifier are one product to matching"),
     ],
 )
 def test_what_cannot_be_matched_in_a_transformer_is_refused(options: dict, said: str):
