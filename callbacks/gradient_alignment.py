@@ -9,18 +9,22 @@ from torch import Tensor, nn
 from callbacks.probe import Batch, Probe
 from lit_fa.functional.alignment import angle, sample_angle
 from lit_fa.functional.factored import Factors, effective_update
-from lit_fa.layers import WEIGHT_LAYERS, observing, true_gradient
+from lit_fa.layers import WEIGHT_LAYERS, exact_layers, observing, true_gradient
 from lit_fa.layers.factored import FactoredLayer, dense_weights, factored_layers
 
 
 class GradientAlignment(Probe):
     """Logs, in degrees (0: backprop's own direction), on the probe batch:
 
-    * `align/gradient/<layer>`: angle of the layer's weight update, over the whole batch, and `/overall` of all weights;
-    * `align/delta/<layer>`: mean over the samples of the angle of the error at the layer's output, and `/overall`, the
-      mean over the layers. Layers that run more than once in a forward pass have none;
+    * `align/gradient/<layer>`: angle of the layer's weight update, over the whole batch;
+    * `align/delta/<layer>`: mean over the samples of the angle of the error at the layer's output. Layers that run more
+      than once in a forward pass have none;
+    * `align/gradient/inexact`, `align/delta/inexact`: the mean of these angles over the layers whose update is not
+      exact by construction, see `layers.exact`; so the read-out, exact under nearly every rule, is not in it. Where
+      every layer is exact, as under backpropagation, it is 0;
     * for layers in factors, whose angle above is that of the gradient that their dense weight would get,
-      `align/effective/<layer>` and `/overall`: angle of what the gradients of U, s and V do to that weight.
+      `align/effective/<layer>` and `/overall`: angle of what the gradients of U, s and V do to that weight, and of all
+      these weights together. None of them is exact.
 
     Dropout masks and batch statistics are those of one training step, the same for both gradients.
 
@@ -37,17 +41,14 @@ class GradientAlignment(Probe):
         """Angles of updates and of deltas."""
         with trainer.precision_plugin.train_step_context(), dense_weights(module.network):
             rule, true = rule_gradients(module, self.data), true_gradients(module, self.data)
+            exact = exact_layers(module.network, module.rule.cuts, self.data[0])
         weights = {n: (rule.weights[n], true.weights[n]) for n in rule.weights.keys() & true.weights.keys()}
         deltas = {n: (rule.deltas[n], true.deltas[n]) for n in rule.deltas.keys() & true.deltas.keys()}
-        values = {f"align/gradient/{name}": angle(*pair).item() for name, pair in sorted(weights.items())}
-        if weights:
-            sides = zip(*weights.values(), strict=True)
-            values["align/gradient/overall"] = angle(*(torch.cat([t.flatten() for t in s]) for s in sides)).item()
-        same = {name: pair for name, pair in sorted(deltas.items()) if pair[0].shape == pair[1].shape}
-        angles = {name: sample_angle(*pair).item() for name, pair in same.items()}
-        values |= {f"align/delta/{name}": value for name, value in angles.items()}
-        if angles:
-            values["align/delta/overall"] = torch.tensor([*angles.values()]).nanmean().item()
+        updates = {name: angle(*pair).item() for name, pair in weights.items()}
+        same = {name: pair for name, pair in deltas.items() if pair[0].shape == pair[1].shape}
+        errors = {name: sample_angle(*pair).item() for name, pair in same.items()}
+        inexact = updates.keys() - exact
+        values = _named("align/gradient", updates, inexact) | _named("align/delta", errors, inexact)
         return values | self._effective(trainer, module, true.weights)
 
     def _effective(self, trainer: L.Trainer, module: L.LightningModule, true: dict[str, Tensor]) -> dict[str, float]:
@@ -64,6 +65,17 @@ class GradientAlignment(Probe):
         values = {f"align/effective/{name}": angle(update, true[name]).item() for name, update in made.items()}
         sides = (torch.cat([t.flatten() for t in s]) for s in ([*made.values()], [true[name] for name in made]))
         return values | ({"align/effective/overall": angle(*sides).item()} if made else {})
+
+
+def _named(kind: str, angles: dict[str, float], inexact: set[str]) -> dict[str, float]:
+    """The angles by key, and their mean over the layers in `inexact`; one without an angle (nan) is left out of it."""
+    values = {f"{kind}/{name}": value for name, value in sorted(angles.items())}
+    counted = [value for name, value in angles.items() if name in inexact]
+    if not inexact and angles:
+        values[f"{kind}/inexact"] = 0.0
+    elif counted:
+        values[f"{kind}/inexact"] = torch.tensor(counted, dtype=torch.float64).nanmean().item()
+    return values
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """How a rule gets into a network that it did not write: feedback layers, cuts, and the coverage check."""
 
 from lit_fa.layers.coverage import Coverage, consumers_of, coverage
+from lit_fa.layers.exact import exact_layers
 from lit_fa.layers.feedback import (
     WEIGHT_LAYERS,
     Feedback,
@@ -48,6 +49,7 @@ __all__ = [
     "WeightMirrorFeedback",
     "consumers_of",
     "coverage",
+    "exact_layers",
     "extend",
     "feedback_layers",
     "find_blocks",

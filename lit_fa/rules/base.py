@@ -148,6 +148,17 @@ class LearningRule(nn.Module):
         """Block to the matrix (c, *block) that carries the error at the logits straight to it; empty without such."""
         return {}
 
+    @property
+    def cuts(self) -> list[str]:
+        """Modules at whose output the rule puts an error of its own in place of the loss's; "" is the whole network.
+
+        By default the modules of `taps`, where the rule has them. A rule with a `surrogate` of its own and no taps has
+        to say so itself; until then it counts as replacing the error everywhere.
+        """
+        if (taps := getattr(self, "taps", None)) is not None:
+            return [*taps.names]
+        return [] if type(self).surrogate is LearningRule.surrogate else [""]
+
     def inspect(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
         """Which tensors of `network` the surrogate's gradient reaches, frozen ones counted as trainable."""
         with unfrozen(network) as frozen, observing(network), torch.enable_grad():

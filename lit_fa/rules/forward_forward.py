@@ -277,6 +277,11 @@ class ForwardForward(LearningRule):
             return self.labelled(network, inputs, neutral)
 
     @property
+    def cuts(self) -> list[str]:
+        """Everywhere: with labels in the inputs even the head learns from other activities than backprop's."""
+        return [""]
+
+    @property
     def _first_that_counts(self) -> int:
         usual = 0 if len(self.taps.names) <= 2 else 1
         return usual if self.predict_from is None else self.predict_from

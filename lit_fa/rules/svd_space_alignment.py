@@ -151,6 +151,11 @@ class SVDSpaceAlignment(SVDBackprop):
         """Of the direct routes."""
         return {} if self.direct is None else self.direct.links
 
+    @property
+    def cuts(self) -> list[str]:
+        """Of the direct routes."""
+        return [] if self.direct is None else self.direct.cuts
+
     def _feedback(self, name: str, layer: FactoredLayer):
         if self.feedback == "copy":
             return type(layer.factors)(*(t.detach().clone() for t in layer.factors))

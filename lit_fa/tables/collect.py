@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lit_fa.tables.derived import with_derived
 from lit_fa.tables.expand import Run, expand
 from lit_fa.tables.schema import Cell, Metric, Scale, Table
 
@@ -113,7 +114,11 @@ def read_record(path: Path, run: Run) -> tuple[Record | None, str]:
     except (OSError, ValueError):
         return None, f"{path.name}: half-written or not JSON; it will be run again"
     problem = unfinished(data, run.id) or _other_seed(data, run)
-    return (None, f"{path.name}: {problem}; it will be run again") if problem else (Record(path, _restored(data)), "")
+    return (
+        (None, f"{path.name}: {problem}; it will be run again")
+        if problem
+        else (Record(path, with_derived(_restored(data))), "")
+    )
 
 
 def foreign(folder: Path, runs: Sequence[Run]) -> list[str]:

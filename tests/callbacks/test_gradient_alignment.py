@@ -10,7 +10,7 @@ from torch import nn
 from callbacks import GradientAlignment, Recorder
 from callbacks.gradient_alignment import rule_gradients, true_gradients
 from lit_fa.modules import Classifier
-from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, SnapshotFeedback
+from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, ForwardForward, SnapshotFeedback
 from tests.callbacks.training import CLASSES, IMAGE, conv_net, fit, mlp, norm_net, task
 from tests.reference import alignment as literal
 
@@ -37,7 +37,7 @@ def test_every_layer_has_both_angles(network, rule):
     net = network()
     layers = [name for name, m in net.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
     values, _ = logged(net, RULES[rule]())
-    assert values.keys() == {f"align/{kind}/{name}" for kind in ("gradient", "delta") for name in [*layers, "overall"]}
+    assert values.keys() == {f"align/{kind}/{name}" for kind in ("gradient", "delta") for name in [*layers, "inexact"]}
     assert all(0 <= value <= 180 for value in values.values())
     assert values[f"align/gradient/{layers[-1]}"] == pytest.approx(0.0, abs=1e-5)  # the read-out is exact in all rules
 
@@ -47,6 +47,26 @@ def test_every_layer_has_both_angles(network, rule):
 def test_backprop_and_feedback_equal_to_the_weights_are_at_zero_degrees(network, rule):
     values, _ = logged(network(), rule())
     assert max(values.values()) == pytest.approx(0.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["fa", "detour", "sign", "dfa", "drtp"])
+def test_the_mean_is_over_the_layers_below_the_read_out(rule):
+    values, _ = logged(mlp(), RULES[rule]())
+    for kind in ("gradient", "delta"):
+        hidden = [values[f"align/{kind}/{name}"] for name in ("1", "3")]
+        assert values[f"align/{kind}/inexact"] == pytest.approx(sum(hidden) / 2)
+
+
+def test_a_layer_above_all_feedback_is_not_in_the_mean():
+    values, _ = logged(mlp(), FeedbackAlignment(layers=["3"]))
+    assert values["align/delta/inexact"] == values["align/delta/1"] > 10
+    assert values["align/delta/3"] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_forward_forward_has_no_exact_layer():
+    values, _ = logged(mlp(), ForwardForward())
+    mine = [value for key, value in values.items() if key.startswith("align/gradient/") and "inexact" not in key]
+    assert values["align/gradient/inexact"] == pytest.approx(sum(mine) / len(mine))
 
 
 def test_random_feedback_is_not_parallel_below_the_read_out():

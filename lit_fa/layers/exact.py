@@ -1,0 +1,56 @@
+"""Which layers get backpropagation's error by construction: between their output and the loss nothing replaces it."""
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+
+from lit_fa.layers.factored import FactoredLayer
+from lit_fa.layers.feedback import WEIGHT_LAYERS
+from lit_fa.layers.observing import observing, recording
+
+
+def exact_layers(network: nn.Module, cuts: Collection[str], inputs: Tensor) -> set[str]:
+    """The linear, conv and factored layers whose error is that of backpropagation, whatever the weights are.
+
+    The error is replaced below a layer with feedback, and at the output of a module behind which a rule cuts. A layer
+    from whose output any path leads to such a place is not exact; all others are. It is read off the graph of one
+    forward pass, so feedback that happens to equal the weights does not make a layer exact.
+
+    Args:
+        network: installed.
+        cuts: names of modules, `LearningRule.cuts`; "" is the network itself.
+        inputs: (n, ...) on the network's device.
+
+    >>> from lit_fa.layers import RandomFeedback, extend
+    >>> network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> _ = extend(network[2], RandomFeedback(), torch.Generator())
+    >>> sorted(exact_layers(network, [], torch.zeros(2, 4)))
+    ['2', '4']
+    """
+    layers = {name for name, m in network.named_modules() if isinstance(m, (*WEIGHT_LAYERS, FactoredLayer))}
+    replacing = {name for name, m in network.named_modules() if _has_feedback(m)}
+    with observing(network), torch.enable_grad(), recording(network, {*layers, *replacing, *cuts}) as seen:
+        network(inputs)
+        starts = [call.inputs[0].grad_fn for call in seen if call.name in replacing]
+        starts += [call.tensor.grad_fn for call in seen if call.name in cuts]
+        replaced = _below(starts)
+        touched = {call.name for call in seen if call.name in layers and call.tensor.grad_fn in replaced}
+    return layers - touched
+
+
+def _has_feedback(module: nn.Module) -> bool:
+    return getattr(module, "transport", "") == "feedback" and not getattr(module.feedback, "off", False)
+
+
+def _below(starts: list[Node | None]) -> set[Node]:
+    """The nodes that an error at any of `starts` reaches, themselves included."""
+    found: set[Node] = set()
+    stack = [node for node in starts if node is not None]
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found.add(node)
+            stack += [child for child, _ in node.next_functions if child is not None]
+    return found

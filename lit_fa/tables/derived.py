@@ -1,0 +1,42 @@
+"""Numbers that an older record does not hold under today's key, computed from what it does hold.
+
+`align/gradient/inexact` and `align/delta/inexact` are the mean angle over the layers whose update is not exact by
+construction. Records from before these keys hold the angle of every layer, and an `overall` that includes the exact
+layers. An exact layer's angle is zero at every measured point, the first and the last; the mean is over the others.
+"""
+
+import math
+from typing import Any
+
+ANGLES = ("align/gradient/", "align/delta/")
+_ZERO = 1e-3  # degrees; in the committed records an exact layer has 0, any other more than 10
+
+
+def with_derived(data: dict[str, Any]) -> dict[str, Any]:
+    """The record with the keys of today; what it already holds stays as it is."""
+    metrics, curves = dict(data["metrics"]), dict(data["curves"])
+    for kind in ANGLES:
+        layers = [
+            key for key in curves if key.startswith(kind) and key.removeprefix(kind) not in ("overall", "inexact")
+        ]
+        if not layers or f"{kind}inexact" in curves:
+            continue
+        others = [key for key in layers if any(not abs(value) < _ZERO for *_, value in curves[key])]
+        curves[f"{kind}inexact"] = _mean_curve([curves[key] for key in others]) or [
+            [step, epoch, 0.0] for step, epoch, _ in curves[layers[0]]
+        ]
+        if all(key in metrics for key in layers):
+            metrics[f"{kind}inexact"] = _mean([metrics[key] for key in others]) if others else 0.0
+    return {**data, "metrics": metrics, "curves": curves}
+
+
+def _mean_curve(curves: list[list]) -> list[list]:
+    """Point by point where all curves have the same points; nan, an angle that does not exist, is left out."""
+    if len({len(curve) for curve in curves}) != 1:
+        return []
+    return [[*points[0][:2], _mean([value for *_, value in points])] for points in zip(*curves, strict=True)]
+
+
+def _mean(values: list[float]) -> float:
+    there = [value for value in values if not math.isnan(value)]
+    return sum(there) / len(there) if there else math.nan
