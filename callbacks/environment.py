@@ -1,29 +1,15 @@
-"""Where a run took place: code, versions, machine. What a record needs so that a number can be made again."""
+"""Where a run took place: versions, machine, time and memory spent. Which code it was: `lit_fa.provenance`."""
 
+import multiprocessing
 import os
 import platform
 import resource
-import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 PACKAGES = ("torch", "lightning", "torchvision", "timm", "numpy", "lit-fa")
-CODE = ("*.py", "*.yaml", "pyproject.toml")  # what decides a result; committed results and figures do not
-_HERE = Path(__file__).resolve().parent
-
-
-def git_state(folder: Path = _HERE) -> tuple[str, bool]:
-    """(commit, dirty) of the code in `folder`; ("unknown", False) outside a repository or without git.
-
-    Dirty means that tracked code or configuration differs from the commit.
-    """
-    commit = _git(folder, "rev-parse", "HEAD")
-    if commit is None or _git(folder, "ls-files", "--error-unmatch", ".") is None:  # a stranger's repository
-        return "unknown", False
-    root = Path(_git(folder, "rev-parse", "--show-toplevel"))
-    return commit, bool(_git(root, "status", "--porcelain", "--untracked-files=no", "--", *CODE))
 
 
 def versions() -> dict[str, str | None]:
@@ -53,6 +39,23 @@ def peak_memory_mib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
+def cpu_seconds() -> float:
+    """Processor time so far of this process and its children, user and system, threads added up.
+
+    Children that still run, such as workers of a data loader, count where the system tells (/proc).
+    """
+    return sum(os.times()[:4]) + sum(_running_child(child.pid) for child in multiprocessing.active_children())
+
+
+def _running_child(process: int | None) -> float:
+    """CPU seconds of a process that has not ended; its fields 14 and 15 are user and system time in ticks."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(int(ticks) for ticks in fields[11:13]) / os.sysconf("SC_CLK_TCK")
+
+
 def _cpu() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -60,13 +63,3 @@ def _cpu() -> str:
         lines = []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor() or platform.machine()
-
-
-def _git(folder: Path, *args: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *args], capture_output=True, encoding="utf-8", errors="replace", check=False
-        )
-    except OSError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

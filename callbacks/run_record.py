@@ -11,20 +11,28 @@ import lightning as L
 from torch import Tensor
 
 from callbacks.curves import Recorder
-from callbacks.environment import git_state, hardware, peak_memory_mib, versions
+from callbacks.environment import cpu_seconds, hardware, peak_memory_mib, versions
 from callbacks.errors import MeasurementError
+from lit_fa.provenance import Code, our_code, outside, sources
+
+SCHEMA = 2  # 1, of records without the field: no cpu_time_s, sources, outside, config, and no record of a divergence
 
 
 class RunRecord(Recorder):
     """Writes metrics, curves, versions, machine and commit of a run to one file, whole or not at all.
 
-    Fields: those of `record`; `status`: fitted, then finished (tested, if no fit went before); `metrics`: the final
-    value of everything logged; `curves`: key to [step, epoch, value], at most 60 points each; `commit`, `dirty`,
-    `versions`, `hardware`; `wall_time_s`: of fit and test, over all resumed parts; `peak_memory_mib`; `started`,
-    `finished`: UTC; `validation_is_test`; `executed_by`: of a federated run, what computed its clients; `partition`:
-    of a federated run, samples of each client in each class; `selections`, if any: the layers that a rule chose by
-    comparing clients, with every layer's score; `broken`: what measuring callbacks found to break their laws;
-    `not_finite`, if any: keys of numbers that were no number and are null here.
+    Fields: those of `record`, `config` among them; `schema`: version of this list, 2; `status`: fitted, then finished
+    (tested, if no fit went before), or diverged; `diverged`, of such a run only: `step`, `first` (what was not finite
+    first: a layer's output, a parameter, the inputs), `error`; `metrics`: the final value of everything logged, of
+    validation and of test; `curves`: key to [step, epoch, value], at most 60 points each; `commit`, `dirty`: of our
+    code; `sources`: a hash of the code that decides results; `outside`: for each class of the config that is not ours,
+    its distribution and version or a hash of its source; `versions`, `hardware`; `wall_time_s`: of fit and test, over
+    all resumed parts; `cpu_time_s`: processor time in the same span, of this process, its threads and data workers
+    (of several ranks, the first one's); `peak_memory_mib`; `started`, `finished`: UTC; `validation_is_test`;
+    `executed_by`: of a federated run, what computed its clients; `partition`: of a federated run, samples of each
+    client in each class; `selections`, if any: the layers that a rule chose by comparing clients, with every layer's
+    score; `broken`: what measuring callbacks found to break their laws; `not_finite`, if any: keys of numbers that were
+    no number and are null here.
 
     Args:
         path: of the file; None: record.json in the trainer's log folder.
@@ -41,18 +49,20 @@ class RunRecord(Recorder):
         self.metrics: dict[str, float] = {}
         self.broken: list[str] = []
         self.fitted = False
-        self.spent = 0.0  # seconds, up to the last stop or checkpoint
+        self.spent = self.spent_cpu = 0.0  # seconds, up to the last stop or checkpoint
         self.since: float | None = None
+        self.since_cpu = 0.0
         self.started: str | None = None
-        self.code: tuple[str, bool] | None = None
+        self.code: Code | None = None
+        self.sources = ""
         self.validation_is_test: bool | None = None
         self.partition: list[list[int]] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Start the clock; note the code as it is now, not as it will be when the run ends."""
-        self.since = time.monotonic()
+        """Note the code that was loaded, not what it will be when the run ends; start the clock."""
+        self.code, self.sources = our_code(), sources()
         self.started = self.started or _now()
-        self.code = self.code or git_state()
+        self.since, self.since_cpu = time.monotonic(), cpu_seconds()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write what training has given, after the other callbacks' last words."""
@@ -66,22 +76,37 @@ class RunRecord(Recorder):
         self._note(trainer)
         self._write(trainer, pl_module, "finished" if self.fitted else "tested")
 
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """A run that diverged is a result: write what it was when it did. Any other error leaves no new record."""
+        diverged = getattr(exception, "diverged", None)
+        if diverged is None:
+            return
+        self.collect(trainer, validation=False)
+        self._note(trainer)
+        self._write(trainer, pl_module, "diverged", diverged | {"error": " ".join(str(exception).split())})
+
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Stop the clock."""
-        self.spent, self.since = self.wall_time(), None
+        self.spent, self.spent_cpu, self.since = self.wall_time(), self.cpu_time(), None
 
     def wall_time(self) -> float:
         """Seconds spent in fit and test so far, earlier parts of a resumed run included."""
         return self.spent + (0.0 if self.since is None else time.monotonic() - self.since)
 
+    def cpu_time(self) -> float:
+        """Processor seconds in the time of `wall_time`."""
+        return self.spent_cpu + (0.0 if self.since is None else cpu_seconds() - self.since_cpu)
+
     def state_dict(self) -> dict:
         """Curves, time spent, and when the run began."""
-        return super().state_dict() | {"spent": self.wall_time(), "started": self.started}
+        spent = {"spent": self.wall_time(), "spent_cpu": self.cpu_time()}
+        return super().state_dict() | spent | {"started": self.started}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from the checkpoint."""
         super().load_state_dict(state)
         self.spent, self.started = state["spent"], state["started"]
+        self.spent_cpu = state.get("spent_cpu", 0.0)
 
     def _note(self, trainer: L.Trainer) -> None:
         final = {k: v.item() if isinstance(v, Tensor) else v for k, v in trainer.callback_metrics.items()}
@@ -91,22 +116,27 @@ class RunRecord(Recorder):
         counts = getattr(data, "class_counts", None)
         self.partition = None if counts is None else counts.tolist()
 
-    def _write(self, trainer: L.Trainer, module: L.LightningModule, status: str) -> None:
-        log_dir = trainer.log_dir  # asks all ranks, so it is read on all of them
-        if not trainer.is_global_zero:
+    def _write(self, trainer: L.Trainer, module: L.LightningModule, status: str, diverged: dict | None = None) -> None:
+        alone = diverged is not None and trainer.world_size > 1  # the other ranks may not know of it
+        log_dir = None if alone else trainer.log_dir  # asks all ranks, so it is read on all of them
+        if not (alone or trainer.is_global_zero):
             return
-        commit, dirty = self.code
         fields = (
-            self.record
+            {"schema": SCHEMA}
+            | self.record
+            | {"status": status}
+            | ({"diverged": diverged} if diverged else {})
             | {
-                "status": status,
                 "metrics": self.metrics,
                 "curves": self.curves.thinned(),
-                "commit": commit,
-                "dirty": dirty,
+                "commit": self.code.commit,
+                "dirty": self.code.dirty,
+                "sources": self.sources,
+                "outside": outside(self.record.get("config")),
                 "versions": versions(),
                 "hardware": hardware(),
                 "wall_time_s": round(self.wall_time(), 3),
+                "cpu_time_s": round(self.cpu_time(), 3),
                 "peak_memory_mib": round(peak_memory_mib(module.device), 1),
                 "started": self.started,
                 "finished": _now(),

@@ -9,10 +9,11 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from callbacks.environment import git_state, hardware, versions
+from callbacks.environment import hardware, versions
 from callbacks.errors import MeasurementError
 from callbacks.wandb_logger import AXIS, ResumableWandbLogger, Row
 from lit_fa.layers import WEIGHT_LAYERS
+from lit_fa.provenance import our_code
 
 BINS = 64
 
@@ -42,9 +43,9 @@ class WandbRun(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note the code as it is now, and where it runs."""
-        commit, dirty = git_state()
+        code = {"commit": our_code().commit, "dirty": our_code().dirty}
         for logger in _loggers(trainer):
-            logger.log_hyperparams({"commit": commit, "dirty": dirty, "versions": versions(), "hardware": hardware()})
+            logger.log_hyperparams(code | {"versions": versions(), "hardware": hardware()})
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The weights that training starts from."""

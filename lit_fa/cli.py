@@ -23,6 +23,7 @@ from lit_fa import loggers
 from lit_fa.errors import UserError
 from lit_fa.parser_errors import check_names, guarded
 from lit_fa.pretraining import pretrained
+from lit_fa.tables.expand import without_machine
 
 
 class SaveConfig(SaveConfigCallback):
@@ -79,8 +80,11 @@ class LitFACLI(LightningCLI):
         self.before_test()
 
     def before_test(self) -> None:
-        """Name the run to its loggers."""
+        """Name the run to its loggers, and tell its records what was run."""
         loggers.attach(self.trainer, self.written(), {})
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, callbacks.RunRecord):
+                callback.record.setdefault("config", self.recorded())
 
     before_validate = before_test
 
@@ -88,6 +92,13 @@ class LitFACLI(LightningCLI):
         """The config, defaults included, as plain data."""
         config = self.config[self.subcommand] if self.subcommand else self.config
         return json.loads(self._parser(self.subcommand).dump(config, format="json"))
+
+    def recorded(self) -> dict:
+        """The config as a record keeps it: defaults included, without what only this machine has."""
+        config = without_machine(self.written())
+        if config.get("pretrain"):
+            config["model"]["init_args"].pop("weights", None)  # the file that pretraining has left in a cache
+        return {key: value for key, value in config.items() if value is not None and key not in loggers.NOT_RESULTS}
 
     def going_on(self, checkpoint: str) -> str:
         """The same command, from a checkpoint."""
@@ -139,7 +150,7 @@ def fit_and_record(
     """Train and test one cell of a table; `callbacks.RunRecord` leaves its JSON at ``record["path"]``.
 
     A checkpoint is written beside the record after every epoch, so that a killed run goes on where it stopped; it is
-    removed when the record is there.
+    removed when the record is there. A run that diverges ends here as well: that is what its record says.
 
     Args:
         config: a resolved LightningCLI config without subcommand: seed_everything, trainer, model, data; or the words
@@ -149,7 +160,7 @@ def fit_and_record(
         test: after training; without, the record is finished when training is.
 
     Returns:
-        The trained network.
+        The trained network, as it was when the run ended or diverged.
     """
     path = Path(record["path"])
     resume = path.parent / f".{path.stem}"
@@ -161,13 +172,16 @@ def fit_and_record(
     def run() -> nn.Module:
         cli = built(config)
         loggers.attach(cli.trainer, config if isinstance(config, dict) else cli.written(), record)
-        fields = {key: value for key, value in record.items() if key != "path"}
+        fields = {key: value for key, value in record.items() if key != "path"} | {"config": cli.recorded()}
         kept = callbacks.RunRecord(path=str(path), record=fields, finish_after="test" if test else "fit")
         cli.trainer.callbacks += [*observers, kept, keep]
         last = resume / "last.ckpt"
-        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last if last.is_file() else None, weights_only=False)
-        if test:
-            cli.trainer.test(cli.model, cli.datamodule, verbose=False)
+        try:
+            cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last if last.is_file() else None, weights_only=False)
+            if test:
+                cli.trainer.test(cli.model, cli.datamodule, verbose=False)
+        except lit_fa.modules.NonFiniteLossError as error:  # its record says so
+            logging.getLogger(__name__).warning("diverged: %s", error)
         loggers.finish(cli.trainer)
         return cli.model.network
 

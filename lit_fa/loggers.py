@@ -6,8 +6,8 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from callbacks import ResumableWandbLogger, WandbRun
-from callbacks.environment import git_state
 from lit_fa.errors import UserError, nearest
+from lit_fa.provenance import our_code
 from lit_fa.tables.expand import run_id
 
 LOGGERS = {
@@ -15,7 +15,7 @@ LOGGERS = {
     "csv": "lightning.pytorch.loggers.CSVLogger",
     "tensorboard": "lightning.pytorch.loggers.TensorBoardLogger",
 }
-_NOT_RESULTS = ("config", "ckpt_path", "weights_only", "verbose", "return_predictions")  # a command's own options
+NOT_RESULTS = ("config", "ckpt_path", "weights_only", "verbose", "return_predictions")  # a command's own options
 
 
 def logger_config(name: str, run: str = "") -> dict:
@@ -53,7 +53,7 @@ def attach(trainer: L.Trainer, config: dict, record: dict) -> None:
         record: what its table knows of it: id, table, row, column, scale, seed; empty outside a table.
     """
     loggers = [logger for logger in trainer.loggers if isinstance(logger, ResumableWandbLogger)]
-    config = {key: value for key, value in config.items() if key not in _NOT_RESULTS}
+    config = {key: value for key, value in config.items() if key not in NOT_RESULTS}
     for logger in loggers:
         logger.identify(record.get("id") or run_id(config), config, **names(config, record))
     if loggers and not any(isinstance(callback, WandbRun) for callback in trainer.callbacks):
@@ -67,7 +67,7 @@ def names(config: dict, record: dict) -> dict:
     model, data = config.get("model") or {}, config.get("data") or {}
     rule = (model.get("init_args") or {}).get("rule") or {"class_path": "Backprop"}
     inner = (data.get("init_args") or {}).get("data") or data
-    parts = [_short(rule), _short(inner), record.get("scale", ""), git_state()[0][:8]]
+    parts = [_short(rule), _short(inner), record.get("scale", ""), our_code().commit[:8]]
     return {
         "group": record.get("table") or record.get("sweep"),
         "job_type": cell or None,

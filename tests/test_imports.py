@@ -25,10 +25,14 @@ ALLOWED = {
         "markdown_it",
         "latex2mathml",
         "lit_fa.errors",
+        "lit_fa.provenance",
     ],
     "lit_fa/sweeps": ["yaml", "rich", "filelock", "optuna", "lit_fa.errors", "lit_fa.tables"],
     "datamodules": [None],
-    "callbacks": [None, *(f"lit_fa.{room}" for room in ("functional", "layers", "rules.base", "deployment", "errors"))],
+    "callbacks": [
+        None,
+        *(f"lit_fa.{room}" for room in ("functional", "layers", "rules.base", "deployment", "errors", "provenance")),
+    ],
     "tests/reference": ["numpy", "torch", "scipy", "pytest"],
 }
 # what these may import inside a function

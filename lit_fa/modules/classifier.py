@@ -246,7 +246,9 @@ class Classifier(EvaluatedClassifier):
             where = first_non_finite(self.network, batch[0])
             raise NonFiniteLossError(
                 f"loss is {surrogate.loss.item()} at step {self.global_step}; first not finite: {where}. "
-                "The last checkpoint stays; lower the learning rate or set model.init_args.clip."
+                "The last checkpoint stays; lower the learning rate or set model.init_args.clip.",
+                step=self.global_step,
+                first=where,
             )
 
     def _count(self, surrogate: Surrogate, targets: Tensor) -> None:

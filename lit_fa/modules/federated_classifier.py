@@ -7,6 +7,7 @@ and checkpoints, resuming, callbacks and loggers need nothing federated.
 """
 
 import logging
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -23,7 +24,7 @@ from lit_fa.federated.local_optimizers import LocalOptimizer, LocalSchedule, Loc
 from lit_fa.federated.sequential import SequentialExecutor
 from lit_fa.federated.work import LocalTraining, Outcome, Round, Work, trainable, travelling
 from lit_fa.modules.evaluated import EvaluatedClassifier
-from lit_fa.modules.finite import NonFiniteLossError
+from lit_fa.modules.finite import NonFiniteLossError, watched
 from lit_fa.modules.learner import Learner
 from lit_fa.modules.ranks import share_of, summed
 from lit_fa.modules.selection import logged, select
@@ -140,7 +141,7 @@ class FederatedClassifier(EvaluatedClassifier):
         changes = algorithm.has_server_state
         outcome = summed(outcome, work.params, changing, self.trainer.strategy, changes=changes)
         loss, correct, seen = outcome.totals.tolist()
-        self._check_finite(loss, batch)
+        self._check_finite(loss, work)
         self._serve(outcome, batch.population)
         self.log_dict({"train/loss": loss / seen, "train/accuracy": 100 * correct / seen, "train/local_lr": work.lr})
         return torch.tensor(loss / seen)
@@ -267,12 +268,17 @@ class FederatedClassifier(EvaluatedClassifier):
         if self.make_scheduler is not None:
             self.lr_schedulers().step()
 
-    def _check_finite(self, loss: float, batch: Round) -> None:
-        if loss != loss or abs(loss) == float("inf"):
-            raise NonFiniteLossError(
-                f"the clients' loss is {loss} in round {batch.number}; the last checkpoint stays: lower the learning "
-                "rate of model.init_args.local_optimizer"
-            )
+    def _check_finite(self, loss: float, work: Work) -> None:
+        if math.isfinite(loss):
+            return
+        with watched(self.network) as found:  # the same round once more, client by client
+            SequentialExecutor().run(self.learner, self.local, work, self.features)
+        raise NonFiniteLossError(
+            f"the clients' loss is {loss} in round {work.round.number}; the last checkpoint stays: lower the learning "
+            "rate of model.init_args.local_optimizer",
+            step=work.round.number,
+            first=f"the output of {found[0]}" if found else "the loss itself",
+        )
 
 
 def _check(executor: str, lanes: int | None, validate_every: int) -> None:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from lit_fa.provenance import Code
 from lit_fa.tables.collect import read_record
 from lit_fa.tables.expand import Run
-from lit_fa.tables.places import Places, Tree
+from lit_fa.tables.places import Places
 from lit_fa.tables.schema import Table
 from lit_fa.tables.worker import Done, prepare, work
 
@@ -65,7 +66,7 @@ class Outcome(Generic[J]):
 
 
 def missing_jobs(
-    table: Table, runs: Sequence[Run], where: Places, tree: Tree, logger: str | None = None
+    table: Table, runs: Sequence[Run], where: Places, tree: Code, logger: str | None = None
 ) -> tuple[list[Job], list[str]]:
     """The runs without a finished record, as jobs, and a line for every file that does not count.
 
@@ -190,7 +191,7 @@ def _with_logger(run: Run, logger: str) -> Run:
     return replace(run, config=run.config | {"trainer": (run.config.get("trainer") or {}) | {"logger": logger}})
 
 
-def _head(table: Table, run: Run, tree: Tree, path: Path) -> dict[str, Any]:
+def _head(table: Table, run: Run, tree: Code, path: Path) -> dict[str, Any]:
     return {
         "id": run.id,
         "paper": table.paper.key,

@@ -20,6 +20,9 @@ from lit_fa.tables.claim import claim_of, claimed
 Runner = Callable[[dict[str, Any], dict[str, Any]], None]
 
 
+DONE = ("finished", "diverged")  # what a record says of a run that is not to be run again
+
+
 @dataclass(frozen=True)
 class Done:
     """How a run ended: `reason` is empty for a finished one; `user_error` marks a reason that the user can mend.
@@ -89,7 +92,7 @@ def one_line(error: BaseException, log: Path) -> str:
 
 
 def _unwritten(record: dict[str, Any]) -> str:
-    """What keeps the run's record from counting as finished; "" where nothing does."""
+    """What keeps the run's record from being its last; "" where nothing does."""
     path = Path(record["path"])
     try:
         written = json.loads(path.read_text(encoding="utf-8"))
@@ -97,7 +100,7 @@ def _unwritten(record: dict[str, Any]) -> str:
         return f"the run ended without a record at {path}"
     except ValueError:
         return f"the record at {path} is half-written"
-    if isinstance(written, dict) and written.get("status") == "finished" and written.get("id") == record["id"]:
+    if isinstance(written, dict) and written.get("status") in DONE and written.get("id") == record["id"]:
         return ""
     said = written if isinstance(written, dict) else {}
     return f"the record at {path} says status {said.get('status')!r}, id {said.get('id')!r}"

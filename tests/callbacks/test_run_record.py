@@ -1,8 +1,9 @@
 """The one small JSON of a run."""
 
 import json
+import multiprocessing
 import os
-import subprocess
+import time
 from itertools import pairwise
 
 import lightning as L
@@ -11,10 +12,12 @@ import torch
 
 from callbacks import ConservationPotential, Curves, MeasurementError, Recorder, RunRecord, publish
 from callbacks import run_record as module_under_test
-from callbacks.environment import git_state, hardware, versions
+from callbacks.environment import cpu_seconds, hardware, versions
 from callbacks.run_record import write_json
 from datamodules import Digits, Federated
-from lit_fa.modules import FederatedClassifier
+from lit_fa.federated import LocalSGD
+from lit_fa.modules import FederatedClassifier, NonFiniteLossError
+from lit_fa.provenance import sources
 from lit_fa.rules import Backprop, FeedbackAlignment
 from tests.callbacks.training import fit, mlp, task
 
@@ -38,7 +41,10 @@ def test_a_record_has_what_was_asked_for_and_what_was_measured(tmp_path):
     assert read["curves"]["val/loss"][-1][2] == pytest.approx(read["metrics"]["val/loss"], rel=1e-5)  # six digits
     assert read["versions"] == versions()
     assert read["hardware"] == hardware()
+    assert read["schema"] == 2
+    assert read["sources"] == sources()
     assert read["wall_time_s"] > 0
+    assert 0 < read["cpu_time_s"] < 100
     assert read["peak_memory_mib"] > 10
     assert read["started"] <= read["finished"]
     assert read["broken"] == []
@@ -71,6 +77,46 @@ def test_a_test_alone_is_no_finished_run(tmp_path):
     assert json.loads(path.read_text())["status"] == "tested"
 
 
+def test_a_diverged_run_leaves_a_record_of_when_and_where_and_of_its_last_finite_numbers(tmp_path):
+    class Spoil(L.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 1:
+                pl_module.network[3].weight.data.fill_(torch.inf)
+
+    path = tmp_path / "r.json"
+    with pytest.raises(NonFiniteLossError):
+        fit(mlp(), FeedbackAlignment(), [RunRecord(str(path), ASKED), Spoil()], epochs=3)
+    read = json.loads(path.read_text())
+    assert read["status"] == "diverged"
+    assert (read["diverged"]["step"], read["diverged"]["first"]) == (3, "parameter 3.weight")
+    assert "lower the learning rate" in read["diverged"]["error"]
+    assert read["curves"]["val/accuracy"] == [[3, 1.0, pytest.approx(read["metrics"]["val/accuracy"], rel=1e-5)]]
+    assert {key: read[key] for key in ASKED} == ASKED
+
+
+def test_a_diverged_federated_run_names_the_layer_of_the_client(tmp_path):
+    module = FederatedClassifier(
+        "mlp", Backprop(), image_shape=(1, 8, 8), num_classes=10, local_optimizer=LocalSGD(lr=1e30)
+    )
+    with pytest.raises(NonFiniteLossError):
+        federated(module, RunRecord(str(tmp_path / "r.json"), finish_after="fit"))
+    read = json.loads((tmp_path / "r.json").read_text())
+    assert (read["status"], read["diverged"]["step"]) == ("diverged", 0)
+    assert read["diverged"]["first"].startswith("the output of ")
+
+
+def test_processor_seconds_of_data_workers_count_while_they_run():
+    before = cpu_seconds()
+    worker = multiprocessing.get_context("spawn").Process(target=sum, args=(range(30_000_000),))
+    worker.start()
+    while worker.is_alive() and cpu_seconds() - before < 0.2:
+        time.sleep(0.05)
+    spent = cpu_seconds() - before
+    worker.join()
+    assert spent >= 0.2
+    assert cpu_seconds() - before >= spent
+
+
 def test_broken_laws_are_on_record(tmp_path):
     path = tmp_path / "r.json"
     with pytest.warns(UserWarning, match="weight_decay"):
@@ -99,37 +145,6 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 def test_an_unknown_end_is_refused_in_one_line():
     with pytest.raises(MeasurementError, match="finish_after is fit or test"):
         RunRecord(finish_after="validate")
-
-
-@pytest.fixture
-def repository(tmp_path):
-    def git(*args):
-        subprocess.run(["git", "-C", str(tmp_path), *args], check=True, capture_output=True)
-
-    git("init", "-q")
-    (tmp_path / "code.py").write_text("a = 1\n")
-    (tmp_path / "result.json").write_text("{}\n")
-    git("add", ".")
-    git("-c", "user.name=n", "-c", "user.email=e@e", "commit", "-qm", "first")
-    return tmp_path
-
-
-def test_changed_code_is_dirty_and_a_changed_result_is_not(repository):
-    commit, dirty = git_state(repository)
-    assert len(commit) == 40
-    assert not dirty
-    (repository / "result.json").write_text("[]\n")
-    (repository / "new.py").write_text("b = 1\n")
-    assert git_state(repository) == (commit, False)
-    (repository / "code.py").write_text("a = 2\n")
-    assert git_state(repository) == (commit, True)
-
-
-def test_outside_a_repository_or_in_a_strangers_the_commit_is_unknown(repository, tmp_path_factory):
-    assert git_state(tmp_path_factory.mktemp("plain")) == ("unknown", False)
-    (repository / "site-packages").mkdir()
-    (repository / "site-packages" / "ours.py").write_text("")
-    assert git_state(repository / "site-packages") == ("unknown", False)
 
 
 def test_curves_are_thinned_evenly_but_for_their_last_ten_points():
@@ -162,12 +177,17 @@ def test_published_values_are_not_taken_a_second_time_at_the_epochs_end():
     assert recorder.curves.points["mine"] == [(2, pytest.approx(2 / 3, abs=1e-4), 1.0)]
 
 
-def test_a_federated_record_says_what_every_client_held(tmp_path):
+def federated(module, *observers):
     images = Digits(limit_train=200, limit_test=50)
     data = Federated(images, clients=4, clients_per_round=2, partition="shards", batch_size=16)
-    module = FederatedClassifier("mlp", Backprop(), image_shape=(1, 8, 8), num_classes=10)
     L.Trainer(
         accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[RunRecord(str(tmp_path / "r.json"), finish_after="fit")],
+        enable_model_summary=False, callbacks=[*observers],
     ).fit(module, data)  # fmt: skip
+    return data
+
+
+def test_a_federated_record_says_what_every_client_held(tmp_path):
+    module = FederatedClassifier("mlp", Backprop(), image_shape=(1, 8, 8), num_classes=10)
+    data = federated(module, RunRecord(str(tmp_path / "r.json"), finish_after="fit"))
     assert json.loads((tmp_path / "r.json").read_text())["partition"] == data.class_counts.tolist()

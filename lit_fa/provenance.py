@@ -1,0 +1,159 @@
+"""Which code computed a number: the commit, what differs from it, a hash of our sources, and the classes of others.
+
+The only place that asks git. Nothing here needs torch.
+"""
+
+import ast
+import hashlib
+import inspect
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+# The packages whose code decides a result. Command line, tables, sweeps and export only call them.
+DECIDING = (
+    *(f"lit_fa/{name}" for name in ("functional", "layers", "rules", "networks", "modules", "federated")),
+    "datamodules",
+    "callbacks",
+)
+OURS = ("lit_fa", "datamodules", "callbacks")
+CODE = ("*.py", "*.yaml", "pyproject.toml")  # what decides a result; committed results and figures do not
+# Settings of a repository or user that would run programs or change what git prints.
+_PLAIN = ("-c", "core.fsmonitor=", "-c", "core.quotePath=false", "-c", "diff.external=", "-c", "color.ui=false")
+
+
+@dataclass(frozen=True)
+class Code:
+    """State of the code: the commit, and a short hash of what differs from it ("" when nothing does)."""
+
+    commit: str
+    changes: str = ""
+
+    @property
+    def dirty(self) -> bool:
+        """Tracked code or configuration differs from the commit."""
+        return bool(self.changes)
+
+    @property
+    def key(self) -> str:
+        """A folder name that changes whenever the code does."""
+        return "-".join(part for part in (self.commit[:12], self.changes) if part)
+
+
+def code_in(folder: Path, *files: Path) -> Code:
+    """The state of the repository that `folder` is part of, and of `files` in it beside its code.
+
+    The commit is "unknown" without git, outside a repository, and in a repository that tracks nothing in `folder`.
+    """
+    commit, top = git(folder, "rev-parse", "HEAD"), git(folder, "rev-parse", "--show-toplevel")
+    if not commit or not top or git(folder, "ls-files", "--error-unmatch", ".") is None:
+        return Code("unknown")
+    root = Path(top)
+    paths = ("--", *CODE, *(str(f.resolve()) for f in files if f.resolve().is_relative_to(root.resolve())))
+    if not git(root, "status", "--porcelain", "--untracked-files=no", *paths):
+        return Code(commit)
+    changes = git(root, "diff", "--no-ext-diff", "--no-textconv", "HEAD", *paths) or "changed"
+    return Code(commit, hashlib.sha256(changes.encode()).hexdigest()[:8])
+
+
+@cache
+def our_code() -> Code:
+    """The state of this package's own code when it was first asked for: a process does not load changes made later."""
+    return code_in(ROOT / "lit_fa")
+
+
+def git(folder: Path, *arguments: str, stdin: str | None = None) -> str | None:
+    """What git prints about the repository of `folder`; None where git is absent or says no."""
+    command = ["git", *_PLAIN, "-C", str(folder), *arguments]
+    text = {"encoding": "utf-8", "errors": "replace"}
+    try:
+        done = subprocess.run(command, capture_output=True, input=stdin, check=False, **text)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+@cache
+def sources() -> str:
+    """12 hex digits for the code that decides results, without docstrings and comments; git need not know it."""
+    digest = hashlib.sha256()
+    for file in sorted(file for folder in DECIDING for file in (ROOT / folder).rglob("*.py")):
+        digest.update(f"{file.relative_to(ROOT).as_posix()} {code_digest(file.read_text(encoding='utf-8'))}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+@cache
+def code_digest(text: str) -> str:
+    """12 hex digits for a Python source without docstrings, comments and layout; for one that is no Python, its text.
+
+    >>> code_digest('x = 1  # one') == code_digest('"Doc."\\nx  =  1')
+    True
+    """
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+    for node in ast.walk(tree):
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:12]
+
+
+def class_paths(config: Any) -> Iterator[str]:
+    """Every `class_path` in a config, at any depth."""
+    if isinstance(config, dict):
+        if isinstance(path := config.get("class_path"), str):
+            yield path
+        config = list(config.values())
+    for value in config if isinstance(config, list | tuple) else ():
+        yield from class_paths(value)
+
+
+def outside(config: Any) -> dict[str, str]:
+    """For every class of a config that is not ours, where its code comes from: `torch 2.11.0`, or `sha256 <12 digits>`.
+
+    A class outside installed distributions, of which a version says little, is known by a hash of its source file.
+    Classes that were never imported are left out.
+    """
+    others = sorted({path for path in class_paths(config) if path.partition(".")[0] not in OURS})
+    return {path: said for path in others if (said := _origin(path))}
+
+
+def _origin(path: str) -> str:
+    module, _, name = path.rpartition(".")
+    found = getattr(sys.modules.get(module), name, None)
+    home = sys.modules.get(getattr(found, "__module__", None) or module)
+    file = getattr(home, "__file__", None)
+    if found is None or home is None:
+        return ""
+    top = home.__name__.partition(".")[0]
+    if top in sys.stdlib_module_names:
+        return f"python {sys.version.split()[0]}"
+    if file is None or _installed(Path(file)):
+        return _distribution(top)
+    return f"sha256 {hashlib.sha256(Path(inspect.getsourcefile(home) or file).read_bytes()).hexdigest()[:12]}"
+
+
+def _installed(file: Path) -> bool:
+    return any(file.is_relative_to(sysconfig.get_path(kind)) for kind in ("purelib", "platlib"))
+
+
+def _distribution(package: str) -> str:
+    names = _distributions().get(package, [package])
+    try:
+        return ", ".join(f"{name} {version(name)}" for name in sorted(set(names)))
+    except PackageNotFoundError:
+        return package
+
+
+@cache
+def _distributions() -> dict[str, list[str]]:
+    return dict(packages_distributions())
