@@ -60,12 +60,17 @@ class Directions:
         return {name: mean_pairwise_cosine(*pair, self.clients).item() for name, pair in pairs.items()}
 
 
+def check_comparable(learner: Learner, private: PrivateComparison | None) -> None:
+    """Raise a UserError where a private comparison cannot clip the gradient of one image alone."""
+    if private is not None and (mixes := _mixing(learner)):
+        raise UserError(f"private clips every image's own gradient, which {mixes} mixes: use a network with GroupNorm")
+
+
 def directions(
     learner: Learner, round: Round, names: Sequence[str], seed: int, private: PrivateComparison | None = None
 ) -> Directions:
     """Of these layers of the learner's network, for the clients of a round in which each sees all of its data."""
-    if private is not None and (mixes := _mixing(learner)):
-        raise UserError(f"private clips every image's own gradient, which {mixes} mixes: use a network with GroupNorm")
+    check_comparable(learner, private)
     found = Directions({}, {}, 0)
     devices = sorted({p.device.index for p in learner.parameters() if p.device.type == "cuda"})
     with observing(learner), true_gradient(learner.network), torch.random.fork_rng(devices):

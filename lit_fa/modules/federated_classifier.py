@@ -136,7 +136,9 @@ class FederatedClassifier(EvaluatedClassifier):
         work = self.work_of(batch)
         changing = {n: work.buffers[n] for n in sorted(changing_buffers(self.learner, work))}
         lanes = share_of(batch.steps, self.global_rank, self.trainer.world_size)
-        outcome = self._run(work.take(lanes)) if lanes else Outcome({}, {}, {})
+        own = work.take(lanes) if lanes else None
+        executor = self._agreed_executor(own)  # by a broadcast, which a rank without a client takes part in
+        outcome = executor.run(self.learner, self.local, own, self.features) if own else Outcome({}, {}, {})
         algorithm = self.local.algorithm
         changes = algorithm.has_server_state
         outcome = summed(outcome, work.params, changing, self.trainer.strategy, changes=changes)
@@ -242,15 +244,17 @@ class FederatedClassifier(EvaluatedClassifier):
         self.states = {c: {n: t.to(self.device) for n, t in s.items()} for c, s in self.states.items()}
         self.server = {n: t.to(self.device) for n, t in self.server.items()}
 
-    def _run(self, work: Work) -> Outcome:
+    def _agreed_executor(self, own: Work | None) -> Executor:
+        """The executor of all ranks; with `auto`, timed in the first round on rank 0, which always has a client."""
         if self.executor is None:
-            executor, found = fastest(self.learner, self.local, work, self.features, self.lanes)
-            agreed = self.trainer.strategy.broadcast(found)
-            self.executor = executor if agreed == found else executor_named(agreed["executor"], self.lanes)
-            self.executed_by = agreed
+            executor, found = None, None
+            if self.global_rank == 0:
+                executor, found = fastest(self.learner, self.local, own, self.features, self.lanes)
+            self.executed_by = self.trainer.strategy.broadcast(found)
+            self.executor = executor or executor_named(self.executed_by["executor"], self.lanes)
             for logger in self.trainer.loggers:
-                logger.log_hyperparams({"executor": agreed["executor"]})
-        return self.executor.run(self.learner, self.local, work, self.features)
+                logger.log_hyperparams({"executor": self.executed_by["executor"]})
+        return self.executor
 
     def _serve(self, outcome: Outcome, population: int) -> None:
         """The server's step on the pseudo-gradient; buffers that clients change become their average."""

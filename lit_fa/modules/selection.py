@@ -8,7 +8,7 @@ from lightning import LightningModule
 from lightning.pytorch.strategies import Strategy
 
 from lit_fa.errors import UserError
-from lit_fa.federated.comparison import Directions, directions
+from lit_fa.federated.comparison import Directions, check_comparable, directions
 from lit_fa.modules.ranks import share_of
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ def compared(module: LightningModule, number: int) -> Directions:
     whole = module.trainer.train_dataloader.whole(number)
     first = next(module.learner.parameters())
     whole = replace(whole.to(first.device), dtype=first.dtype)
+    check_comparable(module.learner, rule.private)  # on every rank, also on one without a client
     lanes = share_of(whole.steps, module.global_rank, module.trainer.world_size)
     own = directions(module.learner, whole.take(lanes), names, module.local.seed, rule.private) if lanes else None
     return _summed(own, {n: module.network.get_submodule(n).weight for n in names}, strategy)

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
+from callbacks import RoundCost
 from datamodules import Digits, Federated
 from lit_fa import federated
 from lit_fa.modules import FederatedClassifier
@@ -34,9 +35,9 @@ class Kill(L.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def network() -> nn.Module:
+def network(dropout: float = 0.2) -> nn.Module:
     torch.manual_seed(3)
-    return nn.Sequential(nn.Linear(64, 20), nn.ReLU(), nn.Dropout(0.2), nn.Linear(20, 10)).double()
+    return nn.Sequential(nn.Linear(64, 20), nn.ReLU(), nn.Dropout(dropout), nn.Linear(20, 10)).double()
 
 
 def train(options: dict) -> None:
@@ -45,20 +46,21 @@ def train(options: dict) -> None:
     rules = {"backprop": Backprop, "ff": partial(ForwardForward, loss="symba", head="none")}
     rules |= {"flfa": partial(FLFA, "lowest:1", reselect_every=4)}
     rule = rules[options["rule"]]()
+    callbacks = [RoundCost()] if options.get("measured") else []
     images = Digits(flatten=True, dtype="float64", limit_train=400, limit_test=50, normalize="unit")
     data = Federated(
         images, clients=9, clients_per_round=options.get("sampled", 5), partition="dirichlet", batch_size=16,
         partition_args={"beta": 0.4}, local_epochs=2, rounds_per_epoch=2, seed=4,
     )  # fmt: skip
     module = FederatedClassifier(
-        network(), rule, getattr(federated, options["algorithm"])(), federated.LocalSGD(0.2),
+        network(options.get("dropout", 0.2)), rule, getattr(federated, options["algorithm"])(), federated.LocalSGD(0.2),
         federated.LocalSchedule("exponential", 0.9), executor=options.get("executor", "sequential"), image_shape=(64,),
         optimizer=partial(torch.optim.SGD, lr=1.0, momentum=0.3),
     )  # fmt: skip
     devices, kill = options.get("devices", 1), Kill(options.get("kill_at"))
     checkpoints = ModelCheckpoint(options["folder"], "{step}", every_n_train_steps=1, save_top_k=-1)
     trainer = L.Trainer(
-        accelerator="cpu", devices=devices, max_epochs=3, logger=False, callbacks=[checkpoints, kill],
+        accelerator="cpu", devices=devices, max_epochs=3, logger=False, callbacks=[checkpoints, kill, *callbacks],
         strategy=DDPStrategy(process_group_backend="gloo") if devices > 1 else "auto",
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
@@ -72,7 +74,7 @@ def train(options: dict) -> None:
         os._exit(2)  # the process group of a lost rank would wait for it
     record = {"state": module.learner.state_dict(), "clients": kill.clients, "losses": kill.losses}
     record |= {"metrics": dict(trainer.callback_metrics), "server": module.server, "states": module.states}
-    record |= {"selections": module.selections}
+    record |= {"selections": module.selections, "executed_by": module.executed_by}
     torch.save(record, f"{options['out']}.{trainer.global_rank}")
 
 
@@ -96,7 +98,11 @@ def record(folder: Path, **options: object) -> dict:
     for process in processes:
         process.start()
     for process in processes:
-        process.join()
+        process.join(180)  # seconds
+    hanging = [process.pid for process in processes if process.is_alive()]
+    for process in processes:
+        process.kill()
+    assert not hanging, f"ranks {hanging} wait for each other for ever"
     codes = [process.exitcode for process in processes]
     if options.get("kill_at"):
         return {"codes": codes}

@@ -1,5 +1,7 @@
 """The similarity of clients' gradients: the one-pass formula, all of a client's data, and what noise does to it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from lit_fa.errors import UserError
 from lit_fa.federated.comparison import directions
 from lit_fa.functional.drift import clipped_sum, length_without_noise, mean_pairwise_cosine
 from lit_fa.layers import feedback_layers
-from lit_fa.modules import Learner
+from lit_fa.modules import Learner, selection
 from lit_fa.modules.selection import epsilon
 from lit_fa.rules import FLFA, Backprop, PrivateComparison
 from tests.federated.federation import CLASSES, loader, trained
@@ -127,6 +129,19 @@ def test_batch_norm_mixes_images_so_that_none_can_be_clipped():
     mixed = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Linear(7, CLASSES)).double()
     with pytest.raises(UserError, match=r"network.1 mixes: use a network with GroupNorm"):
         compared(Backprop(), mixed, PrivateComparison())
+
+
+def test_a_rank_without_a_client_refuses_what_the_others_refuse():
+    mixed = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Linear(7, CLASSES)).double()
+    rule = FLFA("lowest:1", private=PrivateComparison())
+    learner = Learner(mixed, rule, torch.zeros(2, 5, dtype=torch.float64))
+    trainer = SimpleNamespace(train_dataloader=loader(), world_size=7, strategy=None)  # of six clients
+    module = SimpleNamespace(
+        rule=rule, network=mixed, learner=learner, trainer=trainer, executor=None, global_rank=6,
+        local=SimpleNamespace(seed=0),
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"network.1 mixes"):
+        selection.compared(module, 0)
 
 
 def test_batch_norm_is_left_as_it_was():

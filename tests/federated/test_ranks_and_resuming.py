@@ -37,8 +37,20 @@ def test_two_ranks_give_the_weights_of_one(rule: str, algorithm: str, tmp_path: 
         assert largest_difference(two["ranks"][1]["states"][client], state) < 1e-12
 
 
-def test_a_rank_without_a_client_takes_part(tmp_path: Path):
-    options = {"rule": "backprop", "algorithm": "Scaffold", "sampled": 1}
+@pytest.mark.parametrize("executor", ["auto", "stacked"])
+def test_a_rank_without_a_client_takes_part(executor: str, tmp_path: Path):
+    options = {"rule": "backprop", "algorithm": "FedAvg", "sampled": 1, "executor": executor, "dropout": 0.0}
+    two = record(tmp_path / "two", devices=2, **options)
+    chosen = two["executed_by"]["executor"]  # the bits depend on it, and the time of a trial decides it
+    one = record(tmp_path / "one", **{**options, "executor": chosen})
+    assert largest_difference(two["state"], one["state"]) < 1e-12
+    assert two["ranks"][1]["executed_by"] == two["executed_by"]
+
+
+@pytest.mark.parametrize(("rule", "algorithm"), [("backprop", "Scaffold"), ("flfa", "FedAvg")])
+def test_a_rank_without_a_client_takes_part_in_what_surrounds_the_round(rule: str, algorithm: str, tmp_path: Path):
+    # clients' states are gathered, layers are chosen by comparing all clients, and a callback measures each round
+    options = {"rule": rule, "algorithm": algorithm, "sampled": 1, "measured": True}
     one, two = record(tmp_path / "one", **options), record(tmp_path / "two", devices=2, **options)
     assert largest_difference(two["state"], one["state"]) < 1e-12
 
