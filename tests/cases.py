@@ -1,5 +1,8 @@
 """Every rule on every small network: one line in `RULES` sends a rule through all suites of `tests/contract`.
 
+A rule that cannot take part in a suite says so in words: in `OPTED_OUT` for a whole suite, in `IMPOSSIBLE` for a
+network, in `LIMITS` for a suite on one network.
+
 A reference is literal numpy (`tests/contract/literal.py`); what it is handed are plain arrays: the network's weights,
 what the rule stores, inputs and labels.
 """
@@ -35,6 +38,7 @@ from lit_fa.rules import (
     SVDSpaceAlignment,
     WeightMirrorFeedback,
 )
+from lit_fa.rules.rank_schedule import Hoyer, Pruning
 from tests.contract import literal
 from tests.reference import factored, forward_forward, local_losses
 
@@ -416,6 +420,19 @@ def ff(
     return make, partial(forward_forward_reference, literally)
 
 
+def greedy(rule: tuple[Callable, Callable]) -> tuple[Callable, Callable]:
+    """The same blocks, all but the first without a gradient until it is their turn."""
+    make, reference = rule
+
+    def first_block_and_head(learner: Learner, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+        owners = {name: learner.rule.owners[name.removeprefix("network.")] for name in dict(learner.named_parameters())}
+        waiting = {*range(1, len(learner.rule.taps.names))}
+        grads = reference(learner, x, y)
+        return {name: 0 * grad if owners[name] in waiting else grad for name, grad in grads.items()}
+
+    return make, first_block_and_head
+
+
 def ssa(route: str, **options: object) -> tuple[Callable, Callable]:
     make = partial(SVDSpaceAlignment, route, dense="unfactorable", **options)
     direct = partial(ssa_direct_reference, route == "direct_product")
@@ -487,11 +504,42 @@ RULES: dict[str, tuple[Callable[[], LearningRule], Callable]] = {
     "auglocal": (AugLocal, auglocal_reference),
     "auglocal_deep": (partial(AugLocal, 4, 1.0), auglocal_reference),
 }
-# (rule, network) that cannot be, and why
+# what the rules do between and after steps, which no gradient shows, is seen in the suites that train
+PRUNING = partial(Pruning, every=1, after=0.3, floor=2)
+RULES |= {
+    "svd_pruned": (
+        partial(SVDBackprop, hoyer=Hoyer(1e-2, 1, 1.0), pruning=PRUNING(), retraction="qr", dense="unfactorable"),
+        factored_reference,
+    ),
+    "ssa_pruned": ssa(
+        "direct_random", blocks="block", pruning=PRUNING(physical=False), hoyer=Hoyer(1e-2, 2, 0.9),
+        beta_schedule="linear", retract_every=2, orthogonality_every=3,
+    ),
+    "ff_greedy": greedy(ff("threshold", 1.0, schedule="greedy")),
+}  # fmt: skip
+# suite: rule to the reason why it does not take part in it
+BATCHES = "it compares the samples of a batch, and every rank has its own batch"
+COPIES = "its feedback is copied from the weights"
+FACTORS = "its layers hold factors in the place of weights"
+EXACT = "its update is backprop's, at least in the first step"
+OPTED_OUT: dict[str, dict[str, str]] = {
+    "two_ranks": {
+        **dict.fromkeys(("predsim", "predsim_pooled", "sim", "auglocal", "auglocal_deep"), BATCHES),
+        "ff_symba": "its wrong labels are a permutation of the batch, and every rank has its own batch",
+    },
+    "global_seed": dict.fromkeys(("snapshot_row", "snapshot_matrix", "snapshot_none", "snapshot_flfa"), COPIES),
+    "plain_checkpoint": {rule: FACTORS for rule in RULES if rule.startswith(("svd", "ssa"))},
+    "differs": {rule: EXACT for rule in RULES if rule.startswith(("backprop", "snapshot", "svd"))},
+}
+# (rule, network) that cannot be, and why; `conv` is a network of `tests.contract.training` and `test_one_function`
 INSIDE = "the reference's blocks form a chain; a layer inside a branch is none"
-IMPOSSIBLE = {("dfa_layer_taps", "residual"): INSIDE, ("ssa_layer_taps", "residual"): INSIDE} | {
-    ("fwm", "small_conv"): "feedback matching refuses convolutions",
-    ("fwm", "residual"): "feedback matching refuses convolutions",
+NO_CONVOLUTIONS = "feedback matching refuses convolutions"
+IMPOSSIBLE = {
+    ("dfa_layer_taps", "residual"): INSIDE,
+    ("ssa_layer_taps", "residual"): INSIDE,
+    ("fwm", "small_conv"): NO_CONVOLUTIONS,
+    ("fwm", "residual"): NO_CONVOLUTIONS,
+    ("fwm", "conv"): NO_CONVOLUTIONS,
     ("fwm", "tokens"): "feedback matching is for flat activations",
     ("ssa_product", "small_conv"): "its grouped layer counts with its weight at the start, which nobody keeps",
 }
@@ -508,12 +556,21 @@ LIMITS: dict[tuple[str, str], Mapping[str, str]] = {
     for network in NETWORKS
 }
 
+
+def opted_out(rule: str) -> dict[str, str]:
+    """Suite to reason, for the suites in which the rule takes no part."""
+    return {suite: reasons[rule] for suite, reasons in OPTED_OUT.items() if rule in reasons}
+
+
 CASES = [
-    Case(f"{rule}-{network}", make, build, shape, reference, limits=LIMITS.get((rule, network), {}))
+    Case(
+        f"{rule}-{network}", make, build, shape, reference,
+        limits={**opted_out(rule), **LIMITS.get((rule, network), {})},
+    )
     for rule, (make, reference) in RULES.items()
     for network, (build, shape) in NETWORKS.items()
     if (rule, network) not in IMPOSSIBLE
-]
+]  # fmt: skip
 
 
 def cases(*networks: str, suite: str = "", where: Callable[[Case], bool] = lambda case: True) -> list:
@@ -524,4 +581,15 @@ def cases(*networks: str, suite: str = "", where: Callable[[Case], bool] = lambd
     return [
         pytest.param(c, id=c.name, marks=[pytest.mark.skip(reason=c.limits[suite])] if suite in c.limits else [])
         for c in chosen
+    ]
+
+
+def rules(suite: str) -> list:
+    """The names of the rules that take part in `suite`, as pytest parameters."""
+    import pytest
+
+    reasons = OPTED_OUT.get(suite, {})
+    return [
+        pytest.param(rule, id=rule, marks=[pytest.mark.skip(reason=reasons[rule])] if rule in reasons else [])
+        for rule in RULES
     ]

@@ -35,9 +35,7 @@ def test_values_are_those_of_the_plain_network(case: Case):
     assert torch.equal(surrogate.loss, torch.nn.functional.cross_entropy(plain(x), y))
 
 
-@pytest.mark.parametrize(
-    "case", cases("mlp", "small_conv", where=lambda case: not case.name.startswith(("backprop", "snapshot", "svd")))
-)
+@pytest.mark.parametrize("case", cases("mlp", "small_conv", suite="differs"))
 def test_the_reference_of_a_rule_is_not_that_of_backprop(case: Case):
     """A reference that fell back to the weights would agree with a rule that does nothing."""
     learner, (x, y) = case.learner(), case.batch()

@@ -55,7 +55,7 @@ def test_loading_restores_what_was_saved_and_does_not_redraw(case: Case):
     assert largest_difference(gradients(other, batch), gradients(learner, batch)) == 0
 
 
-@pytest.mark.parametrize("case", cases(where=lambda case: not case.name.startswith("snapshot")))  # copies of weights
+@pytest.mark.parametrize("case", cases(suite="global_seed"))
 def test_the_global_seed_decides_weights_and_never_feedback(case: Case):
     one, two = case.learner(seed=0), case.learner(seed=7)
     feedback = {name: b for name, b in one.state_dict().items() if "feedback" in name}
@@ -80,9 +80,7 @@ def test_a_learner_of_standard_layers_pickles(case: Case):
     assert largest_difference(gradients(other, batch), gradients(learner, batch)) == 0
 
 
-@pytest.mark.parametrize(
-    "case", cases("mlp", "small_conv", where=lambda case: not case.name.startswith(("svd", "ssa")), suite="state_dict")
-)
+@pytest.mark.parametrize("case", cases("mlp", "small_conv", suite="plain_checkpoint"))
 def test_a_plain_checkpoint_of_the_network_loads_with_nothing_missing_but_what_the_rule_added(case: Case):
     learner = case.learner()
     torch.manual_seed(9)

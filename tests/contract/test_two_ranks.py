@@ -5,34 +5,31 @@ from pathlib import Path
 import pytest
 
 from lit_fa.modules import HeadProbe
-from tests.cases import largest_difference
-from tests.contract.training import record
+from tests.cases import RULES, largest_difference, rules
+from tests.contract.training import network_for, record
 
-# of the local losses `pred`: similarity and batch normalisation compare the samples that a rank has
-RULES = [
-    "backprop",
-    "fa_uniform",
-    "sign_brsf",
-    "kolen_pollack",
-    "weight_mirror",
-    "dfa_dense",
-    "drtp_per_channel",
-    "pred",
-]
+SHORT = {"n_train": 24, "epochs": 2, "save_every": 100}  # three steps an epoch, no checkpoint on the way
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", rules("two_ranks"))
 def test_two_ranks_equal_one(rule: str, tmp_path: Path):
-    one = record(tmp_path / "one", rule=rule, epochs=2)
-    two = record(tmp_path / "two", rule=rule, epochs=2, devices=2)
+    options = {"rule": rule, "network": network_for(rule), **SHORT}
+    one = record(tmp_path / "one", **options)
+    two = record(tmp_path / "two", devices=2, **options)
     assert [rank["world_size"] for rank in two["ranks"]] == [2, 2]
     assert two["ranks"][0]["losses"] != two["ranks"][1]["losses"]  # each saw its own half
     # float64: the mean of two halves' means is the whole's mean up to rounding
-    assert largest_difference(two["state"], one["state"]) < 1e-12
+    part = "predictions" if RULES[rule][0]().reshapes else "state"  # ranks take nothing away until export
+    assert largest_difference(two[part], one[part]) < 1e-11
     # Lightning's sums over ranks are float32
-    assert largest_difference(two["metrics"], one["metrics"]) < 1e-4
+    assert largest_difference(*map(shared_metrics, (two, one))) < 1e-4
     # feedback that a rank drew for itself would differ here
     assert largest_difference(two["ranks"][0]["state"], two["ranks"][1]["state"]) == 0
+
+
+def shared_metrics(record: dict) -> dict:
+    """All but FWM's accuracy while it matches, which rank 0 measures on its own half of the batches."""
+    return {key: value for key, value in record["metrics"].items() if not key.startswith("match/accuracy")}
 
 
 def test_two_ranks_that_accumulate_and_clip_equal_one(tmp_path: Path):

@@ -20,11 +20,15 @@ def without_feedback(grads: dict) -> dict:
     return {name: g for name, g in grads.items() if not name.endswith("feedback.weight")}
 
 
-has_feedback = {"where": lambda case: case.name.startswith(("fa", "sign", "kolen", "weight", "adaptive", "snapshot"))}
+def is_snapshot(case: Case) -> bool:
+    return isinstance(getattr(case.rule(), "source", None), SnapshotFeedback)
+
+
+has_feedback = {"where": lambda case: isinstance(case.rule(), FeedbackAlignment)}
 
 
 @pytest.mark.parametrize("backend", ["fused", "detour"])
-@pytest.mark.parametrize("case", cases(where=lambda case: case.name.startswith("snapshot")))
+@pytest.mark.parametrize("case", cases(where=is_snapshot))
 def test_a_fresh_snapshot_is_backprop(case: Case, backend: str):
     learner, batch = case.learner(), case.batch()
     for layer in feedback_layers(learner.network).values():

@@ -1,14 +1,18 @@
-"""Small runs under a real Trainer, each in a process of its own: for the tests of resuming and of two ranks.
+"""Small runs under a real Trainer, in other processes than the test's: for the tests of resuming and of two ranks.
 
-`train` is the body of such a process and leaves weights, feedback and losses in a file. The processes come from a
-fork server, a fresh interpreter that has imported torch and Lightning once and has done nothing else.
+`train` is one run; it leaves weights, feedback and losses in a file. The processes come from a fork server, a fresh
+interpreter that has imported torch and Lightning once and has done nothing else. A run that is to be killed gets a
+process of its own; all others go one after another through the same process, or the same two ranks.
 """
 
+import atexit
 import multiprocessing
 import os
 import signal
 import socket
-from functools import partial
+import traceback
+from functools import cache, partial
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 import lightning as L
@@ -19,9 +23,10 @@ from torch import nn
 
 from datamodules import Synthetic
 from lit_fa.modules import Classifier
-from tests.cases import CLASSES, RULES
+from tests.cases import CLASSES, IMPOSSIBLE, RULES
 
 IMAGE = (2, 8, 8)
+TIMEOUT = 240  # seconds that one run may take
 
 
 def network(dropout: float) -> nn.Module:
@@ -45,6 +50,11 @@ def mlp(dropout: float) -> nn.Module:
 NETWORKS = {"conv": network, "mlp": mlp}
 
 
+def network_for(rule: str) -> str:
+    """The first of the networks here that the rule can be on."""
+    return next(name for name in NETWORKS if (rule, name) not in IMPOSSIBLE)
+
+
 class Losses(L.Callback):
     """Keeps the loss of every batch, and kills the process where it is told to."""
 
@@ -59,12 +69,11 @@ class Losses(L.Callback):
 
 def train(options: dict) -> None:
     torch.set_num_threads(1)
-    os.environ |= options.get("environment", {})
     L.seed_everything(options.get("seed", 0), verbose=False)
     double = options.get("double", True)
     data = Synthetic(
-        n_train=40, n_test=10, image_shape=IMAGE, num_classes=CLASSES, batch_size=8, seed=1, device="cpu",
-        augment=options.get("augment", "none"), dtype="float64" if double else "float32",
+        n_train=options.get("n_train", 40), n_test=10, image_shape=IMAGE, num_classes=CLASSES, batch_size=8, seed=1,
+        device="cpu", augment=options.get("augment", "none"), dtype="float64" if double else "float32",
     )  # fmt: skip
     # decay lets Kolen-Pollack's feedback move in its own way; momentum is state that a checkpoint must carry
     sgd = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-2)
@@ -83,7 +92,9 @@ def train(options: dict) -> None:
         probe=options.get("probe"),
     )
     losses = Losses(options.get("kill_at"))
-    checkpoints = ModelCheckpoint(options["folder"], "{step}", every_n_train_steps=1, save_top_k=-1)
+    checkpoints = ModelCheckpoint(
+        options["folder"], "{step}", every_n_train_steps=options.get("save_every", 1), save_top_k=-1
+    )
     devices = options.get("devices", 1)
     trainer = L.Trainer(
         accelerator="cpu", devices=devices, max_epochs=options.get("epochs", 3), logger=False,
@@ -95,36 +106,94 @@ def train(options: dict) -> None:
     record = {"state": module.learner.state_dict(), "losses": losses.losses, "metrics": dict(trainer.callback_metrics)}
     record["world_size"] = trainer.world_size
     record["optimizer"] = module.optimizers().optimizer.state_dict()
+    images = torch.randn(4, *IMAGE, generator=torch.Generator().manual_seed(2)).to(next(module.parameters()).dtype)
+    with torch.no_grad():
+        record["predictions"] = {"logits": module.learner.eval().predict(images)}
     torch.save(record, f"{options['out']}.{trainer.global_rank}")
 
 
-def in_processes(*runs: dict) -> list[int]:
-    """Train side by side, one process for each of the options; returns the exit codes."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.contract.training"])
-    processes = [context.Process(target=train, args=(options,)) for options in runs]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    return [process.exitcode for process in processes]
+class Ranks:
+    """Processes that together do one run after another, one of them for each rank."""
+
+    def __init__(self, number: int):
+        """Start them; they wait for runs."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        self.connections, self.processes = [], []
+        for rank in range(number):
+            environment = {**place, "LOCAL_RANK": str(rank)} if number > 1 else {}
+            here, there = multiprocessing.Pipe()
+            self.processes.append(_fork_server().Process(target=serve, args=(there, environment), daemon=True))
+            self.processes[-1].start()
+            self.connections.append(here)
+            there.close()
+
+    def train(self, options: dict) -> None:
+        """Do one run on all ranks. Raises AssertionError with the traceback of the rank that fails first."""
+        for connection in self.connections:
+            connection.send(options)
+        waiting = [*self.connections]
+        while waiting:
+            ready = wait(waiting, TIMEOUT)
+            failures = [failure for connection in ready if (failure := _answer(connection))]
+            if failures or not ready:
+                self.end()
+                raise AssertionError(failures[0] if failures else f"no answer after {TIMEOUT} seconds")
+            waiting = [connection for connection in waiting if connection not in ready]
+
+    def end(self) -> None:
+        """Kill the processes, whatever they wait for; the next run starts new ones."""
+        for process in self.processes:
+            process.kill()
+            process.join()
+        ranks.cache_clear()
+
+
+@cache
+def ranks(number: int) -> Ranks:
+    """So many ranks, which serve all tests of this session."""
+    made = Ranks(number)
+    atexit.register(made.end)
+    return made
+
+
+def serve(connection: Connection, environment: dict[str, str]) -> None:
+    """The body of a rank's process: does the runs that it is sent; answers "" or a traceback."""
+    os.environ |= environment
+    while True:
+        options = connection.recv()
+        try:
+            train(options)
+            connection.send("")
+        except BaseException:
+            connection.send(traceback.format_exc())
 
 
 def record(folder: Path, **options: object) -> dict:
     """Train in one process, or on so many ranks as `devices` says; what rank 0 has left, and all in `ranks`."""
     folder.mkdir(parents=True, exist_ok=True)
     devices = options.get("devices", 1)
-    runs = [{**options, "folder": str(folder), "out": str(folder / "record")} for _ in range(devices)]
-    if devices > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        for rank, run in enumerate(runs):
-            run["environment"] = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_RANK": str(rank)}
-    codes = in_processes(*runs)
+    options = {**options, "folder": str(folder), "out": str(folder / "record")}
     if options.get("kill_at"):
-        assert codes == [-signal.SIGKILL]
+        process = _fork_server().Process(target=train, args=(options,))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         return {}
-    assert codes == [0] * devices
-    ranks = [torch.load(folder / f"record.{rank}", weights_only=False) for rank in range(devices)]
-    return {**ranks[0], "ranks": ranks}
+    ranks(devices).train(options)
+    records = [torch.load(folder / f"record.{rank}", weights_only=False) for rank in range(devices)]
+    return {**records[0], "ranks": records}
+
+
+def _fork_server() -> multiprocessing.context.BaseContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.contract.training"])
+    return context
+
+
+def _answer(connection: Connection) -> str:
+    try:
+        return connection.recv()
+    except EOFError:
+        return "a rank died without a word"

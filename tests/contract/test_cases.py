@@ -1,0 +1,33 @@
+"""The list of rules is complete, and what opts out of a suite is a rule and a suite that exist."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+from lit_fa import rules
+from lit_fa.layers.sources import SOURCES
+from tests.cases import IMPOSSIBLE, LIMITS, OPTED_OUT, RULES
+
+HERE = Path(__file__).parent
+MADE = [make() for make, _ in RULES.values()]
+
+
+def test_every_rule_of_the_package_is_in_the_list():
+    offered = {c for _, c in inspect.getmembers(rules, inspect.isclass) if issubclass(c, rules.LearningRule)}
+    assert offered - {rules.LearningRule} == {type(rule) for rule in MADE}
+
+
+def test_every_source_of_feedback_is_in_the_list():
+    assert {*SOURCES.values()} == {type(rule.source) for rule in MADE if hasattr(rule, "source")}
+
+
+def test_whoever_opts_out_is_in_the_list():
+    names = {name for reasons in OPTED_OUT.values() for name in reasons} | {rule for rule, _ in (*IMPOSSIBLE, *LIMITS)}
+    assert names <= {*RULES}
+
+
+@pytest.mark.parametrize("suite", sorted({*OPTED_OUT} | {suite for limits in LIMITS.values() for suite in limits}))
+def test_a_suite_that_is_opted_out_of_exists(suite: str):
+    asked = (f'suite="{suite}"', f'rules("{suite}")')
+    assert any(words in file.read_text("utf-8") for file in HERE.glob("test_*.py") for words in asked)
