@@ -29,6 +29,11 @@ class Curves:
         """The newest value of each curve."""
         return {key: curve[-1][2] for key, curve in self.points.items()}
 
+    def last_finite(self) -> dict[str, float]:
+        """The newest value of each curve that is a number; a curve without one is left out."""
+        finite = {key: [v for *_, v in curve if math.isfinite(v)] for key, curve in self.points.items()}
+        return {key: values[-1] for key, values in finite.items() if values}
+
     def thinned(self, most: int = 60) -> dict[str, list[Point]]:
         """At most `most` points of each curve: the last ten whole, of which papers report the mean, the others spread.
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import lightning as L
+import torch
 from torch import Tensor
 
 from callbacks.curves import Recorder
@@ -28,7 +29,8 @@ class RunRecord(Recorder):
     code; `sources`: a hash of the code that decides results; `outside`: for each class of the config that is not ours,
     its distribution and version or a hash of its source; `versions`, `hardware`; `wall_time_s`: of fit and test, over
     all resumed parts; `cpu_time_s`: processor time in the same span, of this process, its threads and data workers
-    (of several ranks, the first one's); `peak_memory_mib`; `started`, `finished`: UTC; `validation_is_test`;
+    (of several ranks, the first one's); `resumed_from`, if any: commits of earlier parts whose code was another;
+    `peak_memory_mib`; `started`, `finished`: UTC; `validation_is_test`;
     `executed_by`: of a federated run, what computed its clients; `partition`: of a federated run, samples of each
     client in each class; `selections`, if any: the layers that a rule chose by comparing clients, with every layer's
     score; `broken`: what measuring callbacks found to break their laws; `not_finite`, if any: keys of numbers that were
@@ -55,6 +57,8 @@ class RunRecord(Recorder):
         self.started: str | None = None
         self.code: Code | None = None
         self.sources = ""
+        self.earlier: list[str] = []  # commits of parts before this one whose code was another
+        self.diverged: dict | None = None
         self.validation_is_test: bool | None = None
         self.partition: list[list[int]] | None = None
 
@@ -68,6 +72,7 @@ class RunRecord(Recorder):
         """Write what training has given, after the other callbacks' last words."""
         self.fitted = True
         self._note(trainer)
+        self.diverged = _spoilt(trainer, pl_module)
         self.broken = [line for c in trainer.callbacks if c is not self for line in getattr(c, "broken", [])]
         self._write(trainer, pl_module, "finished" if self.finish_after == "fit" else "fitted")
 
@@ -78,12 +83,15 @@ class RunRecord(Recorder):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """A run that diverged is a result: write what it was when it did. Any other error leaves no new record."""
-        diverged = getattr(exception, "diverged", None)
-        if diverged is None:
+        told = getattr(exception, "diverged", None)
+        if told is None:
             return
+        self.diverged = told | {"error": " ".join(str(exception).split())}
         self.collect(trainer, validation=False)
         self._note(trainer)
-        self._write(trainer, pl_module, "diverged", diverged | {"error": " ".join(str(exception).split())})
+        self.metrics |= {k: v for k, v in self.curves.last_finite().items() if not math.isfinite(self.metrics[k])}
+        alone = trainer.world_size > 1  # the other ranks may not know of it
+        self._write(trainer, pl_module, "diverged", alone=alone)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Stop the clock."""
@@ -100,13 +108,17 @@ class RunRecord(Recorder):
     def state_dict(self) -> dict:
         """Curves, time spent, and when the run began."""
         spent = {"spent": self.wall_time(), "spent_cpu": self.cpu_time()}
-        return super().state_dict() | spent | {"started": self.started}
+        code = {"commit": self.code.commit, "sources": self.sources} if self.code else {}
+        return super().state_dict() | spent | {"started": self.started, "code": code, "earlier": self.earlier}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from the checkpoint."""
         super().load_state_dict(state)
         self.spent, self.started = state["spent"], state["started"]
-        self.spent_cpu = state.get("spent_cpu", 0.0)
+        self.spent_cpu, code = state.get("spent_cpu", 0.0), state.get("code") or {}
+        self.earlier = state.get("earlier", [])
+        if code.get("sources", sources()) != sources() and code["commit"] not in self.earlier:
+            self.earlier = [*self.earlier, code["commit"]]
 
     def _note(self, trainer: L.Trainer) -> None:
         final = {k: v.item() if isinstance(v, Tensor) else v for k, v in trainer.callback_metrics.items()}
@@ -116,16 +128,14 @@ class RunRecord(Recorder):
         counts = getattr(data, "class_counts", None)
         self.partition = None if counts is None else counts.tolist()
 
-    def _write(self, trainer: L.Trainer, module: L.LightningModule, status: str, diverged: dict | None = None) -> None:
-        alone = diverged is not None and trainer.world_size > 1  # the other ranks may not know of it
+    def _write(self, trainer: L.Trainer, module: L.LightningModule, status: str, *, alone: bool = False) -> None:
         log_dir = None if alone else trainer.log_dir  # asks all ranks, so it is read on all of them
         if not (alone or trainer.is_global_zero):
             return
         fields = (
             {"schema": SCHEMA}
             | self.record
-            | {"status": status}
-            | ({"diverged": diverged} if diverged else {})
+            | ({"status": "diverged", "diverged": self.diverged} if self.diverged else {"status": status})
             | {
                 "metrics": self.metrics,
                 "curves": self.curves.thinned(),
@@ -145,8 +155,18 @@ class RunRecord(Recorder):
             }
             | {name: getattr(module, name) for name in ("executed_by", "selections") if getattr(module, name, None)}
             | ({"partition": self.partition} if self.partition else {})
+            | ({"resumed_from": self.earlier} if self.earlier else {})
         )
         write_json(Path(self.path or Path(log_dir or trainer.default_root_dir) / "record.json"), fields)
+
+
+def _spoilt(trainer: L.Trainer, module: L.LightningModule) -> dict | None:
+    """Of a run whose last steps have spoilt the weights, with no loss after them to tell: what `diverged` says."""
+    network = getattr(module, "network", module)
+    name = next((n for n, p in network.named_parameters() if not torch.isfinite(p).all()), None)
+    if name is None:
+        return None
+    return {"step": trainer.global_step, "first": f"parameter {name}", "error": "the trained weights are not finite"}
 
 
 def write_json(path: Path, fields: dict) -> None:

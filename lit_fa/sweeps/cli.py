@@ -128,7 +128,10 @@ def _work(trials: Trials, outcomes: list[Outcome[Trial]], jobs: int, runner: str
 
 def _conclude(trials: Trials, outcomes: Sequence[Outcome[Trial]], output: Console) -> int:
     failed = trials.failed
-    _say(output, f"{trials.ended} of {trials.count} trials done, {len(failed)} of them failed")
+    lost = f"{len(trials.diverged)} of them diverged, " if trials.diverged else ""
+    _say(output, f"{trials.ended} of {trials.count} trials done, {lost}{len(failed)} of them failed")
+    for number, where in trials.diverged.items():
+        _say(output, f"diverged: trial {number}: {where}")
     for number, reason in failed.items():
         _say(output, f"failed: trial {number}: {reason}")
     if trials.judged_by_the_test_set:

@@ -11,9 +11,10 @@ from rich.table import Table
 
 from lit_fa.errors import UserError, nearest
 from lit_fa.sweeps.schema import Sweep
-from lit_fa.sweeps.trials import open_study, short
+from lit_fa.sweeps.trials import DIVERGED, open_study, short
 
 WORDS = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed"}
+STATES = ("finished", "stopped early", "diverged", "failed", "running")
 
 
 def print_report(
@@ -49,15 +50,19 @@ def print_report(
 
 
 def ranked(study: optuna.Study) -> list[FrozenTrial]:
-    """Finished trials, the best first; then those stopped early, by their last value; then the others."""
+    """Finished trials, the best first; those stopped early, by their last value; the diverged; then the others."""
     sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
-    order = [*WORDS]
 
     def place(trial: FrozenTrial) -> tuple:
-        state = order.index(trial.state) if trial.state in order else len(order)
-        return state, sign * trial.value if trial.value is not None else 0.0, trial.number
+        value = trial.value if trial.value is not None else 0.0
+        return STATES.index(state_of(trial)), sign * value, trial.number
 
     return sorted((trial for trial in study.trials if trial.state is not TrialState.WAITING), key=place)
+
+
+def state_of(trial: FrozenTrial) -> str:
+    """How a trial ended, in one of the words of `STATES`."""
+    return "diverged" if DIVERGED in trial.user_attrs else WORDS.get(trial.state, "running")
 
 
 def row(sweep: Sweep, trial: FrozenTrial, folder: Path) -> dict[str, Any]:
@@ -66,8 +71,8 @@ def row(sweep: Sweep, trial: FrozenTrial, folder: Path) -> dict[str, Any]:
     pick = max if sweep.metric.goal == "maximize" else min
     return {
         "trial": trial.number,
-        "state": WORDS.get(trial.state, "running"),
-        name: trial.value,
+        "state": state_of(trial),
+        name: None if state_of(trial) == "diverged" else trial.value,
         f"best {name}": pick(trial.intermediate_values.values(), default=None),
         **values,
         "folder": str(folder / "trials" / sweep.trial_id(values)),
@@ -87,6 +92,6 @@ def best_of_each(rows: list[dict[str, Any]], sweep: Sweep, by: str) -> list[dict
 
 def title(sweep: Sweep, trials: list[FrozenTrial]) -> str:
     """`sweep_lr: 12 trials by val/accuracy (maximize): 9 finished, 3 stopped early`."""
-    states = [WORDS.get(trial.state, "running") for trial in trials]
+    states = [state_of(trial) for trial in trials]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     return f"{sweep.name}: {len(trials)} trials by {sweep.metric.name} ({sweep.metric.goal}): {counts}"

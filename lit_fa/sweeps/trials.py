@@ -20,10 +20,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lit_fa.sweeps.command import flags
 from lit_fa.sweeps.schema import Sweep
+from lit_fa.tables.collect import Record
 from lit_fa.tables.worker import Done
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+DIVERGED = "diverged"  # attribute of a trial in its study: where it diverged; samplers see it as pruned
 
 
 @dataclass(frozen=True)
@@ -79,16 +83,23 @@ class Trials:
             self.held.pop(trial.number).release()
             return done.elsewhere
         record = {} if done.reason else json.loads(Path(trial.record["path"]).read_text(encoding="utf-8"))
-        value, reason = self._value(record, done.reason)
-        pruned = bool(record.get("stopped_early"))
+        diverged = Record(Path(trial.record["path"]), record).diverged if record else ""
+        value, reason = (None, "") if diverged else self._value(record, done.reason)
+        pruned = bool(record.get("stopped_early") or diverged)
         state = TrialState.FAIL if reason else TrialState.PRUNED if pruned else TrialState.COMPLETE
         with self.lock:
             live = optuna.trial.Trial(self.study, self.study.trials[trial.number]._trial_id)
-            for name, said in (("reason", reason), ("validation_is_test", self._on_test_set(record))):
+            for name, said in (
+                ("reason", reason),
+                (DIVERGED, diverged),
+                ("validation_is_test", self._on_test_set(record)),
+            ):
                 if said:
                     live.set_user_attr(name, said)
             self.study.tell(live, value if state is TrialState.COMPLETE else None, state=state)
         self.held.pop(trial.number).release()
+        if diverged:
+            return f"diverged {diverged}"
         return reason or f"{self.sweep.metric.name} {value:.6g}" + (", stopped early" if pruned else "")
 
     def close(self) -> None:
@@ -109,7 +120,13 @@ class Trials:
     @property
     def succeeded(self) -> bool:
         """A trial has come to a value: what the sweep file asks for can be done."""
-        return bool(self._of(TrialState.COMPLETE, TrialState.PRUNED))
+        return bool(self._valued())
+
+    @property
+    def diverged(self) -> dict[int, str]:
+        """Number to where: trials that are a result, and whose values count for nothing."""
+        pruned = self._of(TrialState.PRUNED)
+        return {trial.number: trial.user_attrs[DIVERGED] for trial in pruned if DIVERGED in trial.user_attrs}
 
     @property
     def failed(self) -> dict[int, str]:
@@ -119,8 +136,11 @@ class Trials:
     @property
     def judged_by_the_test_set(self) -> bool:
         """Some trial's validation metric came from the test set."""
+        return any(trial.user_attrs.get("validation_is_test") for trial in self._valued())
+
+    def _valued(self) -> list[FrozenTrial]:
         done = self._of(TrialState.COMPLETE, TrialState.PRUNED)
-        return any(trial.user_attrs.get("validation_is_test") for trial in done)
+        return [trial for trial in done if DIVERGED not in trial.user_attrs]
 
     def _of(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states)

@@ -29,7 +29,7 @@ from lit_fa.tables.run import DEFAULT_RUNNER, Job, Outcome, missing_jobs, run_jo
 from lit_fa.tables.schema import Table, load_table
 from lit_fa.tables.shelf import find_tables, print_list
 from lit_fa.tables.watch import watch
-from lit_fa.tables.worker import load_runner
+from lit_fa.tables.worker import Done, load_runner
 
 TABLE_LOGGER = "lit_fa.loggers:log_table"  # by its path, as runners are: tables import nothing that trains
 _LOG_WIDTH = 160  # characters of a table in a log or a pipe, which have no width of their own
@@ -161,16 +161,17 @@ def _work(jobs: Sequence[Job], outcomes: list[Outcome], workers: int, runner: st
         with closing(going):
             for outcome in going:
                 outcomes.append(outcome)
-                done = outcome.done
-                result = done.reason or done.elsewhere or f"finished in {done.seconds:.1f} s"
-                shown.ended(_label(outcome.job), result)
+                shown.ended(_label(outcome.job), outcome.done.said)
 
 
 def _conclude(outcomes: Sequence[Outcome], output: Console) -> int:
     failed = [outcome for outcome in outcomes if outcome.done.reason]
+    diverged = sum(bool(outcome.done.diverged) for outcome in outcomes)
     others = sum(bool(outcome.done.elsewhere) for outcome in outcomes)
     left = f", {others} left to other processes" if others else ""
-    _say(output, f"{len(outcomes) - len(failed) - others} runs finished, {len(failed)} failed{left}")
+    lost = f", {diverged} diverged" if diverged else ""
+    finished = len(outcomes) - len(failed) - others - diverged
+    _say(output, f"{finished} runs finished{lost}, {len(failed)} failed{left}")
     for outcome in failed:
         _say(output, f"failed: {_label(outcome.job)}: {outcome.done.reason} (log: {outcome.job.log})")
     return 2 if any(outcome.done.user_error for outcome in failed) else int(bool(failed))
@@ -181,10 +182,16 @@ def _write_json(path: Path, jobs: Sequence[Job], outcomes: Sequence[Outcome]) ->
     entries = []
     for job in jobs:
         done = ended.get(job.record["path"])
-        status = "not run" if done is None or done.elsewhere else "failed" if done.reason else "finished"
-        entries.append({**job.record, "status": status, "reason": done.reason if done else "", "log": str(job.log)})
+        reason = done.reason or done.diverged if done else ""
+        entries.append({**job.record, "status": _status(done), "reason": reason, "log": str(job.log)})
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+
+
+def _status(done: Done | None) -> str:
+    if done is None or done.elsewhere:
+        return "not run"
+    return "failed" if done.reason else "diverged" if done.diverged else "finished"
 
 
 def _label(job: Job) -> str:

@@ -16,13 +16,15 @@ from lit_fa.tables.derived import with_derived
 from lit_fa.tables.expand import Run, expand
 from lit_fa.tables.schema import Cell, Metric, Scale, Table
 
-_FINISHED = {"id": str, "metrics": dict, "curves": dict}
-_BESIDE = {"wall_time_s": int | float, "peak_memory_mib": int | float, "hardware": dict, "versions": dict}
+ENDED = ("finished", "diverged")  # what a record says of a run that is not to be run again
+_NUMBERS = {"id": str, "metrics": dict, "curves": dict}
+_BESIDE = dict.fromkeys(("wall_time_s", "cpu_time_s", "peak_memory_mib"), int | float)
+_BESIDE |= dict.fromkeys(("hardware", "versions", "config", "outside", "diverged"), dict)
 
 
 @dataclass(frozen=True)
 class Record:
-    """A finished run's numbers; curves are lists of (step, epoch, value) in the order of training."""
+    """The numbers of a run that has ended; curves are lists of (step, epoch, value) in the order of training."""
 
     path: Path
     data: dict[str, Any]
@@ -31,6 +33,16 @@ class Record:
     def seed(self) -> int:
         """The seed of the run."""
         return self.data["seed"]
+
+    @property
+    def diverged(self) -> str:
+        """Where the run diverged, `at step 40 (the output of head)`; "" for a run that finished."""
+        if self.data.get("status") != "diverged":
+            return ""
+        told = self.data.get("diverged") or {}
+        step, first = told.get("step"), told.get("first")
+        at = f"at step {step}" if step is not None else "at an unknown step"
+        return f"{at} ({first})" if first else at
 
     def curve(self, name: str) -> list[tuple[float, float, float]]:
         """The points of a curve, empty where the run logged none of that name."""
@@ -64,7 +76,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Collected:
-    """The records of a table at one scale: what was wanted, what is there, and what was left out with the reason."""
+    """The records of a table at one scale: what was wanted, what is there, and what was left out with the reason.
+
+    `records` are of finished runs and `diverged` of those that diverged, whose numbers no mean takes in.
+    """
 
     table: Table
     scale: Scale
@@ -72,10 +87,20 @@ class Collected:
     records: dict[str, tuple[Record, ...]]
     problems: tuple[str, ...] = ()
     missing: tuple[Run, ...] = field(default=())
+    diverged: dict[str, tuple[Record, ...]] = field(default_factory=dict)
 
     def of(self, cell: Cell) -> tuple[Record, ...]:
         """The finished records of a cell, one a seed, in the order of the seeds."""
         return self.records.get(cell.id, ())
+
+    def lost(self, cell: Cell) -> tuple[Record, ...]:
+        """The records of a cell's runs that diverged, in the order of the seeds."""
+        return self.diverged.get(cell.id, ())
+
+    @property
+    def ended(self) -> list[Record]:
+        """Every record, of finished runs and of those that diverged, in the order of the table."""
+        return [record for cell in self.table.cells for record in (*self.of(cell), *self.lost(cell))]
 
     @property
     def all(self) -> list[Record]:
@@ -91,22 +116,23 @@ class Collected:
 def collect(table: Table, scale: Scale, folder: Path) -> Collected:
     """Reads every wanted record in `folder`; unreadable and foreign files become lines in `problems`, never errors."""
     runs = expand(table, scale)
-    records: dict[str, list[Record]] = {}
+    finished: dict[str, list[Record]] = {}
+    diverged: dict[str, list[Record]] = {}
     problems, missing = [], []
     for run in runs:
         record, problem = read_record(folder / run.file_name, run)
         if record:
-            records.setdefault(run.cell.id, []).append(record)
+            (diverged if record.diverged else finished).setdefault(run.cell.id, []).append(record)
         else:
             missing.append(run)
             problems += [problem] if problem else []
     problems += foreign(folder, runs)
-    kept = {cell: tuple(found) for cell, found in records.items()}
-    return Collected(table, scale, tuple(runs), kept, tuple(problems), tuple(missing))
+    kept, lost = ({cell: tuple(found) for cell, found in kind.items()} for kind in (finished, diverged))
+    return Collected(table, scale, tuple(runs), kept, tuple(problems), tuple(missing), lost)
 
 
 def read_record(path: Path, run: Run) -> tuple[Record | None, str]:
-    """The finished record of `run` at `path`, or None and why not; None and "" where there is no file."""
+    """The record of `run` at `path`, finished or diverged, or None and why not; None and "" where there is no file."""
     if not path.is_file():
         return None, ""
     try:
@@ -129,12 +155,12 @@ def foreign(folder: Path, runs: Sequence[Run]) -> list[str]:
 
 
 def unfinished(data: Any, run_id: str) -> str:
-    """Why `data` is not the finished record of the run `run_id`; "" if it is."""
+    """Why `data` is not the record of the run `run_id`, finished or diverged; "" if it is."""
     if not isinstance(data, dict):
         return "not a run record"
-    if data.get("status") != "finished":
-        return f"status is {data.get('status')!r}, not 'finished'"
-    wrong = [key for key, kind in _FINISHED.items() if not isinstance(data.get(key, kind()), kind)]
+    if data.get("status") not in ENDED:
+        return f"status is {data.get('status')!r}, not {' or '.join(map(repr, ENDED))}"
+    wrong = [key for key, kind in _NUMBERS.items() if not isinstance(data.get(key, kind()), kind)]
     if wrong or not _numeric(data.setdefault("metrics", {}), data.setdefault("curves", {})):
         return "metrics or curves are not numbers"
     if data.get("id") != run_id:

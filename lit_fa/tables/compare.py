@@ -38,7 +38,9 @@ class Summary:
 class Comparison:
     """One cell of the report: `expected` runs wanted, `difference` is ours minus published, `verdict` in words.
 
-    `paired`: this cell's value minus that of the cell it is paired with, seed by seed; None without one.
+    `paired`: this cell's value minus that of the cell it is paired with, seed by seed; None without one. `diverged`
+    counts runs of the cell that diverged, `pairs_lost` seeds of which this cell's run or its pair's did; neither has
+    values in a mean.
     """
 
     cell: Cell
@@ -48,6 +50,8 @@ class Comparison:
     difference: float | None
     verdict: str
     paired: Summary | None = None
+    diverged: int = 0
+    pairs_lost: int = 0
 
     @property
     def kind(self) -> str:
@@ -135,12 +139,40 @@ def _compare_cell(collected: Collected, cell: Cell) -> Comparison:
     comparable = summary.n and cell.published and cell.published.unit == cell.metric.unit
     same = comparable and cell.published.metric in ("", cell.metric.name)
     difference = summary.mean - cell.published.value if same else None
-    word = verdict(summary, cell.published, collected.scale, table.floor)
+    pair, lost = paired(collected, cell), len(collected.lost(cell))
+    word = _verdict_of(cell, summary, pair, collected.scale, table.floor)
     if len(records) > summary.n:
         word = f"{len(records) - summary.n} of {len(records)} runs logged no {cell.metric.name} ({cell.metric.at})"
-    elif 0 < summary.n < expected:
+    elif 0 < summary.n < expected - lost:
         word += f"; {summary.n} of {expected} seeds"
-    return Comparison(cell, summary, tuple(also), expected, difference, word, paired(collected, cell))
+    word = _with_diverged(word, summary.n, lost, expected)
+    return Comparison(
+        cell, summary, tuple(also), expected, difference, word, pair, lost, len(_seeds_lost(collected, cell))
+    )
+
+
+def _verdict_of(cell: Cell, summary: Summary, pair: Summary | None, scale: Scale, floor: float) -> str:
+    """On the value; where the paper prints only the difference from the pair, on that."""
+    if not (cell.published is None and cell.published_difference and summary.n):
+        return verdict(summary, cell.published, scale, floor)
+    word = verdict(pair, cell.published_difference, scale, floor)
+    return f"{word}; of the difference" if pair.n else "not comparable (its pair is not run)"
+
+
+def _with_diverged(word: str, n: int, lost: int, expected: int) -> str:
+    """A mean over survivors is no mean over seeds, so the divergence is told first."""
+    if not lost:
+        return word
+    told = f"diverged in {lost} of {expected}"
+    if n:
+        return f"{told}; mean of {n} that did not diverge: {word}"
+    return told if lost == expected else f"{told}; {expected - lost} not run"
+
+
+def _seeds_lost(collected: Collected, cell: Cell) -> set[int]:
+    """Seeds whose paired difference a divergence has taken."""
+    ids = (cell.id, cell.paired_with) if cell.paired_with else ()
+    return {record.seed for id in ids for record in collected.diverged.get(id, ())}
 
 
 def paired(collected: Collected, cell: Cell) -> Summary | None:

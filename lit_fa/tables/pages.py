@@ -69,12 +69,14 @@ def _paper(key: str, sections: list[Section], folder: Path) -> dict:
 
 def _totals(sections: Sequence[Section]) -> list[tuple[str, str]]:
     """Tables, runs, time, machines and commits of several tables together."""
-    records = [record.data for section in sections for record in section.collected.all]
+    records = [record.data for section in sections for record in section.collected.ended]
+    finished = sum(len(section.collected.all) for section in sections)
     wanted = sum(len(section.collected.runs) for section in sections)
+    lost = len(records) - finished
     seconds = sum(entry.get("wall_time_s") or 0 for entry in records)
     return [
         ("tables", str(len(sections))),
-        ("runs finished", f"{len(records)} of {wanted}"),
+        ("runs finished", f"{finished} of {wanted}" + (f", {lost} diverged" if lost else "")),
         ("wall time, all runs", render.duration(seconds)),
         ("hardware", "; ".join(_unique(render.hardware(entry.get("hardware")) for entry in records)) or "–"),
         ("commits", ", ".join(_unique(str(entry.get("commit", "unknown"))[:7] for entry in records)) or "–"),

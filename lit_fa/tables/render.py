@@ -17,7 +17,8 @@ from lit_fa.tables.command import run_command
 from lit_fa.tables.compare import Comparison, Summary
 from lit_fa.tables.schema import Cell, Metric, Table
 
-_COLOURS = {"reproduced": "green", "within": "cyan", "above": "yellow", "below": "yellow", "not": "red"}
+_COLOURS = {"reproduced": "green", "within": "cyan", "above": "yellow", "below": "yellow"}
+_COLOURS |= {"not": "red", "diverged": "red"}
 _LATEX = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -26,7 +27,8 @@ _LATEX = str.maketrans(
 )
 _CSV = (
     "paper table scale row column metric unit at mean sd interval_95 n expected published published_unit "
-    "published_std published_n difference verdict note paired_with paired_difference paired_interval_95 paired_n"
+    "published_std published_n difference verdict note paired_with paired_difference paired_interval_95 paired_n "
+    "published_paired published_paired_unit diverged"
 )
 
 
@@ -75,15 +77,25 @@ def headers(table: Table) -> list[str]:
 
 
 def paired_difference(comparison: Comparison) -> str:
-    """`+0.12 ± 0.30 to FedAvg, n 5`: the mean difference and half its 95 % Student interval; empty without a pair."""
-    found = comparison.paired
-    if found is None or found.mean is None:
-        return "" if found is None else "–"
+    """`+0.12 ± 0.30 to FedAvg, n 5; published +0.4`: the mean difference and half its 95 % Student interval.
+
+    Empty without a pair.
+    """
+    found, printed = comparison.paired, comparison.cell.published_difference
+    if found is None:
+        return ""
+    told = _measured_difference(comparison) if found.mean is not None else "–"
+    unit = "" if printed is None or printed.unit == comparison.cell.metric.unit else f" {printed.unit}"
+    return f"{told}; published {printed.value:+g}{unit}" if printed else told
+
+
+def _measured_difference(comparison: Comparison) -> str:
+    found, like = comparison.paired, comparison.summary.mean
     row, _, column = comparison.cell.paired_with.partition("|")
     pair = row if column == comparison.cell.column else f"{row}, {column}"
-    like = comparison.summary.mean
     half = f" ± {number(found.interval, like)}" if found.interval is not None else ""
-    return f"{'+' * (found.mean >= 0)}{number(found.mean, like)}{half} to {pair}, n {found.n}"
+    lost = f", {comparison.pairs_lost} lost to divergence" if comparison.pairs_lost else ""
+    return f"{'+' * (found.mean >= 0)}{number(found.mean, like)}{half} to {pair}, n {found.n}{lost}"
 
 
 def rows(comparisons: Sequence[Comparison], table: Table) -> list[list[str]]:
@@ -120,8 +132,8 @@ def _whole(said: Sequence[Cell], cells: Sequence[Cell]) -> str:
 
 
 def facts(collected: Collected) -> list[str]:
-    """Paper, scale, seeds, time, hardware, commits and command, each a line."""
-    table, scale, records = collected.table, collected.scale, collected.all
+    """Paper, scale, seeds, time, hardware, commits and command, each a line; and where runs diverged."""
+    table, scale, records = collected.table, collected.scale, collected.ended
     data = [record.data for record in records]
     paper, dirty = table.paper, sum(bool(entry.get("dirty")) for entry in data)
     lines = [
@@ -130,14 +142,31 @@ def facts(collected: Collected) -> list[str]:
         )
     ]
     lines.append(f"scale: {scale.name}" + (f" ({scale.note})" if scale.note else ""))
-    lines.append(f"seeds: {', '.join(map(str, scale.seeds))}; {len(records)} of {len(collected.runs)} runs finished")
+    finished = f"{len(collected.all)} of {len(collected.runs)} runs finished"
+    lines.append(f"seeds: {', '.join(map(str, scale.seeds))}; {finished}")
+    lines += [f"diverged: {line}" for line in _divergences(collected)]
     if records:
         lines.append(f"wall time, all runs: {duration(sum(entry.get('wall_time_s') or 0 for entry in data))}")
+        lines += _cpu_time(data)
         lines.append(f"hardware: {'; '.join(sorted({hardware(entry.get('hardware')) for entry in data}))}")
         lines.append(f"commits: {', '.join(sorted({str(entry.get('commit', 'unknown'))[:7] for entry in data}))}")
     if dirty:
         lines.append(f"{dirty} of {len(records)} runs are from a tree with uncommitted changes")
     return [*lines, f"command: `{run_command(table, scale)}`"]
+
+
+def _divergences(collected: Collected) -> list[str]:
+    """`FA, width 32, seed 0 at step 40 (the output of head)`, for every run that diverged."""
+    lost = [(cell, record) for cell in collected.cells for record in collected.lost(cell)]
+    labels = {(run.cell.id, run.seed): run.label for run in collected.runs}
+    return [f"{labels[cell.id, record.seed]} {record.diverged}" for cell, record in lost]
+
+
+def _cpu_time(data: Sequence[dict]) -> list[str]:
+    """The line of processor time, of the records that have it: older ones do not."""
+    spent = [entry["cpu_time_s"] for entry in data if entry.get("cpu_time_s") is not None]
+    runs = "all runs" if len(spent) == len(data) else f"the {len(spent)} runs that recorded it"
+    return [f"CPU time, {runs}: {duration(sum(spent))}"] if spent else []
 
 
 def console(collected: Collected, comparisons: Sequence[Comparison]) -> ConsoleTable:
@@ -233,6 +262,7 @@ def _entry(comparison: Comparison, summary: Summary) -> dict:
     main = summary is comparison.summary
     published = cell.published if main else None
     paired = comparison.paired if main else None
+    printed = cell.published_difference if main else None
     return {
         "row": cell.row,
         "column": cell.column,
@@ -256,6 +286,9 @@ def _entry(comparison: Comparison, summary: Summary) -> dict:
         "paired_difference": _finite(paired.mean) if paired else None,
         "paired_interval_95": paired.interval if paired else None,
         "paired_n": paired.n if paired else None,
+        "published_paired": printed.value if printed else None,
+        "published_paired_unit": printed.unit if printed else None,
+        "diverged": comparison.diverged,
     }
 
 
@@ -266,7 +299,8 @@ def _finite(value: float | None) -> float | None:
 
 def sources(comparisons: Sequence[Comparison]) -> list[str]:
     """Where the published numbers come from, each source and protocol once."""
-    published = [c.cell.published for c in comparisons if c.cell.published]
+    cells = [c.cell for c in comparisons]
+    published = [p for cell in cells for p in (cell.published, cell.published_difference) if p]
     told = dict.fromkeys("; ".join(part for part in (p.source, p.protocol) if part) for p in published)
     return [f"* published: {line}" for line in told if line]
 

@@ -20,6 +20,7 @@ AT = ("last", "first", "best", "mean_last_10", "median", "max_abs")
 # A training budget of nothing, or Lightning's -1 for "no limit", makes a cell that ends at once or never.
 _BUDGET = re.compile(r"(max_\w+|epochs|steps|rounds|batch_size|limit_train_batches|limit_test_batches)$")
 _REQUIRED = ["paper", "base", "metric", "seeds"]
+_CELL = ["row", "column", "set", "published", "published_difference", "note", "scales", "metric", "paired_with"]
 _KEYS = [*_REQUIRED, "also", "seeded", "accept", "assumed", "scales", "cells", "grid", "figures"]
 
 
@@ -70,7 +71,8 @@ class Scale:
 class Cell:
     """One entry of the table: labels, dotted overrides of the base, and the published number.
 
-    `paired_with`: id of the cell whose value with the same seed is subtracted, seed by seed.
+    `paired_with`: id of the cell whose value with the same seed is subtracted, seed by seed; `published_difference`:
+    what the paper prints for this cell's value less that cell's.
     """
 
     row: str
@@ -81,6 +83,7 @@ class Cell:
     published: Published | None = None
     notes: tuple[str, ...] = ()
     paired_with: str = ""
+    published_difference: Published | None = None
 
     @property
     def id(self) -> str:
@@ -214,9 +217,11 @@ def _cells(data: dict, metric: Metric, scales: tuple[str, ...], path: Path) -> t
 
 
 def _cell(data: Any, metric: Metric, scales: tuple[str, ...], where: str) -> Cell:
-    keys(data, where, ["row", "column", "set", "published", "note", "scales", "metric", "paired_with"], ["row"])
+    keys(data, where, _CELL, ["row"])
     row, column = (_label(data.get(axis, ""), f"{where}.{axis}") for axis in ("row", "column"))
     where = f"{where} ({row}|{column})"
+    if data.get("published_difference") is not None and not data.get("paired_with"):
+        raise UserError(f"{where}.published_difference: of this cell from which? Add paired_with: ROW")
     own = tuple(choice(s, f"{where}.scales", scales) for s in sequence(data.get("scales", list(scales)), where))
     return Cell(
         row=row,
@@ -224,9 +229,10 @@ def _cell(data: Any, metric: Metric, scales: tuple[str, ...], where: str) -> Cel
         set=mapping(data.get("set", {}), f"{where}.set"),
         metric=_metric(data["metric"], f"{where}.metric", metric) if "metric" in data else metric,
         scales=own,
-        published=_published(data["published"], f"{where}.published") if data.get("published") is not None else None,
+        published=_published(data.get("published"), f"{where}.published"),
         notes=_notes(data["note"], f"{where}.note") if data.get("note") else (),
         paired_with=_pair(text(data.get("paired_with", ""), f"{where}.paired_with"), column),
+        published_difference=_published(data.get("published_difference"), f"{where}.published_difference"),
     )
 
 
@@ -245,7 +251,9 @@ def _label(data: Any, where: str) -> str:
     return data if isinstance(data, str) else str(number(data, where))
 
 
-def _published(data: Any, where: str) -> Published:
+def _published(data: Any, where: str) -> Published | None:
+    if data is None:
+        return None
     if isinstance(data, int | float):
         raise UserError(f"{where}: {data} has no unit; write {{value: {data}, unit: ...}}")
     published = build(Published, data, where)

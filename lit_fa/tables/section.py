@@ -104,6 +104,7 @@ class Section:
     def _cell(self, c: Comparison, texts: list[str], picture: Markup) -> dict[str, Any]:
         runs = [run for run in self.collected.runs if run.cell is c.cell]
         records = {record.seed: record for record in self.collected.of(c.cell)}
+        ended = records | {record.seed: record for record in self.collected.lost(c.cell)}
         suffix = f" {caveat(self.collected.scale)}"
         return {
             "anchor": self._anchor("cell", runs),
@@ -117,7 +118,7 @@ class Section:
             "note": "; ".join(c.cell.notes),
             "overrides": as_yaml(c.cell.set),
             "command": run_command(self.collected.table, self.collected.scale, c.cell),
-            "runs": [self._run(c, run, records.get(run.seed)) for run in runs],
+            "runs": [self._run(c, run, ended.get(run.seed)) for run in runs],
             "seeds": list(records),
             "metrics": _metrics(list(records.values())),
             "curves": _curves(list(records.values())),
@@ -129,10 +130,11 @@ class Section:
         if record is None:
             return seen
         data, value = record.data, record.value(c.cell.metric)
+        shown = f"{render.number(value)} {c.cell.metric.unit}" if value is not None else "no number"
         return seen | {
             "record": Path(relpath(record.path, self.folder)).as_posix(),
             "id": data["id"],
-            "value": f"{render.number(value)} {c.cell.metric.unit}" if value is not None else "no number",
+            "value": f"diverged {record.diverged}" if record.diverged else shown,
             "facts": _facts(data),
             "broken": data.get("broken") or [],
         }
@@ -153,6 +155,7 @@ def _facts(data: dict) -> list[tuple[str, str]]:
     pairs = [
         ("commit", commit[:12] + (" with uncommitted changes" if data.get("dirty") else "")),
         ("wall time", render.duration(data["wall_time_s"]) if data.get("wall_time_s") else ""),
+        ("CPU time", render.duration(data["cpu_time_s"]) if data.get("cpu_time_s") else ""),
         ("peak memory", f"{data['peak_memory_mib']:.0f} MiB" if data.get("peak_memory_mib") else ""),
         ("hardware", render.hardware(data.get("hardware"))),
         ("executed by", str(data.get("executed_by") or "")),

@@ -38,7 +38,7 @@ def print_list(path: Path, output: Console, json_file: Path | None = None) -> in
             broken.append(str(error))
             continue
         paper = ", ".join(part for part in (table.paper.key, table.paper.table) if part)
-        counts = ("{done} done, {missing} missing".format(**done[name]) if name in done else "–" for name in SCALES)
+        counts = (_counts(done[name]) if name in done else "–" for name in SCALES)
         listed.add_row(str(file), paper, str(len(table.cells)), *counts)
         entries.append({"table": str(file), "paper": table.paper.key, "cells": len(table.cells), "scales": done})
     output.print(listed)
@@ -52,7 +52,12 @@ def print_list(path: Path, output: Console, json_file: Path | None = None) -> in
 def _done(table: Table, name: str) -> dict[str, int]:
     """Runs done and missing at a scale, in the folder that counts."""
     found = collect(table, table.scales[name], places(table, name, tree_of(table)).results)
-    return {"done": len(found.all), "missing": len(found.missing)}
+    lost = len(found.ended) - len(found.all)
+    return {"done": len(found.ended), "missing": len(found.missing)} | ({"diverged": lost} if lost else {})
+
+
+def _counts(done: dict[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in done.items())
 
 
 def _is_table(file: Path) -> bool:

@@ -77,9 +77,11 @@ def _view(
 def _row(runs: Sequence[Run], records: dict[str, Record], at_work: dict[str, str]) -> list[str]:
     cell: Cell = runs[0].cell
     done = [records[run.file_name] for run in runs if run.file_name in records]
-    values = [value for record in done if (value := record.value(cell.metric)) is not None]
+    values = [v for record in done if not record.diverged and (v := record.value(cell.metric)) is not None]
+    lost = sum(bool(record.diverged) for record in done)
     busy = [f"seed {run.seed}: {at_work[run.file_name]}" for run in runs if run.file_name in at_work]
-    return [cell.row, cell.column, f"{len(done)}/{len(runs)}", mean_sd(summarise(values, cell.metric)), "; ".join(busy)]
+    seeds = f"{len(done)}/{len(runs)}" + (f", {lost} diverged" if lost else "")
+    return [cell.row, cell.column, seeds, mean_sd(summarise(values, cell.metric)), "; ".join(busy)]
 
 
 def _time_left(left: int, done: Sequence[Record], workers: int) -> str:

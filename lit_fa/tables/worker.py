@@ -16,24 +16,30 @@ from typing import Any
 
 from lit_fa.errors import UserError
 from lit_fa.tables.claim import claim_of, claimed
+from lit_fa.tables.collect import ENDED, Record
 
 Runner = Callable[[dict[str, Any], dict[str, Any]], None]
 
 
-DONE = ("finished", "diverged")  # what a record says of a run that is not to be run again
-
-
 @dataclass(frozen=True)
 class Done:
-    """How a run ended: `reason` is empty for a finished one; `user_error` marks a reason that the user can mend.
+    """How a run ended: `reason` says why it failed; `user_error` marks a reason that the user can mend.
 
-    `elsewhere` says that another process has the run or has finished it meanwhile.
+    `elsewhere` says that another process has the run or has finished it meanwhile; `diverged` where the run diverged,
+    which is a result and no failure.
     """
 
     reason: str
     user_error: bool
     seconds: float
     elsewhere: str = ""
+    diverged: str = ""
+
+    @property
+    def said(self) -> str:
+        """The end in one line."""
+        diverged = f"diverged {self.diverged}" if self.diverged else ""
+        return self.reason or self.elsewhere or diverged or f"finished in {self.seconds:.1f} s"
 
 
 def prepare() -> None:
@@ -51,7 +57,8 @@ def work(runner: str, config: dict[str, Any], record: dict[str, Any], log: str) 
         if not _unwritten(record):
             return Done("", False, 0.0, "finished by another process meanwhile")
         reason, user_error = _train(runner, config, record, Path(log))
-    return Done(reason, user_error, time.monotonic() - started)
+    diverged = "" if reason else Record(Path(record["path"]), _written(record)).diverged
+    return Done(reason, user_error, time.monotonic() - started, diverged=diverged)
 
 
 def _train(runner: str, config: dict[str, Any], record: dict[str, Any], log: Path) -> tuple[str, bool]:
@@ -64,11 +71,16 @@ def _train(runner: str, config: dict[str, Any], record: dict[str, Any], log: Pat
             if problem := _unwritten(record):
                 raise RuntimeError(problem)
         except (Exception, SystemExit) as error:
-            reason, user_error = one_line(error, log), getattr(error, "user_error", False)
-            if not user_error:
+            reason, user_error = one_line(error, log), _mendable(error)
+            if not getattr(error, "user_error", False):
                 sys.excepthook(type(error), error, error.__traceback__)
             return reason, user_error
     return "", False
+
+
+def _mendable(error: BaseException) -> bool:
+    """The user can mend it; a parser that exits with 2 has said how."""
+    return getattr(error, "user_error", False) or (isinstance(error, SystemExit) and error.code == 2)
 
 
 def load_runner(path: str) -> Runner:
@@ -94,16 +106,30 @@ def one_line(error: BaseException, log: Path) -> str:
 def _unwritten(record: dict[str, Any]) -> str:
     """What keeps the run's record from being its last; "" where nothing does."""
     path = Path(record["path"])
-    try:
-        written = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.is_file():
         return f"the run ended without a record at {path}"
-    except ValueError:
+    written = _written(record)
+    if not written:
         return f"the record at {path} is half-written"
-    if isinstance(written, dict) and written.get("status") in DONE and written.get("id") == record["id"]:
+    if "replaces" in record and made(written) == record["replaces"]:
+        return f"the record at {path} is still the old one"
+    if written.get("status") in ENDED and written.get("id") == record["id"]:
         return ""
-    said = written if isinstance(written, dict) else {}
-    return f"the record at {path} says status {said.get('status')!r}, id {said.get('id')!r}"
+    return f"the record at {path} says status {written.get('status')!r}, id {written.get('id')!r}"
+
+
+def _written(record: dict[str, Any]) -> dict[str, Any]:
+    """What the record's file holds; nothing where it cannot be read or is no record."""
+    try:
+        written = json.loads(Path(record["path"]).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return written if isinstance(written, dict) else {}
+
+
+def made(data: dict[str, Any]) -> dict[str, Any]:
+    """When and by which commit a record was made, which tells it from a later one of the same run."""
+    return {key: data.get(key) for key in ("commit", "finished")}
 
 
 def _one_thread() -> None:

@@ -23,6 +23,8 @@ def run(config: dict, record: dict) -> None:
     metrics = {"val/accuracy": 100 * record["parameters"]["lr"]}
     fields = {key: value for key, value in record.items() if key != "path"}
     fields |= {"status": "finished", "metrics": metrics, "curves": {}, "validation_is_test": wish.get("on_test", False)}
+    if record["parameters"]["lr"] == wish.get("diverge"):
+        fields |= {"status": "diverged", "diverged": {"step": 7, "first": "the output of head"}}
     part = folder / "part"
     part.write_text(json.dumps(fields))
     part.replace(record["path"])

@@ -70,6 +70,26 @@ def test_what_no_trial_can_do_ends_the_sweep_and_costs_no_trial(declared, save, 
     assert run(path) == 0
 
 
+def test_a_diverged_trial_is_a_result_that_is_never_the_best_and_is_not_trained_again(declared, save, wish, capfd):
+    wish(diverge=0.3)  # whose last value is the highest
+    del declared["parameters"]["model"]
+    path = save(declared)
+    assert run(path) == 0
+    printed = capfd.readouterr().out
+    assert "3 of 3 trials done, 1 of them diverged, 0 of them failed" in printed
+    assert "diverged: trial 2: at step 7 (the output of head)" in printed
+    assert run(path) == 0
+    assert main(["report", str(path), "--out", str(path.parent / "out"), "--csv", "trials.csv"]) == 0
+    rows = Path("trials.csv").read_text(encoding="utf-8").splitlines()
+    assert [row.split(",")[1:3] for row in rows[1:]] == [["finished", "20.0"], ["finished", "10.0"], ["diverged", ""]]
+
+
+def test_a_first_trial_that_diverges_does_not_end_the_sweep(declared, save, wish):
+    wish(diverge=0.1)
+    del declared["parameters"]["model"]
+    assert run(save(declared)) == 0
+
+
 def test_a_failed_trial_does_not_stop_the_others(declared, save, wish, capfd):
     wish(fail="0.2", on_test=True)
     assert run(save(declared)) == 1

@@ -20,7 +20,8 @@ def run(config: dict, record: dict) -> None:
         tries.write(f"{os.getpid()} {os.environ['OMP_NUM_THREADS']} {'torch' in sys.modules}\n")
     time.sleep(wish.get("sleep", 0))
     fail(wish, record)
-    write(record, record_of(record, config))
+    lost = {"status": "diverged", "diverged": wish["diverged"]} if "diverged" in wish else {}
+    write(record, record_of(record, config, **lost))
 
 
 def fail(wish: dict, record: dict) -> None:
@@ -29,9 +30,9 @@ def fail(wish: dict, record: dict) -> None:
         raise RuntimeError("out of luck\nsecond line")
     if kind == "user":
         raise Mendable("batch_size 0 is too small; write at least 1")
-    if kind == "exit":
+    if kind in ("exit 1", "exit 2"):
         print("error: no such option")
-        sys.exit(2)
+        sys.exit(int(kind[-1]))
     if kind == "killed" or (kind == "killed once" and not again):
         os.kill(os.getpid(), signal.SIGKILL)
 

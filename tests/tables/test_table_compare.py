@@ -9,7 +9,7 @@ from lit_fa.errors import UserError
 from lit_fa.tables.collect import Record, collect
 from lit_fa.tables.compare import Summary, compare, summarise, tolerance, verdict
 from lit_fa.tables.grid import cross
-from lit_fa.tables.render import markdown, paired_difference
+from lit_fa.tables.render import entries, markdown, paired_difference
 from lit_fa.tables.schema import Metric, Published, Scale, load_table
 
 ACCURACY = Metric("test/accuracy", "%")
@@ -155,6 +155,49 @@ def test_pairs_are_subtracted_seed_by_seed(declared, save, fill):
     assert fa.paired.interval == pytest.approx(2.484138, abs=1e-6)  # as of 97, 98, 99 above
     assert bp.paired is None
     assert paired_difference(fa) == "+2.00 ± 2.48 to BP, n 3"
+
+
+def with_difference(declared, save, fill, scale, **printed):
+    declared["cells"][0] |= {"paired_with": "BP", "published_difference": {"value": 2.5, "unit": "%", **printed}}
+    del declared["cells"][0]["published"]
+    path = save(declared)
+    fill(path, scale, accuracy=lambda run: 60 + 15 * run.seed + (run.cell.row == "FA") * (1 + run.seed))
+    table = load_table(path)
+    return collect(table, table.scale(scale), path.parent / "results/table1" / scale)
+
+
+def test_a_published_difference_stands_beside_the_measured_one_and_is_what_is_judged(declared, save, fill):
+    collected = with_difference(declared, save, fill, "full", source="Table 3")
+    fa, bp = compare(collected)
+    assert paired_difference(fa) == "+2.00 ± 2.48 to BP, n 3; published +2.5"
+    assert fa.verdict == "reproduced; of the difference"  # 0.5 is less than 2 x 1 / sqrt(3)
+    assert (fa.kind, bp.verdict) == ("reproduced", "no published number")
+    assert "* published: Table 3" in markdown(collected, [fa, bp])
+    assert entries(collected, [fa])[0]["published_paired"] == 2.5
+
+
+def test_a_difference_at_a_reduced_scale_is_not_comparable(declared, save, fill):
+    fa, _ = compare(with_difference(declared, save, fill, "cpu"))
+    assert fa.verdict == "within 1 at cpu scale (not comparable: 10 of the paper's 50 epochs); of the difference"
+
+
+def test_a_difference_in_another_unit_is_said_and_not_judged(declared, save, fill):
+    fa, _ = compare(with_difference(declared, save, fill, "full", unit="degrees"))
+    assert paired_difference(fa).endswith("; published +2.5 degrees")
+    assert fa.verdict == "not comparable (published in degrees, measured in %); of the difference"
+
+
+def test_a_difference_from_nothing_is_refused(declared, save):
+    declared["cells"][0]["published_difference"] = {"value": 2.5, "unit": "%"}
+    with pytest.raises(UserError, match="of this cell from which? Add paired_with: ROW".replace("?", r"\?")):
+        load_table(save(declared))
+
+
+def test_a_grid_has_published_differences():
+    rows = {"a": {"set": {}}, "b": {"set": {"x": 1}, "paired_with": "a"}}
+    printed = {"b|one": {"value": 2.5, "unit": "%"}}
+    cells = cross({"rows": rows, "columns": {"one": {}}, "published_difference": printed}, "grid", ["full"])
+    assert [cell["published_difference"] for cell in cells] == [None, {"value": 2.5, "unit": "%"}]
 
 
 def test_only_seeds_that_both_have_are_paired(declared, save, fill):

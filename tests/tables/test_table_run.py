@@ -65,14 +65,14 @@ def test_a_half_written_record_is_named_and_run_again(declared, save, fill, capf
 
 
 def test_failures_do_not_stop_the_others_and_are_listed(declared, save, capfd):
-    declared["cells"] = [{"row": kind, "set": {"fake.fail": kind}} for kind in ("error", "exit")] + [{"row": "fine"}]
+    declared["cells"] = [{"row": kind, "set": {"fake.fail": kind}} for kind in ("error", "exit 1")] + [{"row": "fine"}]
     declared["scales"]["cpu"]["seeds"] = [0]
     path = save(declared)
     assert run(path) == 1
     printed = capfd.readouterr().out
     assert "1 runs finished, 2 failed" in printed
     assert "failed: table1: error, seed 0: RuntimeError: out of luck (log: " in printed
-    assert "failed: table1: exit, seed 0: exit 2: error: no such option" in printed
+    assert "failed: table1: exit 1, seed 0: exit 1: error: no such option" in printed
     assert [file.name.split("__")[0] for file in records(path)] == ["fine"]
 
 
@@ -82,6 +82,26 @@ def test_a_mendable_failure_is_exit_code_two(declared, save, capfd):
     assert run(path, "--seeds", "0") == 2
     assert "user, seed 0: batch_size 0 is too small; write at least 1 (log" in capfd.readouterr().out
     assert len(records(path)) == 1
+
+
+def test_a_parser_that_exits_with_two_has_said_what_to_mend(declared, save, capfd):
+    declared["cells"] = [{"row": "exit", "set": {"fake.fail": "exit 2"}}]
+    assert run(save(declared), "--seeds", "0") == 2
+    assert "exit 2: error: no such option" in capfd.readouterr().out
+
+
+def test_a_diverged_run_is_a_result_and_is_not_run_again(declared, save, capfd):
+    lost = {"step": 40, "first": "the output of head"}
+    declared["cells"] = [{"row": "wild", "set": {"fake.diverged": lost}}, {"row": "tame"}]
+    path = save(declared)
+    assert run(path, "--json", str(path.parent / "outcome.json")) == 0
+    printed = capfd.readouterr().out
+    assert "wild, seed 0: diverged at step 40 (the output of head)" in printed
+    assert "2 runs finished, 2 diverged, 0 failed" in printed
+    outcome = json.loads((path.parent / "outcome.json").read_text(encoding="utf-8"))
+    assert [entry["status"] for entry in outcome] == ["diverged", "finished", "diverged", "finished"]
+    assert run(path) == 0
+    assert "4 of 4 runs done, 0 to run" in capfd.readouterr().out
 
 
 def test_a_runner_that_is_not_there_is_named(declared, save, capfd):
