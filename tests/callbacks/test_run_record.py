@@ -191,3 +191,30 @@ def test_a_federated_record_says_what_every_client_held(tmp_path):
     module = FederatedClassifier("mlp", Backprop(), image_shape=(1, 8, 8), num_classes=10)
     data = federated(module, RunRecord(str(tmp_path / "r.json"), finish_after="fit"))
     assert json.loads((tmp_path / "r.json").read_text())["partition"] == data.class_counts.tolist()
+
+
+def test_weights_that_the_last_step_spoilt_are_a_divergence_also_after_the_test(tmp_path):
+    class Spoil(L.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            if trainer.current_epoch == 1:
+                pl_module.network[3].weight.data[0, 0] = torch.inf
+
+    path = tmp_path / "r.json"
+    fit(mlp(), FeedbackAlignment(), [RunRecord(str(path)), Spoil()], test=True)
+    read = json.loads(path.read_text(encoding="utf-8"))
+    assert (read["status"], read["diverged"]["step"]) == ("diverged", 6)
+    assert read["diverged"]["first"] == "parameter 3.weight"
+
+
+def test_a_run_that_went_on_with_other_code_names_the_commits_of_its_parts():
+    record = RunRecord()
+    state = record.state_dict() | {"spent": 1.0, "started": None}
+    record.load_state_dict(state | {"code": {"commit": "abc", "sources": "of then"}})
+    assert record.earlier == ["abc"]
+    record.load_state_dict(state | {"code": {"commit": "abc", "sources": sources()}, "earlier": []})
+    assert record.earlier == []
+
+
+def test_the_last_finite_value_of_a_curve_is_kept():
+    curves = Curves({"a": [(1, 1.0, 0.5), (2, 2.0, float("nan"))], "b": [(1, 1.0, float("inf"))]})
+    assert curves.last_finite() == {"a": 0.5}
