@@ -521,11 +521,27 @@ RULES |= {
 BATCHES = "it compares the samples of a batch, and every rank has its own batch"
 COPIES = "its feedback is copied from the weights"
 FACTORS = "its layers hold factors in the place of weights"
+NO_SERVER_DATA = "it prepares on training batches, which a server does not have"
+NO_EPOCHS = "it prunes at the end of epochs, which clients do not have"
+LOCAL = ("svd", "ssa", "pred", "sim", "auglocal")
 EXACT = "its update is backprop's, at least in the first step"
 OPTED_OUT: dict[str, dict[str, str]] = {
     "two_ranks": {
         **dict.fromkeys(("predsim", "predsim_pooled", "sim", "auglocal", "auglocal_deep"), BATCHES),
         "ff_symba": "its wrong labels are a permutation of the batch, and every rank has its own batch",
+    },
+    "vmapped_clients": {
+        "fwm": NO_SERVER_DATA,
+        **dict.fromkeys(("svd_pruned", "ssa_pruned"), NO_EPOCHS),
+        "ff_greedy": "whose turn it is is the state of one client",
+    },
+    "written_out": {
+        "fwm": NO_SERVER_DATA,
+        "ff_greedy": "the block that learns changes",
+        **{rule: "nobody has written it out" for rule in RULES if rule.startswith(LOCAL)},
+        **dict.fromkeys(("kolen_pollack", "kolen_pollack_detour", "adaptive_increment"), "its feedback is trained"),
+        **dict.fromkeys(("sign_brsf", "weight_mirror", "adaptive_mixture"), "its feedback changes in a round"),
+        **dict.fromkeys(("ff_channels", "ff_channels_l2"), "the label has weights of its own"),
     },
     "global_seed": dict.fromkeys(("snapshot_row", "snapshot_matrix", "snapshot_none", "snapshot_flfa"), COPIES),
     "plain_checkpoint": {rule: FACTORS for rule in RULES if rule.startswith(("svd", "ssa"))},

@@ -12,46 +12,21 @@ from lit_fa.federated import FedDecorr, FedDyn, FedNova, FedProx, LocalAdam, Loc
 from lit_fa.federated.choose import executor_named
 from lit_fa.federated.work import client_seed
 from lit_fa.modules import FederatedClassifier
-from lit_fa.rules import (
-    FLFA,
-    AugLocal,
-    Backprop,
-    DirectFeedbackAlignment,
-    FeedbackAlignment,
-    ForwardForward,
-    PredSim,
-    SignFeedback,
-    SVDBackprop,
-    SVDSpaceAlignment,
-)
+from lit_fa.rules import FLFA, FeedbackAlignment, ForwardForward
+from tests import cases
 from tests.federated.federation import CLASSES, largest_difference, loader, network, quiet, trained, weights
 
-RULES = {
-    "backprop": Backprop,
-    "feedback_alignment": FeedbackAlignment,
-    "sign_symmetry": lambda: FeedbackAlignment(SignFeedback("usf")),
-    "fixed_sign_symmetry": lambda: FeedbackAlignment(SignFeedback("frsf")),
-    "redrawn_sign_symmetry": lambda: FeedbackAlignment(SignFeedback("brsf")),
-    "snapshot": lambda: FeedbackAlignment("snapshot"),
+# rules and options that a federation adds to the list of all rules
+MORE = {
     "flfa_highest": lambda: FLFA("highest:1"),
     "flfa_lowest": lambda: FLFA("lowest:1", reselect_every=1),
     "flfa_random": lambda: FLFA(None, feedback="random"),
     "flfa_redrawn": lambda: FLFA(None, feedback="redrawn", rescale="matrix"),
-    "kolen_pollack": lambda: FeedbackAlignment("kolen_pollack"),
-    "direct": DirectFeedbackAlignment,
-    "drtp": lambda: DirectFeedbackAlignment("target"),
-    "ff_symba": lambda: ForwardForward(loss="symba", head="none"),
     "ff_threshold_permuted_l2": lambda: ForwardForward(negatives="permutation", normalise="l2", threshold=0.3),
     "ff_margin_hard_sum": lambda: ForwardForward(loss="margin", negatives="hard", goodness="sum", threshold=1.0),
     "ff_moved_label": lambda: ForwardForward(loss="symba", head="none", position=2, strength=2.0, normalise="none"),
-    "predsim": PredSim,
-    "auglocal": AugLocal,
-    "svd_backprop": SVDBackprop,
-    "ssa_random": SVDSpaceAlignment,
-    "ssa_sequential": lambda: SVDSpaceAlignment("sequential", rank=0.6),
 }
-NOT_WRITTEN = ("kolen_pollack", "drtp", "redrawn_sign_symmetry", "predsim", "auglocal", "svd", "ssa")
-WRITTEN_OUT = [name for name in RULES if not name.startswith(NOT_WRITTEN)]
+RULES = {name: make for name, (make, _) in cases.RULES.items()} | MORE
 ALGORITHMS = {
     "prox": FedProx(0.3),
     "nova": FedNova(),
@@ -76,19 +51,30 @@ def deep(activation: type = nn.ReLU, inputs: int = 8) -> nn.Module:
 
 def result(executor: str, **options) -> dict:
     """Weights, and the buffers that the rounds have changed."""
-    module = trained(executor=executor, net=deep(options.pop("activation", nn.ReLU)), inputs=8, rounds=2, **options)
+    net = deep(options.pop("activation", nn.ReLU))
+    module = trained(executor=executor, net=net, inputs=8, **{"rounds": 2, **options})
     return weights(module) | {n: b.clone() for n, b in module.learner.named_buffers()}
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", [*cases.rules("vmapped_clients"), *MORE])
 def test_vmap_gives_what_one_client_after_another_gives(rule: str):
-    expected = result("sequential", rule=RULES[rule](), local_optimizer=LocalSGD(0.2))
-    assert largest_difference(result("vmap", rule=RULES[rule](), local_optimizer=LocalSGD(0.2)), expected) < 1e-13
+    options = {"local_optimizer": LocalSGD(0.2), "rounds": 2 if rule in MORE else 1}
+    expected = result("sequential", rule=RULES[rule](), **options)
+    assert largest_difference(result("vmap", rule=RULES[rule](), **options), expected) < 1e-13
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.Sigmoid])
-@pytest.mark.parametrize("rule", WRITTEN_OUT)
-def test_the_explicit_rule_gives_what_autograd_gives(rule: str, activation: type):
+@pytest.mark.parametrize("rule", [*cases.rules("written_out"), *MORE])
+def test_the_explicit_rule_gives_what_autograd_gives(rule: str):
+    assert_written_out(rule, nn.ReLU)
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.Sigmoid])
+@pytest.mark.parametrize("rule", ["backprop", "fa_detour", "sign_usf", "snapshot_row", "dfa_dense", *MORE])
+def test_the_explicit_rule_gives_what_autograd_gives_behind_other_activations(rule: str, activation: type):
+    assert_written_out(rule, activation)
+
+
+def assert_written_out(rule: str, activation: type) -> None:
     options = {"local_optimizer": LocalSGD(0.2, weight_decay=0.01), "activation": activation}
     expected = result("sequential", rule=RULES[rule](), **options)
     assert largest_difference(result("stacked", rule=RULES[rule](), **options), expected) < 1e-13
