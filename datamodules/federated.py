@@ -15,6 +15,7 @@ from datamodules.errors import DataError, one_line, one_of, require
 from datamodules.image_set import InMemory
 from datamodules.partition_picture import partition_picture
 from datamodules.rounds import LocalWork, RoundLoader, checked_parts
+from datamodules.validation import refuse_choices
 from datamodules.vision import VisionDataModule
 
 SCHEMES: dict[str, Callable] = {
@@ -117,6 +118,7 @@ class Federated(L.LightningDataModule):
 
     def train_dataloader(self) -> RoundLoader:
         """Rounds."""
+        refuse_choices(self.data)  # once more: now the learning rate's schedule is known
         require(bool(self.parts), "Federated: call setup() first (a Trainer does)")
         images = self.data.train_set
         return RoundLoader(

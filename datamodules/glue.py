@@ -14,6 +14,7 @@ from datamodules.loading import LoadingDataModule
 from datamodules.root import data_root
 from datamodules.text_set import TextSet
 from datamodules.tokenised import cache_folder, check_length, load_tokenizer, tokenised
+from datamodules.validation import CHOICES, refuse_choices
 
 
 class GLUE(LoadingDataModule):
@@ -36,6 +37,7 @@ class GLUE(LoadingDataModule):
         val_size: training texts (int) or share of them (float) held out for validation, each class in proportion; 0:
             the development set, which then is the test set too unless `test_split` is test.
         val_seed: decides which texts are held out, and which remain under a limit.
+        validation_is_test: `refuse` or `allow`, see `VisionDataModule`.
         test_split: dev, or test for MRPC and STS-B, whose original test files have labels.
         seed: order of training batches.
         limit_train: use only so many training texts, each class in proportion.
@@ -72,6 +74,7 @@ class GLUE(LoadingDataModule):
         device: str = "auto",
         download: bool = True,
         cache: str | None = None,
+        validation_is_test: Literal["refuse", "allow"] = "refuse",
     ) -> None:
         super().__init__()
         self.task, self.tokenizer, self.max_length = one_of("task", task, TASKS), tokenizer, max_length
@@ -80,6 +83,7 @@ class GLUE(LoadingDataModule):
         self.val_size, self.val_seed, self.seed = val_size, val_seed, seed
         self.test_split = one_of("test_split", test_split, ["dev", "test"])
         self.limit_train, self.limit_test = limit_train, limit_test
+        self.choose_by_test = one_of("validation_is_test", validation_is_test, CHOICES)
         self._check_options()
         self.num_classes, self.image_shape = TASKS[task].num_classes, (3, max_length)
         self._placed_on: torch.device | None = None
@@ -91,6 +95,7 @@ class GLUE(LoadingDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Read, tokenise, hold out, and put everything on the device; a second call does nothing."""
+        refuse_choices(self)
         device = self.target_device()
         if self._placed_on == device:
             return

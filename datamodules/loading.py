@@ -7,6 +7,7 @@ from datamodules.batches import BatchLoader, Prepare
 from datamodules.errors import require
 from datamodules.image_set import ImageSet
 from datamodules.text_set import TextSet
+from datamodules.validation import announce, refuse_choices
 
 
 class LoadingDataModule(L.LightningDataModule):
@@ -20,21 +21,32 @@ class LoadingDataModule(L.LightningDataModule):
     seed: int = 0
     drop_last: bool = False
     device: str = "auto"
+    choose_by_test: str = "refuse"  # the option `validation_is_test`
     train_set: ImageSet | TextSet | None = None
     val_set: ImageSet | TextSet | None = None
     test_set: ImageSet | TextSet | None = None
+    _announced = False  # that validation is on the test set
 
     def prepare(self, samples: ImageSet | TextSet) -> Prepare | None:
         """The last step on every batch of `samples`; None where the set is ready for the network."""
         return None
 
+    @property
+    def validation_is_test(self) -> bool:
+        """Whether validation metrics are computed on the test set, for lack of anything else."""
+        return self.val_set is not None and self.val_set is self.test_set
+
     def train_dataloader(self) -> BatchLoader:
         """Shuffled by (seed, epoch); always the same order where the trainer overfits a few batches."""
+        refuse_choices(self)  # once more: now the learning rate's schedule is known
         overfit = self.trainer is not None and getattr(self.trainer, "overfit_batches", 0) > 0
         return self._loader(self.train_set, self.batch_size, shuffle=not overfit, drop_last=self.drop_last)
 
     def val_dataloader(self) -> BatchLoader:
         """Fixed order, every sample once over all ranks."""
+        if not self._announced:
+            announce(self)
+        self._announced = True
         return self._loader(self.val_set, self.eval_batch_size)
 
     def test_dataloader(self) -> BatchLoader:

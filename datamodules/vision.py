@@ -16,6 +16,7 @@ from datamodules.errors import one_of, require
 from datamodules.image_set import ImageSet, InMemory, OnDisk
 from datamodules.loading import LoadingDataModule
 from datamodules.root import data_root
+from datamodules.validation import CHOICES, refuse_choices
 
 SHIFTS = {"crop_flip": 4, "jitter": 2}  # pixels each way
 READY_LIMIT = 1 << 30  # bytes of floats up to which a set is normalised once, so that a batch is one index_select
@@ -39,6 +40,8 @@ class VisionDataModule(LoadingDataModule):
         val_size: training images (int) or share of them (float) held out for validation; 0: the set's own validation
             images where it has some, else the test set, and then `validation_is_test` is True.
         val_seed: decides which images are held out, and which remain under a limit.
+        validation_is_test: where validation is on the test set, `refuse` a run in which early stopping, a checkpoint,
+            the learning rate or a sweep follows a validation metric, or `allow` it.
         seed: order of training batches and all augmentation.
         normalize: standard: (pixel/255 - mean) / std per channel; unit: pixel/255; none: 0..255.
         flatten: batches (n, c*h*w) instead of (n, c, h, w).
@@ -95,6 +98,7 @@ class VisionDataModule(LoadingDataModule):
         device: str = "auto",
         download: bool = True,
         dtype: Literal["float32", "float64"] = "float32",
+        validation_is_test: Literal["refuse", "allow"] = "refuse",
     ) -> None:
         super().__init__()
         self.root, self.download, self.device = data_root(root), download, device
@@ -105,6 +109,7 @@ class VisionDataModule(LoadingDataModule):
         self.limit_train, self.limit_test = limit_train, limit_test
         self.normalize = one_of("normalize", normalize, ["standard", "unit", "none"])
         self.augment = one_of("augment", augment, ["none", "crop_flip", "flip", "jitter"])
+        self.choose_by_test = one_of("validation_is_test", validation_is_test, CHOICES)
         self.dtype = getattr(torch, one_of("dtype", dtype, ["float32", "float64"]))
         self.flatten, self.resize, self.transforms = flatten, resize, list(transforms or [])
         self._check_options()
@@ -136,6 +141,7 @@ class VisionDataModule(LoadingDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Read, select, hold out, replace labels, and put everything on the device; a second call does nothing."""
+        refuse_choices(self)
         device = self.target_device()
         if self._placed_on == device:
             return

@@ -52,9 +52,12 @@ class ReportToStudy(Recorder):
         parameters: of the trial, for the loggers.
     """
 
+    called = "the sweep"  # what data with validation on the test set say that chooses by `monitor`
+
     def __init__(self, trial: optuna.trial.Trial, metric: str, parameters: dict):
         """See the class."""
         super().__init__()
+        self.monitor = metric
         self.trial, self.metric, self.parameters = trial, metric, parameters
 
     @property
