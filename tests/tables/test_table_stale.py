@@ -56,20 +56,13 @@ def git(folder, *arguments):
 def edited(root, name, text):
     """Changes a file; what was read before is forgotten, as in a new process."""
     (root / name).write_text(text, encoding="utf-8")
-    for cached in (
-        stale._touched,
-        stale._different,
-        stale._code_now,
-        closure._closure,
-        closure._imported,
-        closure._tree,
-    ):
-        cached.cache_clear()
+    cached = (stale._touched, stale._different, stale._code_then, stale._code_now, stale._texts)
+    for function in (*cached, closure._closure, closure._imported, closure._named, closure._tree):
+        function.cache_clear()
 
 
 def since(root, config=CONFIG, **record):
-    monkeypatched = {"commit": git(root, "rev-parse", "HEAD"), "dirty": False, **record}
-    return changed(monkeypatched, config)
+    return changed({"commit": git(root, "rev-parse", "HEAD"), "dirty": False, **record}, config)
 
 
 @pytest.fixture(autouse=True)
