@@ -75,7 +75,7 @@ class Work:
         states: what each client kept.
         server: what the algorithm keeps at the server.
         lr: of this round.
-        fraction: of all rounds that are done.
+        rounds: of the whole run; None where that is not known.
     """
 
     round: Round
@@ -86,7 +86,7 @@ class Work:
     states: Sequence[Tensors]
     server: Tensors
     lr: float
-    fraction: float = 0.0
+    rounds: int | None = None
 
     def take(self, lanes: Sequence[int]) -> "Work":
         """The work of only these lanes."""
@@ -101,7 +101,8 @@ class Work:
 
     def progress(self, step: int) -> Progress:
         """Where a client stands after `step` local steps; no two rounds share a number, on which draws depend."""
-        return Progress(self.round.number * _STRIDE + step, self.round.number, self.fraction)
+        number = self.round.number
+        return Progress(number * _STRIDE + step, number, total_epochs=self.rounds)
 
 
 def travelling(work: Work, rule: LearningRule) -> dict[str, Tensors]:

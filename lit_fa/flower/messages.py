@@ -30,7 +30,7 @@ def packed_work(work: Work, learner: Learner) -> RecordDict:
         "shares": work.shares.tolist(),
         "fractions": work.fractions.tolist(),
         "lr": float(work.lr),
-        "fraction": float(work.fraction),
+        "rounds": work.rounds or 0,  # 0: not known
     }
     if learner.rule.compares:
         plan[CHOSEN] = [*feedback_layers(learner.network)]
@@ -67,7 +67,7 @@ def unpacked_work(
         states=[_tensors(content, f"{STATE}{client}", to) for client in clients],
         server=_tensors(content, "server", to),
         lr=plan["lr"],
-        fraction=plan["fraction"],
+        rounds=plan["rounds"] or None,
     )
 
 

@@ -42,12 +42,12 @@ class LinearFeedback(torch.autograd.Function):
             grad_x = credit @ feedback
             derived = None if feedback is stored or feedback is weight else feedback
         rows = error.reshape(-1, error.shape[-1])
-        if needs_weight or needs_stored:
+        if needs_weight:
             grad_weight = _product_into(derived, rows.t(), x.reshape(-1, x.shape[-1]))
         if needs_bias:
             grad_bias = rows.sum(0)
-        # Kolen-Pollack: trained feedback receives the same increment as the weight
-        return grad_x, grad_weight, grad_bias, grad_weight if needs_stored else None, None, None
+        # Kolen-Pollack: trained feedback receives the weight's own increment, none where the weight is frozen
+        return grad_x, grad_weight, grad_bias, grad_weight if needs_stored and needs_weight else None, None, None
 
 
 class ConvFeedback(torch.autograd.Function):
@@ -79,9 +79,9 @@ class ConvFeedback(torch.autograd.Function):
             feedback = feedback * ctx.gain  # a kernel is far smaller than the error map
         grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
             error, x, feedback, ctx.bias_size, stride, padding, dilation, False, [0] * len(stride), groups,
-            [needs_x, needs_weight or needs_stored, needs_bias],
+            [needs_x, needs_weight, needs_bias],
         )  # fmt: skip
-        return grad_x, grad_weight, grad_bias, grad_weight if needs_stored else None, None, None, None
+        return grad_x, grad_weight, grad_bias, grad_weight if needs_stored and needs_weight else None, None, None, None
 
 
 def _product_into(spent: Tensor | None, left: Tensor, right: Tensor) -> Tensor:

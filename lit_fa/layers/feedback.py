@@ -39,7 +39,7 @@ class Feedback(nn.Module):
         weight = layer.weight.detach()
         stored = _drawn(source, weight, generator)
         if source.trained:
-            self.weight = nn.Parameter(stored)
+            self.weight = nn.Parameter(stored, requires_grad=layer.weight.requires_grad)
         else:
             self.register_buffer("weight", stored)
         self.source, self.gain = source, source.gain(weight)
@@ -51,7 +51,10 @@ class Feedback(nn.Module):
 
     def matrix(self, weight: Tensor) -> Tensor:
         """The backward matrix B, of the shape of `weight`."""
-        return weight.detach() if self.off else self.source.matrix(weight.detach(), self.weight) * self.gain
+        if self.off:
+            return weight.detach()
+        moves = self.weight is None or weight.requires_grad  # trained feedback of a frozen weight is frozen
+        return self.source.matrix(weight.detach(), self.weight if moves else self.weight.detach()) * self.gain
 
     def extra_repr(self) -> str:
         """Show the source in print(network)."""

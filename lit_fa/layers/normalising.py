@@ -3,12 +3,10 @@
 import math
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from lit_fa.functional.credit import cut
 from lit_fa.functional.goodness import divided, length, squares
-from lit_fa.layers.observing import observing
 from lit_fa.layers.taps import Taps
 
 
@@ -43,20 +41,6 @@ class NormalisingTaps(Taps):
             pass
         finally:
             self.stops = False
-
-    def owners(self, network: nn.Module, forward: Callable[[], Tensor]) -> dict[str, int]:
-        """Trainable parameter of the network to the number of its block; the head's number is that of the blocks."""
-        params = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        outputs: list[Tensor] = []
-        owners: dict[str, int] = {}
-        with observing(network), torch.enable_grad():  # to the end: a buffer that is restored breaks the graph
-            with self.visited_by(lambda _name, output, _squares: outputs.append(output)):
-                outputs.append(forward())
-            for number, output in enumerate(outputs):
-                if output.requires_grad:
-                    grads = torch.autograd.grad(output.sum(), [*params.values()], allow_unused=True)
-                    owners |= {name: number for name, grad in zip(params, grads, strict=True) if grad is not None}
-        return owners
 
 
 class _EnoughError(Exception):

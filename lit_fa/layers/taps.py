@@ -67,6 +67,24 @@ class Taps:
         finally:
             self.visitor = None
 
+    def owners(self, network: nn.Module, forward: Callable[[], Tensor]) -> dict[str, int]:
+        """Trainable parameter of the network to the number of its block; the head's number is that of the blocks."""
+        params = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        outputs: list[Tensor] = []
+        owners: dict[str, int] = {}
+        with observing(network), torch.enable_grad():  # to the end: a buffer that is restored breaks the graph
+            with self.visited_by(lambda _name, output, *_: outputs.append(output)):
+                outputs.append(forward())
+            for number, output in enumerate(outputs):
+                if output.requires_grad:
+                    grads = torch.autograd.grad(output.sum(), [*params.values()], allow_unused=True)
+                    owners |= {name: number for name, grad in zip(params, grads, strict=True) if grad is not None}
+        return owners
+
+    def parts(self, network: nn.Module, forward: Callable[[], Tensor]) -> dict[str, int]:
+        """The same, by the names that a learner gives the parameters."""
+        return {f"network.{name}": number for name, number in self.owners(network, forward).items()}
+
 
 def block_key(name: str) -> str:
     """A block's name as a key of `nn.ModuleDict`, which allows no dots; `block_name` goes back."""

@@ -2,18 +2,20 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from fnmatch import fnmatchcase
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from lit_fa.errors import UserError
-from lit_fa.layers.taps import match
-from lit_fa.modules.evaluated import EvaluatedClassifier
+from lit_fa.modules.accumulation import Window
+from lit_fa.modules.averages import check_averages, renews_statistics
 from lit_fa.modules.finite import NonFiniteLossError, first_non_finite
+from lit_fa.modules.groups import clip_gradients, freeze_followers, parameter_groups
 from lit_fa.modules.learner import Learner
-from lit_fa.modules.resume import random_states, take_up
+from lit_fa.modules.length import check_length, run_length
+from lit_fa.modules.resume import states_of_ranks, take_up
+from lit_fa.modules.schedules import ScheduledClassifier
 from lit_fa.modules.start import Epoch, HeadProbe, start, training_batches
 from lit_fa.networks import Adapters, create_network, example_input, load_weights
 from lit_fa.rules.backprop import Backprop
@@ -25,7 +27,7 @@ def plain_sgd(params: Iterable) -> torch.optim.Optimizer:
     return torch.optim.SGD(params, lr=0.1)
 
 
-class Classifier(EvaluatedClassifier):
+class Classifier(ScheduledClassifier):
     """A network that learns to classify by a rule, under manual optimisation with one optimiser.
 
     Lightning refuses clipping and accumulation in the Trainer under manual optimisation, so both are arguments here.
@@ -37,16 +39,22 @@ class Classifier(EvaluatedClassifier):
         image_shape: (channels, height, width) of the inputs; (3, length) of texts.
         criterion: `cross_entropy`, `mse` or `bce`.
         optimizer: from parameter groups to an optimiser; any torch class in YAML.
-        scheduler: from an optimiser to a learning-rate schedule, or None.
-        scheduler_interval: `epoch` or `step`.
-        layer_lr: learning rates of their own for parameters by name or pattern (``blocks.0.*``: 0.01).
+        scheduler: from an optimiser to a learning-rate schedule, or None; of a plateau see `ScheduledClassifier`.
+        scheduler_interval: `epoch`, or `step`: an optimiser step.
+        layer_lr: learning rates of their own for parameters by name or pattern (``blocks.0.*``: 0.01). Feedback that is
+            trained (`KolenPollackFeedback`) has the rate of its weight.
         network_args: further arguments of the network.
         pretrained: load the network's weights.
         weights: file to load weights from; see `networks.load_weights`.
         adapter: config of peft: the rule trains adapters and the read-out alone; see `networks.Adapters`.
-        clip: bound on the gradient, or None.
-        clip_by: `norm` or `value`.
-        accumulate: batches per optimiser step.
+        clip: bound on the gradient, or None. Trained feedback, whose gradient is its weight's, does not count in the
+            norm and is scaled with its weight. Where blocks learn from losses of their own (`ForwardForward`,
+            `PredSim`, `AugLocal`, the direct routes of `SVDSpaceAlignment`), every block with what reads it, and what
+            stands behind the last cut, has its own norm; elsewhere (also under DFA) one norm is over all parameters.
+        clip_by: `norm` or `value` (of every entry).
+        accumulate: batches per optimiser step, weighed by their samples: an epoch's last step may have fewer or smaller
+            ones. It equals one batch of them all, but for what compares the samples of a batch: batch normalisation,
+            `PredSim`'s similarity, Forward-Forward's `negatives: permutation` and `peer`; dropout draws anew.
         stream: free each block's activations before the next block runs (rules with cuts, one device).
         compile: compile the learner.
         probe: train the read-out alone before the first step of a fresh run, or None. See `HeadProbe`.
@@ -57,6 +65,8 @@ class Classifier(EvaluatedClassifier):
     Raises:
         UserError: unknown network, criterion or metric, a rule that does not reach a weight, numbers out of range.
     """
+
+    training_loss = "train/loss_epoch"
 
     def __init__(
         self,
@@ -99,45 +109,79 @@ class Classifier(EvaluatedClassifier):
             raise UserError(f"{type(rule).__name__} has no cuts to stream; use stream: false")
         if rule.compares:
             raise UserError(f"{type(rule).__name__} chooses layers by comparing clients: name them, or federate")
-        self.learner = Learner(network, rule, example_input(network, tuple(image_shape)), criterion)
+        if accumulate > 1 and rule.sums:
+            raise UserError("accumulate averages over samples, which target_reduction: sum does not: set it to mean")
+        example = example_input(network, tuple(image_shape))
+        self.learner = Learner(network, rule, example, criterion)
+        self.parts = rule.parts(network, example) if clip is not None and clip_by == "norm" else {}
         if compile:
             self.learner.compile()
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.scheduler_interval, self.layer_lr = scheduler_interval, layer_lr or {}
         self.clip, self.clip_by, self.accumulate, self.stream = clip, clip_by, accumulate, stream
+        self.window = Window(accumulate)
         self.probe = probe
         self.prepared: dict[str, float] | None = None  # what preparing the run has found; None before
         self.totals = torch.zeros(3, dtype=torch.float64)  # of this epoch: loss, correct, seen
+        self._resumed: list[dict] | None = None  # what a checkpoint holds besides weights, until training starts
+
+    def setup(self, stage: str) -> None:
+        """Before DDP looks: the feedback of frozen weights is frozen."""
+        super().setup(stage)
+        freeze_followers(self.learner)
 
     def on_fit_start(self) -> None:
         """Before a fresh run, also one of no steps: probe the read-out, then let the rule prepare."""
+        check_averages(self.trainer, self.learner)
+        if self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
+            check_length(self.rule.follows_length, None, None)
+        self.window = Window(self.accumulate)
+        self.zero_grad(set_to_none=True)
         if self.prepared is None:
             self.prepared = start(self.learner, self.probe, self.trainer)
 
     def on_train_start(self) -> None:
         """Log what preparing has found; a resumed run logs it again, for its metrics start empty."""
+        super().on_train_start()
+        check_length(self.rule.follows_length, *run_length(self.trainer, self.accumulate))
         self.log_dict(self.prepared)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Surrogate, backward, edits, clip, step, after_step, schedule."""
-        optimizer = self.optimizers()
-        last = (batch_idx + 1) % self.accumulate == 0 or self.trainer.is_last_batch
+        if renews_statistics(self.trainer):
+            surrogate = self.learner(batch)
+            self._count(surrogate, batch[1])
+            return surrogate.loss
+        last = self.window.batches + 1 >= self.accumulate or self.trainer.is_last_batch
+        share = self.window.weigh(len(batch[1]), self._mean)
         with nullcontext() if last else self._without_sync():
-            surrogate = self._backward(batch)
+            surrogate = self._backward(batch, share)
+        self.window.add(len(batch[1]))
         self._check_finite(surrogate, batch)
         if last:
-            self.learner.edit_gradients(self.progress())
-            if self.clip is not None:
-                self.clip_gradients(optimizer, self.clip, self.clip_by)
-            optimizer.step()
-            if self.adapters is not None:
-                self.adapters.after_step(self.global_step)
-            optimizer.zero_grad(set_to_none=True)
-            if self.rule.evolves:
-                self.learner.after_step(self.progress())
-            self._schedule("step")
+            self._step()
         self._count(surrogate, batch[1])
         return surrogate.loss
+
+    def _step(self) -> None:
+        """Let the optimiser move by the window's gradient."""
+        optimizer = self.optimizers()
+        self.window.close(self.learner, self._mean)
+        self.learner.edit_gradients(self.progress())
+        if self.clip is not None:
+            clip_gradients(self.learner, optimizer.optimizer, self.clip, self.clip_by, self.parts)
+        optimizer.step()
+        if self.adapters is not None:
+            self.adapters.after_step(self.global_step)
+        optimizer.zero_grad(set_to_none=True)
+        if self.rule.evolves:
+            self.learner.after_step(self.progress())
+        self.schedule("step")
+
+    def on_validation_model_zero_grad(self) -> None:
+        """Validation inside a window leaves its gradients."""
+        if self.window.batches == 0:
+            super().on_validation_model_zero_grad()
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training loss and (of classes) accuracy, averaged over what was seen; move the schedule."""
@@ -149,7 +193,7 @@ class Classifier(EvaluatedClassifier):
         self.totals = torch.zeros(3, dtype=torch.float64)
         if self.rule.reshapes and self.trainer.world_size == 1:
             self.rule.reshape(self.network, self.optimizers().optimizer)
-        self._schedule("epoch")
+        self.schedule("epoch")
 
     def training_batches(self) -> AbstractContextManager[Epoch]:
         """Number of an epoch to its training batches, in the middle of a fit and beside it."""
@@ -157,45 +201,32 @@ class Classifier(EvaluatedClassifier):
 
     def configure_optimizers(self) -> dict | torch.optim.Optimizer:
         """One optimiser, one group for every learning rate."""
-        optimizer = self.make_optimizer(self.parameter_groups())
-        if self.make_scheduler is None:
-            return optimizer
-        scheduler = self.make_scheduler(optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": self.scheduler_interval}}
+        return self.scheduled(self.make_optimizer(self.parameter_groups()))
 
     def parameter_groups(self) -> list[dict]:
         """The trainable parameters: the rest first, then one group for each entry of `layer_lr`."""
-        named = {n.removeprefix("network."): p for n, p in self.learner.named_parameters() if p.requires_grad}
-        groups = []
-        for pattern, lr in self.layer_lr.items():
-            try:
-                match([pattern], [*named])
-            except ValueError as error:
-                raise UserError(f"layer_lr: {error}") from None
-            chosen = [name for name in named if fnmatchcase(name, pattern)]
-            groups.append({"params": [named.pop(name) for name in chosen], "lr": lr})
-        return [{"params": [*named.values()]}, *groups] if named else groups
+        return parameter_groups(self.learner, self.layer_lr)
 
     def progress(self) -> Progress:
-        """Steps taken, epoch, the fraction of the steps done, and whether this batch is the epoch's last."""
-        total = self.trainer.estimated_stepping_batches if self.trainer.max_steps > 0 or self.trainer.max_epochs else 0
-        fraction = self.global_step / total if total and total != float("inf") else 0.0
-        return Progress(self.global_step, self.current_epoch, fraction, self.trainer.is_last_batch)
+        """Steps taken, the epoch, how many of both there will be, and whether this batch is the epoch's last."""
+        length = run_length(self.trainer, self.accumulate)
+        return Progress(self.global_step, self.current_epoch, *length, self.trainer.is_last_batch)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Keep the random state (dropout), the epoch's totals and what preparing found: resuming is bit for bit."""
-        checkpoint["lit_fa"] = random_states(self.totals)
+        """Keep random states (dropout), the epoch's totals, an open window's gradients and what preparing found."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["lit_fa"] = states_of_ranks(self.totals, self.window.state(self.learner))
         checkpoint["adapters"] = {} if self.adapters is None else self.adapters.state()
         checkpoint["prepared"] = self.prepared
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Remember the random state until training starts: loading itself may draw numbers."""
         super().on_load_checkpoint(checkpoint)
-        self._resumed = checkpoint.get("lit_fa")
         if self.adapters is not None:
             self.adapters.take_up(checkpoint.get("adapters", {}))
         if self._trainer is not None and self.trainer.state.fn == "fit":  # loaded otherwise, it is where a run starts
             self.prepared = checkpoint.get("prepared") or {}
+            self._resumed = checkpoint.get("lit_fa")
 
     def on_train_epoch_start(self) -> None:
         """Take up a resumed run's random state and totals, before the loader of a new epoch draws."""
@@ -206,17 +237,28 @@ class Classifier(EvaluatedClassifier):
         self._take_up()
 
     def _take_up(self) -> None:
-        resumed = getattr(self, "_resumed", None)
+        resumed = self._resumed
         if resumed is None:
             return
         self.totals, self._resumed = take_up(resumed, self.global_rank), None
+        windows = [state.get("window") for state in resumed]
+        self.window.take_up(windows, self.learner, self.global_rank, self.trainer.world_size)
+        self.take_up_schedule()
 
-    def _backward(self, batch: Batch) -> Surrogate:
+    def _mean(self, samples: int) -> float:
+        """Over ranks."""
+        if self.trainer.world_size == 1:
+            return samples
+        held = torch.tensor(float(samples), device=self.device)
+        return float(self.trainer.strategy.reduce(held, reduce_op="sum")) / self.trainer.world_size
+
+    def _backward(self, batch: Batch, share: float = 1.0) -> Surrogate:
+        """The gradients of one batch, added to what stands in `.grad`; `share` is a factor on them."""
         backward: Callable[[Tensor], None] = self.manual_backward
-        if self.accumulate > 1:
+        if share != 1.0:
 
             def backward(value: Tensor) -> None:
-                self.manual_backward(value / self.accumulate)
+                self.manual_backward(value * share)
 
         if self.stream:
             if self.trainer.world_size > 1:
@@ -229,14 +271,6 @@ class Classifier(EvaluatedClassifier):
     def _without_sync(self):
         block = getattr(self.trainer.strategy, "block_backward_sync", None)
         return block() if block else nullcontext()
-
-    def _schedule(self, when: str) -> None:
-        if self.make_scheduler is None or when != self.scheduler_interval:
-            return
-        scheduler = self.lr_schedulers()
-        metric = self.trainer.callback_metrics.get("val/loss", self.trainer.callback_metrics.get("train/loss_epoch"))
-        plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
-        scheduler.step(*([metric] if plateau else []))
 
     def _check_finite(self, surrogate: Surrogate, batch: Batch) -> None:
         # a look at the value waits for the device: on a GPU only when the value is logged
@@ -258,7 +292,9 @@ class Classifier(EvaluatedClassifier):
         self.totals += torch.stack(
             [surrogate.loss.double() * seen, correct.double(), correct.new_tensor(seen).double()]
         )
-        if self.global_step % self.trainer.log_every_n_steps == 0:
+        # loggers count batches
+        done = self.global_step if self.accumulate == 1 else self.trainer.fit_loop.total_batch_idx + 1
+        if done % self.trainer.log_every_n_steps == 0:
             self.log("train/loss", surrogate.loss, prog_bar=True)
 
 

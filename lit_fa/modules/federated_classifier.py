@@ -23,10 +23,13 @@ from lit_fa.federated.lanes import changing_buffers
 from lit_fa.federated.local_optimizers import LocalOptimizer, LocalSchedule, LocalSGD
 from lit_fa.federated.sequential import SequentialExecutor
 from lit_fa.federated.work import LocalTraining, Outcome, Round, Work, trainable, travelling
-from lit_fa.modules.evaluated import EvaluatedClassifier
+from lit_fa.modules.averages import check_averages, check_no_renewal
 from lit_fa.modules.finite import NonFiniteLossError, watched
+from lit_fa.modules.groups import freeze_followers
 from lit_fa.modules.learner import Learner
+from lit_fa.modules.length import check_length, run_length
 from lit_fa.modules.ranks import share_of, summed
+from lit_fa.modules.schedules import ScheduledClassifier
 from lit_fa.modules.selection import logged, select
 from lit_fa.networks import create_network, example_input
 from lit_fa.rules.backprop import Backprop
@@ -41,7 +44,7 @@ def averaging_server(params: Iterable) -> torch.optim.Optimizer:
     return torch.optim.SGD(params, lr=1.0)
 
 
-class FederatedClassifier(EvaluatedClassifier):
+class FederatedClassifier(ScheduledClassifier):
     """A network that learns to classify from clients that keep their data, by any rule under any algorithm.
 
     Args:
@@ -52,10 +55,11 @@ class FederatedClassifier(EvaluatedClassifier):
         local_optimizer: of the clients, new in every round; None: LocalSGD(lr=0.1).
         local_schedule: factor on the clients' learning rate over rounds; None: one.
         optimizer: the server's: SGD with rate one averages, with momentum it is FedAvgM; FedAdam, FedYogi.
-        scheduler: of the server's learning rate, one step a round.
+        scheduler: of the server's learning rate, one step a round; of a plateau see `ScheduledClassifier`.
         executor: `stacked`, `vmap`, `sequential`, or `auto`: the fastest that can do it, timed in the first round.
         lanes: clients stepped side by side; None: as many as the cache holds.
-        validate_every: rounds between validations; the last ten rounds are always validated.
+        validate_every: rounds between validations; the last ten rounds are always validated, where the number of
+            rounds is known (`trainer.max_epochs` or `max_steps`).
         seed: of what clients draw (dropout); with round and client id it decides everything random.
         num_classes: c.
         image_shape: (channels, height, width) of the inputs.
@@ -100,6 +104,8 @@ class FederatedClassifier(EvaluatedClassifier):
             network = create_network(network, num_classes, tuple(image_shape), pretrained, **(network_args or {}))
         example = example_input(network, tuple(image_shape))
         rule = Backprop() if rule is None else rule
+        if getattr(rule, "pruning", None) is not None:
+            raise UserError("pruning comes at the end of epochs, which clients do not have: remove the rule's pruning")
         if stream and not rule.streams:
             raise UserError(f"{type(rule).__name__} has no cuts to stream; use stream: false")
         if type(rule).prepare is not LearningRule.prepare:
@@ -125,10 +131,7 @@ class FederatedClassifier(EvaluatedClassifier):
 
     def configure_optimizers(self) -> dict | torch.optim.Optimizer:
         """The server's optimiser; its schedule counts rounds."""
-        optimizer = self.make_optimizer(list(trainable(self.learner).values()))
-        if self.make_scheduler is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer)}}
+        return self.scheduled(self.make_optimizer(list(trainable(self.learner).values())))
 
     def training_step(self, batch: Round, batch_idx: int) -> Tensor:
         """One round: the clients' training, the sum over ranks, the server's step."""
@@ -194,14 +197,13 @@ class FederatedClassifier(EvaluatedClassifier):
             buffers={name: b.clone() for name, b in buffers.items()},
             states=[self.states.get(c) or algorithm.initial_state(sent) for c in batch.clients],
             server=self.server,
-            lr=self.local.optimizer.lr * self.local_schedule.factor(batch.number, rounds),
-            fraction=batch.number / rounds,
+            lr=self.local.optimizer.lr * self.local_schedule.factor(batch.number, rounds or 1),
+            rounds=rounds,
         )
 
-    def rounds(self) -> int:
-        """Rounds of the whole run."""
-        total = self.trainer.estimated_stepping_batches
-        return int(total) if total != float("inf") else max(self.global_step, 1)
+    def rounds(self) -> int | None:
+        """Rounds of the whole run; None where that is not known."""
+        return run_length(self.trainer)[0]
 
     @property
     def validates(self) -> bool:
@@ -209,7 +211,8 @@ class FederatedClassifier(EvaluatedClassifier):
         done = self.global_step
         if self.trainer.state.fn != "fit" or done % self.validate_every == 0:
             return True
-        return done > self.rounds() - LAST
+        rounds = self.rounds()
+        return rounds is not None and done > rounds - LAST
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Loss and accuracy on held-out data, in the rounds that are validated."""
@@ -223,6 +226,7 @@ class FederatedClassifier(EvaluatedClassifier):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Keep what clients and algorithm keep, and the executor, on which the last bits depend."""
+        super().on_save_checkpoint(checkpoint)
         kept = {"states": self.states, "server": self.server, "executed_by": self.executed_by}
         checkpoint["federated"] = kept | {"selections": self.selections}
 
@@ -239,8 +243,29 @@ class FederatedClassifier(EvaluatedClassifier):
             self.executed_by = kept["executed_by"]
             self.executor = executor_named(self.executed_by["executor"], self.lanes)
 
+    def setup(self, stage: str) -> None:
+        """The feedback of frozen weights is frozen."""
+        super().setup(stage)
+        freeze_followers(self.learner)
+
+    def on_train_start(self) -> None:
+        """Refuse what follows the number of rounds where that is not known."""
+        super().on_train_start()
+        cosine = ["local_schedule.kind: cosine"] if self.local_schedule.kind == "cosine" else []
+        check_length([*self.rule.follows_length, *cosine], *run_length(self.trainer))
+
+    def on_train_batch_start(self, batch: Round, batch_idx: int) -> None:
+        """A resumed run's plateau hears what came before the checkpoint."""
+        self.take_up_schedule()
+
+    def on_train_epoch_end(self) -> None:
+        """Schedules that count epochs."""
+        self.schedule("epoch")
+
     def on_fit_start(self) -> None:
         """What was loaded before the module moved follows it."""
+        check_averages(self.trainer, self.learner)
+        check_no_renewal(self.trainer)
         self.states = {c: {n: t.to(self.device) for n, t in s.items()} for c, s in self.states.items()}
         self.server = {n: t.to(self.device) for n, t in self.server.items()}
 
@@ -269,8 +294,7 @@ class FederatedClassifier(EvaluatedClassifier):
             buffers[name].copy_(value)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if self.make_scheduler is not None:
-            self.lr_schedulers().step()
+        self.schedule("step")
 
     def _check_finite(self, loss: float, work: Work) -> None:
         if math.isfinite(loss):

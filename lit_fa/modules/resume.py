@@ -8,9 +8,9 @@ from torch import Tensor
 from torch import distributed as dist
 
 
-def random_states(totals: Tensor) -> list[dict]:
-    """One entry a rank: the random states and the running totals of the epoch. A collective call."""
-    own = {"rng": torch.get_rng_state(), "totals": totals.cpu()}
+def states_of_ranks(totals: Tensor, window: dict) -> list[dict]:
+    """One entry a rank: random states, running totals of the epoch, and the open window. A collective call."""
+    own = {"rng": torch.get_rng_state(), "totals": totals.cpu(), "window": window}
     if torch.cuda.is_available():
         own["cuda_rng"] = torch.cuda.get_rng_state()
     if not (dist.is_available() and dist.is_initialized()):

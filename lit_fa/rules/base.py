@@ -47,22 +47,28 @@ class Surrogate(NamedTuple):
 class Progress:
     """Where training stands.
 
+    In a federation an epoch is a round. A client numbers its steps so that no two rounds share a number, and their
+    total is None.
+
     Attributes:
         step: optimiser steps taken.
         epoch: that runs, from 0 on.
-        fraction: of all steps done, 0 to 1; 0 where nobody knows how many there will be.
+        total_steps: optimiser steps of the whole run; None where that is not known.
+        total_epochs: epochs that the whole run begins; None where that is not known.
         epoch_ends: this is the epoch's last step.
     """
 
     step: int
     epoch: int = 0
-    fraction: float = 0.0
+    total_steps: int | None = None
+    total_epochs: int | None = None
     epoch_ends: bool = False
 
     @property
-    def epochs(self) -> int | None:
-        """How many there will be, told at the end of an epoch; else None."""
-        return round((self.epoch + 1) / self.fraction) if self.epoch_ends and self.fraction else None
+    def fraction(self) -> float:
+        """Share of the run that is done, 0 to 1: of its steps, or of its rounds; 0 where the length is not known."""
+        done, of = (self.step, self.total_steps) if self.total_steps else (self.epoch, self.total_epochs)
+        return min(done / of, 1.0) if of else 0.0
 
 
 class LearningRule(nn.Module):
@@ -74,6 +80,7 @@ class LearningRule(nn.Module):
         evolves: `after_step` changes something.
         compares: layers are chosen by comparing the gradients of clients, which takes a federation; see `rules.flfa`.
         reshapes: `reshape` does.
+        sums: the scalar is a sum over the batch's samples, at least in part, and not a mean.
     """
 
     paper: ClassVar[str] = ""
@@ -81,6 +88,19 @@ class LearningRule(nn.Module):
     evolves: bool = False
     compares: bool = False
     reshapes: bool = False
+    sums: bool = False
+
+    @property
+    def follows_length(self) -> list[str]:
+        """Options, as ``name: value``, that follow the length of the run, and so need one that is known beforehand."""
+        return []
+
+    def parts(self, network: nn.Module, example: Tensor) -> dict[str, int]:
+        """Parameter, as the learner names it, to the number of the local loss that it alone learns from.
+
+        Empty where one loss, or one error, serves all. Called after `install`; `clip` bounds the norm of each part.
+        """
+        return {}
 
     def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
         """Change `network` once, before the optimiser exists; the only method that may touch modules.

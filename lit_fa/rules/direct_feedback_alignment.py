@@ -58,7 +58,7 @@ class DirectFeedbackAlignment(LearningRule):
         channels: which dimension of a map holds the channels: `first`, `last`, or `auto` (first for 4-D and 5-D
             outputs, last otherwise).
         target_reduction: `mean` divides the one-hot target by the batch size, as the loss does; `sum` does not, as in
-            the DRTP code, where the hidden step is larger than the output's by that factor.
+            the DRTP code, where the hidden step is larger than the output's by that factor. `sum` does not accumulate.
         backend: `fused` or `detour`, see `functional.credit.error_link`.
         uncovered: what to do about tensors without gradient: `raise`, `warn` or `allow`.
     """
@@ -93,6 +93,7 @@ class DirectFeedbackAlignment(LearningRule):
         self.backend, self.uncovered, self.tokens = backend, uncovered, tokens
         self.feedback = nn.ModuleDict()
         self.taps: Taps | None = None
+        self.sums = teacher == "target" and target_reduction == "sum"
 
     def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
         """Cut behind the blocks and draw F; refuse a network that has nothing to cut."""

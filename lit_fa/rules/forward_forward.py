@@ -77,7 +77,7 @@ class ForwardForward(LearningRule):
         position: first of the c pixels.
         peer: weight of `functional.goodness.peer_penalty`; Hinton's code has 0.03.
         schedule: `simultaneous`: all blocks at every step; `greedy`: one after the other, an equal share of the run's
-            steps each (needs a run whose length the trainer knows).
+            steps each. A run whose length is not known (`max_epochs: -1`) is refused.
         blocks: where to cut: `block`, `layer`, or a list of module names or patterns; see `layers.taps.find_blocks`.
         head: `softmax`: trained as said above; `none`: frozen.
         predict_by: `goodness`: a forward pass for each of the c labels, the logit of a label is the goodness with it;
@@ -175,6 +175,15 @@ class ForwardForward(LearningRule):
         refuse("no gradient reaches", found.unreached, "They lie in no path to a block.", uncovered=self.uncovered)
         log.info("forward-forward (%s, %s) behind %s", self.loss, self.goodness, ", ".join(names))
         return found
+
+    @property
+    def follows_length(self) -> list[str]:
+        """Whose turn it is."""
+        return ["schedule: greedy"] if self.schedule == "greedy" else []
+
+    def parts(self, network: nn.Module, example: Tensor) -> dict[str, int]:
+        """Every block has a loss of its own, and so has the head."""
+        return {f"network.{name}": number for name, number in self.owners.items()}
 
     def surrogate(self, network: nn.Module, batch: Batch, criterion: Criterion) -> Surrogate:
         """The sum of the blocks' losses and the head's; no path leads from one to another."""

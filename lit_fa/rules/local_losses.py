@@ -15,9 +15,9 @@ The sum of these losses is the scalar: no input gradient crosses a cut. `loss` i
 
 Departures, both rules: the unit is the block, a residual block included, and h is its output where it is cut, hence
 behind a pool or dropout that follows in the chain, which the code of PredSim reads in front of (name activations in
-`blocks` to do so here). A batch that is shared by ranks or accumulated is read part by part, where S or batch
-normalisation compares samples. Of AugLocal: a residual block is copied as one convolution with batch normalisation, not
-as a residual block; a linear block reads the average of a map.
+`blocks` to do so here). Where S or batch normalisation compares samples, a batch that is shared by ranks or accumulated
+is compared part by part, so that `accumulate: 2` is then not twice the batch. Of AugLocal: a residual block is copied
+as one convolution with batch normalisation, not as a residual block; a linear block reads the average of a map.
 """
 
 import logging
@@ -84,6 +84,13 @@ class LocalLosses(LearningRule):
             type(self).__name__, self.seed, size, ", ".join(self.units),
         )  # fmt: skip
         return covered
+
+    def parts(self, network: nn.Module, example: Tensor) -> dict[str, int]:
+        """A block and what reads it have one loss; what stands behind the last cut has the true one."""
+        parts = self.taps.parts(network, lambda: network(example))
+        keys = [*self.auxiliary]
+        read = {name: keys.index(name.split(".")[0]) for name, _ in self.auxiliary.named_parameters()}
+        return parts | {f"rule.auxiliary.{name}": number for name, number in read.items()}
 
     def surrogate(self, network: nn.Module, batch: Batch, criterion: Criterion) -> Surrogate:
         """The sum of the blocks' losses and the true one; no path leads from one to another."""

@@ -81,14 +81,14 @@ class Pruning:
 
     def due(self, progress: Progress) -> bool:
         """Whether the epoch that ends with this step ends with a pruning."""
-        epochs, done = progress.epochs, progress.epoch + 1
-        if epochs is None or not self.first(epochs) <= done < epochs:
+        epochs, done = progress.total_epochs, progress.epoch + 1
+        if not progress.epoch_ends or epochs is None or not self.first(epochs) <= done < epochs:
             return False
         return (done - self.first(epochs)) % self.every == 0
 
     def is_first(self, progress: Progress) -> bool:
         """Whether this pruning is the first."""
-        return progress.epoch + 1 == self.first(progress.epochs)
+        return progress.epoch + 1 == self.first(progress.total_epochs)
 
     def check(self, progress: Progress) -> None:
         """Refuse a cadence that takes most of the energy, once the number of epochs is known.
@@ -96,9 +96,9 @@ class Pruning:
         Raises:
             UserError: with what would be left.
         """
-        if self.of == "first" or progress.epochs is None:
+        if self.of == "first" or progress.total_epochs is None:
             return
-        left = self.energy ** (times := self.times(progress.epochs))
+        left = self.energy ** (times := self.times(progress.total_epochs))
         if left < 0.5:
             raise UserError(
                 f"pruning to {self.energy:g} of the current energy {times} times leaves {left:.2g} of it and empties "

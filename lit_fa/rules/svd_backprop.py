@@ -84,6 +84,14 @@ class SVDBackprop(LearningRule):
         self.pruned: list[str] = []  # those that pruning may touch
         self.floor = 1
 
+    @property
+    def follows_length(self) -> list[str]:
+        """When ranks are taken away, and how long sparsity is asked for."""
+        options = [] if self.pruning is None else ["pruning"]
+        if self.hoyer is not None and 0 < self.hoyer.until < 1:
+            options.append(f"hoyer.until: {self.hoyer.until:g}")
+        return options
+
     def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
         """Factor the layers; refuse those that cannot be, unless they are named in `dense`."""
         self.factor(network, example)

@@ -110,6 +110,16 @@ class SVDSpaceAlignment(SVDBackprop):
                 shape=shape, blocks=blocks, init=init, scale=scale, seed=seed, uncovered=uncovered
             )
 
+    @property
+    def follows_length(self) -> list[str]:
+        """Also how fast beta falls."""
+        falls = self.beta > 0 and self.beta_schedule != "constant"
+        return [*super().follows_length, *([f"beta_schedule: {self.beta_schedule}"] if falls else [])]
+
+    def parts(self, network: nn.Module, example: Tensor) -> dict[str, int]:
+        """On the direct routes every block has a loss of its own."""
+        return {} if self.direct is None else self.direct.taps.parts(network, lambda: network(example))
+
     def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
         """Factor the layers, draw their feedback, cut and link where the route is direct."""
         self.factor(network, example)

@@ -210,14 +210,6 @@ def test_the_schedule_moves_at_its_interval(interval: str, epochs: int, expected
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_plateau_schedule_sees_the_validation_loss():
-    plateau = partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0, factor=0.1, mode="max")
-    # mode max: a falling loss counts as no improvement
-    module = classifier(scheduler=plateau)
-    trainer = fit(module, 3, limit_val_batches=None)
-    assert trainer.optimizers[0].param_groups[0]["lr"] < 0.1
-
-
 def test_max_steps_counts_optimiser_steps():
     class Count(L.Callback):
         seen = 0

@@ -292,7 +292,7 @@ def test_the_greedy_schedule_moves_one_block_after_the_other():
         learner.edit_gradients()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        learner.after_step(Progress(number + 1, fraction=(number + 1) / 6))
+        learner.after_step(Progress(number + 1, total_steps=6))
         order.append({n.split(".")[0] for n, p in learner.network.named_parameters() if not torch.equal(p, before[n])})
     assert order == [{"0", "6"}, {"0", "6"}, {"2", "6"}, {"2", "6"}, {"4", "6"}, {"4", "6"}]  # 6 is the head
 

@@ -152,7 +152,7 @@ def test_without_ce_only_the_read_out_and_the_biases_learn_from_the_loss():
 def test_the_pull_to_the_feedback_follows_its_schedule(schedule: str, done: float, left: float):
     make = partial(SVDSpaceAlignment, alpha=0.0, beta=1.0, gamma=0.0, project=False, beta_schedule=schedule)
     learner, batch = learner_and_batch(make)
-    start, later = (edited(learner, batch, Progress(0, fraction=f))["network.0.s"] for f in (0.0, done))
+    start, later = (edited(learner, batch, Progress(int(100 * f), total_steps=100))["network.0.s"] for f in (0, done))
     assert torch.allclose(later, left * start)
 
 
@@ -163,7 +163,7 @@ def test_orthogonality_is_added_every_so_many_steps_and_sparsity_in_its_epochs()
         learner.network[0].U.mul_(1.1)
     grads = {step: edited(learner, batch, Progress(step))["network.0.U"].abs().max() for step in range(4)}
     assert [step for step, g in grads.items() if g > 1e-6] == [0, 3]
-    sparse = {e: edited(learner, batch, Progress(1, e, fraction=e / 8))["network.0.s"].abs().max() for e in range(8)}
+    sparse = {e: edited(learner, batch, Progress(e, e, 8, 8))["network.0.s"].abs().max() for e in range(8)}
     assert [epoch for epoch, g in sparse.items() if g > 1e-6] == [0, 2]
 
 
@@ -264,21 +264,21 @@ def test_a_run_resumed_across_a_pruning_epoch_ends_bit_for_bit(tmp_path, route: 
 
 
 def test_energy_of_the_first_pruning_does_not_compound():
-    pruning, progress = Pruning(0.95, every=1, after=0.1), partial(Progress, epoch_ends=True)
+    pruning, progress = Pruning(0.95, every=1, after=0.1), partial(Progress, total_epochs=10, epoch_ends=True)
     rule = SVDBackprop(pruning=pruning)
     s, energy = torch.arange(10.0, 0, -1), torch.tensor(0.0)
     for epoch in range(1, 9):
-        mask, energy = rule._kept(s, energy, progress(epoch + 1, epoch - 1, fraction=epoch / 10))
+        mask, energy = rule._kept(s, energy, progress(epoch + 1, epoch - 1))
         s = s * mask
     assert s.square().sum() >= 0.95 * torch.arange(10.0, 0, -1).square().sum()
 
 
 def test_pruning_epochs_start_after_the_share_and_leave_the_last_epoch_alone():
     pruning = Pruning(every=2, after=0.3)
-    due = [e for e in range(10) if pruning.due(Progress(0, e, fraction=(e + 1) / 10, epoch_ends=True))]
+    due = [e for e in range(10) if pruning.due(Progress(0, e, total_epochs=10, epoch_ends=True))]
     assert due == [2, 4, 6, 8]
     assert pruning.times(10) == 4
-    assert not pruning.due(Progress(0, 2, fraction=0.3))
+    assert not pruning.due(Progress(0, 2, total_epochs=10))
 
 
 def test_a_cadence_that_would_empty_the_layers_is_refused_after_the_first_epoch(tmp_path):
@@ -291,7 +291,7 @@ def test_the_floor_is_the_number_of_classes_and_at_least_four():
     s = torch.tensor([10.0, 0.1, 0.1, 0.1, 0.1, 0.1, 0.0])
     learner, _ = learner_and_batch(partial(SVDBackprop, pruning=Pruning()))
     assert learner.rule.floor == CLASSES
-    mask, _ = learner.rule._kept(s, s.sum(), Progress(0, 2, fraction=0.3, epoch_ends=True))
+    mask, _ = learner.rule._kept(s, s.sum(), Progress(0, 2, total_epochs=10, epoch_ends=True))
     assert mask.sum() == CLASSES
 
 

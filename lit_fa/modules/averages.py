@@ -1,0 +1,48 @@
+"""Lightning's averages of weights beside a rule: what goes together, and what is refused before the run."""
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+
+from lit_fa.errors import UserError
+from lit_fa.modules.learner import Learner
+
+
+def check_averages(trainer: L.Trainer, learner: Learner) -> None:
+    """Refuse an average that is a copy of tensors whose shapes the rule changes while it trains, or of truth values.
+
+    Raises:
+        UserError: names the callback and the remedy.
+    """
+    for callback in trainer.callbacks:
+        if not isinstance(callback, (WeightAveraging, StochasticWeightAveraging)):
+            continue
+        name, rule = type(callback).__name__, learner.rule
+        if rule.reshapes and trainer.world_size == 1:
+            raise UserError(f"{name} keeps a copy of the weights, whose shapes pruning changes: set physical: false")
+        if rule.compares and isinstance(callback, WeightAveraging):
+            raise UserError(f"{name} keeps a copy of the feedback, which chosen layers take and give back: name layers")
+        if _takes_differences(callback) and any(b.dtype == torch.bool for b in learner.buffers()):
+            raise UserError(f"{name} cannot average masks: set use_buffers: false")
+
+
+def check_no_renewal(trainer: L.Trainer) -> None:
+    """Refuse a pass over training data that the server of a federation does not have."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, StochasticWeightAveraging) and callback._model_contains_batch_norm:
+            raise UserError(
+                "StochasticWeightAveraging renews BatchNorm's statistics on training data, which a server does not "
+                "have: take lightning.pytorch.callbacks.EMAWeightAveraging, which averages them"
+            )
+
+
+def renews_statistics(trainer: L.Trainer) -> bool:
+    """Whether this is the pass of `StochasticWeightAveraging` that renews BatchNorm's statistics, and takes no step."""
+    averaging = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)
+    return averaging and trainer.fit_loop._skip_backward
+
+
+def _takes_differences(callback: L.Callback) -> bool:
+    """Torch's plain average subtracts, which truth values do not."""
+    plain = isinstance(callback, WeightAveraging) and not {"avg_fn", "multi_avg_fn"} & {*callback._kwargs}
+    return plain and callback._use_buffers

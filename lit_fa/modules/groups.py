@@ -1,0 +1,84 @@
+"""Which parameters share a learning rate, and which a bound on the gradient. Trained feedback follows its weight.
+
+Kolen & Pollack's B receives the increments of its weight W: whatever is done to W's rate, decay, bound or freezing is
+done to B, and B's gradient, which is W's, does not count a second time.
+"""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
+
+from lit_fa.errors import UserError
+from lit_fa.layers.feedback import feedback_layers
+from lit_fa.layers.taps import match
+
+
+def followers(learner: nn.Module) -> dict[str, str]:
+    """Trained feedback to the weight that it follows, by their names in `learner`."""
+    names = {id(p): name for name, p in learner.named_parameters()}
+    trained = {
+        name: layer
+        for name, layer in feedback_layers(learner, off=True).items()
+        if isinstance(layer.feedback.weight, nn.Parameter)
+    }
+    return {f"{name}.feedback.weight": names.get(id(layer.weight), "") for name, layer in trained.items()}
+
+
+def freeze_followers(learner: nn.Module) -> None:
+    """Freeze the feedback of frozen weights, and of no others."""
+    params = dict(learner.named_parameters())
+    for feedback, weight in followers(learner).items():
+        if weight in params:
+            params[feedback].requires_grad_(params[weight].requires_grad)
+
+
+def parameter_groups(learner: nn.Module, layer_lr: Mapping[str, float]) -> list[dict]:
+    """The trainable parameters: the rest first, then one group for each entry of `layer_lr`, name or pattern to rate.
+
+    Raises:
+        UserError: a pattern that matches nothing.
+    """
+    freeze_followers(learner)
+    leads = followers(learner)
+    named = {name: p for name, p in learner.named_parameters() if p.requires_grad}
+    shown = {name: (leads.get(name) or name).removeprefix("network.") for name in named}
+    groups = []
+    for pattern, lr in layer_lr.items():
+        try:
+            match([pattern], [shown[name] for name in named if name not in leads])
+        except ValueError as error:
+            raise UserError(f"layer_lr: {error}") from None
+        chosen = [name for name in named if fnmatchcase(shown[name], pattern)]
+        groups.append({"params": [named.pop(name) for name in chosen], "lr": lr})
+    return [{"params": [*named.values()]}, *groups] if named else groups
+
+
+def clip_gradients(
+    learner: nn.Module, optimizer: torch.optim.Optimizer, bound: float, by: str, parts: Mapping[str, int]
+) -> None:
+    """Bound what stands in `.grad`, in place.
+
+    Args:
+        learner: names the parameters.
+        optimizer: holds those that count.
+        bound: on every entry, or on the 2-norm of every part.
+        by: `value` or `norm`.
+        parts: parameter to the number of its part; one that is not named belongs to a part of its own kind, with all
+            others like it.
+    """
+    held = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    if by == "value":
+        clip_grad_value_(held, bound)
+        return
+    names = {id(p): name for name, p in learner.named_parameters()}
+    follow = followers(learner)
+    by_part: dict[int | None, list[nn.Parameter]] = {}
+    for p in held:
+        name = names.get(id(p), "")
+        by_part.setdefault(parts.get(follow.get(name) or name), []).append(p)
+    for members in by_part.values():
+        leaders = [p.grad for p in members if names.get(id(p)) not in follow]
+        clip_grads_with_norm_(members, bound, get_total_norm(leaders))

@@ -1,0 +1,49 @@
+"""How long a run will be, in optimiser steps and epochs: what the schedules of a rule are divided by."""
+
+import math
+
+import lightning as L
+from lightning.pytorch.callbacks import StochasticWeightAveraging
+
+from lit_fa.errors import UserError
+
+
+def run_length(trainer: L.Trainer, accumulate: int = 1) -> tuple[int | None, int | None]:
+    """Optimiser steps of a whole run, and epochs that it begins; None for what the trainer's limits leave open.
+
+    An epoch of n batches, as one rank sees it under `limit_train_batches` and `overfit_batches`, has
+    ceil(n / accumulate) steps. What ends a run early (`max_time`, early stopping) is not foreseen.
+    """
+    epochs = _max_epochs(trainer)
+    steps = None if trainer.max_steps == -1 else trainer.max_steps
+    batches = trainer.num_training_batches
+    if not batches or math.isinf(batches):  # not loaded yet, or a loader without length
+        return steps, epochs
+    per_epoch = math.ceil(batches / accumulate)
+    if epochs is not None:
+        steps = epochs * per_epoch if steps is None else min(steps, epochs * per_epoch)
+    if steps is None:
+        return None, None
+    return steps, math.ceil(steps / per_epoch)
+
+
+def check_length(options: list[str], steps: int | None, epochs: int | None) -> None:
+    """Refuse options that follow the length of a run whose length is not known.
+
+    Args:
+        options: as `LearningRule.follows_length` names them.
+        steps, epochs: of `run_length`, once the loader is there.
+    """
+    if options and (steps is None or epochs is None):
+        raise UserError(
+            f"{' and '.join(options)}: this follows the length of the run, which is not known: set trainer.max_epochs "
+            "(not -1), and trainer.max_steps too where the training data have no length"
+        )
+
+
+def _max_epochs(trainer: L.Trainer) -> int | None:
+    """The user's limit: stochastic weight averaging adds a pass that renews BatchNorm's statistics."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, StochasticWeightAveraging) and hasattr(callback, "_max_epochs"):
+            return None if callback._max_epochs == -1 else callback._max_epochs
+    return None if trainer.max_epochs in (-1, None) else trainer.max_epochs

@@ -1,0 +1,169 @@
+"""Learning-rate schedules under manual optimisation, where Lightning moves none of them."""
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from lit_fa.errors import UserError, nearest
+from lit_fa.modules.evaluated import EvaluatedClassifier
+from lit_fa.modules.length import run_length
+
+PLATEAU = "lightning.pytorch.cli.ReduceLROnPlateau"
+
+
+class ScheduledClassifier(EvaluatedClassifier):
+    """Moves the schedule of its optimiser: every step, every epoch, or, of a plateau, when its metric has a new value.
+
+    Lightning's `ReduceLROnPlateau` names the metric (`monitor`); torch's own sees `val/loss`, or in a run without
+    validation the training loss, and only `mode: min` makes sense of those. A value counts once: with interval `epoch`
+    the newest at the end of an epoch, with `step` every one as it arrives. Ranks see the mean of theirs.
+
+    Subclasses set `make_scheduler`, and `scheduler_interval` to `step` or `epoch`.
+    """
+
+    make_scheduler: LRSchedulerCallable | None = None
+    scheduler_interval: str = "step"
+    training_loss: str = "train/loss"
+    monitored: str | None = None  # metric of a plateau; None: there is no plateau
+    _arrived: bool = False  # a value that no plateau has seen yet
+    _kept: float | None = None  # that value, where it comes from a checkpoint
+    _stepped: bool = False  # a plateau has seen a value, or a checkpoint's had one to see
+
+    def setup(self, stage: str) -> None:
+        """A fit starts without a value; a checkpoint, which is loaded later, may bring one."""
+        if stage == "fit":
+            self._arrived, self._kept, self._stepped = False, None, False
+
+    def scheduled(self, optimizer: Optimizer) -> dict | Optimizer:
+        """What `configure_optimizers` returns.
+
+        Raises:
+            UserError: something else than a schedule, or torch's plateau with `mode: max`.
+        """
+        self.monitored = None
+        if self.make_scheduler is None:
+            return optimizer
+        scheduler = self.make_scheduler(optimizer)
+        if not (hasattr(scheduler, "step") and hasattr(scheduler, "state_dict")):
+            raise UserError(
+                f"scheduler makes a {type(scheduler).__name__} instead of one schedule of torch: when it moves is "
+                f"scheduler_interval, and the metric that it monitors is the monitor of {PLATEAU}"
+            )
+        if isinstance(scheduler, ReduceLROnPlateau):
+            self.monitored = getattr(scheduler, "monitor", None) or "val/loss"
+            if scheduler.mode == "max" and not hasattr(scheduler, "monitor"):
+                raise UserError(
+                    "torch's ReduceLROnPlateau is given val/loss, which mode: max would raise: take "
+                    f"{PLATEAU} with monitor: val/accuracy, or mode: min"
+                )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": self.scheduler_interval}}
+
+    def schedule(self, when: str) -> None:
+        """Move what moves with a `step` or an `epoch` that has ended; also the schedule of a weight averaging."""
+        for config in self.trainer.lr_scheduler_configs:
+            if config.interval == when and not isinstance(config.scheduler, ReduceLROnPlateau):
+                config.scheduler.step()
+        if when == "epoch":
+            self._check_monitored()
+            self._feed()
+
+    def log(self, name: str, *args, **kwargs) -> None:
+        """As Lightning's; remembers that the plateau's metric has a new value."""
+        super().log(name, *args, **kwargs)
+        if name == self.monitored and not self.trainer.sanity_checking:
+            self._arrived, self._kept = True, None
+
+    def on_train_start(self) -> None:
+        """Refuse a plateau on a validation that never happens."""
+        validated = self.trainer.enable_validation and not _comes_too_late(self.trainer)
+        if self.monitored is None or not self.monitored.startswith("val/") or validated:
+            return
+        if not hasattr(self._plateau(), "monitor"):
+            self.monitored = self.training_loss
+            return
+        raise UserError(
+            f"scheduler: monitor '{self.monitored}' is measured in validation, which this run has none of: monitor "
+            f"{self.training_loss}, or set trainer.limit_val_batches and trainer.check_val_every_n_epoch"
+        )
+
+    def on_validation_end(self) -> None:
+        """A new value may have come."""
+        if self.trainer.sanity_checking or self.trainer.state.fn != "fit":
+            return
+        if self.monitored is not None and self.monitored.startswith("val/") and self._validated():
+            self._refuse_unknown()
+        if self.scheduler_interval == "step":
+            self._feed()
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """A new value of a training metric may have come."""
+        if self.scheduler_interval == "step":
+            self._feed()
+
+    def on_train_end(self) -> None:
+        """Say so if a plateau has never seen its metric."""
+        if self._plateau() is not None and not self._stepped:
+            rank_zero_warn(f"the learning rate never moved: no value of {self.monitored} came before the run's end")
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Keep a value that the plateau has not seen yet."""
+        value = self._value() if self._arrived else None
+        checkpoint["plateau"] = {"value": None if value is None else float(value), "stepped": self._stepped}
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Take it up."""
+        super().on_load_checkpoint(checkpoint)
+        kept = checkpoint.get("plateau") or {"value": None, "stepped": False}
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            self._arrived, self._kept, self._stepped = kept["value"] is not None, kept["value"], kept["stepped"]
+
+    def take_up_schedule(self) -> None:
+        """Before the first batch of a resumed run: what came with the checkpoint's validation counts."""
+        if self.scheduler_interval == "step":
+            self._feed()
+
+    def _plateau(self) -> ReduceLROnPlateau | None:
+        """Unless a weight averaging has put its own schedule in the place."""
+        schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+        return next((s for s in schedulers if isinstance(s, ReduceLROnPlateau)), None)
+
+    def _validated(self) -> bool:
+        return any(name.startswith("val/") for name in self.trainer.callback_metrics)
+
+    def _value(self) -> Tensor | float | None:
+        return self.trainer.callback_metrics.get(self.monitored) if self._kept is None else self._kept
+
+    def _feed(self) -> None:
+        plateau = self._plateau()
+        if plateau is None or not self._arrived:
+            return
+        value = self._value()
+        if self.trainer.world_size > 1:
+            own = torch.as_tensor(float(value), device=self.device)
+            value = self.trainer.strategy.reduce(own, reduce_op="mean")
+        plateau.step(float(value))
+        self._arrived, self._kept, self._stepped = False, None, True
+
+    def _check_monitored(self) -> None:
+        """At the end of an epoch, unless validation has yet to come, every metric has been logged once."""
+        if self._plateau() is None or self._arrived or self._stepped:
+            return
+        if self._validated() or not self.trainer.enable_validation:
+            self._refuse_unknown()
+
+    def _refuse_unknown(self) -> None:
+        known = [*self.trainer.callback_metrics]
+        if self._plateau() is not None and self.monitored not in known and not self._arrived:
+            raise UserError(
+                f"scheduler: nothing logs '{self.monitored}'; {nearest(self.monitored, known)}; set "
+                "scheduler.init_args.monitor to a metric of this run"
+            )
+
+
+def _comes_too_late(trainer: L.Trainer) -> bool:
+    every, (_, epochs) = trainer.check_val_every_n_epoch, run_length(trainer)
+    return every is not None and epochs is not None and every > epochs
