@@ -5,7 +5,7 @@ The only place that asks git. Nothing here needs torch.
 
 import ast
 import hashlib
-import inspect
+import importlib.util
 import subprocess
 import sys
 import sysconfig
@@ -69,15 +69,19 @@ def our_code() -> Code:
     return code_in(ROOT / "lit_fa")
 
 
-def git(folder: Path, *arguments: str, stdin: str | None = None) -> str | None:
+def git(folder: Path, *arguments: str) -> str | None:
     """What git prints about the repository of `folder`; None where git is absent or says no."""
-    command = ["git", *_PLAIN, "-C", str(folder), *arguments]
-    text = {"encoding": "utf-8", "errors": "replace"}
+    printed = git_bytes(folder, *arguments)
+    return None if printed is None else printed.decode("utf-8", "replace").strip()
+
+
+def git_bytes(folder: Path, *arguments: str) -> bytes | None:
+    """`git`, as it is printed."""
     try:
-        done = subprocess.run(command, capture_output=True, input=stdin, check=False, **text)
+        done = subprocess.run(["git", *_PLAIN, "-C", str(folder), *arguments], capture_output=True, check=False)
     except OSError:
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return done.stdout if done.returncode == 0 else None
 
 
 @cache
@@ -118,10 +122,10 @@ def class_paths(config: Any) -> Iterator[str]:
 
 
 def outside(config: Any) -> dict[str, str]:
-    """For every class of a config that is not ours, where its code comes from: `torch 2.11.0`, or `sha256 <12 digits>`.
+    """For every class of a config that is not ours, where its code comes from: `peft 0.15.1`, or a hash of its source.
 
-    A class outside installed distributions, of which a version says little, is known by a hash of its source file.
-    Classes that were never imported are left out.
+    A class outside installed distributions, of which a version says little, is `<module> sha256 <12 digits>` of the
+    file that defines it. Classes that were never imported are left out.
     """
     others = sorted({path for path in class_paths(config) if path.partition(".")[0] not in OURS})
     return {path: said for path in others if (said := _origin(path))}
@@ -139,7 +143,23 @@ def _origin(path: str) -> str:
         return f"python {sys.version.split()[0]}"
     if file is None or _installed(Path(file)):
         return _distribution(top)
-    return f"sha256 {hashlib.sha256(Path(inspect.getsourcefile(home) or file).read_bytes()).hexdigest()[:12]}"
+    return f"{home.__name__} {source_of(home.__name__) or 'of unknown source'}"
+
+
+def source_of(module: str) -> str:
+    """`sha256 <12 digits>` of a module's source file, found without importing it; "" where there is none."""
+    top, *inner = module.split(".")
+    loaded = getattr(sys.modules.get(module), "__file__", None)
+    try:
+        found = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        found = None
+    folders = list(found.submodule_search_locations or []) if found else []
+    places = [Path(folder, *inner) for folder in folders]
+    files = [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
+    files = [*([Path(loaded)] if loaded else []), *files, *([Path(found.origin)] if found and found.origin else [])]
+    file = next((file for file in files if file.is_file()), None)
+    return f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:12]}" if file else ""
 
 
 def _installed(file: Path) -> bool:

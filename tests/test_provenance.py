@@ -89,7 +89,7 @@ def test_classes_of_others_are_named_with_their_version_or_the_hash_of_their_sou
         }
     }
     found = outside(config)
-    assert found.pop("my_rules.Mine").startswith("sha256 ")
+    assert found.pop("my_rules.Mine").startswith("my_rules sha256 ")
     assert found == {
         "torch.optim.SGD": f"torch {version('torch')}",
         "functools.partial": f"python {sys.version.split()[0]}",

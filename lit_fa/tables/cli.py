@@ -28,6 +28,7 @@ from lit_fa.tables.report import report
 from lit_fa.tables.run import DEFAULT_RUNNER, Job, Outcome, missing_jobs, run_jobs
 from lit_fa.tables.schema import Table, load_table
 from lit_fa.tables.shelf import find_tables, print_list
+from lit_fa.tables.stale import stale_line
 from lit_fa.tables.watch import watch
 from lit_fa.tables.worker import Done, load_runner
 
@@ -65,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--scale", help="default: cpu where the table has it, else full")
         command.add_argument("--out", type=Path, help="folder of the records; default: results beside the table")
     add_emit_options(commands.choices["emit"])
-    commands.choices["emit"].set_defaults(logger=None)
+    commands.choices["emit"].set_defaults(logger=None, stale=False)
     for command in (shelf, commands.choices["run"], commands.choices["report"]):
         command.add_argument("--json", type=Path, metavar="FILE", help="write the outcome as JSON as well")
     run, shown = commands.choices["run"], commands.choices["report"]
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
             "--id", action="append", default=[], help="keep this run, by the digits in its file's name"
         )
         command.add_argument("--allow-dirty", action="store_true", help="count runs of uncommitted code")
+    run.add_argument("--stale", action="store_true", help="run again what is from code that has changed since")
     run.add_argument("--dry-run", action="store_true", help="say what would run")
     shown.add_argument("--card", type=Path, metavar="README.md", help="write the table between the card's markers")
     shown.add_argument("--format", choices=("md", "csv", "latex", "console"), default="console", help="what to print")
@@ -129,10 +131,12 @@ def _missing(table: Table, arguments: argparse.Namespace, output: Console) -> li
         known = {run.id: run for run in runs}
         runs = [known[choice(name, f"{table.path}: --id", known)] for name in arguments.id]
     where = places(table, scale.name, tree, out=arguments.out, allow_dirty=arguments.allow_dirty)
-    jobs, problems = missing_jobs(table, runs, where, tree, arguments.logger)
+    jobs, problems = missing_jobs(table, runs, where, tree, arguments.logger, stale=arguments.stale)
     for problem in problems:
         _say(output, f"skipped {problem}")
     _say(output, f"{table.path} ({scale.name}): {len(runs) - len(jobs)} of {len(runs)} runs done, {len(jobs)} to run")
+    if not arguments.stale and (line := stale_line(collect(table, scale, where.results))):
+        _say(output, f"{line}; --stale runs them again")
     if where.diverted and jobs:
         note = f"{len(jobs)} runs go to {where.target} and will not be counted"
         _say(output, f"the code has uncommitted changes: {note}; commit first or give --allow-dirty")

@@ -13,6 +13,7 @@ from lit_fa.tables.compare import Comparison, compare
 from lit_fa.tables.places import Places, dirty_records, places, tree_of
 from lit_fa.tables.plot import draw
 from lit_fa.tables.schema import Table
+from lit_fa.tables.stale import stale_line
 
 
 def report(
@@ -78,6 +79,8 @@ def _draw(collected: Collected, out: Path, output: Console) -> None:
 def _say_problems(collected: Collected, where: Places, output: Console) -> None:
     for problem in collected.problems:
         _say(output, f"skipped {problem}")
+    if line := stale_line(collected):
+        _say(output, line)
     names = {run.file_name for run in collected.missing}
     aside = (
         dirty_records(collected.table, collected.scale.name, where.scratch) if collected.scale.name != "smoke" else []

@@ -17,7 +17,8 @@ from lit_fa.tables.collect import read_record
 from lit_fa.tables.expand import Run
 from lit_fa.tables.places import Places
 from lit_fa.tables.schema import Table
-from lit_fa.tables.worker import Done, prepare, work
+from lit_fa.tables.stale import is_stale
+from lit_fa.tables.worker import Done, made, prepare, work
 
 DEFAULT_RUNNER = "lit_fa.cli:fit_and_record"
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -66,18 +67,27 @@ class Outcome(Generic[J]):
 
 
 def missing_jobs(
-    table: Table, runs: Sequence[Run], where: Places, tree: Code, logger: str | None = None
+    table: Table,
+    runs: Sequence[Run],
+    where: Places,
+    tree: Code,
+    logger: str | None = None,
+    *,
+    stale: bool = False,
 ) -> tuple[list[Job], list[str]]:
-    """The runs without a finished record, as jobs, and a line for every file that does not count.
+    """The runs without a record of their end, as jobs, and a line for every file that does not count.
 
-    `logger` is the name of one that the runs get, whatever their configs say: it changes no number and no id.
+    `logger` is the name of one that the runs get, whatever their configs say: it changes no number and no id. With
+    `stale`, runs whose records are from other code than today's are missing too.
     """
     jobs, problems = [], []
     for run in runs:
         found = [read_record(folder / run.file_name, run) for folder in dict.fromkeys((where.results, where.target))]
         problems += [problem for _, problem in found if problem]
-        if not any(record for record, _ in found):
+        records = [record for record, _ in found if record]
+        if all(stale and is_stale(record, run) for record in records):
             head = _head(table, run, tree, where.target / run.file_name)
+            head |= {"replaces": made(records[0].data)} if records else {}
             log = where.scratch / "logs" / f"{run.id}.log"
             jobs.append(Job(_with_logger(run, logger) if logger else run, head, log))
     return jobs, problems

@@ -17,6 +17,7 @@ from lit_fa.tables.command import run_command
 from lit_fa.tables.compare import Comparison, caveat
 from lit_fa.tables.expand import Run
 from lit_fa.tables.inline import legend, panel_images
+from lit_fa.tables.stale import stale_line
 
 GLYPHS = {"reproduced": "✓", "within": "≈", "above": "▲", "below": "▼", "open": "–", "missing": "○", "failed": "✗"}
 
@@ -44,7 +45,9 @@ class Section:
         """(what, value) of paper, seeds, time, machine, commits; scale and command have places of their own."""
         paper, _, *lines = render.facts(self.collected)[:-1]
         pairs = [line.partition(": ") for line in lines]
-        return [("paper", paper), *((what, value) if value else ("code", what) for what, _, value in pairs)]
+        stale = stale_line(self.collected)
+        code = [("today's code", stale)] if stale else []
+        return [("paper", paper), *((what, value) if value else ("code", what) for what, _, value in pairs), *code]
 
     @property
     def command(self) -> str:

@@ -11,6 +11,7 @@ from lit_fa.tables.collect import collect
 from lit_fa.tables.places import places, tree_of
 from lit_fa.tables.reading import read_yaml
 from lit_fa.tables.schema import SCALES, Table, load_table
+from lit_fa.tables.stale import changes
 
 
 def find_tables(path: Path) -> list[Path]:
@@ -53,7 +54,9 @@ def _done(table: Table, name: str) -> dict[str, int]:
     """Runs done and missing at a scale, in the folder that counts."""
     found = collect(table, table.scales[name], places(table, name, tree_of(table)).results)
     lost = len(found.ended) - len(found.all)
-    return {"done": len(found.ended), "missing": len(found.missing)} | ({"diverged": lost} if lost else {})
+    stale = sum(bool(change) for change in changes(found))
+    told = {"diverged": lost, "stale": stale}
+    return {"done": len(found.ended), "missing": len(found.missing)} | {kind: n for kind, n in told.items() if n}
 
 
 def _counts(done: dict[str, int]) -> str:

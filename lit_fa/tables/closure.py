@@ -1,0 +1,98 @@
+"""Which of our files a run can reach: the files of its config's classes, and what they import, read from the source.
+
+Names that a package re-exports lead to the file that defines them, so a config that names one rule does not reach the
+others. Nothing is imported.
+"""
+
+import ast
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lit_fa.provenance import DECIDING, OURS, ROOT, class_paths
+
+
+def reached(config: dict[str, Any], root: Path = ROOT) -> frozenset[str]:
+    """Paths below `root` of every file of ours whose code a run of this config can use.
+
+    The classes of the config, at any depth, and the network by its name are where it begins.
+    """
+    roots = {file for path in class_paths(config) for file in _named(root, path)}
+    return _closure(root, frozenset(roots | {file for name in _networks(config) for file in _network(root, name)}))
+
+
+@cache
+def _closure(root: Path, files: frozenset[str]) -> frozenset[str]:
+    found, left = set(files), list(files)
+    while left:
+        new = _imported(root, left.pop()) - found
+        found |= new
+        left += new
+    return frozenset(file for file in found if file.startswith(tuple(f"{package}/" for package in DECIDING)))
+
+
+@cache
+def _imported(root: Path, file: str) -> frozenset[str]:
+    """The files of ours that a file's import statements lead to, wherever they stand in it."""
+    found: set[str] = set()
+    for node in ast.walk(_tree(root, file)):
+        if isinstance(node, ast.Import):
+            found |= {target for alias in node.names for target in _whole(root, alias.name)}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found |= {target for alias in node.names for target in _named(root, f"{node.module}.{alias.name}")}
+    return frozenset(found - {file})
+
+
+@cache
+def _named(root: Path, path: str) -> frozenset[str]:
+    """The file in which the thing at a dotted path is defined; nothing for what is not ours."""
+    package, _, name = path.rpartition(".")
+    if path.partition(".")[0] not in OURS or not package:
+        return frozenset()
+    if file := _file(root, path):
+        return frozenset({file})
+    home = _file(root, package)
+    if home is None:
+        return _named(root, package)  # an attribute of something
+    if not home.endswith("__init__.py"):
+        return frozenset({home})
+    for node in _tree(root, home).body:
+        if isinstance(node, ast.ImportFrom) and any(name == (alias.asname or alias.name) for alias in node.names):
+            original = next(alias.name for alias in node.names if name == (alias.asname or alias.name))
+            return _named(root, f"{node.module}.{original}")
+    return frozenset({home})
+
+
+def _whole(root: Path, module: str) -> frozenset[str]:
+    """`import a.b`: the module, and all that its package brings."""
+    file = _file(root, module) if module.partition(".")[0] in OURS else None
+    return frozenset() if file is None else frozenset({file}) | _imported(root, file)
+
+
+def _file(root: Path, module: str) -> str | None:
+    stem = module.replace(".", "/")
+    return next((file for file in (f"{stem}.py", f"{stem}/__init__.py") if (root / file).is_file()), None)
+
+
+@cache
+def _tree(root: Path, file: str) -> ast.Module:
+    return ast.parse((root / file).read_text(encoding="utf-8"))
+
+
+def _networks(config: Any) -> Iterator[str]:
+    """Every network that a config names, that of its pretraining too."""
+    if isinstance(config, dict):
+        if isinstance(name := config.get("network"), str):
+            yield name
+        config = list(config.values())
+    for value in config if isinstance(config, list) else ():
+        yield from _networks(value)
+
+
+def _network(root: Path, name: str) -> Iterable[str]:
+    """The file that registers one of our networks: the one that has a function of its name."""
+    for path in sorted((root / "lit_fa" / "networks").glob("*.py")):
+        file = path.relative_to(root).as_posix()
+        if any(isinstance(node, ast.FunctionDef) and node.name == name for node in _tree(root, file).body):
+            yield file
