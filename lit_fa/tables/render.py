@@ -15,7 +15,7 @@ from rich.text import Text
 from lit_fa.tables.collect import Collected
 from lit_fa.tables.command import run_command
 from lit_fa.tables.compare import Comparison, Summary
-from lit_fa.tables.schema import Cell, Metric, Table
+from lit_fa.tables.schema import Cell, Metric, Published, Table
 
 _COLOURS = {"reproduced": "green", "within": "cyan", "above": "yellow", "below": "yellow"}
 _COLOURS |= {"not": "red", "diverged": "red"}
@@ -85,8 +85,12 @@ def paired_difference(comparison: Comparison) -> str:
     if found is None:
         return ""
     told = _measured_difference(comparison) if found.mean is not None else "–"
-    unit = "" if printed is None or printed.unit == comparison.cell.metric.unit else f" {printed.unit}"
-    return f"{told}; published {printed.value:+g}{unit}" if printed else told
+    if printed is None:
+        return told
+    metric = comparison.cell.metric
+    unit = "" if printed.unit == metric.unit else f" {printed.unit}"
+    of = "" if printed.metric in ("", metric.name) else f" ({printed.metric})"
+    return f"{told}; published {printed.value:+g}{unit}{of}"
 
 
 def _measured_difference(comparison: Comparison) -> str:
@@ -238,7 +242,7 @@ def _row(comparison: Comparison, table: Table) -> list[str]:
     difference = "" if comparison.difference is None else f"{comparison.difference:+.2g}"
     interval = f"± {number(summary.interval, summary.mean)}" if summary.interval is not None else ""
     count = f"{summary.n}" if summary.n in (0, comparison.expected) else f"{summary.n} of {comparison.expected}"
-    also = [mean_sd(other) for other in comparison.also]
+    also = [_beside(cell, other) for other in comparison.also]
     return [
         cell.row,
         cell.column,
@@ -253,6 +257,18 @@ def _row(comparison: Comparison, table: Table) -> list[str]:
     ]
 
 
+def _beside(cell: Cell, summary: Summary) -> str:
+    """A further metric, with what the paper prints for it: `97.85 ± 0.10; published 98.1 ± 0.2`."""
+    published = _published(cell, summary)
+    printed = f"{published.value:g}" if published else ""
+    printed += f" ± {published.std:g}" if published and published.std is not None else ""
+    return f"{mean_sd(summary)}; published {printed}" if published else mean_sd(summary)
+
+
+def _published(cell: Cell, summary: Summary) -> Published | None:
+    return next((p for p in cell.published_also if p.metric == summary.metric.name), None)
+
+
 def _has_pairs(table: Table) -> bool:
     return any(cell.paired_with for cell in table.cells)
 
@@ -260,7 +276,7 @@ def _has_pairs(table: Table) -> bool:
 def _entry(comparison: Comparison, summary: Summary) -> dict:
     cell, metric = comparison.cell, summary.metric
     main = summary is comparison.summary
-    published = cell.published if main else None
+    published = cell.published if main else _published(cell, summary)
     paired = comparison.paired if main else None
     printed = cell.published_difference if main else None
     return {
@@ -300,7 +316,7 @@ def _finite(value: float | None) -> float | None:
 def sources(comparisons: Sequence[Comparison]) -> list[str]:
     """Where the published numbers come from, each source and protocol once."""
     cells = [c.cell for c in comparisons]
-    published = [p for cell in cells for p in (cell.published, cell.published_difference) if p]
+    published = [p for cell in cells for p in (cell.published, cell.published_difference, *cell.published_also) if p]
     told = dict.fromkeys("; ".join(part for part in (p.source, p.protocol) if part) for p in published)
     return [f"* published: {line}" for line in told if line]
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lit_fa.errors import UserError
+from lit_fa.errors import UserError, nearest
 from lit_fa.tables.figures import Figure, read_figure
 from lit_fa.tables.grid import cross
 from lit_fa.tables.reading import build, choice, keys, mapping, number, read_yaml, sequence, text
@@ -72,7 +72,8 @@ class Cell:
     """One entry of the table: labels, dotted overrides of the base, and the published number.
 
     `paired_with`: id of the cell whose value with the same seed is subtracted, seed by seed; `published_difference`:
-    what the paper prints for this cell's value less that cell's.
+    what the paper prints for this cell's value less that cell's. `published_also`: what it prints for the table's
+    further metrics, which `Published.metric` names.
     """
 
     row: str
@@ -84,6 +85,7 @@ class Cell:
     notes: tuple[str, ...] = ()
     paired_with: str = ""
     published_difference: Published | None = None
+    published_also: tuple[Published, ...] = ()
 
     @property
     def id(self) -> str:
@@ -132,7 +134,8 @@ def load_table(path: Path | str) -> Table:
     seeds = _seeds(data["seeds"], f"{path}: seeds")
     scales = _scales(data.get("scales", {"full": {}}), seeds, f"{path}: scales")
     metric = _metric(data["metric"], f"{path}: metric")
-    cells = _cells(data, metric, tuple(scales), path)
+    also = tuple(_metric(m, f"{path}: also[{i}]") for i, m in enumerate(_list(data, "also", path)))
+    cells = _cells(data, metric, also, tuple(scales), path)
     base_path = path.parent / text(data["base"], f"{path}: base")
     if not base_path.is_file():
         raise UserError(f"{path}: base: there is no file {base_path}; name a config relative to the table")
@@ -144,7 +147,7 @@ def load_table(path: Path | str) -> Table:
         metric=metric,
         scales=scales,
         cells=cells,
-        also=tuple(_metric(m, f"{path}: also[{i}]") for i, m in enumerate(_list(data, "also", path))),
+        also=also,
         seeded=tuple(text(key, f"{path}: seeded") for key in _list(data, "seeded", path)),
         floor=_floor(data.get("accept", {}), f"{path}: accept"),
         assumed=_assumed(data.get("assumed", {}), f"{path}: assumed"),
@@ -200,10 +203,12 @@ def _scales(data: Any, seeds: tuple[int, ...], where: str) -> dict[str, Scale]:
     return scales
 
 
-def _cells(data: dict, metric: Metric, scales: tuple[str, ...], path: Path) -> tuple[Cell, ...]:
+def _cells(
+    data: dict, metric: Metric, also: tuple[Metric, ...], scales: tuple[str, ...], path: Path
+) -> tuple[Cell, ...]:
     where = f"{path}: cells"
     entries = [*_list(data, "cells", path), *(cross(data["grid"], f"{path}: grid", scales) if "grid" in data else [])]
-    cells = tuple(_cell(entry, metric, scales, f"{where}[{i}]") for i, entry in enumerate(entries))
+    cells = tuple(_cell(entry, metric, also, scales, f"{where}[{i}]") for i, entry in enumerate(entries))
     ids = [cell.id for cell in cells]
     if not cells:
         raise UserError(f"{path}: no cells; write a list `cells` or a `grid`")
@@ -216,20 +221,22 @@ def _cells(data: dict, metric: Metric, scales: tuple[str, ...], path: Path) -> t
     return cells
 
 
-def _cell(data: Any, metric: Metric, scales: tuple[str, ...], where: str) -> Cell:
+def _cell(data: Any, metric: Metric, also: tuple[Metric, ...], scales: tuple[str, ...], where: str) -> Cell:
     keys(data, where, _CELL, ["row"])
     row, column = (_label(data.get(axis, ""), f"{where}.{axis}") for axis in ("row", "column"))
     where = f"{where} ({row}|{column})"
     if data.get("published_difference") is not None and not data.get("paired_with"):
         raise UserError(f"{where}.published_difference: of this cell from which? Add paired_with: ROW")
     own = tuple(choice(s, f"{where}.scales", scales) for s in sequence(data.get("scales", list(scales)), where))
+    published, beside = _printed(data.get("published"), f"{where}.published", [m.name for m in also])
     return Cell(
         row=row,
         column=column,
         set=mapping(data.get("set", {}), f"{where}.set"),
         metric=_metric(data["metric"], f"{where}.metric", metric) if "metric" in data else metric,
         scales=own,
-        published=_published(data.get("published"), f"{where}.published"),
+        published=published,
+        published_also=beside,
         notes=_notes(data["note"], f"{where}.note") if data.get("note") else (),
         paired_with=_pair(text(data.get("paired_with", ""), f"{where}.paired_with"), column),
         published_difference=_published(data.get("published_difference"), f"{where}.published_difference"),
@@ -249,6 +256,20 @@ def _pair(label: str, column: str) -> str:
 def _label(data: Any, where: str) -> str:
     """A label is text or a number; `on` and `no` are neither in YAML."""
     return data if isinstance(data, str) else str(number(data, where))
+
+
+def _printed(data: Any, where: str, also: list[str]) -> tuple[Published | None, tuple[Published, ...]]:
+    """The number for the cell's own metric; of a list, also those whose `metric` is a further one of the table."""
+    if not isinstance(data, list):
+        return _published(data, where), ()
+    entries = [mapping(entry, f"{where}[{i}]") for i, entry in enumerate(sequence(data, where))]
+    printed = [_published(entry, f"{where}[{i}]") for i, entry in enumerate(entries)]
+    own = [p for p in printed if p.metric not in also]
+    if len(own) > 1:
+        raise UserError(
+            f"{where}: {len(own)} numbers for one metric; of a further one write metric: {nearest('', also)}"
+        )
+    return own[0] if own else None, tuple(p for p in printed if p.metric in also)
 
 
 def _published(data: Any, where: str) -> Published | None:

@@ -193,6 +193,24 @@ def test_a_difference_from_nothing_is_refused(declared, save):
         load_table(save(declared))
 
 
+def test_numbers_of_further_metrics_stand_in_their_columns(declared, save, fill):
+    declared["also"] = [{"name": "test/top5", "unit": "%"}]
+    own, further = {"value": 91.0, "unit": "%"}, {"value": 99.5, "unit": "%", "std": 0.1, "metric": "test/top5"}
+    declared["cells"][0]["published"] = [own, further]
+    declared["cells"][1]["published"] = [further]
+    path = save(declared)
+    fill(path, "full")
+    table = load_table(path)
+    collected = collect(table, table.scale("full"), path.parent / "results/table1/full")
+    fa, bp = compare(collected)
+    assert (fa.cell.published.value, bp.verdict) == (91.0, "no published number")
+    assert markdown(collected, [fa, bp]).count("published 99.5 ± 0.1 |") == 2
+    assert entries(collected, [fa])[1]["published"] == 99.5
+    declared["cells"][0]["published"] = [own, own]
+    with pytest.raises(UserError, match="2 numbers for one metric; of a further one write metric: valid: test/top5"):
+        load_table(save(declared))
+
+
 def test_a_grid_has_published_differences():
     rows = {"a": {"set": {}}, "b": {"set": {"x": 1}, "paired_with": "a"}}
     printed = {"b|one": {"value": 2.5, "unit": "%"}}
