@@ -14,6 +14,7 @@ from callbacks.probe import Periodic, Probe
 from callbacks.round_cost import RoundCost
 from callbacks.round_progress import RoundProgress
 from callbacks.run_record import RunRecord
+from callbacks.samples import samples_of
 from callbacks.training_cost import TrainingCost
 from callbacks.training_score import TrainingScore
 from callbacks.wandb_logger import ResumableWandbLogger
@@ -43,4 +44,5 @@ __all__ = [
     "WandbRun",
     "WeightAlignment",
     "publish",
+    "samples_of",
 ]

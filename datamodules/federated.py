@@ -139,6 +139,19 @@ class Federated(L.LightningDataModule):
         """The image set's."""
         return self.data.test_dataloader()
 
+    def predict_dataloader(self) -> BatchLoader:
+        """The image set's."""
+        return self.data.predict_dataloader()
+
+    @property
+    def predict_split(self) -> str:
+        """What `predict_dataloader` delivers."""
+        return self.data.predict_split
+
+    @predict_split.setter
+    def predict_split(self, split: str) -> None:
+        self.data.predict_split = split
+
     def _deal(self, labels: np.ndarray) -> list:
         if self.partition == "file":
             return _read_parts(Path(self.partition_file))

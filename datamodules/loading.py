@@ -1,5 +1,7 @@
 """What all data modules share once their sets are in memory: three loaders, the ranks, the device."""
 
+import copy
+
 import lightning as L
 import torch
 
@@ -22,6 +24,7 @@ class LoadingDataModule(L.LightningDataModule):
     drop_last: bool = False
     device: str = "auto"
     choose_by_test: str = "refuse"  # the option `validation_is_test`
+    predict_split: str = "test"  # what `predict_dataloader` delivers: train, val or test
     train_set: ImageSet | TextSet | None = None
     val_set: ImageSet | TextSet | None = None
     test_set: ImageSet | TextSet | None = None
@@ -52,6 +55,12 @@ class LoadingDataModule(L.LightningDataModule):
     def test_dataloader(self) -> BatchLoader:
         """Fixed order, every sample once over all ranks."""
         return self._loader(self.test_set, self.eval_batch_size)
+
+    def predict_dataloader(self) -> BatchLoader:
+        """The samples of `predict_split` in evaluation form (training images without augmentation), each once."""
+        samples = {"train": self.train_set, "val": self.val_set, "test": self.test_set}[self.predict_split]
+        # a copy is not the training set itself, whose batches `prepare` would augment
+        return self._loader(copy.copy(samples), self.eval_batch_size)
 
     def target_device(self) -> torch.device:
         """Where the sets are kept: `device`, or the trainer's where that is `auto`; cpu without a trainer."""

@@ -7,10 +7,12 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from torch import nn
 
@@ -21,9 +23,13 @@ import lit_fa.rules
 from callbacks.run_record import write_json
 from lit_fa import loggers
 from lit_fa.errors import UserError
+from lit_fa.modules.trainer_options import check_precision, check_trainer
 from lit_fa.parser_errors import check_names, guarded
 from lit_fa.pretraining import pretrained
 from lit_fa.tables.expand import without_machine
+
+# defaults of Lightning's callbacks that are enumerations (Timer's interval) are written as their values
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
 
 
 class SaveConfig(SaveConfigCallback):
@@ -66,8 +72,9 @@ class LitFACLI(LightningCLI):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
-        """Pretrain, or find the weights of the same pretraining."""
+        """Pretrain, or find the weights of the same pretraining; refuse a precision that is not honoured."""
         config = self.config[self.subcommand] if self.subcommand else self.config
+        check_precision(config.trainer.precision)
         if config.pretrain is not None and not config.pretrain.get("skip"):
             config.model.init_args.weights = str(pretrained(config.pretrain, fit_and_record))
 
@@ -75,18 +82,21 @@ class LitFACLI(LightningCLI):
         """What a person at a terminal sees of a run, and what becomes of it on Ctrl-C."""
         if isinstance(self.model, lit_fa.modules.FederatedClassifier):
             shown = self.trainer.callbacks
-            shown[:] = [callbacks.RoundProgress() if isinstance(c, ProgressBar) else c for c in shown]
+            shown[:] = [callbacks.RoundProgress() if type(c) is TQDMProgressBar else c for c in shown]
         self.trainer.callbacks.append(callbacks.Interruption(self.going_on))
         self.before_test()
 
     def before_test(self) -> None:
-        """Name the run to its loggers, and tell its records what was run."""
+        """Refuse what is not honoured before any process starts; name the run to loggers and records."""
+        if isinstance(self.model, lit_fa.modules.EvaluatedClassifier):
+            check_trainer(self.trainer, self.model)
         loggers.attach(self.trainer, self.written(), {})
         for callback in self.trainer.callbacks:
             if isinstance(callback, callbacks.RunRecord):
                 callback.record.setdefault("config", self.recorded())
 
     before_validate = before_test
+    before_predict = before_test
 
     def written(self) -> dict:
         """The config, defaults included, as plain data."""

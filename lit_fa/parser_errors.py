@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import callbacks
 import datamodules
@@ -55,13 +56,28 @@ def guarded(run: Callable[[], T]) -> T:
         return run()
     except (ArgumentError, ValueError) as error:
         ours = getattr(error, "user_error", False)
+        if not ours and (line := of_the_trainer(error)):
+            raise UserError(line) from error
         if ours or not (isinstance(error, ArgumentError) or "Does not validate" in str(error)):
             raise
         raise UserError(_readable(str(error))) from error
     except RuntimeError as error:
         if lost := lost_rank(error):
             raise lost from error
+        if line := of_the_trainer(error):
+            raise UserError(line) from error
         raise
+    except (MisconfigurationException, ModuleNotFoundError) as error:
+        if line := of_the_trainer(error):
+            raise UserError(line) from error
+        raise
+
+
+def of_the_trainer(error: Exception) -> str | None:
+    """What Lightning says of an option or a callback, in one line; None for an error that is none of its own."""
+    said = " ".join(str(error).split())
+    ours = isinstance(error, MisconfigurationException) or said.startswith(_SAID_BY_LIGHTNING)
+    return said if ours else None
 
 
 def _readable(text: str) -> str:
@@ -74,6 +90,8 @@ def _readable(text: str) -> str:
     if (wrong := re.search(r"Option '([\w.]+)' is not accepted", text)) and owners:
         return f"{owners[-1]} has no option '{wrong[1]}'; {nearest(wrong[1], _options(owners[-1]))}"
     if wrong := re.search(r"(?:dot import path string: |no attribute ')([\w.]+)", text):
+        if key.endswith("_fn"):
+            return f"{key}: no function '{wrong[1]}' can be imported: write the module before its name"
         return f"no {key} is called '{wrong[1]}'; {nearest(wrong[1].rpartition('.')[2], _names(key))}"
     value = next((line for line in reversed(lines) if line.startswith("Given value: ")), "")
     given = f" (given: {value.removeprefix('Given value: ')})" if len(value) < 60 and value else ""
@@ -97,3 +115,5 @@ def _names(key: str) -> list[str]:
 
 
 _SCAFFOLD = ("Parser key", "Does not validate", "Subtypes:", "Errors:", "Given value", "Problem with given class_path")
+# beginnings of what Lightning says by other classes than its own
+_SAID_BY_LIGHTNING = ("Early stopping conditioned on metric", "Requirement '", "`Trainer(", "The strategy `")

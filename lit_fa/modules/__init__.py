@@ -1,9 +1,10 @@
 """The LightningModules that apply the rules."""
 
 from lit_fa.modules.classifier import Classifier
+from lit_fa.modules.evaluated import EvaluatedClassifier
 from lit_fa.modules.federated_classifier import FederatedClassifier
 from lit_fa.modules.finite import NonFiniteLossError
 from lit_fa.modules.learner import Learner
 from lit_fa.modules.start import HeadProbe
 
-__all__ = ["Classifier", "FederatedClassifier", "HeadProbe", "Learner", "NonFiniteLossError"]
+__all__ = ["Classifier", "EvaluatedClassifier", "FederatedClassifier", "HeadProbe", "Learner", "NonFiniteLossError"]

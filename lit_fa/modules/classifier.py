@@ -17,6 +17,7 @@ from lit_fa.modules.length import check_length, run_length
 from lit_fa.modules.resume import states_of_ranks, take_up
 from lit_fa.modules.schedules import ScheduledClassifier
 from lit_fa.modules.start import Epoch, HeadProbe, start, training_batches
+from lit_fa.modules.trainer_options import logs_at
 from lit_fa.networks import Adapters, create_network, example_input, load_weights
 from lit_fa.rules.backprop import Backprop
 from lit_fa.rules.base import Batch, LearningRule, Progress, Surrogate
@@ -132,6 +133,7 @@ class Classifier(ScheduledClassifier):
 
     def on_fit_start(self) -> None:
         """Before a fresh run, also one of no steps: probe the read-out, then let the rule prepare."""
+        super().on_fit_start()
         check_averages(self.trainer, self.learner)
         if self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
             check_length(self.rule.follows_length, None, None)
@@ -274,7 +276,7 @@ class Classifier(ScheduledClassifier):
 
     def _check_finite(self, surrogate: Surrogate, batch: Batch) -> None:
         # a look at the value waits for the device: on a GPU only when the value is logged
-        if self.device.type != "cpu" and self.global_step % self.trainer.log_every_n_steps:
+        if self.device.type != "cpu" and self.global_step % (self.trainer.log_every_n_steps or 50):
             return
         if not torch.isfinite(surrogate.loss):
             where = first_non_finite(self.network, batch[0])
@@ -294,7 +296,7 @@ class Classifier(ScheduledClassifier):
         )
         # loggers count batches
         done = self.global_step if self.accumulate == 1 else self.trainer.fit_loop.total_batch_idx + 1
-        if done % self.trainer.log_every_n_steps == 0:
+        if logs_at(self.trainer, done):
             self.log("train/loss", surrogate.loss, prog_bar=True)
 
 

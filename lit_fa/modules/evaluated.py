@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lit_fa.modules.learner import Learner
 from lit_fa.modules.metrics import made, predictions
+from lit_fa.modules.trainer_options import check_optimizers, check_trainer, validate_one_batch
 from lit_fa.rules.base import Batch, LearningRule
 
 SPLITS = ("val", "test")
@@ -31,6 +32,16 @@ class EvaluatedClassifier(L.LightningModule):
     def rule(self) -> LearningRule:
         """The learning rule."""
         return self.learner.rule
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """None of its own; Lightning asks before any work, so what is not honoured is refused here."""
+        check_trainer(self.trainer, self)
+        return []
+
+    def on_fit_start(self) -> None:
+        """Before a run, once optimisers and data are known."""
+        check_optimizers(self.trainer.optimizers)
+        validate_one_batch(self.trainer)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(n, ...) to (n, c) logits."""

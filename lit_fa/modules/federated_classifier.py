@@ -264,6 +264,7 @@ class FederatedClassifier(ScheduledClassifier):
 
     def on_fit_start(self) -> None:
         """What was loaded before the module moved follows it."""
+        super().on_fit_start()
         check_averages(self.trainer, self.learner)
         check_no_renewal(self.trainer)
         self.states = {c: {n: t.to(self.device) for n, t in s.items()} for c, s in self.states.items()}

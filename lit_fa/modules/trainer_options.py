@@ -1,0 +1,286 @@
+"""Options of Lightning's trainer and callbacks that a classifier refuses, each in one line that names the remedy.
+
+`docs/lightning.md` lists every option and every callback, also those that are honoured; a test walks through it.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import lightning as L
+from lightning.pytorch import callbacks as shipped
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from torch import nn, optim
+
+from lit_fa.errors import UserError
+from lit_fa.rules.base import LearningRule
+
+FP16 = ("16", "16-mixed", "16-true")
+REPLACED = ("transformer-engine", "transformer-engine-float16", "bitsandbytes")  # they put layers of their own in
+Asked = Callable[[L.Trainer, L.LightningModule], bool]
+
+
+class Refusal(NamedTuple):
+    """One combination that does not do what it says.
+
+    Attributes:
+        what: the option or callback, as in `docs/lightning.md`.
+        asked: whether this trainer, with this module, asks for it.
+        line: what the user reads.
+    """
+
+    what: str
+    asked: Asked
+    line: str
+
+
+def has(*kinds: type, exactly: bool = False) -> Asked:
+    """Whether a callback of one of these classes is among the trainer's."""
+
+    def asked(trainer: L.Trainer, module: L.LightningModule) -> bool:
+        return any(type(c) in kinds if exactly else isinstance(c, kinds) for c in trainer.callbacks)
+
+    return asked
+
+
+def federated(module: L.LightningModule) -> bool:
+    """Whether a batch is a round."""
+    return hasattr(module, "executor")
+
+
+def precision_of(trainer: L.Trainer) -> str:
+    """By name; that of a plugin where one is given."""
+    plugin = trainer.precision_plugin
+    return "bitsandbytes" if type(plugin).__name__.startswith("Bitsandbytes") else str(plugin.precision)
+
+
+def skips_rounds(trainer: L.Trainer, module: L.LightningModule) -> bool:
+    """Whether an epoch ends before its last round, and another epoch follows."""
+    limit, one = trainer.limit_train_batches, trainer.fast_dev_run or trainer.max_epochs in (0, 1)
+    rounds = getattr(trainer.datamodule, "rounds_per_epoch", None)
+    if not federated(module) or one or not limit or rounds is None:
+        return False
+    return limit < rounds if isinstance(limit, int) else limit < 1
+
+
+def watches_skipped(trainer: L.Trainer, module: L.LightningModule) -> bool:
+    """Whether early stopping counts rounds that are not validated."""
+    watched = [c.monitor for c in trainer.callbacks if isinstance(c, shipped.EarlyStopping)]
+    return getattr(module, "validate_every", 1) > 1 and any(str(name).startswith("val/") for name in watched)
+
+
+def unfreezes_apart(trainer: L.Trainer, module: L.LightningModule) -> bool:
+    """Whether weights would be unfrozen whose trained feedback is not."""
+    trained = any(".feedback." in name and p.requires_grad for name, p in module.named_parameters())
+    return trained and has(shipped.BaseFinetuning)(trainer, module)
+
+
+def renames_weights(trainer: L.Trainer, module: L.LightningModule) -> bool:
+    """Whether `ModelPruning` renames parameters that somebody reads by name."""
+    rule = type(module.rule)
+    by_name = federated(module) or rule.edit_gradients is not LearningRule.edit_gradients
+    by_name = by_name or rule.after_step is not LearningRule.after_step or module.rule.reshapes
+    return by_name and has(shipped.ModelPruning)(trainer, module)
+
+
+def loses_hooks(trainer: L.Trainer, module: L.LightningModule) -> bool:
+    """Whether `sync_batchnorm` would replace a layer that the rule watches."""
+    watched = (m._forward_hooks or m._forward_pre_hooks for m in module.modules() if isinstance(m, BATCH_NORM))
+    return _syncs(trainer) and any(watched)
+
+
+def _syncs(trainer: L.Trainer) -> bool:
+    return getattr(trainer.strategy, "_layer_sync", None) is not None and trainer.world_size > 1
+
+
+def _counts_the_pair(trainer: L.Trainer, module: L.LightningModule) -> bool:
+    return any(c.batch_size_fn is len for c in trainer.callbacks if isinstance(c, shipped.ThroughputMonitor))
+
+
+def _registered_in_vain(trainer: L.Trainer, module: L.LightningModule) -> bool:
+    saves = [type(c).__name__ for c in trainer.callbacks]
+    return trainer._model_registry is not None and "LitModelCheckpoint" not in saves
+
+
+BATCH_NORM = nn.modules.batchnorm._BatchNorm
+REFUSALS = (
+    Refusal(
+        "precision",
+        lambda trainer, _: precision_of(trainer) in FP16,
+        "trainer.precision: the gradient terms of a rule overflow in fp16: set bf16-mixed",
+    ),
+    Refusal(
+        "precision",
+        lambda trainer, _: precision_of(trainer) in REPLACED,
+        "trainer.precision: this one replaces the layers that carry a rule's feedback: set bf16-mixed",
+    ),
+    Refusal(
+        "gradient_clip_val",
+        lambda trainer, module: bool(trainer.gradient_clip_val) and not federated(module),
+        "trainer.gradient_clip_val is for automatic optimisation: set model.init_args.clip",
+    ),
+    Refusal(
+        "gradient_clip_val",
+        lambda trainer, module: bool(trainer.gradient_clip_val) and federated(module),
+        "trainer.gradient_clip_val: the server's gradient is what clients moved: lower the rate of "
+        "model.init_args.local_optimizer or model.init_args.optimizer",
+    ),
+    Refusal(
+        "gradient_clip_algorithm",
+        lambda trainer, _: trainer.gradient_clip_algorithm is not None,
+        "trainer.gradient_clip_algorithm is for automatic optimisation: set model.init_args.clip and clip_by of a "
+        "Classifier",
+    ),
+    Refusal(
+        "accumulate_grad_batches",
+        lambda trainer, module: trainer.accumulate_grad_batches != 1 and not federated(module),
+        "trainer.accumulate_grad_batches is for automatic optimisation: set model.init_args.accumulate",
+    ),
+    Refusal(
+        "accumulate_grad_batches",
+        lambda trainer, module: trainer.accumulate_grad_batches != 1 and federated(module),
+        "trainer.accumulate_grad_batches: a batch is a round: set data.init_args.clients_per_round or batch_size",
+    ),
+    Refusal(
+        "GradientAccumulationScheduler",
+        has(shipped.GradientAccumulationScheduler),
+        "GradientAccumulationScheduler is for automatic optimisation: set model.init_args.accumulate of a Classifier, "
+        "one number for the whole run",
+    ),
+    Refusal(
+        "overfit_batches",
+        lambda trainer, module: trainer.overfit_batches > 0 and federated(module),
+        "trainer.overfit_batches: every round draws clients anew: set data.init_args.data.init_args.limit_train",
+    ),
+    Refusal(
+        "limit_train_batches",
+        skips_rounds,
+        "trainer.limit_train_batches leaves rounds of every epoch out, and schedules count them: set "
+        "data.init_args.rounds_per_epoch",
+    ),
+    Refusal(
+        "strategy",
+        lambda trainer, _: isinstance(trainer.strategy, (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)),
+        "trainer.strategy: a rule reads whole weights by name, which this one divides: set ddp",
+    ),
+    Refusal(
+        "strategy",
+        lambda trainer, _: getattr(trainer.strategy, "_start_method", "") in ("spawn", "forkserver"),
+        "trainer.strategy: a network with a rule cannot be pickled for a spawned process: set ddp",
+    ),
+    Refusal(
+        "sync_batchnorm",
+        lambda trainer, module: _syncs(trainer) and trainer.strategy.root_device.type == "cpu",
+        "trainer.sync_batchnorm is for GPUs alone: leave it out, or set accelerator: gpu",
+    ),
+    Refusal(
+        "sync_batchnorm",
+        loses_hooks,
+        "trainer.sync_batchnorm replaces layers behind which the rule has a cut: leave it out, or name other blocks",
+    ),
+    Refusal(
+        "model_registry",
+        _registered_in_vain,
+        "trainer.model_registry does nothing without checkpoints and the package litmodels: leave it out",
+    ),
+    Refusal(
+        "BatchSizeFinder",
+        has(shipped.BatchSizeFinder),
+        "BatchSizeFinder trains before the rule is prepared, and batches here are split over devices: set "
+        "data.init_args.batch_size",
+    ),
+    Refusal(
+        "LearningRateFinder",
+        has(shipped.LearningRateFinder),
+        "LearningRateFinder trains before the rule is prepared: search the rate by lit-fa sweep (docs/sweeps.md), or "
+        "set it in model.init_args.optimizer",
+    ),
+    Refusal(
+        "BackboneFinetuning",
+        has(shipped.BackboneFinetuning),
+        "BackboneFinetuning wants a module named backbone: train the read-out first by model.init_args.probe, or give "
+        "rates by layer_lr",
+    ),
+    Refusal(
+        "BaseFinetuning",
+        has(shipped.BaseFinetuning, exactly=True),
+        "BaseFinetuning says nothing by itself: subclass it, or train the read-out first by model.init_args.probe",
+    ),
+    Refusal(
+        "BaseFinetuning",
+        lambda trainer, module: federated(module) and has(shipped.BaseFinetuning)(trainer, module),
+        "BaseFinetuning: what a federation trains is fixed in its first round: freeze weights for the whole run, "
+        "before the module is made",
+    ),
+    Refusal(
+        "BaseFinetuning",
+        unfreezes_apart,
+        "BaseFinetuning unfreezes weights without the feedback that is trained beside them: leave it out, or take "
+        "feedback that is fixed",
+    ),
+    Refusal(
+        "ModelPruning",
+        renames_weights,
+        "ModelPruning renames weights that this rule, or the federation, reads by name: prune ranks by the rule's "
+        "pruning (SVDBackprop, SVDSpaceAlignment), or use a rule that reads none",
+    ),
+    Refusal(
+        "EarlyStopping",
+        watches_skipped,
+        "EarlyStopping counts rounds that validate_every leaves out: set validate_every: 1 and "
+        "data.init_args.rounds_per_epoch",
+    ),
+    Refusal(
+        "ThroughputMonitor",
+        _counts_the_pair,
+        "ThroughputMonitor: a batch is a pair, so its len is no number of samples: set batch_size_fn: "
+        "callbacks.samples_of",
+    ),
+)
+
+
+def check_trainer(trainer: L.Trainer, module: L.LightningModule) -> None:
+    """Refuse the first option of the trainer, or callback in it, that is not honoured.
+
+    Raises:
+        UserError: its line.
+    """
+    for refusal in REFUSALS:
+        if refusal.asked(trainer, module):
+            raise UserError(refusal.line)
+
+
+def check_precision(name: object) -> None:
+    """Refuse a precision by its name in a config, before a trainer replaces it by another or misses a package."""
+    for names, refusal in ((FP16, REFUSALS[0]), (REPLACED, REFUSALS[1])):
+        if str(name) in names:
+            raise UserError(refusal.line)
+
+
+def check_optimizers(optimizers: Iterable[optim.Optimizer]) -> None:
+    """Refuse an optimiser whose step evaluates the loss again (LBFGS).
+
+    Raises:
+        UserError: its name, and what to take instead.
+    """
+    for optimizer in optimizers:
+        closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            raise UserError(
+                f"{type(optimizer).__name__} evaluates the loss several times a step, and a rule's update is no "
+                "gradient of it: take SGD, Adam or another optimiser of one evaluation"
+            )
+
+
+def validate_one_batch(trainer: L.Trainer) -> None:
+    """Let a share of `overfit_batches` that is less than one validation batch mean one."""
+    share = trainer.overfit_batches
+    if isinstance(share, float) and 0 < share < 1 and trainer.datamodule is not None:
+        loader = trainer.datamodule.val_dataloader()
+        if hasattr(loader, "__len__") and len(loader) * share < 1:
+            trainer.limit_val_batches = 1
+
+
+def logs_at(trainer: L.Trainer, step: int) -> bool:
+    """Whether `log_every_n_steps`, of which 0 means never, logs at this step."""
+    return bool(trainer.log_every_n_steps) and step % trainer.log_every_n_steps == 0
