@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import lightning as L
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from datamodules import partition as schemes
@@ -32,11 +33,12 @@ class Federated(L.LightningDataModule):
 
     Args:
         data: the image set; its batch_size and seed are not used for training.
-        clients: how many there are.
+        clients: how many there are; None: 100, or as many as `partition_file` lists.
         clients_per_round: sampled in each round without replacement; a number, or a share of all (float).
         partition: `iid`, `shards`, `dirichlet`, `dirichlet_balanced`, `quantity_skew`, or `file`.
         partition_args: further arguments of the scheme (per_client, beta, min_size, tries).
-        partition_file: with `file`: JSON, one list of training indices a client.
+        partition_file: with `file`: JSON, one list of training indices a client. No index stands there twice; images
+            in no list are not trained on, and their number is said.
         partition_seed: decides who gets which image.
         batch_size: images of a local step; None: all a client has.
         local_epochs: passes of a client over its images in a round.
@@ -56,7 +58,7 @@ class Federated(L.LightningDataModule):
     def __init__(
         self,
         data: VisionDataModule,
-        clients: int = 100,
+        clients: int | None = None,
         clients_per_round: int | float = 10,
         partition: Literal["iid", "shards", "dirichlet", "dirichlet_balanced", "quantity_skew", "file"] = "iid",
         partition_args: dict[str, Any] | None = None,
@@ -76,14 +78,14 @@ class Federated(L.LightningDataModule):
         numbers |= {"local_steps": local_steps, "rounds_per_epoch": rounds_per_epoch}
         for name, value in numbers.items():
             require(value is None or value >= 1, f"{name}={value}: must be at least 1")
-        self.data, self.clients, self.clients_per_round = data, clients, clients_per_round
+        self.data, self.clients_per_round = data, clients_per_round
         self.partition, self.partition_args, self.partition_seed = partition, dict(partition_args or {}), partition_seed
         self.partition_file = partition_file
+        self.clients = self._client_count(clients)
         self.work = LocalWork(batch_size, local_epochs, local_steps, drop_last)
         self.rounds_per_epoch, self.seed = rounds_per_epoch, seed
         self.num_classes, self.image_shape = data.num_classes, data.image_shape
-        if partition != "file":
-            self._cohort_size(clients)
+        self._cohort_size(self.clients)
         self.parts: list[Tensor] = []
         self.class_counts: np.ndarray | None = None
 
@@ -112,7 +114,8 @@ class Federated(L.LightningDataModule):
         )
         labels = self.data.train_set.labels.cpu().numpy()
         self.parts = checked_parts(self._deal(labels), len(labels))
-        self._cohort_size(len(self.parts))
+        if left_out := len(labels) - sum(len(part) for part in self.parts):
+            rank_zero_warn(f"{self.partition_file} leaves {left_out} of {len(labels)} training images out")
         self.class_counts = schemes.class_counts(labels, self.parts)
         self._show(labels)
 
@@ -160,6 +163,17 @@ class Federated(L.LightningDataModule):
             return scheme(labels, self.clients, seed=self.partition_seed, **self.partition_args)
         except TypeError as error:
             raise DataError(f"partition_args of {self.partition}: {one_line(error)}") from None
+
+    def _client_count(self, asked: int | None) -> int:
+        if self.partition != "file":
+            return 100 if asked is None else asked
+        require(not self.partition_args, f"partition_args={self.partition_args}: a partition from a file has none")
+        listed = len(_read_parts(Path(self.partition_file)))
+        same = asked is None or asked == listed
+        require(
+            same, f"clients={asked}, and {self.partition_file} lists {listed}: leave clients out, or take that number"
+        )
+        return listed
 
     def _cohort_size(self, clients: int) -> int:
         asked = self.clients_per_round

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import torchvision.datasets as tv
 
-from datamodules.errors import require
+from datamodules.errors import DataError, require
 from datamodules.image_set import OnDisk
 from datamodules.root import ELSEWHERE, opened
 from datamodules.vision import VisionDataModule
@@ -55,6 +55,8 @@ class ImageFolder(VisionDataModule):
     def read(self, split: str) -> OnDisk:
         """The files of a split and their labels."""
         paths, labels = labelled_files(self.path / self.folders[split], self.class_names)
+        if split == "train":
+            _of_every_class(labels, self.class_names, self.path / "train")
         return OnDisk(tuple(paths), torch.tensor(labels, dtype=torch.int64), self.size, self.num_workers)
 
 
@@ -95,8 +97,9 @@ class Imagenette(ImageFolder):
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted."""
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+    """Names of the folders in a folder, sorted, but for hidden ones."""
+    entries = folder.iterdir() if folder.is_dir() else ()
+    return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
 def is_labelled(folder: Path, class_names: list[str]) -> bool:
@@ -109,7 +112,11 @@ def labelled_files(folder: Path, class_names: list[str]) -> tuple[list[Path], li
     annotations = folder / ANNOTATIONS
     if annotations.is_file():
         rows = [line.split("\t") for line in annotations.read_text(encoding="utf-8").splitlines() if line.strip()]
+        bad = [row for row in rows if len(row) < 2 or row[1] not in class_names]
+        require(not bad, f"{annotations}: {' '.join(bad[0]) if bad else ''} names no class folder of train")
         return [folder / "images" / row[0] for row in rows], [class_names.index(row[1]) for row in rows]
+    if strange := sorted(set(subfolders(folder)) - set(class_names)):
+        raise DataError(f"{folder} has the class {strange[0]}, which train has not: remove it, or add it to train")
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(class_names):
@@ -118,3 +125,11 @@ def labelled_files(folder: Path, class_names: list[str]) -> tuple[list[Path], li
         labels += [label] * len(files)
     require(len(paths) > 0, f"{folder} holds no images of the classes of train: check the folder")
     return paths, labels
+
+
+def _of_every_class(labels: list[int], class_names: list[str], folder: Path) -> None:
+    """Refuse a training folder in which a class has no image."""
+    have = set(labels)
+    empty = [name for label, name in enumerate(class_names) if label not in have]
+    kinds = ", ".join(sorted(EXTENSIONS))
+    require(not empty, f"{folder}: no image ({kinds}) of the class {empty[0] if empty else ''}: remove its folder")

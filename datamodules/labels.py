@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,6 +40,53 @@ def only_classes(labels: Tensor, classes: list[int] | None) -> tuple[Tensor, Ten
     relabelled = new[labels]
     kept = (relabelled >= 0).nonzero().flatten()
     return kept, relabelled[kept]
+
+
+def whole_numbers(labels: np.ndarray, where: str) -> Tensor:
+    """Labels as int64, whatever they are stored as: integers, truth values, or floats without a fraction.
+
+    Raises:
+        DataError: text, or a number that is not whole.
+
+    >>> whole_numbers(np.array([0.0, 2.0]), "here")
+    tensor([0, 2])
+    """
+    require(labels.dtype.kind in "biuf", f"{where} are {labels.dtype}, not whole numbers: number the classes from 0")
+    if labels.dtype.kind == "f":
+        odd = labels[~(np.isfinite(labels) & (labels == np.floor(labels)))]
+        require(
+            odd.size == 0, f"{where} have the value {odd[:1].item() if odd.size else ''}: a class is a whole number"
+        )
+    return torch.from_numpy(labels.astype(np.int64))
+
+
+def check_every_class(labels: Tensor, num_classes: int, where: str, offset: int = 0) -> None:
+    """Raise a DataError unless every class from 0 to num_classes - 1 has a training label; it names the ways out.
+
+    Args:
+        labels: of training, from 0.
+        num_classes: c, the largest label of any split plus one.
+        where: the file.
+        offset: what was subtracted from the labels in the file.
+    """
+    there = labels.unique().tolist()
+    missing = sorted(set(range(num_classes)) - set(there))
+    if not missing:
+        return
+    if missing == list(range(there[0])):
+        smallest = there[0] + offset
+        raise DataError(f"{where}: the training labels begin at {smallest}: set label_offset: {smallest}")
+    shown = [label + offset for label in there]
+    raise DataError(
+        f"{where}: no training image has the label {_listed([label + offset for label in missing])}: set "
+        f"num_classes: {num_classes} if there are such classes, or classes: {_listed(there, '[]')} to number "
+        f"those of {_listed(shown)} from 0 on"
+    )
+
+
+def _listed(numbers: Sequence[int], brackets: str = "") -> str:
+    shown = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
+    return f"{brackets[:1]}{shown}{brackets[1:]}"
 
 
 def check_range(labels: Tensor, num_classes: int, where: str) -> None:

@@ -11,6 +11,7 @@ from torchvision.datasets.utils import calculate_md5
 
 from datamodules.errors import DataError, one_line, require
 from datamodules.image_set import InMemory
+from datamodules.labels import check_every_class, whole_numbers
 from datamodules.root import ELSEWHERE
 from datamodules.vision import VisionDataModule
 
@@ -18,9 +19,12 @@ from datamodules.vision import VisionDataModule
 class Npz(VisionDataModule):
     """Any labelled images in one file; the number of classes is the largest label plus one.
 
+    Labels are whole numbers, and every class from 0 on has a training image; else the file is refused.
+
     Args:
         path: the file, absolute or inside `root`.
         label_offset: the file's smallest label, subtracted from all (1 for EMNIST letters).
+        num_classes: where it is given, there may be classes without a training image.
         md5: the file's checksum, if it is to be verified.
         mean, std: per channel, in units of [0, 1]; default: measured on the training images.
     """
@@ -32,8 +36,12 @@ class Npz(VisionDataModule):
         md5: str | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        num_classes: int | None = None,
         **options: Any,
     ) -> None:
+        require(num_classes is None or num_classes >= 1, f"num_classes={num_classes}: must be at least 1")
+        require((mean is None) == (std is None), "mean and std go together: give both, or neither to measure them")
+        self.wanted_classes, self.chosen_classes = num_classes, options.get("classes")
         self.path, self.label_offset, self.md5 = Path(path).expanduser(), label_offset, md5
         self.mean, self.std = mean, std
         super().__init__(**options)
@@ -49,8 +57,26 @@ class Npz(VisionDataModule):
         self.image_shape = channels_first(shapes["train_images"], self.path)
         self.has_validation = "val_images" in shapes
         splits = ("train", "val", "test") if self.has_validation else ("train", "test")
-        labels = [read_labels(self.path, split, self.label_offset) for split in splits]
-        self.num_classes = int(max(part.max() for part in labels)) + 1
+        labels = {split: read_labels(self.path, split, self.label_offset) for split in splits}
+        for split in splits:
+            self._check_split(split, shapes, len(labels[split]))
+        highest = int(max(part.max() for part in labels.values()))
+        self.num_classes = self.wanted_classes or highest + 1
+        if self.wanted_classes is None and not isinstance(self.chosen_classes, Sequence):
+            check_every_class(labels["train"], self.num_classes, str(self.path), self.label_offset)
+        channels = self.image_shape[0]
+        for name, given in (("mean", self.mean), ("std", self.std)):
+            fits = given is None or len(given) == channels
+            require(fits, f"{name}={given}: one number for each of {channels} channels is needed")
+        require(self.std is None or min(self.std) > 0, f"std={self.std}: a standard deviation is above 0")
+
+    def _check_split(self, split: str, shapes: dict[str, tuple[int, ...]], labels: int) -> None:
+        key = f"{split}_images"
+        require(key in shapes, f"{self.path} has no key {key!r}; it has {sorted(shapes)}")
+        shape = shapes[key]
+        require(shape[0] == labels, f"{self.path}: {shape[0]} {split} images but {labels} labels")
+        same = channels_first(shape, self.path) == self.image_shape
+        require(same, f"{self.path}: {key} are {shape[1:]} and train_images {shapes['train_images'][1:]}: scale them")
 
     def read(self, split: str) -> InMemory:
         """Images (n, c, h, w) and labels from 0."""
@@ -77,7 +103,7 @@ def read_labels(path: Path, split: str, label_offset: int) -> torch.Tensor:
     single = labels.ndim == 1 or (labels.ndim == 2 and labels.shape[1] == 1)
     require(single, f"{path}: {split}_labels has shape {labels.shape}; one label for each image is needed")
     require(labels.size > 0, f"{path}: {split}_labels is empty")
-    found = torch.from_numpy(labels.reshape(-1).astype(np.int64)) - label_offset
+    found = whole_numbers(labels.reshape(-1), f"{path}: {split}_labels") - label_offset
     require(
         int(found.min()) >= 0, f"{path}: smallest {split} label is {labels.min()}: set label_offset to it, or mend it"
     )

@@ -14,6 +14,7 @@ seaborn along, and its Dirichlet partitioner gives up with an error after ten dr
 import warnings
 from collections.abc import Sequence
 from hashlib import blake2b
+from numbers import Integral, Real
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -47,7 +48,7 @@ def shards(labels: ArrayLike, clients: int, seed: int, *, per_client: int = 2) -
     [[0, 2], [1, 3]]
     """
     classes = _classes("shards", labels, clients)
-    require(per_client >= 1, f"shards: per_client={per_client} must be at least 1")
+    require(_counts(per_client), f"shards: per_client={per_client} must be at least 1 and whole")
     n, number = len(classes), clients * per_client
     even = f"keep {n // number * number} samples" if n >= number else "have fewer clients or shards"
     require(n % number == 0, f"shards: {n} samples do not divide into {clients} x {per_client} equal shards; {even}")
@@ -139,15 +140,22 @@ def _classes(scheme: str, labels: ArrayLike, clients: int) -> NDArray[np.intp]:
     return np.unique(values, return_inverse=True)[1]
 
 
+def _counts(number: object) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool) and number >= 1
+
+
 def _check_beta(scheme: str, beta: float) -> None:
     hint = f"must be above 0 and at most {LARGEST_BETA:g}; for an even split use iid"
-    require(0 < beta <= LARGEST_BETA, f"{scheme}: beta={beta} {hint}")
+    number = isinstance(beta, Real) and not isinstance(beta, bool)
+    require(number and 0 < beta <= LARGEST_BETA, f"{scheme}: beta={beta} {hint}")
 
 
 def _skewed(scheme: str, classes: NDArray, clients: int, beta: float, seed: int, min_size: int, tries: int) -> Parts:
     _check_beta(scheme, beta)
-    require(min_size >= 1, f"{scheme}: min_size={min_size} must be at least 1, for no client may be empty")
-    require(tries >= 1, f"{scheme}: tries={tries} must be at least 1")
+    require(
+        _counts(min_size), f"{scheme}: min_size={min_size} must be at least 1 and whole, for no client may be empty"
+    )
+    require(_counts(tries), f"{scheme}: tries={tries} must be at least 1 and whole")
     most = len(classes) // clients
     require(min_size <= most, f"{scheme}: min_size={min_size} for {clients} clients is impossible; at most {most}")
     rng = _stream(scheme, seed)

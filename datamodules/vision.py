@@ -12,7 +12,7 @@ from datamodules import labels as lab
 from datamodules import pixels
 from datamodules.batches import Prepare
 from datamodules.draws import Draws
-from datamodules.errors import one_of, require
+from datamodules.errors import DataError, one_of, require
 from datamodules.image_set import ImageSet, InMemory, OnDisk
 from datamodules.loading import LoadingDataModule
 from datamodules.root import data_root
@@ -50,7 +50,7 @@ class VisionDataModule(LoadingDataModule):
             jitter (a shift of up to 2 pixels each way).
         transforms: torchvision v2 transforms applied to each training batch (uint8), after `augment`; they draw once
             per batch where torchvision does.
-        limit_train: use only so many training images, with classes as even as possible.
+        limit_train: use at most so many training images, with classes as even as possible.
         limit_test: the same for the test set (and the set's own validation images).
         drop_last: leave out a last training batch that is not full.
         device: where images are kept; auto: the trainer's device, cpu without a trainer.
@@ -195,9 +195,10 @@ class VisionDataModule(LoadingDataModule):
     def _of_classes(self, images: ImageSet, split: str) -> tuple[ImageSet, Tensor]:
         lab.check_range(images.labels, self.num_original_classes, f"{type(self).__name__} ({split})")
         kept, relabelled = lab.only_classes(images.labels, self.classes)
-        require(
-            len(kept) > 0, f"{type(self).__name__} ({split}) has no image of the classes {self.classes}: add others"
-        )
+        have = set(relabelled.unique().tolist())
+        absent = [label for place, label in enumerate(self.classes or []) if place not in have]
+        if absent and (split == "train" or not have):
+            raise DataError(f"{type(self).__name__} ({split}) has no image of the classes {absent}: leave them out")
         return images.select(kept, relabelled), kept
 
     def _setup_train(self, train: ImageSet, device: torch.device) -> ImageSet | None:

@@ -186,13 +186,13 @@ def test_a_partition_file_is_checked(text: str, message: str, tmp_path: Path):
     path = tmp_path / "parts.json"
     path.write_text(text)
     with pytest.raises(DataError, match=message):
-        digits(partition="file", partition_file=str(path), clients_per_round=1).setup()
+        digits(clients=None, partition="file", partition_file=str(path), clients_per_round=1).setup()
 
 
 def test_a_partition_file_says_who_has_what(tmp_path: Path):
     path = tmp_path / "parts.json"
     path.write_text(json.dumps([[5, 3], [9]]))
-    data = digits(partition="file", partition_file=str(path), clients_per_round=2)
+    data = digits(clients=None, partition="file", partition_file=str(path), clients_per_round=2)
     data.setup()
     assert [part.tolist() for part in data.parts] == [[5, 3], [9]]
 
