@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import lightning as L
 import numpy as np
@@ -61,7 +61,7 @@ class Federated(L.LightningDataModule):
         clients: int | None = None,
         clients_per_round: int | float = 10,
         partition: Literal["iid", "shards", "dirichlet", "dirichlet_balanced", "quantity_skew", "file"] = "iid",
-        partition_args: dict[str, Any] | None = None,
+        partition_args: dict | None = None,
         partition_file: str | None = None,
         partition_seed: int = 0,
         batch_size: int | None = 50,

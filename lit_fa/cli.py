@@ -25,6 +25,7 @@ from lit_fa import loggers
 from lit_fa.errors import UserError
 from lit_fa.modules.trainer_options import check_precision, check_trainer
 from lit_fa.parser_errors import check_names, guarded
+from lit_fa.parsing import Parser
 from lit_fa.pretraining import pretrained
 from lit_fa.tables.expand import without_machine
 
@@ -54,6 +55,7 @@ class LitFACLI(LightningCLI):
         self.words = words
         kwargs.setdefault("save_config_callback", SaveConfig)
         kwargs.setdefault("save_config_kwargs", {"overwrite": True})
+        kwargs.setdefault("parser_class", Parser)
         parser = {"exit_on_error": False}
         parsers = parser if not kwargs.get("run", True) else parser | {c: dict(parser) for c in self.subcommands()}
         super().__init__(

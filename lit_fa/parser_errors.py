@@ -82,21 +82,40 @@ def of_the_trainer(error: Exception) -> str | None:
 
 def _readable(text: str) -> str:
     """The sentences in a parser's message that say what is wrong, without the tree of types around them."""
-    lines = [line.strip().removeprefix("- ") for line in text.splitlines() if line.strip()]
-    keys = [line.removeprefix("Parser key").strip(' ":') for line in lines if line.startswith("Parser key")]
+    keys = _KEY.findall(text)
     key = keys[-1] if keys else ""
-    said = dict.fromkeys(line for line in lines if not line.startswith(_SCAFFOLD) and "NoneType" not in line)
     owners = re.findall(r"Problem with given class_path '([\w.]+)'", text)
     if (wrong := re.search(r"Option '([\w.]+)' is not accepted", text)) and owners:
         return f"{owners[-1]} has no option '{wrong[1]}'; {nearest(wrong[1], _options(owners[-1]))}"
-    if wrong := re.search(r"(?:dot import path string: |no attribute ')([\w.]+)", text):
+    if wrong := re.search(r"Subcommand '\w+' does not accept option '([\w.]+)'", text):
+        return f"there is no option '{wrong[1]}' (lit-fa fit --help lists them)"
+    if (wrong := re.search(r"(?:dot import path string: |has no attribute ')([\w.]+)", text)) and key not in _NUMBERS:
         if key.endswith("_fn"):
             return f"{key}: no function '{wrong[1]}' can be imported: write the module before its name"
-        return f"no {key} is called '{wrong[1]}'; {nearest(wrong[1].rpartition('.')[2], _names(key))}"
+        return f"no {key} is called '{wrong[1]}'; {nearest(wrong[1].rpartition('.')[2], [*dict.fromkeys(_names(key))])}"
+    lines = [_KEY.sub("", line.strip().removeprefix("- ")).strip(' :"') for line in text.splitlines()]
+    said = dict.fromkeys(line for line in lines if line and not line.startswith(_SCAFFOLD))
+    types = [line for line in said if line.startswith(("Expected a <", "Expected a typing", "Expected a dot import"))]
+    told = [line for line in said if line not in types] or [_expected(types)]
     value = next((line for line in reversed(lines) if line.startswith("Given value: ")), "")
-    given = f" (given: {value.removeprefix('Given value: ')})" if len(value) < 60 and value else ""
-    told = [line for line in said if not line.startswith("Expected a <class")] or [*said]
-    return f"{key}: {'; '.join(told)}{given}"[:600].removeprefix(": ")
+    value = value.removeprefix("Given value: ") or next(iter(_GOT.findall("\n".join(types))), "")
+    given = f" (given: {value})" if value and len(value) < 60 and not _INTERNAL.search(value) else ""
+    sentence = _CLASS.sub(r"\1", f"{key}: {'; '.join(told)}{given}".removeprefix(": "))
+    return sentence[:600]
+
+
+def _expected(types: list[str]) -> str:
+    """`expected a whole number or null`, from the parser's lines about types."""
+    kinds = []
+    for line in types:
+        if line.startswith("Expected a dot"):
+            continue
+        kind = _GOT.sub("", line).removeprefix("Expected a ").rstrip(". ")
+        name = _CLASS.sub(r"\1", kind).removeprefix("typing.")
+        if choices := re.match(r"Literal\[(.*)\]$", name):
+            name = f"one of {choices[1]}"
+        kinds.append(_TYPES.get(name, name))
+    return f"expected {' or '.join(dict.fromkeys(kinds))}" if kinds else "not a value that this option takes"
 
 
 def _options(path: str) -> list[str]:
@@ -114,6 +133,26 @@ def _names(key: str) -> list[str]:
     ]
 
 
-_SCAFFOLD = ("Parser key", "Does not validate", "Subtypes:", "Errors:", "Given value", "Problem with given class_path")
 # beginnings of what Lightning says by other classes than its own
 _SAID_BY_LIGHTNING = ("Early stopping conditioned on metric", "Requirement '", "`Trainer(", "The strategy `")
+_KEY = re.compile(r'Parser key "([^"]*)"(?: element \d+)?:?')
+_NUMBERS = ("lr",)  # options whose number may also be an object
+_GOT = re.compile(r"\. Got value: (.*)$", re.MULTILINE)
+_CLASS = re.compile(r"<class '([\w.]+)'>")
+_INTERNAL = re.compile(r"\b(?:Namespace|NestedArg)\(")
+_SCAFFOLD = (
+    *("Does not validate", "Subtypes:", "Errors", "Given value", "Problem with given class_path"),
+    *("Type typing.", "Type collections.", "Expected a path but"),
+)
+_TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "NoneType": "null",
+    "dict": "a mapping",
+    "list": "a list",
+    "tuple": "a list",
+    "collections.abc.Sequence": "a list",
+    "collections.abc.Iterable": "a list",
+}

@@ -26,8 +26,12 @@ ALLOWED = {
         "latex2mathml",
         "lit_fa.errors",
         "lit_fa.provenance",
+        "lit_fa.reading",
     ],
-    "lit_fa/sweeps": ["yaml", "rich", "filelock", "optuna", "lit_fa.errors", "lit_fa.tables"],
+    "lit_fa/sweeps": [
+        *("yaml", "rich", "filelock", "optuna", "sqlalchemy"),
+        *("lit_fa.errors", "lit_fa.reading", "lit_fa.tables"),
+    ],
     "datamodules": [None],
     "callbacks": [
         None,

@@ -4,11 +4,10 @@ import hashlib
 from functools import lru_cache
 from typing import Any
 
-import yaml
-
 from lit_fa.cli import LitFACLI, built
 from lit_fa.errors import UserError
 from lit_fa.modules import FederatedClassifier
+from lit_fa.reading import load
 
 COMPONENTS = {"serverapp": "lit_fa.flower.server:app", "clientapp": "lit_fa.flower.node:app"}
 # what `flwr run -c key=value` may change
@@ -30,13 +29,13 @@ def resolved(argv: list[str]) -> tuple[str, int]:
 
 def at_server(text: str) -> LitFACLI:
     """Trainer, module and data as `lit-fa fit` would build them."""
-    return built(yaml.safe_load(text))
+    return built(load(text))
 
 
 @lru_cache(maxsize=1)
 def at_node(text: str) -> LitFACLI:
     """The same, without loggers and callbacks; kept, where Flower keeps the process between messages."""
-    config = yaml.safe_load(text)
+    config = load(text)
     config["trainer"] |= {"logger": False, "callbacks": None, "enable_checkpointing": False}
     return built(config)
 

@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from lit_fa.errors import UserError
+from lit_fa.reading import word
 from lit_fa.tables.reading import sequence
 
 _DEFAULT = ["${env}", "${interpreter}", "${program}", "${args}"]
@@ -32,9 +33,9 @@ def fit_words(sweep: dict[str, Any], where: str) -> tuple[tuple[str, ...], tuple
 
 
 def flags(values: dict[str, Any]) -> list[str]:
-    """The parameters as words, letter for letter as W&B's agent writes them.
+    """The parameters as words that `lit-fa fit` reads back as the same values.
 
-    >>> flags({"model.lr": 1e-05, "rule": {"alpha": 0.5}})
-    ['--model.lr=1e-05', "--rule={'alpha': 0.5}"]
+    >>> flags({"model.lr": 1e-05, "rule": {"alpha": None}})
+    ['--model.lr=1e-05', '--rule={alpha: null}']
     """
-    return [f"--{name}={value}" for name, value in values.items()]
+    return [f"--{name}={word(value)}" for name, value in values.items()]

@@ -1,61 +1,16 @@
 """Strict reading of YAML into frozen dataclasses: what is not understood is named, never ignored."""
 
-import re
 from collections.abc import Collection
 from dataclasses import MISSING, fields
 from math import isfinite
-from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from lit_fa.errors import UserError, nearest
+from lit_fa.reading import read_yaml
+
+__all__ = ["build", "choice", "keys", "mapping", "number", "read_yaml", "sequence", "text"]
 
 T = TypeVar("T")
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-3 as a number, as the training command does, and refuses a key written twice."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(?:[eE][-+]?\d+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
-    ),
-    list("-+0123456789."),
-)
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
-    keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-    twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
-    if twice is not None:
-        raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} is written twice", node.start_mark)
-    loader.flatten_mapping(node)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
-
-
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML file; one line that names file and line number when it cannot be read.
-
-    Raises:
-        UserError: the file is not there, is not text, or is not YAML.
-    """
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not UTF-8 text; give the path of a YAML file") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise UserError(f"{path}:{line}: not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
 
 
 def build(cls: type[T], data: Any, where: str) -> T:

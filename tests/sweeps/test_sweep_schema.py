@@ -7,6 +7,7 @@ import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from lit_fa.errors import UserError
+from lit_fa.reading import load
 from lit_fa.sweeps.command import flags
 from lit_fa.sweeps.schema import load_sweep
 
@@ -20,12 +21,19 @@ def test_a_grid_turns_the_last_name_fastest(declared, save):
     assert points == [(0.1, 1), (0.1, 2), (0.2, 1), (0.2, 2), (0.3, 1), (0.3, 2)]
 
 
-def test_words_are_those_of_w_and_bs_agent(declared, save):
-    declared["parameters"] |= {"flag": {"value": True}, "rule": {"values": [{"class_path": "a.B", "init_args": {}}]}}
+def test_words_are_read_as_those_of_w_and_bs_agent(declared, save):
+    declared["parameters"] |= {
+        "flag": {"value": True},
+        "nothing": {"value": None},
+        "rule": {"values": [{"class_path": "a.B", "init_args": {"a": None}}]},
+    }
     sweep = load_sweep(save(declared))
     values = sweep.nested(sweep.values(sweep.grid()[0]))
     theirs = create_sweep_command_args({"args": {name: {"value": value} for name, value in values.items()}})
-    assert flags(values) == theirs["args"]
+    names, words = zip(*(word.split("=", 1) for word in flags(values)), strict=True)
+    its_names, its_words = zip(*(word.split("=", 1) for word in theirs["args"]), strict=True)
+    assert names == its_names
+    assert [*map(load, words)] == [*map(load, its_words)] == [*values.values()]
     before, after = sweep.command
     command = create_sweep_command(yaml.safe_load(sweep.path.read_text())["command"])
     assert [w for w in command if not w.startswith("${")] == ["fit", *before, *after]

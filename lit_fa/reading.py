@@ -1,0 +1,173 @@
+"""The one reader of YAML: of config files, tables and sweep files, of a word of the command line, of a sweep's values.
+
+    text        read as
+    ----------  -------------------------------------------------------------------------------------------------
+    1e-3, .5    a number, with or without a point (YAML 1.1 and W&B want one); 010 is ten, 0x10 sixteen
+    yes, on     true, as in YAML 1.1: yes/no, on/off and true/false, in small, capital or leading capital letters
+    null, ~     nothing; so is None, which W&B's agent writes for null
+    2026-01-31  text: there are no dates
+    1:30        text: there are no numbers to base 60
+    (7, 7)      refused: there are no tuples, a list is written [7, 7]
+    a: 1, a: 2  refused: a key is written once
+
+Text that looks like something else is put in quotes. `dump` writes what `load` reads back as the same.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_fa.errors import UserError
+
+_TAG = "tag:yaml.org,2002:"
+_TUPLE = "!tuple"
+_LIST = "there are no tuples here; write a list: [7, 7]"
+_RESOLVED = [
+    (f"{_TAG}null", r"~|null|Null|NULL|None|", "~nN"),
+    (f"{_TAG}bool", r"yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF", "yYnNtTfFoO"),
+    (f"{_TAG}int", r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*)", "-+0123456789"),
+    (
+        f"{_TAG}float",
+        r"[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(?:[eE][-+]?\d+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+0123456789.",
+    ),
+    (f"{_TAG}merge", r"<<", "<"),
+    (_TUPLE, r"\([-+0-9.eE_, ()]*", "("),
+]
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML, read as the head of this file says."""
+
+    yaml_implicit_resolvers: dict = {}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts in quotes what the loader would take for something else than text."""
+
+    yaml_implicit_resolvers: dict = {}
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """A value that occurs twice is written twice."""
+        return True
+
+
+for _tag, _pattern, _first in _RESOLVED:
+    for _kind in (_Loader, _Dumper):
+        # the empty scalar is resolved by the letter ""
+        _kind.add_implicit_resolver(
+            _tag, re.compile(f"(?:{_pattern})\\Z"), [*_first, *([""] if "null" in _tag else [])]
+        )
+
+
+class KeyTwice(yaml.constructor.ConstructorError):
+    """A mapping has a key twice."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
+    first: dict[Any, int] = {}
+    for key, _ in node.value:
+        if key.tag == f"{_TAG}merge" or not isinstance(key, yaml.ScalarNode):
+            continue
+        name, line = loader.construct_object(key), key.start_mark.line + 1
+        if (type(name), name) in first:
+            said = f"the key {key.value!r} is written twice (first on line {first[type(name), name]})"
+            raise KeyTwice(None, None, said, key.start_mark)
+        first[type(name), name] = line
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
+    digits = node.value.replace("_", "").lower()
+    base = {"0b": 2, "0x": 16}.get(digits.lstrip("+-")[:2], 10)
+    return int(digits, base)
+
+
+def _no_tuple(loader: _Loader, node: yaml.Node) -> None:
+    raise yaml.constructor.ConstructorError(None, None, _LIST, node.start_mark)
+
+
+_Loader.add_constructor(f"{_TAG}map", _mapping)
+_Loader.add_constructor(f"{_TAG}int", _integer)
+_Loader.add_constructor(f"{_TAG}python/tuple", _no_tuple)
+_Loader.add_constructor(_TUPLE, _no_tuple)
+
+
+def parsed(text: str) -> Any:
+    """The value that YAML text stands for.
+
+    Raises:
+        yaml.YAMLError: as the library words it.
+    """
+    return yaml.load(text, Loader=_Loader)
+
+
+def load(text: str, where: str = "") -> Any:
+    """The value that YAML text stands for; what is wrong with it in one line.
+
+    Args:
+        text: a file's content, or a word.
+        where: the file's name, for the error; without, the text itself is named.
+
+    Raises:
+        UserError: one line with file and line number.
+
+    >>> [load(text) for text in ("1e-3", "false", "None", "[16, 0.1]", "{a: null}", "2026-01-31")]
+    [0.001, False, None, [16, 0.1], {'a': None}, '2026-01-31']
+    """
+    try:
+        return parsed(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise UserError(f"{f'{where}:{line}' if where else repr(text)}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{where or repr(text)}: not valid YAML: {str(error).splitlines()[0]}") from None
+
+
+def dump(data: Any, **layout: Any) -> str:
+    """YAML that `load` reads as `data`; the order of keys is kept.
+
+    >>> dump({"a": "1e-3", "b": 1e-3, "c": (7, None)}, default_flow_style=True)
+    "{a: '1e-3', b: 0.001, c: [7, null]}\\n"
+    """
+    layout = {"sort_keys": False, "allow_unicode": True, "default_flow_style": False} | layout
+    return yaml.dump(data, Dumper=_Dumper, **layout)
+
+
+def word(value: Any) -> str:
+    """A value as one word of a command line, which is read back as the same value; text stays as it is.
+
+    >>> [word(value) for value in (1e-05, True, None, "relu", {"a": None, "b": [16]})]
+    ['1e-05', 'true', 'null', 'relu', '{a: null, b: [16]}']
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf"):
+        return repr(value)
+    return dump(value, default_flow_style=True, width=float("inf")).removesuffix("...\n").rstrip("\n")
+
+
+def text_of(path: Path | str) -> str:
+    """The text of a UTF-8 file.
+
+    Raises:
+        UserError: the file is not there, cannot be read, or is not text.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
+
+
+def read_yaml(path: Path | str) -> Any:
+    """The content of a YAML file; one line that names file and line number when it cannot be read.
+
+    Raises:
+        UserError: the file is not there, is not text, or is not YAML.
+    """
+    return load(text_of(path), str(path))

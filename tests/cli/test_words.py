@@ -1,0 +1,137 @@
+"""The same value means the same wherever it is written: file, dotted word, word in JSON, table, sweep."""
+
+import json
+
+import pytest
+import yaml
+
+from lit_fa.__main__ import main
+from lit_fa.cli import built
+from lit_fa.reading import dump, read_yaml
+from lit_fa.sweeps.command import flags
+from lit_fa.tables.expand import assign
+
+MODEL = {
+    "class_path": "lit_fa.modules.Classifier",
+    "init_args": {"network": "mlp", "network_args": {"hidden": [8]}},
+}
+INNER = {"class_path": "datamodules.Digits", "init_args": {"batch_size": 16}}
+RUN = {
+    "trainer": {"logger": False, "accelerator": "cpu"},
+    "model": MODEL,
+    "data": {"class_path": "datamodules.Federated", "init_args": {"data": INNER, "clients": 2, "clients_per_round": 2}},
+}
+IN_A_DICT = "model.init_args.network_args.x"
+VALUES = [False, True, 0.1, 16, 1e-3, 2e5, -3, None, [16, None, 0.5], {"a": None, "b": [True], "c": {"d": "e"}}, "relu"]
+
+
+@pytest.fixture(scope="module")
+def parser():
+    return built(RUN).parser
+
+
+@pytest.fixture
+def base(tmp_path):
+    path = tmp_path / "base.yaml"
+    path.write_text(yaml.safe_dump(RUN), encoding="utf-8")
+    return str(path)
+
+
+def found(config, key: str):
+    return plain(config[key.replace(".x", "")])["x"] if key.endswith(".x") else plain(config[key])
+
+
+def plain(value):
+    return value.as_dict() if hasattr(value, "as_dict") else value
+
+
+def roads(parser, base: str, key: str, value) -> dict:
+    """Road to the value at `key` in the config that it leads to."""
+    in_file = yaml.safe_load(dump(RUN))
+    assign(in_file, key, value, "")
+    with open(base, encoding="utf-8") as file:
+        in_table = yaml.safe_load(file)
+    table = f"{base}.table"
+    with open(table, "w", encoding="utf-8") as file:
+        file.write(dump({"set": {key: value}}))
+    assign(in_table, key, read_yaml(table)["set"][key], "")
+    own = f"{base}.own"
+    with open(own, "w", encoding="utf-8") as file:
+        file.write(dump(in_file))
+    configs = {
+        "file": parser.parse_args(["--config", own]),
+        "table": parser.parse_object(in_table),
+        "dotted": parser.parse_args(["--config", base, f"--{key}", text(value)]),
+        "sweep": parser.parse_args(["--config", base, *flags({key: value})]),
+        "agent": parser.parse_args(["--config", base, f"--{key}={value}"]),  # as W&B's own writes it
+    }
+    return {road: found(config, key) for road, config in configs.items()}
+
+
+def text(value) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_a_value_in_a_dict_is_the_same_by_every_road(parser, base, value):
+    assert {road: repr(there) for road, there in roads(parser, base, IN_A_DICT, value).items()} == dict.fromkeys(
+        ("file", "table", "dotted", "sweep", "agent"), repr(value)
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.init_args.weights", None),
+        ("model.init_args.weights", "a.ckpt"),
+        ("model.init_args.clip", 1e-3),
+        ("data.init_args.data.init_args.batch_size", 32),
+        ("data.init_args.partition_args", {"alpha": None, "b": False}),
+        ("data.init_args.data.init_args.drop_last", True),
+        ("trainer.max_epochs", 3),
+        ("trainer.deterministic", None),
+    ],
+)
+def test_a_typed_value_is_the_same_by_every_road(parser, base, key, value):
+    assert {repr(there) for there in roads(parser, base, key, value).values()} == {repr(value)}
+
+
+def test_words_for_one_dict_add_up(parser, base):
+    words = ["--model.init_args.network_args.a.b", "1", "--model.init_args.network_args.a.c", "null"]
+    assert plain(parser.parse_args(["--config", base, *words]).model.init_args.network_args) == {
+        "hidden": [8], "a": {"b": 1, "c": None}
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("nothing", ["null", "None"])
+def test_null_is_refused_where_the_option_takes_none(base, nothing, capsys):
+    assert main(["fit", "--config", base, "--model.init_args.criterion", nothing]) == 2
+    assert capsys.readouterr().err.startswith("lit-fa: criterion: null is no value of this option")
+
+
+@pytest.mark.parametrize(
+    ("tail", "said"),
+    [
+        ("trainer:\n  max_epochs: 2\n", ":{}: not valid YAML: the key 'trainer' is written twice (first on line 17)"),
+        ("pretrain:\n  a:\n    b: 1\n    b: 1\n", ":{}: not valid YAML: the key 'b' is written twice"),
+        ("trainer.logger: false\n", ": trainer.logger is written twice, with dots and nested; keep one"),
+        ("ckpt_path: (7, 7)\n", ":{}: not valid YAML: there are no tuples here; write a list: [7, 7]"),
+    ],
+)
+@pytest.mark.parametrize("command", [["fit"], ["export", "--ckpt_path", "FILE", "--output", "x.onnx"], ["flower"]])
+def test_a_file_with_a_fault_is_named_with_its_line(base, tail, said, command, capsys):
+    with open(base, encoding="utf-8") as file:
+        lines = file.read()
+    with open(base, "w", encoding="utf-8") as file:
+        file.write(lines + tail)
+    line = len(lines.splitlines()) + len(tail.splitlines())
+    line -= tail.startswith("trainer:")
+    words = [base if word == "FILE" else word for word in command]
+    assert main([*words, "--config", base]) == 2
+    assert f"{base}{said.format(line)}" in capsys.readouterr().err
+
+
+def test_two_config_files_are_still_merged(parser, base, tmp_path):
+    (tmp_path / "more.yaml").write_text("trainer: {max_epochs: 7}", encoding="utf-8")
+    config = parser.parse_args(["--config", base, "--config", str(tmp_path / "more.yaml")])
+    assert (config.trainer.max_epochs, config.trainer.logger) == (7, False)
