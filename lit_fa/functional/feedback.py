@@ -56,6 +56,33 @@ def draw(shape: torch.Size | tuple[int, ...], init: str, generator: Generator, *
     return matrix.mul_(gain)
 
 
+def spread(shape: torch.Size | tuple[int, ...], init: str) -> float:
+    """Standard deviation of the entries of `draw(shape, init)`; of `orthogonal` the root mean square."""
+    fan_in, fan_out = fans(shape)
+    if init == "orthogonal":
+        return 1 / math.sqrt(max(shape[0], math.prod(shape[1:])))
+    named = {"xavier": math.sqrt(2 / (fan_in + fan_out)), "kaiming": math.sqrt(2 / fan_in)}
+    return (named | {"uniform": 1 / math.sqrt(3 * fan_in), "normal": 1 / math.sqrt(fan_in)})[init.split("_")[0]]
+
+
+def shared_slices(widths: list[int], classes: int, init: str | None, generator: Generator) -> list[Tensor]:
+    r"""Feedback (c, d) for each width d, cut from one matrix (c, d_max).
+
+    Args:
+        widths: d of each block.
+        classes: c.
+        init: None: $U[-1, 1) / \sqrt{d}$ (Launay et al. 2020); otherwise as in `draw`, and every slice is scaled to
+            the spread that `init` has at its own width.
+        generator: where the numbers come from.
+    """
+    widest = max(widths)
+    if init is None:
+        one = torch.empty(widest, classes).uniform_(-1, 1, generator=generator)
+        return [one[:width].t() / math.sqrt(width) for width in widths]
+    one, own = draw((widest, classes), init, generator), spread((widest, classes), init)
+    return [one[:width].t() * (spread((width, classes), init) / own) for width in widths]
+
+
 def sign_scale(shape: torch.Size | tuple[int, ...], scale: str | float) -> float:
     r"""The constant c of uniform sign feedback B = c sign(W) (Liao et al. 2016; the constant is the code's choice).
 

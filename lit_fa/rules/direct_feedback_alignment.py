@@ -10,9 +10,10 @@ derivative is the block's own (with ``blocks: layer`` a unit is one layer). Cuts
 ever computed across one.
 
 Shapes of F_l for a block output (d) or (h, s, s), and c classes: `dense` (c, h, s, s); `per_channel` (c, h), the same
-at every position; `shared`, one matrix (c, d_max) whose first columns serve every block, scaled by 1/sqrt(d) (Launay et
-al. 2020); `transposed_conv`, BioTorch's form: the error spread over the map and passed through a transposed convolution
-of the next layer's kernel, hence constant in the interior. It is not Nøkland's, and is here for BioTorch's tables.
+at every position; `shared`, one matrix (c, d_max) of uniform numbers in [-1, 1) whose first d columns, divided by
+sqrt(d), serve a block of d units (Launay et al. 2020); `transposed_conv`, BioTorch's form: the error spread over the
+map and passed through a transposed convolution of the next layer's kernel, hence constant in the interior. It is not
+Nøkland's, and is here for BioTorch's tables.
 
 In a Transformer a block's output is (n, T, d). With `tokens`, F is (c, 1, d) there and `functional.tokens` says which
 share of the projected error each token gets; `blocks: macro` and `micro` are the cuts of Launay et al. Embeddings,
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from lit_fa.errors import UserError
 from lit_fa.functional.credit import error_link
 from lit_fa.functional.criteria import outputs_wanted
-from lit_fa.functional.feedback import INITS, draw, named_generator
+from lit_fa.functional.feedback import INITS, draw, named_generator, shared_slices
 from lit_fa.functional.tokens import SHARES, gathered
 from lit_fa.layers.coverage import Coverage
 from lit_fa.layers.observing import observing
@@ -52,7 +53,10 @@ class DirectFeedbackAlignment(LearningRule):
             `layers.taps.find_blocks`.
         tokens: what a token of a block (n, T, d) gets: `all` 1/sqrt(T) of the projected error, `mean` 1/T of it,
             `first` all of it for the class token alone; padding gets nothing. None: F as `shape` says, T never changes.
-        init: how F is drawn, as the transposed weight (d, c) of a layer from classes to units.
+        init: how F is drawn, as the transposed weight (d, c) of a layer from classes to units; see
+            `functional.feedback.draw`. None: Launay's draw for `shared`, and `xavier_uniform` for the other shapes.
+            With another init the one matrix of `shared` is drawn by it, and a block's columns are scaled to the spread
+            that the init has for its d (`orthogonal` columns are so for the widest block alone).
         scale: factor on F.
         seed: of F; every block's matrix depends on the seed and the block's name alone.
         channels: which dimension of a map holds the channels: `first`, `last`, or `auto` (first for 4-D and 5-D
@@ -71,7 +75,7 @@ class DirectFeedbackAlignment(LearningRule):
         teacher: str = "error",
         shape: str = "dense",
         blocks: str | list[str] = "block",
-        init: str = "xavier_uniform",
+        init: str | None = None,
         scale: float = 1.0,
         seed: int = 0,
         channels: str = "auto",
@@ -83,12 +87,13 @@ class DirectFeedbackAlignment(LearningRule):
         """See the class."""
         super().__init__()
         one_of(tokens=(tokens or SHARES[0], SHARES))
-        one_of(teacher=(teacher, ("error", "target")), shape=(shape, SHAPES), init=(init, INITS))
+        one_of(teacher=(teacher, ("error", "target")), shape=(shape, SHAPES), init=(init or INITS[0], INITS))
         one_of(channels=(channels, ("auto", "first", "last")), target_reduction=(target_reduction, ("mean", "sum")))
         one_of(backend=(backend, ("fused", "detour")), uncovered=(uncovered, ("raise", "warn", "allow")))
         if scale <= 0:
             raise UserError(f"the scale of feedback is a positive number, not {scale}")
-        self.teacher, self.shape, self.blocks, self.init, self.scale = teacher, shape, blocks, init, scale
+        self.teacher, self.shape, self.blocks, self.scale = teacher, shape, blocks, scale
+        self.init = init if init is not None or shape == "shared" else INITS[0]
         self.seed, self.channels, self.target_reduction = seed, channels, target_reduction
         self.backend, self.uncovered, self.tokens = backend, uncovered, tokens
         self.feedback = nn.ModuleDict()
@@ -106,9 +111,8 @@ class DirectFeedbackAlignment(LearningRule):
         blocks = shared_by_tokens(network, example, blocks, self.tokens)
         with observing(network), torch.no_grad():
             classes = network(example).shape[-1]
-        widest = max(math.prod(block.shape) for block in blocks)
-        for block in blocks:
-            feedback = self._draw(block, classes, widest).to(example.device)
+        for block, feedback in zip(blocks, self._drawn(blocks, classes), strict=True):
+            feedback = feedback.to(example.device)
             layout = torch.channels_last if block.channels_last else torch.preserve_format
             self.feedback[block_key(block.name)] = feedback.to(memory_format=layout)
         self.taps = Taps(network, [block.name for block in blocks])
@@ -180,12 +184,15 @@ class DirectFeedbackAlignment(LearningRule):
             logits.requires_grad_(True)
             return torch.autograd.grad(criterion(logits, targets), logits)[0]
 
-    def _draw(self, block: Block, classes: int, widest: int) -> nn.Module:
+    def _drawn(self, blocks: list[Block], classes: int) -> list[nn.Module]:
+        if self.shape != "shared":
+            return [self._draw(block, classes) for block in blocks]
+        widths = [math.prod(block.shape) for block in blocks]
+        slices = shared_slices(widths, classes, self.init, named_generator(self.seed, "shared"))
+        return [DirectFeedback(self.scale * F, block.shape) for F, block in zip(slices, blocks, strict=True)]
+
+    def _draw(self, block: Block, classes: int) -> nn.Module:
         generator = named_generator(self.seed, block.name)
-        if self.shape == "shared":
-            matrix = draw((widest, classes), self.init, named_generator(self.seed, "shared"))
-            units = math.prod(block.shape)
-            return DirectFeedback(matrix.t()[:, :units] * (self.scale / math.sqrt(units)), block.shape)
         if self.shape == "transposed_conv" and isinstance(block.reader, nn.Conv2d) and len(block.shape) == 3:
             return SpreadFeedback(classes, block, self.init, self.scale, generator)
         shape = block.shape

@@ -52,6 +52,14 @@ def shared(e: Array, F: Array, factor: float, shape: Sequence[int]) -> Array:
     return factor * (e @ F[:, :units]).reshape(len(e), *shape)
 
 
+def launay(uniform: Array, units: int) -> Array:
+    """(c, units): a block's share of one matrix (c, most units) of uniform numbers in [-1, 1), Launay et al. 2020."""
+    F = np.zeros((len(uniform), units))
+    for c, u in np.ndindex(*F.shape):
+        F[c, u] = uniform[c, u] / np.sqrt(units)
+    return F
+
+
 def transposed_convolution(
     e: Array,
     F: Array,

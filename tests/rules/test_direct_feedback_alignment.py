@@ -1,6 +1,7 @@
 """Direct feedback: its shapes, its scales, BioTorch's variant, and the target in place of the error."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from lit_fa.errors import UserError
-from lit_fa.functional.feedback import draw, named_generator
+from lit_fa.functional.feedback import INITS, draw, named_generator
 from lit_fa.modules import Learner
 from lit_fa.networks import create_network
 from lit_fa.rules import DirectFeedbackAlignment
@@ -83,12 +84,33 @@ def test_the_shapes_of_the_feedback_of_a_map():
     assert shapes(shape="shared") == [(5, 4, 6, 6), (5, 108)]
 
 
-def test_shared_feedback_is_one_matrix_cut_to_each_block_and_scaled_by_its_width():
-    made = learner(mlp(), 6, shape="shared", seed=3)
-    one = draw((8, 5), "xavier_uniform", named_generator(3, "shared")).t()
-    first, second = (d.weight for d in made.rule.feedback.values())
-    assert torch.allclose(first * math.sqrt(8), one, atol=1e-6)
-    assert torch.allclose(second * math.sqrt(7), one[:, :7], atol=1e-6)
+def wide(*widths: int) -> nn.Module:
+    torch.manual_seed(0)
+    layers = [m for i, o in pairwise([6, *widths]) for m in (nn.Linear(i, o), nn.Tanh())]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], 5)).double()
+
+
+@pytest.mark.parametrize("options", [{}, {"scale": 2.0}, {"teacher": "target"}])
+def test_shared_feedback_is_launays_by_default(options: dict):
+    made = learner(wide(64, 1000), 6, shape="shared", seed=3, **options)
+    one = torch.empty(1000, 5).uniform_(-1, 1, generator=named_generator(3, "shared")).t().numpy()
+    for width, direct in zip((64, 1000), made.rule.feedback.values(), strict=True):
+        expected = options.get("scale", 1.0) * reference.launay(one, width)
+        np.testing.assert_allclose(direct.weight.numpy(), expected, rtol=1e-6)
+        # of uniform numbers in [-1, 1): 0.0722 at width 64, 0.0183 at 1000
+        assert direct.weight.std().item() == pytest.approx(options.get("scale", 1.0) / math.sqrt(3 * width), rel=0.1)
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_shared_feedback_of_another_init_has_the_spread_of_a_matrix_of_its_own(init: str):
+    shared, own = (
+        learner(wide(64, 1000), 6, shape=shape, init=init).rule.feedback.values() for shape in ("shared", "dense")
+    )
+    (first, last), (alone, widest) = ([d.weight for d in both] for both in (shared, own))
+    assert torch.nn.functional.cosine_similarity(first.flatten(), last[:, :64].flatten(), dim=0) > 1 - 1e-6
+    # 320 numbers: the standard error of their deviation is 4 %
+    assert first.square().mean().sqrt().item() == pytest.approx(alone.square().mean().sqrt().item(), rel=0.15)
+    assert last.square().mean().sqrt().item() == pytest.approx(widest.square().mean().sqrt().item(), rel=0.05)
 
 
 def test_the_feedback_of_a_block_is_that_of_its_name_whatever_else_is_cut():
