@@ -1,6 +1,6 @@
 """How a rule gets into a network that it did not write: feedback layers, cuts, and the coverage check."""
 
-from lit_fa.layers.coverage import Coverage, consumers_of, coverage
+from lit_fa.layers.coverage import Coverage, coverage, whose
 from lit_fa.layers.exact import exact_layers
 from lit_fa.layers.feedback import (
     WEIGHT_LAYERS,
@@ -10,10 +10,12 @@ from lit_fa.layers.feedback import (
     FeedbackLinear,
     extend,
     feedback_layers,
+    feedback_parameters,
     switch_off,
     switch_on,
     true_gradient,
 )
+from lit_fa.layers.graph import consumers_of
 from lit_fa.layers.observing import observing
 from lit_fa.layers.sources import (
     SOURCES,
@@ -52,6 +54,7 @@ __all__ = [
     "exact_layers",
     "extend",
     "feedback_layers",
+    "feedback_parameters",
     "find_blocks",
     "last_of_stages",
     "match",
@@ -59,4 +62,5 @@ __all__ = [
     "switch_off",
     "switch_on",
     "true_gradient",
+    "whose",
 ]

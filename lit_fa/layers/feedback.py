@@ -30,6 +30,8 @@ WEIGHT_LAYERS = (nn.Linear, *CONVS, *TRANSPOSED)
 class Feedback(nn.Module):
     """What a layer stores for its way back. `weight` is a buffer (a parameter if the source is trained) or None.
 
+    `kind` is the layer's class before it got feedback.
+
     A layer that is switched off stores an empty buffer, and is plain backprop.
     """
 
@@ -42,7 +44,7 @@ class Feedback(nn.Module):
             self.weight = nn.Parameter(stored, requires_grad=layer.weight.requires_grad)
         else:
             self.register_buffer("weight", stored)
-        self.source, self.gain = source, source.gain(weight)
+        self.source, self.gain, self.kind = source, source.gain(weight), type(layer)
 
     @property
     def off(self) -> bool:
@@ -169,10 +171,22 @@ def extend(
     return layer
 
 
+def retract(layer: FeedbackLayer) -> nn.Module:
+    """Undo `extend`, in place: the layer is of the class that it was, and plain backprop."""
+    layer.__class__ = layer.feedback.kind
+    del layer.feedback, layer.transport, layer.backend
+    return layer
+
+
 def feedback_layers(network: nn.Module, *, off: bool = False) -> dict[str, FeedbackLayer]:
     """Name to layer, for every layer that `extend` has changed; those switched off only if they are asked for."""
     extended = {name: module for name, module in network.named_modules() if isinstance(module, FeedbackLayer)}
     return {name: layer for name, layer in extended.items() if off or not layer.feedback.off}
+
+
+def feedback_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """The trained feedback of a network (Kolen-Pollack's), which are parameters beside its own."""
+    return [p for m in network.modules() if isinstance(m, Feedback) for p in m.parameters(recurse=False)]
 
 
 def switch_off(layer: FeedbackLayer) -> None:
@@ -205,10 +219,13 @@ def _drawn(source: FeedbackSource, weight: Tensor, generator: torch.Generator) -
 
 
 def _same_forward(kind: type) -> type | None:
-    """A static class for a subclass that inherits the standard forward (torch's own out-projection, for one)."""
+    """For a subclass of torch's that inherits the standard forward: its out-projection, or a parametrised layer."""
     for base, extended in _STATIC.items():
         if issubclass(kind, base) and kind.forward is base.forward and kind.__module__.startswith("torch.nn"):
-            return extended
+            if "weight" not in vars(kind):
+                return extended
+            # the weight is a property of the class that torch made for this layer
+            return type(f"Feedback{kind.__name__}", (extended, kind), {})
     return None
 
 

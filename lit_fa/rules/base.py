@@ -184,8 +184,8 @@ class LearningRule(nn.Module):
         with unfrozen(network) as frozen, observing(network), torch.enable_grad():
             classes = network(example).shape[-1]
             targets = torch.arange(len(example), device=example.device) % classes
-            value = self.surrogate(network, (example, targets), criterion).value
-            found = coverage(network, value, frozen)
+            batch = (example, targets)
+            found = coverage(network, lambda: self.surrogate(network, batch, criterion).value, batch, frozen)
         return Coverage(found.transported, [name for name in found.unreached if name not in frozen])
 
 

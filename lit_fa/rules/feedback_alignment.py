@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lit_fa.errors import UserError, nearest
 from lit_fa.functional.feedback import named_generator
-from lit_fa.layers.coverage import Coverage
+from lit_fa.layers.coverage import Coverage, whose
 from lit_fa.layers.feedback import WEIGHT_LAYERS, FeedbackLayer, extend, feedback_layers
 from lit_fa.layers.observing import observing, recording
 from lit_fa.layers.sources import SOURCES, FeedbackSource
@@ -70,12 +70,14 @@ class FeedbackAlignment(LearningRule):
 
     def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
         """Extend the layers, draw their feedback, check what is reached."""
-        for name in self._choose(network, example):
+        names = self._choose(network, example)
+        self._check_weights(network, names)
+        for name in names:
             layer = network.get_submodule(name)
             extend(layer, self.source, named_generator(self._seed, name), backend=self.backend)
         found = self.inspect(network, example, criterion)
         if self.layers is None:
-            remedy = "They are used outside a linear or conv module's own forward, or are no such module."
+            remedy = whose(network, found.transported)
             refuse("error still travels by the own weights of", found.transported, remedy, uncovered=self.uncovered)
         refuse("no gradient reaches", found.unreached, "They take no part in the loss.", uncovered=self.uncovered)
         self._say(network)
@@ -118,6 +120,19 @@ class FeedbackAlignment(LearningRule):
             return match(self.layers, [n for n, m in network.named_modules() if n and isinstance(m, WEIGHT_LAYERS)])
         except ValueError as error:
             raise UserError(f"layers: {error}") from None
+
+    def _check_weights(self, network: nn.Module, names: list[str]) -> None:
+        """A source that follows a weight needs one of the layer's own."""
+        if not (self.source.evolves or self.source.trained):
+            return
+        own = dict(network.named_parameters())
+        weights = [network.get_submodule(name)._parameters.get("weight") for name in names]
+        for name, weight in zip(names, weights, strict=True):
+            if f"{name}.weight" not in own or sum(weight is other for other in weights) > 1:
+                raise UserError(
+                    f"{type(self.source).__name__} follows the weight of each layer, and that of {name} is shared "
+                    "with another or made of other tensors: take source: random, or leave it out of layers"
+                )
 
     def _say(self, network: nn.Module) -> None:
         layers: dict[str, FeedbackLayer] = feedback_layers(network)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from lit_fa.errors import UserError
 from lit_fa.functional.factored import factorise
 from lit_fa.functional.feedback import INITS, draw, named_generator
-from lit_fa.layers.coverage import Coverage
+from lit_fa.layers.coverage import Coverage, whose
 from lit_fa.layers.factored import FactoredLayer, FeedbackFactors
 from lit_fa.layers.linearised import feedback_jacobians
 from lit_fa.layers.taps import block_name
@@ -131,9 +131,9 @@ class SVDSpaceAlignment(SVDBackprop):
         if self.route == "direct_product":
             self._multiply(network, example)
         found = self.inspect(network, example, criterion)
-        own = {f"{name}.{kind}" for name in [*self.held, *self.dense_layers] for kind in ("U", "weight")}
+        own = {f"{name}.{kind}" for name in [*self.held, *self.dense_layers] for kind in ("U", "s", "weight")}
         dense = [name for name in found.transported if name not in own]
-        remedy = "They are used outside a linear or conv module's own forward, or are no such module."
+        remedy = whose(network, dense)
         refuse("error still travels by the own weights of", dense, remedy, uncovered=self.uncovered)
         refuse("no gradient reaches", found.unreached, "They take no part in the loss.", uncovered=self.uncovered)
         return found

@@ -1,13 +1,18 @@
 """The check that names every weight a rule does not reach."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch import nn
 
 from lit_fa.errors import UserError
+from lit_fa.functional import fused
 from lit_fa.layers import coverage, observing
 from lit_fa.modules import Learner
 from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment
+from tests.adversarial import CARRYING, HARMLESS
 
 X = torch.zeros(2, 4)
 
@@ -38,6 +43,84 @@ class Functional(nn.Module):
 def test_a_weight_used_outside_its_module_is_refused_by_name(how: str):
     with pytest.raises(UserError, match=r"hidden\.weight"):
         Learner(Functional(how), FeedbackAlignment(), X)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", CARRYING)
+def test_a_weight_that_mixes_units_by_any_operation_is_refused_by_name(name: str, training: bool):
+    build, shape, names = CARRYING[name]
+    with pytest.raises(UserError) as refusal:
+        Learner(build().train(training), FeedbackAlignment(), torch.zeros(2, *shape))
+    assert all(f".{expected}" in str(refusal.value) for expected in names)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("backend", ["fused", "detour"])
+@pytest.mark.parametrize("name", HARMLESS)
+def test_a_scaling_an_addition_and_a_normalisation_are_accepted(name: str, backend: str):
+    build, shape = HARMLESS[name]
+    learner = Learner(build(), FeedbackAlignment(backend=backend), torch.zeros(2, *shape))
+    assert learner.coverage.transported == learner.coverage.unreached == []
+
+
+def test_a_recurrent_layer_is_refused_with_its_kind_and_a_remedy():
+    build, shape, _ = CARRYING["lstm"]
+    with pytest.raises(UserError, match=r"Recurrent layers get no feedback \(1\.rnn \(nn\.LSTM\)\): write them with"):
+        Learner(build(), FeedbackAlignment(), torch.zeros(2, *shape))
+
+
+def test_a_frozen_recurrent_layer_in_front_of_all_that_trains_is_accepted():
+    build, shape, _ = CARRYING["first_lstm"]
+    network = build()
+    network[0].requires_grad_(False)
+    assert Learner(network, FeedbackAlignment(), torch.zeros(2, *shape)).coverage.transported == []
+
+
+@contextmanager
+def renamed(kind: type, name: str) -> Iterator[None]:
+    before, kind.__name__ = kind.__name__, name
+    try:
+        yield
+    finally:
+        kind.__name__ = before
+
+
+def test_our_own_functions_are_known_whatever_they_are_called():
+    network = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 5))
+    with renamed(fused.LinearFeedback._backward_cls, "Renamed"):
+        assert Learner(network, FeedbackAlignment(), X).coverage.transported == []
+        assert network(X).grad_fn.name() == "Renamed"
+
+
+class Stranger(nn.Module):
+    """Has a child that is called as our layers' feedback is."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.feedback, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 5)
+        self.feedback.register_buffer("scale", torch.ones(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(nn.functional.linear(self.first(x), self.feedback.weight).tanh())
+
+
+def test_a_weight_in_a_child_that_is_called_feedback_is_covered_all_the_same():
+    with pytest.raises(UserError, match=r"feedback\.weight"):
+        Learner(Stranger(), FeedbackAlignment(), X)
+
+
+def test_a_weight_behind_a_detached_activation_is_told_from_a_product_of_weights():
+    class Detached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 5)
+
+        def forward(self, x):
+            h = (self.first(x).detach()[:, None] * self.first.weight).sum(-1)  # its gradient reaches first.weight
+            return self.head(nn.functional.linear(h, self.second.weight))
+
+    with pytest.raises(UserError, match=r"weights of: second\.weight"):
+        Learner(Detached(), FeedbackAlignment(uncovered="raise"), X)
 
 
 class Unused(nn.Module):
@@ -79,7 +162,8 @@ def test_a_frozen_weight_that_carries_error_is_refused_all_the_same():
 
 def test_under_backprop_every_weight_behind_the_first_carries_error():
     network = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 5))
-    found = coverage(network, network(torch.randn(2, 4)).sum())
+    x = torch.randn(2, 4)
+    found = coverage(network, lambda: network(x).sum(), [x])
     assert found.transported == ["2.weight"]
     assert found.unreached == []
 
