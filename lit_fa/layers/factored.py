@@ -17,6 +17,10 @@ from lit_fa.functional import factored
 from lit_fa.functional.credit import cut
 from lit_fa.functional.factored import Factors, Geometry
 
+HOOKS = (
+    "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks", "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+)  # fmt: skip
 COLUMNS = ("U", "s", "V")  # what has one column, or entry, for every rank
 
 
@@ -56,7 +60,8 @@ class FactoredLayer(nn.Module):
         self.shape = tuple(weight.shape)
         for name, tensor in zip(COLUMNS, factored.factorise(weight, rank), strict=True):
             self.register_parameter(name, nn.Parameter(tensor, requires_grad=weight.requires_grad))
-        self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach().clone()))
+        kept = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
+        self.register_parameter("bias", kept)
         self.register_buffer("mask", torch.ones_like(self.s, dtype=torch.bool))
         self.register_buffer("energy", self.s.detach().double().square().sum())  # what pruning measures against
         self.feedback, self.transport, self.dense = None, "weights", None
@@ -232,25 +237,47 @@ def why_not(layer: nn.Module) -> str | None:
         return f"the weight of a {type(layer).__name__} is used outside the standard forward"
     if getattr(layer, "groups", 1) != 1:
         return f"a convolution in {layer.groups} groups has no matrix"
+    if "weight" not in layer._parameters:
+        return "its weight is made of others at every pass (weight or spectral normalisation)"
+    return None
+
+
+def tied(network: nn.Module, name: str) -> str | None:
+    """Why the layer `name` cannot be factored in its network: another module has its weight or bias; or None."""
+    layer = network.get_submodule(name)
+    own = {id(p) for p in layer.parameters(recurse=False)}
+    for other, module in network.named_modules():
+        if module is not layer and any(id(p) in own for p in module.parameters(recurse=False)):
+            return f"it shares a tensor with {other or 'the network'}, and factors would not"
     return None
 
 
 def factor(network: nn.Module, name: str, rank: int | None = None) -> FactoredLayer:
-    """Put a factored layer in the place of the layer `name` of `network`.
+    """Put a factored layer in the place of the layer `name` of `network`, under every name that leads there.
 
     Raises:
         ValueError: the layer cannot be factored, or the rank is not in 1 to the full one.
     """
     layer = network.get_submodule(name)
-    if reason := why_not(layer):
+    if reason := why_not(layer) or tied(network, name):
         raise ValueError(f"{name}: {reason}")
     full = factored.full_rank(layer.weight.shape)
     if rank is not None and not 1 <= rank <= full:
         raise ValueError(f"{name} has ranks from 1 to {full}, not {rank}")
     kind = next(k for k in _KINDS if isinstance(layer, k))
     made = _KINDS[kind](layer, rank).train(layer.training)
-    network.set_submodule(name, made)
+    replace(network, layer, made)
     return made
+
+
+def replace(network: nn.Module, layer: nn.Module, made: nn.Module) -> None:
+    """Put `made` in the place of `layer` wherever `network` holds it; the hooks on `layer` move to it."""
+    for hooks in HOOKS:
+        getattr(made, hooks).update(getattr(layer, hooks))
+    for parent in [*network.modules()]:
+        for name, child in parent._modules.items():
+            if child is layer:
+                parent._modules[name] = made
 
 
 def factored_layers(network: nn.Module) -> dict[str, FactoredLayer]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lit_fa.errors import UserError
 from lit_fa.functional.factored import full_rank
-from lit_fa.layers.factored import FactoredLayer, factor, why_not
+from lit_fa.layers.factored import FactoredLayer, factor, tied, why_not
 from lit_fa.layers.feedback import WEIGHT_LAYERS
 from lit_fa.layers.observing import calls
 from lit_fa.layers.taps import match
@@ -46,7 +46,7 @@ def factor_network(
     order, classes = weight_calls(network, example)
     left = left_dense(network, dense)
     names = [name for name in order if name not in left]
-    if bad := {n: why for n in names if (why := why_not(network.get_submodule(n)))}:
+    if bad := {n: why for n in names if (why := _why_not(network, n))}:
         shown = "; ".join(f"{name}: {why}" for name, why in [*bad.items()][:4])
         remedy = f"leave them dense with dense: [{next(iter(bad))}] or, all of them, with dense: unfactorable"
         raise UserError(f"{len(bad)} layers cannot be factored ({shown}): {remedy}")
@@ -70,7 +70,7 @@ def left_dense(network: nn.Module, dense: list[str] | str | None) -> list[str]:
     """The layers that `dense` names."""
     weighted = [name for name, m in network.named_modules() if isinstance(m, WEIGHT_LAYERS)]
     if isinstance(dense, str):
-        return [name for name in weighted if why_not(network.get_submodule(name))]
+        return [name for name in weighted if _why_not(network, name)]
     return matched("dense", dense or [], weighted)
 
 
@@ -80,6 +80,10 @@ def matched(option: str, patterns: list[str], names: list[str]) -> list[str]:
         return match(patterns, names) if patterns else []
     except ValueError as error:
         raise UserError(f"{option}: {error}") from None
+
+
+def _why_not(network: nn.Module, name: str) -> str | None:
+    return why_not(network.get_submodule(name)) or tied(network, name)
 
 
 def _of_layer(rank: int | float | None, full: int, least: int) -> int | None:

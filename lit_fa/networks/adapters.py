@@ -39,7 +39,7 @@ class Adapters:
         head = network.get_submodule(read_out_name(dict(network.named_parameters())))
         trained = [p for p in head.parameters() if p.requires_grad]
         self.tuner = _injected(network, _checked(dict(config)))
-        inside = {m for layer in adapted_layers(network).values() for m in layer.modules()}
+        inside = {m for layer in (*adapted_layers(network).values(), *_replaced(network)) for m in layer.modules()}
         for p in trained if head not in inside else ():  # a read-out with an adapter of its own stays frozen
             p.requires_grad_(True)
 
@@ -76,7 +76,9 @@ def merge_adapters(network: nn.Module) -> nn.Module:
         if not hasattr(layer, "merge"):
             raise UserError(f"{name}: {type(layer).__name__} cannot be merged: export before adapting")
         layer.merge()
-        network.set_submodule(name, layer.get_base_layer())
+        _put(network, layer, layer.get_base_layer())
+    for wrapper in _copied(network):
+        _put(network, wrapper, wrapper.modules_to_save[wrapper.active_adapter])
     return network
 
 
@@ -87,6 +89,27 @@ def adapted_layers(network: nn.Module) -> dict[str, nn.Module]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return {name: m for name, m in network.named_modules() if isinstance(m, BaseTunerLayer)}
+
+
+def _copied(network: nn.Module) -> list[nn.Module]:
+    """Peft's wrappers around `modules_to_save`: a module that stays frozen and unused, and the copy that trains."""
+    if "peft" not in sys.modules:
+        return []
+    from peft.utils.other import ModulesToSaveWrapper
+
+    return [m for m in network.modules() if isinstance(m, ModulesToSaveWrapper)]
+
+
+def _replaced(network: nn.Module) -> list[nn.Module]:
+    return [wrapper.original_module for wrapper in _copied(network)]
+
+
+def _put(network: nn.Module, layer: nn.Module, made: nn.Module) -> None:
+    """Wherever the network holds `layer`."""
+    for parent in [*network.modules()]:
+        for name, child in parent._modules.items():
+            if child is layer:
+                parent._modules[name] = made
 
 
 def _checked(config: dict) -> "peft.PeftConfig":

@@ -110,7 +110,7 @@ class SVDBackprop(LearningRule):
                 if self.pruning.keep is None
                 else matched("pruning.keep", self.pruning.keep, names)
             )
-            self.pruned = [name for name in names if name not in kept]
+            self.pruned = [name for name in names if name not in kept and made.layers[name].U.requires_grad]
             self._check_floor()
         ranks = [layer.rank for layer in self.held.values()]
         log.info("%d layers in factors, ranks %d to %d", len(ranks), min(ranks), max(ranks))
@@ -141,7 +141,7 @@ class SVDBackprop(LearningRule):
         retract = RETRACTIONS[self.retraction] if progress.step % self.retract_every == 0 else None
         due = self.pruning is not None and self.pruning.due(progress)
         changed, renewed = {}, {}
-        for name in self.held:
+        for name in [name for name, layer in self.held.items() if layer.U.requires_grad]:  # frozen ones stay
             prefix = f"network.{name}."
             layer = {side: params[prefix + side] for side in COLUMNS}
             layer["s"] = layer["s"].clamp(min=0)

@@ -65,6 +65,20 @@ def test_adapters_and_read_out_train_and_nothing_else_moves(rule: str, kind: str
     assert len(moved) >= 6
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_a_read_out_that_peft_copies_trains_as_its_copy_alone(rule: str):
+    module = classifier(LORA | {"modules_to_save": ["head"]}, RULES[rule])
+    before = {name: p.detach().clone() for name, p in module.network.named_parameters()}
+    fit(module, 3)
+    moved = {name for name, p in module.network.named_parameters() if not torch.equal(p, before[name])}
+    assert {"head.modules_to_save.default.weight", "head.modules_to_save.default.bias"} < moved
+    assert not [name for name in moved if "original_module" in name]
+    network, x = module.network.eval(), task()[0]
+    merged = merge_adapters(copy.deepcopy(network)) if rule == "backprop" else simplified(network, x)
+    assert (merged(x) - network(x)).abs().max() < 1e-5
+    assert [name for name, _ in merged.named_parameters()] == [name for name, _ in vit().named_parameters()]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_merging_changes_no_output_and_leaves_the_layers_that_were(kind: str):
     module = classifier(KINDS[kind])
