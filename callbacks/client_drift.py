@@ -1,10 +1,11 @@
 """How far a round's clients move apart, layer by layer, and how much of it their ways back have in it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import combinations
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
@@ -15,21 +16,23 @@ from lit_fa.functional.alignment import cosine
 from lit_fa.functional.drift import mean_pairwise_distance
 from lit_fa.layers import WEIGHT_LAYERS, match
 
-Trace = dict[str, dict[int, dict[str, Tensor]]]  # layer to local step to the matrix, the error and the input's shape
+Steps = dict[int, dict[str, Tensor]]  # local step to matrix, error and the input's shape
+Trace = dict[str, Steps]  # by layer
 
 
 class ClientDrift(L.Callback):
     """Logs `drift/update/<layer>`, `drift/transport/<layer>`, `drift/cosine/<layer>`, the outer two also `/overall`.
 
     update: the mean distance between the movements of two of the round's clients, D of `functional.drift`; transport:
-    what two clients' matrices make of one error, H there, summed over local steps (zero where clients share their
-    feedback, and not logged for the first layer, which sends no error on); cosine: the mean between a client's movement
-    and that of all, weighted by samples. Before a measured round its clients are trained once more, one after another:
-    it costs a round, and changes nothing.
+    what two clients' matrices make of one error, H there, summed over all local steps of the client whose error it is
+    (zero where clients share their feedback, and not logged for the first layer, which sends no error on); cosine: the
+    mean between a client's movement and that of all, weighted by samples. Before a measured round its clients are
+    trained once more, one after another: it costs a round, and changes nothing.
 
     Args:
         every_n_rounds: rounds between two measurements, from round zero on.
-        transport_steps: local steps at which H is looked at, spread evenly; their mean stands for the others.
+        transport_steps: local steps at which H is looked at, spread evenly over those of the client that takes most,
+            and every client's last step besides; between them H is interpolated, from zero at the first step.
         layers: names or patterns; None: all linear and conv layers.
     """
 
@@ -54,7 +57,7 @@ class ClientDrift(L.Callback):
         """Key to value."""
         if len(batch.clients) < 2:
             raise MeasurementError("drift is between clients, and this round has one: set clients_per_round: 2")
-        steps = spread(min(batch.steps), self.transport_steps)
+        steps = looked_at(batch.steps, self.transport_steps)
         layers = {name: module.network.get_submodule(name) for name in self._chosen(module.network)}
         moved: list[dict[str, Tensor]] = []
         traces: list[Trace] = []
@@ -65,7 +68,7 @@ class ClientDrift(L.Callback):
             moved.append({name: own[f"network.{name}.weight"].flatten() for name in layers})
             traces.append(trace)
         shares = torch.tensor(batch.sizes, dtype=torch.float64) / sum(batch.sizes)
-        return movement_drift(moved, shares) | transport_drift(layers, traces, steps, min(batch.steps))
+        return movement_drift(moved, shares) | transport_drift(layers, traces, batch.steps)
 
     def _chosen(self, network: nn.Module) -> list[str]:
         names = [name for name, m in network.named_modules() if name and isinstance(m, WEIGHT_LAYERS)]
@@ -85,6 +88,15 @@ def spread(steps: int, most: int) -> list[int]:
     if len(later) <= most:
         return later
     return sorted({later[round(k * (len(later) - 1) / max(most - 1, 1))] for k in range(most)})
+
+
+def looked_at(steps: Sequence[int], most: int) -> list[int]:
+    """Local steps at which matrices are kept, of clients that take so many steps each.
+
+    >>> looked_at([41, 7], 3)
+    [1, 6, 20, 40]
+    """
+    return sorted({*spread(max(steps), most), *(taken - 1 for taken in steps)})
 
 
 @contextmanager
@@ -134,17 +146,27 @@ def movement_drift(moved: list[dict[str, Tensor]], shares: Tensor) -> dict[str, 
     return found
 
 
-def transport_drift(
-    layers: dict[str, nn.Module], traces: list[Trace], steps: list[int], local_steps: int
-) -> dict[str, float]:
-    """H of each layer: mean over pairs, sum over local steps."""
-    found, pairs = {}, [*combinations(traces, 2)]
+def transport_drift(layers: dict[str, nn.Module], traces: list[Trace], local_steps: Sequence[int]) -> dict[str, float]:
+    """H of each layer: mean over pairs, sum over the local steps of the first of the two."""
+    found = {}
     for name, layer in layers.items():
-        seen = [step for step in steps if all("error" in trace[name].get(step, {}) for trace in traces)]
-        apart = [sent_apart(layer, one[name][step], other[name][step]) for one, other in pairs for step in seen]
-        if apart:
-            found[f"drift/transport/{name}"] = sum(apart) / len(apart) * (local_steps - 1)
+        pairs = combinations(zip([trace[name] for trace in traces], local_steps, strict=True), 2)
+        sums = [summed_apart(layer, one, other, taken) for (one, taken), (other, _) in pairs]
+        if sums := [value for value in sums if value is not None]:
+            found[f"drift/transport/{name}"] = sum(sums) / len(sums)
     return found
+
+
+def summed_apart(layer: nn.Module, one: Steps, other: Steps, taken: int) -> float | None:
+    """The sum over `taken` steps of what `other`'s matrix makes of `one`'s error; None where no step shows it.
+
+    A client that has taken all its steps keeps the matrix of its last one. At the first step all matrices are equal.
+    """
+    seen = [step for step, kept in sorted(one.items()) if step and "error" in kept and other]
+    if not seen:
+        return None
+    apart = [sent_apart(layer, one[step], other[min(step, max(other))]) for step in seen]
+    return float(np.interp(range(1, taken), [0, *seen], [0.0, *apart]).sum())
 
 
 def sent_apart(layer: nn.Module, one: dict[str, Tensor], other: dict[str, Tensor]) -> float:

@@ -6,7 +6,8 @@ that the error goes back through (W under backprop, B under feedback alignment):
 $D = \mathrm{mean}_{i<j} \|\Delta_i - \Delta_j\|_F$,
 $\quad H = \mathrm{mean}_{i<j} \sum_k \|(M_i^{(k)} - M_j^{(k)})^\top \delta_i^{(k)}\|_F$.
 
-H vanishes where all clients share B. Both are ours: the definition of FLFA's own H (2512.12762) could not be read.
+The sum is over all local steps k of client i; where client j has taken fewer, its matrix is that of its last step. H
+vanishes where all clients share B. Both are ours: the definition of FLFA's own H (2512.12762) could not be read.
 
 Letters: m clients, d entries of a weight.
 """

@@ -22,12 +22,18 @@ def distance(moved: list[Array]) -> float:
 
 
 def transport(matrices: list[list[Array]], errors: list[list[Array]]) -> float:
-    """The mean over pairs i < j of sum_k ||(M_i^k - M_j^k)^T delta_i^k||; lists over clients of lists over steps."""
+    """The mean over pairs i < j of sum_k ||(M_i^k - M_j^k)^T delta_i^k||; lists over clients of lists over steps.
+
+    k runs over the steps of client i; a client j that has taken fewer keeps the matrix of its last step.
+    """
     found = []
     for i in range(len(matrices)):
         for j in range(i + 1, len(matrices)):
-            steps = zip(matrices[i], matrices[j], errors[i], strict=True)
-            found.append(sum(np.sqrt(((delta @ (a - b)) ** 2).sum()) for a, b, delta in steps))
+            total = 0.0
+            for k in range(len(errors[i])):
+                last = min(k, len(matrices[j]) - 1)
+                total += np.sqrt(((errors[i][k] @ (matrices[i][k] - matrices[j][last])) ** 2).sum())
+            found.append(total)
     return float(np.mean(found))
 
 
