@@ -530,6 +530,10 @@ OPTED_OUT: dict[str, dict[str, str]] = {
         **dict.fromkeys(("predsim", "predsim_pooled", "sim", "auglocal", "auglocal_deep"), BATCHES),
         "ff_symba": "its wrong labels are a permutation of the batch, and every rank has its own batch",
     },
+    "accumulation": {  # k batches are not one of k times the size
+        **dict.fromkeys(("predsim", "predsim_pooled", "sim"), "it compares the samples of a batch"),
+        "ff_symba": "its wrong labels are a permutation of the batch",
+    },
     "vmapped_clients": {
         "fwm": NO_SERVER_DATA,
         **dict.fromkeys(("svd_pruned", "ssa_pruned"), NO_EPOCHS),

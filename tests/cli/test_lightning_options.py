@@ -16,7 +16,7 @@ from torch import nn
 import callbacks
 from lit_fa.errors import UserError
 from lit_fa.modules.trainer_options import REFUSALS, check_precision, check_trainer
-from lit_fa.rules import FeedbackAlignment, SVDBackprop
+from lit_fa.rules import FeedbackAlignment, Pruning, SVDBackprop
 from tests.cli.lightning_rows import BATCHES, QUIET, Run, Seen, classifier, data, federation, rows, weight
 
 OPTIONS, CALLBACKS = rows("Trainer"), rows("Callbacks")
@@ -325,6 +325,11 @@ def pytest_generate_tests(metafunc):
 
 # --- refused --------------------------------------------------------------------------------------------------------
 
+
+def shrinking() -> L.LightningModule:
+    return classifier(rule=SVDBackprop(pruning=Pruning()))
+
+
 ACCUMULATES = shipped.GradientAccumulationScheduler({1: 2})
 UNKNOWN = shipped.ModelCheckpoint("x", monitor="nosuch")
 # row, module, options, the line (None: Lightning's own, which the command line prints)
@@ -353,6 +358,8 @@ REFUSED = [
     ("ModelCheckpoint", "plain", {"callbacks": [UNKNOWN], "enable_checkpointing": True}, None),
     ("ModelPruning", "federated", {"callbacks": [shipped.ModelPruning("l1_unstructured", amount=0.5)]}, "SVDBackprop"),
     ("ThroughputMonitor", "plain", {"callbacks": [shipped.ThroughputMonitor(len)]}, "callbacks.samples_of"),
+    *((type(made).__name__, "plain", {"callbacks": [made], "module": shrinking()}, "set physical: false") for made in
+      (shipped.StochasticWeightAveraging(0.01), shipped.EMAWeightAveraging(), shipped.WeightAveraging())),
 ]  # fmt: skip
 
 

@@ -10,33 +10,12 @@ from torch import nn
 
 from datamodules import Synthetic
 from lit_fa.modules import Classifier
-from lit_fa.rules import ForwardForward, Hoyer, Pruning, SVDBackprop, SVDSpaceAlignment
-from tests.cases import CLASSES, RULES, largest_difference
+from tests.cases import CLASSES, OPTED_OUT, RULES, largest_difference, rules
+from tests.contract.training import Keep, record
 
-IMAGE, SAMPLES, BATCH, WINDOW, EPOCHS = (
-    (1, 4, 4),
-    27,
-    4,
-    4,
-    2,
-)  # an epoch: batches 4 4 4 4 and 4 4 3, windows of 16 and 11
+# an epoch: batches 4 4 4 4 and 4 4 3, windows of 16 and 11
+IMAGE, SAMPLES, BATCH, WINDOW, EPOCHS = (1, 4, 4), 27, 4, 4, 2
 KEPT_AFTER = 9  # batches: the third window holds two
-# options that follow the length of the run
-SCHEDULED = {
-    "ff_greedy": partial(ForwardForward, schedule="greedy"),
-    "svd_pruned": partial(SVDBackprop, pruning=Pruning(0.5, every=1, floor=2, keep=["7"]), hoyer=Hoyer(0.1, 1, 0.6)),
-    "ssa_scheduled": partial(SVDSpaceAlignment, beta=1.0, beta_schedule="cosine", hoyer=Hoyer(0.1, 1, 0.6)),
-    "ssa_every": partial(SVDSpaceAlignment, orthogonality_every=2, retract_every=2),
-}
-MAKE = {name: make for name, (make, _) in RULES.items()} | SCHEDULED
-COMPARES = "its loss compares the samples of a batch"
-# rule: why a batch in parts is not the batch. Without a reason the rule must be equal.
-UNEQUAL = {
-    "predsim": COMPARES,
-    "predsim_pooled": COMPARES,
-    "sim": COMPARES,
-    "ff_symba": "a wrong label is that of another sample of the batch",
-}
 
 
 def network() -> nn.Module:
@@ -47,17 +26,6 @@ def network() -> nn.Module:
     ).double()  # fmt: skip
 
 
-class Keep(L.Callback):
-    """Leaves a checkpoint after so many batches, as Ctrl-C does."""
-
-    def __init__(self, path: Path | None):
-        self.path = path
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
-        if self.path is not None and trainer.fit_loop.total_batch_idx + 1 == KEPT_AFTER:
-            trainer.save_checkpoint(self.path)
-
-
 def trained(rule: str, batch: int, accumulate: int, keep: Path | None = None, resume: Path | None = None) -> dict:
     """State of the learner after two epochs."""
     data = Synthetic(
@@ -66,21 +34,44 @@ def trained(rule: str, batch: int, accumulate: int, keep: Path | None = None, re
     )  # fmt: skip
     # decay moves Kolen-Pollack's feedback in its own way, momentum remembers every step
     sgd = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-2)
-    module = Classifier(network(), MAKE[rule](), CLASSES, IMAGE, optimizer=sgd, accumulate=accumulate)
+    module = Classifier(network(), RULES[rule][0](), CLASSES, IMAGE, optimizer=sgd, accumulate=accumulate)
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     trainer = L.Trainer(
-        accelerator="cpu", max_epochs=EPOCHS, precision="64-true", limit_val_batches=0, callbacks=[Keep(keep)], **quiet
+        accelerator="cpu",
+        max_epochs=EPOCHS,
+        precision="64-true",
+        limit_val_batches=0,
+        callbacks=[Keep(keep, KEPT_AFTER)],
+        **quiet,
     )
     trainer.fit(module, data, ckpt_path=resume, weights_only=False)
     assert trainer.global_step == EPOCHS * -(-SAMPLES // (BATCH * WINDOW))
     return module.learner.state_dict()
 
 
-@pytest.mark.parametrize("rule", MAKE)
-def test_accumulated_batches_are_one_batch_of_them_all_also_across_a_kill(rule: str, tmp_path: Path):
-    parts = trained(rule, BATCH, WINDOW, keep=tmp_path / "kept.ckpt")
-    resumed = trained(rule, BATCH, WINDOW, resume=tmp_path / "kept.ckpt")
+def in_parts_and_whole(rule: str, folder: Path) -> float:
+    """Largest difference between accumulated batches and one; those resumed after a kill are the first bit for bit."""
+    parts = trained(rule, BATCH, WINDOW, keep=folder / "kept.ckpt")
+    resumed = trained(rule, BATCH, WINDOW, resume=folder / "kept.ckpt")
     assert largest_difference(parts, resumed) == 0
-    difference = largest_difference(trained(rule, BATCH * WINDOW, 1), parts)
-    # float64; nothing that is in the list may be equal by now
-    assert (difference < 1e-12) is (rule not in UNEQUAL), difference
+    return largest_difference(trained(rule, BATCH * WINDOW, 1), parts)
+
+
+@pytest.mark.parametrize("rule", rules("accumulation"))
+def test_accumulated_batches_are_one_batch_of_them_all_also_across_a_kill(rule: str, tmp_path: Path):
+    assert in_parts_and_whole(rule, tmp_path) < 1e-12  # float64
+
+
+@pytest.mark.parametrize("rule", OPTED_OUT["accumulation"])
+def test_where_a_rule_compares_the_samples_of_a_batch_it_does_so_in_parts(rule: str, tmp_path: Path):
+    assert in_parts_and_whole(rule, tmp_path) > 1e-6
+
+
+def test_two_ranks_with_unequal_shares_of_a_window_are_one_also_across_a_kill(tmp_path: Path):
+    # 27 samples in batches of 8, of which ranks have 4 and 4, in the end 2 and 1; windows of three batches and of one
+    options = {"rule": "fa_uniform", "n_train": 27, "accumulate": 3, "epochs": 2, "save_every": 100}
+    one = record(tmp_path / "one", **options)
+    two = record(tmp_path / "two", devices=2, keep_after=6, **options)
+    again = record(tmp_path / "again", devices=2, resume=str(tmp_path / "two" / "kept.ckpt"), **options)
+    assert largest_difference(two["state"], one["state"]) < 1e-12
+    assert largest_difference(two["state"], again["state"]) == 0

@@ -67,6 +67,17 @@ class Losses(L.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Keep(L.Callback):
+    """Leaves a checkpoint after so many batches, as Ctrl-C does, also in the middle of a window of accumulation."""
+
+    def __init__(self, path: Path | None, batches: int | None):
+        self.path, self.batches = path, batches
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+        if self.path is not None and trainer.fit_loop.total_batch_idx + 1 == self.batches:
+            trainer.save_checkpoint(self.path)
+
+
 def train(options: dict) -> None:
     torch.set_num_threads(1)
     L.seed_everything(options.get("seed", 0), verbose=False)
@@ -95,11 +106,12 @@ def train(options: dict) -> None:
     checkpoints = ModelCheckpoint(
         options["folder"], "{step}", every_n_train_steps=options.get("save_every", 1), save_top_k=-1
     )
+    kept = Keep(Path(options["folder"]) / "kept.ckpt", options.get("keep_after"))
     devices = options.get("devices", 1)
     trainer = L.Trainer(
         accelerator="cpu", devices=devices, max_epochs=options.get("epochs", 3), logger=False,
         strategy=DDPStrategy(process_group_backend="gloo") if devices > 1 else "auto",
-        callbacks=[checkpoints, losses], enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[checkpoints, losses, kept], enable_progress_bar=False, enable_model_summary=False,
         precision="64-true" if double else "32-true", num_sanity_val_steps=1,
     )  # fmt: skip
     trainer.fit(module, data, ckpt_path=options.get("resume"), weights_only=False)

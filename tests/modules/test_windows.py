@@ -10,6 +10,7 @@ from torch import nn
 
 from datamodules import Synthetic
 from lit_fa.errors import UserError
+from lit_fa.federated.local_optimizers import LocalSchedule
 from lit_fa.modules import Classifier, FederatedClassifier, HeadProbe
 from lit_fa.modules.accumulation import Window
 from lit_fa.modules.length import run_length
@@ -208,3 +209,16 @@ def test_in_a_federation_the_length_is_its_rounds(option: str):
         return
     with pytest.raises(UserError, match=rf"{option}.*: this follows the length of the run"):
         federated(max_epochs=-1)
+
+
+def test_a_local_schedule_that_ends_with_the_run_needs_its_rounds():
+    options = {
+        "num_classes": 4,
+        "image_shape": (5,),
+        "executor": "sequential",
+        "local_schedule": LocalSchedule("cosine"),
+    }
+    with pytest.raises(UserError, match=r"local_schedule\.kind: cosine: this follows the length of the run"):
+        L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, max_epochs=-1).fit(
+            FederatedClassifier(small(), **options), loader()
+        )
