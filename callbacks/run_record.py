@@ -83,10 +83,9 @@ class RunRecord(Recorder):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """A run that diverged is a result: write what it was when it did. Any other error leaves no new record."""
-        told = getattr(exception, "diverged", None)
-        if told is None:
+        self.diverged = getattr(exception, "diverged", None) or _broke_down(trainer, pl_module, exception)
+        if self.diverged is None:
             return
-        self.diverged = told | {"error": " ".join(str(exception).split())}
         self.collect(trainer, validation=False)
         self._note(trainer)
         self.metrics |= {k: v for k, v in self.curves.last_finite().items() if not math.isfinite(self.metrics[k])}
@@ -167,6 +166,12 @@ def _spoilt(trainer: L.Trainer, module: L.LightningModule) -> dict | None:
     if name is None:
         return None
     return {"step": trainer.global_step, "first": f"parameter {name}", "error": "the trained weights are not finite"}
+
+
+def _broke_down(trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> dict | None:
+    """What `diverged` says of a run that an error ended, a decomposition's say, because its weights are not finite."""
+    spoilt = _spoilt(trainer, module) if isinstance(exception, RuntimeError) else None
+    return spoilt and spoilt | {"error": " ".join(str(exception).split())[:200]}
 
 
 def write_json(path: Path, fields: dict) -> None:

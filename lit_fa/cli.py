@@ -26,7 +26,7 @@ from lit_fa.errors import UserError
 from lit_fa.modules.trainer_options import check_precision, check_trainer
 from lit_fa.parser_errors import check_names, guarded
 from lit_fa.parsing import Parser
-from lit_fa.pretraining import pretrained
+from lit_fa.pretraining import origin_of, pretrained
 from lit_fa.tables.expand import without_machine
 
 # defaults of Lightning's callbacks that are enumerations (Timer's interval) are written as their values
@@ -52,7 +52,7 @@ class LitFACLI(LightningCLI):
             words: of the command line, to say how an interrupted run goes on.
             kwargs: of LightningCLI.
         """
-        self.words = words
+        self.words, self.pretrained = words, {}
         kwargs.setdefault("save_config_callback", SaveConfig)
         kwargs.setdefault("save_config_kwargs", {"overwrite": True})
         kwargs.setdefault("parser_class", Parser)
@@ -78,7 +78,8 @@ class LitFACLI(LightningCLI):
         config = self.config[self.subcommand] if self.subcommand else self.config
         check_precision(config.trainer.precision)
         if config.pretrain is not None and not config.pretrain.get("skip"):
-            config.model.init_args.weights = str(pretrained(config.pretrain, fit_and_record))
+            weights = pretrained(config.pretrain, fit_and_record)
+            config.model.init_args.weights, self.pretrained = str(weights), origin_of(weights)
 
     def before_fit(self) -> None:
         """What a person at a terminal sees of a run, and what becomes of it on Ctrl-C."""
@@ -185,6 +186,7 @@ def fit_and_record(
         cli = built(config)
         loggers.attach(cli.trainer, config if isinstance(config, dict) else cli.written(), record)
         fields = {key: value for key, value in record.items() if key != "path"} | {"config": cli.recorded()}
+        fields |= {"pretrained": cli.pretrained} if cli.pretrained else {}
         kept = callbacks.RunRecord(path=str(path), record=fields, finish_after="test" if test else "fit")
         cli.trainer.callbacks += [*observers, kept, keep]
         last = resume / "last.ckpt"
@@ -193,6 +195,8 @@ def fit_and_record(
             if test:
                 cli.trainer.test(cli.model, cli.datamodule, verbose=False)
         except lit_fa.modules.NonFiniteLossError as error:  # its record says so
+            if cli.trainer.world_size > 1:  # the other ranks wait for this one, until it ends with an error
+                raise
             logging.getLogger(__name__).warning("diverged: %s", error)
         loggers.finish(cli.trainer)
         return cli.model.network

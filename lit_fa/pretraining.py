@@ -7,6 +7,7 @@ a table's cell starts from scratch. The file's name is the hash of the config, w
 differs between machines; beside it lies the record of the run.
 """
 
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -37,7 +38,7 @@ def pretrained(config: dict, train: Train) -> Path:
         train: (config, record) to the trained network; `record` holds the path of the record to write.
 
     Raises:
-        UserError: a config without one of its parts.
+        UserError: a config without one of its parts, or one whose training diverges.
     """
     config = {key: value for key, value in config.items() if key != "skip"}
     if absent := [part for part in PARTS if part not in config]:
@@ -53,7 +54,31 @@ def pretrained(config: dict, train: Train) -> Path:
                 network = train(config, {"path": str(path.with_suffix(".json")), "id": name, "config": config})
             if seed is not None:
                 os.environ["PL_GLOBAL_SEED"] = seed
+            _check_converged(path)
             part = path.with_suffix(".part")
             torch.save(network.state_dict(), part)
             part.replace(path)
     return path
+
+
+def origin_of(weights: Path) -> dict:
+    """Which run made the weights, and by which code: id, commit, dirty and sources; what its record lacks is None."""
+    record = _record(weights)
+    return {key: record.get(key) for key in ("id", "commit", "dirty", "sources")} if record else {}
+
+
+def _check_converged(weights: Path) -> None:
+    record = _record(weights)
+    if record.get("status") == "diverged":
+        step, first = (record["diverged"].get(key) for key in ("step", "first"))
+        raise UserError(
+            f"pretraining diverged at step {step} ({first}); lower the rate of pretrain.model.init_args.optimizer"
+        )
+
+
+def _record(weights: Path) -> dict:
+    """The record beside the weights, empty where there is none."""
+    try:
+        return json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}

@@ -281,7 +281,7 @@ class Classifier(ScheduledClassifier):
         if not torch.isfinite(surrogate.loss):
             where = first_non_finite(self.network, batch[0])
             raise NonFiniteLossError(
-                f"loss is {surrogate.loss.item()} at step {self.global_step}; first not finite: {where}. "
+                f"loss is {surrogate.loss.item()} at step {self.global_step}; first not finite: {where}",
                 "The last checkpoint stays; lower the learning rate or set model.init_args.clip.",
                 step=self.global_step,
                 first=where,

@@ -302,11 +302,12 @@ class FederatedClassifier(ScheduledClassifier):
             return
         with watched(self.network) as found:  # the same round once more, client by client
             SequentialExecutor().run(self.learner, self.local, work, self.features)
+        first = f"the output of {found[0]}" if found else "the loss itself"
         raise NonFiniteLossError(
-            f"the clients' loss is {loss} in round {work.round.number}; the last checkpoint stays: lower the learning "
-            "rate of model.init_args.local_optimizer",
+            f"the clients' loss is {loss} in round {work.round.number}; first not finite: {first}",
+            "The last checkpoint stays; lower the learning rate of model.init_args.local_optimizer.",
             step=work.round.number,
-            first=f"the output of {found[0]}" if found else "the loss itself",
+            first=first,
         )
 
 

@@ -15,16 +15,17 @@ class NonFiniteLossError(UserError):
     `diverged`: what a record of the run says of it.
     """
 
-    def __init__(self, message: str, *, step: int = 0, first: str = ""):
+    def __init__(self, fact: str, remedy: str = "", *, step: int | None = None, first: str = ""):
         """Say it in one line.
 
         Args:
-            message: the line.
+            fact: what happened.
+            remedy: what to do; a record leaves it out.
             step: optimiser step, or federated round, of which the loss is not finite.
             first: what was not finite first, in the words of `first_non_finite`.
         """
-        super().__init__(message)
-        self.diverged = {"step": step, "first": first}
+        super().__init__(". ".join(part for part in (fact, remedy) if part))
+        self.diverged = {"step": step, "first": first, "error": fact}
 
 
 def first_non_finite(network: nn.Module, inputs: Tensor) -> str:

@@ -30,6 +30,8 @@ def changed(record: dict[str, Any], config: dict[str, Any]) -> tuple[str, ...]:
     """
     found = [name for name, said in (record.get("outside") or {}).items() if not _still(said)]
     commits = [str(record.get("commit", "unknown")), *(record.get("resumed_from") or [])]
+    if record.get("pretrained"):
+        commits.append(str(record["pretrained"].get("commit")))
     parts = [_since(commit, config) for commit in commits]
     if record.get("dirty") or any(part is None for part in parts):
         noted = record.get("sources")

@@ -71,6 +71,8 @@ def _train(runner: str, config: dict[str, Any], record: dict[str, Any], log: Pat
             if problem := _unwritten(record):
                 raise RuntimeError(problem)
         except (Exception, SystemExit) as error:
+            if not _unwritten(record) and _written(record)["status"] == "diverged":
+                return "", False
             reason, user_error = one_line(error, log), _mendable(error)
             if not getattr(error, "user_error", False):
                 sys.excepthook(type(error), error, error.__traceback__)

@@ -89,7 +89,7 @@ def test_a_diverged_run_leaves_a_record_of_when_and_where_and_of_its_last_finite
     read = json.loads(path.read_text())
     assert read["status"] == "diverged"
     assert (read["diverged"]["step"], read["diverged"]["first"]) == (3, "parameter 3.weight")
-    assert "lower the learning rate" in read["diverged"]["error"]
+    assert read["diverged"]["error"] == "loss is nan at step 3; first not finite: parameter 3.weight"
     assert read["curves"]["val/accuracy"] == [[3, 1.0, pytest.approx(read["metrics"]["val/accuracy"], rel=1e-5)]]
     assert {key: read[key] for key in ASKED} == ASKED
 
@@ -204,6 +204,30 @@ def test_weights_that_the_last_step_spoilt_are_a_divergence_also_after_the_test(
     read = json.loads(path.read_text(encoding="utf-8"))
     assert (read["status"], read["diverged"]["step"]) == ("diverged", 6)
     assert read["diverged"]["first"] == "parameter 3.weight"
+
+
+def test_an_error_that_weights_without_a_number_cause_is_a_divergence(tmp_path):
+    class Spoil(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            pl_module.network[3].weight.data.fill_(torch.inf)
+            torch.linalg.eigh(pl_module.network[3].weight @ pl_module.network[3].weight.T)
+
+    path = tmp_path / "r.json"
+    with pytest.raises(RuntimeError):
+        fit(mlp(), FeedbackAlignment(), [RunRecord(str(path)), Spoil()])
+    told = json.loads(path.read_text(encoding="utf-8"))["diverged"]
+    assert told["first"] == "parameter 3.weight"
+    assert "linalg" in told["error"]
+
+
+def test_an_error_with_finite_weights_leaves_no_record(tmp_path):
+    class Break(L.Callback):
+        def on_train_batch_end(self, *_):
+            raise RuntimeError("out of luck")
+
+    with pytest.raises(RuntimeError, match="out of luck"):
+        fit(mlp(), FeedbackAlignment(), [RunRecord(str(tmp_path / "r.json")), Break()])
+    assert not (tmp_path / "r.json").exists()
 
 
 def test_a_run_that_went_on_with_other_code_names_the_commits_of_its_parts():

@@ -80,3 +80,36 @@ def test_the_command_line_takes_it_from_a_file(tmp_path, cache, capsys):
 def test_half_a_config_is_refused(cache):
     with pytest.raises(UserError, match="pretrain: data missing"):
         pretraining.pretrained({"trainer": {}, "model": {}}, lambda *_: pytest.fail("trained"))
+
+
+def test_pretraining_that_diverges_is_refused_and_leaves_no_weights(cache):
+    wild = copy.deepcopy(SOURCE)
+    wild["model"]["init_args"]["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e30}}
+    with pytest.raises(
+        UserError, match=r"pretraining diverged at step \d+ \(the output of .*lower the rate of pretrain"
+    ):
+        weights(RUN | {"pretrain": wild})
+    assert not [*cache.glob("*.pt")]
+
+
+def test_a_record_names_the_code_that_its_weights_come_from(cache, tmp_path):
+    path = tmp_path / "r.json"
+    fit_and_record(copy.deepcopy(RUN | {"pretrain": SOURCE}), {"path": str(path), "id": "a"})
+    record = json.loads(path.read_text(encoding="utf-8"))
+    (source,) = cache.glob("*.json")
+    assert record["pretrained"]["id"] == source.stem
+    assert record["pretrained"]["commit"] == record["commit"]
+    assert "weights" not in record["config"]["model"]["init_args"]  # a file of this machine
+    assert record["config"]["pretrain"]["data"] == SOURCE["data"]
+
+
+def test_a_diverged_run_of_a_table_ends_with_its_record_and_without_a_checkpoint(tmp_path):
+    wild = copy.deepcopy(RUN)
+    wild["model"]["init_args"]["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e30}}
+    path = tmp_path / "r.json"
+    fit_and_record(wild, {"path": str(path), "id": "a", "seed": 0})
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert record["status"] == "diverged"
+    assert record["config"]["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 1e30
+    assert record["config"]["trainer"]["max_epochs"] == RUN["trainer"]["max_epochs"]
+    assert [file.name for file in tmp_path.iterdir()] == ["r.json"]
