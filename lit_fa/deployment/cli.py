@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from lit_fa.deployment.files import FORMATS, run, write
+from lit_fa.deployment.files import FORMATS, check, write
 from lit_fa.deployment.measure import compared, dense_twin
-from lit_fa.deployment.simplify import CHEAPER, simplified
+from lit_fa.deployment.simplify import CHEAPER, outputs, simplified
 from lit_fa.errors import UserError
 from lit_fa.rules import LearningRule
 
@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
     example = sample(module.network, module.image_shape, max(options.batch, 2))
     network = simplified(module.network, example, options.by)
     write(network, example, path)
-    difference = (run(path, example) - network(example)).abs().max().item()
+    difference = check(path, example, outputs(module.network, example))
     rows = compared({"dense": dense_twin(module.network, example), "exported": network}, example)
     show(rows, path, difference, options.batch)
     if options.json:

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lit_fa.deployment.simplify import same
 from lit_fa.errors import UserError
 
 FORMATS = (".onnx", ".pt2")
@@ -19,9 +20,32 @@ def write(network: nn.Module, example: Tensor, path: Path) -> None:
         path: ends with .onnx or .pt2.
 
     Raises:
-        UserError: another ending, or ONNX without its packages.
+        UserError: another ending, ONNX without its packages, or a network that torch cannot export.
     """
     _check(path)
+    try:
+        _write(network, example, path)
+    except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"torch cannot export this network to {path.suffix} ({type(error).__name__}: {said})"
+        ) from error
+
+
+def check(path: Path, example: Tensor, expected: Tensor) -> float:
+    """The largest difference of the file's outputs from the `expected` ones of the trained network.
+
+    Raises:
+        UserError: it is more than rounding; the file is removed.
+    """
+    found = run(path, example)
+    if not same(found, expected):
+        path.unlink()
+        raise UserError(f"{path.name} computes something else than the trained network, and is not kept: no export")
+    return (found - expected).abs().max().item()
+
+
+def _write(network: nn.Module, example: Tensor, path: Path) -> None:
     sizes = _free_sizes(network, example)
     if path.suffix == ".pt2":
         torch.export.save(torch.export.export(network, (example,), dynamic_shapes=(sizes,)), path)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lit_fa.deployment.cost import macs, ratio, turns
 from lit_fa.deployment.simplify import dense_form, fold_batch_norm, without_rule
-from lit_fa.layers.factored import factored_layers
+from lit_fa.layers.factored import factored_layers, replace
 
 
 @torch.no_grad()
@@ -33,6 +33,6 @@ def compared(networks: Mapping[str, nn.Module], example: Tensor, rounds: int = 3
 def dense_twin(network: nn.Module, example: Tensor) -> nn.Module:
     """The network with every factored layer merged, and nothing else changed: what dense training would have left."""
     made = without_rule(network).eval()
-    for name, layer in factored_layers(made).items():
-        made.set_submodule(name, dense_form(layer))
+    for layer in factored_layers(made).values():
+        replace(made, layer, dense_form(layer))
     return fold_batch_norm(made, example)
