@@ -17,7 +17,8 @@ class AlignmentDominance(Probe):
 
     `dominance/alpha_1` and `/alpha_2`: the largest $\alpha$ with $q \ge \alpha L^\beta$ at all measured points, for
     $\beta$ = 1 and 2; `/bound_1` and `/bound_2`: 1 where the loss stays below the bound that follows at all points,
-    else 0; `/exponent`: slope of log q over log L. Time is the sum of the learning rates (of the first parameter
+    else 0; `/exponent`: slope of log q over log L. q is of all parameters, those of layers with an exact update among
+    them, for the bounds are on the whole loss. Time is the sum of the learning rates (of the first parameter
     group). The bounds are for gradient flow on the loss that is measured; source: `lit_fa.functional.dominance`.
 
     Args:

@@ -3,6 +3,9 @@
 `align/gradient/inexact` and `align/delta/inexact` are the mean angle over the layers whose update is not exact by
 construction. Records from before these keys hold the angle of every layer, and an `overall` that includes the exact
 layers. An exact layer's angle is zero at every measured point, the first and the last; the mean is over the others.
+
+`drift/transport` is summed over all local steps of a client. In records without a schema number it ended with the last
+step of the client with the fewest; there it is read as `drift/transport_common`.
 """
 
 import math
@@ -14,7 +17,8 @@ _ZERO = 1e-3  # degrees; in the committed records an exact layer has 0, any othe
 
 def with_derived(data: dict[str, Any]) -> dict[str, Any]:
     """The record with the keys of today; what it already holds stays as it is."""
-    metrics, curves = dict(data["metrics"]), dict(data["curves"])
+    old = "schema" not in data
+    metrics, curves = ({_renamed(key) if old else key: v for key, v in data[k].items()} for k in ("metrics", "curves"))
     for kind in ANGLES:
         layers = [
             key for key in curves if key.startswith(kind) and key.removeprefix(kind) not in ("overall", "inexact")
@@ -28,6 +32,10 @@ def with_derived(data: dict[str, Any]) -> dict[str, Any]:
         if all(key in metrics for key in layers):
             metrics[f"{kind}inexact"] = _mean([metrics[key] for key in others]) if others else 0.0
     return {**data, "metrics": metrics, "curves": curves}
+
+
+def _renamed(key: str) -> str:
+    return key.replace("drift/transport/", "drift/transport_common/", 1) if key.startswith("drift/transport/") else key
 
 
 def _mean_curve(curves: list[list]) -> list[list]:

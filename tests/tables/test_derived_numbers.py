@@ -45,3 +45,12 @@ def test_both_kinds_are_derived(kind):
     key = f"align/{kind}/1"
     old = with_derived({"metrics": {key: 50.0}, "curves": {key: [[0, 0.0, 50.0]]}})
     assert old["metrics"][f"align/{kind}/inexact"] == 50.0
+
+
+def test_an_older_drift_of_fewer_steps_is_not_read_as_todays():
+    key, curve = "drift/transport/head", [[0, 0.0, 2.0]]
+    old = with_derived({"metrics": {key: 2.0}, "curves": {key: curve}})
+    assert old["metrics"] == {"drift/transport_common/head": 2.0}
+    assert old["curves"] == {"drift/transport_common/head": curve}
+    new = {"schema": 2, "metrics": {key: 2.0}, "curves": {key: curve}}
+    assert with_derived(new) == new
