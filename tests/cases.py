@@ -547,6 +547,9 @@ OPTED_OUT: dict[str, dict[str, str]] = {
         **dict.fromkeys(("sign_brsf", "weight_mirror", "adaptive_mixture"), "its feedback changes in a round"),
         **dict.fromkeys(("ff_channels", "ff_channels_l2"), "the label has weights of its own"),
     },
+    "activations": dict.fromkeys(
+        ("auglocal", "auglocal_deep"), "it copies the activations that it sees, and takes ReLU where it sees none"
+    ),
     "global_seed": dict.fromkeys(("snapshot_row", "snapshot_matrix", "snapshot_none", "snapshot_flfa"), COPIES),
     "plain_checkpoint": {rule: FACTORS for rule in RULES if rule.startswith(("svd", "ssa"))},
     "differs": {rule: EXACT for rule in RULES if rule.startswith(("backprop", "snapshot", "svd"))},

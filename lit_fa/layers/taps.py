@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from lit_fa.functional.credit import cut
 from lit_fa.layers.factored import FactoredLayer
 from lit_fa.layers.feedback import WEIGHT_LAYERS
-from lit_fa.layers.observing import Call, calls, observing, recording
+from lit_fa.layers.observing import Call, calls, observing, recording, unfrozen
 from lit_fa.layers.transformer_points import PRESETS, transformer_points
 
 Visitor = Callable[[str, Tensor], None]
 LEARNS = (*WEIGHT_LAYERS, FactoredLayer)
+# parts of the names of autograd nodes
+ACTIVATIONS = ("relu", "elu", "tanh", "sigmoid", "silu", "softplus", "mish", "glu", "softshrink", "hardswish")
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def find_blocks(network: nn.Module, example: Tensor, blocks: str | list[str] = "
 
     Raises:
         ValueError: a pattern that matches nothing (names the nearest), a module that runs twice in one forward pass,
-            or one whose output is no tensor.
+            one whose output is no tensor, or a unit that `blocks` would end in front of its activation.
     """
     modules = dict(network.named_modules())
     if isinstance(blocks, str) and blocks not in ("block", "layer", *PRESETS):
@@ -155,9 +157,16 @@ def find_blocks(network: nn.Module, example: Tensor, blocks: str | list[str] = "
         visited = [name for name in visited if visited.count(name) == 1 or _learns(links[name])]
     if twice := sorted({name for name in visited if visited.count(name) > 1}):
         raise ValueError(f"cannot cut behind {', '.join(twice)}: it runs more than once in a forward pass")
-    ends = visited if not isinstance(blocks, str) else [end for _, end, _ in _units(visited, links)]
-    if blocks == "layer":
-        ends = _read_next(network, example, _units(visited, links))
+    ends = visited
+    if isinstance(blocks, str):
+        units = _units(visited, links)
+        read, early = _passed_on(network, example, units)
+        ends = [end for _, end, _ in units] if blocks == "block" else read
+        if early := [end for end in early if end in ends]:
+            raise ValueError(
+                f"the activation behind {', '.join(early[:4])} is no module that runs once, so that the cut would lie "
+                "in front of it: write it as a module of its own, or name where to cut with blocks: [...]"
+            )
     return [_describe(name, seen, modules, len(example)) for name in ends]
 
 
@@ -202,17 +211,56 @@ def _units(visited: list[str], links: dict[str, nn.Module]) -> list[tuple[str, s
     return [(visited[i], visited[j - 1], visited[j]) for i, j in pairwise(starts)]
 
 
-def _read_next(network: nn.Module, example: Tensor, units: list[tuple[str, str, str]]) -> list[str]:
-    """The ends that come of their unit's layer and go into what the next layer reads: no ends between two branches."""
+def _passed_on(network: nn.Module, example: Tensor, units: list[tuple[str, str, str]]) -> tuple[list[str], list[str]]:
+    """Two lists of the ends of units.
+
+    First, those that come of their unit's layer and go into what the next layer reads: no ends between two branches.
+    Second, those with an activation, and no parameter, between them and what the next layer reads.
+    """
     names = {name for unit in units for name in unit}
-    with observing(network), torch.enable_grad(), recording(network, names) as seen:
-        network(example.clone().requires_grad_(example.is_floating_point()))
-        made, read = {c.name: c.output for c in seen}, {c.name: c.inputs[0] for c in seen}
-        return [e for own, e, reader in units if _depends(made[e], made[own]) and _depends(read[reader], made[e])]
+    with observing(network), unfrozen(network), torch.enable_grad(), recording(network, names) as seen:
+        with _nodes(network, [end for _, end, _ in units]) as nodes:
+            network(example.clone().requires_grad_(example.is_floating_point()).clone())
+        made, read = {c.name: c.output for c in seen}, {c.name: c.inputs[0] for c in seen if c.inputs}
+        units = [unit for unit in units if unit[2] in read]
+        passed = [e for own, e, reader in units if _depends(made[e], made[own]) and _depends(read[reader], made[e])]
+        return passed, [e for _, e, reader in units if _activated(read[reader], nodes[e])]
 
 
-def _depends(later: Tensor, earlier: object) -> bool:
-    if not isinstance(earlier, Tensor) or not earlier.requires_grad:
+@contextmanager
+def _nodes(network: nn.Module, names: list[str]) -> Iterator[dict[str, object]]:
+    """Within, the node behind a module's output is noted as it runs: an operation in place would replace it."""
+    nodes: dict[str, object] = {}
+
+    def note(name: str, _module: nn.Module, _args: tuple, output: object) -> None:
+        nodes[name] = getattr(output[0] if isinstance(output, tuple) else output, "grad_fn", None)
+
+    hooks = [network.get_submodule(name).register_forward_hook(partial(note, name)) for name in names]
+    try:
+        yield nodes
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _activated(later: object, end: object) -> bool:
+    """Whether an activation, and no parameter, lies on the way from the node `end` to a tensor."""
+    if not isinstance(later, Tensor) or later.grad_fn is None or end is None:
+        return False
+    found, stack = set(), [later.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is end or node in found:
+            continue
+        if hasattr(node, "variable"):
+            return False
+        found.add(node)
+        stack += [child for child, _ in node.next_functions if child is not None]
+    return any(part in node.name().lower() for node in found for part in ACTIVATIONS)
+
+
+def _depends(later: object, earlier: object) -> bool:
+    if not (isinstance(earlier, Tensor) and isinstance(later, Tensor) and earlier.requires_grad):
         return True
     if not later.requires_grad:
         return False
