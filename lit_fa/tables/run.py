@@ -17,7 +17,7 @@ from lit_fa.tables.collect import read_record
 from lit_fa.tables.expand import Run
 from lit_fa.tables.places import Places
 from lit_fa.tables.schema import Table
-from lit_fa.tables.stale import is_stale
+from lit_fa.tables.stale import of_other_code
 from lit_fa.tables.worker import Done, made, prepare, work
 
 DEFAULT_RUNNER = "lit_fa.cli:fit_and_record"
@@ -85,7 +85,7 @@ def missing_jobs(
         found = [read_record(folder / run.file_name, run) for folder in dict.fromkeys((where.results, where.target))]
         problems += [problem for _, problem in found if problem]
         records = [record for record, _ in found if record]
-        if all(stale and is_stale(record, run) for record in records):
+        if all(stale and of_other_code(record, run) for record in records):
             head = _head(table, run, tree, where.target / run.file_name)
             head |= {"replaces": made(records[0].data)} if records else {}
             log = where.scratch / "logs" / f"{run.id}.log"

@@ -58,7 +58,7 @@ def changes(collected: Collected) -> list[tuple[str, ...]]:
     return [changed(record.data, configs[cell.id, record.seed]) for cell, record in cells]
 
 
-def is_stale(record: Record, run: Run) -> bool:
+def of_other_code(record: Record, run: Run) -> bool:
     """Whether the code of the run's record differs from today's."""
     return bool(changed(record.data, run.config))
 

@@ -22,6 +22,8 @@ def run(config: dict, record: dict) -> None:
     fail(wish, record)
     lost = {"status": "diverged", "diverged": wish["diverged"]} if "diverged" in wish else {}
     write(record, record_of(record, config, **lost))
+    if wish.get("fail") == "afterwards":
+        raise RuntimeError("a rank ended with an error")
 
 
 def fail(wish: dict, record: dict) -> None:

@@ -104,6 +104,13 @@ def test_a_diverged_run_is_a_result_and_is_not_run_again(declared, save, capfd):
     assert "4 of 4 runs done, 0 to run" in capfd.readouterr().out
 
 
+def test_an_error_after_the_record_of_a_divergence_is_that_divergence_and_no_failure(declared, save, capfd):
+    wish = {"diverged": {"step": 40, "first": "the inputs"}, "fail": "afterwards"}
+    declared["cells"] = [{"row": "wild", "set": {"fake": wish}}]
+    assert run(save(declared), "--seeds", "0") == 0
+    assert "0 runs finished, 1 diverged, 0 failed" in capfd.readouterr().out
+
+
 def test_a_runner_that_is_not_there_is_named(declared, save, capfd):
     assert main(["run", str(save(declared)), "--only", "row=FA"], runner="tests.tables.fake_runner:fit") == 2
     assert "the runner 'tests.tables.fake_runner:fit' cannot be loaded" in capfd.readouterr().out
