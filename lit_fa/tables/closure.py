@@ -5,7 +5,7 @@ others. Nothing is imported.
 """
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -90,9 +90,11 @@ def _networks(config: Any) -> Iterator[str]:
         yield from _networks(value)
 
 
-def _network(root: Path, name: str) -> Iterable[str]:
+@cache
+def _network(root: Path, name: str) -> frozenset[str]:
     """The file that registers one of our networks: the one that has a function of its name."""
-    for path in sorted((root / "lit_fa" / "networks").glob("*.py")):
-        file = path.relative_to(root).as_posix()
-        if any(isinstance(node, ast.FunctionDef) and node.name == name for node in _tree(root, file).body):
-            yield file
+    files = [path.relative_to(root).as_posix() for path in (root / "lit_fa" / "networks").glob("*.py")]
+    named = (
+        f for f in files for node in _tree(root, f).body if isinstance(node, ast.FunctionDef) and node.name == name
+    )
+    return frozenset(named)

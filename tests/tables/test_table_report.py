@@ -18,7 +18,7 @@ from lit_fa.tables.collect import collect
 from lit_fa.tables.compare import compare
 from lit_fa.tables.figures import number_in
 from lit_fa.tables.plot import panels_of
-from lit_fa.tables.render import duration, hardware, markdown, number
+from lit_fa.tables.render import duration, facts, hardware, markdown, number
 from lit_fa.tables.schema import load_table
 
 FIGURES = [
@@ -271,3 +271,17 @@ def test_a_note_of_a_whole_row_or_column_is_said_once(declared, save, tmp_path):
     assert [line for line in said.splitlines() if "slow" in line or "JPEG" in line] == [
         "* width 64: once JPEG; small", "* FA, DFA: slow",
     ]  # fmt: skip
+
+
+def test_cpu_seconds_are_told_of_the_records_that_have_them(declared, save, fill):
+    path = save(declared)
+    files = fill(path, "cpu")
+    table = load_table(path)
+    old = collect(table, table.scale("cpu"), files[0].parent)
+    assert not any(fact.startswith("CPU time") for fact in facts(old))  # records of schema 1
+    for file, seconds in zip(files, (30.0, 40.0, None, 50.0), strict=True):
+        data = json.loads(file.read_text(encoding="utf-8"))
+        file.write_text(json.dumps(data | {"cpu_time_s": seconds}), encoding="utf-8")
+    assert "CPU time, the 3 runs that recorded it: 2 min" in facts(collect(table, table.scale("cpu"), files[0].parent))
+    fill(path, "cpu", schema=2, cpu_time_s=10.0)
+    assert "CPU time, all runs: 40 s" in facts(collect(table, table.scale("cpu"), files[0].parent))
