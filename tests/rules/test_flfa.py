@@ -124,6 +124,46 @@ def test_the_official_layers_end_the_stages(name: str):
     assert found == OFFICIAL[name]
 
 
+class Block(nn.Module):
+    """Two convolutions, or one, and a projection beside them, by any name and called first or last."""
+
+    def __init__(self, i: int, o: int, name: str, *, first: bool, branch: int = 2, inplace: bool = False):
+        super().__init__()
+        self.name, self.first, self.inplace = name, first, inplace
+        convs = [nn.Conv2d(i, o, 3, 2, 1), *(nn.Conv2d(o, o, 3, 1, 1) for _ in range(branch - 1))]
+        self.branch = nn.Sequential(*(m for conv in convs for m in (conv, nn.ReLU())))[:-1]
+        self.add_module(name, nn.Conv2d(i, o, 1, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        beside = getattr(self, self.name)
+        if self.first:
+            projected, out = beside(x), self.branch(x)
+        else:
+            out, projected = self.branch(x), beside(x)
+        if self.inplace:
+            out += projected
+            return out
+        return out + projected
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+@pytest.mark.parametrize("branch", [1, 2])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("name", ["proj", "skip", "downsample", "identity_conv"])
+def test_a_projection_beside_a_branch_ends_no_stage_whatever_it_is_called(
+    name: str, first: bool, branch: int, inplace: bool
+):
+    options = {"first": first, "branch": branch, "inplace": inplace}
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), Block(4, 6, name, **options), nn.ReLU(), Block(6, 8, name, **options),
+        nn.Flatten(), nn.Linear(72, 5),
+    )  # fmt: skip
+    network[1].requires_grad_(False)
+    end = 2 * (branch - 1)
+    expected = ["0", f"1.branch.{end}", f"3.branch.{end}", "5"]
+    assert last_of_stages(network, torch.zeros(2, *IMAGE)) == expected
+
+
 def test_the_first_layer_is_never_official_since_it_has_no_one_to_tell():
     assert [*feedback_layers(installed(FLFA()).network)] == ["4", "11"]
 
