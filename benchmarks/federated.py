@@ -70,7 +70,12 @@ def module_of(rule: LearningRule, hidden: list[int], lr: float = LR) -> Federate
     """The MLP under a rule; executors are handed in."""
     torch.manual_seed(0)
     return FederatedClassifier(
-        "mlp", rule, local_optimizer=LocalSGD(lr), executor="sequential", network_args={"hidden": hidden}
+        "mlp",
+        rule,
+        local_optimizer=LocalSGD(lr),
+        executor="sequential",
+        network_args={"hidden": hidden},
+        input_shape=(784,),
     )
 
 

@@ -48,6 +48,7 @@ def classifier(rule: str) -> Classifier:
         "mlp",
         RULES[rule](),
         network_args={"hidden": [1024, 1024, 1024]},
+        input_shape=(784,),
         optimizer=lambda params: torch.optim.SGD(params, lr=1e-3, momentum=0.9),
     )
 

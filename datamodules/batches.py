@@ -64,6 +64,10 @@ class BatchLoader:
         """Batches per epoch, the same on all ranks."""
         return len(self._bounds)
 
+    def smallest(self, batches: int | None = None) -> int:
+        """Images of the smallest of the first `batches` batches (None: of all) on any rank."""
+        return min((end - begin) // self.world_size for begin, end in self._bounds[:batches] or [(0, self.world_size)])
+
     def __iter__(self) -> Iterator[Batch]:
         """One epoch; the order is read at the first batch, after Lightning has called `set_epoch`."""
         start, self._start = self._start, 0

@@ -98,6 +98,11 @@ class Federated(L.LightningDataModule):
         """Zeros with the shape and dtype of a batch of n images."""
         return self.data.example(n)
 
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Of one sample of a batch, flattened or not."""
+        return tuple(self.example(1).shape[1:])
+
     def prepare_data(self) -> None:
         """Fetch what is missing."""
         self.data.prepare_data()

@@ -176,6 +176,11 @@ class RoundLoader:
         """Rounds per epoch."""
         return self.rounds_per_epoch
 
+    def smallest(self, rounds: int | None = None) -> int:
+        """Images of the smallest local step of the first `rounds` rounds (None: of any client in any round)."""
+        clients = range(len(self.parts)) if rounds is None else {c for n in range(rounds) for c in self.cohort(n)}
+        return min((min(self.work.batches(len(self.parts[client]))) for client in clients), default=0)
+
     def __iter__(self) -> Iterator[Round]:
         """The rounds of one epoch."""
         start, self._start = self._start, 0

@@ -139,6 +139,11 @@ class VisionDataModule(LoadingDataModule):
         zeros = torch.zeros(n, *self.image_shape, dtype=self.dtype)
         return zeros.flatten(1) if self.flatten else zeros
 
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Of one sample of a batch, flattened or not."""
+        return tuple(self.example(1).shape[1:])
+
     def setup(self, stage: str | None = None) -> None:
         """Read, select, hold out, replace labels, and put everything on the device; a second call does nothing."""
         refuse_choices(self)

@@ -19,6 +19,8 @@ _HOMES = {
     "Classifier": "lit_fa.modules",
     "create_network": "lit_fa.networks",
     "true_gradient": "lit_fa.layers",
+    "FederatedClassifier": "lit_fa.modules",
+    "load": "lit_fa.loading",
     "UserError": "lit_fa.errors",
 }
 __all__ = list(_HOMES)

@@ -70,8 +70,9 @@ class LitFACLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what the network must know to what the data says; `pretrain` is the run whose weights it starts from."""
         parser.add_argument("--pretrain", type=dict | None, default=None, help="config of the run that pretrains")
-        for name in ("num_classes", "image_shape"):
-            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        told = {"num_classes": "num_classes", "image_shape": "image_shape", "input_shape": "sample_shape"}
+        for name, attribute in told.items():
+            parser.link_arguments(f"data.{attribute}", f"model.init_args.{name}", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
         """Pretrain, or find the weights of the same pretraining; refuse a precision that is not honoured."""

@@ -12,7 +12,7 @@ OURS = ("lit_fa", "datamodules", "callbacks", "tests")
 ALLOWED = {
     "lit_fa/functional": ["torch"],
     "lit_fa/layers": ["torch", "lit_fa.functional", "lit_fa.errors"],
-    "lit_fa/rules": ["torch", "lit_fa.functional", "lit_fa.layers", "lit_fa.errors"],
+    "lit_fa/rules": ["torch", "lit_fa.functional", "lit_fa.layers", "lit_fa.errors", "lit_fa.described"],
     "lit_fa/networks": ["torch", "torchvision", "timm", "peft", "transformers", "lit_fa.errors"],
     "lit_fa/federated": ["torch", "lit_fa.functional", "lit_fa.layers", "lit_fa.rules", "lit_fa.errors"],
     "lit_fa/modules": [None, "lit_fa"],

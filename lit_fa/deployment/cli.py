@@ -53,7 +53,7 @@ def trained(experiment: list[str], ckpt_path: str):
     if type(module.rule).predict is not LearningRule.predict:
         raise UserError(f"{type(module.rule).__name__} predicts by more than the network's forward pass: no export")
     module.load_state_dict(torch.load(ckpt_path, map_location="cpu", weights_only=False)["state_dict"])
-    module.image_shape = tuple(data.image_shape)
+    module.image_shape = tuple(getattr(data, "sample_shape", data.image_shape))
     return module.eval()
 
 

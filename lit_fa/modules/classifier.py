@@ -18,7 +18,7 @@ from lit_fa.modules.resume import states_of_ranks, take_up
 from lit_fa.modules.schedules import ScheduledClassifier
 from lit_fa.modules.start import Epoch, HeadProbe, start, training_batches
 from lit_fa.modules.trainer_options import logs_at
-from lit_fa.networks import Adapters, create_network, example_input, load_weights
+from lit_fa.networks import Adapters, create_network, load_weights
 from lit_fa.rules.backprop import Backprop
 from lit_fa.rules.base import Batch, LearningRule, Progress, Surrogate
 
@@ -62,6 +62,7 @@ class Classifier(ScheduledClassifier):
         metrics: on held-out data, by name: accuracy, f1, matthews, top5 for classes; pearson, spearman where
             num_classes is 1, which is a number to predict. The progress bar shows the first. None: accuracy, or
             pearson.
+        input_shape: of one sample as batches bring it, where it is not `image_shape` (of flat images, (c*h*w,)).
 
     Raises:
         UserError: unknown network, criterion or metric, a rule that does not reach a weight, numbers out of range.
@@ -91,6 +92,7 @@ class Classifier(ScheduledClassifier):
         compile: bool = False,
         probe: HeadProbe | None = None,
         metrics: list[str] | None = None,
+        input_shape: tuple[int, ...] | None = None,
     ):
         """Build the network and install the rule."""
         super().__init__()
@@ -112,7 +114,7 @@ class Classifier(ScheduledClassifier):
             raise UserError(f"{type(rule).__name__} chooses layers by comparing clients: name them, or federate")
         if accumulate > 1 and rule.sums:
             raise UserError("accumulate averages over samples, which target_reduction: sum does not: set it to mean")
-        example = example_input(network, tuple(image_shape))
+        example = self.example(network, input_shape or image_shape)
         self.learner = Learner(network, rule, example, criterion)
         self.parts = rule.parts(network, example) if clip is not None and clip_by == "norm" else {}
         if compile:
@@ -236,6 +238,7 @@ class Classifier(ScheduledClassifier):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """The same in mid-epoch, where Lightning does not announce the epoch again."""
+        super().on_train_batch_start(batch, batch_idx)
         self._take_up()
 
     def _take_up(self) -> None:

@@ -2,26 +2,47 @@
 
 import copy
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self
 
 import lightning as L
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
+from lit_fa.described import Described, found
+from lit_fa.errors import UserError
+from lit_fa.loading import arguments, fill, read_checkpoint
+from lit_fa.modules.inputs import check_inputs, check_smallest_batch
 from lit_fa.modules.learner import Learner
 from lit_fa.modules.metrics import made, predictions
 from lit_fa.modules.trainer_options import check_optimizers, check_trainer, validate_one_batch
+from lit_fa.networks import example_input
 from lit_fa.rules.base import Batch, LearningRule
 
 SPLITS = ("val", "test")
 
 
-class EvaluatedClassifier(L.LightningModule):
+class EvaluatedClassifier(Described, L.LightningModule):
     """Holds a `learner`; subclasses say how it trains."""
 
     learner: Learner
+    shown: tuple[int, ...] | None = None  # shape of one sample at `install`; None: texts
 
     def measure(self, num_classes: int, metrics: list[str] | None = None) -> None:
         """Make the metrics; once, in the constructor."""
         self.metrics = nn.ModuleDict({split: made(metrics, num_classes) for split in SPLITS})
+
+    def example(self, network: nn.Module, shape: tuple[int, ...]) -> Tensor:
+        """(2, ...) the batch on which a rule is installed; its shape is remembered.
+
+        Args:
+            network: not yet installed.
+            shape: of one sample.
+        """
+        example = example_input(network, tuple(shape))
+        self.shown = tuple(example.shape[1:]) if example.is_floating_point() else None
+        return example
 
     @property
     def network(self) -> nn.Module:
@@ -42,6 +63,17 @@ class EvaluatedClassifier(L.LightningModule):
         """Before a run, once optimisers and data are known."""
         check_optimizers(self.trainer.optimizers)
         validate_one_batch(self.trainer)
+        self._compared = False
+        if self.shown is not None:
+            example = example_input(self.network, self.shown, 1)
+            check_smallest_batch(self.trainer, self.learner, example)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Compare the first batch with what the rule was installed on."""
+        if not self._compared:
+            inputs, _ = batch.batch(0, 0) if hasattr(batch, "rows") else batch  # a round: its first client's first step
+            check_inputs(inputs, self.shown)
+        self._compared = True
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(n, ...) to (n, c) logits."""
@@ -77,6 +109,45 @@ class EvaluatedClassifier(L.LightningModule):
     def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor:
         """Logits (n, c)."""
         return self(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        hparams_file: None = None,
+        strict: bool | None = None,
+        weights_only: bool = True,
+        **given: object,
+    ) -> Self:
+        """The trained module, made again as it was, without weights that would be fetched or read from a file.
+
+        Args:
+            checkpoint_path: of a fit.
+            map_location: as for `torch.load`; None: where it was.
+            hparams_file: not used; the checkpoint says what the module was made of.
+            strict: False: leave out what the module does not have.
+            weights_only: let torch's safe loader read it.
+            given: arguments of the constructor that take the checkpoint's place; a network that was an object.
+
+        Raises:
+            UserError: a checkpoint that cannot be read or is another module's, or an argument that must be given.
+        """
+        kept = read_checkpoint(checkpoint_path, map_location, weights_only)
+        path = (kept.get("constructor") or {}).get("class_path")
+        kind = cls if path is None else found(path)
+        if not issubclass(kind, cls):
+            raise UserError(f"{checkpoint_path} is of a {kind.__name__}: load it with {kind.__name__} or lit_fa.load")
+        with isolate_rng(include_cuda=torch.cuda.is_available()):
+            module = kind(**arguments(kept, checkpoint_path, given))
+        module.to(next((t.device for t in kept["state_dict"].values()), "cpu"))
+        module.on_load_checkpoint(kept)
+        fill(module, kept, checkpoint_path, strict is not False)
+        return module
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Keep what the module was made of, as plain data."""
+        checkpoint["constructor"] = self.constructor
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Take 64-bit weights as they are: under precision 64-true Lightning converts a module after it has loaded."""

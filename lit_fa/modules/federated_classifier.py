@@ -31,7 +31,7 @@ from lit_fa.modules.length import check_length, run_length
 from lit_fa.modules.ranks import share_of, summed
 from lit_fa.modules.schedules import ScheduledClassifier
 from lit_fa.modules.selection import logged, select
-from lit_fa.networks import create_network, example_input
+from lit_fa.networks import create_network
 from lit_fa.rules.backprop import Backprop
 from lit_fa.rules.base import LearningRule, Tensors
 
@@ -67,6 +67,7 @@ class FederatedClassifier(ScheduledClassifier):
         network_args: further arguments of the network.
         pretrained: load timm's weights for the network.
         stream: free each block's activations before the next block runs (rules with cuts, executor sequential).
+        input_shape: of one sample as batches bring it, where it is not `image_shape` (of flat images, (c*h*w,)).
 
     Attributes:
         executed_by: after the first round, which executor runs, seconds of a trial of each, and why others could not.
@@ -95,6 +96,7 @@ class FederatedClassifier(ScheduledClassifier):
         network_args: dict | None = None,
         pretrained: bool = False,
         stream: bool = False,
+        input_shape: tuple[int, ...] | None = None,
     ):
         """Build the network and install the rule."""
         super().__init__()
@@ -102,7 +104,7 @@ class FederatedClassifier(ScheduledClassifier):
         self.automatic_optimization = False
         if isinstance(network, str):
             network = create_network(network, num_classes, tuple(image_shape), pretrained, **(network_args or {}))
-        example = example_input(network, tuple(image_shape))
+        example = self.example(network, input_shape or image_shape)
         rule = Backprop() if rule is None else rule
         if getattr(rule, "pruning", None) is not None:
             raise UserError("pruning comes at the end of epochs, which clients do not have: remove the rule's pruning")
@@ -256,6 +258,7 @@ class FederatedClassifier(ScheduledClassifier):
 
     def on_train_batch_start(self, batch: Round, batch_idx: int) -> None:
         """A resumed run's plateau hears what came before the checkpoint."""
+        super().on_train_batch_start(batch, batch_idx)
         self.take_up_schedule()
 
     def on_train_epoch_end(self) -> None:
@@ -264,9 +267,9 @@ class FederatedClassifier(ScheduledClassifier):
 
     def on_fit_start(self) -> None:
         """What was loaded before the module moved follows it."""
-        super().on_fit_start()
         check_averages(self.trainer, self.learner)
         check_no_renewal(self.trainer)
+        super().on_fit_start()
         self.states = {c: {n: t.to(self.device) for n, t in s.items()} for c, s in self.states.items()}
         self.server = {n: t.to(self.device) for n, t in self.server.items()}
 

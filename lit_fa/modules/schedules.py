@@ -111,6 +111,7 @@ class ScheduledClassifier(EvaluatedClassifier):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Keep a value that the plateau has not seen yet."""
+        super().on_save_checkpoint(checkpoint)
         value = self._value() if self._arrived else None
         checkpoint["plateau"] = {"value": None if value is None else float(value), "stepped": self._stepped}
 

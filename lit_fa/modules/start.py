@@ -141,7 +141,7 @@ def training_batches(trainer: L.Trainer) -> Iterator[Epoch]:
     def epoch(number: int) -> Iterator[Batch]:
         if hasattr(getattr(loader, "sampler", None), "set_epoch"):
             loader.sampler.set_epoch(number)
-        for batch in islice(loader, _limit(trainer, loader)):
+        for batch in islice(loader, batches_an_epoch(trainer, loader)):
             inputs, targets = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))[:2]
             yield inputs, targets
 
@@ -154,7 +154,8 @@ def training_batches(trainer: L.Trainer) -> Iterator[Epoch]:
             generator.set_state(drawn)
 
 
-def _limit(trainer: L.Trainer, loader: Iterable) -> int | None:
+def batches_an_epoch(trainer: L.Trainer, loader: Iterable) -> int | None:
+    """How many batches of the loader `limit_train_batches` leaves; None: all."""
     limit = trainer.limit_train_batches
     if isinstance(limit, int):
         return limit

@@ -20,6 +20,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lit_fa.described import Described
 from lit_fa.errors import UserError
 from lit_fa.layers.coverage import Coverage, coverage
 from lit_fa.layers.observing import observing, unfrozen
@@ -71,7 +72,7 @@ class Progress:
         return min(done / of, 1.0) if of else 0.0
 
 
-class LearningRule(nn.Module):
+class LearningRule(Described, nn.Module):
     """Seven methods, each with a default that does nothing special; by itself this is backpropagation.
 
     Class attributes:

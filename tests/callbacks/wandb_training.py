@@ -41,7 +41,8 @@ def train(kill_at: int = 0, resume: str | None = None, every_n_train_steps: int 
     """Three epochs of digits in the present folder, tested; checkpoints after so many steps, or after every epoch."""
     L.seed_everything(0, verbose=False)
     data = Digits(batch_size=128, flatten=True)
-    module = Classifier("mlp", FeedbackAlignment(), network_args={"hidden": [16]}, image_shape=data.image_shape)
+    shapes = {"image_shape": data.image_shape, "input_shape": data.sample_shape}
+    module = Classifier("mlp", FeedbackAlignment(), network_args={"hidden": [16]}, **shapes)
     when = {"every_n_train_steps": every_n_train_steps} if every_n_train_steps else {}
     checkpoints = ModelCheckpoint("checkpoints", "{step}", save_top_k=-1, **when)
     logger = callbacks.ResumableWandbLogger(id="run", group="table", job_type="cell", tags=["rule"])

@@ -81,7 +81,7 @@ def classifier(**options) -> Classifier:
 
 
 def federation(**options) -> FederatedClassifier:
-    options = {"executor": "stacked", "local_optimizer": LocalSGD(lr=0.1)} | options
+    options = {"executor": "stacked", "local_optimizer": LocalSGD(lr=0.1), "input_shape": (64,)} | options
     return FederatedClassifier("mlp", image_shape=(1, 8, 8), network_args={"hidden": [32]}, **options)
 
 

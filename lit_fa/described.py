@@ -1,0 +1,134 @@
+"""What an object was made of, as plain data that a checkpoint can hold and from which it is made again.
+
+Plain data are numbers, texts, lists, tuples and dictionaries, so that torch's safe loader reads them. An object is
+`{class_path, init_args}`, a function or class `{import_path}`, one with arguments `{partial_path, init_args}`, and what
+cannot be told, such as a network, `{missing_type}`.
+"""
+
+import dataclasses
+import inspect
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from lit_fa.errors import UserError
+
+PLAIN = (bool, int, float, str, type(None))
+
+
+class Described:
+    """Remembers the arguments of its constructor in `constructor`, as plain data, defaults included."""
+
+    constructor: dict[str, Any]
+
+    def __new__(cls, *args: object, **kwargs: object):
+        """Describe them before the constructor changes anything."""
+        made = super().__new__(cls)
+        made.__dict__["constructor"] = of_call(cls, args, kwargs)
+        return made
+
+
+def of_call(kind: type, args: tuple, kwargs: dict) -> dict[str, Any]:
+    """`{class_path, init_args}` of a call; empty for arguments that do not fit, of which the constructor will tell."""
+    try:
+        bound = inspect.signature(kind.__init__).bind(None, *args, **kwargs)
+    except TypeError:
+        return {}
+    bound.apply_defaults()
+    kinds = {name: p.kind for name, p in bound.signature.parameters.items()}
+    given = {name: value for name, value in [*bound.arguments.items()][1:] if kinds[name] not in _VARIADIC}
+    for name, value in bound.arguments.items():
+        given |= value if kinds[name] is inspect.Parameter.VAR_KEYWORD else {}
+    return {"class_path": path_of(kind), "init_args": {name: described(value) for name, value in given.items()}}
+
+
+def described(value: object) -> Any:
+    """`value` as plain data.
+
+    >>> described((1, {"a": int}))
+    (1, {'a': {'import_path': 'builtins.int'}})
+    """
+    if type(value) in PLAIN:
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if type(value) in (list, tuple):
+        return type(value)(described(entry) for entry in value)
+    if isinstance(value, dict):
+        return {str(key): described(entry) for key, entry in value.items()}
+    if isinstance(value, Described) and value.constructor:
+        return value.constructor
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: described(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+        return {"class_path": path_of(type(value)), "init_args": fields}
+    if isinstance(value, partial):
+        return _of_partial(value)
+    if callable(value) and (path := path_of(value)):
+        return {"import_path": path}
+    bare = type(value).__init__ is object.__init__ and not getattr(value, "__dict__", None)
+    return {"class_path": path_of(type(value)), "init_args": {}} if bare else {"missing_type": type(value).__name__}
+
+
+def made(plain: Any) -> Any:
+    """The object that `plain` describes.
+
+    Raises:
+        UserError: something that is not to be had here, or that only its maker knows.
+    """
+    if isinstance(plain, (list, tuple)):
+        return type(plain)(made(entry) for entry in plain)
+    if not isinstance(plain, dict):
+        return plain
+    match [*plain]:
+        case ["import_path"]:
+            return found(plain["import_path"])
+        case ["missing_type"]:
+            raise UserError(f"a {plain['missing_type']} is no plain data")
+        case ["partial_path", "init_args"]:
+            return partial(found(plain["partial_path"]), **made(plain["init_args"]))
+        case ["class_path", "init_args"]:
+            return _trusted(found(plain["class_path"]))(**made(plain["init_args"]))
+    return {key: made(entry) for key, entry in plain.items()}
+
+
+def found(path: str) -> Any:
+    """What is called `path`.
+
+    Raises:
+        UserError: it cannot be imported here.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{path} cannot be imported here: install or import the package that defines it") from error
+
+
+def path_of(value: Any) -> str | None:
+    """Where a class or function can be imported from; None where it cannot (a lambda, an instance, a local class)."""
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+    if not module or not name or not name.isidentifier():
+        return None
+    return f"{module}.{name}"
+
+
+def _of_partial(value: partial) -> dict[str, Any]:
+    """A parser's partial hands its class on as the first argument."""
+    args, target = [*value.args], value.func
+    if len(args) == 1 and isinstance(args[0], type) and not isinstance(target, type):
+        target = args.pop()
+    if args or not (path := path_of(target)):
+        return {"missing_type": "partial"}
+    return {"partial_path": path, "init_args": described(value.keywords)}
+
+
+def _trusted(kind: Any) -> type:
+    """A checkpoint names classes of this package and their subclasses, and nothing else is made because it says so."""
+    ours = isinstance(kind, type) and any(base.__module__.split(".")[0] == "lit_fa" for base in kind.__mro__)
+    if not ours:
+        raise UserError(f"{path_of(kind)} is no class of lit_fa nor derived from one: pass the object itself")
+    return kind
+
+
+_VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
