@@ -121,7 +121,8 @@ class SignFeedback(FeedbackSource):
 class KolenPollackFeedback(RandomFeedback):
     """B starts at random and receives W's own increments; weight decay then draws them together (Akrout et al. 2019).
 
-    The layer holds B as a parameter whose gradient is that of W, so any optimiser applies the same increment to both.
+    The layer holds B as a parameter whose gradient is that of W, so any optimiser applies the same increment to both;
+    B also has W's learning rate and bound on the gradient, and is frozen with W (`modules.groups`).
     Without `weight_decay` in the optimiser W - B stays what it was.
     """
 

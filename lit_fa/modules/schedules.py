@@ -1,6 +1,5 @@
 """Learning-rate schedules under manual optimisation, where Lightning moves none of them."""
 
-import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable
 from lightning.pytorch.utilities import rank_zero_warn
@@ -27,6 +26,7 @@ class ScheduledClassifier(EvaluatedClassifier):
 
     make_scheduler: LRSchedulerCallable | None = None
     scheduler_interval: str = "step"
+    accumulate: int = 1
     training_loss: str = "train/loss"
     monitored: str | None = None  # metric of a plateau; None: there is no plateau
     _arrived: bool = False  # a value that no plateau has seen yet
@@ -79,7 +79,7 @@ class ScheduledClassifier(EvaluatedClassifier):
 
     def on_train_start(self) -> None:
         """Refuse a plateau on a validation that never happens."""
-        validated = self.trainer.enable_validation and not _comes_too_late(self.trainer)
+        validated = self.trainer.enable_validation and not self._validates_too_late()
         if self.monitored is None or not self.monitored.startswith("val/") or validated:
             return
         if not hasattr(self._plateau(), "monitor"):
@@ -132,6 +132,11 @@ class ScheduledClassifier(EvaluatedClassifier):
         schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
         return next((s for s in schedulers if isinstance(s, ReduceLROnPlateau)), None)
 
+    def _validates_too_late(self) -> bool:
+        _, epochs = run_length(self.trainer, self.accumulate)
+        every = self.trainer.check_val_every_n_epoch
+        return every is not None and epochs is not None and every > epochs
+
     def _validated(self) -> bool:
         return any(name.startswith("val/") for name in self.trainer.callback_metrics)
 
@@ -151,7 +156,8 @@ class ScheduledClassifier(EvaluatedClassifier):
 
     def _check_monitored(self) -> None:
         """At the end of an epoch, unless validation has yet to come, every metric has been logged once."""
-        if self._plateau() is None or self._arrived or self._stepped:
+        every_n_steps = self.monitored == "train/loss"  # which may be more than an epoch has
+        if self._plateau() is None or self._arrived or self._stepped or every_n_steps:
             return
         if self._validated() or not self.trainer.enable_validation:
             self._refuse_unknown()
@@ -163,8 +169,3 @@ class ScheduledClassifier(EvaluatedClassifier):
                 f"scheduler: nothing logs '{self.monitored}'; {nearest(self.monitored, known)}; set "
                 "scheduler.init_args.monitor to a metric of this run"
             )
-
-
-def _comes_too_late(trainer: L.Trainer) -> bool:
-    every, (_, epochs) = trainer.check_val_every_n_epoch, run_length(trainer)
-    return every is not None and epochs is not None and every > epochs

@@ -130,6 +130,18 @@ def test_before_the_first_validation_nothing_else_goes_in():
     assert told.fed == [7.0]
 
 
+def test_a_validation_counts_in_epochs_of_a_run_that_accumulates():
+    told = Told("val/accuracy", [10])  # six steps, two an epoch
+    fit(classifier(on_accuracy(), accumulate=2), told, max_epochs=-1, max_steps=6, check_val_every_n_epoch=3)
+    assert told.fed == [10]
+
+
+def test_a_training_loss_that_is_logged_after_the_first_epoch_is_known():
+    told = Told("train/loss", [3.0, 2.0])
+    fit(classifier(partial(ReduceLROnPlateau, monitor="train/loss")), told, log_every_n_steps=6)
+    assert told.fed == [3.0, 2.0]
+
+
 @pytest.mark.parametrize("interval", ["epoch", "step"])
 def test_the_sanity_check_is_no_validation(interval: str):
     told = Told("val/accuracy", [10, 20])
