@@ -189,3 +189,15 @@ def test_gradients_of_one_sample_equal_a_literal_reference(case: Case):
     learner, (x, y) = case.learner(), case.batch(1)
     expected = case.reference(learner, array(x), array(y))
     assert largest_difference(gradients(learner, (x, y)), expected) < case.tolerance
+
+
+@pytest.mark.parametrize("rule", rules("flat_inputs"))
+def test_flat_inputs_learn_as_the_images_do(rule: str):
+    def learner(*shape: int) -> Learner:
+        torch.manual_seed(0)
+        layers = [nn.Linear(36, 8), nn.Tanh(), nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, CLASSES)]
+        return installed(RULES[rule][0](), nn.Sequential(nn.Flatten(), *layers).double(), shape)
+
+    images, labels = batch_of(1, 6, 6)
+    flat = gradients(learner(36), (images.flatten(1), labels))
+    assert largest_difference(flat, gradients(learner(1, 6, 6), (images, labels))) == 0
