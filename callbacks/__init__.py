@@ -10,6 +10,7 @@ from callbacks.factor_spectrum import FactorSpectrum
 from callbacks.figures import Figures
 from callbacks.gradient_alignment import GradientAlignment
 from callbacks.interruption import Interruption
+from callbacks.prediction_table import PredictionTable
 from callbacks.probe import Periodic, Probe
 from callbacks.round_cost import RoundCost
 from callbacks.round_progress import RoundProgress
@@ -33,6 +34,7 @@ __all__ = [
     "Interruption",
     "MeasurementError",
     "Periodic",
+    "PredictionTable",
     "Probe",
     "Recorder",
     "ResumableWandbLogger",

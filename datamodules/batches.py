@@ -81,6 +81,11 @@ class BatchLoader:
             self.position = number + 1
             yield images, labels
 
+    def shares(self) -> list[Tensor]:
+        """Indices into the set of every batch of this rank, in this epoch's order."""
+        order = self.order()
+        return [order[begin + self.rank : end : self.world_size] for begin, end in self._bounds]
+
     def order(self) -> Tensor:
         """Indices (n,) of this epoch's order, drawn from (seed, epoch) on the CPU."""
         n, device = len(self.image_set), self.image_set.labels.device

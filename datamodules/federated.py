@@ -55,6 +55,9 @@ class Federated(L.LightningDataModule):
         DataError: more clients a round than there are, a partition that cannot be made, numbers below one.
     """
 
+    predict_split: str = "test"
+    predict_folder: str | None = None
+
     def __init__(
         self,
         data: VisionDataModule,
@@ -148,17 +151,9 @@ class Federated(L.LightningDataModule):
         return self.data.test_dataloader()
 
     def predict_dataloader(self) -> BatchLoader:
-        """The image set's."""
+        """The image set's, of the split or folder that is asked of this module."""
+        self.data.predict_split, self.data.predict_folder = self.predict_split, self.predict_folder
         return self.data.predict_dataloader()
-
-    @property
-    def predict_split(self) -> str:
-        """What `predict_dataloader` delivers."""
-        return self.data.predict_split
-
-    @predict_split.setter
-    def predict_split(self, split: str) -> None:
-        self.data.predict_split = split
 
     def _deal(self, labels: np.ndarray) -> list:
         if self.partition == "file":

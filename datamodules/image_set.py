@@ -100,14 +100,19 @@ class OnDisk(Dataset):
 
 
 def decoded(path: Path, size: int) -> Tensor:
-    """Image (3, size, size) uint8 from a file: RGB, shorter side resized to `size`, centre cut out.
+    """Image (3, size, size) uint8 from a file."""
+    return read_pixels(path, size, "RGB")
+
+
+def read_pixels(path: Path, size: int, mode: str) -> Tensor:
+    """Image (channels, size, size) uint8 from a file: `RGB` or `L`, shorter side resized to `size`, centre cut out.
 
     Raises:
         DataError: the file is missing, truncated or no image.
     """
     try:
         with Image.open(path) as image:
-            pixels = vision.pil_to_tensor(image.convert("RGB"))
+            pixels = vision.pil_to_tensor(image.convert(mode))
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
         raise DataError(f"{path}: not a readable image ({one_line(error)}); replace or delete the file") from error
     return vision.center_crop(vision.resize(pixels, [size], antialias=True), [size])

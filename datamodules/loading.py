@@ -8,6 +8,7 @@ import torch
 from datamodules.batches import BatchLoader, Prepare
 from datamodules.errors import require
 from datamodules.image_set import ImageSet
+from datamodules.loose import loose_images
 from datamodules.text_set import TextSet
 from datamodules.validation import announce, refuse_choices
 
@@ -25,6 +26,7 @@ class LoadingDataModule(L.LightningDataModule):
     device: str = "auto"
     choose_by_test: str = "refuse"  # the option `validation_is_test`
     predict_split: str = "test"  # what `predict_dataloader` delivers: train, val or test
+    predict_folder: str | None = None  # images without labels instead
     train_set: ImageSet | TextSet | None = None
     val_set: ImageSet | TextSet | None = None
     test_set: ImageSet | TextSet | None = None
@@ -59,6 +61,9 @@ class LoadingDataModule(L.LightningDataModule):
     def predict_dataloader(self) -> BatchLoader:
         """The samples of `predict_split` in evaluation form (training images without augmentation), each once."""
         samples = {"train": self.train_set, "val": self.val_set, "test": self.test_set}[self.predict_split]
+        if self.predict_folder is not None:
+            require(hasattr(self, "finish"), f"{type(self).__name__} reads no images: leave out --images")
+            samples = loose_images(self.predict_folder, self.image_shape).to(self.target_device())
         # a copy is not the training set itself, whose batches `prepare` would augment
         return self._loader(copy.copy(samples), self.eval_batch_size)
 

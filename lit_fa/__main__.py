@@ -5,6 +5,7 @@ import sys
 USAGE = """usage: lit-fa COMMAND ...
 
   fit | validate | test | predict   one run, configured in YAML (lit-fa fit --help; --config FILE, --logger wandb)
+  predict                           also --split train|val|test or --images FOLDER, and --output FILE.csv
   flower                            a federation over Flower: --config FILE [--nodes N|all] (lit-fa flower --help)
   export                            a trained network as ONNX or torch.export, simplified (lit-fa export --help)
   table list | run | watch | report | emit

@@ -6,7 +6,7 @@ import logging
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 
@@ -45,14 +45,15 @@ class SaveConfig(SaveConfigCallback):
 class LitFACLI(LightningCLI):
     """Lightning's command line, with the dataset telling the network its classes and image shape."""
 
-    def __init__(self, words: Sequence[str] = (), **kwargs):
+    def __init__(self, words: Sequence[str] = (), predicting: Mapping[str, object] | None = None, **kwargs):
         """Subclasses of LightningModule and LightningDataModule are chosen in the config.
 
         Args:
             words: of the command line, to say how an interrupted run goes on.
+            predicting: what `lit-fa predict` predicts, `split` or `images`, and the `table` that it writes.
             kwargs: of LightningCLI.
         """
-        self.words, self.pretrained = words, {}
+        self.words, self.pretrained, self.predicting = words, {}, dict(predicting or {})
         kwargs.setdefault("save_config_callback", SaveConfig)
         kwargs.setdefault("save_config_kwargs", {"overwrite": True})
         kwargs.setdefault("parser_class", Parser)
@@ -100,7 +101,18 @@ class LitFACLI(LightningCLI):
                 callback.record.setdefault("config", self.recorded())
 
     before_validate = before_test
-    before_predict = before_test
+
+    def before_predict(self) -> None:
+        """Tell the data what is predicted, and write it."""
+        self.before_test()
+        self.datamodule.predict_split = self.predicting.get("split", "test")
+        self.datamodule.predict_folder = self.predicting.get("images")
+        self.trainer.callbacks.append(self.predicting["table"])
+
+    def after_predict(self) -> None:
+        """Say where the predictions are."""
+        if self.trainer.is_global_zero:
+            print(f"predictions: {self.predicting['table'].path}")
 
     def written(self) -> dict:
         """The config, defaults included, as plain data."""
@@ -123,11 +135,13 @@ class LitFACLI(LightningCLI):
 def main(argv: list[str]) -> None:
     """`lit-fa fit|validate|test|predict ... [--json FILE] [--logger wandb|csv|tensorboard]`.
 
-    The file receives the last value of every metric.
+    The file receives the last value of every metric. `predict` also takes `--split train|val|test` or
+    `--images FOLDER`, and `--output FILE` (predictions.csv).
     """
     words = argv
     argv, json_file = _take_option(argv, "--json", "a file to write to")
     argv, logger = _take_option(argv, "--logger", "a name: wandb, csv or tensorboard")
+    argv, predicting = _predicting(argv)
     if logger:
         argv = [*argv, "--trainer.logger", json.dumps(loggers.logger_config(logger))]
     logging.basicConfig(format="%(message)s")
@@ -135,7 +149,7 @@ def main(argv: list[str]) -> None:
 
     def run() -> None:
         sys.argv = ["lit-fa", *argv]  # Lightning warns about arguments that are handed over instead
-        cli = LitFACLI(words)
+        cli = LitFACLI(words, predicting)
         loggers.finish(cli.trainer)
         if json_file:
             write_json(Path(json_file), {key: float(v) for key, v in cli.trainer.callback_metrics.items()})
@@ -208,6 +222,25 @@ def fit_and_record(
         gc.collect()  # trainer and module hold each other; a worker that runs many cells would keep every dataset
     shutil.rmtree(resume, ignore_errors=True)
     return network
+
+
+def _predicting(argv: list[str]) -> tuple[list[str], dict]:
+    """The words of `lit-fa predict` without its own options, and those; the file is tried before any work."""
+    if argv[0] != "predict":
+        return argv, {}
+    found = {}
+    for name, what in {"split": "train, val or test", "images": "a folder", "output": "a file to write"}.items():
+        argv, value = _take_option(argv, f"--{name}", what)
+        found |= {} if value is None else {name: value}
+    if found.get("split", "test") not in ("train", "val", "test"):
+        raise UserError(f"--split is train, val or test, not '{found['split']}'")
+    if "split" in found and "images" in found:
+        raise UserError("--split and --images exclude each other: predict a split of the data, or a folder of images")
+    if not Path(found.get("images", ".")).is_dir():
+        raise UserError(f"--images {found['images']} is no folder")
+    if not {"-h", "--help"} & {*argv}:
+        found["table"] = callbacks.PredictionTable(found.get("output", "predictions.csv"))
+    return argv, found
 
 
 def _take_option(argv: list[str], name: str, what: str) -> tuple[list[str], str | None]:

@@ -1,0 +1,78 @@
+"""What a network predicts, sample by sample, as a CSV."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from callbacks.errors import MeasurementError
+
+
+class PredictionTable(L.Callback):
+    """Writes a row for every sample that a predict run sees: ``index, target, predicted, logit_0, ...``.
+
+    `index` counts the samples of the split in its own order, whatever the order of batches and the number of ranks;
+    `file` takes its place where samples are files. `logit_k` is the rule's own score of class k. With one output
+    `predicted` is the number itself and there are no further columns. Without labels `target` is empty.
+
+    Args:
+        path: of the CSV; its folder must exist.
+
+    Raises:
+        MeasurementError: the file cannot be written, found before anything is predicted.
+    """
+
+    def __init__(self, path: str | Path):
+        """Check."""
+        self.path, self.rows = Path(path), {}
+        if not self.path.parent.is_dir():
+            raise MeasurementError(f"--output {self.path}: there is no folder {self.path.parent}")
+        before = self.path.exists()
+        try:
+            with self.path.open("a", encoding="utf-8"):
+                pass
+            if not before:
+                self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise MeasurementError(f"--output {self.path} cannot be written: {error.strerror}") from error
+
+    def on_predict_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Find out which samples the batches of this rank hold."""
+        self.loader, self.rows = trainer.predict_dataloaders, {}
+        if not hasattr(self.loader, "shares"):
+            raise MeasurementError("predictions are written of the data modules of this suite, whose order is known")
+        self.shares = self.loader.shares()
+
+    def on_predict_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Tensor, batch: Any, batch_idx: int, *_: object
+    ) -> None:
+        """Keep logits and targets."""
+        places, targets = self.shares[batch_idx].tolist(), batch[1].tolist()
+        for place, target, logits in zip(places, targets, outputs.float().cpu().tolist(), strict=True):
+            self.rows[place] = (target, logits)
+
+    def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Gather the ranks' rows and write them in the order of the split."""
+        parts = [self.rows]
+        if dist.is_available() and dist.is_initialized():
+            parts = [None] * dist.get_world_size()
+            dist.all_gather_object(parts, self.rows)
+        if trainer.is_global_zero:
+            self._write({place: row for part in parts for place, row in part.items()})
+
+    def _write(self, rows: dict[int, tuple]) -> None:
+        paths = getattr(self.loader.image_set, "paths", None)
+        labelled = getattr(self.loader.image_set, "labelled", True)
+        outputs = len(next(iter(rows.values()))[1]) if rows else 0
+        scores = [f"logit_{k}" for k in range(outputs)] if outputs > 1 else []
+        with self.path.open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(["index" if paths is None else "file", "target", "predicted", *scores])
+            for place, (target, logits) in sorted(rows.items()):
+                name = place if paths is None else paths[place]
+                predicted = logits[0] if outputs == 1 else int(torch.tensor(logits).argmax())
+                table.writerow([name, target if labelled else "", predicted, *(logits if scores else [])])

@@ -1,0 +1,43 @@
+"""Images of a folder without labels, read as those of a data set are."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from datamodules.errors import require
+from datamodules.image_set import OnDisk, read_pixels
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp"}
+
+
+@dataclass(frozen=True)
+class LooseImages(OnDisk):
+    """Image files, decoded to (channels, size, size) uint8, in the order of their names; the labels mean nothing."""
+
+    channels: int = 3
+    labelled = False
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image (channels, size, size) uint8, and 0."""
+        return read_pixels(self.paths[index], self.size, "L" if self.channels == 1 else "RGB"), self.labels[index]
+
+
+def loose_images(folder: str | Path, shape: tuple[int, int, int]) -> LooseImages:
+    """The images of a folder and those below it.
+
+    Args:
+        folder: of image files.
+        shape: (1 or 3, size, size) that they are brought to: shorter side to `size`, then the centre.
+
+    Raises:
+        DataError: no image, or a shape that images cannot be brought to.
+    """
+    channels, height, width = shape
+    require(
+        channels in (1, 3) and height == width, f"images cannot be brought to {tuple(shape)}: 1 or 3 channels, square"
+    )
+    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in EXTENSIONS)
+    require(len(paths) > 0, f"--images {folder}: there is no image ({', '.join(sorted(EXTENSIONS))})")
+    return LooseImages(tuple(paths), torch.zeros(len(paths), dtype=torch.int64), height, channels=channels)
