@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from callbacks.probe import Batch, Probe
 from lit_fa.functional.alignment import angle, sample_angle
 from lit_fa.functional.factored import Factors, effective_update
-from lit_fa.layers import WEIGHT_LAYERS, exact_layers, observing, true_gradient
+from lit_fa.layers import WEIGHT_LAYERS, exact_layers, feedback_parameters, observing, true_gradient
 from lit_fa.layers.factored import FactoredLayer, dense_weights, factored_layers
 
 
@@ -109,7 +109,8 @@ def true_gradients(module: L.LightningModule, batch: Batch) -> Gradients:
 
 
 def _gradients(network: nn.Module, scalar) -> Gradients:
-    params = {n: p for n, p in network.named_parameters() if p.requires_grad and not n.endswith("feedback.weight")}
+    own = {id(p) for p in feedback_parameters(network)}
+    params = {n: p for n, p in network.named_parameters() if p.requires_grad and id(p) not in own}
     outputs: dict[str, list[Tensor]] = {}
 
     def keep(name: str, output: Tensor) -> Tensor:
