@@ -1,6 +1,9 @@
 """`lit-fa` and `python -m lit_fa`: one line and exit code 2 for what a user can mend; else a traceback."""
 
+import io
 import sys
+
+from lit_fa.foreign_errors import told
 
 USAGE = """usage: lit-fa COMMAND ...
 
@@ -24,12 +27,16 @@ def main(argv: list[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a character that the terminal has not is no reason to stop
     try:
         return _dispatch(argv)
     except Exception as error:
-        if debug or not getattr(error, "user_error", False):
+        line = str(error) if getattr(error, "user_error", False) else told(error)
+        if debug or line is None:
             raise
-        print(f"lit-fa: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"lit-fa: {' '.join(line.split()) or type(error).__name__}", file=sys.stderr)
         return 2
 
 

@@ -21,9 +21,10 @@ import lit_fa.federated
 import lit_fa.modules
 import lit_fa.rules
 from callbacks.run_record import write_json
-from lit_fa import loggers
+from lit_fa import checkpoints, loggers
 from lit_fa.errors import UserError
 from lit_fa.modules.trainer_options import check_precision, check_trainer
+from lit_fa.outputs import writable_file, writable_folder
 from lit_fa.parser_errors import check_names, guarded
 from lit_fa.parsing import Parser
 from lit_fa.pretraining import origin_of, pretrained
@@ -68,6 +69,18 @@ class LitFACLI(LightningCLI):
             **kwargs,
         )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: object) -> None:
+        """Look at the checkpoint before anything is built."""
+        super().parse_arguments(parser, args)
+        path = self.asked.get("ckpt_path")
+        self.checkpoint = checkpoints.checked(path) if path and path not in checkpoints.WORDS else {}
+
+    @property
+    def asked(self):
+        """The config of the command."""
+        command = self.config.get("subcommand")
+        return self.config[command] if command else self.config
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what the network must know to what the data says; `pretrain` is the run whose weights it starts from."""
         parser.add_argument("--pretrain", type=dict | None, default=None, help="config of the run that pretrains")
@@ -77,7 +90,7 @@ class LitFACLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Pretrain, or find the weights of the same pretraining; refuse a precision that is not honoured."""
-        config = self.config[self.subcommand] if self.subcommand else self.config
+        config = self.asked
         check_precision(config.trainer.precision)
         if config.pretrain is not None and not config.pretrain.get("skip"):
             weights = pretrained(config.pretrain, fit_and_record)
@@ -88,6 +101,9 @@ class LitFACLI(LightningCLI):
         if isinstance(self.model, lit_fa.modules.FederatedClassifier):
             shown = self.trainer.callbacks
             shown[:] = [callbacks.RoundProgress() if type(c) is TQDMProgressBar else c for c in shown]
+        if make := getattr(self.model, "make_optimizer", None):
+            checkpoints.check_optimizer(self.checkpoint, make)
+        self.check_folders()
         self.trainer.callbacks.append(callbacks.Interruption(self.going_on))
         self.before_test()
 
@@ -95,6 +111,8 @@ class LitFACLI(LightningCLI):
         """Refuse what is not honoured before any process starts; name the run to loggers and records."""
         if isinstance(self.model, lit_fa.modules.EvaluatedClassifier):
             check_trainer(self.trainer, self.model)
+        if (word := self.asked.get("ckpt_path")) in checkpoints.WORDS:
+            checkpoints.check_word(word, self.trainer, self.subcommand)
         loggers.attach(self.trainer, self.written(), {})
         for callback in self.trainer.callbacks:
             if isinstance(callback, callbacks.RunRecord):
@@ -114,10 +132,20 @@ class LitFACLI(LightningCLI):
         if self.trainer.is_global_zero:
             print(f"predictions: {self.predicting['table'].path}")
 
+    def check_folders(self) -> None:
+        """Refuse folders in which nothing can be written, before the first step."""
+        keepers = [callback for callback in self.trainer.callbacks if isinstance(callback, ModelCheckpoint)]
+        folders = [("trainer.callbacks.dirpath", keeper.dirpath) for keeper in keepers]
+        folders += [("trainer.logger", logger.save_dir) for logger in self.trainer.loggers]
+        if keepers or self.trainer.loggers:
+            folders += [("trainer.default_root_dir", self.trainer.default_root_dir)]
+        for option, folder in folders if self.trainer.is_global_zero else ():
+            if folder and "://" not in str(folder):
+                writable_folder(folder, option)
+
     def written(self) -> dict:
         """The config, defaults included, as plain data."""
-        config = self.config[self.subcommand] if self.subcommand else self.config
-        return json.loads(self._parser(self.subcommand).dump(config, format="json"))
+        return json.loads(self._parser(self.subcommand).dump(self.asked, format="json"))
 
     def recorded(self) -> dict:
         """The config as a record keeps it: defaults included, without what only this machine has."""
@@ -142,7 +170,10 @@ def main(argv: list[str]) -> None:
     argv, json_file = _take_option(argv, "--json", "a file to write to")
     argv, logger = _take_option(argv, "--logger", "a name: wandb, csv or tensorboard")
     argv, predicting = _predicting(argv)
+    if json_file:
+        writable_file(json_file, "--json")
     if logger:
+        loggers.only_by_name(argv)
         argv = [*argv, "--trainer.logger", json.dumps(loggers.logger_config(logger))]
     logging.basicConfig(format="%(message)s")
     logging.getLogger("lit_fa").setLevel(logging.INFO)  # what a rule did to the network, in one line

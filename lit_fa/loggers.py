@@ -1,5 +1,7 @@
 """Loggers by name, and what a W&B run is called: one run for one config, grouped by table and cell."""
 
+import re
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 import lightning as L
@@ -34,6 +36,20 @@ def logger_config(name: str, run: str = "") -> dict:
         raise UserError("the logger tensorboard needs a package: pip install tensorboard")
     folder = "/".join(part for part in ("lightning_logs", run) if part)
     return {"class_path": LOGGERS[name], "init_args": {} if name == "wandb" else {"save_dir": ".", "name": folder}}
+
+
+def only_by_name(words: Sequence[str]) -> None:
+    """Refuse options of a logger beside `--logger NAME`, which would replace them.
+
+    Raises:
+        UserError: such an option is there.
+    """
+    given = next((word for word in words if re.match(r"--trainer\.logger(?:[.=+]|$)", word)), None)
+    if given:
+        name = given.partition("=")[0]
+        raise UserError(
+            f"{name} beside --logger: give the logger's class with --trainer.logger and its options after it"
+        )
 
 
 def written_out(config: dict, run: str) -> dict:

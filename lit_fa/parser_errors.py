@@ -15,6 +15,7 @@ import lit_fa.federated
 import lit_fa.modules
 import lit_fa.rules
 from lit_fa.errors import UserError, nearest
+from lit_fa.foreign_errors import told
 from lit_fa.modules.ranks import lost_rank
 
 T = TypeVar("T")
@@ -54,21 +55,14 @@ def guarded(run: Callable[[], T]) -> T:
     """
     try:
         return run()
-    except (ArgumentError, ValueError) as error:
-        ours = getattr(error, "user_error", False)
-        if not ours and (line := of_the_trainer(error)):
-            raise UserError(line) from error
-        if ours or not (isinstance(error, ArgumentError) or "Does not validate" in str(error)):
+    except Exception as error:
+        if getattr(error, "user_error", False):
             raise
-        raise UserError(_readable(str(error))) from error
-    except RuntimeError as error:
-        if lost := lost_rank(error):
+        if isinstance(error, RuntimeError) and (lost := lost_rank(error)):
             raise lost from error
-        if line := of_the_trainer(error):
-            raise UserError(line) from error
-        raise
-    except (MisconfigurationException, ModuleNotFoundError) as error:
-        if line := of_the_trainer(error):
+        if isinstance(error, ArgumentError) or (isinstance(error, ValueError) and "Does not validate" in str(error)):
+            raise UserError(_readable(str(error))) from error
+        if line := of_the_trainer(error) or told(error):
             raise UserError(line) from error
         raise
 

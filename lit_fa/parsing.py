@@ -12,7 +12,7 @@ from typing import Any, Union, get_args, get_origin
 
 import jsonargparse
 import yaml
-from jsonargparse import set_dumper, set_loader
+from jsonargparse import ArgumentError, _typehints, set_dumper, set_loader
 from jsonargparse._typehints import ActionTypeHint, accepts_any_value
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -132,7 +132,21 @@ def _merged(before: Any, path: list[str], value: Any) -> dict:
     return kept | {first: _merged(kept.get(first), rest, value) if rest else value}
 
 
+def _refused(subtypes: Any, value: Any, errors: list[Exception]) -> None:
+    """The error of a union, which names the class of an exception that says nothing by itself."""
+    _original_refused(subtypes, value, [_said(error) for error in errors])
+
+
+def _said(error: Exception) -> Exception:
+    if str(error) and isinstance(error, ValueError | TypeError | RuntimeError | ArgumentError | ImportError):
+        return error
+    made = ValueError(f"{type(error).__name__}{f': {error}' if str(error) else ' without a message'}")
+    made.__cause__ = error
+    return made
+
+
 _ABSENT = object()
+_original_refused, _typehints.raise_union_unexpected_value = _typehints.raise_union_unexpected_value, _refused
 _original_call, ActionTypeHint.__call__ = ActionTypeHint.__call__, _called
 _original_read, jsonargparse.Path.read_text = jsonargparse.Path.read_text, _read_text
 set_loader(MODE, _load, (yaml.YAMLError,))

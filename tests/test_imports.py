@@ -30,7 +30,7 @@ ALLOWED = {
     ],
     "lit_fa/sweeps": [
         *("yaml", "rich", "filelock", "optuna", "sqlalchemy"),
-        *("lit_fa.errors", "lit_fa.reading", "lit_fa.tables"),
+        *("lit_fa.errors", "lit_fa.outputs", "lit_fa.reading", "lit_fa.tables"),
     ],
     "datamodules": [None],
     "callbacks": [

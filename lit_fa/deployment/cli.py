@@ -13,6 +13,7 @@ from lit_fa.deployment.files import FORMATS, check, write
 from lit_fa.deployment.measure import compared, dense_twin
 from lit_fa.deployment.simplify import CHEAPER, outputs, simplified
 from lit_fa.errors import UserError
+from lit_fa.outputs import writable_file
 from lit_fa.rules import LearningRule
 
 
@@ -22,6 +23,9 @@ def main(argv: list[str]) -> None:
     path = Path(options.output)
     if path.suffix not in FORMATS:
         raise UserError(f"--output {path.name}: the file ends with {' or '.join(FORMATS)}")
+    writable_file(path, "--output")
+    if options.json:
+        writable_file(options.json, "--json")
     logging.basicConfig(format="%(message)s")
     module = trained(experiment, options.ckpt_path)
     example = sample(module.network, module.image_shape, max(options.batch, 2))
@@ -42,17 +46,19 @@ def trained(experiment: list[str], ckpt_path: str):
     Raises:
         UserError: no such file, or a rule that predicts by more than a forward pass.
     """
+    from lit_fa.checkpoints import checked
     from lit_fa.cli import built
     from lit_fa.parser_errors import guarded
 
-    if not Path(ckpt_path).is_file():
-        raise UserError(f"--ckpt_path {ckpt_path}: there is no such file")
+    if "://" in ckpt_path:
+        raise UserError(f"--ckpt_path {ckpt_path}: fetch the file first; an address is not read here")
+    checkpoint = checked(ckpt_path)
     quiet = ["--trainer.logger=false", "--trainer.callbacks=null"]
     cli = guarded(lambda: built([*experiment, *quiet]))
     module, data = cli.model, cli.datamodule
     if type(module.rule).predict is not LearningRule.predict:
         raise UserError(f"{type(module.rule).__name__} predicts by more than the network's forward pass: no export")
-    module.load_state_dict(torch.load(ckpt_path, map_location="cpu", weights_only=False)["state_dict"])
+    module.load_state_dict(checkpoint["state_dict"])
     module.image_shape = tuple(getattr(data, "sample_shape", data.image_shape))
     return module.eval()
 

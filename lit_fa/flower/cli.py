@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 from lit_fa.errors import UserError
+from lit_fa.outputs import writable_file, writable_folder
 
 
 def main(argv: list[str]) -> None:
@@ -14,9 +15,16 @@ def main(argv: list[str]) -> None:
         import flwr  # noqa: F401
     except ImportError as error:
         raise UserError("lit-fa flower needs Flower: pip install 'lit-fa[flower]'") from error
+    from lit_fa.checkpoints import checked
     from lit_fa.cli import guarded
     from lit_fa.flower.experiment import resolved
 
+    if options.json:
+        writable_file(options.json, "--json")
+    if options.app:
+        writable_folder(options.app, "--app")
+    if options.ckpt_path:
+        checked(options.ckpt_path)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("lit_fa").setLevel(logging.INFO)
     text, clients = guarded(lambda: resolved(experiment))

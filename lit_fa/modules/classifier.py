@@ -18,7 +18,7 @@ from lit_fa.modules.resume import states_of_ranks, take_up
 from lit_fa.modules.schedules import ScheduledClassifier
 from lit_fa.modules.start import Epoch, HeadProbe, start, training_batches
 from lit_fa.modules.trainer_options import logs_at
-from lit_fa.networks import Adapters, create_network, load_weights
+from lit_fa.networks import Adapters, configured, load_weights
 from lit_fa.rules.backprop import Backprop
 from lit_fa.rules.base import Batch, LearningRule, Progress, Surrogate
 
@@ -103,7 +103,7 @@ class Classifier(ScheduledClassifier):
         self.measure(num_classes, metrics)
         self.automatic_optimization = False
         if isinstance(network, str):
-            network = create_network(network, num_classes, tuple(image_shape), pretrained, **(network_args or {}))
+            network = configured(network, num_classes, tuple(image_shape), pretrained, network_args or {})
         if weights is not None:
             load_weights(network, weights)
         self.adapters = None if adapter is None else Adapters(network, adapter)

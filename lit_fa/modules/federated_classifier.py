@@ -31,7 +31,7 @@ from lit_fa.modules.length import check_length, run_length
 from lit_fa.modules.ranks import share_of, summed
 from lit_fa.modules.schedules import ScheduledClassifier
 from lit_fa.modules.selection import logged, select
-from lit_fa.networks import create_network
+from lit_fa.networks import configured
 from lit_fa.rules.backprop import Backprop
 from lit_fa.rules.base import LearningRule, Tensors
 
@@ -103,7 +103,7 @@ class FederatedClassifier(ScheduledClassifier):
         _check(executor, lanes, validate_every)
         self.automatic_optimization = False
         if isinstance(network, str):
-            network = create_network(network, num_classes, tuple(image_shape), pretrained, **(network_args or {}))
+            network = configured(network, num_classes, tuple(image_shape), pretrained, network_args or {})
         example = self.example(network, input_shape or image_shape)
         rule = Backprop() if rule is None else rule
         if getattr(rule, "pruning", None) is not None:

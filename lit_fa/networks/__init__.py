@@ -9,8 +9,16 @@ from lit_fa.networks import (  # noqa: F401  (importing registers)
     vgg_cifar,
 )
 from lit_fa.networks.adapters import Adapters, merge_adapters
-from lit_fa.networks.create import create_network, example_input
+from lit_fa.networks.create import configured, create_network, example_input
 from lit_fa.networks.registry import network_names
 from lit_fa.networks.weights import load_weights
 
-__all__ = ["Adapters", "create_network", "example_input", "load_weights", "merge_adapters", "network_names"]
+__all__ = [
+    "Adapters",
+    "configured",
+    "create_network",
+    "example_input",
+    "load_weights",
+    "merge_adapters",
+    "network_names",
+]

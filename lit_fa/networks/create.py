@@ -12,7 +12,15 @@ from lit_fa.errors import UserError, nearest
 from lit_fa.networks.registry import is_ours
 from lit_fa.networks.text import PREFIX, text_network
 
-FROM_THE_DATA = ("num_classes", "in_chans", "img_size")
+FROM_THE_DATA = ("num_classes", "in_chans", "img_size", "image_shape")
+FROM_THE_MODEL = {
+    "name": "write model.init_args.network",
+    "model_name": "write model.init_args.network",
+    "pretrained": "write model.init_args.pretrained",
+    "checkpoint_path": "write model.init_args.weights",
+    "features_only": "a network of features has no logits",
+    "cache_dir": "set HF_HOME",
+}
 
 
 def create_network(
@@ -56,6 +64,18 @@ def create_network(
     return timm.create_model(name, **from_the_data, **network_args)
 
 
+def configured(
+    name: str, num_classes: int, image_shape: tuple[int, ...], pretrained: bool, network_args: Mapping[str, object]
+) -> nn.Module:
+    """`create_network` with the options of a config.
+
+    Raises:
+        UserError: as there; for an option that an argument before it decides, as well.
+    """
+    check_own(name, network_args)
+    return create_network(name, num_classes, image_shape, pretrained, **network_args)
+
+
 def example_input(network: nn.Module, shape: tuple[int, ...], n: int = 2) -> torch.Tensor:
     """(n, *shape) a batch whose values do not matter; from the network where it offers one, as those for texts do.
 
@@ -94,14 +114,34 @@ def class_parameters(network: type[nn.Module]) -> dict[str, inspect.Parameter]:
 
 def check_options(name: str, network_args: Mapping[str, object], parameters: Mapping[str, inspect.Parameter]) -> None:
     """Raise a `UserError` for an option that the network does not have or that the data decide."""
-    for key in network_args:
-        if key in FROM_THE_DATA:
-            raise UserError(f"{name}: {key} follows from the data, remove it from network_args")
+    check_own(name, network_args)
     valid = option_names(parameters)
     unknown = [key for key in network_args if valid is not None and key not in valid]
+    unknown = [key for key in unknown if is_ours(name) or not _taken(name, key, network_args[key])]
     if unknown:
         visible = sorted(valid - set(FROM_THE_DATA))
         raise UserError(f"{name} has no option {unknown[0]!r}; {nearest(unknown[0], visible)}")
+
+
+def check_own(name: str, network_args: Mapping[str, object]) -> None:
+    """Raise a `UserError` for an option that is decided elsewhere: by the data, or by an option of the model."""
+    for key in network_args:
+        if key in FROM_THE_DATA:
+            raise UserError(f"{name}: {key} follows from the data, remove it from network_args")
+        if key in FROM_THE_MODEL:
+            raise UserError(f"{name}: {key} is no network_args: {FROM_THE_MODEL[key]}")
+    if not is_ours(name) and network_args.get("global_pool", "avg") in ("", None):
+        raise UserError(f"{name}: global_pool must pool: a classifier needs one vector an image; write avg or max")
+
+
+def _taken(name: str, key: str, value: object) -> bool:
+    """timm takes the option on the way to the constructor, as the EfficientNets do `bn_momentum`."""
+    try:
+        with torch.device("meta"):
+            timm.create_model(timm.models.get_arch_name(name), **{key: value})
+    except TypeError:
+        return False
+    return True
 
 
 def option_names(parameters: Mapping[str, inspect.Parameter]) -> set[str] | None:

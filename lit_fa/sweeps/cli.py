@@ -13,9 +13,11 @@ from pathlib import Path
 from rich.console import Console
 
 from lit_fa.errors import UserError
+from lit_fa.outputs import writable_file, writable_folder
 from lit_fa.sweeps.report import print_report
 from lit_fa.sweeps.schema import Sweep, load_sweep
 from lit_fa.sweeps.trials import Trial, Trials
+from lit_fa.sweeps.twins import twins
 from lit_fa.tables.emit import add_emit_options, emit
 from lit_fa.tables.places import root_of
 from lit_fa.tables.progress import Reporter, reporter
@@ -43,8 +45,11 @@ def main(argv: Sequence[str], *, runner: str = RUNNER) -> int:
     sweep = load_sweep(arguments.path)
     folder = arguments.out or root_of(sweep) / "scratch" / "sweeps" / sweep.path.resolve().parent.name / sweep.name
     if arguments.command == "report":
+        if arguments.csv:
+            writable_file(arguments.csv, "--csv")
         return print_report(sweep, folder, output, top=arguments.top, by=arguments.by, csv_file=arguments.csv)
     count = _count(sweep, arguments.count)
+    writable_folder(folder, "--out")
     if arguments.command == "emit":
         line = ["lit-fa", "sweep", "run", str(sweep.path), "--count", str(count), "--logger", arguments.logger]
         line += ["--out", str(folder.resolve())]
@@ -134,6 +139,8 @@ def _conclude(trials: Trials, outcomes: Sequence[Outcome[Trial]], output: Consol
         _say(output, f"diverged: trial {number}: {where}")
     for number, reason in failed.items():
         _say(output, f"failed: trial {number}: {reason}")
+    for line in twins(trials.study.trials):
+        _say(output, f"note: {line}")
     if trials.judged_by_the_test_set:
         hint = "hold images out: data.init_args.val_size"
         _say(

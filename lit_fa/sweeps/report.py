@@ -12,6 +12,7 @@ from rich.table import Table
 from lit_fa.errors import UserError, nearest
 from lit_fa.sweeps.schema import Sweep
 from lit_fa.sweeps.trials import DIVERGED, open_study, short
+from lit_fa.sweeps.twins import twins
 
 WORDS = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed"}
 STATES = ("finished", "stopped early", "diverged", "failed", "running")
@@ -40,6 +41,8 @@ def print_report(
     for entry in (best_of_each(rows, sweep, by) if by else rows)[:top]:
         shown.add_row(*("–" if value is None else short(value) for name, value in entry.items() if name != "folder"))
     output.print(shown)
+    for line in twins(trials):
+        output.print(f"note: {line}", markup=False, highlight=False, soft_wrap=True)
     if csv_file:
         csv_file.parent.mkdir(parents=True, exist_ok=True)
         with csv_file.open("w", newline="", encoding="utf-8") as file:

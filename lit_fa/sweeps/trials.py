@@ -13,13 +13,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import optuna
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import URL
 
 from lit_fa.sweeps.command import flags
 from lit_fa.sweeps.schema import Sweep
+from lit_fa.sweeps.twins import FIGURES, figures
 from lit_fa.tables.collect import Record
 from lit_fa.tables.worker import Done
 
@@ -93,6 +96,7 @@ class Trials:
                 ("reason", reason),
                 (DIVERGED, diverged),
                 ("validation_is_test", self._on_test_set(record)),
+                (FIGURES, figures(record)),
             ):
                 if said:
                     live.set_user_attr(name, said)
@@ -202,7 +206,7 @@ class Trials:
         name = self.sweep.trial_id(values)
         place = self.folder / "trials" / name
         before, after = self.sweep.command
-        logger = [word.format(folder=place) for word in self.logger]
+        logger = [_placed(word, place) for word in self.logger]
         config = {
             "words": [*before, *flags(self.sweep.nested(values)), *after, *logger],
             "storage": storage(self.folder),
@@ -236,7 +240,14 @@ def open_study(sweep: Sweep, folder: Path) -> optuna.Study:
 
 def storage(folder: Path) -> str:
     """Where Optuna finds the study of a folder."""
-    return f"sqlite:///{folder.resolve() / 'study.db'}"
+    path = quote(str(folder.resolve() / "study.db"))  # Optuna formats the address, so that a brace must not be in it
+    return URL.create("sqlite", database=f"file:{path}", query={"uri": "true"}).render_as_string()
+
+
+def _placed(word: str, place: Path) -> str:
+    """A logger's word with the trial's folder filled in; a project may be called anything."""
+    option, _, value = word.partition("=")
+    return f"{option}={place}" if value == "{folder}" and not option.endswith(".project") else word
 
 
 def short(value: Any) -> str:

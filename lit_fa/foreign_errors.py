@@ -1,0 +1,95 @@
+"""What other packages say of a user's mistake, as one line that names the remedy: the one table of them.
+
+An entry is told by the exception's class, by where it was raised (a part of the path of the innermost file) and by its
+message. An error that is in no entry is a fault of a program and keeps its traceback.
+"""
+
+import re
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Known:
+    """One kind of foreign error.
+
+    Attributes:
+        kinds: names of classes; an exception of a subclass is one as well.
+        line: what is said: text in which `\\1` is the first group of `said`, or a function of the error.
+        where: pattern in the path of the file that raised it.
+        said: pattern in the message.
+    """
+
+    kinds: tuple[str, ...]
+    line: str | Callable[[BaseException], str]
+    where: str = ""
+    said: str = ""
+
+
+def told(error: BaseException) -> str | None:
+    """The line for a foreign error; None for one that is not in the table."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    frames = traceback.extract_tb(error.__traceback__)
+    where = Path(frames[-1].filename).as_posix() if frames else ""
+    for known in KNOWN:
+        found = re.search(known.said, str(error), re.DOTALL)
+        if found and names & {*known.kinds} and re.search(known.where, where):
+            line = found.expand(known.line) if isinstance(known.line, str) else known.line(error)
+            return " ".join(line.split())
+    return None
+
+
+def _as_said(error: BaseException) -> str:
+    return str(error)
+
+
+def _of_another_network(error: BaseException) -> str:
+    """The first differences of a state dict; whose they are says what differs."""
+    text = str(error)
+    shapes = re.findall(r"size mismatch for ([\w./]+): copying a param with shape torch\.Size\((.*?)\)"
+                        r".*?torch\.Size\((.*?)\)", text)  # fmt: skip
+    if shapes:
+        name, there, here = shapes[0]
+        return f"the weights are of another network: {name} has shape {there} there and {here} here; {_SAME}"
+    absent = re.findall(r'"([^"]+)"', text.partition("Missing key(s)")[2].partition("Unexpected key(s)")[0])
+    more = re.findall(r'"([^"]+)"', text.partition("Unexpected key(s)")[2])
+    rules = all("feedback" in name or ".rule." in name or name.startswith("rule.") for name in absent + more)
+    said = [f"without {absent[0]}"] if absent else []
+    said += [f"with {more[0]}, which this run has not"] if more else []
+    whose = "another rule or other options of it" if rules else "another network"
+    return f"the weights are of {whose}: {' and '.join(said) or 'they do not fit'}; {_SAME}"
+
+
+def _file(error: BaseException) -> str:
+    return f"{getattr(error, 'filename', None) or 'the file'}: {error.strerror}; name one that can be read or written"
+
+
+_SAME = "give the config that the checkpoint was trained with"
+_LIGHTNING = r"/lightning/(?:pytorch|fabric)/(?:trainer|accelerators|strategies|plugins|connector|utilities|loops|call)"
+_TORCH_OPTIM = r"/torch/optim/"
+KNOWN = (
+    Known(("RuntimeError",), _of_another_network, said=r"Error\(s\) in loading state_dict"),
+    Known(
+        ("ValueError",),
+        r"the scheduler has \2 steps and the run takes more (step \1): "
+        "set its total_steps, or epochs and steps_per_epoch, to the run's",
+        _TORCH_OPTIM,
+        r"Tried to step (\d+) times. The (?:specified )?(?:total )?number of (?:total )?steps is (\d+)",
+    ),
+    Known(("ValueError",), r"optimizer or scheduler: \1", _TORCH_OPTIM, r"(.*)"),
+    Known(("MisconfigurationException",), _as_said),
+    Known(("ValueError", "TypeError", "FileNotFoundError"), _as_said, _LIGHTNING, "."),
+    Known(("UsageError", "CommError"), r"W&B: \1; mend it, or take --logger csv", r"/wandb/", r"(.*)"),
+    Known(
+        ("OperationalError", "DatabaseError"),
+        r"the study's database: \1; is the folder writable, and the file study.db whole?",
+        r"/sqlalchemy/",
+        r"(?:\(sqlite3\.\w+\) )?([^\n]*)",
+    ),
+    Known(("OutOfMemoryError",), "the device's memory is full: lower the batch size, or raise `accumulate`"),
+    Known(("PermissionError", "NotADirectoryError", "IsADirectoryError", "FileExistsError"), _file),
+    Known(("OSError",), _file, said=r"No space left|Read-only file system|File name too long"),
+    Known(("UnicodeEncodeError",), "the locale has not all characters of a text: set PYTHONUTF8=1", said="'ascii'"),
+)  # fmt: skip

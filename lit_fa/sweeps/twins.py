@@ -1,0 +1,47 @@
+"""Trials that computed the same: a parameter that never reached the run is found by it."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+FIGURES = "figures"
+# metrics of the machine, or of an option itself, not of what was learned
+_MACHINE = re.compile(r"time|second|memory|bytes|energy|/s$|\blr|epoch$|step$")
+
+
+def figures(record: dict[str, Any]) -> str:
+    """A digest of all that a run has measured, to the last digit; empty where nothing was.
+
+    Equal for two runs that computed the same; times and memory are left out.
+    """
+    told = {
+        name: {key: value for key, value in (record.get(name) or {}).items() if not _MACHINE.search(key)}
+        for name in ("metrics", "curves")
+    }
+    if not any(told.values()):
+        return ""
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def twins(trials: Iterable[FrozenTrial]) -> list[str]:
+    """One line for each group of trials with different parameters whose figures agree to the last digit."""
+    groups: dict[str, list[FrozenTrial]] = {}
+    for trial in sorted(trials, key=lambda trial: trial.number):
+        if digest := trial.user_attrs.get(FIGURES):
+            groups.setdefault(digest, []).append(trial)
+    return [
+        f"trials {' and '.join(str(trial.number) for trial in group)} agree to the last digit in all that they "
+        f"measured, with another {' and '.join(apart)}: does it reach the run?"
+        for group in groups.values()
+        if (apart := _apart(group))
+    ]
+
+
+def _apart(group: list[FrozenTrial]) -> list[str]:
+    """Names of the parameters in which the trials differ."""
+    names = dict.fromkeys(name for trial in group for name in trial.params)
+    return [name for name in names if len({repr(trial.params.get(name)) for trial in group}) > 1]
