@@ -81,6 +81,8 @@ def _readable(text: str) -> str:
     owners = re.findall(r"Problem with given class_path '([\w.]+)'", text)
     if (wrong := re.search(r"Option '([\w.]+)' is not accepted", text)) and owners:
         return f"{owners[-1]} has no option '{wrong[1]}'; {nearest(wrong[1], _options(owners[-1]))}"
+    if wrong := re.search(r"Problem with given class_path '([\w.]+)':\s*\n\s*\n", text):
+        return f"{wrong[1]}: its constructor fails without a message; --debug shows where"
     if wrong := re.search(r"Subcommand '\w+' does not accept option '([\w.]+)'", text):
         return f"there is no option '{wrong[1]}' (lit-fa fit --help lists them)"
     if (wrong := re.search(r"(?:dot import path string: |has no attribute ')([\w.]+)", text)) and key not in _NUMBERS:

@@ -46,7 +46,10 @@ def there(tmp_path, monkeypatch):
         ([f"{MODEL}.network_args", "{num_classes: 3}"], "num_classes follows from the data"),
         ([f"{MODEL}.network_args", "{pretrained: true}"], "write model.init_args.pretrained"),
         ([f"{MODEL}.network", "resnet10t", f"{MODEL}.network_args", "{global_pool: ''}"], "global_pool must pool"),
-        (["--trainer.callbacks", "constructors.Silent"], "AssertionError without a message"),
+        (
+            ["--trainer.callbacks", "constructors.Silent"],
+            "constructors.Silent: its constructor fails without a message",
+        ),
         (["--trainer.callbacks", "constructors.Keyed"], "KeyError: 'door'"),
         (["--logger", "csv", "--trainer.logger.name", "x"], "--trainer.logger.name beside --logger"),
         (["--trainer.devices", "0"], "is not a valid input using cpu accelerator"),
