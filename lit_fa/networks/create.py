@@ -19,7 +19,6 @@ FROM_THE_MODEL = {
     "pretrained": "write model.init_args.pretrained",
     "checkpoint_path": "write model.init_args.weights",
     "features_only": "a network of features has no logits",
-    "cache_dir": "set HF_HOME",
 }
 
 
@@ -130,7 +129,8 @@ def check_own(name: str, network_args: Mapping[str, object]) -> None:
             raise UserError(f"{name}: {key} follows from the data, remove it from network_args")
         if key in FROM_THE_MODEL:
             raise UserError(f"{name}: {key} is no network_args: {FROM_THE_MODEL[key]}")
-    if not is_ours(name) and network_args.get("global_pool", "avg") in ("", None):
+    known = timm.is_model(name) and not is_ours(name)
+    if known and network_args.get("global_pool", "avg") in ("", None):
         raise UserError(f"{name}: global_pool must pool: a classifier needs one vector an image; write avg or max")
 
 
