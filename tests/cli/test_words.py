@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 import yaml
 
 from lit_fa.__main__ import main
@@ -126,7 +127,8 @@ def test_a_file_with_a_fault_is_named_with_its_line(base, tail, said, command, c
         file.write(lines + tail)
     line = len(lines.splitlines()) + len(tail.splitlines())
     line -= tail.startswith("trainer:")
-    words = [base if word == "FILE" else word for word in command]
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2.5.0"}, f"{base}.ckpt")
+    words = [f"{base}.ckpt" if word == "FILE" else word for word in command]
     assert main([*words, "--config", base]) == 2
     assert f"{base}{said.format(line)}" in capsys.readouterr().err
 
