@@ -12,7 +12,7 @@ from pathlib import Path
 
 import lightning as L
 import yaml
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from torch import nn
 
@@ -24,7 +24,7 @@ from callbacks.run_record import write_json
 from lit_fa import checkpoints, loggers
 from lit_fa.errors import UserError
 from lit_fa.modules.trainer_options import check_precision, check_trainer
-from lit_fa.outputs import writable_file, writable_folder
+from lit_fa.outputs import check_folder, writable_file
 from lit_fa.parser_errors import check_names, guarded
 from lit_fa.parsing import Parser
 from lit_fa.pretraining import origin_of, pretrained
@@ -99,8 +99,11 @@ class LitFACLI(LightningCLI):
     def before_fit(self) -> None:
         """What a person at a terminal sees of a run, and what becomes of it on Ctrl-C."""
         if isinstance(self.model, lit_fa.modules.FederatedClassifier):
+            named = self.asked.trainer.callbacks or []
+            named = {c.class_path.rpartition(".")[2] for c in (named if isinstance(named, list) else [named])}
             shown = self.trainer.callbacks
-            shown[:] = [callbacks.RoundProgress() if type(c) is TQDMProgressBar else c for c in shown]
+            default = [isinstance(c, ProgressBar) and type(c).__name__ not in named for c in shown]
+            shown[:] = [callbacks.RoundProgress() if bar else c for c, bar in zip(shown, default, strict=True)]
         if make := getattr(self.model, "make_optimizer", None):
             checkpoints.check_optimizer(self.checkpoint, make)
         self.check_folders()
@@ -141,7 +144,7 @@ class LitFACLI(LightningCLI):
             folders += [("trainer.default_root_dir", self.trainer.default_root_dir)]
         for option, folder in folders if self.trainer.is_global_zero else ():
             if folder and "://" not in str(folder):
-                writable_folder(folder, option)
+                check_folder(folder, option)
 
     def written(self) -> dict:
         """The config, defaults included, as plain data."""

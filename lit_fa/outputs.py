@@ -32,8 +32,25 @@ def writable_folder(folder: str | Path, option: str) -> Path:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        _try(folder)
     except OSError as error:
         raise UserError(f"{option}: cannot write in {folder} ({error.strerror}); name another folder") from None
     return folder
+
+
+def check_folder(folder: str | Path, option: str) -> None:
+    """Refuse a folder that takes no files, or that could not be made; makes nothing.
+
+    Raises:
+        UserError: as `writable_folder`.
+    """
+    folder = Path(folder).absolute()
+    try:
+        _try(next(place for place in (folder, *folder.parents) if place.exists()))
+    except OSError as error:
+        raise UserError(f"{option}: cannot write in {folder} ({error.strerror}); name another folder") from None
+
+
+def _try(folder: Path) -> None:
+    with tempfile.TemporaryFile(dir=folder):
+        pass

@@ -44,7 +44,7 @@ def with_hook(network: nn.Module, name: str, kind: str) -> nn.Module:
     elif kind == "with_kwargs":
         module.register_forward_hook(lambda _m, _a, _k, out: out.tanh() * 2, with_kwargs=True)
     else:
-        module.register_forward_pre_hook(lambda _m, args: (args[0].tanh() * 2,))
+        module.register_forward_pre_hook(lambda _m, args: (args[0] * 2 + 1,))
     return network
 
 

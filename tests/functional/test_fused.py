@@ -69,11 +69,11 @@ def test_trained_feedback_receives_the_gradient_of_the_weight():
     assert torch.equal(stored.grad, weight.grad)
 
 
-def test_trained_feedback_of_a_frozen_weight_still_learns():
+def test_trained_feedback_of_a_frozen_weight_stands_still():
     x, weight, stored = randn(4, 5), randn(6, 5, grad=False), randn(6, 5)
-    out = linear_feedback(x, weight, None, stored, stored_matrix, 1.0)
-    error = torch.randn_like(out)
-    assert torch.allclose(torch.autograd.grad(out, stored, error)[0], error.t() @ x, rtol=0, atol=1e-14)
+    linear_feedback(x, weight, None, stored, stored_matrix, 1.0).square().sum().backward()
+    assert stored.grad is None
+    assert x.grad is not None
 
 
 def test_no_gradient_is_made_that_nobody_asked_for():

@@ -44,6 +44,7 @@ def project(tmp_path_factory, monkeypatch):
     git(root, "commit", "-qm", "first")
     for module in (provenance, stale):
         monkeypatch.setattr(module, "ROOT", root)
+    forget()  # the same files committed in the same second are the same commit
     return root
 
 
@@ -56,6 +57,10 @@ def git(folder, *arguments):
 def edited(root, name, text):
     """Changes a file; what was read before is forgotten, as in a new process."""
     (root / name).write_text(text, encoding="utf-8")
+    forget()
+
+
+def forget():
     cached = (stale._touched, stale._different, stale._code_then, stale._code_now, stale._texts)
     for function in (*cached, closure._closure, closure._imported, closure._named, closure._tree):
         function.cache_clear()
