@@ -148,6 +148,16 @@ REFUSALS = (
         "one number for the whole run",
     ),
     Refusal(
+        "val_check_interval",
+        lambda trainer, _: isinstance(trainer.val_check_interval, (int, float)) and trainer.val_check_interval <= 0,
+        "trainer.val_check_interval is positive: to leave validation out set limit_val_batches: 0",
+    ),
+    Refusal(
+        "check_val_every_n_epoch",
+        lambda trainer, _: trainer.check_val_every_n_epoch is not None and trainer.check_val_every_n_epoch < 1,
+        "trainer.check_val_every_n_epoch is at least 1: to leave validation out set limit_val_batches: 0",
+    ),
+    Refusal(
         "overfit_batches",
         lambda trainer, module: trainer.overfit_batches > 0 and federated(module),
         "trainer.overfit_batches: every round draws clients anew: set data.init_args.data.init_args.limit_train",

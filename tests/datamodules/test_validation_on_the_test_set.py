@@ -50,6 +50,7 @@ def run(tmp_path, callbacks=(), scheduler=None, federated=False, test=False, **o
         enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
     )  # fmt: skip
     (trainer.test if test else trainer.fit)(module, datamodule=data)
+    assert test or trainer.global_step > 0
     return data
 
 
@@ -70,7 +71,7 @@ def test_a_federation_refuses_it_as_well(choice, tmp_path):
 @pytest.mark.parametrize("options", [{"validation_is_test": "allow"}, {"val_size": 16}])
 @pytest.mark.parametrize("choice", ["early stopping", "torch's plateau"])
 def test_it_is_granted_where_it_is_allowed_or_images_are_held_out(choice, options, tmp_path):
-    run(tmp_path, **CHOICES[choice][0], **options)
+    assert run(tmp_path, **CHOICES[choice][0], **options).validation_is_test == ("val_size" not in options)
 
 
 def test_what_monitors_training_is_no_choice_by_the_test_set(tmp_path):
