@@ -77,7 +77,7 @@ class LabelledInput:
         else:
             inputs = overlay(inputs, torch.zeros_like(labels[0]), self.position)
         r = length(squares(inputs) + extra, entries, self.kind)
-        with self._writing(labels if r is None else labels / r.unsqueeze(1)):
+        with self._writing(labels if r is None else (labels / r.unsqueeze(1)).to(labels.dtype)):
             return network(divided(inputs, r))
 
     def add(self, layer: nn.Module, args: tuple, output: Tensor) -> Tensor | None:

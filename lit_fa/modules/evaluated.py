@@ -108,7 +108,7 @@ class EvaluatedClassifier(Described, L.LightningModule):
 
     def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor:
         """Logits (n, c)."""
-        return self(batch[0] if isinstance(batch, (tuple, list)) else batch)
+        return self._measured(batch[0] if isinstance(batch, (tuple, list)) else batch)
 
     @classmethod
     def load_from_checkpoint(
@@ -156,11 +156,19 @@ class EvaluatedClassifier(Described, L.LightningModule):
 
     def _evaluate(self, split: str, batch: Batch) -> None:
         inputs, targets = batch
-        logits = self(inputs)
+        logits = self._measured(inputs)
         for metric in self.metrics[split].values():
             metric.update(predictions(logits), targets)
         loss = self.learner.criterion(logits, targets)
         self.log(f"{split}/loss", loss, on_epoch=True, batch_size=len(targets), sync_dist=True)
+
+    def _measured(self, inputs: Tensor) -> Tensor:
+        """Logits; inputs that the network cannot take are compared with those that it was installed on."""
+        try:
+            return self(inputs)
+        except RuntimeError:
+            check_inputs(inputs, self.shown)
+            raise
 
     def _log_metrics(self, split: str) -> None:
         for number, (name, metric) in enumerate(self.metrics[split].items()):

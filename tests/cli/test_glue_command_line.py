@@ -1,5 +1,6 @@
 """The committed config for GLUE runs from the command line, with an encoder and a tokenizer of a few words."""
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 import torch
 import yaml
 
+import lit_fa
+from datamodules import GLUE
 from lit_fa.__main__ import main
 from lit_fa.deployment.files import run
 from tests.texts import BERT, WORDS, write_task, write_tokenizer
@@ -65,6 +68,31 @@ def test_a_score_is_learned_with_the_squared_error(arguments, tmp_path, stream):
     found = metrics(tmp_path)
     assert {"val/pearson", "val/spearman", "val/loss"} <= found.keys()
     assert "train/accuracy" not in found
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "columns"),
+    [
+        ("CoLA", {}, ["index", "target", "predicted", "logit_0", "logit_1"]),
+        ("STS-B", {"criterion": "mse", "metrics": ["pearson"]}, ["index", "target", "predicted"]),
+    ],
+)
+def test_texts_are_predicted_class_by_class_or_as_a_score(arguments, tmp_path, task, changes, columns):
+    words = arguments(task, **changes)
+    assert main([*words, "--trainer.enable_checkpointing=true", f"--trainer.default_root_dir={tmp_path}"]) == 0
+    output, data = tmp_path / "out.csv", yaml.safe_load((tmp_path / "run.yaml").read_text())["data"]["init_args"]
+    [checkpoint] = tmp_path.rglob("*.ckpt")
+    assert main(["predict", *words[1:3], "--ckpt_path", str(checkpoint), "--output", str(output)]) == 0
+    with output.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    texts = GLUE(**data)
+    texts.setup()
+    with torch.no_grad():
+        expected = torch.cat([lit_fa.load(checkpoint)(inputs) for inputs, _ in texts.test_dataloader()])
+    assert list(rows[0]) == columns
+    assert torch.allclose(torch.tensor([float(row["target"]) for row in rows]), texts.test_set.labels.float())
+    scores = torch.tensor([[float(row[name]) for name in columns[3:] or ["predicted"]] for row in rows])
+    assert torch.allclose(scores, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

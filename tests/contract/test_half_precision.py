@@ -31,7 +31,8 @@ def test_gradients_under_bfloat16_autocast_are_close(case: Case):
 
 @pytest.mark.parametrize("case", cases("mlp", "small_conv"))
 def test_a_learner_cast_to_bfloat16_has_gradients_in_bfloat16(case: Case):
-    learner, batch = case.learner(dtype=torch.bfloat16), case.batch(16, dtype=torch.bfloat16)
+    # installed in float32 and cast afterwards, as Lightning does under precision bf16-true
+    learner, batch = case.learner(dtype=torch.float32).to(torch.bfloat16), case.batch(16, dtype=torch.bfloat16)
     grads = gradients(learner, batch)
     assert {g.dtype for g in grads.values()} == {torch.bfloat16}
     assert all(g.isfinite().all() for g in grads.values())
