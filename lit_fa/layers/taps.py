@@ -70,7 +70,11 @@ class Taps:
             self.visitor = None
 
     def owners(self, network: nn.Module, forward: Callable[[], Tensor]) -> dict[str, int]:
-        """Trainable parameter of the network to the number of its block; the head's number is that of the blocks."""
+        """Trainable parameter of the network to the number of its block; the head's number is that of the blocks.
+
+        A parameter that several blocks share is given to the last of them, and named in `shared`.
+        """
+        self.shared: set[str] = set()
         params = {name: p for name, p in network.named_parameters() if p.requires_grad}
         outputs: list[Tensor] = []
         owners: dict[str, int] = {}
@@ -80,7 +84,9 @@ class Taps:
             for number, output in enumerate(outputs):
                 if output.requires_grad:
                     grads = torch.autograd.grad(output.sum(), [*params.values()], allow_unused=True)
-                    owners |= {name: number for name, grad in zip(params, grads, strict=True) if grad is not None}
+                    reached = {name: number for name, grad in zip(params, grads, strict=True) if grad is not None}
+                    self.shared |= owners.keys() & reached.keys()
+                    owners |= reached
         return owners
 
     def parts(self, network: nn.Module, forward: Callable[[], Tensor]) -> dict[str, int]:

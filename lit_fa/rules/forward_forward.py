@@ -168,6 +168,11 @@ class ForwardForward(LearningRule):
         self.taps = NormalisingTaps(network, names, self.normalise)
         neutral = example.new_ones(1, len(example), self.classes)
         self.owners = self.taps.owners(network, lambda: self.labelled(network, example, neutral))
+        if self.schedule == "greedy" and self.taps.shared:
+            raise UserError(
+                f"schedule: greedy trains one block after another, and {min(self.taps.shared)} belongs to more than "
+                "one: set schedule: simultaneous, or untie it"
+            )
         if self.head == "none":
             for name, p in network.named_parameters():
                 p.requires_grad_(p.requires_grad and self.owners.get(name) != len(names))

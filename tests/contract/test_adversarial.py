@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lit_fa.errors import UserError
 from lit_fa.modules import Learner
-from lit_fa.rules import FeedbackAlignment
+from lit_fa.rules import FeedbackAlignment, ForwardForward
 from lit_fa.rules.base import LearningRule
 from tests.adversarial import CLASSES, NETWORKS
 from tests.cases import RULES, Case, array, cases, gradients, largest_difference, rules, taken
@@ -201,3 +201,14 @@ def test_flat_inputs_learn_as_the_images_do(rule: str):
     images, labels = batch_of(1, 6, 6)
     flat = gradients(learner(36), (images.flatten(1), labels))
     assert largest_difference(flat, gradients(learner(1, 6, 6), (images, labels))) == 0
+
+
+def test_a_weight_of_several_blocks_cannot_wait_for_its_turn():
+    example = torch.zeros(2, 6, dtype=torch.float64)
+    with pytest.raises(UserError, match=r"a\.weight belongs to more than one: set schedule: simultaneous"):
+        Learner(twice(tied="weight"), ForwardForward(schedule="greedy"), example)
+    learner = Learner(twice(tied="weight"), ForwardForward(), example)
+    both = gradients(learner, batch_of(6))["network.a.weight"]
+    alone = gradients(Learner(twice(), ForwardForward(), example), batch_of(6))["network.a.weight"]
+    assert both.norm() > 0
+    assert not torch.equal(both, alone)

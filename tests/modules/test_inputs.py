@@ -51,7 +51,9 @@ def test_the_first_batch_is_compared_with_it():
         trainer().fit(Classifier("mlp", **shapes), data)
     for reads in ("validate", "test", "predict", "fit"):
         with pytest.raises(UserError, match=r"input_shape=\(64,\)"):
-            getattr(trainer(limit_val_batches=1), reads)(Classifier("mlp", **shapes | {"image_shape": (1, 28, 28)}), data)
+            getattr(trainer(limit_val_batches=1), reads)(
+                Classifier("mlp", **shapes | {"image_shape": (1, 28, 28)}), data
+            )
     federated = FederatedClassifier("mlp", executor="sequential", **shapes)
     with pytest.raises(UserError, match=r"input_shape=\(64,\)"):
         trainer().fit(federated, Federated(data, 4, 2))
