@@ -14,6 +14,7 @@ from callbacks.errors import MeasurementError
 from callbacks.wandb_logger import AXIS, ResumableWandbLogger, Row
 from lit_fa.layers import WEIGHT_LAYERS
 from lit_fa.provenance import our_code
+from lit_fa.stopping import exit_code
 
 BINS = 64
 
@@ -74,7 +75,7 @@ class WandbRun(L.Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """An interrupted run is not a failed one."""
         for logger in _loggers(trainer):
-            logger.exit_code = 130 if isinstance(exception, KeyboardInterrupt) else 1
+            logger.exit_code = exit_code(exception) if isinstance(exception, KeyboardInterrupt) else 1
 
     def _log_weights(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         loggers = _loggers(trainer) if trainer.is_global_zero and self.histograms else []

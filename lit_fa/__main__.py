@@ -1,9 +1,13 @@
-"""`lit-fa` and `python -m lit_fa`: one line and exit code 2 for what a user can mend; else a traceback."""
+"""`lit-fa` and `python -m lit_fa`: one line and exit code 2 for what a user can mend; else a traceback.
+
+A signal that ends a command (SIGINT, SIGTERM, SIGHUP) is one line and exit code 128 + its number.
+"""
 
 import io
 import sys
 
 from lit_fa.foreign_errors import told
+from lit_fa.stopping import exit_code, handled, stop
 
 USAGE = """usage: lit-fa COMMAND ...
 
@@ -31,7 +35,11 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a character that the terminal has not is no reason to stop
     try:
-        return _dispatch(argv)
+        with handled(stop):
+            return _dispatch(argv)
+    except KeyboardInterrupt as stopped:
+        print(f"lit-fa: {str(stopped) or 'stopped'}; the same command begins again", file=sys.stderr)
+        return exit_code(stopped)
     except Exception as error:
         line = str(error) if getattr(error, "user_error", False) else told(error)
         if debug or line is None:

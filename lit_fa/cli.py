@@ -3,6 +3,7 @@
 import gc
 import json
 import logging
+import os
 import shlex
 import shutil
 import sys
@@ -20,6 +21,7 @@ import callbacks
 import lit_fa.federated
 import lit_fa.modules
 import lit_fa.rules
+from callbacks.interruption import hand_on_to_ranks
 from callbacks.run_record import write_json
 from lit_fa import checkpoints, loggers
 from lit_fa.errors import UserError
@@ -28,6 +30,7 @@ from lit_fa.outputs import check_folder, writable_file
 from lit_fa.parser_errors import check_names, guarded
 from lit_fa.parsing import Parser
 from lit_fa.pretraining import origin_of, pretrained
+from lit_fa.stopping import exit_code, interruptions_as_stopped
 from lit_fa.tables.expand import without_machine
 
 # defaults of Lightning's callbacks that are enumerations (Timer's interval) are written as their values
@@ -97,7 +100,7 @@ class LitFACLI(LightningCLI):
             config.model.init_args.weights, self.pretrained = str(weights), origin_of(weights)
 
     def before_fit(self) -> None:
-        """What a person at a terminal sees of a run, and what becomes of it on Ctrl-C."""
+        """What a person at a terminal sees of a run, and what becomes of it when a signal ends it."""
         if isinstance(self.model, lit_fa.modules.FederatedClassifier):
             named = self.asked.trainer.callbacks or []
             named = {c.class_path.rpartition(".")[2] for c in (named if isinstance(named, list) else [named])}
@@ -107,7 +110,6 @@ class LitFACLI(LightningCLI):
         if make := getattr(self.model, "make_optimizer", None):
             checkpoints.check_optimizer(self.checkpoint, make)
         self.check_folders()
-        self.trainer.callbacks.append(callbacks.Interruption(self.going_on))
         self.before_test()
 
     def before_test(self) -> None:
@@ -116,6 +118,8 @@ class LitFACLI(LightningCLI):
             check_trainer(self.trainer, self.model)
         if (word := self.asked.get("ckpt_path")) in checkpoints.WORDS:
             checkpoints.check_word(word, self.trainer, self.subcommand)
+        self.trainer.callbacks.append(callbacks.Interruption(self.going_on))
+        hand_on_to_ranks(self.trainer)
         loggers.attach(self.trainer, self.written(), {})
         for callback in self.trainer.callbacks:
             if isinstance(callback, callbacks.RunRecord):
@@ -160,7 +164,7 @@ class LitFACLI(LightningCLI):
     def going_on(self, checkpoint: str) -> str:
         """The same command, from a checkpoint."""
         words = _take_option([*self.words], "--ckpt_path", "a file")[0]
-        return shlex.join(["lit-fa", *words, "--ckpt_path", checkpoint])
+        return f"go on with: {shlex.join(['lit-fa', *words, '--ckpt_path', checkpoint])}"
 
 
 def main(argv: list[str]) -> None:
@@ -189,12 +193,20 @@ def main(argv: list[str]) -> None:
             write_json(Path(json_file), {key: float(v) for key, v in cli.trainer.callback_metrics.items()})
 
     try:
-        guarded(run)
-    except SystemExit as stop:
-        if not isinstance(stop.__context__, KeyboardInterrupt):
-            raise
-        print(str(stop.__context__) or "stopped at once; where there is a checkpoint, go on with --ckpt_path FILE")
-        raise SystemExit(130) from None
+        with interruptions_as_stopped():
+            guarded(run)
+    except KeyboardInterrupt as stopped:
+        _end(stopped, argv[0])
+
+
+def _end(stopped: KeyboardInterrupt, command: str) -> None:
+    """Say what becomes of the run, once, and end."""
+    rank = int(os.environ.get("LOCAL_RANK", 0))
+    if rank == 0:
+        here = "where there is a checkpoint, go on with --ckpt_path FILE" if command == "fit" else "start it again"
+        print(getattr(stopped, "said", "") or f"{str(stopped) or 'stopped'} at once; {here}", flush=True)
+    # Lightning kills rank 0 when a rank that it has started ends with an error
+    raise SystemExit(0 if rank and "TORCHELASTIC_RUN_ID" not in os.environ else exit_code(stopped)) from None
 
 
 def built(config: list[str] | dict) -> LitFACLI:
@@ -211,8 +223,9 @@ def fit_and_record(
 ) -> nn.Module:
     """Train and test one cell of a table; `callbacks.RunRecord` leaves its JSON at ``record["path"]``.
 
-    A checkpoint is written beside the record after every epoch, so that a killed run goes on where it stopped; it is
-    removed when the record is there. A run that diverges ends here as well: that is what its record says.
+    A checkpoint is written beside the record after every epoch, and when a signal ends the run, so that it goes on
+    where it stopped; it is removed when the record is there. A run that diverges ends here as well: that is what its
+    record says.
 
     Args:
         config: a resolved LightningCLI config without subcommand: seed_everything, trainer, model, data; or the words
@@ -223,6 +236,9 @@ def fit_and_record(
 
     Returns:
         The trained network, as it was when the run ended or diverged.
+
+    Raises:
+        Stopped: a signal has ended the run; called again, it goes on.
     """
     path = Path(record["path"])
     resume = path.parent / f".{path.stem}"
@@ -237,10 +253,13 @@ def fit_and_record(
         fields = {key: value for key, value in record.items() if key != "path"} | {"config": cli.recorded()}
         fields |= {"pretrained": cli.pretrained} if cli.pretrained else {}
         kept = callbacks.RunRecord(path=str(path), record=fields, finish_after="test" if test else "fit")
-        cli.trainer.callbacks += [*observers, kept, keep]
         last = resume / "last.ckpt"
+        interruption = callbacks.Interruption(lambda _: "the same command goes on", last)
+        cli.trainer.callbacks += [*observers, kept, keep, interruption]
+        hand_on_to_ranks(cli.trainer)
         try:
             cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last if last.is_file() else None, weights_only=False)
+            interruption.request.check()  # a signal that came behind the last epoch
             if test:
                 cli.trainer.test(cli.model, cli.datamodule, verbose=False)
         except lit_fa.modules.NonFiniteLossError as error:  # its record says so
@@ -251,7 +270,8 @@ def fit_and_record(
         return cli.model.network
 
     try:
-        network = guarded(run)
+        with interruptions_as_stopped():
+            network = guarded(run)
     finally:
         gc.collect()  # trainer and module hold each other; a worker that runs many cells would keep every dataset
     shutil.rmtree(resume, ignore_errors=True)

@@ -27,15 +27,19 @@ ALLOWED = {
         "lit_fa.errors",
         "lit_fa.provenance",
         "lit_fa.reading",
+        "lit_fa.stopping",
     ],
     "lit_fa/sweeps": [
         *("yaml", "rich", "filelock", "optuna", "sqlalchemy"),
-        *("lit_fa.errors", "lit_fa.outputs", "lit_fa.reading", "lit_fa.tables"),
+        *("lit_fa.errors", "lit_fa.outputs", "lit_fa.reading", "lit_fa.stopping", "lit_fa.tables"),
     ],
     "datamodules": [None],
     "callbacks": [
         None,
-        *(f"lit_fa.{room}" for room in ("functional", "layers", "rules.base", "deployment", "errors", "provenance")),
+        *(
+            f"lit_fa.{room}"
+            for room in ("functional", "layers", "rules.base", "deployment", "errors", "provenance", "stopping")
+        ),
     ],
     "tests/reference": ["numpy", "torch", "scipy", "pytest"],
 }

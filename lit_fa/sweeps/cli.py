@@ -1,6 +1,7 @@
 """`lit-fa sweep run | report | emit`: a W&B sweep file without W&B's server.
 
-Exit codes as of the tables: 0 success, 1 a trial that failed, 2 one line that says what to mend, 130 an interruption.
+Exit codes as of the tables: 0 success, 1 a trial that failed or is not finished, 2 one line that says what to mend,
+128 + its number a signal (130: Ctrl-C, 143: SIGTERM).
 """
 
 import argparse
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from lit_fa.errors import UserError
 from lit_fa.outputs import writable_file, writable_folder
+from lit_fa.stopping import exit_code
 from lit_fa.sweeps.report import print_report
 from lit_fa.sweeps.schema import Sweep, load_sweep
 from lit_fa.sweeps.trials import Trial, Trials
@@ -114,16 +116,17 @@ def _run(
         try:
             with reporter(count - trials.ended, output) as shown:
                 _work(trials, outcomes, arguments.jobs, runner, shown)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stopped:
             _say(output, f"interrupted: {trials.ended} of {count} trials done; go on with: {command}")
-            return 130
-        return _conclude(trials, outcomes, output)
+            return exit_code(stopped)
+        return _conclude(trials, outcomes, output, command)
 
 
 def _work(trials: Trials, outcomes: list[Outcome[Trial]], jobs: int, runner: str, shown: Reporter) -> None:
     """Trains trials until there is none left; what the user can mend ends a sweep of which nothing has succeeded."""
     started, retried = (lambda trial: shown.started(trial.label)), (lambda trial: shown.retried(trial.label))
-    with closing(run_jobs(trials, workers=jobs, runner=runner, on_start=started, on_retry=retried)) as going:
+    told = {"on_start": started, "on_retry": retried, "on_stop": shown.stopping}
+    with closing(run_jobs(trials, workers=jobs, runner=runner, **told)) as going:
         for outcome in going:
             if outcome.done.user_error and not trials.succeeded:
                 raise UserError(f"{trials.sweep.path}: {outcome.done.reason} (log: {outcome.job.log})")
@@ -131,7 +134,7 @@ def _work(trials: Trials, outcomes: list[Outcome[Trial]], jobs: int, runner: str
             shown.ended(outcome.job.label, f"{trials.tell(outcome.job, outcome.done)}, {outcome.done.seconds:.1f} s")
 
 
-def _conclude(trials: Trials, outcomes: Sequence[Outcome[Trial]], output: Console) -> int:
+def _conclude(trials: Trials, outcomes: Sequence[Outcome[Trial]], output: Console, command: str) -> int:
     failed = trials.failed
     lost = f"{len(trials.diverged)} of them diverged, " if trials.diverged else ""
     _say(output, f"{trials.ended} of {trials.count} trials done, {lost}{len(failed)} of them failed")
@@ -139,6 +142,8 @@ def _conclude(trials: Trials, outcomes: Sequence[Outcome[Trial]], output: Consol
         _say(output, f"diverged: trial {number}: {where}")
     for number, reason in failed.items():
         _say(output, f"failed: trial {number}: {reason}")
+    for number, reason in trials.unfinished.items():
+        _say(output, f"not finished: trial {number}: {reason}; go on with: {command}")
     for line in twins(trials.study.trials):
         _say(output, f"note: {line}")
     if trials.judged_by_the_test_set:
@@ -147,7 +152,7 @@ def _conclude(trials: Trials, outcomes: Sequence[Outcome[Trial]], output: Consol
             output,
             f"note: {trials.sweep.metric.name} was measured on the test set, which this data validates on; {hint}",
         )
-    return int(any(outcome.job.number in failed for outcome in outcomes))
+    return int(bool(trials.unfinished) or any(outcome.job.number in failed for outcome in outcomes))
 
 
 def _notes(sweep: Sweep) -> list[str]:

@@ -66,6 +66,7 @@ class Trials:
         self.sweep, self.folder, self.count, self.seed, self.logger = sweep, folder.resolve(), count, seed, logger
         folder.mkdir(parents=True, exist_ok=True)
         self.lock, self.held = FileLock(self.folder / "study.lock"), dict[int, FileLock]()
+        self.unfinished = dict[int, str]()  # what ended the trials that this process has given up
         with self.lock:
             self.study = open_study(sweep, self.folder)
             for point in sweep.grid()[len(self.study.trials) :] if sweep.method == "grid" else ():
@@ -81,7 +82,14 @@ class Trials:
             yield trial
 
     def tell(self, trial: Trial, done: Done) -> str:
-        """Put the end of a trial into the study; returns it as a line. What another process has is left to it."""
+        """Put the end of a trial into the study; returns it as a line. What another process has is left to it.
+
+        A trial that is not finished stays what it is to the study, running: the next command goes on with it.
+        """
+        if done.unfinished:
+            self.unfinished[trial.number] = done.unfinished
+            self.held.pop(trial.number).release()
+            return done.said
         if done.elsewhere and not Path(trial.record["path"]).is_file():
             self.held.pop(trial.number).release()
             return done.elsewhere
@@ -156,7 +164,8 @@ class Trials:
 
     def _killed(self) -> Trial | None:
         """A trial whose process is gone, or whose config was another trial's until now."""
-        free = (frozen for frozen in self._of(TrialState.RUNNING) if frozen.number not in self.held)
+        ours = {*self.held, *self.unfinished}
+        free = (frozen for frozen in self._of(TrialState.RUNNING) if frozen.number not in ours)
         running = (self._owned(self._completed(frozen)) for frozen in free)
         return next((trial for trial in running if trial), None)
 

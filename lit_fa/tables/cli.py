@@ -1,7 +1,8 @@
 """`lit-fa table list | run | watch | report | emit`: the command line of the tables.
 
 Errors that a user can mend leave as exceptions with `user_error = True`; the outer command line prints them and exits
-with 2. Otherwise 0 is success, 1 a run that failed, 2 a run that says how to mend it, 130 an interruption.
+with 2. Otherwise 0 is success, 1 a run that failed or is not finished, 2 a run that says how to mend it, and 128 + its
+number a signal (130: Ctrl-C, 143: SIGTERM).
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lit_fa.errors import UserError
+from lit_fa.stopping import exit_code
 from lit_fa.tables.collect import collect
 from lit_fa.tables.command import read_only
 from lit_fa.tables.compare import compare
@@ -100,17 +102,17 @@ def _run(tables: Sequence[Table], arguments: argparse.Namespace, output: Console
     outcomes: list[Outcome] = []
     try:
         _work(jobs, outcomes, arguments.jobs, runner, output)
-    except KeyboardInterrupt:
-        finished = sum(not outcome.done.reason and not outcome.done.elsewhere for outcome in outcomes)
+    except KeyboardInterrupt as stopped:
+        finished = sum(outcome.done.finished for outcome in outcomes)
         _say(output, f"interrupted: {finished} of {len(jobs)} runs finished; go on with: {command}")
-        return 130
+        return exit_code(stopped)
     finally:
         if arguments.json:
             _write_json(arguments.json, jobs, outcomes)
     if arguments.logger == "wandb":
         _log(tables, arguments)
         _say(output, "the W&B runs lie in ./wandb where they could not go to the server; upload with: wandb sync --yes")
-    return _conclude(outcomes, output)
+    return _conclude(outcomes, output, command)
 
 
 def _log(tables: Sequence[Table], arguments: argparse.Namespace) -> None:
@@ -161,24 +163,28 @@ def _work(jobs: Sequence[Job], outcomes: list[Outcome], workers: int, runner: st
     """Runs the jobs; `outcomes` grows as they end, so that an interruption knows what was finished."""
     with reporter(len(jobs), output, [_label(job) for job in jobs]) as shown:
         started, retried = (lambda job: shown.started(_label(job))), (lambda job: shown.retried(_label(job)))
-        going = run_jobs(jobs, workers=workers, runner=runner, on_start=started, on_retry=retried)
-        with closing(going):
+        told = {"on_start": started, "on_retry": retried, "on_stop": shown.stopping}
+        with closing(run_jobs(jobs, workers=workers, runner=runner, **told)) as going:
             for outcome in going:
                 outcomes.append(outcome)
                 shown.ended(_label(outcome.job), outcome.done.said)
 
 
-def _conclude(outcomes: Sequence[Outcome], output: Console) -> int:
+def _conclude(outcomes: Sequence[Outcome], output: Console, command: str) -> int:
     failed = [outcome for outcome in outcomes if outcome.done.reason]
+    open_ = [outcome for outcome in outcomes if outcome.done.unfinished]
     diverged = sum(bool(outcome.done.diverged) for outcome in outcomes)
     others = sum(bool(outcome.done.elsewhere) for outcome in outcomes)
     left = f", {others} left to other processes" if others else ""
     lost = f", {diverged} diverged" if diverged else ""
-    finished = len(outcomes) - len(failed) - others - diverged
+    finished = len(outcomes) - len(failed) - len(open_) - others - diverged
+    left += f", {len(open_)} not finished" if open_ else ""
     _say(output, f"{finished} runs finished{lost}, {len(failed)} failed{left}")
     for outcome in failed:
         _say(output, f"failed: {_label(outcome.job)}: {outcome.done.reason} (log: {outcome.job.log})")
-    return 2 if any(outcome.done.user_error for outcome in failed) else int(bool(failed))
+    for outcome in open_:
+        _say(output, f"not finished: {_label(outcome.job)}: {outcome.done.unfinished}; go on with: {command}")
+    return 2 if any(outcome.done.user_error for outcome in failed) else int(bool(failed or open_))
 
 
 def _write_json(path: Path, jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
@@ -186,7 +192,7 @@ def _write_json(path: Path, jobs: Sequence[Job], outcomes: Sequence[Outcome]) ->
     entries = []
     for job in jobs:
         done = ended.get(job.record["path"])
-        reason = done.reason or done.diverged if done else ""
+        reason = done.reason or done.unfinished or done.diverged if done else ""
         entries.append({**job.record, "status": _status(done), "reason": reason, "log": str(job.log)})
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
@@ -195,6 +201,8 @@ def _write_json(path: Path, jobs: Sequence[Job], outcomes: Sequence[Outcome]) ->
 def _status(done: Done | None) -> str:
     if done is None or done.elsewhere:
         return "not run"
+    if done.unfinished:
+        return "not finished"
     return "failed" if done.reason else "diverged" if done.diverged else "finished"
 
 

@@ -9,6 +9,8 @@ from typing import Protocol, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+_STOPPING = "the runs under way finish their step and keep a checkpoint; press Ctrl-C again to stop at once"
+
 
 class Reporter(Protocol):
     """Told of every run that starts, ends, fails or is tried again; used as a context."""
@@ -21,6 +23,9 @@ class Reporter(Protocol):
 
     def retried(self, label: str) -> None:
         """The run's worker was killed; it will be tried again."""
+
+    def stopping(self) -> None:
+        """A signal has come; the runs under way are asked to stop."""
 
     def __enter__(self) -> Self: ...
 
@@ -47,6 +52,9 @@ class _Lines:
 
     def retried(self, label: str) -> None:
         self._print(f"the worker of {label} was killed by the system; trying once more")
+
+    def stopping(self) -> None:
+        self._print(_STOPPING)
 
     def __enter__(self) -> Self:
         return self
@@ -90,6 +98,9 @@ class _Bar:
         self.running.remove(label)
         self.progress.console.print(f"the worker of {label} was killed; trying once more", markup=False)
         self._show()
+
+    def stopping(self) -> None:
+        self.progress.console.print(_STOPPING, markup=False)
 
     def __enter__(self) -> Self:
         self.progress.start()

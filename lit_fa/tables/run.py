@@ -3,16 +3,20 @@
 import multiprocessing
 import os
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from lit_fa.provenance import Code
+from lit_fa.stopping import Request, handled
 from lit_fa.tables.collect import read_record
 from lit_fa.tables.expand import Run
 from lit_fa.tables.places import Places
@@ -23,6 +27,8 @@ from lit_fa.tables.worker import Done, made, prepare, work
 DEFAULT_RUNNER = "lit_fa.cli:fit_and_record"
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _KILLED = "the worker was killed by the system, twice (out of memory?)"
+GRACE_S = 60.0  # for workers that are asked to stop, to end their step and keep a checkpoint
+_LOOK_S = 0.2  # between two looks for a signal
 
 
 class Work(Protocol):
@@ -100,12 +106,15 @@ def run_jobs(
     runner: str = DEFAULT_RUNNER,
     on_start: Callable[[J], None] = lambda job: None,
     on_retry: Callable[[J], None] = lambda job: None,
+    on_stop: Callable[[], None] = lambda: None,
 ) -> Iterator[Outcome[J]]:
     """Runs the jobs in order on `workers` processes and yields each outcome as it comes.
 
     A worker that the system kills takes its pool with it: the runs in flight are retried once, each alone, so that
-    the one that needs too much memory is found and the others are not blamed. Closing the generator, or Ctrl-C, kills
-    the workers; records are written atomically, so nothing is left half-done.
+    the one that needs too much memory is found and the others are not blamed. A run whose worker alone gets SIGTERM is
+    retried once too. What is ended twice is not finished, which is no failure. SIGINT, SIGTERM and SIGHUP ask the
+    workers to keep a checkpoint and stop, within `GRACE_S`; a second Ctrl-C, or closing the generator, kills them.
+    Records are written atomically, so nothing is left half-done.
 
     Args:
         jobs: what to run, drawn one by one as workers come free, so that a job may depend on the outcomes before it;
@@ -113,12 +122,17 @@ def run_jobs(
         workers: number of processes; each computes with one thread.
         runner: import path `package.module:function` of `runner(config, record) -> None`.
         on_start: called when a job begins.
-        on_retry: called when a job's worker was killed and the job will be tried again.
+        on_retry: called when a job's worker was ended and the job will be tried again.
+        on_stop: called when a signal has come and the workers are asked to stop.
+
+    Raises:
+        Stopped: a signal has come.
     """
-    fresh, again = iter(jobs), deque[J]()
-    crew, flying = _Crew(workers, runner), dict[Future, tuple[J, bool]]()
-    with _one_thread_each(), crew:
+    fresh, again, asked = iter(jobs), deque[J](), Request()
+    crew, flying = _Crew(workers, runner, asked, on_stop), dict[Future, tuple[J, bool]]()
+    with _one_thread_each(), handled(asked), crew:
         while True:
+            asked.check()
             while len(flying) < (1 if again or _retrying(flying) else workers):
                 retry = bool(again)
                 job = again.popleft() if retry else next(fresh, None)
@@ -129,33 +143,33 @@ def run_jobs(
                 on_start(job)
             if not flying:
                 return
-            ended, _ = wait(flying, return_when=FIRST_COMPLETED)
+            ended, _ = wait(flying, timeout=_LOOK_S, return_when=FIRST_COMPLETED)
             if any(_was_killed(future) for future in ended):
                 crew.dismiss()
                 ended = set(flying)
             for future, (job, retry) in [(future, flying.pop(future)) for future in ended]:
-                if not _was_killed(future):
-                    yield Outcome(job, future.result())
-                elif retry:
-                    yield Outcome(job, Done(_KILLED, False, 0.0))
-                else:
+                done = Done("", False, 0.0, unfinished=_KILLED) if _was_killed(future) else future.result()
+                if retry or not done.unfinished:
+                    yield Outcome(job, done)
+                elif not asked.signum:
                     again.append(job)
                     on_retry(job)
 
 
 class _Crew:
-    """A pool of workers that is rebuilt after the system killed one, and killed when it is left by an exception."""
+    """A pool of workers that is rebuilt after the system killed one; they are asked to stop when a signal has come."""
 
-    def __init__(self, size: int, runner: str) -> None:
-        self.size, self.runner = size, runner
+    def __init__(self, size: int, runner: str, asked: Request, on_stop: Callable[[], None]) -> None:
+        self.size, self.runner, self.asked, self.on_stop = size, runner, asked, on_stop
         self.pool: ProcessPoolExecutor | None = None
         self.strangers = set(multiprocessing.active_children())
 
     def submit(self, job: Work) -> Future:
         """Hands a job to a worker; a pool that broke while it was idle is replaced."""
         arguments = (work, self.runner, job.config, job.record, str(job.log))
-        # A worker that is being born inherits the blocked SIGINT, which leaves Ctrl-C to the parent.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # A worker that is being born inherits the blocked signals, which leaves a terminal's to the parent; so does
+        # the process that removes the pool's semaphores, which a closed terminal would kill.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
         try:
             self.pool = self.pool or self._new_pool()
             return self.pool.submit(*arguments)
@@ -166,13 +180,29 @@ class _Crew:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
+    def stop(self) -> None:
+        """Asks the workers to stop, again and again, for one may be just about to take a run; then kills the rest."""
+        with suppress(KeyboardInterrupt):  # asked once more
+            self.on_stop()
+            if self.pool:
+                self.pool.shutdown(wait=False, cancel_futures=True)
+            until = time.monotonic() + GRACE_S
+            while (alive := self._workers()) and time.monotonic() < until and not self.asked.insisted:
+                for process in alive:
+                    process.terminate()
+                connection.wait([process.sentinel for process in alive], timeout=1.0)
+        self.dismiss()
+
     def dismiss(self) -> None:
         """Kills the workers, the idle ones as well; their runs are either recorded or will be run again."""
-        for process in set(multiprocessing.active_children()) - self.strangers:
+        for process in self._workers():
             process.kill()
         if self.pool:
             self.pool.shutdown(wait=True, cancel_futures=True)
         self.pool = None
+
+    def _workers(self) -> set[BaseProcess]:
+        return set(multiprocessing.active_children()) - self.strangers
 
     def _new_pool(self) -> ProcessPoolExecutor:
         # spawn, because a forked process cannot use CUDA and inherits the threads of the parent's libraries.
@@ -185,6 +215,8 @@ class _Crew:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None and self.pool:
             self.pool.shutdown(wait=True)
+        elif kind and issubclass(kind, KeyboardInterrupt):
+            self.stop()
         else:
             self.dismiss()
 

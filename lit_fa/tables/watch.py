@@ -10,6 +10,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table as ConsoleTable
 
+from lit_fa.stopping import exit_code
 from lit_fa.tables.claim import claim_of, claimant
 from lit_fa.tables.collect import Record, read_record
 from lit_fa.tables.compare import summarise
@@ -23,7 +24,7 @@ def watch(tables: Sequence[Table], output: Console, scale: str | None, out: Path
     """Shows the tables until every run is done, looking again every so many seconds; once where there is no terminal.
 
     Returns:
-        0, or 130 where Ctrl-C ended it; the runs go on.
+        0, or 128 + the number of the signal that ended it, 130 for Ctrl-C; the runs go on.
     """
     seen, left = look(tables, scale, out)
     if not output.is_terminal:
@@ -35,8 +36,8 @@ def watch(tables: Sequence[Table], output: Console, scale: str | None, out: Path
                 time.sleep(every)
                 seen, left = look(tables, scale, out)
                 shown.update(seen, refresh=True)
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as stopped:
+        return exit_code(stopped)
     return 0
 
 

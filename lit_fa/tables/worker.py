@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_fa.errors import UserError
+from lit_fa.stopping import SIGNALS, interruptions_as_stopped, stop
 from lit_fa.tables.claim import claim_of, claimed
 from lit_fa.tables.collect import ENDED, Record
 
@@ -26,7 +27,7 @@ class Done:
     """How a run ended: `reason` says why it failed; `user_error` marks a reason that the user can mend.
 
     `elsewhere` says that another process has the run or has finished it meanwhile; `diverged` where the run diverged,
-    which is a result and no failure.
+    which is a result and no failure; `unfinished` what ended the run before its end: it can go on.
     """
 
     reason: str
@@ -34,29 +35,48 @@ class Done:
     seconds: float
     elsewhere: str = ""
     diverged: str = ""
+    unfinished: str = ""
 
     @property
     def said(self) -> str:
         """The end in one line."""
         diverged = f"diverged {self.diverged}" if self.diverged else ""
-        return self.reason or self.elsewhere or diverged or f"finished in {self.seconds:.1f} s"
+        unfinished = f"not finished: {self.unfinished}" if self.unfinished else ""
+        return self.reason or unfinished or self.elsewhere or diverged or f"finished in {self.seconds:.1f} s"
+
+    @property
+    def finished(self) -> bool:
+        """There is a result, and this process has made it."""
+        return not (self.reason or self.unfinished or self.elsewhere)
 
 
 def prepare() -> None:
-    """Set-up of a worker: Ctrl-C is the parent's business, and a worker does not outlive its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Set-up of a worker: what a terminal sends is the parent's business; a worker does not outlive its parent.
+
+    SIGTERM ends a worker that has no run, without a word.
+    """
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda signum, _: os._exit(128 + signum))
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 
 def work(runner: str, config: dict[str, Any], record: dict[str, Any], log: str) -> Done:
-    """Calls the runner on one config, unless another process is at it; a failure comes back as a line."""
+    """Calls the runner on one config, unless another process is at it; a failure comes back as a line.
+
+    SIGTERM ends the run, which keeps a checkpoint where its runner does, and leaves it unfinished.
+    """
     started = time.monotonic()
     with claimed(claim_of(Path(record["path"]))) as other:
         if other:
             return Done("", False, 0.0, f"left to {other}, which is training it")
         if not _unwritten(record):
             return Done("", False, 0.0, "finished by another process meanwhile")
-        reason, user_error = _train(runner, config, record, Path(log))
+        try:
+            with _stoppable():
+                reason, user_error = _train(runner, config, record, Path(log))
+        except KeyboardInterrupt as stopped:
+            return Done("", False, time.monotonic() - started, unfinished=str(stopped) or "stopped")
     diverged = "" if reason else Record(Path(record["path"]), _written(record)).diverged
     return Done(reason, user_error, time.monotonic() - started, diverged=diverged)
 
@@ -67,7 +87,8 @@ def _train(runner: str, config: dict[str, Any], record: dict[str, Any], log: Pat
         try:
             function = load_runner(runner)
             _one_thread()
-            function(config, record)
+            with interruptions_as_stopped():
+                function(config, record)
             if problem := _unwritten(record):
                 raise RuntimeError(problem)
         except (Exception, SystemExit) as error:
@@ -156,6 +177,19 @@ def _output_to(log: Path) -> Iterator[None]:
         for descriptor, copy in zip((1, 2), saved, strict=True):
             os.dup2(copy, descriptor)
             os.close(copy)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM raises inside."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _leave_with_parent() -> None:

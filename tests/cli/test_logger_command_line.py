@@ -10,7 +10,7 @@ import lightning as L
 import pytest
 import yaml
 
-from callbacks import Interruption, RoundProgress
+from callbacks import RoundProgress
 from lit_fa.__main__ import main
 from lit_fa.cli import fit_and_record
 from lit_fa.loggers import names
@@ -19,13 +19,13 @@ from tests.cli.test_command_line import RUN
 
 
 class Press(L.Callback):
-    """Ctrl-C, pressed in the middle of a step."""
+    """Ctrl-C, or another signal, in the middle of a step."""
 
-    at = 0
+    at, signum = 0, signal.SIGINT
 
     def on_train_batch_start(self, trainer, *_):
         if trainer.global_step == Press.at:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), Press.signum)
 
 
 @pytest.fixture(autouse=True)
@@ -63,14 +63,19 @@ def test_the_same_config_is_the_same_run_and_another_is_another(config):
     assert {path.name for path in Path("lightning_logs").iterdir()} == {path.name.split("-")[3] for path in kept}
 
 
-@pytest.mark.parametrize("at", [16, 23], ids=["in mid-epoch", "in an epoch's last step"])
-def test_an_interrupted_run_says_how_it_goes_on_and_loses_nothing(config, capsys, monkeypatch, at):
-    Press.at = at
+@pytest.mark.parametrize(
+    ("at", "signum"),
+    [(16, signal.SIGTERM), (23, signal.SIGINT)],
+    ids=["SIGTERM in mid-epoch", "Ctrl-C in an epoch's last step"],
+)
+def test_an_interrupted_run_says_how_it_goes_on_and_loses_nothing(config, capsys, monkeypatch, at, signum):
+    monkeypatch.setattr(Press, "at", at)
+    monkeypatch.setattr(Press, "signum", signum)
     with pytest.raises(SystemExit) as stop:
         main(["fit", "--config", config, "--logger", "wandb"])
-    assert stop.value.code == 130
+    assert stop.value.code == 128 + signum
     said = re.search(rf"interrupted after step {at + 1}; go on with: lit-fa (.*)", capsys.readouterr().out)
-    assert read_back(Path())["exit"][0]["exit_code"] == 130
+    assert read_back(Path())["exit"][0]["exit_code"] == 128 + signum
     Press.at = -1
     assert main(shlex.split(said[1])) == 0
     resumed = history(Path())
@@ -107,21 +112,6 @@ def test_tags_name_the_data_inside_a_federation():
 def test_a_wrong_logger_is_one_line(config, capsys, flags, said):
     assert main(["fit", "--config", config, *flags]) == 2
     assert said in capsys.readouterr().err
-
-
-def test_ctrl_c_is_given_back_after_a_fit(config):
-    before = signal.getsignal(signal.SIGINT)
-    assert main(["fit", "--config", config, "--trainer.max_epochs", "1"]) == 0
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_a_second_ctrl_c_does_not_wait():
-    interruption = Interruption(str)
-    interruption.before = signal.signal(signal.SIGINT, interruption._ask)
-    signal.raise_signal(signal.SIGINT)
-    assert interruption.asked
-    with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
 
 
 def test_a_federation_has_one_bar_of_rounds(config, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -20,6 +21,8 @@ def run(config: dict, record: dict) -> None:
         raise Mendable("a.B has no option 'lr'; nearest: rate")
     if wish.get("fail") in [str(record["parameters"]["lr"])]:
         raise RuntimeError("out of luck")
+    if "signal" in wish and record["parameters"]["lr"] == wish["lr"]:
+        os.kill(os.getpid(), getattr(signal, wish["signal"]))
     metrics = {"val/accuracy": 100 * record["parameters"]["lr"]}
     fields = {key: value for key, value in record.items() if key != "path"}
     fields |= {"status": "finished", "metrics": metrics, "curves": {}, "validation_is_test": wish.get("on_test", False)}

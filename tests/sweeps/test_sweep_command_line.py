@@ -143,3 +143,18 @@ def test_the_file_for_w_and_b_is_the_sweep_itself(declared, save, tmp_path):
     path = save(declared)
     assert main(["emit", str(path), "--wandb", "--to", str(tmp_path / "w.yaml")]) == 0
     assert yaml.safe_load((tmp_path / "w.yaml").read_text()) == declared
+
+
+@pytest.mark.parametrize("fault", ["SIGTERM", "SIGKILL"])
+def test_a_trial_whose_worker_is_ended_is_tried_again_and_never_a_failure(declared, save, wish, capfd, fault):
+    wish(signal=fault, lr=0.2)
+    del declared["parameters"]["model"]
+    path = save(declared)
+    assert run(path) == 1
+    printed = capfd.readouterr().out
+    assert "2 of 3 trials done, 0 of them failed" in printed
+    said = {"SIGTERM": "stopped by SIGTERM", "SIGKILL": "the worker was killed by the system, twice (out of memory?)"}
+    assert f"not finished: trial 1: {said[fault]}; go on with: lit-fa sweep run" in printed
+    wish()
+    assert run(path) == 0
+    assert "3 of 3 trials done, 0 of them failed" in capfd.readouterr().out

@@ -37,6 +37,8 @@ def fail(wish: dict, record: dict) -> None:
         sys.exit(int(kind[-1]))
     if kind == "killed" or (kind == "killed once" and not again):
         os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "terminated" or (kind == "terminated once" and not again):
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def record_of(head: dict, config: dict, **changes) -> dict:

@@ -1,0 +1,162 @@
+"""SIGINT, SIGTERM and SIGHUP: a checkpoint is kept, the way to go on is said, and the exit code names the signal."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+import yaml
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+from callbacks import Interruption
+from lit_fa.__main__ import main
+from lit_fa.cli import fit_and_record
+from lit_fa.stopping import SIGNALS, Request, Stopped, handled, stop
+from tests.cli.test_command_line import RUN
+
+ROOT = Path(__file__).parents[2]
+
+
+class Send(L.Callback):
+    """A signal at a step, or at a hook, of one rank; the environment says which to processes of their own."""
+
+    step, hook, signum = int(os.environ.get("SEND_STEP", -1)), "", signal.SIGTERM
+    rank = int(os.environ.get("SEND_RANK", 0))
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == Send.step and trainer.global_rank == Send.rank:
+            os.kill(os.getpid(), Send.signum)
+
+    def on_validation_batch_start(self, *_):
+        if Send.hook == "validation":
+            os.kill(os.getpid(), Send.signum)
+
+    def on_test_batch_start(self, *_):
+        if Send.hook == "test":
+            os.kill(os.getpid(), Send.signum)
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """The path of a run of three epochs, twelve steps each; `Send.step` says where a signal comes."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("step", "hook", "signum"):
+        monkeypatch.setattr(Send, name, getattr(Send, name))
+    trainer = RUN["trainer"] | {"max_epochs": 3, "callbacks": [f"{__name__}.Send"], "default_root_dir": str(tmp_path)}
+    Path("run.yaml").write_text(yaml.safe_dump(RUN | {"trainer": trainer}), encoding="utf-8")
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    yield "run.yaml"
+    assert {signum: signal.getsignal(signum) for signum in SIGNALS} == before
+
+
+def weights(path: Path) -> dict:
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_a_fit_keeps_a_checkpoint_and_exits_with_the_signals_code(config, capsys, signum):
+    Send.step, Send.signum = 5, signum
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "--config", config])
+    assert ended.value.code == 128 + signum
+    said = "interrupted after step 6; go on with: lit-fa fit --config run.yaml --ckpt_path"
+    assert said in capsys.readouterr().out
+    assert torch.load("interrupted.ckpt", weights_only=True)["global_step"] == 6
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_an_evaluation_ends_at_once(config, capsys, command):
+    Send.hook = {"validate": "validation"}.get(command, command)
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--config", config])
+    assert ended.value.code == 143
+    assert "stopped by SIGTERM at once; start it again" in capsys.readouterr().out
+
+
+def test_sigterm_in_validation_waits_for_the_end_of_the_epoch(config, capsys):
+    Send.hook = "validation"
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "--config", config, "--trainer.num_sanity_val_steps", "0"])
+    assert ended.value.code == 143
+    assert "interrupted after step 12;" in capsys.readouterr().out
+
+
+def test_under_slurm_sigterm_keeps_a_checkpoint_and_the_signal_to_requeue_stays(config, monkeypatch):
+    monkeypatch.setattr(SLURMEnvironment, "detect", staticmethod(lambda: True))
+    monkeypatch.setattr(SLURMEnvironment, "validate_settings", lambda *_, **__: None)
+    for name, value in {"NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0", "JOB_ID": "7"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    seen = []
+    monkeypatch.setattr(Send, "on_train_batch_end", lambda *_: seen.append(signal.getsignal(signal.SIGUSR1)), False)
+    Send.step = 5
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "--config", config])
+    assert ended.value.code == 143
+    assert Path("interrupted.ckpt").is_file()
+    assert "_HandlersCompose" in repr(seen[0])
+
+
+@pytest.mark.parametrize("step", [5, 11], ids=["in mid-epoch", "in the last step of an epoch"])
+def test_a_cell_that_is_asked_to_stop_goes_on_to_the_record_of_an_unbroken_one(config, tmp_path, step):
+    cell = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    Send.step = step
+    with pytest.raises(Stopped, match=f"interrupted after step {step + 1}; the same command goes on"), handled(stop):
+        fit_and_record(cell, {"path": str(tmp_path / "broken.json")})
+    Send.step = -1
+    for name in ("broken", "whole"):
+        fit_and_record(cell, {"path": str(tmp_path / f"{name}.json")})
+    broken, whole = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("broken", "whole"))
+    assert (broken["metrics"], broken["curves"]) == (whole["metrics"], whole["curves"])
+    assert not list(tmp_path.glob(".*/"))
+
+
+def test_two_ranks_stop_at_one_step_though_only_the_second_was_asked(config):
+    trainer = {"accelerator": "cpu", "devices": 2, "strategy": "ddp", "callbacks": "tests.cli.test_signals.Send"}
+    words = [word for name, value in trainer.items() for word in (f"--trainer.{name}", str(value))]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "SEND_STEP": "5", "SEND_RANK": "1"}
+    command = [sys.executable, "-m", "lit_fa", "fit", "--config", config, *words]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 143, ended.stderr
+    assert ended.stdout.count("interrupted after step 6; go on with") == 1
+    assert torch.load("interrupted.ckpt", weights_only=True)["global_step"] == 6
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    interruption = Interruption(str)
+    with handled(interruption._ask):
+        signal.raise_signal(signal.SIGINT)
+        assert interruption.request.signum == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_to_process_and_group_at_once_is_one(monkeypatch):
+    request = Request()
+    request(signal.SIGTERM)
+    request(signal.SIGTERM)
+    monkeypatch.setattr("lit_fa.stopping.SAME_S", -1.0)
+    with pytest.raises(Stopped):
+        request(signal.SIGTERM)
+
+
+def test_what_was_to_be_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with handled(stop):
+            signal.raise_signal(signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            with pytest.raises(Stopped, match="stopped by SIGTERM"):
+                signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_every_other_command_ends_with_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("lit_fa.__main__._dispatch", lambda argv: signal.raise_signal(signal.SIGTERM))
+    assert main(["runs"]) == 143
+    assert capsys.readouterr().err == "lit-fa: stopped by SIGTERM; the same command begins again\n"
