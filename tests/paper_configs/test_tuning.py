@@ -62,7 +62,8 @@ def method(name: str, config: dict) -> str | None:
 
 @pytest.mark.parametrize("name", TUNING)
 def test_every_method_has_as_many_trials_as_every_other(name: str):
-    assert {len(trials) for trials in grids(name).values()} == {5}
+    [count] = {len(trials) for trials in grids(name).values()}
+    assert count >= 5
 
 
 @pytest.mark.parametrize("name", TUNING)
