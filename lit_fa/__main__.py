@@ -38,7 +38,8 @@ def main(argv: list[str] | None = None) -> int:
         with handled(stop):
             return _dispatch(argv)
     except KeyboardInterrupt as stopped:
-        print(f"lit-fa: {str(stopped) or 'stopped'}; the same command begins again", file=sys.stderr)
+        said = getattr(stopped, "said", "") or f"{str(stopped) or 'stopped'}; the same command begins again"
+        print(f"lit-fa: {said}", file=sys.stderr)
         return exit_code(stopped)
     except Exception as error:
         line = str(error) if getattr(error, "user_error", False) else told(error)

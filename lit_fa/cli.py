@@ -22,6 +22,7 @@ import lit_fa.federated
 import lit_fa.modules
 import lit_fa.rules
 from callbacks.interruption import hand_on_to_ranks
+from callbacks.named_fault import named_faults
 from callbacks.run_record import write_json
 from lit_fa import checkpoints, loggers
 from lit_fa.errors import UserError
@@ -110,6 +111,7 @@ class LitFACLI(LightningCLI):
         if make := getattr(self.model, "make_optimizer", None):
             checkpoints.check_optimizer(self.checkpoint, make)
         self.check_folders()
+        self.trainer.callbacks[:0] = named_faults()
         self.before_test()
 
     def before_test(self) -> None:
@@ -255,7 +257,7 @@ def fit_and_record(
         kept = callbacks.RunRecord(path=str(path), record=fields, finish_after="test" if test else "fit")
         last = resume / "last.ckpt"
         interruption = callbacks.Interruption(lambda _: "the same command goes on", last)
-        cli.trainer.callbacks += [*observers, kept, keep, interruption]
+        cli.trainer.callbacks += [*named_faults(), *observers, kept, keep, interruption]
         hand_on_to_ranks(cli.trainer)
         try:
             cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last if last.is_file() else None, weights_only=False)

@@ -2,10 +2,12 @@
 
 import argparse
 import logging
+import shlex
 from pathlib import Path
 
 from lit_fa.errors import UserError
 from lit_fa.outputs import writable_file, writable_folder
+from lit_fa.stopping import Stopped, exit_code
 
 
 def main(argv: list[str]) -> None:
@@ -38,7 +40,7 @@ def main(argv: list[str]) -> None:
     if options.app:
         print(f"{written(Path(options.app), config)}: flwr run {options.app} SUPERLINK --stream")
         return
-    _on_this_machine(config, options.json)
+    _on_this_machine(config, options.json, argv)
 
 
 def written(folder: Path, config: dict) -> Path:
@@ -51,21 +53,33 @@ def written(folder: Path, config: dict) -> Path:
     return path
 
 
-def _on_this_machine(config: dict, json_file: str | None) -> None:
+def _on_this_machine(config: dict, json_file: str | None, argv: list[str]) -> None:
     from lit_fa.cli import write_json
     from lit_fa.flower.loopback import federation
 
     with federation(config["nodes"]) as started:
         app = started.folder / "app"
         written(app, config)
-        started.submit(app)
-        found = started.wait(config["allow-failures"])
+        try:
+            started.submit(app)
+            found = started.wait(config["allow-failures"])
+        except KeyboardInterrupt as stopped:
+            raise Stopped(exit_code(stopped) - 128, _going_on(argv, started.checkpoint)) from None
     if "error" in found:
         raise UserError(found["error"]) if found["user_error"] else RuntimeError(found["error"])
     for name, value in sorted(found["metrics"].items()):
         print(f"{name}: {value:.6g}")
     if json_file:
         write_json(Path(json_file), found["metrics"])
+
+
+def _going_on(argv: list[str], checkpoint: str) -> str:
+    if not checkpoint:
+        return "stopped before the first checkpoint"
+    argv = [part for word in argv for part in (word.split("=", 1) if word.startswith("--ckpt_path=") else [word])]
+    at = argv.index("--ckpt_path") if "--ckpt_path" in argv else len(argv)
+    words = ["lit-fa", "flower", *argv[:at], *argv[at + 2 :], "--ckpt_path", checkpoint]
+    return f"interrupted; go on with: {shlex.join(words)}"
 
 
 def _nodes(asked: str, clients: int) -> int:

@@ -1,4 +1,8 @@
-"""A SuperLink and its SuperNodes on this machine, started for one run and ended with it, whatever happens."""
+"""A SuperLink and its SuperNodes on this machine, started for one run and ended with it, whatever happens.
+
+Loopback is open to every user of the machine. So connections are encrypted, by a certificate of the run's own that
+keeps a foreign server from taking a port's place, and every port answers to its owner alone (`lit_fa.flower.owner`).
+"""
 
 import json
 import logging
@@ -9,13 +13,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-
 from lit_fa.errors import UserError
-from lit_fa.flower.server import PROGRESS, REPORT
+from lit_fa.flower import keeper
+from lit_fa.flower.certificates import HOST, make
+from lit_fa.flower.keeper import REPORT
+from lit_fa.flower.server import CHECKPOINT, PROGRESS
 
 log = logging.getLogger(__name__)
 LINK = "lit-fa"  # what the SuperLink is called in the run's own Flower config
@@ -33,17 +38,21 @@ class Federation:
     def __init__(self, folder: Path, nodes: int):
         """Nothing is started yet."""
         self.folder, self.nodes, self.port = folder, nodes, free_port()
+        self.certificates = make(folder / "certificates")
         self.started: dict[str, subprocess.Popen] = {}
 
     def start(self) -> None:
-        """SuperLink first, then the nodes, which find it."""
-        offline = ["--insecure", "--disable-runtime-dependency-installation"]
-        self._start("SuperLink", ["flower-superlink", *offline, "--port", str(self.port)])
+        """Who ends them first, then the SuperLink, then the nodes, which find it."""
+        self._keep()
+        common = ["--host", HOST, *self.certificates.served]
+        offline = ["--disable-runtime-dependency-installation"]
+        self._start("SuperLink", ["flower-superlink", *common, *offline, "--port", str(self.port)])
         self._wait_for_port()
         for node in range(self.nodes):
             config = f"partition-id={node} num-partitions={self.nodes}"
-            ports = ["--superlink", f"127.0.0.1:{self.port}", "--port", str(free_port())]
-            self._start(f"SuperNode {node}", ["flower-supernode", "--insecure", *ports, "--node-config", config])
+            link = ["--superlink", f"{HOST}:{self.port}", "--root-certificates", str(self.certificates.authority)]
+            own = ["--port", str(free_port()), "--node-config", config]
+            self._start(f"SuperNode {node}", ["flower-supernode", *common, *link, *own])
 
     def submit(self, app: Path) -> None:
         """`flwr run`, which returns once the SuperLink has the app."""
@@ -78,25 +87,39 @@ class Federation:
 
     def end(self) -> None:
         """End every process and all that they started: Flower's own workers are in sessions of their own."""
-        roots = [psutil.Process(p.pid) for p in self.started.values() if p.poll() is None]
-        family = [*roots, *(child for root in roots for child in root.children(recursive=True))]
-        for process in family:
-            _quietly(process.terminate)
-        _, alive = psutil.wait_procs(family, timeout=5)
-        for process in alive:
-            _quietly(process.kill)
-        for process in self.started.values():
-            process.wait()
+        try:
+            keeper.end(str(self.report))
+        finally:
+            for process in self.started.values():
+                if process.stdin:
+                    process.stdin.close()
+                process.wait()
+
+    @property
+    def checkpoint(self) -> str:
+        """The server's newest checkpoint; "" where there is none yet."""
+        told = self.folder / CHECKPOINT
+        return told.read_text(encoding="utf-8") if told.is_file() else ""
 
     @property
     def report(self) -> Path:
         """Where the server writes how the run ended."""
         return self.folder / "report.json"
 
+    def _keep(self) -> None:
+        """A process that outlives this one by a moment, and ends the others then; it has their end to wait for."""
+        words = [sys.executable, "-m", "lit_fa.flower.keeper", str(self.report)]
+        self.started["the process that ends the others"] = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+
     def _start(self, name: str, words: list[str]) -> None:
         with (self.folder / f"{name}.log").open("w", encoding="utf-8") as output:
             self.started[name] = subprocess.Popen(
-                [_tool(words[0]), *words[1:]], env=self._environment(), stdout=output, stderr=subprocess.STDOUT
+                [sys.executable, "-m", "lit_fa.flower.owner", *words],
+                env=self._environment(),
+                stdout=output,
+                stderr=subprocess.STDOUT,
             )
 
     def _environment(self) -> dict[str, str]:
@@ -107,7 +130,8 @@ class Federation:
         config = self.folder / "flwr" / "config.toml"
         if not config.is_file():
             config.parent.mkdir(parents=True, exist_ok=True)
-            link = f'[superlink.{LINK}]\naddress = "127.0.0.1:{self.port}"\ninsecure = true\n'
+            trusted = json.dumps(str(self.certificates.authority))
+            link = f'[superlink.{LINK}]\naddress = "{HOST}:{self.port}"\nroot-certificates = {trusted}\n'
             config.write_text(f'[superlink]\ndefault = "{LINK}"\n\n{link}', encoding="utf-8")
         return os.environ | quiet | here
 
@@ -115,7 +139,7 @@ class Federation:
         deadline = time.monotonic() + START_S
         while self.started["SuperLink"].poll() is None and time.monotonic() < deadline:
             with socket.socket() as trial:
-                if trial.connect_ex(("127.0.0.1", self.port)) == 0:
+                if trial.connect_ex((HOST, self.port)) == 0:
                     return
             time.sleep(POLL_S)
         raise UserError(f"the SuperLink did not start: {self._last_line('SuperLink')}")
@@ -130,11 +154,9 @@ class Federation:
         return max(shown, whole)
 
     def _last_line(self, name: str) -> str:
-        lines = [
-            line.strip()
-            for line in (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
-            if line.strip()
-        ]
+        told = self.folder / f"{name}.log"
+        text = told.read_text(encoding="utf-8", errors="replace") if told.is_file() else ""
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
         return lines[-1][-200:] if lines else "it said nothing"
 
 
@@ -153,15 +175,10 @@ def federation(nodes: int) -> Iterator[Federation]:
 def free_port() -> int:
     """One that nobody listens on."""
     with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
+        trial.bind((HOST, 0))
         return trial.getsockname()[1]
 
 
 def _tool(name: str) -> str:
     beside = Path(sys.executable).parent / name
     return str(beside) if beside.exists() else name
-
-
-def _quietly(action) -> None:
-    with suppress(psutil.NoSuchProcess):
-        action()

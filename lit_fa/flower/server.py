@@ -9,15 +9,17 @@ import logging
 import os
 from pathlib import Path
 
+import lightning as L
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from lit_fa.flower.experiment import at_server, check, fingerprint
 from lit_fa.flower.grid_executor import GridExecutor
+from lit_fa.flower.keeper import REPORT
 from lit_fa.parser_errors import guarded
 
-REPORT = "LIT_FA_FLOWER_REPORT"  # names a file that tells the command that started a run how it ended
-PROGRESS = "progress.log"  # beside it, line by line: Flower shows a server's output only to those who stream it
+PROGRESS = "progress.log"  # beside the report, line by line: Flower shows a server's output only to those who stream it
+CHECKPOINT = "checkpoint"  # beside it: the path of the newest one
 app = ServerApp()
 
 
@@ -43,8 +45,24 @@ def run(grid: Grid, **config: object) -> dict[str, float]:
     executor.connect(fingerprint(cli))
     cli.model.executor = executor
     cli.model.executed_by = {"executor": executor.name, "nodes": executor.nodes}
+    cli.trainer.callbacks.append(_TellCheckpoint())
     cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=config["ckpt-path"] or None, weights_only=False)
     return {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+
+
+class _TellCheckpoint(L.Callback):
+    """Leaves the path of the newest checkpoint beside the report, after every round."""
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+        self._tell(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._tell(trainer)
+
+    def _tell(self, trainer: L.Trainer) -> None:
+        paths = [c.last_model_path or c.best_model_path for c in trainer.checkpoint_callbacks if hasattr(c, "dirpath")]
+        if (report := os.environ.get(REPORT)) and any(paths):
+            Path(report).with_name(CHECKPOINT).write_text(next(filter(None, paths)), encoding="utf-8")
 
 
 def _log() -> None:

@@ -1,0 +1,1 @@
+"""Real work, killed at random, resumed and compared with an unbroken run."""

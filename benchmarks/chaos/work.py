@@ -1,0 +1,179 @@
+"""The work that is attacked: small runs on the digits that scikit-learn brings, one folder each.
+
+A kind writes its files into a folder, says the command and how it goes on, and reads what it leaves as plain data. What
+may differ between an unbroken and a resumed run is named here: `VOLATILE`, fields of a record, and `VOLATILE_LINES`,
+beginnings of lines of a report.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+VOLATILE = (
+    *("wall_time_s", "cpu_time_s", "peak_memory_mib", "started", "finished", "hardware", "versions"),
+    *("commit", "dirty", "sources", "outside", "resumed_from"),
+)
+VOLATILE_LINES = ("* wall time", "* hardware", "* commit", "wall time", "hardware", "commit")
+OUT = "out"
+_SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05, "momentum": 0.9}}
+_DIGITS = {"class_path": "Digits", "init_args": {"flatten": True, "val_size": 0.2, "batch_size": 16}}
+_TRAINER = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of work.
+
+    Attributes:
+        name: of the kind.
+        write: puts configs into a folder.
+        words: the command in this folder, from its beginning or from where it stopped.
+        left: what the command leaves: name to plain data, without what is volatile.
+        workers: the command trains in processes of their own.
+    """
+
+    name: str
+    write: Callable[[Path], None]
+    words: Callable[[Path], list[str]]
+    left: Callable[[Path], dict[str, Any]]
+    workers: bool = False
+
+
+def _config(epochs: int, **changes: object) -> dict:
+    model = {"network": "mlp", "network_args": {"hidden": [32]}, "rule": "FeedbackAlignment", "optimizer": _SGD}
+    return {
+        "seed_everything": 0,
+        "trainer": _TRAINER | {"max_epochs": epochs},
+        "model": {"class_path": "Classifier", "init_args": model},
+        "data": _DIGITS,
+        **changes,
+    }
+
+
+def _write(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+def _alone(folder: Path, config: dict) -> None:
+    """One run with a record and a checkpoint of every epoch."""
+    record = {"class_path": "callbacks.RunRecord", "init_args": {"path": f"{OUT}/record.json", "finish_after": "fit"}}
+    kept = {"dirpath": f"{OUT}/kept", "filename": "last", "enable_version_counter": False}
+    keep = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": kept}
+    config["trainer"] = config["trainer"] | {"callbacks": [record, keep], "default_root_dir": OUT}
+    _write(folder / "run.yaml", config)
+
+
+def _fit(folder: Path) -> None:
+    _alone(folder, _config(8))
+
+
+def _federated(folder: Path) -> None:
+    data = {"data": _DIGITS, "clients": 6, "clients_per_round": 3, "partition": "dirichlet", "batch_size": 16}
+    config = _config(40, data={"class_path": "Federated", "init_args": data | {"partition_args": {"beta": 0.5}}})
+    config["model"]["class_path"] = "FederatedClassifier"
+    config["model"]["init_args"] = config["model"]["init_args"] | {
+        "algorithm": {"class_path": "lit_fa.federated.Scaffold"},
+        "local_optimizer": {"class_path": "lit_fa.federated.LocalSGD", "init_args": {"lr": 0.1}},
+        "executor": "sequential",
+    }
+    _alone(folder, config)
+
+
+def _fit_words(folder: Path) -> list[str]:
+    """The command goes on from the newest checkpoint, as its last line says."""
+    files = sorted((folder / OUT).rglob("*.ckpt"), key=lambda file: file.stat().st_mtime)
+    there = [str(file.relative_to(folder)) for file in files if not file.name.startswith(".")]
+    return ["fit", "--config", "run.yaml", *(["--ckpt_path", there[-1]] if there else [])]
+
+
+def _table(folder: Path) -> None:
+    _write(folder / "base.yaml", _config(4))
+    rules = {"BP": "Backprop", "FA": "FeedbackAlignment", "DFA": "DirectFeedbackAlignment"}
+    cells = [{"row": r, "column": "digits", "set": {"model.init_args.rule": c}} for r, c in rules.items()]
+    table = {
+        "paper": {"key": "chaos", "title": "Chaos", "arxiv": "0000.00000", "table": "Table 1"},
+        "base": "base.yaml",
+        "metric": {"name": "test/accuracy", "unit": "%"},
+        "seeds": [0, 1],
+        "seeded": ["seed_everything"],
+        "accept": {"floor": 0.3},
+        "scales": {"smoke": {"set": {}}, "full": {"set": {}}},
+        "cells": cells,
+    }
+    _write(folder / "table1.yaml", table)
+
+
+def _table_words(folder: Path) -> list[str]:
+    return ["table", "run", "table1.yaml", "--scale", "smoke", "--jobs", "2", "--out", OUT, "--allow-dirty"]
+
+
+def _sweep(folder: Path) -> None:
+    _write(folder / "base.yaml", _config(4))
+    rates = {"values": [0.02, 0.05, 0.1, 0.2]}
+    sweep = {
+        "command": ["lit-fa", "fit", "--config", "base.yaml", "${args}"],
+        "method": "grid",
+        "metric": {"name": "val/accuracy", "goal": "maximize"},
+        "parameters": {"model.init_args.optimizer.init_args.lr": rates},
+    }
+    _write(folder / "sweep.yaml", sweep)
+
+
+def _sweep_words(folder: Path) -> list[str]:
+    return ["sweep", "run", "sweep.yaml", "--jobs", "2", "--out", OUT]
+
+
+def _records(folder: Path) -> dict[str, Any]:
+    """Every record, and the weights of a single run's last checkpoint."""
+    found = {str(p.relative_to(folder)): _record(p) for p in sorted((folder / OUT).rglob("*.json"))}
+    kept = folder / OUT / "kept" / "last.ckpt"
+    return found | ({"weights": _weights(kept)} if kept.is_file() else {})
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return {name: value for name, value in data.items() if name not in VOLATILE}
+    except (OSError, ValueError) as error:
+        return {"unreadable": type(error).__name__}
+
+
+def _weights(path: Path) -> str:
+    import torch
+
+    try:
+        state = torch.load(path, weights_only=True)["state_dict"]
+    except Exception as error:
+        return f"unreadable: {type(error).__name__}"
+    whole = hashlib.blake2b(digest_size=16)
+    for name in sorted(state):
+        whole.update(name.encode() + state[name].contiguous().numpy().tobytes())
+    return whole.hexdigest()
+
+
+def _trials(folder: Path) -> dict[str, Any]:
+    """The records, and what the study says of every trial."""
+    import sqlite3
+
+    query = """select t.number, t.state, v.value from trials t left join trial_values v on v.trial_id = t.trial_id
+               order by t.number"""
+    with sqlite3.connect(folder / OUT / "study.db") as base:
+        told = {f"trial {number}": [state, value] for number, state, value in base.execute(query)}
+    return _records(folder) | told
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("table", _table, _table_words, _records, workers=True),
+        Kind("sweep", _sweep, _sweep_words, _trials, workers=True),
+        Kind("federated", _federated, _fit_words, _records),
+        Kind("fit", _fit, _fit_words, _records),
+    )
+}
