@@ -38,7 +38,16 @@ ALLOWED = {
         None,
         *(
             f"lit_fa.{room}"
-            for room in ("functional", "layers", "rules.base", "deployment", "errors", "provenance", "stopping")
+            for room in (
+                "functional",
+                "layers",
+                "rules.base",
+                "deployment",
+                "errors",
+                "provenance",
+                "faults",
+                "stopping",
+            )
         ),
     ],
     "tests/reference": ["numpy", "torch", "scipy", "pytest"],
