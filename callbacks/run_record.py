@@ -104,6 +104,12 @@ class RunRecord(Recorder):
         """Processor seconds in the time of `wall_time`."""
         return self.spent_cpu + (0.0 if self.since is None else cpu_seconds() - self.since_cpu)
 
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
+        """Keep the last value of every metric: a run that goes on behind its last step will not log them again."""
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if self.state_key in checkpoint.get("callbacks", {}):
+            checkpoint["callbacks"][self.state_key]["metrics"] = self.metrics | _plain(trainer.callback_metrics)
+
     def state_dict(self) -> dict:
         """Curves, time spent, and when the run began."""
         spent = {"spent": self.wall_time(), "spent_cpu": self.cpu_time()}
@@ -115,13 +121,12 @@ class RunRecord(Recorder):
         super().load_state_dict(state)
         self.spent, self.started = state["spent"], state["started"]
         self.spent_cpu, code = state.get("spent_cpu", 0.0), state.get("code") or {}
-        self.earlier = state.get("earlier", [])
+        self.earlier, self.metrics = state.get("earlier", []), dict(state.get("metrics", {}))
         if code.get("sources", sources()) != sources() and code["commit"] not in self.earlier:
             self.earlier = [*self.earlier, code["commit"]]
 
     def _note(self, trainer: L.Trainer) -> None:
-        final = {k: v.item() if isinstance(v, Tensor) else v for k, v in trainer.callback_metrics.items()}
-        self.metrics |= final | self.curves.last()  # curves are not rounded to float32
+        self.metrics |= _plain(trainer.callback_metrics) | self.curves.last()  # curves are not rounded to float32
         data = getattr(trainer, "datamodule", None)
         self.validation_is_test = getattr(data, "validation_is_test", None)
         counts = getattr(data, "class_counts", None)
@@ -157,6 +162,10 @@ class RunRecord(Recorder):
             | ({"resumed_from": self.earlier} if self.earlier else {})
         )
         write_json(Path(self.path or Path(log_dir or trainer.default_root_dir) / "record.json"), fields)
+
+
+def _plain(metrics: dict[str, Tensor]) -> dict[str, float]:
+    return {key: value.item() if isinstance(value, Tensor) else value for key, value in metrics.items()}
 
 
 def _spoilt(trainer: L.Trainer, module: L.LightningModule) -> dict | None:

@@ -71,7 +71,7 @@ class Command:
 
     def said(self) -> str:
         """What it has printed."""
-        return self.log.read_bytes()[self.since :].decode(errors="replace")
+        return self.log.read_bytes()[self.since :].decode(errors="replace") if self.log.is_file() else ""
 
     def end(self) -> None:
         """End whatever is left of it."""
@@ -94,6 +94,7 @@ def _become(words: list[str], folder: Path, log: Path, environment: dict[str, st
         os.environ.update(environment)
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1), os.dup2(output, 2)
+        sys.stdout, sys.stderr = (open(d, "w", buffering=1, closefd=False) for d in (1, 2))  # noqa: SIM115 (to the end)
         spawned = multiprocessing.get_context
         multiprocessing.get_context = lambda method=None: spawned("fork" if method == "spawn" else method)
         sys.argv = ["lit-fa", *words]

@@ -101,7 +101,7 @@ def test_under_slurm_sigterm_keeps_a_checkpoint_and_the_signal_to_requeue_stays(
     assert "_HandlersCompose" in repr(seen[0])
 
 
-@pytest.mark.parametrize("step", [5, 11], ids=["in mid-epoch", "in the last step of an epoch"])
+@pytest.mark.parametrize("step", [5, 35], ids=["in mid-epoch", "in the last step of all"])
 def test_a_cell_that_is_asked_to_stop_goes_on_to_the_record_of_an_unbroken_one(config, tmp_path, step):
     cell = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
     Send.step = step

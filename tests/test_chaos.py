@@ -1,0 +1,81 @@
+"""The harness that kills runs: its attacks come from a seed, and it notices what is lost, doubled or changed."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.chaos import attack
+from benchmarks.chaos.__main__ import _done, _kinds
+from benchmarks.chaos.process import Command
+from benchmarks.chaos.work import KINDS, VOLATILE, _record
+
+ATTACK = attack.Attack(0, "fit", "SIGKILL", "parent", 0.5)
+
+
+def test_attacks_come_from_the_seed_and_more_of_them_begin_with_the_same():
+    kinds = [*KINDS]
+    assert attack.drawn(3, 40, kinds)[:20] == attack.drawn(3, 20, kinds)
+    assert attack.drawn(3, 20, kinds) != attack.drawn(4, 20, kinds)
+    drawn = attack.drawn(0, 300, kinds)
+    assert {a.means for a in drawn} == {*attack.WEIGHTS}
+    assert {a.target for a in drawn if a.kind in ("fit", "federated")} == {"group", "parent", "disk"}
+    assert {a.target for a in drawn if a.kind == "table"} == {"group", "parent", "worker", "disk"}
+
+
+def test_a_kind_that_is_not_there_yet_is_said_and_left_out(capsys):
+    assert _kinds("table,packed,fit") == ["table", "fit"]
+    assert "there is no 'packed' yet; it is left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("left", "found"),
+    [
+        ({"a": {"x": 1}, "b": {"x": 2}}, ([], [], [])),
+        ({"a": {"x": 1}}, (["b"], [], [])),
+        ({"a": {"x": 1}, "b": {"unreadable": "JSONDecodeError"}}, (["b"], [], [])),
+        ({"a": {"x": 1}, "b": {"x": 2}, "c": {"x": 2}}, ([], ["c"], [])),
+        ({"a": {"x": 1}, "b": {"x": 2.0000001}}, ([], [], ["b"])),
+    ],
+)
+def test_what_is_lost_doubled_or_changed_is_noticed(left, found):
+    outcome = attack.Outcome(ATTACK)
+    attack._compare(outcome, left, {"a": {"x": 1}, "b": {"x": 2}})
+    assert (outcome.lost, outcome.doubled, outcome.differing) == found
+
+
+def test_only_the_named_fields_of_a_record_may_differ(tmp_path):
+    record = {"metrics": {"a": 1}, "curves": {}, "config": {}, "status": "finished", **dict.fromkeys(VOLATILE, 1)}
+    (tmp_path / "r.json").write_text(json.dumps(record), encoding="utf-8")
+    assert {*_record(tmp_path / "r.json")} == {"metrics", "curves", "config", "status"}
+
+
+def test_what_was_done_is_not_done_again_and_a_half_written_line_is(tmp_path):
+    lines = [json.dumps(attack.Outcome(ATTACK).plain()), '{"attack": {"number": 1']
+    (tmp_path / "done.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert [*_done(tmp_path)] == [0]
+
+
+def test_a_forked_command_is_a_session_of_its_own_whose_end_and_words_are_known(tmp_path, monkeypatch):
+    monkeypatch.setattr("lit_fa.__main__.main", lambda words: print(words, os.getsid(0)) or signal.pause())
+    sys.stdout.flush()
+    command = Command(["a", "b"], tmp_path, tmp_path / "log", "x", fork=True)
+    while "]" not in command.said():
+        assert not command.wait(0.05)
+    assert command.said().split() == ["['a',", "'b']", str(command.pid)]
+    os.killpg(command.pid, signal.SIGTERM)
+    assert command.wait(10)
+    assert command.rc == -signal.SIGTERM
+
+
+def test_every_kind_says_how_it_goes_on(tmp_path: Path):
+    KINDS["fit"].write(tmp_path)
+    assert KINDS["fit"].words(tmp_path) == ["fit", "--config", "run.yaml"]
+    (tmp_path / "out" / "kept").mkdir(parents=True)
+    (tmp_path / "out" / "kept" / "last.ckpt").touch()
+    assert KINDS["fit"].words(tmp_path)[3:] == ["--ckpt_path", "out/kept/last.ckpt"]
+    for name, kind in KINDS.items():
+        assert kind.words(tmp_path)[0] in ("fit", "table", "sweep"), name
