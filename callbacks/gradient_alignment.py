@@ -42,8 +42,8 @@ class GradientAlignment(Probe):
         with trainer.precision_plugin.train_step_context(), dense_weights(module.network):
             rule, true = rule_gradients(module, self.data), true_gradients(module, self.data)
             exact = exact_layers(module.network, module.rule.cuts, self.data[0])
-        weights = {n: (rule.weights[n], true.weights[n]) for n in rule.weights.keys() & true.weights.keys()}
-        deltas = {n: (rule.deltas[n], true.deltas[n]) for n in rule.deltas.keys() & true.deltas.keys()}
+        weights = {n: (g, true.weights[n]) for n, g in rule.weights.items() if n in true.weights}
+        deltas = {n: (d, true.deltas[n]) for n, d in rule.deltas.items() if n in true.deltas}
         updates = {name: angle(*pair).item() for name, pair in weights.items()}
         same = {name: pair for name, pair in deltas.items() if pair[0].shape == pair[1].shape}
         errors = {name: sample_angle(*pair).item() for name, pair in same.items()}

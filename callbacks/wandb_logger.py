@@ -161,7 +161,7 @@ class ResumableWandbLogger(WandbLogger):
     def _send(self) -> None:
         for number in range(self.sent, len(self.rows)):
             row = self.rows[number]
-            for key in row.keys() - self._measured if AXIS in row else ():
+            for key in sorted(row.keys() - self._measured) if AXIS in row else ():
                 self.experiment.define_metric(key, step_metric=None if key == AXIS else AXIS)
                 self._measured.add(key)
             self.experiment.log({key: shown(value) for key, value in row.items()}, step=number, commit=True)
@@ -188,6 +188,6 @@ def shown(value: object) -> object:
 def set_aside(folder: str, id: str) -> None:
     """Rename the older offline files of a run, whose rows the new one has, so that `wandb sync` passes them by."""
     present, name = Path(folder), re.compile(rf"offline-run-[^-]+-{re.escape(id)}(-\d+)?")  # a number within a second
-    for older in [*present.parent.iterdir()]:
+    for older in sorted(present.parent.iterdir()):
         if name.fullmatch(older.name) and older != present and not older.is_symlink():
             older.rename(older.with_name(f"replaced-{older.name}"))

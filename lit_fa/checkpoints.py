@@ -1,7 +1,6 @@
-"""A checkpoint that a user names, looked at before anything is built."""
+"""Checkpoints that a run goes on from, the user's and its own, looked at before anything is built."""
 
-import pickle
-import zipfile
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,33 +10,64 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
+from lit_fa.checkpoint_files import UnreadableError, read, set_aside
 from lit_fa.errors import UserError
 
+log = logging.getLogger(__name__)  # a table's worker says in its line what is logged here
 WORDS = ("best", "last", "hpc")  # that Lightning takes in place of a path
 _OPTION = "--ckpt_path"
 _SEVERAL = ("amsgrad", "betas", "dampening", "momentum", "alpha", "rho", "nesterov")
+_TRUSTED = "where you trust it, lit-fa fit, validate, test and predict read it with --weights_only false"
 
 
-def checked(path: str | Path, option: str = _OPTION) -> dict[str, Any]:
-    """The content of a checkpoint of Lightning's; empty for one in many files or at an address.
+def checked(path: str | Path, option: str = _OPTION, *, weights_only: bool = True) -> dict[str, Any]:
+    """The content of a checkpoint that the user names; empty for one at an address.
 
     Raises:
-        UserError: it is not there, a folder, torn, empty, or something else.
+        UserError: it is not there, a folder, torn, damaged, something else, or would run code.
     """
     if "://" in str(path):
         return {}
     path = Path(path)
-    if path.is_dir() and (path / "meta.pt").is_file():
-        return {}
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "there is no such file"
         raise UserError(f"{option} {path}: {what}; give the path of a checkpoint (.ckpt)")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=False, mmap=zipfile.is_zipfile(path) or None)
-    except (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError, AttributeError, TypeError):
-        raise UserError(f"{option} {path}: empty, torn or no checkpoint; give another one") from None
+        return _content(path, weights_only=weights_only)
+    except UnreadableError as error:
+        remedy = _TRUSTED if error.unsafe else "give another one"
+        raise UserError(f"{option} {path}: {error.reason}; {remedy}") from None
+
+
+def own(path: Path) -> Path | None:
+    """A checkpoint that this program has written for itself, or None where there is none.
+
+    One that cannot be read is renamed, and a warning says so.
+    """
+    if not path.is_file():
+        return None
+    try:
+        _content(path)
+    except UnreadableError as error:
+        give_up(path, error.reason)
+        return None
+    return path
+
+
+def give_up(path: Path, reason: str) -> None:
+    """Rename an own file that cannot be used, and say in one line that the run begins afresh."""
+    log.warning("%s cannot be used (%s): renamed to %s, the run begins afresh", path, reason, set_aside(path).name)
+
+
+def restoring(trainer: L.Trainer) -> bool:
+    """Whether a trainer is between reading a checkpoint and having taken all of it up."""
+    return bool(trainer._checkpoint_connector._loaded_checkpoint)
+
+
+def _content(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
+    found = read(path, weights_only=weights_only, mmap=True)
     if not isinstance(found, Mapping) or not {"state_dict", "pytorch-lightning_version"} <= found.keys():
-        raise UserError(f"{option} {path}: no checkpoint of lit-fa fit (no state_dict in it); give one of its .ckpt")
+        raise UnreadableError(path, "no checkpoint of lit-fa fit (no state_dict in it)")
     return dict(found)
 
 
@@ -57,7 +87,7 @@ def check_word(word: str, trainer: L.Trainer, command: str) -> None:
         raise UserError(f"{_OPTION} {word}: the trainer has no ModelCheckpoint; give the path of a checkpoint")
     elif word == "best":
         raise UserError(f"{_OPTION} best: a new process knows of no best checkpoint; give its path")
-    elif command != "fit" and not any(keeper._find_last_checkpoints(trainer) for keeper in keepers):
+    elif not any(keeper._find_last_checkpoints(trainer) for keeper in keepers):
         raise UserError(f"{_OPTION} last: there is none yet; give the path of a checkpoint")
 
 

@@ -25,6 +25,7 @@ from callbacks.interruption import hand_on_to_ranks
 from callbacks.named_fault import named_faults
 from callbacks.run_record import write_json
 from lit_fa import checkpoints, loggers
+from lit_fa.checkpoint_io import use_whole_files
 from lit_fa.errors import UserError
 from lit_fa.modules.trainer_options import check_precision, check_trainer
 from lit_fa.outputs import check_folder, writable_file
@@ -32,6 +33,7 @@ from lit_fa.parser_errors import check_names, guarded
 from lit_fa.parsing import Parser
 from lit_fa.pretraining import origin_of, pretrained
 from lit_fa.stopping import exit_code, interruptions_as_stopped
+from lit_fa.tables.claim import checkpoints_of
 from lit_fa.tables.expand import without_machine
 
 # defaults of Lightning's callbacks that are enumerations (Timer's interval) are written as their values
@@ -76,8 +78,12 @@ class LitFACLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: object) -> None:
         """Look at the checkpoint before anything is built."""
         super().parse_arguments(parser, args)
-        path = self.asked.get("ckpt_path")
-        self.checkpoint = checkpoints.checked(path) if path and path not in checkpoints.WORDS else {}
+        asked = self.asked
+        if "weights_only" in asked and asked.weights_only is None:
+            asked.weights_only = True  # Lightning would run what a file at an address holds
+        path, safe = asked.get("ckpt_path"), asked.get("weights_only") is not False
+        named = path and path not in checkpoints.WORDS
+        self.checkpoint = checkpoints.checked(path, weights_only=safe) if named else {}
 
     @property
     def asked(self):
@@ -91,6 +97,12 @@ class LitFACLI(LightningCLI):
         told = {"num_classes": "num_classes", "image_shape": "image_shape", "input_shape": "sample_shape"}
         for name, attribute in told.items():
             parser.link_arguments(f"data.{attribute}", f"model.init_args.{name}", apply_on="instantiate")
+
+    def instantiate_trainer(self, **kwargs: object) -> L.Trainer:
+        """A trainer whose checkpoints are written whole and read as plain data, whatever module it trains."""
+        trainer = super().instantiate_trainer(**kwargs)
+        use_whole_files(trainer)
+        return trainer
 
     def before_instantiate_classes(self) -> None:
         """Pretrain, or find the weights of the same pretraining; refuse a precision that is not honoured."""
@@ -226,8 +238,8 @@ def fit_and_record(
     """Train and test one cell of a table; `callbacks.RunRecord` leaves its JSON at ``record["path"]``.
 
     A checkpoint is written beside the record after every epoch, and when a signal ends the run, so that it goes on
-    where it stopped; it is removed when the record is there. A run that diverges ends here as well: that is what its
-    record says.
+    where it stopped; it is removed when the record is there. One that cannot be read, or is of another run, is renamed,
+    and the run begins afresh. A run that diverges ends here as well: that is what its record says.
 
     Args:
         config: a resolved LightningCLI config without subcommand: seed_everything, trainer, model, data; or the words
@@ -243,7 +255,7 @@ def fit_and_record(
         Stopped: a signal has ended the run; called again, it goes on.
     """
     path = Path(record["path"])
-    resume = path.parent / f".{path.stem}"
+    resume = checkpoints_of(path)
     keep = ModelCheckpoint(resume, filename="last", save_top_k=1, enable_version_counter=False)
     if isinstance(config, dict):
         check_names(config)
@@ -255,12 +267,12 @@ def fit_and_record(
         fields = {key: value for key, value in record.items() if key != "path"} | {"config": cli.recorded()}
         fields |= {"pretrained": cli.pretrained} if cli.pretrained else {}
         kept = callbacks.RunRecord(path=str(path), record=fields, finish_after="test" if test else "fit")
-        last = resume / "last.ckpt"
-        interruption = callbacks.Interruption(lambda _: "the same command goes on", last)
+        last = checkpoints.own(resume / "last.ckpt")
+        interruption = callbacks.Interruption(lambda _: "the same command goes on", resume / "last.ckpt")
         cli.trainer.callbacks += [*named_faults(), *observers, kept, keep, interruption]
         hand_on_to_ranks(cli.trainer)
         try:
-            cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last if last.is_file() else None, weights_only=False)
+            cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last, weights_only=True)
             interruption.request.check()  # a signal that came behind the last epoch
             if test:
                 cli.trainer.test(cli.model, cli.datamodule, verbose=False)
@@ -268,6 +280,11 @@ def fit_and_record(
             if cli.trainer.world_size > 1:  # the other ranks wait for this one, until it ends with an error
                 raise
             logging.getLogger(__name__).warning("diverged: %s", error)
+        except Exception as error:
+            if not checkpoints.restoring(cli.trainer) or cli.trainer.world_size > 1:
+                raise
+            checkpoints.give_up(last, " ".join(str(error).split())[:200])
+            return run()
         loggers.finish(cli.trainer)
         return cli.model.network
 

@@ -114,10 +114,11 @@ def path_of(value: Any) -> str | None:
 
 
 def _of_partial(value: partial) -> dict[str, Any]:
-    """A parser's partial hands its class on as the first argument."""
+    """A parser's partial calls the parser, and the class that it stands for is its last argument."""
     args, target = [*value.args], value.func
-    if len(args) == 1 and isinstance(args[0], type) and not isinstance(target, type):
-        target = args.pop()
+    by_parser = str(getattr(target, "__module__", "")).partition(".")[0] in ("jsonargparse", "lightning")
+    if by_parser and args and isinstance(args[-1], type):
+        args, target = [], args[-1]
     if args or not (path := path_of(target)):
         return {"missing_type": "partial"}
     return {"partial_path": path, "init_args": described(value.keywords)}

@@ -3,11 +3,11 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lit_fa import checkpoint_files
 from lit_fa.described import found, made
 from lit_fa.errors import UserError
 
@@ -54,13 +54,11 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", weights_only: b
     if not Path(path).is_file():
         raise UserError(f"there is no checkpoint {path}")
     try:
-        kept = torch.load(path, map_location=map_location, weights_only=weights_only)
-    except UnpicklingError as error:
-        more = "Weights only load failed" in str(error) and "Unsupported" in str(error)
-        remedy = "if you trust it, pass weights_only=False" if more else "it is torn, or no checkpoint"
-        raise UserError(f"{path} cannot be read as plain data: {remedy}") from error
-    except (RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: it is torn, or no checkpoint") from error
+        kept = checkpoint_files.read(path, map_location, weights_only=weights_only)
+    except checkpoint_files.UnreadableError as error:
+        if error.unsafe:
+            raise UserError(f"{error}: if you trust it, pass weights_only=False") from None
+        raise
     if not isinstance(kept, dict) or "state_dict" not in kept:
         raise UserError(f"{path} holds no state of a module: give a checkpoint of lit-fa fit")
     return kept
@@ -103,8 +101,8 @@ def fill(module: torch.nn.Module, kept: Mapping, path: str | Path, strict: bool 
     try:
         module.load_state_dict(state, strict=strict)
     except RuntimeError as error:
-        names = [name for name in {*state} ^ {*module.state_dict()} if not name.startswith("metrics.")]
-        what = f"; only one of them has {', '.join(sorted(names)[:3])}" if names else ""
+        names = [name for name in sorted({*state} ^ {*module.state_dict()}) if not name.startswith("metrics.")]
+        what = f"; only one of them has {', '.join(names[:3])}" if names else ""
         raise UserError(f"{path} is of another network or another rule{what}: load it with its own") from error
 
 

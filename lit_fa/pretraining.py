@@ -3,23 +3,28 @@
 A fine-tuning experiment names the run that its weights come from, under `pretrain`: a whole config with trainer, model
 and data. Whoever meets it first trains it, by the same command line as everything else; whoever comes later reads the
 weights from the cache, `LIT_FA_CACHE` or ~/.cache/lit-fa. With `skip: true` in it nothing is pretrained, which is how
-a table's cell starts from scratch. The file's name is the hash of the config, without what
-differs between machines; beside it lies the record of the run.
+a table's cell starts from scratch. The file's name is the hash of the config, without what differs between machines,
+and a hash of the code that trains it; beside it lies the record of the run. A file that cannot be read is renamed, and
+its weights are trained again.
 """
 
+import hashlib
 import json
 import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from filelock import FileLock
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from datamodules.root import cache_root
+from lit_fa.checkpoint_files import save
+from lit_fa.checkpoints import give_up
 from lit_fa.errors import UserError
+from lit_fa.networks.weights import read_weights
+from lit_fa.provenance import OURS, class_paths, source_of, sources
 from lit_fa.tables.expand import run_id
 
 log = logging.getLogger(__name__)
@@ -44,10 +49,10 @@ def pretrained(config: dict, train: Train) -> Path:
     if absent := [part for part in PARTS if part not in config]:
         raise UserError(f"pretrain: {', '.join(absent)} missing: it is a whole config, as of lit-fa fit")
     name = run_id(config)
-    path = cache_root() / "pretrained" / f"{name}.pt"
+    path = cache_root() / "pretrained" / f"{name}-{code_of(config)}.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        if not path.is_file():
+        if not _readable(path):
             log.info("pretraining %s: its weights are not in %s yet", name, path.parent)
             seed = os.environ.get("PL_GLOBAL_SEED")
             with isolate_rng():
@@ -55,16 +60,33 @@ def pretrained(config: dict, train: Train) -> Path:
             if seed is not None:
                 os.environ["PL_GLOBAL_SEED"] = seed
             _check_converged(path)
-            part = path.with_suffix(".part")
-            torch.save(network.state_dict(), part)
-            part.replace(path)
+            save(network.state_dict(), path)
     return path
+
+
+def code_of(config: dict) -> str:
+    """12 hex digits for the code that trains a config: ours, and the files of classes in it that are not ours."""
+    others = {path.rpartition(".")[0] for path in class_paths(config) if path.partition(".")[0] not in (*OURS, "torch")}
+    found = [sources(), *(f"{module} {source_of(module)}" for module in sorted(others) if module)]
+    return hashlib.sha256("\n".join(found).encode()).hexdigest()[:12]
 
 
 def origin_of(weights: Path) -> dict:
     """Which run made the weights, and by which code: id, commit, dirty and sources; what its record lacks is None."""
     record = _record(weights)
     return {key: record.get(key) for key in ("id", "commit", "dirty", "sources")} if record else {}
+
+
+def _readable(weights: Path) -> bool:
+    """Whether the weights are there; what is no file of weights is renamed."""
+    if not weights.is_file():
+        return False
+    try:
+        read_weights(weights)
+    except UserError as error:
+        give_up(weights, str(error).partition(" cannot be read: ")[2] or str(error))
+        return False
+    return True
 
 
 def _check_converged(weights: Path) -> None:

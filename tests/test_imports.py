@@ -13,7 +13,15 @@ ALLOWED = {
     "lit_fa/functional": ["torch"],
     "lit_fa/layers": ["torch", "lit_fa.functional", "lit_fa.errors"],
     "lit_fa/rules": ["torch", "lit_fa.functional", "lit_fa.layers", "lit_fa.errors", "lit_fa.described"],
-    "lit_fa/networks": ["torch", "torchvision", "timm", "peft", "transformers", "lit_fa.errors"],
+    "lit_fa/networks": [
+        "torch",
+        "torchvision",
+        "timm",
+        "peft",
+        "transformers",
+        "lit_fa.errors",
+        "lit_fa.checkpoint_files",
+    ],
     "lit_fa/federated": ["torch", "lit_fa.functional", "lit_fa.layers", "lit_fa.rules", "lit_fa.errors"],
     "lit_fa/modules": [None, "lit_fa"],
     "lit_fa/tables": [

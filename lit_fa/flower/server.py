@@ -46,7 +46,7 @@ def run(grid: Grid, **config: object) -> dict[str, float]:
     cli.model.executor = executor
     cli.model.executed_by = {"executor": executor.name, "nodes": executor.nodes}
     cli.trainer.callbacks.append(_TellCheckpoint())
-    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=config["ckpt-path"] or None, weights_only=False)
+    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=config["ckpt-path"] or None, weights_only=True)
     return {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
 
 

@@ -59,7 +59,7 @@ def observing(network: nn.Module) -> Iterator[None]:
     A second forward pass in training mode would move BatchNorm's running statistics and the dropout stream; a probe
     that does so changes the run it observes.
     """
-    devices = {t.device for t in network.parameters() if t.device.type == "cuda"}
+    devices = dict.fromkeys(t.device for t in network.parameters() if t.device.type == "cuda")
     buffers = {name: b.detach().clone() for name, b in network.named_buffers() if b is not None}
     modes = {module: module.training for module in network.modules()}
     grads = {p: p.grad for p in network.parameters()}

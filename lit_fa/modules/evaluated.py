@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
+from lit_fa.checkpoint_io import use_whole_files
 from lit_fa.described import Described, found
 from lit_fa.errors import UserError
 from lit_fa.loading import arguments, fill, read_checkpoint
@@ -18,6 +19,7 @@ from lit_fa.modules.learner import Learner
 from lit_fa.modules.metrics import made, predictions
 from lit_fa.modules.trainer_options import check_optimizers, check_trainer, validate_one_batch
 from lit_fa.networks import example_input
+from lit_fa.origin import check_origin, data_facts
 from lit_fa.rules.base import Batch, LearningRule
 
 SPLITS = ("val", "test")
@@ -57,6 +59,7 @@ class EvaluatedClassifier(Described, L.LightningModule):
     def configure_callbacks(self) -> list[L.Callback]:
         """None of its own; Lightning asks before any work, so what is not honoured is refused here."""
         check_trainer(self.trainer, self)
+        use_whole_files(self.trainer)
         return []
 
     def on_fit_start(self) -> None:
@@ -146,11 +149,20 @@ class EvaluatedClassifier(Described, L.LightningModule):
         return module
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Keep what the module was made of, as plain data."""
+        """Keep what the module was made of and what it is trained on, as plain data."""
         checkpoint["constructor"] = self.constructor
+        checkpoint["trained_on"] = data_facts(self.trainer.datamodule) if self._trainer is not None else {}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Take 64-bit weights as they are: under precision 64-true Lightning converts a module after it has loaded."""
+        """Refuse to train on from another run's checkpoint; take 64-bit weights as they are.
+
+        Under precision 64-true Lightning converts a module after it has loaded.
+
+        Raises:
+            OtherOriginError: it is of another rule, network, optimiser, schedule or data.
+        """
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            check_origin(checkpoint, self.constructor, data_facts(self.trainer.datamodule))
         if self._trainer is not None and self.trainer.precision == "64-true":
             self.double()
 

@@ -176,7 +176,7 @@ class FederatedClassifier(ScheduledClassifier):
         """Bytes that one client of a round receives, without its state, and hands back, by Flower's messages."""
         work = self.work_of(batch)
         sent = [t for tensors in travelling(work, self.rule).values() for t in tensors.values()]
-        back = [*work.params.values(), *(work.buffers[n] for n in changing_buffers(self.learner, work))]
+        back = [*work.params.values(), *(work.buffers[n] for n in sorted(changing_buffers(self.learner, work)))]
         back += [*work.server.values()]  # what a client's state has changed by
         return sum(t.nbytes for t in (*sent, *back))
 

@@ -3,11 +3,10 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 
-import torch
 from torch import Tensor, nn
 
+from lit_fa.checkpoint_files import UnreadableError, read
 from lit_fa.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -52,9 +51,10 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise UserError(f"weights: there is no file {path}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError) as error:
-        raise UserError(f"weights {path} cannot be read: write them with torch.save(network.state_dict())") from error
+        state = read(path)
+    except UnreadableError as error:
+        remedy = "write them with torch.save(network.state_dict())"
+        raise UserError(f"weights {path} cannot be read: {error.reason}; {remedy}") from None
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
     tensors = {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
     if not tensors:

@@ -131,7 +131,9 @@ def _work(trials: Trials, outcomes: list[Outcome[Trial]], jobs: int, runner: str
             if outcome.done.user_error and not trials.succeeded:
                 raise UserError(f"{trials.sweep.path}: {outcome.done.reason} (log: {outcome.job.log})")
             outcomes.append(outcome)
-            shown.ended(outcome.job.label, f"{trials.tell(outcome.job, outcome.done)}, {outcome.done.seconds:.1f} s")
+            note = f"; {outcome.done.note}" if outcome.done.note else ""
+            told = trials.tell(outcome.job, outcome.done)
+            shown.ended(outcome.job.label, f"{told}, {outcome.done.seconds:.1f} s{note}")
 
 
 def _conclude(trials: Trials, outcomes: Sequence[Outcome[Trial]], output: Console, command: str) -> int:

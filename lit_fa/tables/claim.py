@@ -6,9 +6,10 @@ It lies beside the record, so that machines which share a folder of records agre
 import fcntl
 import os
 import platform
+import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -18,6 +19,26 @@ PATIENCE = 3.0  # seconds, for a worker that is just leaving because its parent 
 def claim_of(record: Path) -> Path:
     """The file by which processes agree who trains the run of a record."""
     return record.with_name(f".{record.stem}.claim")
+
+
+def checkpoints_of(record: Path) -> Path:
+    """The folder of the checkpoints from which the run of a record goes on; it goes when the record is there."""
+    return record.with_name(f".{record.stem}")
+
+
+def clear(record: Path) -> None:
+    """Remove what a process that was killed at its end has left beside a finished record: claim and checkpoints.
+
+    Checkpoints newer than the record are of a later run of it, and stay.
+    """
+    claim, folder = claim_of(record), checkpoints_of(record)
+    if not (claim.exists() or folder.is_dir()) or claimant(claim):
+        return
+    with suppress(OSError), claimed(claim) as other:
+        if not other and record.is_file():
+            newest = max((file.stat().st_mtime for file in folder.glob("*")), default=0.0)
+            if newest <= record.stat().st_mtime:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

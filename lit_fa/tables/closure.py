@@ -24,7 +24,7 @@ def reached(config: dict[str, Any], root: Path = ROOT) -> frozenset[str]:
 
 @cache
 def _closure(root: Path, files: frozenset[str]) -> frozenset[str]:
-    found, left = set(files), list(files)
+    found, left = set(files), sorted(files)
     while left:
         new = _imported(root, left.pop()) - found
         found |= new
@@ -93,7 +93,7 @@ def _networks(config: Any) -> Iterator[str]:
 @cache
 def _network(root: Path, name: str) -> frozenset[str]:
     """The file that registers one of our networks: the one that has a function of its name."""
-    files = [path.relative_to(root).as_posix() for path in (root / "lit_fa" / "networks").glob("*.py")]
+    files = [path.relative_to(root).as_posix() for path in sorted((root / "lit_fa" / "networks").glob("*.py"))]
     named = (
         f for f in files for node in _tree(root, f).body if isinstance(node, ast.FunctionDef) and node.name == name
     )

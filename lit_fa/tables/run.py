@@ -17,6 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from lit_fa.provenance import Code
 from lit_fa.stopping import Request, handled
+from lit_fa.tables.claim import clear
 from lit_fa.tables.collect import read_record
 from lit_fa.tables.expand import Run
 from lit_fa.tables.places import Places
@@ -96,6 +97,8 @@ def missing_jobs(
             head |= {"replaces": made(records[0].data)} if records else {}
             log = where.scratch / "logs" / f"{run.id}.log"
             jobs.append(Job(_with_logger(run, logger) if logger else run, head, log))
+        else:
+            clear(where.target / run.file_name)
     return jobs, problems
 
 
@@ -147,7 +150,7 @@ def run_jobs(
             if any(_was_killed(future) for future in ended):
                 crew.dismiss()
                 ended = set(flying)
-            for future, (job, retry) in [(future, flying.pop(future)) for future in ended]:
+            for future, (job, retry) in [(future, flying.pop(future)) for future in [*flying] if future in ended]:
                 done = Done("", False, 0.0, unfinished=_KILLED) if _was_killed(future) else future.result()
                 if retry or not done.unfinished:
                     yield Outcome(job, done)

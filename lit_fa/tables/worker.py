@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -16,7 +18,7 @@ from typing import Any
 
 from lit_fa.errors import UserError
 from lit_fa.stopping import SIGNALS, interruptions_as_stopped, stop
-from lit_fa.tables.claim import claim_of, claimed
+from lit_fa.tables.claim import checkpoints_of, claim_of, claimed
 from lit_fa.tables.collect import ENDED, Record
 
 Runner = Callable[[dict[str, Any], dict[str, Any]], None]
@@ -27,7 +29,8 @@ class Done:
     """How a run ended: `reason` says why it failed; `user_error` marks a reason that the user can mend.
 
     `elsewhere` says that another process has the run or has finished it meanwhile; `diverged` where the run diverged,
-    which is a result and no failure; `unfinished` what ended the run before its end: it can go on.
+    which is a result and no failure; `unfinished` what ended the run before its end: it can go on; `note` what it has
+    said of a checkpoint that it could not use.
     """
 
     reason: str
@@ -36,13 +39,15 @@ class Done:
     elsewhere: str = ""
     diverged: str = ""
     unfinished: str = ""
+    note: str = ""
 
     @property
     def said(self) -> str:
         """The end in one line."""
         diverged = f"diverged {self.diverged}" if self.diverged else ""
         unfinished = f"not finished: {self.unfinished}" if self.unfinished else ""
-        return self.reason or unfinished or self.elsewhere or diverged or f"finished in {self.seconds:.1f} s"
+        said = self.reason or unfinished or self.elsewhere or diverged or f"finished in {self.seconds:.1f} s"
+        return f"{said}; {self.note}" if self.note else said
 
     @property
     def finished(self) -> bool:
@@ -71,14 +76,28 @@ def work(runner: str, config: dict[str, Any], record: dict[str, Any], log: str) 
         if other:
             return Done("", False, 0.0, f"left to {other}, which is training it")
         if not _unwritten(record):
+            shutil.rmtree(checkpoints_of(Path(record["path"])), ignore_errors=True)
             return Done("", False, 0.0, "finished by another process meanwhile")
         try:
-            with _stoppable():
+            with _stoppable(), _warnings_of("lit_fa.checkpoints") as said:
                 reason, user_error = _train(runner, config, record, Path(log))
         except KeyboardInterrupt as stopped:
             return Done("", False, time.monotonic() - started, unfinished=str(stopped) or "stopped")
     diverged = "" if reason else Record(Path(record["path"]), _written(record)).diverged
-    return Done(reason, user_error, time.monotonic() - started, diverged=diverged)
+    return Done(reason, user_error, time.monotonic() - started, diverged=diverged, note="; ".join(said))
+
+
+@contextmanager
+def _warnings_of(logger: str) -> Iterator[list[str]]:
+    """What is warned of through a logger meanwhile; it still reaches the log."""
+    said: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())
+    logging.getLogger(logger).addHandler(handler)
+    try:
+        yield said
+    finally:
+        logging.getLogger(logger).removeHandler(handler)
 
 
 def _train(runner: str, config: dict[str, Any], record: dict[str, Any], log: Path) -> tuple[str, bool]:

@@ -11,6 +11,7 @@ from lit_fa import pretraining
 from lit_fa.__main__ import main
 from lit_fa.cli import built, fit_and_record
 from lit_fa.errors import UserError
+from tests.checkpoint_attacks import BROKEN, malicious
 from tests.cli.test_command_line import RUN
 
 SOURCE = copy.deepcopy(RUN)
@@ -64,6 +65,25 @@ def test_what_was_cut_off_is_not_taken_for_weights(cache, monkeypatch):
     assert not [*cache.glob("*.pt")]
 
 
+@pytest.mark.parametrize("kind", ["cut", "flipped", "text", "malicious"])
+def test_weights_that_cannot_be_read_are_renamed_and_trained_again(cache, tmp_path, kind, caplog):
+    whole = weights(RUN | {"pretrain": SOURCE})
+    (file,) = cache.glob("*.pt")
+    malicious(file, tmp_path / "proof") if kind == "malicious" else BROKEN[kind](file)
+    again = weights(RUN | {"pretrain": SOURCE})
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    assert file.with_name(f"{file.name}.unreadable").is_file()
+    assert "the run begins afresh" in caplog.text
+    assert not (tmp_path / "proof").exists()
+
+
+def test_weights_of_other_code_are_trained_again(cache, monkeypatch):
+    weights(RUN | {"pretrain": SOURCE})
+    monkeypatch.setattr("lit_fa.pretraining.sources", lambda: "changed")
+    weights(RUN | {"pretrain": SOURCE})
+    assert len([*cache.glob("*.pt")]) == 2
+
+
 def test_a_run_that_skips_it_starts_from_scratch(cache):
     skipped = weights(RUN | {"pretrain": SOURCE | {"skip": True}})
     assert all(torch.equal(t, skipped[name]) for name, t in weights(RUN).items())
@@ -97,7 +117,7 @@ def test_a_record_names_the_code_that_its_weights_come_from(cache, tmp_path):
     fit_and_record(copy.deepcopy(RUN | {"pretrain": SOURCE}), {"path": str(path), "id": "a"})
     record = json.loads(path.read_text(encoding="utf-8"))
     (source,) = cache.glob("*.json")
-    assert record["pretrained"]["id"] == source.stem
+    assert source.stem.startswith(f"{record['pretrained']['id']}-")
     assert record["pretrained"]["commit"] == record["commit"]
     assert "weights" not in record["config"]["model"]["init_args"]  # a file of this machine
     assert record["config"]["pretrain"]["data"] == SOURCE["data"]

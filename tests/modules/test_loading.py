@@ -128,7 +128,7 @@ def test_a_checkpoint_of_another_kind_is_one_line(tmp_path):
     (tmp_path / "torn.ckpt").write_bytes(file.read_bytes()[:2000])
     (tmp_path / "empty.ckpt").touch()
     for name in ("torn.ckpt", "empty.ckpt"):
-        with pytest.raises(UserError, match="torn, or no checkpoint"):
+        with pytest.raises(UserError, match="torn or no checkpoint"):
             lit_fa.load(tmp_path / name)
     with pytest.raises(UserError, match="there is no checkpoint"):
         lit_fa.load(tmp_path / "none.ckpt")

@@ -1,0 +1,146 @@
+"""Which run a checkpoint came from, and whether a run may go on from it.
+
+A checkpoint says what its module was made of (`constructor`) and what data it was trained on
+(`trained_on`). A fit goes on
+from it if both are its own. `FREE` names what may differ: it decides no update, or a checkpoint has no say in it.
+Options of the trainer, callbacks and loggers may all differ.
+"""
+
+import hashlib
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lit_fa.described import described, found, path_of
+from lit_fa.errors import UserError
+
+FREE = ("weights", "pretrained", "metrics", "compile", "executor", "lanes", "validate_every", "stream", "rule.backend")
+DATA = ("num_classes", "sample_shape", "normalize", "augment", "max_length", "work", "clients_per_round")
+_WHOSE = {
+    "rule": "rule",
+    "network": "network",
+    "network_args": "network",
+    "adapter": "network",
+    "optimizer": "optimizer",
+}
+_WHOSE |= {"scheduler": "schedule", "data": "data", "num_classes": "data", "image_shape": "data", "input_shape": "data"}
+_SHOWN = 3  # differences in a line
+_LONGEST = 60  # characters of a value in a line
+_BACKPROP = {"class_path": "lit_fa.rules.backprop.Backprop", "init_args": {}}
+_PLAIN_SGD = {"partial_path": "torch.optim.sgd.SGD", "init_args": {"lr": 0.1}}
+_SGD_ONE = {"partial_path": "torch.optim.sgd.SGD", "init_args": {"lr": 1.0}}
+_SAME = {"plain_sgd": _PLAIN_SGD, "averaging_server": _SGD_ONE}  # a function's name to the same as a partial
+
+
+class OtherOriginError(UserError):
+    """A checkpoint of another run."""
+
+
+def data_facts(data: Any) -> dict[str, Any]:
+    """What a datamodule trains on, as plain data: its class, options that change samples, and a digest of its labels.
+
+    The labels are those of the training set in its own order, so another selection, noise or seed of it differs.
+    """
+    if data is None:
+        return {}
+    facts = {"class": path_of(type(data))}
+    facts |= {name: described(getattr(data, name)) for name in DATA if hasattr(data, name)}
+    labels = getattr(getattr(data, "train_set", None), "labels", None)
+    if labels is not None:
+        facts |= {"samples": len(labels), "labels": _digest(labels.cpu().numpy())}
+    if getattr(data, "class_counts", None) is not None:
+        facts |= {"clients": len(data.class_counts), "partition": _digest(data.class_counts)}
+    return facts | ({"of": data_facts(data.data)} if hasattr(data, "parts") else {})
+
+
+def check_origin(checkpoint: Mapping[str, Any], constructor: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Refuse to go on from another run's checkpoint.
+
+    Args:
+        checkpoint: what it holds; what it does not say is not compared.
+        constructor: of the module that goes on, see `Described`.
+        data: that it goes on with, see `data_facts`.
+
+    Raises:
+        OtherOriginError: the first differences, each as it is there and here.
+    """
+    there, here = _options(checkpoint.get("constructor") or {}), _options(constructor)
+    apart = [] if not there or not here else [*differences(there, here)]
+    kept = checkpoint.get("trained_on") or {}
+    apart += [(f"data {name}", *sides) for name, *sides in differences(kept, data)] if kept and data else []
+    if not apart:
+        return
+    whose = _WHOSE.get(re.split(r"[. ]", apart[0][0])[0], "run")
+    listed = "; ".join(f"{name} is {_shown(a)} in it and {_shown(b)} here" for name, a, b in apart[:_SHOWN])
+    raise OtherOriginError(
+        f"the checkpoint is of another {whose}: {listed}; give the config that it was trained with, or begin a new run "
+        "from its weights (model.init_args.weights)"
+    )
+
+
+def differences(there: Any, here: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(dotted name, value there, value here) wherever two plain descriptions differ, but for what is free.
+
+    An option that a checkpoint does not have has its default. What cannot be told of one of them is no difference.
+    """
+    if any(isinstance(side, Mapping) and "missing_type" in side for side in (there, here)):
+        return
+    if not (isinstance(there, Mapping) and isinstance(here, Mapping)):
+        if _plain(there) != _plain(here):
+            yield name, there, here
+        return
+    if (path := _path(there)) != _path(here):
+        yield name, there, here
+        return
+    known = path or not name  # of a class, or the whole: what only one side says is an option of other code
+    if path:
+        there, here = _completed(there, here), _completed(here, here)
+    for key in [*here, *(key for key in there if key not in here)]:
+        inner = f"{name}.{key}".lstrip(".")
+        if inner not in FREE and (not known or (key in there and key in here)):
+            yield from differences(there.get(key), here.get(key), inner)
+
+
+def _options(constructor: Mapping[str, Any]) -> dict[str, Any]:
+    """The module's options, with the names that two ways of saying the same have in common."""
+    options = dict(constructor.get("init_args") or {})
+    if "rule" in options:
+        options["rule"] = options["rule"] or _BACKPROP
+    for name in ("optimizer", "scheduler"):
+        value = options.get(name)
+        if isinstance(value, Mapping) and "import_path" in value:
+            options[name] = _SAME.get(value["import_path"].rpartition(".")[2], value)
+    return options
+
+
+def _path(plain: Mapping[str, Any]) -> str:
+    """The class's or function's own name: a file may be moved."""
+    paths = (plain.get(key) for key in ("class_path", "partial_path", "import_path"))
+    return next((str(path).rpartition(".")[2] for path in paths if path), "")
+
+
+def _completed(plain: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a class with its defaults; asked of the class of this run, for a checkpoint's is not imported."""
+    given = {key: value for key, value in (plain.get("init_args") or {}).items()}
+    try:
+        parameters = inspect.signature(found(here.get("class_path") or here["partial_path"])).parameters.values()
+    except (UserError, KeyError, TypeError, ValueError):
+        return given
+    defaults = {p.name: described(p.default) for p in parameters if p.default is not p.empty}
+    return defaults | given
+
+
+def _plain(value: Any) -> Any:
+    """Lists and tuples are alike."""
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def _shown(value: Any) -> str:
+    """A class by its name, and no more of another value than fits into a line."""
+    text = (isinstance(value, Mapping) and _path(value)) or str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _digest(array: Any) -> str:
+    return hashlib.sha256(array.tobytes()).hexdigest()[:12]
