@@ -44,7 +44,7 @@ def load_tokenizer(name: str) -> Any:
     try:
         package, _, folder = name.removeprefix("package:").partition("/")
         source = str(files(package) / folder) if name.startswith("package:") else os.path.expanduser(name)
-        tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True)
+        tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, trust_remote_code=False)
     except Exception as error:  # a name that is none, no network, a folder without the files: no common kind
         raise DataError(
             f"tokenizer {name!r} is not on this machine and could not be fetched ({one_line(error)}): "

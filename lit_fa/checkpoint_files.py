@@ -10,6 +10,7 @@ import glob
 import hashlib
 import os
 import re
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -120,8 +121,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 def set_aside(path: Path) -> Path:
     """Rename a file that cannot be used, so that it is in nobody's way; returns its new path."""
     aside = path.with_name(f"{path.name}.unreadable")
-    path.replace(aside)
-    return aside
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside)
+    aside.unlink(missing_ok=True)
+    return path.rename(aside)
 
 
 class _Digesting:

@@ -1,6 +1,7 @@
 """Checkpoints that a run goes on from, the user's and its own, looked at before anything is built."""
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,11 @@ def own(path: Path) -> Path | None:
 
     One that cannot be read is renamed, and a warning says so.
     """
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     try:
+        if not path.is_file():
+            raise UnreadableError(path, "no file")
         _content(path)
     except UnreadableError as error:
         give_up(path, error.reason)

@@ -56,7 +56,8 @@ class FederatedClassifier(ScheduledClassifier):
         local_schedule: factor on the clients' learning rate over rounds; None: one.
         optimizer: the server's: SGD with rate one averages, with momentum it is FedAvgM; FedAdam, FedYogi.
         scheduler: of the server's learning rate, one step a round; of a plateau see `ScheduledClassifier`.
-        executor: `stacked`, `vmap`, `sequential`, or `auto`: the fastest that can do it, timed in the first round.
+        executor: `stacked`, `vmap`, `sequential`, or `auto`: the fastest that can do it, timed in the first round. Name
+            one where two runs are to be equal to the last bit: the choice follows the timing.
         lanes: clients stepped side by side; None: as many as the cache holds.
         validate_every: rounds between validations; the last ten rounds are always validated, where the number of
             rounds is known (`trainer.max_epochs` or `max_steps`).

@@ -117,7 +117,7 @@ def _configuration(name: str) -> tuple[object, str | None]:
     if source in kinds and not os.path.isdir(source):
         return transformers.AutoConfig.for_model(source), None
     try:
-        return transformers.AutoConfig.from_pretrained(folder := _located(source)), folder
+        return transformers.AutoConfig.from_pretrained(folder := _located(source), trust_remote_code=False), folder
     except (OSError, ValueError, ImportError) as error:
         known = [kind for kind in ("bert", "roberta", "distilbert", "electra") if kind in kinds]
         raise UserError(
@@ -169,8 +169,9 @@ def _with_weights(name: str, source: str | None, config: object) -> nn.Module:
         with _silence():
             # the weights' own dtype may be a half
             model, report = auto.from_pretrained(
-                source, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
-            )
+                source, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True,
+                trust_remote_code=False,
+            )  # fmt: skip
     except Exception as error:  # files, the network: each its own kind
         raise UserError(f"the weights of {name} do not load: {_one_line(error)}") from error
     _check_sizes(name, model, report["mismatched_keys"])

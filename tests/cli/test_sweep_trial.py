@@ -13,6 +13,7 @@ from lit_fa.sweeps.cli import LOGGERS
 from lit_fa.sweeps.schema import load_sweep
 from lit_fa.sweeps.trials import Trials
 from lit_fa.trial import fit_trial
+from tests.checkpoint_attacks import malicious
 
 LR = "model.init_args.optimizer.init_args.lr"
 BASE = {
@@ -58,6 +59,15 @@ def test_the_study_hears_every_value_and_nothing_is_tested(trials):
     assert heard[4] == pytest.approx(record["metrics"]["val/accuracy"])
     assert record["parameters"] == {LR: 0.1}
     assert not any(name.startswith("test/") for name in record["metrics"])
+
+
+def test_a_trial_whose_checkpoint_would_run_code_begins_afresh_and_runs_nothing(trials, tmp_path, caplog):
+    trial = next(iter(trials()))
+    malicious(Path(trial.record["path"]).with_name(".record") / "last.ckpt", tmp_path / "proof")
+    fit_trial(trial.config, trial.record)
+    assert record_of(trial)["status"] == "finished"
+    assert "more than plain data (posix.mkdir)" in caplog.text
+    assert not (tmp_path / "proof").exists()
 
 
 def test_a_trial_that_the_pruner_gives_up_stops_training(trials):

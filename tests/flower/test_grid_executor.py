@@ -8,6 +8,7 @@ import torch
 from lit_fa.errors import UserError
 from lit_fa.federated import FedNova, LocalSGD
 from lit_fa.flower import grid_executor, server
+from tests.checkpoint_attacks import malicious
 from tests.flower.experiments import checkpoint, difference, embedded, experiment
 from tests.flower.in_process_grid import InProcessGrid
 
@@ -76,6 +77,13 @@ def test_a_lost_node_ends_the_run_with_one_line_and_a_checkpoint_that_goes_on(tm
     over_flower(experiment(tmp_path / "again"), ckpt=str(kept))
     a, b = (checkpoint(tmp_path / name) for name in ("whole", "again"))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_server_runs_nothing_that_a_checkpoint_holds(tmp_path: Path):
+    malicious(tmp_path / "evil.ckpt", tmp_path / "proof")
+    with pytest.raises(UserError, match="more than plain data"):
+        over_flower(experiment(tmp_path), ckpt=str(tmp_path / "evil.ckpt"))
+    assert not (tmp_path / "proof").exists()
 
 
 @pytest.mark.parametrize("name", ["FedAvg", "FedNova"])
