@@ -17,14 +17,9 @@ from lit_fa.errors import UserError
 
 FREE = ("weights", "pretrained", "metrics", "compile", "executor", "lanes", "validate_every", "stream", "rule.backend")
 DATA = ("num_classes", "sample_shape", "normalize", "augment", "max_length", "work", "clients_per_round")
-_WHOSE = {
-    "rule": "rule",
-    "network": "network",
-    "network_args": "network",
-    "adapter": "network",
-    "optimizer": "optimizer",
-}
-_WHOSE |= {"scheduler": "schedule", "data": "data", "num_classes": "data", "image_shape": "data", "input_shape": "data"}
+_OF = dict.fromkeys(("network", "network_args", "adapter"), "another network") | {"rule": "another rule"}
+_OF |= {"optimizer": "another optimizer", "scheduler": "another schedule"}
+_OF |= dict.fromkeys(("data", "num_classes", "image_shape", "input_shape"), "other data")
 _SHOWN = 3  # differences in a line
 _LONGEST = 60  # characters of a value in a line
 _BACKPROP = {"class_path": "lit_fa.rules.backprop.Backprop", "init_args": {}}
@@ -71,10 +66,10 @@ def check_origin(checkpoint: Mapping[str, Any], constructor: Mapping[str, Any], 
     apart += [(f"data {name}", *sides) for name, *sides in differences(kept, data)] if kept and data else []
     if not apart:
         return
-    whose = _WHOSE.get(re.split(r"[. ]", apart[0][0])[0], "run")
+    whose = _OF.get(re.split(r"[. ]", apart[0][0])[0], "another run")
     listed = "; ".join(f"{name} is {_shown(a)} in it and {_shown(b)} here" for name, a, b in apart[:_SHOWN])
     raise OtherOriginError(
-        f"the checkpoint is of another {whose}: {listed}; give the config that it was trained with, or begin a new run "
+        f"the checkpoint is of {whose}: {listed}; give the config that it was trained with, or begin a new run "
         "from its weights (model.init_args.weights)"
     )
 

@@ -130,7 +130,7 @@ def test_a_run_does_not_go_on_with_another_optimizer(optimizer, capsys):
         ("model.init_args.optimizer.init_args.lr", "0.2", "another optimizer: optimizer.lr is 0.1 in it and 0.2 here"),
         ("model.init_args.optimizer.init_args.momentum", "0.9", "another optimizer: optimizer.momentum is 0.0"),
         ("model.init_args.clip", "1", "another run: clip is None in it and 1.0 here"),
-        ("data.init_args.limit_train", "200", "other data: data samples is 1438 in it and 200 here"),
+        ("data.init_args.limit_train", "200", "other data: data samples is 1437 in it and 200 here"),
         ("data.init_args.label_noise", "0.5", "other data: data labels is "),
         ("data.init_args.normalize", "unit", "other data: data normalize is standard in it and unit here"),
     ],
