@@ -6,13 +6,16 @@ cannot be told, such as a network, `{missing_type}`.
 """
 
 import dataclasses
+import importlib.util
 import inspect
+import sys
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from lit_fa.errors import UserError
+from lit_fa.provenance import OURS, installed
 
 PLAIN = (bool, int, float, str, type(None))
 
@@ -82,23 +85,25 @@ def made(plain: Any) -> Any:
         return plain
     match [*plain]:
         case ["import_path"]:
-            return found(plain["import_path"])
+            return found(_callable(plain["import_path"]))
         case ["missing_type"]:
             raise UserError(f"a {plain['missing_type']} is no plain data")
         case ["partial_path", "init_args"]:
-            return partial(found(plain["partial_path"]), **made(plain["init_args"]))
+            return partial(found(_callable(plain["partial_path"])), **made(plain["init_args"]))
         case ["class_path", "init_args"]:
             return _trusted(found(plain["class_path"]))(**made(plain["init_args"]))
     return {key: made(entry) for key, entry in plain.items()}
 
 
 def found(path: str) -> Any:
-    """What is called `path`.
+    """What is called `path`; no file is imported that is not installed, for anybody may have made the checkpoint.
 
     Raises:
-        UserError: it cannot be imported here.
+        UserError: it cannot be imported here, or lies outside of the installed packages and is not imported yet.
     """
     module, _, name = path.rpartition(".")
+    if not _is_installed(module):
+        raise UserError(f"{path} is in no installed package: import {module} before the checkpoint is loaded")
     try:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -130,6 +135,26 @@ def _trusted(kind: Any) -> type:
     if not ours:
         raise UserError(f"{path_of(kind)} is no class of lit_fa nor derived from one: pass the object itself")
     return kind
+
+
+def _callable(path: str) -> str:
+    """The path of an optimiser or a schedule, which is never in the standard library."""
+    if path.partition(".")[0] in sys.stdlib_module_names:
+        raise UserError(f"{path} is no optimiser and no schedule: pass the object itself")
+    return path
+
+
+def _is_installed(module: str) -> bool:
+    """Whether a module is imported already, ours, of the standard library, or in the folders of installed packages."""
+    top = module.partition(".")[0]
+    if module in sys.modules or top in OURS or top in sys.stdlib_module_names:
+        return True
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return False
+    places = [spec.origin or "", *(spec.submodule_search_locations or [])] if spec else []
+    return spec is None or any(installed(Path(place)) for place in places if place)
 
 
 _VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)

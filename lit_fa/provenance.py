@@ -141,7 +141,7 @@ def _origin(path: str) -> str:
     top = home.__name__.partition(".")[0]
     if top in sys.stdlib_module_names:
         return f"python {sys.version.split()[0]}"
-    if file is None or _installed(Path(file)):
+    if file is None or installed(Path(file)):
         return _distribution(top)
     return f"{home.__name__} {source_of(home.__name__) or 'of unknown source'}"
 
@@ -162,7 +162,8 @@ def source_of(module: str) -> str:
     return f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:12]}" if file else ""
 
 
-def _installed(file: Path) -> bool:
+def installed(file: Path) -> bool:
+    """Whether a file lies in the folders of installed distributions."""
     return any(file.is_relative_to(sysconfig.get_path(kind)) for kind in ("purelib", "platlib"))
 
 

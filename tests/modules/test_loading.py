@@ -1,5 +1,6 @@
 """A checkpoint alone gives the trained module back: same rule, same network, same predictions to the last bit."""
 
+import copy
 from functools import partial
 
 import lightning as L
@@ -145,3 +146,44 @@ def test_a_checkpoint_makes_no_object_that_is_not_of_this_package(tmp_path):
     torch.save(kept, file)
     with pytest.raises(UserError, match=r"subprocess.Popen is no class of lit_fa"):
         lit_fa.load(file)
+
+
+@pytest.mark.parametrize(
+    ("option", "plain", "line"),
+    [
+        ("optimizer", {"import_path": "os.system"}, "os.system is no optimiser"),
+        ("scheduler", {"partial_path": "subprocess.Popen", "init_args": {"shell": True}}, "Popen is no optimiser"),
+        (
+            "rule",
+            {"class_path": "brought_along.Rule", "init_args": {}},
+            "brought_along.Rule is in no installed package",
+        ),
+    ],
+)
+def test_a_checkpoint_names_nothing_that_would_run(option, plain, line, tmp_path, monkeypatch):
+    fitted(classifier(), tmp_path, max_epochs=1)
+    file = lit_fa.loading.newest_checkpoint(tmp_path)
+    kept = torch.load(file, weights_only=True)
+    kept["constructor"]["init_args"][option] = plain
+    torch.save(kept, file)
+    (tmp_path / "brought_along.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'proof')!r})\nclass Rule: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    if option == "rule":
+        with pytest.raises(UserError, match=line):
+            lit_fa.load(file)
+    else:
+        with pytest.raises(UserError, match="does not hold the optimiser or its schedule"):
+            fitted(lit_fa.load(file), tmp_path / "again", max_epochs=1)
+        with pytest.raises(UserError, match=line):
+            lit_fa.described.made(plain)
+    assert not (tmp_path / "proof").exists()
+
+
+def test_the_optimiser_of_the_command_line_is_in_the_checkpoint():
+    from lit_fa.cli import built
+    from tests.cli.test_command_line import RUN
+
+    module = built(copy.deepcopy(RUN)).model
+    kept = module.constructor["init_args"]["optimizer"]
+    assert kept["partial_path"] == "torch.optim.sgd.SGD"
+    assert kept["init_args"]["lr"] == 0.1
