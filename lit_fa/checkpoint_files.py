@@ -21,6 +21,7 @@ from typing import IO, Any
 import torch
 
 from lit_fa.errors import UserError
+from lit_fa.faults import while_writing
 
 TORN = "empty, torn or no checkpoint"
 DAMAGED = "damaged, its bytes are not those that were written"
@@ -106,6 +107,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield file
+            while_writing(path)
             file.flush()
             os.fsync(file.fileno())
             part.replace(path)
