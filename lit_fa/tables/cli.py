@@ -17,6 +17,7 @@ from rich.console import Console
 
 from lit_fa.errors import UserError
 from lit_fa.stopping import exit_code
+from lit_fa.tables.claim import clear
 from lit_fa.tables.collect import collect
 from lit_fa.tables.command import read_only
 from lit_fa.tables.compare import compare
@@ -134,6 +135,11 @@ def _missing(table: Table, arguments: argparse.Namespace, output: Console) -> li
         runs = [known[choice(name, f"{table.path}: --id", known)] for name in arguments.id]
     where = places(table, scale.name, tree, out=arguments.out, allow_dirty=arguments.allow_dirty)
     jobs, problems = missing_jobs(table, runs, where, tree, arguments.logger, stale=arguments.stale)
+    if not getattr(arguments, "dry_run", True):  # `emit` has no such option and removes nothing
+        missing = {job.run.id for job in jobs}
+        for run in runs:
+            if run.id not in missing:
+                clear(where.target / run.file_name)
     for problem in problems:
         _say(output, f"skipped {problem}")
     _say(output, f"{table.path} ({scale.name}): {len(runs) - len(jobs)} of {len(runs)} runs done, {len(jobs)} to run")

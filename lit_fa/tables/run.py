@@ -17,7 +17,6 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from lit_fa.provenance import Code
 from lit_fa.stopping import Request, handled
-from lit_fa.tables.claim import clear
 from lit_fa.tables.collect import read_record
 from lit_fa.tables.expand import Run
 from lit_fa.tables.places import Places
@@ -97,8 +96,6 @@ def missing_jobs(
             head |= {"replaces": made(records[0].data)} if records else {}
             log = where.scratch / "logs" / f"{run.id}.log"
             jobs.append(Job(_with_logger(run, logger) if logger else run, head, log))
-        else:
-            clear(where.target / run.file_name)
     return jobs, problems
 
 

@@ -2,19 +2,23 @@
 
 import io
 import json
+import logging
 import multiprocessing
+import os
 import re
 import time
 
 import pytest
 from rich.console import Console
 
-from lit_fa.tables.claim import claim_of, claimant, claimed
+from lit_fa.tables.claim import checkpoints_of, claim_of, claimant, claimed
 from lit_fa.tables.cli import main
 from lit_fa.tables.expand import expand
 from lit_fa.tables.places import places, tree_of
 from lit_fa.tables.progress import reporter
 from lit_fa.tables.schema import load_table
+from lit_fa.tables.worker import work
+from tests.tables import fake_runner
 
 RUNNER = "tests.tables.fake_runner:run"
 
@@ -74,8 +78,6 @@ def test_a_claim_ends_with_its_process_however_that_ends(tmp_path, elsewhere):
 
 
 def test_a_record_that_came_meanwhile_is_not_written_again(declared, save, fill, tmp_path):
-    from lit_fa.tables.worker import work
-
     path = save(declared)
     (run, _), *_ = claims(path)
     record = next(file for file in fill(path, "cpu") if run.id in file.name)
@@ -83,6 +85,33 @@ def test_a_record_that_came_meanwhile_is_not_written_again(declared, save, fill,
     done = work(RUNNER, run.config, {"id": run.id, "path": str(record), "seed": run.seed}, str(tmp_path / "l"))
     assert (done.elsewhere, done.reason) == ("finished by another process meanwhile", "")
     assert record.stat().st_mtime_ns == before
+
+
+def test_what_killed_processes_have_left_of_finished_runs_goes_at_the_next_run(declared, save, fill, capfd):
+    path = save(declared)
+    record = fill(path, "cpu")[0]
+    claim, folder = claim_of(record), checkpoints_of(record)
+    folder.mkdir()
+    for file in (claim, folder / "last.ckpt"):
+        file.touch()
+        os.utime(file, (1, 1))
+    assert main(["run", str(path), "--scale", "cpu", "--dry-run"], runner=RUNNER) == 0
+    assert folder.exists()
+    assert main(["run", str(path), "--scale", "cpu"], runner=RUNNER) == 0
+    assert not claim.exists()
+    assert not folder.exists()
+
+
+def begins_afresh(config: dict, record: dict) -> None:
+    logging.getLogger("lit_fa.checkpoints").warning("last.ckpt cannot be used")
+    fake_runner.run(config, record)
+
+
+def test_the_line_of_a_run_says_what_became_of_its_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    record = {"id": "a", "path": str(tmp_path / "a.json"), "seed": 0}
+    done = work("tests.tables.test_table_claims:begins_afresh", {}, record, str(tmp_path / "log"))
+    assert re.fullmatch(r"finished in [\d.]+ s; last.ckpt cannot be used", done.said)
 
 
 def test_watching_shows_seeds_done_and_who_is_at_work(declared, save, fill, elsewhere, capfd):
