@@ -517,6 +517,12 @@ RULES |= {
     ),
     "ff_greedy": greedy(ff("threshold", 1.0, schedule="greedy")),
 }  # fmt: skip
+# rule to one that differs from it only in the numbers that are drawn when it is installed; `test_cases` checks that a
+# step of both is the same operations, and suites about what is done, not about numbers, try one of them
+ALIKE = dict.fromkeys(
+    ("fa_xavier_normal", "fa_kaiming_uniform", "fa_kaiming_normal", "fa_uniform", "fa_normal", "fa_orthogonal"),
+    "fa_xavier_uniform",
+)
 # suite: rule to the reason why it does not take part in it
 BATCHES = "it compares the samples of a batch, and every rank has its own batch"
 COPIES = "its feedback is copied from the weights"
@@ -596,23 +602,31 @@ CASES = [
 ]  # fmt: skip
 
 
-def cases(*networks: str, suite: str = "", where: Callable[[Case], bool] = lambda case: True) -> list:
-    """The cases on the named networks (all by default) that take part in `suite`, as pytest parameters."""
+def cases(
+    *networks: str, suite: str = "", where: Callable[[Case], bool] = lambda case: True, distinct: bool = False
+) -> list:
+    """The cases on the named networks (all by default) that take part in `suite`, as pytest parameters.
+
+    `distinct` leaves out the rules of `ALIKE`.
+    """
     import pytest
 
     chosen = [c for c in CASES if (not networks or c.name.rsplit("-", 1)[1] in networks) and where(c)]
+    if distinct:
+        chosen = [c for c in chosen if c.name.rsplit("-", 1)[0] not in ALIKE]
     return [
         pytest.param(c, id=c.name, marks=[pytest.mark.skip(reason=c.limits[suite])] if suite in c.limits else [])
         for c in chosen
     ]
 
 
-def rules(suite: str) -> list:
-    """The names of the rules that take part in `suite`, as pytest parameters."""
+def rules(suite: str, distinct: bool = False) -> list:
+    """The names of the rules that take part in `suite`, as pytest parameters; `distinct` as in `cases`."""
     import pytest
 
     reasons = OPTED_OUT.get(suite, {})
     return [
         pytest.param(rule, id=rule, marks=[pytest.mark.skip(reason=reasons[rule])] if rule in reasons else [])
         for rule in RULES
+        if not (distinct and rule in ALIKE)
     ]

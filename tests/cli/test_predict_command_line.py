@@ -1,8 +1,6 @@
 """`lit-fa predict` writes a row for every sample, in the order of the set, by the rule's own prediction."""
 
 import csv
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ import lit_fa
 from datamodules import Digits, Federated
 from lit_fa.__main__ import main
 from tests.cli.test_federated_command_line import RUN as FEDERATED
+from tests.contract.training import ranks
 
 DATA = {"flatten": True, "limit_train": 300, "limit_test": 45, "eval_batch_size": 20}
 QUIET = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
@@ -68,9 +67,7 @@ def test_limits_and_ranks_write_one_file_in_order(run, tmp_path):
     assert main(["predict", *run, "--output", str(output), "--trainer.limit_predict_batches", "1"]) == 0
     assert len(read(output)) == 20
     two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--output", str(tmp_path / "two.csv")]
-    command = [sys.executable, "-m", "lit_fa", "predict", *run, *two]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0, done.stderr[-2000:]
+    ranks(2).train({"words": ["predict", *run, *two]})
     rows = read(tmp_path / "two.csv")
     assert [int(row["index"]) for row in rows] == list(range(45))
     assert torch.allclose(logits(rows[:20]), logits(read(output)), atol=1e-5)

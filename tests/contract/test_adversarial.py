@@ -96,7 +96,7 @@ def carries(learner: Learner, batch: tuple, name: str, weight: nn.Parameter, exp
 
 
 @pytest.mark.parametrize("network", STRANGERS)
-@pytest.mark.parametrize("rule", rules("strangers"))
+@pytest.mark.parametrize("rule", rules("strangers", distinct=True))
 def test_what_carries_error_by_its_own_weight_is_named_and_under_feedback_alignment_refused(rule: str, network: str):
     build, shape = NETWORKS[network]
     torch.manual_seed(0)
@@ -109,7 +109,7 @@ def test_what_carries_error_by_its_own_weight_is_named_and_under_feedback_alignm
 
 
 @pytest.mark.parametrize("tied", ["module", "weight"])
-@pytest.mark.parametrize("rule", rules("tied"))
+@pytest.mark.parametrize("rule", rules("tied", distinct=True))
 def test_what_is_tied_learns_the_sum_and_stays_tied(rule: str, tied: str):
     network = twice(tied=tied).eval()
     apart = copy.deepcopy(network)
@@ -132,7 +132,7 @@ def test_what_is_tied_learns_the_sum_and_stays_tied(rule: str, tied: str):
 
 
 @pytest.mark.parametrize("name", ["a.bias", "a.weight"])
-@pytest.mark.parametrize("rule", rules("frozen"))
+@pytest.mark.parametrize("rule", rules("frozen", distinct=True))
 def test_what_is_frozen_stays_and_all_else_learns_as_if_it_were_not(rule: str, name: str):
     network = twice().eval()
     network.get_parameter(name).requires_grad_(False)
@@ -153,7 +153,7 @@ def test_what_is_frozen_stays_and_all_else_learns_as_if_it_were_not(rule: str, n
     assert largest_difference({n: layer.get_parameter(n).detach() for n in still}, still) == 0
 
 
-@pytest.mark.parametrize("rule", rules("shared_dropout"))
+@pytest.mark.parametrize("rule", rules("shared_dropout", distinct=True))
 def test_a_dropout_that_is_shared_draws_as_two_would(rule: str):
     make = RULES[rule][0]
     shared = installed(make(), twice(shared="dropout"))
@@ -166,7 +166,7 @@ def test_a_dropout_that_is_shared_draws_as_two_would(rule: str):
 
 
 @pytest.mark.parametrize("shared", ["activation", "function"])
-@pytest.mark.parametrize("rule", rules("activations"))
+@pytest.mark.parametrize("rule", rules("activations", distinct=True))
 def test_no_block_ends_in_front_of_its_activation(rule: str, shared: str):
     """A block is cut behind its activation, or delta would lack its derivative, and goodness be of other numbers."""
     learner = installed(RULES[rule][0](), twice(shared=shared).eval())
@@ -184,14 +184,14 @@ def test_a_cut_in_front_of_an_activation_is_refused_with_the_remedy_unless_it_is
     assert installed(rule(blocks=["first", "a"]), twice(shared="function")) is not None
 
 
-@pytest.mark.parametrize("case", cases("mlp", "small_conv", suite="batch_of_one"))
+@pytest.mark.parametrize("case", cases("mlp", "small_conv", suite="batch_of_one", distinct=True))
 def test_gradients_of_one_sample_equal_a_literal_reference(case: Case):
     learner, (x, y) = case.learner(), case.batch(1)
     expected = case.reference(learner, array(x), array(y))
     assert largest_difference(gradients(learner, (x, y)), expected) < case.tolerance
 
 
-@pytest.mark.parametrize("rule", rules("flat_inputs"))
+@pytest.mark.parametrize("rule", rules("flat_inputs", distinct=True))
 def test_flat_inputs_learn_as_the_images_do(rule: str):
     def learner(*shape: int) -> Learner:
         torch.manual_seed(0)

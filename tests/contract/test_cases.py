@@ -7,7 +7,8 @@ import pytest
 
 from lit_fa import rules
 from lit_fa.layers.sources import SOURCES
-from tests.cases import IMPOSSIBLE, LIMITS, OPTED_OUT, RULES
+from tests.cases import ALIKE, IMPOSSIBLE, LIMITS, OPTED_OUT, RULES
+from tests.contract.test_one_function import alike
 
 HERE = Path(__file__).parent
 MADE = [make() for make, _ in RULES.values()]
@@ -29,6 +30,12 @@ def test_whoever_opts_out_is_in_the_list():
 
 @pytest.mark.parametrize("suite", sorted({*OPTED_OUT} | {suite for limits in LIMITS.values() for suite in limits}))
 def test_a_suite_that_is_opted_out_of_exists(suite: str):
-    asked = (f'suite="{suite}"', f'rules("{suite}")')
+    asked = (f'suite="{suite}"', f'rules("{suite}"')
     files = [*HERE.glob("test_*.py"), *(HERE.parent / "federated").glob("test_*.py")]
     assert any(words in file.read_text("utf-8") for file in files for words in asked)
+
+
+def test_rules_that_are_declared_alike_issue_the_same_operations():
+    first = {rule: same for rule, (same, _) in alike().items()}
+    assert {first[rule] for rule in ALIKE} == {first[other] for other in ALIKE.values()}
+    assert not {*ALIKE} & {*ALIKE.values()}

@@ -40,7 +40,7 @@ def assert_goes_on(resumed: dict, whole: dict, killed_at: int = KILLED_AT) -> No
         assert same(resumed[part], whole[part]), part
 
 
-@pytest.mark.parametrize("rule", rules("resume"))
+@pytest.mark.parametrize("rule", rules("resume", distinct=True))
 def test_a_run_resumed_in_mid_epoch_equals_one_that_was_not_killed(rule: str, tmp_path: Path):
     assert_goes_on(*resumed_after_a_kill(tmp_path, rule=rule, network=network_for(rule), **RANDOM))
 

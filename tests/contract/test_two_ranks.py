@@ -11,7 +11,7 @@ from tests.contract.training import network_for, record
 SHORT = {"n_train": 24, "epochs": 2, "save_every": 100}  # three steps an epoch, no checkpoint on the way
 
 
-@pytest.mark.parametrize("rule", rules("two_ranks"))
+@pytest.mark.parametrize("rule", rules("two_ranks", distinct=True))
 def test_two_ranks_equal_one(rule: str, tmp_path: Path):
     options = {"rule": rule, "network": network_for(rule), **SHORT}
     one = record(tmp_path / "one", **options)

@@ -22,6 +22,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from datamodules import Synthetic
+from lit_fa.__main__ import main
 from lit_fa.modules import Classifier
 from tests.cases import CLASSES, IMPOSSIBLE, RULES
 
@@ -142,7 +143,11 @@ class Ranks:
             there.close()
 
     def train(self, options: dict) -> None:
-        """Do one run on all ranks. Raises AssertionError with the traceback of the rank that fails first."""
+        """Do one run on all ranks: of `train`, or the command whose `words` are given.
+
+        Raises:
+            AssertionError: with the traceback of the rank that fails first.
+        """
         for connection in self.connections:
             connection.send(options)
         waiting = [*self.connections]
@@ -176,10 +181,15 @@ def serve(connection: Connection, environment: dict[str, str]) -> None:
     while True:
         options = connection.recv()
         try:
-            train(options)
+            train(options) if "rule" in options else command(options["words"])
             connection.send("")
         except BaseException:
             connection.send(traceback.format_exc())
+
+
+def command(words: list[str]) -> None:
+    """What `lit-fa WORDS` does, on this rank."""
+    assert main(words) == 0
 
 
 def record(folder: Path, **options: object) -> dict:

@@ -56,14 +56,14 @@ def result(executor: str, **options) -> dict:
     return weights(module) | {n: b.clone() for n, b in module.learner.named_buffers()}
 
 
-@pytest.mark.parametrize("rule", [*cases.rules("vmapped_clients"), *MORE])
+@pytest.mark.parametrize("rule", [*cases.rules("vmapped_clients", distinct=True), *MORE])
 def test_vmap_gives_what_one_client_after_another_gives(rule: str):
     options = {"local_optimizer": LocalSGD(0.2), "rounds": 2 if rule in MORE else 1}
     expected = result("sequential", rule=RULES[rule](), **options)
     assert largest_difference(result("vmap", rule=RULES[rule](), **options), expected) < 1e-13
 
 
-@pytest.mark.parametrize("rule", [*cases.rules("written_out"), *MORE])
+@pytest.mark.parametrize("rule", [*cases.rules("written_out", distinct=True), *MORE])
 def test_the_explicit_rule_gives_what_autograd_gives(rule: str):
     assert_written_out(rule, nn.ReLU)
 
