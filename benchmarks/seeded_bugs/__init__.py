@@ -1,0 +1,1 @@
+"""Bugs that are seeded into the rules, and the tests that catch them."""

@@ -1,0 +1,140 @@
+"""Runs tests on a private copy of the tree: one process that has imported the heavy packages, forked for every run."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+COPIED = ("lit_fa", "callbacks", "datamodules", "tests", "paper_configs", "benchmarks")
+FILES = ("pyproject.toml", "README.md", "Makefile", "constraints.txt")
+HEAVY = ("torch", "torch.func", "lightning", "timm", "numpy", "jsonargparse", "PIL.Image", "yaml", "rich.console")
+IGNORED = shutil.ignore_patterns("__pycache__", "results")
+
+
+def copied(tree: Path, folder: Path) -> Path:
+    """The parts of the tree that tests read, without records; whatever a killed run has left there goes."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in COPIED:
+        if (tree / name).is_dir():
+            shutil.copytree(tree / name, folder / name, ignore=IGNORED)
+    for name in FILES:
+        if (tree / name).is_file():
+            shutil.copy(tree / name, folder / name)
+    return folder
+
+
+def warm_up() -> None:
+    """Import what every run needs and no bug is in."""
+    for name in HEAVY:
+        __import__(name)
+
+
+class Observer:
+    """A pytest plugin: leaves the first failure, and puts the rules that use the file first."""
+
+    def __init__(self, out: Path, files: list[str], reaching: frozenset[str]):
+        """`files` is the order of test files; `reaching` are the modules that import the file, itself included."""
+        self.out, self.places, self.reaching = out, {name: k for k, name in enumerate(files)}, reaching
+        self.rules: dict[str, bool] = {}
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Leaves out the rules that have no part in the file; keeps the order of `files` otherwise."""
+        items[:] = sorted(
+            (item for item in items if self.concerned(item)),
+            key=lambda item: self.places.get(item.nodeid.partition("::")[0], len(self.places)),
+        )
+
+    def concerned(self, item: pytest.Item) -> bool:
+        """Whether the rule of a test of the contract, if it has one, reaches the file."""
+        given = getattr(getattr(item, "callspec", None), "params", {})
+        case = getattr(given.get("case"), "name", "").rsplit("-", 1)[0]
+        rule = case or given.get("rule", "")
+        if not isinstance(rule, str) or "tests/contract/" not in item.nodeid:
+            return True
+        if rule not in self.rules:
+            from tests.cases import RULES  # the copy's, with the bug
+
+            made = RULES[rule][0]() if rule in RULES else None
+            modules = {type(made).__module__, type(getattr(made, "source", None)).__module__}
+            self.rules[rule] = made is None or bool(modules & self.reaching)
+        return self.rules[rule]
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Writes the first failure."""
+        if report.failed:
+            self.write(report.nodeid, getattr(report.longrepr, "reprcrash", None))
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A bug that no test can import is caught as well."""
+        if report.failed:
+            self.write(report.nodeid, None)
+
+    def write(self, test: str, crash: object) -> None:
+        """Once."""
+        if not self.out.exists():
+            said = (getattr(crash, "message", "") or "").splitlines()
+            self.out.write_text(json.dumps({"test": test, "said": said[0][:200] if said else ""}), encoding="utf-8")
+
+
+def first_failure(folder: Path, files: list[str], reaching: frozenset[str], seconds: int) -> tuple[dict | None, float]:
+    """Run test files of the copy until one fails.
+
+    Args:
+        folder: the copy.
+        files: test files, relative to it, in order.
+        reaching: see `Observer`.
+        seconds: of processor time, after which the tests are said to hang, which is a failure.
+
+    Returns:
+        The first failing test and what it says, None if all pass; and the seconds of processor time.
+    """
+    out, log = folder / "failure.json", folder / "log.txt"
+    out.unlink(missing_ok=True)
+    child = os.fork()
+    if not child:
+        _run(folder, files, Observer(out, files, reaching), log, seconds)
+    _, status, used = os.wait4(child, 0)
+    spent = used.ru_utime + used.ru_stime
+    if out.exists():
+        return json.loads(out.read_text(encoding="utf-8")), spent
+    code = os.waitstatus_to_exitcode(status)
+    if code in (0, 5):  # all passed; nothing collected
+        return None, spent
+    hangs = code in (-signal.SIGXCPU, -signal.SIGKILL)
+    return {"test": "hangs" if hangs else f"ends with {code}", "said": ""}, spent
+
+
+def _run(folder: Path, files: list[str], observer: Observer, log: Path, seconds: int) -> None:
+    """The body of a run, in a process of its own, which it never leaves."""
+    code = 70
+    try:
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 10))
+        words = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(words, 1)
+        os.dup2(words, 2)
+        os.chdir(folder)
+        sys.path[:] = [str(folder), *(path for path in sys.path if path not in ("", str(Path.cwd())))]
+        os.environ["PYTHONPATH"] = str(folder)
+        ours = ("lit_fa", "callbacks", "datamodules", "tests", "benchmarks")
+        for name in [name for name in sys.modules if name.split(".")[0] in ours]:
+            del sys.modules[name]
+        options = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:randomly"]
+        code = int(pytest.main([*options, f"--rootdir={folder}", *files], plugins=[observer]))
+    finally:
+        os._exit(code)
+
+
+def stamp(path: Path, content: bytes) -> None:
+    """Write a source file with a date that no earlier content had, so that no stale byte code is taken for its own."""
+    path.write_bytes(content)
+    os.utime(path, times=(now := time.time() - 10**8 + stamp.number, now))
+    stamp.number += 1
+
+
+stamp.number = 0

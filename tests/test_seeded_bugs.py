@@ -1,0 +1,80 @@
+"""The harness that seeds bugs: the same by its seed, of every kind, caught by the test that sees them."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.seeded_bugs import running
+from benchmarks.seeded_bugs.__main__ import TREE, drawn, tried
+from benchmarks.seeded_bugs.mutations import KINDS, apply, bugs, valid
+from benchmarks.seeded_bugs.tests_of import Imports, stages
+
+SOURCE = "def difference(a, b):\n    return a - b\n\n\ndef unseen(a, b):\n    return a - b\n"
+TEST = (
+    "from lit_fa.functional.sums import difference\n\n\n"
+    "def test_other():\n    assert True\n\n\ndef test_difference():\n    assert difference(3, 1) == 2\n"
+)
+
+
+@pytest.fixture
+def tree(tmp_path) -> Path:
+    texts = {"lit_fa/functional/sums.py": SOURCE, "tests/functional/test_sums.py": TEST}
+    for name, text in {**texts, "lit_fa/__init__.py": "", "lit_fa/functional/__init__.py": ""}.items():
+        (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tree" / name).write_text(text)
+    return tmp_path / "tree"
+
+
+def test_a_seed_draws_the_same_bugs_of_every_kind_one_a_line():
+    found = drawn(TREE, 14, seed=5)
+    assert found == drawn(TREE, 14, seed=5) != drawn(TREE, 14, seed=6)
+    assert {bug.kind for bug in found} == {*KINDS}
+    assert len({(bug.file, bug.line) for bug in found}) == 14
+    assert all(valid(apply(bug, (TREE / bug.file).read_bytes())) for bug in found)
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "becomes"),
+    [
+        ("y = (a) + b", "sign", "y = (a) - b"),
+        ("y -= b", "sign", "y += b"),
+        ("y = -a", "sign", "y = (a)"),
+        ("y = w.t() @ x", "transposition", "y = w @ x"),
+        ("y = w @ x", "transposition", "y = w @ (x).mT"),
+        ('y = einsum("ni,oi->no", x, w)', "transposition", None),
+        ('y = torch.einsum("ni,oi->no", x, w)', "transposition", 'y = torch.einsum("ni,oi->on", x, w)'),
+        ("y = (a + b) / n", "factor", "y = ((a + b))"),
+        ("y = x.mean(0)", "factor", "y = x.sum(0)"),
+        ("y = x.detach()", "detach", "y = x"),
+        ("y = a <= b", "comparison", "y = a >= b"),
+        ("y = x[1:]", "index", "y = x[0:]"),
+        ("y = x.sum(dim=-1)", "index", "y = x.sum(dim=0)"),
+        ("y = a + b", "term", "y = (a)"),
+        ("y += b", "term", "pass"),
+        ('raise ValueError(f"{a + b}" + "c")', "sign", None),
+    ],
+)
+def test_a_kind_of_bug_replaces_one_expression(tmp_path, line, kind, becomes):
+    (tmp_path / "module.py").write_text(line + "\n")
+    found = [bug.becomes for bug in bugs(tmp_path, "module.py") if bug.kind == kind]
+    assert becomes in found if becomes else not found
+
+
+def test_a_bug_is_caught_by_the_first_test_that_fails_or_survives_and_leaves_the_copy_sound(tree, tmp_path):
+    copy, imports = running.copied(tree, tmp_path / "copy"), Imports(tree)
+    seen, unseen = [bug for bug in bugs(tree, "lit_fa/functional/sums.py") if bug.kind == "sign"]
+    assert (seen.line, seen.was, seen.becomes) == (2, "return a - b", "return a + b")
+    caught = tried(seen, copy, imports, ["near", "contract", "rest"])
+    assert (caught["fate"], caught["stage"]) == ("caught", "near")
+    assert caught["test"] == "tests/functional/test_sums.py::test_difference"
+    assert tried(unseen, copy, imports, ["near"])["fate"] == "survived"
+    for folder in (tree, copy):
+        assert (folder / "lit_fa/functional/sums.py").read_text() == SOURCE
+
+
+def test_tests_are_tried_from_the_nearest_on():
+    plan = stages(Imports(TREE), "lit_fa/functional/matching.py")
+    assert plan["near"][0] == "tests/functional/test_matching.py"
+    assert "tests/rules/test_feedback_weight_matching.py" in plan["near"]
+    assert plan["contract"][0] == "tests/contract/test_equals_reference.py"
+    assert not {*plan["near"]} & {*plan["rest"]}
