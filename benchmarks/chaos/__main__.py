@@ -49,7 +49,8 @@ def main() -> None:
     outcomes = [done[attack.number] for attack in attacks]
     _show(outcomes)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"volatile": VOLATILE, "attacks": outcomes}, indent=1) + "\n")
+        text = json.dumps({"volatile": VOLATILE, "attacks": outcomes}, indent=1) + "\n"
+        arguments.json.write_text(text, encoding="utf-8")
 
 
 def _kinds(given: str) -> list[str]:

@@ -94,7 +94,10 @@ def _become(words: list[str], folder: Path, log: Path, environment: dict[str, st
         os.environ.update(environment)
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1), os.dup2(output, 2)
-        sys.stdout, sys.stderr = (open(d, "w", buffering=1, closefd=False) for d in (1, 2))  # noqa: SIM115 (to the end)
+        sys.stdout, sys.stderr = (  # open to the end
+            open(d, "w", buffering=1, closefd=False, encoding="utf-8")  # noqa: SIM115
+            for d in (1, 2)
+        )
         spawned = multiprocessing.get_context
         multiprocessing.get_context = lambda method=None: spawned("fork" if method == "spawn" else method)
         sys.argv = ["lit-fa", *words]
