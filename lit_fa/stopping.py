@@ -6,13 +6,11 @@ process was started to ignore, as under nohup, stays ignored.
 
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-SAME_S = 1.0  # seconds in which a second SIGTERM or SIGHUP is the first one again, to the process and to its group
 Handler = Callable[[int, FrameType | None], None]
 
 
@@ -34,25 +32,28 @@ class Stopped(KeyboardInterrupt):
 
 
 class Request:
-    """A handler that notes the first signal, for a loop that ends where nothing is lost; a second one ends at once.
+    """A handler that notes the first signal, for a loop that ends where nothing is lost; a second Ctrl-C ends at once.
+
+    A second SIGTERM or SIGHUP changes nothing: it may be the first one again, to the process and to its group, or come
+    while a checkpoint is written. Whoever does not want to wait can kill.
 
     Args:
-        patient: further signals are ignored; whoever sent them can kill.
+        patient: a second Ctrl-C changes nothing either.
     """
 
     def __init__(self, *, patient: bool = False):
         """Nothing is asked yet."""
-        self.patient, self.signum, self.since, self.insisted = patient, 0, 0.0, False
+        self.patient, self.signum, self.insisted = patient, 0, False
 
     def __call__(self, signum: int, frame: FrameType | None = None) -> None:
         """Receive a signal.
 
         Raises:
-            Stopped: it is the second one.
+            Stopped: it is a second Ctrl-C.
         """
         if not self.signum:
-            self.signum, self.since = signum, time.monotonic()
-        elif not self.patient and (signum == signal.SIGINT or time.monotonic() - self.since > SAME_S):
+            self.signum = signum
+        elif signum == signal.SIGINT and not self.patient:
             self.insisted = True
             raise Stopped(signum)
 

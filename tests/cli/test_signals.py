@@ -135,13 +135,14 @@ def test_a_second_ctrl_c_does_not_wait():
             signal.raise_signal(signal.SIGINT)
 
 
-def test_a_signal_to_process_and_group_at_once_is_one(monkeypatch):
+def test_a_second_sigterm_changes_nothing_and_a_ctrl_c_behind_it_ends_at_once():
     request = Request()
-    request(signal.SIGTERM)
-    request(signal.SIGTERM)
-    monkeypatch.setattr("lit_fa.stopping.SAME_S", -1.0)
-    with pytest.raises(Stopped):
-        request(signal.SIGTERM)
+    for signum in (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP):
+        request(signum)
+    with pytest.raises(Stopped, match="stopped by SIGTERM"):
+        request.check()
+    with pytest.raises(Stopped, match="stopped by SIGINT"):
+        request(signal.SIGINT)
 
 
 def test_what_was_to_be_ignored_stays_ignored():
