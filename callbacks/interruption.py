@@ -99,7 +99,8 @@ class Interruption(Checkpoint):
         trainer.save_checkpoint(path)
         stopped = Stopped(signum, f"interrupted after step {trainer.global_step}; {self.going_on(str(path))}")
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
-            rank_zero_info(str(stopped))
+            if trainer.is_global_zero:
+                print(stopped, flush=True)
             raise SystemExit(exit_code(stopped))  # torch takes a forked rank's KeyboardInterrupt for its end
         raise stopped
 

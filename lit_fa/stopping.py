@@ -102,7 +102,7 @@ def interruptions_as_stopped() -> Iterator[None]:
     except Exception as error:
         signum = (getattr(error, "exit_code", None) or 0) - 128
         if type(error).__name__ == "ProcessExitedException" and signum in SIGNALS:
-            raise Stopped(signum) from None
+            raise Stopped(signum, "stopped, as the ranks have") from None
         raise
 
 

@@ -116,7 +116,9 @@ def test_a_cell_that_is_asked_to_stop_goes_on_to_the_record_of_an_unbroken_one(c
 
 
 def test_two_ranks_stop_at_one_step_though_only_the_second_was_asked(config):
-    trainer = {"accelerator": "cpu", "devices": 2, "strategy": "ddp", "callbacks": "tests.cli.test_signals.Send"}
+    named = Path(config).read_text(encoding="utf-8").replace(__name__, "tests.cli.test_signals")
+    Path(config).write_text(named, encoding="utf-8")
+    trainer = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
     words = [word for name, value in trainer.items() for word in (f"--trainer.{name}", str(value))]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "SEND_STEP": "5", "SEND_RANK": "1"}
     command = [sys.executable, "-m", "lit_fa", "fit", "--config", config, *words]
