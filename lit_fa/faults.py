@@ -5,8 +5,8 @@
 | `kill@37`, `sigterm@37`, `sigint@37`, `sighup@37` | the signal, before the step after global step 37 |
 | `sigterm@epoch2` | the same at the beginning of epoch 2 (the first is 0) |
 | `nan@5`, `nan@epoch1` | a parameter is no number from there on |
-| `disk@save` | the disk is full while a checkpoint or a record is written |
-| `kill@save`, `sigterm@save`, ... | the signal while a checkpoint or a record is written |
+| `disk@save` | the disk is full while a checkpoint is written |
+| `kill@save`, `sigterm@save`, ... | the signal while a checkpoint is written |
 
 Where the variable is not set, nothing is attached and nothing is asked.
 """
@@ -73,7 +73,7 @@ def parsed(text: str) -> Fault:
 
 
 def while_writing(path: object) -> None:
-    """Called by whoever writes a checkpoint or a record, when a part of it is written."""
+    """Called by whoever writes a checkpoint, when a part of it is written."""
     fault = asked()
     if fault is None or not fault.in_save:
         return

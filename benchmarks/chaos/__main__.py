@@ -19,11 +19,16 @@ from rich.table import Table
 from benchmarks.chaos.attack import DISKS, Outcome, attacked, can_mount, drawn
 from benchmarks.chaos.process import Command
 from benchmarks.chaos.work import KINDS, VOLATILE
+from lit_fa.stopping import handled, stop
 
 
 def main() -> None:
-    """The command line."""
-    arguments = _parser().parse_args()
+    """The command line; a signal ends what is under way, and mends its disk."""
+    with handled(stop):
+        _run(_parser().parse_args())
+
+
+def _run(arguments: argparse.Namespace) -> None:
     kinds = _kinds(arguments.kinds)
     folder = (arguments.folder or Path("scratch") / f"chaos-{arguments.seed}").resolve()
     folder.mkdir(parents=True, exist_ok=True)

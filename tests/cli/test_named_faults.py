@@ -67,3 +67,12 @@ def test_nan_at_a_step_is_a_divergence_of_that_step(config, tmp_path, monkeypatc
     fit_and_record(config, {"path": str(tmp_path / "r.json")})
     record = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
     assert (record["status"], record["diverged"]["step"]) == ("diverged", 5)
+
+
+def test_a_full_disk_in_a_save_is_one_line_and_the_run_goes_on(config, tmp_path, monkeypatch):
+    monkeypatch.setenv(faults.VARIABLE, "disk@save")
+    with pytest.raises(UserError, match="No space left on device"):
+        fit_and_record(config, {"path": str(tmp_path / "r.json")})
+    monkeypatch.delenv(faults.VARIABLE)
+    fit_and_record(config, {"path": str(tmp_path / "r.json")})
+    assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["status"] == "finished"
