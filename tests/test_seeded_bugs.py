@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.seeded_bugs import running
-from benchmarks.seeded_bugs.__main__ import TREE, drawn, tried
+from benchmarks.seeded_bugs.__main__ import TREE, drawn, shown, tried
 from benchmarks.seeded_bugs.mutations import KINDS, apply, bugs, valid
 from benchmarks.seeded_bugs.tests_of import Imports, stages
 
@@ -60,14 +60,18 @@ def test_a_kind_of_bug_replaces_one_expression(tmp_path, line, kind, becomes):
     assert becomes in found if becomes else not found
 
 
-def test_a_bug_is_caught_by_the_first_test_that_fails_or_survives_and_leaves_the_copy_sound(tree, tmp_path):
+def test_a_bug_is_caught_by_the_first_test_that_fails_or_survives_and_leaves_the_copy_sound(tree, tmp_path, capsys):
     copy, imports = running.copied(tree, tmp_path / "copy"), Imports(tree)
     seen, unseen = [bug for bug in bugs(tree, "lit_fa/functional/sums.py") if bug.kind == "sign"]
     assert (seen.line, seen.was, seen.becomes) == (2, "return a - b", "return a + b")
     caught = tried(seen, copy, imports, ["near", "contract", "rest"])
     assert (caught["fate"], caught["stage"]) == ("caught", "near")
     assert caught["test"] == "tests/functional/test_sums.py::test_difference"
-    assert tried(unseen, copy, imports, ["near"])["fate"] == "survived"
+    survived = tried(unseen, copy, imports, ["near"])
+    assert survived["fate"] == "survived"
+    shown([(seen, caught), (unseen, survived)])
+    assert "1 of 2 caught" in (said := capsys.readouterr().out)
+    assert "survived: lit_fa/functional/sums.py:6: return a - b  ->  return a + b" in said
     for folder in (tree, copy):
         assert (folder / "lit_fa/functional/sums.py").read_text() == SOURCE
 

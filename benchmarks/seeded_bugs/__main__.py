@@ -18,6 +18,7 @@ from pathlib import Path
 
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.seeded_bugs import running
@@ -28,7 +29,7 @@ TREE = Path(__file__).parents[2]
 FOLDERS = ("lit_fa/functional", "lit_fa/layers", "lit_fa/rules")
 STAGES = ("near", "contract", "rest")
 EQUIVALENT = Path(__file__).with_name("equivalent.yaml")
-HANGS_AFTER = 600  # seconds of processor time a stage
+HANGS_AFTER = (300, 60)  # seconds of processor time: of a stage at least, and of each of its files
 
 
 def drawn(tree: Path, number: int, seed: int) -> list[Bug]:
@@ -71,7 +72,8 @@ def tried(bug: Bug, copy: Path, imports: Imports, asked: list[str]) -> dict:
     try:
         for stage in asked:
             if plan[stage]:
-                failure, seconds = running.first_failure(copy, plan[stage], reaching, HANGS_AFTER)
+                limit = max(HANGS_AFTER[0], HANGS_AFTER[1] * len(plan[stage]))
+                failure, seconds = running.first_failure(copy, plan[stage], reaching, limit)
                 spent += seconds
                 if failure:
                     return {"fate": "caught", "stage": stage, **failure, "seconds": round(spent, 1)}
@@ -85,7 +87,8 @@ def shown(found: list[tuple[Bug, dict]]) -> None:
     table = Table("place", "kind", "line, and what became of it", "fate")
     for bug, result in found:
         by = result.get("test") or result.get("because") or ", ".join(result.get("stages", []))
-        table.add_row(f"{bug.file}:{bug.line}", bug.kind, f"{bug.was}\n{bug.becomes}", f"{result['fate']}\n{by}")
+        row = (f"{bug.file}:{bug.line}", bug.kind, f"{bug.was}\n{bug.becomes}", f"{result['fate']}\n{by}")
+        table.add_row(*map(escape, row))
     console = Console()
     console.print(table)
     seen = [result["fate"] for _, result in found if result["fate"] != "equivalent"]
