@@ -11,7 +11,7 @@ from torch import Tensor
 from callbacks.errors import MeasurementError
 from callbacks.probe import Batch, Periodic
 from lit_fa.deployment.measure import compared, dense_twin
-from lit_fa.deployment.simplify import simplified
+from lit_fa.deployment.simplify import CHEAPER, simplified
 from lit_fa.rules.base import LearningRule
 
 
@@ -35,6 +35,8 @@ class DeployedCost(Periodic):
         super().__init__(every_n_steps)
         if batch < 2 or rounds < 1:
             raise MeasurementError(f"a timing takes at least 2 images and 1 round, not {batch} and {rounds}")
+        if by not in CHEAPER:
+            raise MeasurementError(f"by is one of {', '.join(CHEAPER)}, not '{by}'")
         self.by, self.batch, self.rounds = by, batch, rounds
         self.inputs: Tensor | None = None
 

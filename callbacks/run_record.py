@@ -47,6 +47,8 @@ class RunRecord(Recorder):
         super().__init__()
         if finish_after not in ("fit", "test"):
             raise MeasurementError(f"finish_after is fit or test, not '{finish_after}'")
+        if path is not None and (not Path(path).name or Path(path).is_dir()):
+            raise MeasurementError(f"path {path!r} is a folder: name a file in it")
         self.path, self.record, self.finish_after = path, dict(record or {}), finish_after
         self.metrics: dict[str, float] = {}
         self.broken: list[str] = []

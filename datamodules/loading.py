@@ -6,7 +6,7 @@ import lightning as L
 import torch
 
 from datamodules.batches import BatchLoader, Prepare
-from datamodules.errors import require
+from datamodules.errors import DataError, one_line, require
 from datamodules.image_set import ImageSet
 from datamodules.loose import loose_images
 from datamodules.text_set import TextSet
@@ -70,7 +70,7 @@ class LoadingDataModule(L.LightningDataModule):
     def target_device(self) -> torch.device:
         """Where the sets are kept: `device`, or the trainer's where that is `auto`; cpu without a trainer."""
         if self.device != "auto":
-            return torch.device(self.device)
+            return named_device(self.device)
         return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
 
     def _loader(self, samples: ImageSet | TextSet | None, batch_size: int, **order: bool) -> BatchLoader:
@@ -78,3 +78,18 @@ class LoadingDataModule(L.LightningDataModule):
         rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         ranks = {"rank": rank, "world_size": world_size}
         return BatchLoader(samples, batch_size, prepare=self.prepare(samples), seed=self.seed, **ranks, **order)
+
+
+def named_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        DataError: there is no such device here.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        raise DataError(f"device={name!r}: {one_line(error, most=80)}; set auto or cpu") from None
+    require(device.type != "meta", f"device={name!r} holds no data; set auto or cpu")
+    return device

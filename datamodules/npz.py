@@ -60,6 +60,9 @@ class Npz(VisionDataModule):
         labels = {split: read_labels(self.path, split, self.label_offset) for split in splits}
         for split in splits:
             self._check_split(split, shapes, len(labels[split]))
+        lowest = int(min(part.min() for part in labels.values()))
+        fits = self.label_offset >= 0 or lowest == 0
+        require(fits, f"label_offset={self.label_offset}: {self.path} has labels from {lowest + self.label_offset} on")
         highest = int(max(part.max() for part in labels.values()))
         self.num_classes = self.wanted_classes or highest + 1
         if self.wanted_classes is None and not isinstance(self.chosen_classes, Sequence):

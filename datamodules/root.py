@@ -26,6 +26,20 @@ def cache_root() -> Path:
     return Path(os.environ.get("LIT_FA_CACHE") or "~/.cache/lit-fa").expanduser()
 
 
+def cache_folder(name: str) -> Path:
+    """A folder in `cache_root`, made where it was not there.
+
+    Raises:
+        DataError: it cannot be made.
+    """
+    folder = cache_root() / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be made ({error.strerror}): set LIT_FA_CACHE to a folder") from None
+    return folder
+
+
 def opened(
     reader: Callable[..., Any],
     name: str,
@@ -55,6 +69,8 @@ def explained(
     for path, md5 in checksums:
         if path.is_file() and calculate_md5(path) != md5:
             return DataError(f"{path}: wrong checksum, truncated or not the original; delete it and run with a network")
+    if root.exists() and not root.is_dir():
+        return DataError(f"{name}: {root.resolve()} is a file and no folder: {ELSEWHERE}")
     missing = isinstance(error, (URLError, FileNotFoundError)) or any(word in str(error).lower() for word in OFFLINE)
     if missing and not download:
         return DataError(f"{name} is not in {root.resolve()}: allow download, or {ELSEWHERE}")

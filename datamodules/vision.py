@@ -18,6 +18,7 @@ from datamodules.loading import LoadingDataModule
 from datamodules.root import data_root
 from datamodules.validation import CHOICES, refuse_choices
 
+LARGEST = dict.fromkeys(("batch_size", "eval_batch_size", "limit_train", "limit_test"), 10**9) | {"resize": 10_000}
 SHIFTS = {"crop_flip": 4, "jitter": 2}  # pixels each way
 READY_LIMIT = 1 << 30  # bytes of floats up to which a set is normalised once, so that a batch is one index_select
 
@@ -188,8 +189,12 @@ class VisionDataModule(LoadingDataModule):
         for name in ("batch_size", "eval_batch_size", "limit_train", "limit_test", "resize"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name}={value}: must be at least 1")
+            require(value is None or value <= LARGEST[name], f"{name}={value}: must be at most {LARGEST.get(name)}")
         require(0 <= self.label_noise <= 1, f"label_noise={self.label_noise}: a share of labels, from 0 to 1")
-        require(self.val_size >= 0, f"val_size={self.val_size}: a number of images or a share of them, from 0")
+        require(
+            0 <= self.val_size < float("inf"),
+            f"val_size={self.val_size}: a number of images or a share of them, from 0",
+        )
 
     def _measure(self, train: ImageSet, device: torch.device) -> None:
         if self.mean is None or self.std is None:

@@ -35,6 +35,7 @@ from lit_fa.pretraining import origin_of, pretrained
 from lit_fa.stopping import exit_code, interruptions_as_stopped
 from lit_fa.tables.claim import checkpoints_of
 from lit_fa.tables.expand import without_machine
+from lit_fa.values import check_trains, check_values
 
 # defaults of Lightning's callbacks that are enumerations (Timer's interval) are written as their values
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
@@ -64,6 +65,8 @@ class LitFACLI(LightningCLI):
         kwargs.setdefault("save_config_callback", SaveConfig)
         kwargs.setdefault("save_config_kwargs", {"overwrite": True})
         kwargs.setdefault("parser_class", Parser)
+        if words and words[0] in (known := self.subcommands()):
+            self.subcommands = lambda: {words[0]: known[words[0]]}  # the parsers of the others would be made in vain
         parser = {"exit_on_error": False}
         parsers = parser if not kwargs.get("run", True) else parser | {c: dict(parser) for c in self.subcommands()}
         super().__init__(
@@ -76,8 +79,9 @@ class LitFACLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: object) -> None:
-        """Look at the checkpoint before anything is built."""
+        """Look at values and the checkpoint before anything is built."""
         super().parse_arguments(parser, args)
+        check_values(self.asked)
         asked = self.asked
         if "weights_only" in asked and asked.weights_only is None:
             asked.weights_only = True  # Lightning would run what a file at an address holds
@@ -114,6 +118,7 @@ class LitFACLI(LightningCLI):
 
     def before_fit(self) -> None:
         """What a person at a terminal sees of a run, and what becomes of it when a signal ends it."""
+        check_trains(self.asked)
         if isinstance(self.model, lit_fa.modules.FederatedClassifier):
             named = self.asked.trainer.callbacks or []
             named = {c.class_path.rpartition(".")[2] for c in (named if isinstance(named, list) else [named])}
@@ -263,6 +268,7 @@ def fit_and_record(
 
     def run() -> nn.Module:
         cli = built(config)
+        check_trains(cli.asked)
         loggers.attach(cli.trainer, config if isinstance(config, dict) else cli.written(), record)
         fields = {key: value for key, value in record.items() if key != "path"} | {"config": cli.recorded()}
         fields |= {"pretrained": cli.pretrained} if cli.pretrained else {}

@@ -8,6 +8,7 @@ cannot be told, such as a network, `{missing_type}`.
 import dataclasses
 import importlib.util
 import inspect
+import math
 import sys
 from functools import partial
 from importlib import import_module
@@ -17,6 +18,9 @@ from typing import Any
 from lit_fa.errors import UserError
 from lit_fa.provenance import OURS, installed
 
+MAY_BE_INFINITE = ("clip", "min_delta", "stopping_threshold", "divergence_threshold")
+_ROOTS = ("lit_fa", "datamodules", "callbacks", "lightning", "torch")
+LARGEST = 2**63 - 1  # that torch and NumPy hold
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -26,10 +30,45 @@ class Described:
     constructor: dict[str, Any]
 
     def __new__(cls, *args: object, **kwargs: object):
-        """Describe them before the constructor changes anything."""
+        """Describe them before the constructor changes anything.
+
+        Raises:
+            UserError: a number that is not finite, or that 64 bits do not hold.
+        """
         made = super().__new__(cls)
         made.__dict__["constructor"] = of_call(cls, args, kwargs)
+        if _known(path_of(cls)):
+            check_numbers(made.constructor.get("init_args"), cls.__name__)
         return made
+
+
+def check_numbers(plain: Any, where: str) -> None:
+    """Refuse a number that is not finite, or that 64 bits do not hold, anywhere in plain data.
+
+    What a class that we do not know makes of its own options is not judged.
+
+    Raises:
+        UserError: its option, behind `where`.
+    """
+    if hasattr(plain, "items"):
+        if not _known(plain.get("class_path")):
+            plain = {key: value for key, value in plain.items() if key != "init_args"}
+        for key, value in plain.items():
+            check_numbers(value, f"{where}.{key}")
+    elif isinstance(plain, list | tuple):
+        for entry in plain:
+            check_numbers(entry, where)
+    elif isinstance(plain, float) and not math.isfinite(plain):
+        if math.isnan(plain):
+            raise UserError(f"{where} is not a number (nan): write a finite one")
+        if where.rpartition(".")[2] not in MAY_BE_INFINITE:
+            raise UserError(f"{where} is infinite: write a finite number")
+    elif isinstance(plain, int) and abs(plain) > LARGEST:
+        raise UserError(f"{where} is a number of {len(str(abs(plain)))} digits: write one below 2**63")
+
+
+def _known(path: Any) -> bool:
+    return not isinstance(path, str) or path.split(".")[0] in _ROOTS
 
 
 def of_call(kind: type, args: tuple, kwargs: dict) -> dict[str, Any]:

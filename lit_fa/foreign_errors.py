@@ -68,6 +68,12 @@ def _file(error: BaseException) -> str:
 
 _SAME = "give the config that the checkpoint was trained with"
 _LIGHTNING = r"/lightning/(?:pytorch|fabric)/(?:trainer|accelerators|strategies|plugins|connector|utilities|loops|call)"
+TOO_LARGE = "more memory is asked for than there is: lower the sizes of the network, the batch or the data"
+NO_MEMORY = (
+    r"can't allocate memory|not enough memory|Unable to allocate|[Ss]torage size calculation overflow|"
+    r"numel: integer multiplication overflow|cannot fit 'int' into an index-sized|Overflow when unpacking long|"
+    r"Python int too large to convert to C|array is too big|Maximum allowed dimension exceeded"
+)
 _TORCH_OPTIM = r"/torch/optim/"
 KNOWN = (
     Known(("RuntimeError",), _of_another_network, said=r"Error\(s\) in loading state_dict"),
@@ -78,7 +84,7 @@ KNOWN = (
         _TORCH_OPTIM,
         r"Tried to step (\d+) times. The (?:specified )?(?:total )?number of (?:total )?steps is (\d+)",
     ),
-    Known(("ValueError",), r"optimizer or scheduler: \1", _TORCH_OPTIM, r"(.*)"),
+    Known(("ValueError", "RuntimeError"), r"optimizer or scheduler: \1", _TORCH_OPTIM, r"(.*)"),
     Known(("MisconfigurationException",), _as_said),
     Known(("ValueError", "TypeError", "FileNotFoundError"), _as_said, _LIGHTNING, "."),
     Known(("UsageError", "CommError"), r"W&B: \1; mend it, or take --logger csv", r"/wandb/", r"(.*)"),
@@ -89,6 +95,13 @@ KNOWN = (
         r"(?:\(sqlite3\.\w+\) )?([^\n]*)",
     ),
     Known(("OutOfMemoryError",), "the device's memory is full: lower the batch size, or raise `accumulate`"),
+    Known(
+        ("RuntimeError", "MemoryError", "OverflowError", "ValueError", "TypeError"),
+        TOO_LARGE,
+        said=NO_MEMORY,
+    ),
+    Known(("MemoryError",), TOO_LARGE),
+    Known(("RecursionError",), "something is nested too deeply: write it flatter"),
     Known(("PermissionError", "NotADirectoryError", "IsADirectoryError", "FileExistsError"), _file),
     Known(("OSError",), _file, said=r"No space left|Read-only file system|File name too long"),
     Known(("UnicodeEncodeError",), "the locale has not all characters of a text: set PYTHONUTF8=1", said="'ascii'"),

@@ -7,6 +7,7 @@ jsonargparse parser of the process.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -30,6 +31,13 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any):
         """As Lightning's."""
         super().__init__(*args, **{"parser_mode": MODE} | kwargs)
+
+    def save(self, config: Any, path: Any, *args: Any, overwrite: bool = False, **options: Any) -> None:
+        """Write the config as UTF-8, whatever the locale; jsonargparse asks the locale, which may know ASCII alone."""
+        if args or not overwrite or options.get("multifile") or "://" in str(path):
+            return super().save(config, path, *args, overwrite=overwrite, **options)
+        options.pop("multifile", None)
+        Path(path).write_text(self.dump(config, **options), encoding="utf-8")
 
     def _check_value_key(self, action: Any, value: Any, key: str, *args: Any, **kwargs: Any) -> Any:
         """Refuse null for an option that has a default and takes no null: jsonargparse takes it for "not given"."""
@@ -58,6 +66,8 @@ def _load(text: str) -> Any:
         return reading.parsed(text)
     except reading.KeyTwice as error:
         raise UserError(f"{text!r}: {error.problem}") from None
+    except reading.Unbounded as error:
+        raise UserError(f"{text[:60]!r}...: {error.problem}") from None
 
 
 def _check_dotted(config: Any, path: str) -> None:

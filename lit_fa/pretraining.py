@@ -19,7 +19,7 @@ from filelock import FileLock
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
-from datamodules.root import cache_root
+from datamodules.root import cache_folder
 from lit_fa.checkpoint_files import save
 from lit_fa.checkpoints import give_up
 from lit_fa.errors import UserError
@@ -49,8 +49,7 @@ def pretrained(config: dict, train: Train) -> Path:
     if absent := [part for part in PARTS if part not in config]:
         raise UserError(f"pretrain: {', '.join(absent)} missing: it is a whole config, as of lit-fa fit")
     name = run_id(config)
-    path = cache_root() / "pretrained" / f"{name}-{code_of(config)}.pt"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = cache_folder("pretrained") / f"{name}-{code_of(config)}.pt"
     with FileLock(path.with_suffix(".lock")):
         if not _readable(path):
             log.info("pretraining %s: its weights are not in %s yet", name, path.parent)

@@ -10,6 +10,8 @@
     (7, 7)      refused: there are no tuples, a list is written [7, 7]
     a: 1, a: 2  refused: a key is written once
 
+What anchors would blow up, what contains itself, and what is nested beyond `DEEPEST` is refused before it is built.
+
 Text that looks like something else is put in quotes. `dump` writes what `load` reads back as the same.
 """
 
@@ -38,10 +40,61 @@ _RESOLVED = [
 ]
 
 
+DEEPEST = 50  # levels
+_DEEP = f"nested more than {DEEPEST} levels deep; write it flatter"
+_UNUSED = [f"{_TAG}{name}" for name in ("set", "omap", "pairs", "binary", "timestamp")]
+LARGEST = 1_000_000  # characters of a text; also values, each alias counted as what it stands for
+
+
+class Unbounded(yaml.MarkedYAMLError):
+    """Too deep, too large, or without an end."""
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML, read as the head of this file says."""
 
     yaml_implicit_resolvers: dict = {}
+    yaml_constructors = {tag: made for tag, made in yaml.SafeLoader.yaml_constructors.items() if tag not in _UNUSED}
+
+    def __init__(self, stream: str):
+        """At the top level."""
+        super().__init__(stream)
+        self.level = 0
+        self.sizes: dict[int, int] = {}  # values that a node stands for, by the node's id
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        """One value, once its depth and, with its aliases, its size are known to be sane."""
+        alias = self.check_event(yaml.AliasEvent)
+        self.level += 1
+        node = super().compose_node(parent, index)
+        self.level -= 1
+        if alias and not isinstance(node, yaml.ScalarNode) and id(node) not in self.sizes:
+            raise Unbounded(None, None, "an anchor that contains itself", node.start_mark)
+        if not alias:
+            self.sizes[id(node)] = self._size(node)
+        return node
+
+    def fetch_flow_collection_start(self, kind: type) -> None:
+        """The same for brackets, of which the scanner looks at many at once."""
+        if self.flow_level > DEEPEST:
+            raise Unbounded(None, None, _DEEP, self.get_mark())
+        super().fetch_flow_collection_start(kind)
+
+    def get_event(self) -> yaml.Event:
+        """The next event; refuses depth before the parser goes there."""
+        event = super().get_event()
+        if self.level > DEEPEST and isinstance(event, yaml.CollectionStartEvent):
+            raise Unbounded(None, None, _DEEP, event.start_mark)
+        return event
+
+    def _size(self, node: yaml.Node) -> int:
+        parts = [] if isinstance(node, yaml.ScalarNode) else node.value
+        parts = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
+        size = 1 + sum(self.sizes[id(part)] for part in parts)
+        if size > LARGEST:
+            said = f"anchors make more than {LARGEST:,} values of it; write out what is meant"
+            raise Unbounded(None, None, said, node.start_mark)
+        return size
 
 
 class _Dumper(yaml.SafeDumper):
@@ -83,7 +136,11 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
 def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
     digits = node.value.replace("_", "").lower()
     base = {"0b": 2, "0x": 16}.get(digits.lstrip("+-")[:2], 10)
-    return int(digits, base)
+    try:
+        return int(digits, base)
+    except ValueError:
+        said = f"{node.value[:20]!r}... is no number of at most 4300 digits; put text in quotes"
+        raise yaml.constructor.ConstructorError(None, None, said, node.start_mark) from None
 
 
 def _no_tuple(loader: _Loader, node: yaml.Node) -> None:
@@ -102,7 +159,12 @@ def parsed(text: str) -> Any:
     Raises:
         yaml.YAMLError: as the library words it.
     """
-    return yaml.load(text, Loader=_Loader)
+    if len(text) > LARGEST:
+        raise yaml.YAMLError(f"more than {LARGEST:,} characters; a config is shorter")
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise yaml.YAMLError(f"a value does not fit its tag ({type(error).__name__}); leave tags out") from None
 
 
 def load(text: str, where: str = "") -> Any:
@@ -122,9 +184,14 @@ def load(text: str, where: str = "") -> Any:
         return parsed(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise UserError(f"{f'{where}:{line}' if where else repr(text)}: not valid YAML: {error.problem}") from None
+        said = f"{error.context} {error.problem}" if str(error.problem).startswith("but ") else error.problem
+        raise UserError(f"{f'{where}:{line}' if where else _short(text)}: not valid YAML: {said}") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{where or repr(text)}: not valid YAML: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{where or _short(text)}: not valid YAML: {str(error).splitlines()[0]}") from None
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:60]}...")
 
 
 def dump(data: Any, **layout: Any) -> str:

@@ -32,14 +32,15 @@ ALLOWED = {
         "markupsafe",
         "markdown_it",
         "latex2mathml",
-        "lit_fa.errors",
+        *("lit_fa.arguments", "lit_fa.errors", "lit_fa.outputs"),
         "lit_fa.provenance",
         "lit_fa.reading",
         "lit_fa.stopping",
     ],
     "lit_fa/sweeps": [
         *("yaml", "rich", "filelock", "optuna", "sqlalchemy"),
-        *("lit_fa.errors", "lit_fa.outputs", "lit_fa.reading", "lit_fa.stopping", "lit_fa.tables"),
+        *("lit_fa.arguments", "lit_fa.errors", "lit_fa.outputs", "lit_fa.reading", "lit_fa.stopping"),
+        "lit_fa.tables",
     ],
     "datamodules": [None],
     "callbacks": [

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from lit_fa.arguments import Arguments, in_range
 from lit_fa.deployment.files import FORMATS, check, write
 from lit_fa.deployment.measure import compared, dense_twin
 from lit_fa.deployment.simplify import CHEAPER, outputs, simplified
@@ -81,12 +82,14 @@ def show(rows: dict[str, dict[str, float]], path: Path, difference: float, batch
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="lit-fa export", description=__doc__, allow_abbrev=False, epilog="Every other option is of `lit-fa fit`."
     )
     parser.add_argument("--ckpt_path", required=True, help="the checkpoint of a Classifier")
     parser.add_argument("--output", required=True, help="file to write: .onnx or .pt2")
     parser.add_argument("--by", choices=[*CHEAPER], default="macs", help="what decides between a layer's two forms")
-    parser.add_argument("--batch", type=int, default=2, help="samples a batch, for the timing (default 2)")
+    parser.add_argument(
+        "--batch", type=in_range(least=1, most=10**6), default=2, help="samples a batch, for the timing (default 2)"
+    )
     parser.add_argument("--json", help="write the figures there")
     return parser

@@ -5,6 +5,7 @@ import logging
 import shlex
 from pathlib import Path
 
+from lit_fa.arguments import Arguments, in_range
 from lit_fa.errors import UserError
 from lit_fa.outputs import writable_file, writable_folder
 from lit_fa.stopping import Stopped, exit_code
@@ -85,18 +86,20 @@ def _going_on(argv: list[str], checkpoint: str) -> str:
 def _nodes(asked: str, clients: int) -> int:
     if asked == "all":
         return clients
-    if not asked.isdigit() or not 1 <= int(asked) <= clients:
+    if not (asked.isascii() and asked.isdigit()) or not 1 <= int(asked) <= clients:
         raise UserError(f"--nodes {asked}: 1 to {clients} (the clients there are), or all: one client a node")
     return int(asked)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="lit-fa flower", description=__doc__, allow_abbrev=False, epilog="Every other option is of `lit-fa fit`."
     )
     parser.add_argument("--nodes", default="2", help="SuperNodes that share the clients; all: one client each")
     parser.add_argument("--allow-failures", action="store_true", help="go on with the clients that answer")
-    parser.add_argument("--patience", type=float, default=600.0, help="seconds to wait for nodes and replies")
+    parser.add_argument(
+        "--patience", type=in_range(least=0, whole=False), default=600.0, help="seconds to wait for nodes and replies"
+    )
     parser.add_argument("--ckpt_path", help="go on from this checkpoint")
     parser.add_argument("--json", help="write the last value of every metric there")
     parser.add_argument("--app", help="only write the Flower app into this folder, for `flwr run` on many machines")

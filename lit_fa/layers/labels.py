@@ -86,7 +86,8 @@ class LabelledInput:
             return None
         if self.position is not None:
             tensors = under_autocast(args[0], self.written, layer.weight, layer.bias)
-            return _AddLabel.apply(output.detach(), *tensors, self.position)
+            # the view is made here: an activation in place may not write into one that a Function returns
+            return _AddLabel.apply(output.detach(), *tensors, self.position).flatten(0, 1)
         alone = layer.label(self._planes(layer, args[0])).to(output.dtype)
         # maps whose channels lie together in memory stay so
         last = output.ndim == 4 and output.shape[1] == output.stride(3) > output.stride(1) == 1
@@ -129,7 +130,7 @@ class LabelledInput:
 
 
 class _AddLabel(torch.autograd.Function):
-    """A linear layer's output (n, o) for images with k labels each, (k n, o), and all of its gradients.
+    """A linear layer's output (n, o) for images with k labels each, (k, n, o), and all of its gradients.
 
     The label's columns of the weight's gradient are written into the image's gradient, which is zero there: to
     differentiate a slice of the weight would take another matrix of its size.
@@ -140,7 +141,7 @@ class _AddLabel(torch.autograd.Function):
     @staticmethod
     def forward(output, x, labels, weight, bias, position):
         columns = weight[:, position : position + labels.shape[2]]
-        return _added(output, labels, columns.t()).flatten(0, 1)
+        return _added(output, labels, columns.t())
 
     @staticmethod
     def setup_context(ctx, inputs, _output):
@@ -152,13 +153,12 @@ class _AddLabel(torch.autograd.Function):
         x, labels, weight = ctx.saved_tensors
         _, needs_x, needs_labels, needs_weight, needs_bias, _ = ctx.needs_input_grad
         columns = slice(ctx.position, ctx.position + labels.shape[2])
-        each = error.view(*labels.shape[:2], -1)
-        whole = each.sum(0)
+        whole = error.sum(0)
         grad_weight = None
         if needs_weight:
             grad_weight = whole.t() @ x
-            grad_weight[:, columns] = error.t() @ labels.flatten(0, 1)
-        grad_labels = each @ weight[:, columns] if needs_labels else None
+            grad_weight[:, columns] = error.flatten(0, 1).t() @ labels.flatten(0, 1)
+        grad_labels = error @ weight[:, columns] if needs_labels else None
         return (None, whole @ weight if needs_x else None, grad_labels, grad_weight,
                 whole.sum(0) if needs_bias else None, None)  # fmt: skip
 

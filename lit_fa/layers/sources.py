@@ -62,7 +62,7 @@ class RandomFeedback(FeedbackSource):
 
     def __post_init__(self):
         _check("init", self.init, formula.INITS)
-        if self.scale <= 0:
+        if not 0 < self.scale < float("inf"):
             raise UserError(f"the scale of feedback is a positive number, not {self.scale}")
 
     def draw(self, weight: Tensor, generator: Generator) -> Tensor:  # noqa: D102
@@ -157,6 +157,10 @@ class WeightMirrorFeedback(RandomFeedback):
         super().__post_init__()
         _check("activation", self.activation, ("linear", "relu"))
         _check("rescale", self.rescale, ("norm", "none"))
+        _in_range("rate", self.rate, self.rate > 0, "a number above 0")
+        _in_range("noise", self.noise, self.noise > 0, "a number above 0")
+        _in_range("patterns", self.patterns, 1 <= self.patterns <= 10**6, "from 1 to 1,000,000")
+        _in_range("decay", self.decay, 0 <= self.decay <= 1, "a share from 0 to 1")
 
     def after_step(self, weight: Tensor, stored: Tensor, generator: Generator) -> Tensor:  # noqa: D102
         noise = torch.rand(self.patterns, weight[0].numel(), generator=generator).sub_(0.5).mul_(2 * self.noise)
@@ -181,6 +185,7 @@ class AdaptiveFeedback(RandomFeedback):
     def __post_init__(self):
         super().__post_init__()
         _check("reading", self.reading, ("increment", "norm", "mixture"))
+        _in_range("rate", self.rate, 0 <= self.rate <= 1, "a share from 0 to 1")
 
     @property
     def trained(self) -> bool:  # noqa: D102
@@ -264,6 +269,11 @@ class SharedRandomFeedback(RandomFeedback):
 
     def on_round_start(self, weight: Tensor, stored: Tensor, generator: Generator) -> Tensor:  # noqa: D102
         return self.draw(weight, generator).to(stored) if self.renews else stored
+
+
+def _in_range(name: str, value: float, holds: bool, words: str) -> None:
+    if not holds:
+        raise UserError(f"{name} of the feedback is {words}, not {value}")
 
 
 def _check(name: str, value: str, valid: tuple[str, ...]) -> None:

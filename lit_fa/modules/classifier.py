@@ -14,6 +14,7 @@ from lit_fa.modules.finite import NonFiniteLossError, first_non_finite
 from lit_fa.modules.groups import clip_gradients, freeze_followers, parameter_groups
 from lit_fa.modules.learner import Learner
 from lit_fa.modules.length import check_length, run_length
+from lit_fa.modules.rates import constructed
 from lit_fa.modules.resume import states_of_ranks, take_up
 from lit_fa.modules.schedules import ScheduledClassifier
 from lit_fa.modules.start import Epoch, HeadProbe, start, training_batches
@@ -21,6 +22,8 @@ from lit_fa.modules.trainer_options import logs_at
 from lit_fa.networks import Adapters, configured, load_weights
 from lit_fa.rules.backprop import Backprop
 from lit_fa.rules.base import Batch, LearningRule, Progress, Surrogate
+
+MOST = 1_000_000  # batches an optimiser step
 
 
 def plain_sgd(params: Iterable) -> torch.optim.Optimizer:
@@ -205,7 +208,7 @@ class Classifier(ScheduledClassifier):
 
     def configure_optimizers(self) -> dict | torch.optim.Optimizer:
         """One optimiser, one group for every learning rate."""
-        return self.scheduled(self.make_optimizer(self.parameter_groups()))
+        return self.scheduled(constructed(self.make_optimizer, self.parameter_groups(), "optimizer"))
 
     def parameter_groups(self) -> list[dict]:
         """The trainable parameters: the rest first, then one group for each entry of `layer_lr`."""
@@ -304,9 +307,9 @@ class Classifier(ScheduledClassifier):
 
 
 def _check(accumulate: int, clip: float | None, clip_by: str, interval: str) -> None:
-    if accumulate < 1:
-        raise UserError(f"accumulate is at least 1, not {accumulate}")
-    if clip is not None and clip <= 0:
+    if not 1 <= accumulate <= MOST:
+        raise UserError(f"accumulate is from 1 to {MOST:,} batches, not {accumulate}")
+    if clip is not None and not clip > 0:
         raise UserError(f"clip is a positive bound or null, not {clip}")
     if clip_by not in ("norm", "value"):
         raise UserError(f"clip_by is norm or value, not '{clip_by}'")

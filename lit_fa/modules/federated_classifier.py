@@ -29,6 +29,7 @@ from lit_fa.modules.groups import freeze_followers
 from lit_fa.modules.learner import Learner
 from lit_fa.modules.length import check_length, run_length
 from lit_fa.modules.ranks import share_of, summed
+from lit_fa.modules.rates import constructed
 from lit_fa.modules.schedules import ScheduledClassifier
 from lit_fa.modules.selection import logged, select
 from lit_fa.networks import configured
@@ -134,7 +135,7 @@ class FederatedClassifier(ScheduledClassifier):
 
     def configure_optimizers(self) -> dict | torch.optim.Optimizer:
         """The server's optimiser; its schedule counts rounds."""
-        return self.scheduled(self.make_optimizer(list(trainable(self.learner).values())))
+        return self.scheduled(constructed(self.make_optimizer, list(trainable(self.learner).values()), "optimizer"))
 
     def training_step(self, batch: Round, batch_idx: int) -> Tensor:
         """One round: the clients' training, the sum over ranks, the server's step."""

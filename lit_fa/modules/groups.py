@@ -39,7 +39,7 @@ def parameter_groups(learner: nn.Module, layer_lr: Mapping[str, float]) -> list[
     """The trainable parameters: the rest first, then one group for each entry of `layer_lr`, name or pattern to rate.
 
     Raises:
-        UserError: a pattern that matches nothing.
+        UserError: a pattern that matches nothing, or a rate below zero.
     """
     freeze_followers(learner)
     leads = followers(learner)
@@ -47,6 +47,10 @@ def parameter_groups(learner: nn.Module, layer_lr: Mapping[str, float]) -> list[
     shown = {name: (leads.get(name) or name).removeprefix("network.") for name in named}
     groups = []
     for pattern, lr in layer_lr.items():
+        if not isinstance(pattern, str):
+            raise UserError(f"layer_lr: the name {pattern!r} is no text; put it in quotes")
+        if not 0 <= lr < float("inf"):
+            raise UserError(f"layer_lr: the rate of {pattern} is {lr}; write 0 or a finite number above it")
         try:
             match([pattern], [shown[name] for name in named if name not in leads])
         except ValueError as error:

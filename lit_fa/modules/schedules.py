@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from lit_fa.errors import UserError, nearest
 from lit_fa.modules.evaluated import EvaluatedClassifier
 from lit_fa.modules.length import run_length
+from lit_fa.modules.rates import check_groups, check_rates, check_schedule, constructed
 
 PLATEAU = "lightning.pytorch.cli.ReduceLROnPlateau"
 
@@ -42,17 +43,20 @@ class ScheduledClassifier(EvaluatedClassifier):
         """What `configure_optimizers` returns.
 
         Raises:
-            UserError: something else than a schedule, or torch's plateau with `mode: max`.
+            UserError: something else than a schedule, numbers out of range, or torch's plateau with `mode: max`.
         """
         self.monitored = None
+        check_groups(optimizer)
         if self.make_scheduler is None:
             return optimizer
-        scheduler = self.make_scheduler(optimizer)
+        scheduler = constructed(self.make_scheduler, optimizer, "scheduler")
         if not (hasattr(scheduler, "step") and hasattr(scheduler, "state_dict")):
             raise UserError(
                 f"scheduler makes a {type(scheduler).__name__} instead of one schedule of torch: when it moves is "
                 f"scheduler_interval, and the metric that it monitors is the monitor of {PLATEAU}"
             )
+        check_groups(optimizer, scheduler)
+        check_schedule(scheduler)
         if isinstance(scheduler, ReduceLROnPlateau):
             self.monitored = getattr(scheduler, "monitor", None) or "val/loss"
             if scheduler.mode == "max" and not hasattr(scheduler, "monitor"):
@@ -67,6 +71,8 @@ class ScheduledClassifier(EvaluatedClassifier):
         for config in self.trainer.lr_scheduler_configs:
             if config.interval == when and not isinstance(config.scheduler, ReduceLROnPlateau):
                 config.scheduler.step()
+                for optimizer in self.trainer.optimizers:
+                    check_rates(optimizer, config.scheduler)
         if when == "epoch":
             self._check_monitored()
             self._feed()

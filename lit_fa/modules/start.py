@@ -1,6 +1,7 @@
 """How a fresh run starts: the read-out is probed, then the rule prepares; a resumed run does neither again."""
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,8 +55,11 @@ class HeadProbe:
     def __post_init__(self):
         """Check."""
         one_of(optimizer=(self.optimizer, (*OPTIMIZERS,)))
-        if self.epochs < 1 or self.lr <= 0 or self.weight_decay < 0:
-            raise UserError(f"a probe needs epochs >= 1, lr > 0 and weight_decay >= 0, not {self}")
+        sound = self.epochs >= 1 and 0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf
+        if not sound or not 0 <= self.seed < 2**63:
+            raise UserError(
+                f"a probe needs epochs >= 1, finite lr > 0 and weight_decay >= 0, and seed >= 0, not {self}"
+            )
 
     def train(self, learner: Learner, batches: Epoch, mean: Callable[[Tensor], Tensor] = lambda grad: grad) -> str:
         """Move the read-out's parameters; returns its name.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import lightning as L
+import torch
 from lightning.pytorch import callbacks as shipped
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import nn, optim
@@ -149,7 +150,7 @@ REFUSALS = (
     ),
     Refusal(
         "val_check_interval",
-        lambda trainer, _: isinstance(trainer.val_check_interval, (int, float)) and trainer.val_check_interval <= 0,
+        lambda trainer, _: isinstance(every := getattr(trainer, "val_check_interval", 1), (int, float)) and every <= 0,
         "trainer.val_check_interval is positive: to leave validation out set limit_val_batches: 0",
     ),
     Refusal(
@@ -258,6 +259,21 @@ def check_trainer(trainer: L.Trainer, module: L.LightningModule) -> None:
     for refusal in REFUSALS:
         if refusal.asked(trainer, module):
             raise UserError(refusal.line)
+    if trainer.datamodule is not None:
+        _check_data(trainer, module)
+
+
+def _check_data(trainer: L.Trainer, module: L.LightningModule) -> None:
+    """Rounds are for a federation, and 64 bits for a network of 64 bits."""
+    data, name = trainer.datamodule, type(module).__name__
+    rounds, images = hasattr(data, "rounds_per_epoch"), hasattr(data, "eval_batch_size")
+    if trainer.state.fn == "fit" and (images if federated(module) else rounds):
+        wanted, other = ("Federated data", "Classifier") if federated(module) else ("plain data", "FederatedClassifier")
+        raise UserError(f"{name} trains on {wanted}, not on {type(data).__name__}: take {other}, or other data")
+    dtype = getattr(getattr(data, "data", data), "dtype", None)
+    weights = [p.dtype for p in module.parameters()]
+    if dtype == torch.float64 and torch.float64 not in weights and precision_of(trainer) != "64-true":
+        raise UserError("the data's dtype is float64 and the network's is not: set trainer.precision: 64-true")
 
 
 def check_precision(name: object) -> None:

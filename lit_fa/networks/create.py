@@ -2,7 +2,10 @@
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 import timm
 import torch
@@ -60,7 +63,17 @@ def create_network(
         from_the_data["img_size"] = tuple(size)
     if pretrained:
         return with_timm_weights(name, **from_the_data, **network_args)
-    return timm.create_model(name, **from_the_data, **network_args)
+    try:
+        return timm.create_model(name, **from_the_data, **network_args)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if getattr(error, "user_error", False):
+            raise
+        options = ", ".join(f"{key}: {value}" for key, value in network_args.items())
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(
+            f"{name} cannot be built for images {tuple(image_shape)} with network_args {{{options}}} ({said})"
+            ": mend them, or take another network"
+        ) from error
 
 
 def configured(
@@ -120,6 +133,29 @@ def check_options(name: str, network_args: Mapping[str, object], parameters: Map
     if unknown:
         visible = sorted(valid - set(FROM_THE_DATA))
         raise UserError(f"{name} has no option {unknown[0]!r}; {nearest(unknown[0], visible)}")
+    for key, value in network_args.items() if is_ours(name) else ():
+        hint = parameters[key].annotation if key in parameters else Any
+        if not _fits(value, hint):
+            words = getattr(hint, "__name__", "") or str(hint).replace("collections.abc.", "")
+            raise UserError(f"{name}: {key} is {words}, not {value!r}")
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value is of the type that an option of ours is annotated with; what is not plain data fits."""
+    kind, inner = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, UnionType):
+        return any(_fits(value, member) for member in inner)
+    if hint is NoneType:
+        return value is None
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if kind in (bool, str):
+        return isinstance(value, kind)
+    if kind in (list, tuple, Sequence):
+        return isinstance(value, list | tuple) and all(any(_fits(v, h) for h in inner or (Any,)) for v in value)
+    return True
 
 
 def check_own(name: str, network_args: Mapping[str, object]) -> None:

@@ -9,6 +9,8 @@ from lit_fa.errors import UserError
 from lit_fa.networks.parts import Chain, ImageSize, height_and_width, initialised, linear_block
 from lit_fa.networks.registry import register
 
+DEEPEST = 10_000  # hidden layers
+
 
 def hidden_widths(hidden: Sequence[int] | int | None, width: int | None, depth: int | None) -> list[int]:
     """Widths of the hidden layers, given either as a list or as `depth` layers of `width` units.
@@ -19,8 +21,10 @@ def hidden_widths(hidden: Sequence[int] | int | None, width: int | None, depth: 
     if hidden is not None and (width is not None or depth is not None):
         raise UserError("mlp: say either hidden or width and depth, not both")
     if hidden is None:
-        hidden = [500 if width is None else width] * (1 if depth is None else depth)
+        hidden = [500 if width is None else width] * min(1 if depth is None else depth, DEEPEST + 1)
     widths = [hidden] if isinstance(hidden, int) else list(hidden)
+    if len(widths) > DEEPEST:
+        raise UserError(f"mlp has {len(widths):,} hidden layers: write at most {DEEPEST:,}")
     if not widths or min(widths) < 1:
         raise UserError(f"mlp needs at least one hidden layer of at least one unit, not {widths}")
     return widths
@@ -57,6 +61,8 @@ def mlp(
     Raises:
         UserError: for an unknown name, or hidden together with width or depth.
     """
+    if not 0 <= dropout < 1:
+        raise UserError(f"mlp: dropout is a probability from 0 on and below 1, not {dropout}")
     height, image_width = height_and_width("mlp", img_size)
     widths = [in_chans * height * image_width, *hidden_widths(hidden, width, depth)]
     blocks = [linear_block(fan_in, fan_out, bias=bias, activation=activation) for fan_in, fan_out in pairwise(widths)]

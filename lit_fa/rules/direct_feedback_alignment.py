@@ -90,7 +90,7 @@ class DirectFeedbackAlignment(LearningRule):
         one_of(teacher=(teacher, ("error", "target")), shape=(shape, SHAPES), init=(init or INITS[0], INITS))
         one_of(channels=(channels, ("auto", "first", "last")), target_reduction=(target_reduction, ("mean", "sum")))
         one_of(backend=(backend, ("fused", "detour")), uncovered=(uncovered, ("raise", "warn", "allow")))
-        if scale <= 0:
+        if not scale > 0:
             raise UserError(f"the scale of feedback is a positive number, not {scale}")
         self.teacher, self.shape, self.blocks, self.scale = teacher, shape, blocks, scale
         self.init = init if init is not None or shape == "shared" else INITS[0]
@@ -118,6 +118,11 @@ class DirectFeedbackAlignment(LearningRule):
         self.taps = Taps(network, [block.name for block in blocks])
         if spared := leaks(network, self.taps, example):
             shown = ", ".join(spared[:4])
+            if shared := [name for name in spared if _owners(network, name) > 1]:
+                raise UserError(
+                    f"{', '.join(shared[:4])} belongs to several layers, which receive errors from several cuts: give "
+                    "each layer a weight of its own, or name blocks that hold all of them"
+                )
             remedy = "cut behind whole blocks, with blocks: block"
             raise UserError(f"a shortcut spares a cut: errors from behind several cuts reach {shown}; {remedy}")
         found = self.inspect(network, example, criterion)
@@ -232,3 +237,9 @@ class SpreadFeedback(nn.Module):
 def _broadcast_shape(shape: tuple[int, ...], channels: str) -> tuple[int, ...]:
     first = channels == "first" or (channels == "auto" and len(shape) >= 3)
     return (shape[0], *[1] * (len(shape) - 1)) if first else (*[1] * (len(shape) - 1), shape[-1])
+
+
+def _owners(network: nn.Module, name: str) -> int:
+    """Layers that hold the parameter of that name."""
+    held = network.get_parameter(name)
+    return sum(p is held for module in network.modules() for p in module.parameters(recurse=False))

@@ -257,7 +257,7 @@ def _check(solver: str, beta: float, scale: str | float, head: str, sweeps: int,
     one_of(solver=(solver, SOLVERS), head=(head, ("kept", "transposed")))
     if not 0 <= beta <= 1:
         raise UserError(f"weight_match is between 0 and 1, not {beta}")
-    if scale not in ("none", "bp") and (isinstance(scale, str) or scale <= 0):
+    if scale not in ("none", "bp") and (isinstance(scale, str) or not scale > 0):
         raise UserError(f"feedback_scale is none, bp or a positive number, not {scale!r}")
     if sweeps < 0:
         raise UserError(f"sweeps of als are at least 0, not {sweeps}")

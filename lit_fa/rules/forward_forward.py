@@ -134,6 +134,12 @@ class ForwardForward(LearningRule):
         one_of(schedule=(schedule, ("simultaneous", "greedy")), predict_by=(predict_by, ("goodness", "softmax")))
         one_of(label=(label, ("pixels", "channels")), backend=(backend, ("closed_form", "autograd")))
         one_of(uncovered=(uncovered, ("raise", "warn", "allow")))
+        for option, value in {"sharpness": sharpness, "strength": strength}.items():
+            if value is not None and not value > 0:
+                raise UserError(f"{option} is a number above 0, not {value}")
+        for option, value in {"threshold": threshold, "peer": peer}.items():
+            if value is not None and not value >= 0:
+                raise UserError(f"{option} is a number of at least 0, not {value}")
         if label == "channels" and position:
             raise UserError("position is that of a label in pixels: remove it, or set label: pixels")
         if head == "none" and "softmax" in (predict_by, *["softmax"] * (negatives == "hard")):

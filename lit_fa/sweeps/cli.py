@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lit_fa.arguments import Arguments, in_range
 from lit_fa.errors import UserError
 from lit_fa.outputs import writable_file, writable_folder
 from lit_fa.stopping import exit_code
@@ -60,7 +61,7 @@ def main(argv: Sequence[str], *, runner: str = RUNNER) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lit-fa sweep", description="W&B sweep files, run without W&B's server.")
+    parser = Arguments(prog="lit-fa sweep", description="W&B sweep files, run without W&B's server.")
     commands = parser.add_subparsers(dest="command", required=True)
     texts = {"run": "train what is missing", "report": "the best trials", "emit": "the sweep for a cluster"}
     for name, about in texts.items():
@@ -69,15 +70,26 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--out", type=Path, help="folder of study and trials; default: scratch/sweeps/...")
     for name in ("run", "emit"):
         command = commands.choices[name]
-        command.add_argument("--count", type=int, metavar="N", help="trials in all; default: the grid, or run_cap")
+        command.add_argument(
+            "--count",
+            type=in_range(least=1, most=10**9),
+            metavar="N",
+            help="trials in all; default: the grid, or run_cap",
+        )
         command.add_argument("--logger", choices=tuple(LOGGERS), default="none", help="wandb: offline, in each trial")
     run, shown, sent = (commands.choices[name] for name in texts)
-    run.add_argument("--jobs", type=int, default=1, metavar="J", help="worker processes, one thread each")
-    run.add_argument("--seed", type=int, default=0, help="of what is drawn (not of the trials)")
-    shown.add_argument("--top", type=int, default=10, metavar="N", help="trials to show")
+    run.add_argument(
+        "--jobs", type=in_range(least=1, most=4096), default=1, metavar="J", help="worker processes, one thread each"
+    )
+    run.add_argument(
+        "--seed", type=in_range(least=0, most=2**32 - 1), default=0, help="of what is drawn (not of the trials)"
+    )
+    shown.add_argument("--top", type=in_range(least=1), default=10, metavar="N", help="trials to show")
     shown.add_argument("--by", metavar="rule", help="the best trial for each value of this parameter")
     shown.add_argument("--csv", type=Path, metavar="FILE", help="write all trials there")
-    sent.add_argument("--tasks", type=int, default=1, metavar="N", help="processes that share the study")
+    sent.add_argument(
+        "--tasks", type=in_range(least=1, most=10**6), default=1, metavar="N", help="processes that share the study"
+    )
     add_emit_options(sent)
     return parser
 
@@ -103,8 +115,6 @@ def _run(
     runner: str,
     command: str,
 ) -> int:
-    if arguments.jobs < 1:
-        raise UserError(f"--jobs {arguments.jobs}: at least one worker is needed; write --jobs 1")
     logger = tuple(word.replace("{project}", sweep.project) for word in LOGGERS[arguments.logger])
     for note in _notes(sweep):
         _say(output, f"note: {note}")

@@ -39,6 +39,7 @@ _KEYS = {
     "beta": SHAPE,
     "q_beta": (*SHAPE, "q"),
 }
+LARGEST_GRID = 1_000_000  # values
 _DEFAULTS = {"mu": 0.0, "sigma": 1.0, "a": 1.0, "b": 1.0, "q": 1.0}
 _QUANTILE = FloatDistribution(1e-9, 1 - 1e-9)  # a bell has no value at 0 and 1
 
@@ -70,6 +71,9 @@ def parameter(data: dict[str, Any], where: str) -> Parameter:
     if "values" in _KEYS[name]:
         values = tuple(sequence(data["values"], f"{where}.values"))
         return weighted(values, data["probabilities"], where) if "probabilities" in data else categorical(values)
+    for key in LIMITS if name == "int_uniform" else ():
+        if isinstance(data[key], int) and abs(data[key]) >= 2**63:
+            raise UserError(f"{where}.{key}: a number of {len(str(abs(data[key])))} digits; write one below 2**63")
     numbers = {key: _number(data.get(key, _DEFAULTS.get(key)), f"{where}.{key}") for key in _KEYS[name]}
     _check(name, numbers, where)
     drawn = _drawn(name.removeprefix("q_"), numbers, where)
@@ -129,7 +133,8 @@ def _check(name: str, numbers: dict[str, float], where: str) -> None:
 def _drawn(name: str, numbers: dict[str, float], where: str) -> Parameter:
     low, high = (numbers.get(key) for key in LIMITS)
     if name == "int_uniform":
-        return Parameter(IntDistribution(low, high), int, tuple(range(low, high + 1)))
+        grid = range(low, high + 1)
+        return Parameter(IntDistribution(low, high), int, tuple(grid) if len(grid) <= LARGEST_GRID else None)
     if name == "uniform":
         return Parameter(FloatDistribution(low, high), float)
     if name == "log_uniform":
@@ -147,7 +152,8 @@ def _drawn(name: str, numbers: dict[str, float], where: str) -> Parameter:
 def _rounded(drawn: Parameter, numbers: dict[str, float], name: str) -> Parameter:
     """To multiples of q; W&B's grid of q_uniform is min, min + q, ... below max, and is not rounded."""
     low, high, q = numbers.get("min"), numbers.get("max"), numbers["q"]
-    grid = tuple(low + k * q for k in range(math.ceil((high - low) / q))) if name == "q_uniform" else None
+    steps = math.ceil((high - low) / q) if name == "q_uniform" else LARGEST_GRID + 1
+    grid = tuple(low + k * q for k in range(steps)) if steps <= LARGEST_GRID else None
     return Parameter(drawn.search, lambda u: round(drawn.value(u) / q) * q, grid)
 
 

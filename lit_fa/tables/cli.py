@@ -15,7 +15,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lit_fa.arguments import Arguments, in_range
 from lit_fa.errors import UserError
+from lit_fa.outputs import check_folder
 from lit_fa.stopping import exit_code
 from lit_fa.tables.claim import clear
 from lit_fa.tables.collect import collect
@@ -46,6 +48,8 @@ def main(argv: Sequence[str], *, runner: str = DEFAULT_RUNNER) -> int:
     if arguments.command == "list":
         return print_list(arguments.path, output, arguments.json)
     tables = [load_table(path) for given in arguments.paths for path in find_tables(given)]
+    if arguments.command in ("emit", "run") and arguments.out:
+        check_folder(arguments.out, "--out")
     if arguments.command == "emit":
         return _emit(tables, arguments, Console(stderr=True))
     if arguments.command == "watch":
@@ -58,7 +62,7 @@ def main(argv: Sequence[str], *, runner: str = DEFAULT_RUNNER) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lit-fa table", description="Papers' tables: declared, run, compared.")
+    parser = Arguments(prog="lit-fa table", description="Papers' tables: declared, run, compared.")
     commands = parser.add_subparsers(dest="command", required=True)
     shelf = commands.add_parser("list", help="all tables, and how many of their runs are done")
     shelf.add_argument("path", nargs="?", type=Path, default=Path("paper_configs"), help="a table or a folder of them")
@@ -74,9 +78,17 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--json", type=Path, metavar="FILE", help="write the outcome as JSON as well")
     run, shown = commands.choices["run"], commands.choices["report"]
     watched = commands.choices["watch"]
-    watched.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="how often to look")
+    watched.add_argument(
+        "--every",
+        type=in_range(least=0.1, whole=False, most=86_400),
+        default=2.0,
+        metavar="SECONDS",
+        help="how often to look",
+    )
     run.add_argument("--logger", choices=("wandb", "csv", "tensorboard"), help="of every run; it changes no number")
-    run.add_argument("--jobs", type=int, default=1, metavar="N", help="worker processes, one thread each")
+    run.add_argument(
+        "--jobs", type=in_range(least=1, most=4096), default=1, metavar="N", help="worker processes, one thread each"
+    )
     for command in (run, commands.choices["emit"]):
         command.add_argument("--only", action="append", default=[], metavar="row=FA,column=32", help="keep these cells")
         command.add_argument("--seeds", metavar="0,1", help="keep these seeds")
@@ -93,8 +105,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(tables: Sequence[Table], arguments: argparse.Namespace, output: Console, runner: str, command: str) -> int:
-    if arguments.jobs < 1:
-        raise UserError(f"--jobs {arguments.jobs}: at least one worker is needed; write --jobs 1")
     jobs = [job for table in tables for job in _missing(table, arguments, output)]
     if arguments.dry_run:
         for job in jobs:

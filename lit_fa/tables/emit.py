@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from lit_fa.arguments import nonempty
 from lit_fa.errors import UserError
 
 Line = list[str]
@@ -25,7 +26,9 @@ def add_emit_options(parser: argparse.ArgumentParser) -> None:
     target.add_argument("--wandb", action="store_true", help="a W&B sweep file for wandb sweep, wandb agent")
     target.add_argument("--ray", action="store_true", help="run on a Ray cluster now, and wait")
     parser.add_argument("--to", type=Path, metavar="FILE", help="write there; default: the terminal")
-    parser.add_argument("--sbatch", action="append", default=[], metavar="time=1:00:00", help="options for sbatch")
+    parser.add_argument(
+        "--sbatch", action="append", type=nonempty, default=[], metavar="time=1:00:00", help="options for sbatch"
+    )
     parser.add_argument("--address", default="auto", help="of the Ray cluster; local: one of this machine's own")
 
 

@@ -11,6 +11,13 @@ from lit_fa.reading import read_yaml
 __all__ = ["build", "choice", "keys", "mapping", "number", "read_yaml", "sequence", "text"]
 
 T = TypeVar("T")
+LARGEST = 1e308  # of a number
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value in an error: not more of it than a line has room for."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def build(cls: type[T], data: Any, where: str) -> T:
@@ -43,7 +50,7 @@ def keys(data: Any, where: str, known: Collection[str], required: Collection[str
 def mapping(data: Any, where: str) -> dict:
     """`data` itself, once it is a mapping with text keys."""
     if not isinstance(data, dict):
-        raise UserError(f"{where}: expected a mapping, got {data!r}; write key: value")
+        raise UserError(f"{where}: expected a mapping, got {shown(data)}; write key: value")
     for key in data:
         if not isinstance(key, str):
             raise UserError(f"{where}: the key {key!r} is not text; put it in quotes")
@@ -53,21 +60,22 @@ def mapping(data: Any, where: str) -> dict:
 def sequence(data: Any, where: str) -> list:
     """`data` itself, once it is a list with at least one entry."""
     if not isinstance(data, list) or not data:
-        raise UserError(f"{where}: expected a list with at least one entry, got {data!r}")
+        raise UserError(f"{where}: expected a list with at least one entry, got {shown(data)}")
     return data
 
 
 def choice(value: Any, where: str, valid: Collection[str]) -> str:
     """`value` itself, once it is one of `valid`."""
     if value not in valid:
-        raise UserError(f"{where}: unknown {value!r}; {nearest(value, list(valid))}")
+        raise UserError(f"{where}: unknown {shown(value)}; {nearest(value, list(valid))}")
     return value
 
 
 def number(value: Any, where: str, *, least: float | None = None) -> float:
     """`value` itself, once it is a finite number that is not below `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-        raise UserError(f"{where}: expected a number, got {value!r}")
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
+    if not whole and not (isinstance(value, float) and isfinite(value)):
+        raise UserError(f"{where}: expected a number, got {shown(value)}")
     if least is not None and value < least:
         raise UserError(f"{where}: {value} is too small; at least {least} is needed")
     return value
@@ -76,5 +84,5 @@ def number(value: Any, where: str, *, least: float | None = None) -> float:
 def text(value: Any, where: str) -> str:
     """`value` itself, once it is text: 2306.01870 without quotes is a number and has lost its last digit."""
     if not isinstance(value, str):
-        raise UserError(f"{where}: expected text, got {value!r}; put it in quotes")
+        raise UserError(f"{where}: expected text, got {shown(value)}; put it in quotes")
     return value

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as ConsoleTable
 
+from lit_fa.arguments import Arguments
 from lit_fa.errors import UserError, nearest
 
 PLACES = ("paper_configs", "scratch", "lightning_logs")  # where records lie by default
@@ -67,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lit-fa runs", description="Records of runs: listed, filtered, compared.")
+    parser = Arguments(prog="lit-fa runs", description="Records of runs: listed, filtered, compared.")
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="records or folders of them")
     parser.add_argument("--where", action="append", default=[], metavar="row=FA", help="also !=, <, <=, >, >=")
     parser.add_argument("--metric", action="append", default=[], metavar="test/accuracy", help="show it")

@@ -254,7 +254,9 @@ def _pair(label: str, column: str) -> str:
 
 
 def _label(data: Any, where: str) -> str:
-    """A label is text or a number; `on` and `no` are neither in YAML."""
+    """A label is text or a number; `on` and `no` are neither in YAML. A column may have none."""
+    if isinstance(data, str) and not data.strip() and (data or where.endswith(".row")):
+        raise UserError(f"{where}: the label is empty; write what the paper prints there")
     return data if isinstance(data, str) else str(number(data, where))
 
 

@@ -20,6 +20,8 @@ def find_tables(path: Path) -> list[Path]:
     Raises:
         UserError: there is no such file, or no table in the folder.
     """
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; give a table or a folder of them")
     if not path.is_dir():
         return [path]
     found = [file for file in sorted(path.rglob("*.yaml")) if _is_table(file)]

@@ -52,8 +52,8 @@ def there(tmp_path, monkeypatch):
         ),
         (["--trainer.callbacks", "constructors.Keyed"], "KeyError: 'door'"),
         (["--logger", "csv", "--trainer.logger.name", "x"], "--trainer.logger.name beside --logger"),
-        (["--trainer.devices", "0"], "is not a valid input using cpu accelerator"),
-        (["--seed_everything", "-1"], "is not in bounds"),
+        (["--trainer.devices", "0"], "trainer.devices is '0': write a number of devices"),
+        (["--seed_everything", "-1"], "seed_everything is -1: write a whole number"),
         (["--trainer.max_epochs", "abc"], "trainer.max_epochs: expected a whole number or null (given: abc)"),
         ([f"{MODEL}.layer_lr", "{a: b}"], "layer_lr: expected a number or null"),
         ([f"{MODEL}.optimizer.momentum", "(0.9, 1)"], "momentum: expected a number"),
@@ -84,12 +84,16 @@ def test_a_text_with_braces_and_backslashes_is_told_as_it_is():
 
 
 def test_a_locale_of_ascii_reads_and_writes_utf_8(tmp_path):
-    config = yaml.safe_dump(RUN | {"trainer": RUN["trainer"] | {"logger": {"class_path": "CSVLogger", "init_args": {
-        "save_dir": ".", "name": "logs"}}}}, allow_unicode=True)  # fmt: skip
-    (tmp_path / "run.yaml").write_text(f"# Zürich\n{config}".replace("SignFeedback", "SignFeedback"), encoding="utf-8")
+    record = {"class_path": "RunRecord", "init_args": {"path": "r.json", "record": {"note": "Zürich"}}}
+    logger = {"class_path": "CSVLogger", "init_args": {"save_dir": ".", "name": "logs"}}
+    config = RUN | {"trainer": RUN["trainer"] | {"callbacks": [record], "logger": logger}}
+    config = yaml.safe_dump(config, allow_unicode=True)
+    (tmp_path / "run.yaml").write_text(f"# Zürich\n{config}", encoding="utf-8")
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     words = [sys.executable, "-m", "lit_fa", "fit", "--config", "run.yaml", "--trainer.fast_dev_run", "true"]
     words += ["--trainer.logger.init_args.prefix", "", "--data.init_args.label_noise", "0.0", "--json", "a.json"]
     done = subprocess.run(words, env=os.environ | ascii_only, capture_output=True, encoding="utf-8", errors="replace")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.json").is_file()
+    (saved,) = (tmp_path / "logs").rglob("config.yaml")
+    assert "note: Zürich" in saved.read_text(encoding="utf-8")

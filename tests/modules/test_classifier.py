@@ -347,7 +347,7 @@ def test_it_trains_compiled():
     ("options", "words"),
     [
         ({"stream": True}, "no cuts to stream; use stream: false"),
-        ({"accumulate": 0}, "accumulate is at least 1"),
+        ({"accumulate": 0}, "accumulate is from 1 to"),
         ({"clip": 0.0}, "clip is a positive bound or null"),
         ({"clip_by": "max"}, "clip_by is norm or value"),
         ({"scheduler_interval": "batch"}, "scheduler_interval is epoch or step"),

@@ -190,3 +190,14 @@ def test_a_mistake_is_answered_in_one_line(options: dict, words: str):
 def test_a_network_without_a_hidden_block_is_refused():
     with pytest.raises(UserError, match="needs a hidden block"):
         learner(nn.Sequential(nn.Linear(6, 5)).double(), 6)
+
+
+def test_a_weight_of_several_blocks_is_told_from_a_shortcut():
+    network = mlp()
+    network[2] = nn.Linear(8, 8).double()
+    network.insert(4, nn.Linear(8, 7).double())
+    network.insert(4, nn.Tanh())
+    network.insert(4, nn.Linear(8, 8).double())
+    network[4].weight = network[2].weight
+    with pytest.raises(UserError, match=r"2.weight belongs to several layers, .* a weight of its own"):
+        learner(network, 6)

@@ -405,3 +405,15 @@ def test_label_channels_need_a_first_layer_that_reads_the_input(build: Callable,
     with pytest.raises(UserError, match=f"first linear or conv layer that reads the input itself, {words}") as refusal:
         Case("", partial(ForwardForward, label="channels"), build, (12,), None).learner()
     assert "\n" not in str(refusal.value)
+
+
+def test_an_activation_in_place_behind_the_first_layer_changes_nothing():
+    found = []
+    for in_place in (False, True):
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Linear(12, 8), nn.ReLU(in_place), nn.Linear(8, 8), nn.ReLU(in_place), nn.Linear(8, CLASSES)
+        ).double()
+        one = Learner(network, ForwardForward(), torch.zeros(2, 12, dtype=torch.float64))
+        found.append(gradients(one, case().batch()))
+    assert largest_difference(*found) == 0

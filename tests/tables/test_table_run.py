@@ -222,7 +222,7 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(declared, save, capfd)
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--jobs", "0"], "write --jobs 1"),
+        (["--jobs", "0"], "--jobs: 0 is not a whole number from 1"),
         (["--only", "FA"], "write row=LABEL"),
         (["--only", "row=PB"], "nearest: BP"),
         (["--seeds", "one"], "write whole numbers"),

@@ -1,0 +1,47 @@
+"""argparse for our commands: what is wrong with a command line is one line, as everything that a user can mend."""
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import NoReturn
+
+from lit_fa.errors import UserError
+
+
+class Arguments(argparse.ArgumentParser):
+    """Raises a `UserError` where argparse prints its usage and exits; parsers of subcommands are of this class too."""
+
+    def error(self, message: str) -> NoReturn:
+        """One line that names the command whose help says more."""
+        raise UserError(f"{message} ({self.prog} --help)")
+
+
+def in_range(*, least: float, whole: bool = True, most: float = math.inf) -> Callable[[str], float]:
+    """A type of an option: a finite number in a range.
+
+    >>> in_range(least=1)("3")
+    3
+    """
+
+    def read(text: str) -> float:
+        words = f"a {'whole ' if whole else ''}number from {least:g}{f' to {most:g}' if most < math.inf else ' on'}"
+        try:
+            value = int(text) if whole else float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no {words.removeprefix('a ')}") from None
+        if not (least <= value <= most and (whole or math.isfinite(value))):
+            raise argparse.ArgumentTypeError(f"{text} is not {words}")
+        return value
+
+    return read
+
+
+def nonempty(text: str) -> str:
+    """A type of an option: text that is not blank.
+
+    >>> nonempty("a")
+    'a'
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty: write a value, or leave the option out")
+    return text
