@@ -1,9 +1,8 @@
 """Which run a checkpoint came from, and whether a run may go on from it.
 
-A checkpoint says what its module was made of (`constructor`) and what data it was trained on
-(`trained_on`). A fit goes on
-from it if both are its own. `FREE` names what may differ: it decides no update, or a checkpoint has no say in it.
-Options of the trainer, callbacks and loggers may all differ.
+A checkpoint says what its module was made of (`constructor`) and what data it was trained on (`trained_on`). A fit
+goes on from it if both are its own. `FREE` names the options that may differ: they decide no update, or the checkpoint
+replaces what they give. Options of the trainer, callbacks and loggers may all differ.
 """
 
 import hashlib

@@ -19,7 +19,7 @@ def _without_waiting(monkeypatch):
 
 
 def over_flower(text: str, nodes: int = 2, allow: bool = False, ckpt: str = "", grid: InProcessGrid | None = None):
-    config = {"experiment": text, "nodes": nodes, "allow-failures": allow, "ckpt-path": ckpt, "patience-s": 5.0}
+    config = {"experiment": text, "nodes": nodes, "allow-failures": allow, "ckpt-path": ckpt, "patience-s": 60.0}
     return server.run(grid or InProcessGrid(nodes, text), **config)
 
 
