@@ -224,7 +224,7 @@ def _end(stopped: KeyboardInterrupt, command: str) -> None:
     if rank == 0:
         here = "where there is a checkpoint, go on with --ckpt_path FILE" if command == "fit" else "start it again"
         print(getattr(stopped, "said", "") or f"{str(stopped) or 'stopped'} at once; {here}", flush=True)
-    # Lightning kills rank 0 when a rank that it has started ends with an error, which is right where rank 0 waits for it
+    # Lightning kills rank 0 when a rank that it has started ends with an error: right where rank 0 waits for it
     agreed = rank and getattr(stopped, "said", "") and "TORCHELASTIC_RUN_ID" not in os.environ
     raise SystemExit(0 if agreed else exit_code(stopped)) from None
 
