@@ -144,6 +144,7 @@ class ConservationPotential(Periodic):
         """Publish the quantiles over the neurons."""
         if not self.per_neuron:
             return
+        self.be_ready(trainer, pl_module)
         from callbacks.curves import publish
 
         values = {}

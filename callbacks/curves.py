@@ -6,6 +6,8 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from lit_fa.modules.restart import epoch_is_ending
+
 Point = tuple[int, float, float]
 LAST = 10  # points at the end of a curve that a record keeps whole
 
@@ -83,7 +85,7 @@ class Recorder(L.Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
         """At an epoch's end, add what it has logged: a checkpoint holds curves, but no metrics."""
-        if epochs_done(trainer) == trainer.current_epoch + 1 and self.state_key in checkpoint.get("callbacks", {}):
+        if epoch_is_ending(trainer) and self.state_key in checkpoint.get("callbacks", {}):
             ended = Curves(self.curves.points)
             ended.add(trainer.global_step, epochs_done(trainer), self._logged(trainer, validation=False))
             checkpoint["callbacks"][self.state_key]["curves"] = ended.points

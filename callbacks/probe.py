@@ -47,12 +47,11 @@ class Periodic(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         """Prepare, and measure before the very first step."""
-        if self.ready:
-            return
-        self.prepare(trainer, pl_module, batch)
-        self.ready = True
-        if trainer.global_step == 0:
+        if not self.ready and trainer.global_step == 0:
+            self.prepare(trainer, pl_module, batch)
+            self.ready = True
             self._report(trainer, pl_module, monitored=False)
+        self.be_ready(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: Batch, batch_idx: int
@@ -66,9 +65,16 @@ class Periodic(L.Callback):
         if not self.every_n_steps:
             self._report(trainer, pl_module, monitored=True)
 
+    def be_ready(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Prepare on the run's first batch where that was another process's: the first act may be an epoch's end."""
+        if not self.ready:
+            self.prepare(trainer, module, first_batch(trainer, module))
+            self.ready = True
+
     def _report(self, trainer: L.Trainer, module: L.LightningModule, *, monitored: bool) -> None:
         if not monitored and self.measured_at == trainer.global_step:
             return
+        self.be_ready(trainer, module)
         self.measured_at = trainer.global_step
         publish(trainer, module, self.measure(trainer, module), monitored=monitored)
 
@@ -97,6 +103,15 @@ class Probe(Periodic):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let go of the probe batch."""
         self.data = None
+
+
+def first_batch(trainer: L.Trainer, module: L.LightningModule) -> Batch:
+    """The first batch of the first epoch, or the first round, on the device. Draws no random number."""
+    rounds = getattr(trainer.train_dataloader, "round", None)
+    if rounds is not None:
+        return trainer.strategy.batch_to_device(rounds(0))
+    with isolate_rng(include_cuda=torch.cuda.is_available()), module.training_batches() as epoch:
+        return next(iter(epoch(0)))
 
 
 def first_samples(trainer: L.Trainer, loaders: object, count: int) -> Batch | None:

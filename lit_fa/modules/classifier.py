@@ -235,23 +235,15 @@ class Classifier(ScheduledClassifier):
             self.prepared = checkpoint.get("prepared") or {}
             self._resumed = checkpoint.get("lit_fa")
 
-    def on_train_epoch_start(self) -> None:
-        """Take up a resumed run's random state and totals, before the loader of a new epoch draws."""
-        self._take_up()
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """The same in mid-epoch, where Lightning does not announce the epoch again."""
-        super().on_train_batch_start(batch, batch_idx)
-        self._take_up()
-
-    def _take_up(self) -> None:
+    def take_up(self) -> None:
+        """Take up a resumed run's random state, totals and open window; later calls do nothing."""
         resumed = self._resumed
         if resumed is None:
             return
         self.totals, self._resumed = take_up(resumed, self.global_rank), None
         windows = [state.get("window") for state in resumed]
         self.window.take_up(windows, self.learner, self.global_rank, self.trainer.world_size)
-        self.take_up_schedule()
+        super().take_up()
 
     def _mean(self, samples: int) -> float:
         """Over ranks."""

@@ -1,8 +1,9 @@
 """What every classifier does outside training: predict, and measure loss and metrics on held-out data."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import lightning as L
@@ -17,6 +18,7 @@ from lit_fa.loading import arguments, fill, read_checkpoint
 from lit_fa.modules.inputs import check_inputs, check_smallest_batch
 from lit_fa.modules.learner import Learner
 from lit_fa.modules.metrics import made, predictions
+from lit_fa.modules.restart import epoch_is_ending, goes_on_exactly
 from lit_fa.modules.trainer_options import check_optimizers, check_trainer, validate_one_batch
 from lit_fa.networks import example_input
 from lit_fa.origin import check_origin, data_facts
@@ -30,6 +32,8 @@ class EvaluatedClassifier(Described, L.LightningModule):
 
     learner: Learner
     shown: tuple[int, ...] | None = None  # shape of one sample at `install`; None: texts
+    measured: Mapping[str, Tensor] = MappingProxyType({})  # metrics that a checkpoint knew
+    unlogged: Mapping[str, Tensor] = MappingProxyType({})  # of an epoch at whose end a checkpoint was written
 
     def measure(self, num_classes: int, metrics: list[str] | None = None) -> None:
         """Make the metrics; once, in the constructor."""
@@ -64,6 +68,7 @@ class EvaluatedClassifier(Described, L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Before a run, once optimisers and data are known."""
+        goes_on_exactly(self.trainer)
         check_optimizers(self.trainer.optimizers)
         validate_one_batch(self.trainer)
         self._compared = False
@@ -149,9 +154,12 @@ class EvaluatedClassifier(Described, L.LightningModule):
         return module
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Keep what the module was made of and what it is trained on, as plain data."""
+        """Keep what the module was made of and trained on, as plain data, and the newest value of everything logged."""
         checkpoint["constructor"] = self.constructor
         checkpoint["trained_on"] = data_facts(self.trainer.datamodule) if self._trainer is not None else {}
+        checkpoint["metrics"] = _plain(self.trainer.callback_metrics)
+        ending = epoch_is_ending(self.trainer)
+        checkpoint["unlogged"] = _plain(self.trainer._logger_connector.metrics["log"]) if ending else {}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Refuse to train on from another run's checkpoint; take 64-bit weights as they are.
@@ -165,6 +173,10 @@ class EvaluatedClassifier(Described, L.LightningModule):
             check_origin(checkpoint, self.constructor, data_facts(self.trainer.datamodule))
         if self._trainer is not None and self.trainer.precision == "64-true":
             self.double()
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            kept = checkpoint.get("metrics") or {}
+            self.measured = {key: value.to(self.device) for key, value in kept.items()}
+            self.unlogged = checkpoint.get("unlogged") or {}
 
     def _evaluate(self, split: str, batch: Batch) -> None:
         inputs, targets = batch
@@ -186,3 +198,7 @@ class EvaluatedClassifier(Described, L.LightningModule):
         for number, (name, metric) in enumerate(self.metrics[split].items()):
             self.log(f"{split}/{name}", 100 * metric.compute().float(), prog_bar=split == "val" and number == 0)
             metric.reset()
+
+
+def _plain(metrics: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {key: torch.as_tensor(value).detach().cpu() for key, value in metrics.items()}

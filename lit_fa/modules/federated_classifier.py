@@ -253,15 +253,12 @@ class FederatedClassifier(ScheduledClassifier):
         freeze_followers(self.learner)
 
     def on_train_start(self) -> None:
-        """Refuse what follows the number of rounds where that is not known."""
+        """Refuse what follows the number of rounds where that is not known; log the last selection of a resumed run."""
         super().on_train_start()
+        if self.selections:
+            self.log_dict(logged(self.selections[-1]))
         cosine = ["local_schedule.kind: cosine"] if self.local_schedule.kind == "cosine" else []
         check_length([*self.rule.follows_length, *cosine], *run_length(self.trainer))
-
-    def on_train_batch_start(self, batch: Round, batch_idx: int) -> None:
-        """A resumed run's plateau hears what came before the checkpoint."""
-        super().on_train_batch_start(batch, batch_idx)
-        self.take_up_schedule()
 
     def on_train_epoch_end(self) -> None:
         """Schedules that count epochs."""

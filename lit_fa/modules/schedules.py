@@ -11,6 +11,7 @@ from lit_fa.errors import UserError, nearest
 from lit_fa.modules.evaluated import EvaluatedClassifier
 from lit_fa.modules.length import run_length
 from lit_fa.modules.rates import check_groups, check_rates, check_schedule, constructed
+from lit_fa.rules.base import Batch
 
 PLATEAU = "lightning.pytorch.cli.ReduceLROnPlateau"
 
@@ -32,12 +33,14 @@ class ScheduledClassifier(EvaluatedClassifier):
     monitored: str | None = None  # metric of a plateau; None: there is no plateau
     _arrived: bool = False  # a value that no plateau has seen yet
     _kept: float | None = None  # that value, where it comes from a checkpoint
+    epochs_ended: int | None = None  # of this run, with all that the module does at an epoch's end; None: not known
     _stepped: bool = False  # a plateau has seen a value, or a checkpoint's had one to see
 
     def setup(self, stage: str) -> None:
         """A fit starts without a value; a checkpoint, which is loaded later, may bring one."""
         if stage == "fit":
             self._arrived, self._kept, self._stepped = False, None, False
+            self.epochs_ended = 0
 
     def scheduled(self, optimizer: Optimizer) -> dict | Optimizer:
         """What `configure_optimizers` returns.
@@ -76,6 +79,7 @@ class ScheduledClassifier(EvaluatedClassifier):
         if when == "epoch":
             self._check_monitored()
             self._feed()
+            self.epochs_ended = self.trainer.current_epoch + 1
 
     def log(self, name: str, *args, **kwargs) -> None:
         """As Lightning's; remembers that the plateau's metric has a new value."""
@@ -105,6 +109,15 @@ class ScheduledClassifier(EvaluatedClassifier):
         if self.scheduler_interval == "step":
             self._feed()
 
+    def on_train_epoch_start(self) -> None:
+        """A resumed run goes on, before the loader of a new epoch draws."""
+        self.take_up()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """The same in mid-epoch, where Lightning does not announce the epoch again."""
+        super().on_train_batch_start(batch, batch_idx)
+        self.take_up()
+
     def on_train_batch_end(self, *_: object) -> None:
         """A new value of a training metric may have come."""
         if self.scheduler_interval == "step":
@@ -116,9 +129,10 @@ class ScheduledClassifier(EvaluatedClassifier):
             rank_zero_warn(f"the learning rate never moved: no value of {self.monitored} came before the run's end")
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Keep a value that the plateau has not seen yet."""
+        """Keep a value that the plateau has not seen yet, and how many epochs have ended."""
         super().on_save_checkpoint(checkpoint)
         value = self._value() if self._arrived else None
+        checkpoint["epochs_ended"] = self.epochs_ended or 0
         checkpoint["plateau"] = {"value": None if value is None else float(value), "stepped": self._stepped}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
@@ -127,9 +141,10 @@ class ScheduledClassifier(EvaluatedClassifier):
         kept = checkpoint.get("plateau") or {"value": None, "stepped": False}
         if self._trainer is not None and self.trainer.state.fn == "fit":
             self._arrived, self._kept, self._stepped = kept["value"] is not None, kept["value"], kept["stepped"]
+            self.epochs_ended = checkpoint.get("epochs_ended")
 
-    def take_up_schedule(self) -> None:
-        """Before the first batch of a resumed run: what came with the checkpoint's validation counts."""
+    def take_up(self) -> None:
+        """First of all in a resumed run: let a plateau see what it was about to see when the checkpoint was written."""
         if self.scheduler_interval == "step":
             self._feed()
 

@@ -1,5 +1,6 @@
-"""A run that was killed and resumed is, bit for bit, the run that was not."""
+"""A run that was killed and resumed, wherever its checkpoint was written, is bit for bit the run that was not."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,12 @@ from lit_fa.modules import HeadProbe
 from tests.cases import rules
 from tests.contract.training import network_for, record
 
-SHORT = {"n_train": 24}  # three steps an epoch, of three epochs
-STEPS_PER_EPOCH, KILLED_AT = 3, 5  # in the middle of the second epoch
-RANDOM = {"dropout": 0.3, "augment": "crop_flip"}
+STEPS_PER_EPOCH = 3
+SHORT = {"n_train": 8 * STEPS_PER_EPOCH, "epochs": 2, "save_every": 100, "dropout": 0.3, "augment": "crop_flip"}
+PLATEAU = {"scheduler": "plateau", "interval": "epoch"}
+ACROSS = {"check_val_every_n_epoch": None}  # validation counts steps of the run
+EVERY_STEP = range(1, 2 * STEPS_PER_EPOCH + 1)
+OF_EPOCHS = ("val/loss", "val/accuracy", "train/loss_epoch", "train/accuracy")
 
 
 def same(a: object, b: object) -> bool:
@@ -19,39 +23,123 @@ def same(a: object, b: object) -> bool:
         return torch.equal(a, b)
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    return all(map(same, a, b)) and len(a) == len(b) if isinstance(a, list) else a == b
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b or (a != a and b != b)  # not a number
 
 
-def resumed_after_a_kill(folder: Path, killed_at: int = KILLED_AT, **options: object) -> tuple[dict, dict]:
-    """(record of the run from the checkpoint, record of the run without interruption)."""
-    # a kill may come between two checkpoints: go on from the one before, which repeats a step
-    before = killed_at - 1
-    options = {"save_every": before, **SHORT, **options}
-    record(folder / "killed", kill_at=killed_at, **options)
+def of_epochs(run: dict) -> list:
+    """What loggers got once an epoch: (step, key), value."""
+    return [(where, value) for where, value in run["rows"].items() if where[1] in OF_EPOCHS]
+
+
+def assert_goes_on(folder: Path, stops: Iterable[int], moment: str = "on_train_batch_end", **options: object) -> dict:
+    """Stop a run after so many batches, resume it until the next stop, and so on; compare it with a run in one piece.
+
+    Returns the record of the run in one piece.
+    """
+    options = {**SHORT, **options}
     whole = record(folder / "whole", **options)
-    # another global seed: nothing that matters may come from it
-    return record(folder / "resumed", resume=str(folder / "killed" / f"step={before}.ckpt"), seed=5, **options), whole
-
-
-def assert_goes_on(resumed: dict, whole: dict, killed_at: int = KILLED_AT) -> None:
-    assert len(whole["losses"]) == 3 * STEPS_PER_EPOCH
-    assert same(resumed["losses"], whole["losses"][killed_at - 1 :])
-    for part in ("state", "optimizer", "metrics"):
+    losses, logged, resume = [], [], None
+    for batches in stops:
+        part = folder / f"until {batches}"
+        # another global seed on resuming: nothing that matters may come from it
+        seed = 0 if resume is None else batches
+        run = record(part, resume=resume, keep_after=batches, moment=moment, stop=True, seed=seed, **options)
+        losses, logged, resume = losses + run["losses"], logged + of_epochs(run), str(part / "kept.ckpt")
+    resumed = record(folder / "resumed", resume=resume, seed=99, **options)
+    assert same(losses + resumed["losses"], whole["losses"])
+    assert logged + of_epochs(resumed) == of_epochs(whole)  # no epoch twice, and none left out
+    for part in ("state", "optimizer", "schedule", "metrics", "curves", "steps", "predictions"):
         assert same(resumed[part], whole[part]), part
+    return whole
 
 
 @pytest.mark.parametrize("rule", rules("resume", distinct=True))
-def test_a_run_resumed_in_mid_epoch_equals_one_that_was_not_killed(rule: str, tmp_path: Path):
-    assert_goes_on(*resumed_after_a_kill(tmp_path, rule=rule, network=network_for(rule), **RANDOM))
+def test_a_run_resumed_after_every_step_of_an_epoch_equals_one_that_was_not_killed(rule: str, tmp_path: Path):
+    assert_goes_on(tmp_path, (1, 2, 3, 6), rule=rule, network=network_for(rule), **PLATEAU)
+
+
+@pytest.mark.parametrize(
+    ("moment", "stops"),
+    [
+        ("on_train_batch_end", EVERY_STEP),
+        ("on_validation_end", (3, 6)),
+        ("on_train_epoch_end", (3, 6)),
+        ("on_train_epoch_start", (3,)),
+        ("on_train_end", (6,)),
+    ],
+)
+@pytest.mark.parametrize("limits", [{"epochs": 2}, {"epochs": None, "trainer": {"max_steps": 6}}])
+def test_it_does_not_matter_at_which_hook_the_checkpoint_is_written(
+    moment: str, stops: tuple[int, ...], limits: dict, tmp_path: Path
+):
+    whole = assert_goes_on(tmp_path, stops, moment, rule="fa_uniform", **PLATEAU, **limits)
+    assert whole["schedule"][0]["last_epoch"] == 2  # it has seen the loss of every epoch
+
+
+def test_a_callback_may_save_before_the_module_has_ended_the_epoch(tmp_path: Path):
+    assert_goes_on(tmp_path, (3, 6), "on_train_epoch_end", early_keep=True, rule="fa_uniform", **PLATEAU)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scheduler": "epoch", "interval": "epoch", "trainer": {"limit_val_batches": 0}},
+        {"scheduler": "step", "interval": "step"},
+        {**PLATEAU, "interval": "step", "n_train": 32, "trainer": {"val_check_interval": 0.5}},
+        {**PLATEAU, "epochs": 3, "trainer": {"check_val_every_n_epoch": 2}},
+        {**PLATEAU, "epochs": None, "trainer": {"max_steps": 7, "val_check_interval": 2} | ACROSS},
+        {**PLATEAU, "n_train": 32, "accumulate": 3},
+        {**PLATEAU, "trainer": {"max_steps": 5}},
+    ],
+    ids=["no validation", "steps", "in an epoch", "every other epoch", "across epochs", "windows", "max_steps"],
+)  # fmt: skip
+def test_what_is_due_after_a_step_happens_once(options: dict, tmp_path: Path):
+    steps = options.get("trainer", {}).get("max_steps") or options.get("n_train", 24) // 8 * options.get("epochs", 2)
+    assert_goes_on(tmp_path, range(1, steps + 1), rule="fa_uniform", **options)
+
+
+@pytest.mark.parametrize(
+    ("moment", "options"),
+    [
+        ("on_train_batch_end", {}),
+        ("on_train_epoch_end", {}),
+        ("on_validation_end", {"check_on_train_epoch_end": False}),
+    ],
+)
+def test_a_run_that_stops_early_stops_at_the_same_step(moment: str, options: dict, tmp_path: Path):
+    # a loss that must rise does not: the second epoch is the last
+    early = {"monitor": "val/loss", "mode": "max", "patience": 1, **options}
+    whole = assert_goes_on(tmp_path, (3, 6), moment, rule="fa_uniform", epochs=4, early=early)
+    assert whole["steps"] == 6
+
+
+def test_measuring_callbacks_see_no_difference(tmp_path: Path):
+    assert_goes_on(tmp_path, (1, 3, 6), rule="fa_uniform", network="mlp", measured=True)
+
+
+def test_a_checkpoint_of_a_finished_run_has_nothing_to_go_on_with(tmp_path: Path):
+    options = {**SHORT, "rule": "fa_uniform"}
+    record(tmp_path / "whole", keep_after=6, moment="on_train_end", **options)
+    resumed = record(tmp_path / "resumed", resume=str(tmp_path / "whole" / "kept.ckpt"), **options)
+    assert resumed["losses"] == []
+
+
+def test_two_ranks_that_are_resumed_equal_two_that_were_not(tmp_path: Path):
+    assert_goes_on(tmp_path, (2, 3), rule="svd_pruned", devices=2, **PLATEAU)
+
+
+def test_a_run_that_is_killed_leaves_checkpoints_to_go_on_from(tmp_path: Path):
+    options = {**SHORT, "rule": "fa_uniform", "save_every": 1}
+    assert record(tmp_path / "killed", kill_at=5, **options) == {}
+    whole = record(tmp_path / "whole", **options)
+    resumed = record(tmp_path / "resumed", resume=str(tmp_path / "killed" / "step=4.ckpt"), seed=5, **options)
+    assert same(resumed["losses"], whole["losses"][4:])
+    assert same(resumed["state"], whole["state"])
 
 
 def test_a_probed_and_matched_run_that_is_resumed_is_neither_probed_nor_matched_again(tmp_path: Path):
-    options = {"rule": "fwm", "network": "mlp", "probe": HeadProbe(), **RANDOM}
-    resumed, whole = resumed_after_a_kill(tmp_path, rule_options={"feedback_scale": "bp"}, **options)
-    assert_goes_on(resumed, whole)
-    assert "match/residual/overall" in resumed["metrics"]
-
-
-def test_a_run_resumed_from_the_end_of_an_epoch_equals_one_that_was_not_killed(tmp_path: Path):
-    killed_at = STEPS_PER_EPOCH + 1
-    assert_goes_on(*resumed_after_a_kill(tmp_path, killed_at, rule="fa_uniform", dropout=0.3), killed_at)
+    options = {"rule": "fwm", "network": "mlp", "probe": HeadProbe(), "rule_options": {"feedback_scale": "bp"}}
+    whole = assert_goes_on(tmp_path, (2, 3), **options)
+    assert "match/residual/overall" in whole["metrics"]

@@ -11,16 +11,21 @@ import os
 import signal
 import socket
 import traceback
+from contextlib import suppress
 from functools import cache, partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.cli import ReduceLROnPlateau
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
+from callbacks import AlignmentDominance, ConservationPotential, GradientAlignment
+from callbacks.curves import Recorder
 from datamodules import Synthetic
 from lit_fa.__main__ import main
 from lit_fa.modules import Classifier
@@ -48,6 +53,11 @@ def mlp(dropout: float) -> nn.Module:
     )  # fmt: skip
 
 
+SCHEDULERS = {
+    "step": partial(torch.optim.lr_scheduler.StepLR, step_size=3, gamma=0.5),
+    "epoch": partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5),
+    "plateau": partial(ReduceLROnPlateau, monitor="val/loss", patience=0, threshold=0.9),
+}
 NETWORKS = {"conv": network, "mlp": mlp}
 
 
@@ -68,15 +78,46 @@ class Losses(L.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Keep(L.Callback):
-    """Leaves a checkpoint after so many batches, as Ctrl-C does, also in the middle of a window of accumulation."""
+class Stopped(Exception):
+    """A run ends here, as if it had been killed."""
 
-    def __init__(self, path: Path | None, batches: int | None):
-        self.path, self.batches = path, batches
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
-        if self.path is not None and trainer.fit_loop.total_batch_idx + 1 == self.batches:
+class EarlyKeep(L.Callback):
+    """Leaves `kept.ckpt` at one hook after so many batches; with `stop` the run ends there.
+
+    It comes before the callbacks that save and monitor, and in hooks before the module.
+    """
+
+    def __init__(self, folder: Path, batches: int | None, moment: str = "on_train_batch_end", stop: bool = False):
+        self.path, self.batches, self.stop = folder / "kept.ckpt", batches, stop
+        setattr(self, moment, self.keep)
+
+    def keep(self, trainer: L.Trainer, *_: object) -> None:
+        done = trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        if done == self.batches and not trainer.sanity_checking:
             trainer.save_checkpoint(self.path)
+            if self.stop:
+                raise Stopped
+
+
+class Keep(EarlyKeep, Checkpoint):
+    """The same as the last of all callbacks, where also Ctrl-C leaves its checkpoint."""
+
+
+class Rows(Logger):
+    """Keeps what loggers are given: (step, key) to value."""
+
+    name, version = "rows", 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: dict[tuple[int, str], float] = {}
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.rows |= {(step, key): value for key, value in metrics.items()}
+
+    def log_hyperparams(self, *_: object, **__: object) -> None:
+        pass
 
 
 def train(options: dict) -> None:
@@ -86,6 +127,7 @@ def train(options: dict) -> None:
     data = Synthetic(
         n_train=options.get("n_train", 40), n_test=10, image_shape=IMAGE, num_classes=CLASSES, batch_size=8, seed=1,
         device="cpu", augment=options.get("augment", "none"), dtype="float64" if double else "float32",
+        validation_is_test="allow",
     )  # fmt: skip
     # decay lets Kolen-Pollack's feedback move in its own way; momentum is state that a checkpoint must carry
     sgd = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-2)
@@ -97,8 +139,8 @@ def train(options: dict) -> None:
         num_classes=CLASSES,
         image_shape=IMAGE,
         optimizer=sgd,
-        scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=3, gamma=0.5),
-        scheduler_interval="step",
+        scheduler=SCHEDULERS[options.get("scheduler", "step")],
+        scheduler_interval=options.get("interval", "step"),
         accumulate=options.get("accumulate", 1),
         clip=options.get("clip"),
         probe=options.get("probe"),
@@ -107,16 +149,25 @@ def train(options: dict) -> None:
     checkpoints = ModelCheckpoint(
         options["folder"], "{step}", every_n_train_steps=options.get("save_every", 1), save_top_k=-1
     )
-    kept = Keep(Path(options["folder"]) / "kept.ckpt", options.get("keep_after"))
+    moment = options.get("moment", "on_train_batch_end")
+    kind = EarlyKeep if options.get("early_keep") else Keep
+    kept = kind(Path(options["folder"]), options.get("keep_after"), moment, options.get("stop", False))
+    measuring = [GradientAlignment(), ConservationPotential(), AlignmentDominance()] if options.get("measured") else []
     devices = options.get("devices", 1)
+    rows, curves = Rows(), Recorder()
+    stopping = [EarlyStopping(**options["early"])] if "early" in options else []
     trainer = L.Trainer(
-        accelerator="cpu", devices=devices, max_epochs=options.get("epochs", 3), logger=False,
+        accelerator="cpu", devices=devices, max_epochs=options.get("epochs", 3), logger=rows,
         strategy=DDPStrategy(process_group_backend="gloo") if devices > 1 else "auto",
-        callbacks=[checkpoints, losses, kept], enable_progress_bar=False, enable_model_summary=False,
-        precision="64-true" if double else "32-true", num_sanity_val_steps=1,
+        callbacks=[checkpoints, losses, kept, curves, *stopping, *measuring], enable_progress_bar=False,
+        enable_model_summary=False, precision="64-true" if double else "32-true", num_sanity_val_steps=1,
+        **options.get("trainer", {}),
     )  # fmt: skip
-    trainer.fit(module, data, ckpt_path=options.get("resume"), weights_only=False)
+    with suppress(Stopped):
+        trainer.fit(module, data, ckpt_path=options.get("resume"), weights_only=False)
     record = {"state": module.learner.state_dict(), "losses": losses.losses, "metrics": dict(trainer.callback_metrics)}
+    record |= {"rows": rows.rows, "curves": curves.curves.points, "steps": trainer.global_step}
+    record["schedule"] = [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
     record["world_size"] = trainer.world_size
     record["optimizer"] = module.optimizers().optimizer.state_dict()
     images = torch.randn(4, *IMAGE, generator=torch.Generator().manual_seed(2)).to(next(module.parameters()).dtype)

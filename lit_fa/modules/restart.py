@@ -1,0 +1,151 @@
+"""Lightning's training loops, except that a resumed run first does what came between its checkpoint and the next batch.
+
+A checkpoint can be written at four points around the end of an epoch:
+
+* after a batch (`every_n_train_steps`, `train_time_interval`): validation, if one is due, and the epoch's end, if the
+  batch was the last, are still to come;
+* when validation has ended: of these only the epoch's end is still to come;
+* at the epoch's end, which is its last act: the next epoch is to come, or the end of training; but a callback that is
+  no `Checkpoint` may write it before the module has ended the epoch;
+* when an epoch starts.
+
+Lightning goes on from the first point with the next batch, without validation and epoch's end, and under `max_steps`
+it ends an epoch twice that had ended already.
+"""
+
+from collections.abc import Iterator
+
+import lightning as L
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+from lightning.pytorch.loops.fetchers import _DataFetcher
+from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.loops.loop import _Loop
+from lightning.pytorch.loops.progress import _Progress
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+
+VALIDATION, ITERATION_END, EPOCH_END = "validation", "iteration end", "epoch end"  # what comes first on resuming
+
+
+class EpochLoop(_TrainingEpochLoop):
+    """Begins a resumed epoch with the rest of the iteration in which the checkpoint was written."""
+
+    rest: str | None = None  # where it goes on in that iteration; None: the next batch comes next
+
+    def settle(self) -> None:
+        """Find out what is left of the iteration, and let the counters say that its batch is done."""
+        batch = self.batch_progress
+        if batch.current.processed < batch.current.ready:  # an exception ended a batch half-way: it is done again
+            for counts in (batch.current, batch.total):
+                counts.ready = counts.started = counts.processed = counts.completed
+        elif batch.current.completed < batch.current.processed:
+            batch.increment_completed()
+            self.rest = VALIDATION
+        elif self._num_ready_batches_reached() or self._should_check_val_fx(self.trainer.fit_loop._data_fetcher):
+            self.rest = ITERATION_END if _whole(self.val_loop.batch_progress) else VALIDATION
+
+    @property
+    def done(self) -> bool:
+        """Not before the iteration is."""
+        return self.rest is None and super().done
+
+    def advance(self, data_fetcher: _DataFetcher) -> None:
+        """The next batch, or none: what follows a batch then comes at once."""
+        self._restarting = self.val_loop.restarting = False  # Lightning would guess what `settle` knows
+        rest, self.rest = self.rest, None
+        if rest is None:
+            super().advance(data_fetcher)
+            return
+        self.trainer.lightning_module.take_up()
+        self._skip_next_val = rest != VALIDATION
+        self._batches_that_stepped -= rest == EPOCH_END  # it has been counted
+
+
+class FitLoop(_FitLoop):
+    """Goes on from a checkpoint at the point at which it was written."""
+
+    epoch_loop: EpochLoop
+
+    @property
+    def skip(self) -> bool:
+        """Not where a resumed run has anything left to do, be it the end of training alone."""
+        if not self._loaded_from_state_dict or _finished(self.epoch_progress):
+            return super().skip
+        return self.max_batches == 0 or self.trainer.limit_train_batches == 0
+
+    @property
+    def done(self) -> bool:
+        """Not within an iteration."""
+        return self.epoch_loop.rest is None and super().done
+
+    def run(self) -> None:
+        """Begin with the metrics that the checkpoint knew: callbacks that look at them, and records, miss none."""
+        if self._loaded_from_state_dict:
+            self.trainer._logger_connector._callback_metrics.update(self.trainer.lightning_module.measured)
+        super().run()
+
+    def reset(self) -> None:
+        """Of a resumed run, settle the counters: they stand after a batch, or between two epochs."""
+        if self._loaded_from_state_dict:
+            self.trainer.should_stop |= any(_stopped(self.trainer))
+            epochs, ended = self.epoch_progress.current, self.trainer.lightning_module.epochs_ended
+            if epochs.processed < epochs.started:
+                self.epoch_loop.settle()
+            elif ended is not None and epochs.completed < epochs.processed and ended < epochs.processed:
+                self._settle_at_epoch_end()
+            else:
+                self._settle_between_epochs()
+        super().reset()
+
+    def on_run_start(self) -> None:
+        """Load the validation data, of which callbacks take their samples, also where no validation is due soon."""
+        if self.trainer.enable_validation and self.trainer.val_dataloaders is None:
+            self.trainer.validating = True
+            self.epoch_loop.val_loop.setup_data()
+            self.trainer.training = True
+        super().on_run_start()
+
+    def _settle_at_epoch_end(self) -> None:
+        """A callback has written the checkpoint before the module has ended the epoch: all of it is done again."""
+        for counts in (self.epoch_progress.current, self.epoch_progress.total):
+            counts.processed -= 1
+        _Loop.restarting.fset(self, True)
+        self.epoch_loop.rest = EPOCH_END
+
+    def _settle_between_epochs(self) -> None:
+        trainer, loop = self.trainer, self.epoch_loop
+        loop._batches_that_stepped -= 1  # as where Lightning logs an epoch's metrics
+        trainer._logger_connector.log_metrics(dict(trainer.lightning_module.unlogged))
+        loop._batches_that_stepped += 1
+        for counts in (self.epoch_progress.current, self.epoch_progress.total):
+            counts.ready = counts.completed = counts.processed
+        _Loop.restarting.fset(self, False)
+        self._resuming_from_checkpoint = False  # the next epoch asks its loader for an iterator of its own
+
+
+def epoch_is_ending(trainer: L.Trainer) -> bool:
+    """Whether the hooks of a training epoch's end are being called."""
+    return trainer.training and trainer.fit_loop.epoch_progress.current.processed > trainer.current_epoch
+
+
+def goes_on_exactly(trainer: L.Trainer) -> None:
+    """Let the trainer's loops be those above; loops that are not Lightning's own are left alone."""
+    if type(trainer.fit_loop) is _FitLoop and type(trainer.fit_loop.epoch_loop) is _TrainingEpochLoop:
+        trainer.fit_loop.__class__, trainer.fit_loop.epoch_loop.__class__ = FitLoop, EpochLoop
+    if isinstance(trainer.fit_loop.epoch_loop, EpochLoop):
+        trainer.fit_loop.epoch_loop.rest = None
+
+
+def _finished(epochs: _Progress) -> bool:
+    return epochs.current.ready == epochs.current.completed
+
+
+def _whole(batches: _Progress) -> bool:
+    return batches.is_last_batch and batches.current.ready == batches.current.completed
+
+
+def _stopped(trainer: L.Trainer) -> Iterator[bool]:
+    """Which early stoppings had stopped the run."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, EarlyStopping):
+            yield callback.stopping_reason is not EarlyStoppingReason.NOT_STOPPED
