@@ -10,17 +10,29 @@ from lit_fa.errors import UserError
 from lit_fa.federated.work import Outcome
 from lit_fa.rules.base import Tensors
 
+_GONE = (  # of gloo and of NCCL's sockets, of NCCL itself, of the store that rank 0 keeps
+    "Connection reset by peer",
+    "Connection closed by peer",
+    "Connection closed by remote peer",
+    "Broken pipe",
+    "ncclRemoteError",
+    "remote process exited or there was a network error",
+    "Did the remote server shutdown or crash",
+)
+
 
 class LostRankError(UserError):
     """Another process of the run is gone; the last checkpoint stays usable."""
 
 
 def lost_rank(error: BaseException) -> LostRankError | None:
-    """What to tell a user whose run ended in `error` because another process died in it; None for other errors."""
+    """What to tell a user whose run ended in `error` because another process died in it; None for other errors.
+
+    What else gloo and NCCL report (memory, versions, wrong use, a network card) keeps its own words.
+    """
     said = " ".join(str(error).split())
-    if not any(
-        sign in said for sign in ("Connection reset by peer", "Connection closed by peer", "NCCL", "Broken pipe")
-    ):
+    between_ranks = isinstance(error, getattr(dist, "DistError", ())) or "gloo" in said or "NCCL" in said
+    if not between_ranks or not any(sign in said for sign in _GONE):
         return None
     return LostRankError(
         "another rank of this run is gone; the last checkpoint stays usable: start the run again with --ckpt_path "
