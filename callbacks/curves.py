@@ -6,8 +6,6 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from lit_fa.modules.restart import epoch_is_ending
-
 Point = tuple[int, float, float]
 LAST = 10  # points at the end of a curve that a record keeps whole
 
@@ -85,7 +83,8 @@ class Recorder(L.Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
         """At an epoch's end, add what it has logged: a checkpoint holds curves, but no metrics."""
-        if epoch_is_ending(trainer) and self.state_key in checkpoint.get("callbacks", {}):
+        ending = trainer.training and trainer.fit_loop.epoch_progress.current.processed > trainer.current_epoch
+        if ending and self.state_key in checkpoint.get("callbacks", {}):
             ended = Curves(self.curves.points)
             ended.add(trainer.global_step, epochs_done(trainer), self._logged(trainer, validation=False))
             checkpoint["callbacks"][self.state_key]["curves"] = ended.points

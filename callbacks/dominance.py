@@ -8,7 +8,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from callbacks.curves import publish
 from callbacks.gradient_alignment import rule_gradients, true_gradients
-from callbacks.probe import Batch, Probe, on_device
+from callbacks.probe import Batch, Probe, on_device, unshared
 from lit_fa.functional.dominance import fit_alpha, fit_exponent, loss_bound
 
 
@@ -69,7 +69,7 @@ class AlignmentDominance(Probe):
 
     def _on_all(self, trainer: L.Trainer, module: L.LightningModule) -> tuple[float, float]:
         # a copy: a loader that knows its position keeps it
-        loader = copy.copy(trainer.train_dataloader)
+        loader = copy.copy(unshared(trainer.train_dataloader))
         with isolate_rng(include_cuda=False):
             return descent(module, on_device(trainer, loader))
 

@@ -82,6 +82,8 @@ class Periodic(L.Callback):
 class Probe(Periodic):
     """Measures on one fixed batch: the first of the validation data, or, without any, of the training data.
 
+    Ranks measure on the same samples; where the loader is not of `datamodules`, rank 0's share of them counts.
+
     Args:
         every_n_steps: see `Periodic`.
         batch: most samples in the probe batch. Without validation data it is at most one training batch.
@@ -98,6 +100,8 @@ class Probe(Periodic):
     def prepare(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
         """Fetch the probe batch."""
         held_out = first_samples(trainer, trainer.val_dataloaders, self.batch)
+        if held_out is None and trainer.world_size > 1:
+            batch = first_batch(trainer, module, whole=True)
         self.data = (batch[0][: self.batch], batch[1][: self.batch]) if held_out is None else held_out
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -105,12 +109,15 @@ class Probe(Periodic):
         self.data = None
 
 
-def first_batch(trainer: L.Trainer, module: L.LightningModule) -> Batch:
-    """The first batch of the first epoch, or the first round, on the device. Draws no random number."""
+def first_batch(trainer: L.Trainer, module: L.LightningModule, *, whole: bool = False) -> Batch:
+    """The first batch of the first epoch, or the first round, on the device. Draws no random number.
+
+    whole: all samples of the batch instead of this rank's share.
+    """
     rounds = getattr(trainer.train_dataloader, "round", None)
     if rounds is not None:
         return trainer.strategy.batch_to_device(rounds(0))
-    with isolate_rng(include_cuda=torch.cuda.is_available()), module.training_batches() as epoch:
+    with isolate_rng(include_cuda=torch.cuda.is_available()), module.training_batches(whole=whole) as epoch:
         return next(iter(epoch(0)))
 
 
@@ -121,7 +128,7 @@ def first_samples(trainer: L.Trainer, loaders: object, count: int) -> Batch | No
         return None
     inputs, targets, seen = [], [], 0
     with isolate_rng(include_cuda=False):
-        for x, y in on_device(trainer, loader):
+        for x, y in on_device(trainer, unshared(loader)):
             if inputs and x.shape[1:] != inputs[0].shape[1:]:
                 break  # texts of another length
             inputs.append(x[: count - seen])
@@ -130,6 +137,11 @@ def first_samples(trainer: L.Trainer, loaders: object, count: int) -> Batch | No
             if seen >= count:
                 break
     return torch.cat(inputs), torch.cat(targets)
+
+
+def unshared(loader: Iterable[Batch]) -> Iterable[Batch]:
+    """A loader of all ranks' samples, so that ranks measure what one process would; a foreign loader as it is."""
+    return loader.whole() if hasattr(loader, "whole") else loader
 
 
 def on_device(trainer: L.Trainer, loader: Iterable[Batch]) -> Iterable[Batch]:

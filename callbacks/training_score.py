@@ -33,7 +33,7 @@ class TrainingScore(Periodic):
         cuda, precision = module.device.type == "cuda", trainer.precision_plugin.forward_context()
         with isolate_rng(include_cuda=cuda), observing(module.network), torch.no_grad(), precision:
             module.network.eval()
-            with module.training_batches() as epoch:
+            with module.training_batches(whole=True) as epoch:
                 found = module.score(first(epoch(0), self.samples))
         return {f"fitted/{name}": value for name, value in found.items()}
 

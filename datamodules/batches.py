@@ -1,7 +1,8 @@
 """Batches in an order that depends on seed and epoch alone, and that can be taken up again at any batch."""
 
+import copy
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -19,8 +20,9 @@ class BatchLoader:
     """Iterable of (images, labels int64) over an image set: one pass is one epoch.
 
     `batch_size` is the global batch: of every batch, rank r of R takes the images r, r + R, ..., so two ranks see
-    together what one sees alone. A last batch smaller than the number of ranks is dropped when shuffling (training)
-    and joined to the one before otherwise (evaluation: every image exactly once).
+    together what one sees alone. A last batch smaller than the number of ranks is joined to the one before when not
+    shuffling (evaluation); in training a rank without a share of it is given rank 0's, of which `own` says that it does
+    not count.
 
     Texts come in batches of like length, since a batch is padded to its longest: see `alike`.
 
@@ -58,6 +60,7 @@ class BatchLoader:
         self.epoch = 0
         self.position = 0  # batches delivered in this epoch
         self._start = 0  # where the next pass begins: not 0 only after load_state_dict
+        self.drop_last = drop_last
         self._bounds = batch_bounds(len(image_set), batch_size, world_size, drop_last=drop_last, join=not shuffle)
 
     def __len__(self) -> int:
@@ -66,17 +69,33 @@ class BatchLoader:
 
     def smallest(self, batches: int | None = None) -> int:
         """Images of the smallest of the first `batches` batches (None: of all) on any rank."""
-        return min((end - begin) // self.world_size for begin, end in self._bounds[:batches] or [(0, self.world_size)])
+        bounds = self._bounds[:batches] or [(0, self.world_size)]
+        return min(max(1, (end - begin) // self.world_size) for begin, end in bounds)
+
+    def own(self, number: int) -> int:
+        """How many images of a batch of an epoch count on this rank; 0: they are another rank's."""
+        begin, end = self._bounds[number]
+        return len(range(begin + self.rank, end, self.world_size))
+
+    def whole(self) -> Self:
+        """A loader of the same batches that gives all images of each, as one process alone would see them."""
+        other = copy.copy(self)
+        other.rank, other.world_size, other.position, other._start = 0, 1, 0, 0
+        other._bounds = batch_bounds(
+            len(self.image_set), self.batch_size, 1, drop_last=self.drop_last, join=not self.shuffle
+        )
+        return other
 
     def __iter__(self) -> Iterator[Batch]:
         """One epoch; the order is read at the first batch, after Lightning has called `set_epoch`."""
         start, self._start = self._start, 0
         order = self.order()
         bounds = list(enumerate(self._bounds))[start:]
-        shares = [order[begin + self.rank : end : self.world_size] for _, (begin, end) in bounds]
+        shares = [order[begin + self._giver(begin, end) : end : self.world_size] for _, (begin, end) in bounds]
         for (number, (begin, end)), (images, labels) in zip(bounds, self.image_set.batches(shares), strict=True):
             if self.prepare is not None:
-                draws = Draws(self.seed, self.epoch, number, end - begin, self.rank, self.world_size)
+                rank = self._giver(begin, end)
+                draws = Draws(self.seed, self.epoch, number, end - begin, rank, self.world_size)
                 images = self.prepare(images, draws)
             self.position = number + 1
             yield images, labels
@@ -84,7 +103,7 @@ class BatchLoader:
     def shares(self) -> list[Tensor]:
         """Indices into the set of every batch of this rank, in this epoch's order."""
         order = self.order()
-        return [order[begin + self.rank : end : self.world_size] for begin, end in self._bounds]
+        return [order[begin + self._giver(begin, end) : end : self.world_size] for begin, end in self._bounds]
 
     def order(self) -> Tensor:
         """Indices (n,) of this epoch's order, drawn from (seed, epoch) on the CPU."""
@@ -129,6 +148,10 @@ class BatchLoader:
                 f"the checkpoint is in mid-epoch of a run with {before}: resume it with the same data options"
             )
 
+    def _giver(self, begin: int, end: int) -> int:
+        """The rank whose share of a batch this rank is given."""
+        return self.rank if begin + self.rank < end else 0
+
     def _identity(self) -> dict[str, int]:
         return {"images": len(self.image_set), "batch_size": self.batch_size, "seed": self.seed}
 
@@ -147,20 +170,21 @@ def alike(order: Tensor, lengths: Tensor, batch_size: int, stream: torch.Generat
 
 
 def batch_bounds(n: int, batch_size: int, world_size: int, *, drop_last: bool, join: bool) -> list[tuple[int, int]]:
-    """Begin and end of every global batch of n images; every one has an image for each rank.
+    """Begin and end of every global batch of n images; with `join` every one has an image for each rank.
 
     >>> batch_bounds(9, 4, world_size=2, drop_last=False, join=True)
     [(0, 4), (4, 9)]
     >>> batch_bounds(9, 4, world_size=2, drop_last=False, join=False)
-    [(0, 4), (4, 8)]
+    [(0, 4), (4, 8), (8, 9)]
     """
     require(batch_size >= world_size, f"batch_size={batch_size} is split over {world_size} devices: make it larger")
     require(n >= world_size, f"{n} images are too few for {world_size} devices: use fewer devices")
     require(n >= batch_size or not drop_last, f"drop_last leaves no batch of {batch_size} out of {n}: lower batch_size")
     bounds = [(begin, min(begin + batch_size, n)) for begin in range(0, n, batch_size)]
     rest = n % batch_size
-    if rest and (drop_last or rest < world_size):
+    if rest and drop_last:
         bounds.pop()
-        if join and not drop_last:
-            bounds[-1] = (bounds[-1][0], n)
+    elif rest and rest < world_size and join:
+        bounds.pop()
+        bounds[-1] = (bounds[-1][0], n)
     return bounds

@@ -1,4 +1,4 @@
-r"""Several batches for one optimiser step: the gradient is that of one batch with all their samples.
+r"""Shares of ranks, and several batches, for one optimiser step: its gradient is that of one batch of all samples.
 
 With g_i the mean gradient over the n_i samples of batch i, the step's gradient is $\sum_i n_i g_i / \sum_i n_i$ over
 the batches of all ranks. A batch is weighed by $n_i / (u k)$ while it is differentiated, where k batches make a window
@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-Mean = Callable[[int], float]
+Mean = Callable[[int], Tensor | float]
 
 
 @dataclass
@@ -30,12 +30,12 @@ class Window:
     size: int = 1
     batches: int = 0
     samples: int = 0
-    unit: float = 0.0
+    unit: Tensor | float = 0.0
 
-    def weigh(self, samples: int, mean: Mean) -> float:
+    def weigh(self, samples: int, mean: Mean) -> Tensor | float:
         """Factor on the scalar of the batch that comes, of so many samples. mean: of a number over ranks."""
         if self.batches == 0:
-            self.unit = samples if self.size == 1 else mean(samples)
+            self.unit = mean(samples)
         return samples / (self.unit * self.size)
 
     def add(self, samples: int) -> None:
@@ -46,7 +46,7 @@ class Window:
     def close(self, module: nn.Module, mean: Mean) -> None:
         """Make `.grad` the mean over the samples of the window, and start another."""
         alone = self.size == self.batches == 1
-        rest = 1.0 if alone else self.unit * self.size / mean(self.samples)
+        rest = 1.0 if alone else float(self.unit * self.size / mean(self.samples))
         if rest != 1.0:
             torch._foreach_mul_([p.grad for p in module.parameters() if p.grad is not None], rest)
         self.batches = self.samples = 0
@@ -56,7 +56,7 @@ class Window:
         if self.batches == 0:
             return {}
         grads = {name: p.grad.detach().clone().cpu() for name, p in module.named_parameters() if p.grad is not None}
-        return {"batches": self.batches, "samples": self.samples, "whole": self.unit * self.size, "grads": grads}
+        return {"batches": self.batches, "samples": self.samples, "whole": float(self.unit * self.size), "grads": grads}
 
     def take_up(self, states: Sequence[dict], module: nn.Module, rank: int, ranks: int) -> None:
         """Go on from the states of all ranks; on another number of ranks their sums are shared out."""

@@ -17,6 +17,7 @@ from lit_fa.modules.length import check_length, run_length
 from lit_fa.modules.rates import constructed
 from lit_fa.modules.resume import states_of_ranks, take_up
 from lit_fa.modules.schedules import ScheduledClassifier
+from lit_fa.modules.shares import check_shares, mean_over_ranks, own_samples, weighted_mean
 from lit_fa.modules.start import Epoch, HeadProbe, start, training_batches
 from lit_fa.modules.trainer_options import logs_at
 from lit_fa.networks import Adapters, configured, load_weights
@@ -140,6 +141,7 @@ class Classifier(ScheduledClassifier):
         """Before a fresh run, also one of no steps: probe the read-out, then let the rule prepare."""
         super().on_fit_start()
         check_averages(self.trainer, self.learner)
+        check_shares(self.trainer, self.rule, self.network)
         if self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
             check_length(self.rule.follows_length, None, None)
         self.window = Window(self.accumulate)
@@ -157,17 +159,18 @@ class Classifier(ScheduledClassifier):
         """Surrogate, backward, edits, clip, step, after_step, schedule."""
         if renews_statistics(self.trainer):
             surrogate = self.learner(batch)
-            self._count(surrogate, batch[1])
+            self._count(surrogate, batch[1], len(batch[1]))
             return surrogate.loss
         last = self.window.batches + 1 >= self.accumulate or self.trainer.is_last_batch
-        share = self.window.weigh(len(batch[1]), self._mean)
+        own = own_samples(self.trainer.train_dataloader, batch_idx, len(batch[1]))
+        share = self.window.weigh(own, self._mean)
         with nullcontext() if last else self._without_sync():
             surrogate = self._backward(batch, share)
-        self.window.add(len(batch[1]))
+        self.window.add(own)
         self._check_finite(surrogate, batch)
         if last:
             self._step()
-        self._count(surrogate, batch[1])
+        self._count(surrogate, batch[1], own)
         return surrogate.loss
 
     def _step(self) -> None:
@@ -192,7 +195,8 @@ class Classifier(ScheduledClassifier):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training loss and (of classes) accuracy, averaged over what was seen; move the schedule."""
-        totals = self.trainer.strategy.reduce(self.totals.float().to(self.device), reduce_op="sum").cpu()
+        alone = self.trainer.world_size == 1
+        totals = self.totals if alone else self.trainer.strategy.reduce(self.totals.to(self.device), reduce_op="sum")
         loss, correct, seen = totals.tolist()
         self.log("train/loss_epoch", loss / max(seen, 1))
         if self.num_classes > 1:
@@ -202,9 +206,9 @@ class Classifier(ScheduledClassifier):
             self.rule.reshape(self.network, self.optimizers().optimizer)
         self.schedule("epoch")
 
-    def training_batches(self) -> AbstractContextManager[Epoch]:
-        """Number of an epoch to its training batches, in the middle of a fit and beside it."""
-        return training_batches(self.trainer)
+    def training_batches(self, *, whole: bool = False) -> AbstractContextManager[Epoch]:
+        """Number of an epoch to its training batches, in the middle of a fit and beside it; `whole`: not shared."""
+        return training_batches(self.trainer, whole=whole)
 
     def configure_optimizers(self) -> dict | torch.optim.Optimizer:
         """One optimiser, one group for every learning rate."""
@@ -245,20 +249,17 @@ class Classifier(ScheduledClassifier):
         self.window.take_up(windows, self.learner, self.global_rank, self.trainer.world_size)
         super().take_up()
 
-    def _mean(self, samples: int) -> float:
+    def _mean(self, samples: int) -> Tensor | int:
         """Over ranks."""
-        if self.trainer.world_size == 1:
-            return samples
-        held = torch.tensor(float(samples), device=self.device)
-        return float(self.trainer.strategy.reduce(held, reduce_op="sum")) / self.trainer.world_size
+        return mean_over_ranks(samples, self.trainer, self.device)
 
-    def _backward(self, batch: Batch, share: float = 1.0) -> Surrogate:
+    def _backward(self, batch: Batch, share: Tensor | float = 1.0) -> Surrogate:
         """The gradients of one batch, added to what stands in `.grad`; `share` is a factor on them."""
         backward: Callable[[Tensor], None] = self.manual_backward
-        if share != 1.0:
+        if isinstance(share, Tensor) or share != 1.0:
 
             def backward(value: Tensor) -> None:
-                self.manual_backward(value * share)
+                self.manual_backward(value * (share.to(value.dtype) if isinstance(share, Tensor) else share))
 
         if self.stream:
             if self.trainer.world_size > 1:
@@ -285,9 +286,9 @@ class Classifier(ScheduledClassifier):
                 first=where,
             )
 
-    def _count(self, surrogate: Surrogate, targets: Tensor) -> None:
-        seen = len(targets)
-        correct = (surrogate.logits.argmax(-1) == targets).sum()
+    def _count(self, surrogate: Surrogate, targets: Tensor, seen: int) -> None:
+        """Add the first `seen` samples of a batch to the epoch's totals."""
+        correct = (surrogate.logits.argmax(-1) == targets)[:seen].sum()
         self.totals = self.totals.to(self.device) if self.device.type == "cuda" else self.totals
         self.totals += torch.stack(
             [surrogate.loss.double() * seen, correct.double(), correct.new_tensor(seen).double()]
@@ -295,7 +296,7 @@ class Classifier(ScheduledClassifier):
         # loggers count batches
         done = self.global_step if self.accumulate == 1 else self.trainer.fit_loop.total_batch_idx + 1
         if logs_at(self.trainer, done):
-            self.log("train/loss", surrogate.loss, prog_bar=True)
+            self.log("train/loss", weighted_mean(surrogate.loss, seen, self.trainer), prog_bar=True)
 
 
 def _check(accumulate: int, clip: float | None, clip_by: str, interval: str) -> None:

@@ -19,6 +19,7 @@ from lit_fa.modules.inputs import check_inputs, check_smallest_batch
 from lit_fa.modules.learner import Learner
 from lit_fa.modules.metrics import made, predictions
 from lit_fa.modules.restart import epoch_is_ending, goes_on_exactly
+from lit_fa.modules.shares import own_samples
 from lit_fa.modules.trainer_options import check_optimizers, check_trainer, validate_one_batch
 from lit_fa.networks import example_input
 from lit_fa.origin import check_origin, data_facts
@@ -89,11 +90,11 @@ class EvaluatedClassifier(Described, L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and metrics on held-out data."""
-        self._evaluate("val", batch)
+        self._evaluate("val", batch, own_samples(self.trainer.val_dataloaders, batch_idx, len(batch[1])))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and metrics on test data."""
-        self._evaluate("test", batch)
+        self._evaluate("test", batch, own_samples(self.trainer.test_dataloaders, batch_idx, len(batch[1])))
 
     def on_validation_epoch_end(self) -> None:
         """Metrics in percent."""
@@ -178,13 +179,17 @@ class EvaluatedClassifier(Described, L.LightningModule):
             self.measured = {key: value.to(self.device) for key, value in kept.items()}
             self.unlogged = checkpoint.get("unlogged") or {}
 
-    def _evaluate(self, split: str, batch: Batch) -> None:
+    def _evaluate(self, split: str, batch: Batch, own: int) -> None:
         inputs, targets = batch
-        logits = self._measured(inputs)
+        logits, targets = self._measured(inputs)[:own], targets[:own]
+        if not own:
+            self.log(f"{split}/loss", 0.0, on_epoch=True, batch_size=0, sync_dist=True)
+            return
         for metric in self.metrics[split].values():
             metric.update(predictions(logits), targets)
         loss = self.learner.criterion(logits, targets)
-        self.log(f"{split}/loss", loss, on_epoch=True, batch_size=len(targets), sync_dist=True)
+        # Lightning divides by the mean of ranks' sizes, rounded down: as multiples of the ranks they need no rounding
+        self.log(f"{split}/loss", loss, on_epoch=True, batch_size=own * self.trainer.world_size, sync_dist=True)
 
     def _measured(self, inputs: Tensor) -> Tensor:
         """Logits; inputs that the network cannot take are compared with those that it was installed on."""

@@ -17,6 +17,7 @@ from lit_fa.errors import UserError
 from lit_fa.layers.observing import observing, recording
 from lit_fa.layers.taps import LEARNS
 from lit_fa.modules.learner import Learner
+from lit_fa.modules.shares import mean_over_ranks, own_samples
 from lit_fa.rules.base import Batch, LearningRule, one_of
 
 log = logging.getLogger(__name__)
@@ -61,13 +62,15 @@ class HeadProbe:
                 f"a probe needs epochs >= 1, finite lr > 0 and weight_decay >= 0, and seed >= 0, not {self}"
             )
 
-    def train(self, learner: Learner, batches: Epoch, mean: Callable[[Tensor], Tensor] = lambda grad: grad) -> str:
+    def train(
+        self, learner: Learner, batches: Epoch, mean: Callable[[Tensor, int], Tensor] = lambda grad, samples: grad
+    ) -> str:
         """Move the read-out's parameters; returns its name.
 
         Args:
             learner: on its device.
             batches: number of an epoch to its batches.
-            mean: of a gradient over the ranks.
+            mean: of a gradient, over so many samples, over those of all ranks.
         """
         name = read_out(learner, next(iter(batches(0)))[0])
         layer = learner.get_submodule(name)
@@ -80,10 +83,10 @@ class HeadProbe:
             featured = self._featured(learner, name, batches)
             for epoch in range(self.epochs):
                 for features, targets in featured(epoch):
-                    loss = learner.criterion(layer(features), targets)
+                    loss = learner.criterion(layer(features), targets) if len(targets) else layer(features).sum()
                     grads = torch.autograd.grad(loss, params, allow_unused=True)  # a feedback of its own, maybe
                     for p, grad in zip(params, grads, strict=True):
-                        p.grad = None if grad is None else mean(grad)
+                        p.grad = None if grad is None else mean(grad, len(targets))
                     optimizer.step()
         log.info("probed %s: %d epochs of %s, last loss %.4g", name, self.epochs, self.optimizer, loss.item())
         return name
@@ -113,11 +116,18 @@ def start(learner: Learner, probe: HeadProbe | None, trainer: L.Trainer) -> dict
     """Probe, let the rule prepare, and agree on all ranks; the rule's numbers. Leaves the global random state alone."""
     if probe is None and type(learner.rule).prepare is LearningRule.prepare:
         return {}
-    with isolate_rng(include_cuda=torch.cuda.is_available()), training_batches(trainer) as batches:
+
+    def averaged(grad: Tensor, samples: int) -> Tensor:
+        share = samples / mean_over_ranks(samples, trainer, grad.device)
+        return trainer.strategy.reduce((grad * share).to(grad.dtype), reduce_op="mean")
+
+    with isolate_rng(include_cuda=torch.cuda.is_available()):
         if probe is not None:
             torch.manual_seed(probe.seed)
-            probe.train(learner, batches, lambda grad: trainer.strategy.reduce(grad, reduce_op="mean"))
-        found = learner.prepare(_Again(batches))
+            with training_batches(trainer) as batches:
+                probe.train(learner, batches, averaged)
+        with training_batches(trainer, whole=True) as batches:
+            found = learner.prepare(_Again(batches))
     if dist.is_available() and dist.is_initialized():
         for tensor in learner.state_dict().values():
             dist.broadcast(tensor, 0)
@@ -135,9 +145,13 @@ class _Again:
 
 
 @contextmanager
-def training_batches(trainer: L.Trainer) -> Iterator[Epoch]:
-    """Number of an epoch to its batches, on the device; a loader that a run will use again is left as it was."""
+def training_batches(trainer: L.Trainer, *, whole: bool = False) -> Iterator[Epoch]:
+    """Number of an epoch to its batches, on the device; a loader that a run will use again is left as it was.
+
+    whole: all samples of each batch, on every rank, instead of the rank's share; a foreign loader gives its share.
+    """
     loader = trainer.fit_loop._data_source.dataloader()  # Lightning's own is at its first batch already
+    loader = loader.whole() if whole and hasattr(loader, "whole") else loader
     state = loader.state_dict() if hasattr(loader, "state_dict") else None
     generator = getattr(loader, "generator", None)
     drawn = None if generator is None else generator.get_state()
@@ -145,9 +159,10 @@ def training_batches(trainer: L.Trainer) -> Iterator[Epoch]:
     def epoch(number: int) -> Iterator[Batch]:
         if hasattr(getattr(loader, "sampler", None), "set_epoch"):
             loader.sampler.set_epoch(number)
-        for batch in islice(loader, batches_an_epoch(trainer, loader)):
+        for idx, batch in enumerate(islice(loader, batches_an_epoch(trainer, loader))):
             inputs, targets = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))[:2]
-            yield inputs, targets
+            own = own_samples(loader, idx, len(targets))
+            yield inputs[:own], targets[:own]
 
     try:
         yield epoch

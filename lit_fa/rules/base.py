@@ -82,6 +82,8 @@ class LearningRule(Described, nn.Module):
         compares: layers are chosen by comparing the gradients of clients, which takes a federation; see `rules.flfa`.
         reshapes: `reshape` does.
         sums: the scalar is a sum over the batch's samples, at least in part, and not a mean.
+        compares_samples: options, as ``name: value``, that compare a batch's samples with one another, so that two
+            halves of a batch are not the whole.
     """
 
     paper: ClassVar[str] = ""
@@ -90,6 +92,11 @@ class LearningRule(Described, nn.Module):
     compares: bool = False
     reshapes: bool = False
     sums: bool = False
+
+    @property
+    def compares_samples(self) -> list[str]:
+        """See the class."""
+        return []
 
     @property
     def follows_length(self) -> list[str]:
@@ -119,7 +126,7 @@ class LearningRule(Described, nn.Module):
     def prepare(self, network: nn.Module, batches: Iterable[Batch], criterion: Criterion) -> dict[str, float]:
         """Change parameters and buffers in place, once, before the first step of a fresh run; never of a resumed one.
 
-        Ranks see different batches; afterwards all have rank 0's tensors and numbers.
+        Every rank sees whole batches; afterwards all have rank 0's tensors and numbers.
 
         Args:
             network: installed, on its device; a read-out may just have been probed.

@@ -75,7 +75,8 @@ class ForwardForward(LearningRule):
             features) beside the input's own, read by weights that the first layer gains, see `layers.labels`.
         strength: value of the label's entry, or plane.
         position: first of the c pixels.
-        peer: weight of `functional.goodness.peer_penalty`; Hinton's code has 0.03.
+        peer: weight of `functional.goodness.peer_penalty`; Hinton's code has 0.03. Units' means are over a device's own
+            share of the batch.
         schedule: `simultaneous`: all blocks at every step; `greedy`: one after the other, an equal share of the run's
             steps each. A run whose length is not known (`max_epochs: -1`) is refused.
         blocks: where to cut: `block`, `layer`, or a list of module names or patterns; see `layers.taps.find_blocks`.
@@ -191,6 +192,12 @@ class ForwardForward(LearningRule):
     def follows_length(self) -> list[str]:
         """Whose turn it is."""
         return ["schedule: greedy"] if self.schedule == "greedy" else []
+
+    @property
+    def compares_samples(self) -> list[str]:
+        """Wrong labels that are other samples', and units' means over the batch."""
+        permuted = ["negatives: permutation"] if self.negatives == "permutation" else []
+        return [*permuted, *([f"peer: {self.peer:g}"] if self.peer else [])]
 
     def parts(self, network: nn.Module, example: Tensor) -> dict[str, int]:
         """Every block has a loss of its own, and so has the head."""

@@ -138,7 +138,8 @@ class PredSim(LocalLosses):
     torch's own layers. f keeps the width: behind a vector of d units it has d x d weights.
 
     Args:
-        loss: `predsim`, or one of its parts: `pred` (beta 0) or `sim` (beta 1), without the other's layer.
+        loss: `predsim`, or one of its parts: `pred` (beta 0) or `sim` (beta 1), without the other's layer. On several
+            devices the similarity compares the samples of each device's own share of a batch.
         beta: weight of the similarity matching in `predsim`, from 0 to 1.
         decoder_units: a map is average-pooled until D reads no more units than this (`layers.auxiliary.pool_window`);
             vectors are read as they are.
@@ -169,6 +170,11 @@ class PredSim(LocalLosses):
             raise UserError(f"decoder_units is a positive number of units, not {decoder_units}")
         self.loss, self.decoder_units = loss, decoder_units
         self.beta = {"predsim": beta, "pred": 0.0, "sim": 1.0}[loss]
+
+    @property
+    def compares_samples(self) -> list[str]:
+        """The similarity matrix."""
+        return [f"loss: {self.loss}"] if self.beta else []
 
     def _build(self, number: int, found: list[Unit]) -> nn.Module:
         name, shape = found[number].name, found[number].shape
@@ -222,6 +228,12 @@ class AugLocal(LocalLosses):
         if not 0 <= pyramid <= 1:
             raise UserError(f"pyramid is a fraction from 0 to 1, not {pyramid}")
         self.depth, self.pyramid = depth, pyramid
+
+    @property
+    def compares_samples(self) -> list[str]:
+        """Batch normalisation in copied convolutions."""
+        norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.auxiliary.modules())
+        return ["BatchNorm of auxiliary networks"] if norms else []
 
     def _cut(self, found: list[Unit]) -> list[Unit]:
         if len(found) < 2:

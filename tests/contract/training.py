@@ -125,7 +125,7 @@ def train(options: dict) -> None:
     L.seed_everything(options.get("seed", 0), verbose=False)
     double = options.get("double", True)
     data = Synthetic(
-        n_train=options.get("n_train", 40), n_test=10, image_shape=IMAGE, num_classes=CLASSES, batch_size=8, seed=1,
+        n_train=options.get("n_train", 40), n_test=11, image_shape=IMAGE, num_classes=CLASSES, batch_size=8, seed=1,
         device="cpu", augment=options.get("augment", "none"), dtype="float64" if double else "float32",
         validation_is_test="allow",
     )  # fmt: skip

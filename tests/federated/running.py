@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +16,15 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from callbacks import RoundCost
+from callbacks.curves import Recorder
 from datamodules import Digits, Federated
 from lit_fa import federated
 from lit_fa.modules import FederatedClassifier
 from lit_fa.parser_errors import guarded
 from lit_fa.rules import FLFA, Backprop, ForwardForward
+from tests.contract.training import Keep, Rows, Stopped
+
+SCHEDULERS = {None: None, "plateau": partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0, threshold=0.9)}
 
 
 class Kill(L.Callback):
@@ -47,7 +52,9 @@ def train(options: dict) -> None:
     rules |= {"flfa": partial(FLFA, "lowest:1", reselect_every=4)}
     rule = rules[options["rule"]]()
     callbacks = [RoundCost()] if options.get("measured") else []
-    images = Digits(flatten=True, dtype="float64", limit_train=400, limit_test=50, normalize="unit")
+    images = Digits(
+        flatten=True, dtype="float64", limit_train=400, limit_test=50, normalize="unit", validation_is_test="allow"
+    )
     data = Federated(
         images, clients=9, clients_per_round=options.get("sampled", 5), partition="dirichlet", batch_size=16,
         partition_args={"beta": 0.4}, local_epochs=2, rounds_per_epoch=2, seed=4,
@@ -55,17 +62,20 @@ def train(options: dict) -> None:
     module = FederatedClassifier(
         network(options.get("dropout", 0.2)), rule, getattr(federated, options["algorithm"])(), federated.LocalSGD(0.2),
         federated.LocalSchedule("exponential", 0.9), executor=options.get("executor", "sequential"), image_shape=(64,),
-        optimizer=partial(torch.optim.SGD, lr=1.0, momentum=0.3),
+        optimizer=partial(torch.optim.SGD, lr=1.0, momentum=0.3), scheduler=SCHEDULERS[options.get("scheduler")],
     )  # fmt: skip
-    devices, kill = options.get("devices", 1), Kill(options.get("kill_at"))
+    devices, kill, rows, curves = options.get("devices", 1), Kill(options.get("kill_at")), Rows(), Recorder()
+    kept = Keep(Path(options["folder"]), options.get("keep_after"), stop=True)
     checkpoints = ModelCheckpoint(options["folder"], "{step}", every_n_train_steps=1, save_top_k=-1)
     trainer = L.Trainer(
-        accelerator="cpu", devices=devices, max_epochs=3, logger=False, callbacks=[checkpoints, kill, *callbacks],
+        accelerator="cpu", devices=devices, max_epochs=3, logger=rows,
+        callbacks=[checkpoints, kill, curves, kept, *callbacks],
         strategy=DDPStrategy(process_group_backend="gloo") if devices > 1 else "auto",
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
     try:
-        guarded(lambda: trainer.fit(module, data, ckpt_path=options.get("resume"), weights_only=False))
+        with suppress(Stopped):
+            guarded(lambda: trainer.fit(module, data, ckpt_path=options.get("resume"), weights_only=False))
     except ValueError as error:
         Path(f"{options['out']}.error.{trainer.global_rank}").write_text(
             f"{type(error).__name__}: {error}", encoding="utf-8"
@@ -74,6 +84,11 @@ def train(options: dict) -> None:
         os._exit(2)  # the process group of a lost rank would wait for it
     record = {"state": module.learner.state_dict(), "clients": kill.clients, "losses": kill.losses}
     record |= {"metrics": dict(trainer.callback_metrics), "server": module.server, "states": module.states}
+    record |= {
+        "rows": rows.rows,
+        "curves": curves.curves.points,
+        "optimizer": module.optimizers().optimizer.state_dict(),
+    }
     record |= {"selections": module.selections, "executed_by": module.executed_by}
     torch.save(record, f"{options['out']}.{trainer.global_rank}")
 

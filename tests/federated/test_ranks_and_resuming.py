@@ -8,7 +8,7 @@ import torch
 
 from lit_fa.modules.ranks import share_of
 from tests.federated.federation import largest_difference
-from tests.federated.running import record
+from tests.federated.running import record, train
 
 RUNS = [
     ("backprop", "FedAvg"), ("flfa", "FedAvg"), ("ff", "FedNova"), ("backprop", "Scaffold"), ("backprop", "Moon"),
@@ -21,6 +21,8 @@ def same(a: object, b: object) -> bool:
         return torch.equal(a, b)
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
     return a == b
 
 
@@ -70,6 +72,44 @@ def test_a_resumed_run_draws_the_same_clients_and_ends_bit_for_bit(
     assert resumed["clients"] == whole["clients"][killed_at - 1 :]
     assert resumed["losses"] == whole["losses"][killed_at - 1 :]
     assert all(same(resumed[key], whole[key]) for key in ("state", "server", "states", "selections"))
+
+
+@pytest.mark.parametrize(
+    ("rule", "algorithm", "options"),
+    [("flfa", "FedAvg", {}), ("backprop", "Scaffold", {"scheduler": "plateau"}), ("ff", "FedDyn", {})],
+)
+def test_a_run_resumed_after_every_round_equals_one_that_was_not_killed(
+    rule: str, algorithm: str, options: dict, tmp_path: Path
+):
+    def run(name: str, **more: object) -> dict:
+        (tmp_path / name).mkdir()
+        own = {
+            "rule": rule,
+            "algorithm": algorithm,
+            "folder": str(tmp_path / name),
+            "out": str(tmp_path / name / "out"),
+        }
+        train({**own, **options, **more})
+        return torch.load(tmp_path / name / "out.0", weights_only=False)
+
+    whole, resume, losses, rows = run("whole"), None, [], {}
+    for rounds in range(1, 7):  # two make an epoch: the last rounds of epochs and of the run are among them
+        part = run(f"until {rounds}", keep_after=rounds, resume=resume)
+        losses, rows, resume = (
+            losses + part["losses"],
+            rows | of_epochs(part),
+            str(tmp_path / f"until {rounds}" / "kept.ckpt"),
+        )
+    resumed = run("resumed", resume=resume)
+    assert losses == whole["losses"]
+    assert rows | of_epochs(resumed) == of_epochs(whole)
+    assert ("select/similarity/3" in resumed["metrics"]) == (rule == "flfa")
+    for key in ("state", "server", "states", "selections", "optimizer", "metrics", "curves"):
+        assert same(resumed[key], whole[key]), key
+
+
+def of_epochs(run: dict) -> dict:
+    return {where: value for where, value in run["rows"].items() if where[1].startswith("val/")}
 
 
 def test_a_lost_rank_is_one_clear_line_and_leaves_a_checkpoint_to_go_on_from(tmp_path: Path):

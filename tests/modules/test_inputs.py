@@ -116,7 +116,7 @@ def test_a_rank_with_one_sample_and_a_foreign_loader_are_known():
     from lit_fa.modules.inputs import smallest_batch
 
     samples = InMemory(torch.zeros(67, 1), torch.zeros(67, dtype=torch.int64))
-    assert [BatchLoader(samples, 64, shuffle=True, world_size=n).smallest() for n in (1, 2, 3, 4)] == [3, 1, 1, 16]
+    assert [BatchLoader(samples, 64, shuffle=True, world_size=n).smallest() for n in (1, 2, 3, 4)] == [3, 1, 1, 1]
     foreign = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(samples.images), batch_size=11)
     assert [smallest_batch(foreign, batches) for batches in (None, 7, 6)] == [1, 1, 11]
 

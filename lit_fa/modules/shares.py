@@ -1,0 +1,66 @@
+"""A batch shared by ranks: what each rank's samples count, and who has which of a padded data set."""
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+from torch.utils.data import DistributedSampler
+
+from lit_fa.errors import UserError
+from lit_fa.rules.base import LearningRule
+
+NORMALISES = (nn.modules.batchnorm._BatchNorm,)
+
+
+def mean_over_ranks(samples: int, trainer: L.Trainer, device: torch.device) -> Tensor | int:
+    """The mean of a number of samples over the ranks: a scalar tensor that stays on the device, or the number itself.
+
+    DDP averages over ranks, so a rank's mean gradient counts `samples` over this mean: shares may differ by a sample.
+    """
+    if trainer.world_size == 1:
+        return samples
+    held = torch.tensor(float(samples), dtype=torch.float64, device=device)
+    return trainer.strategy.reduce(held, reduce_op="sum") / trainer.world_size
+
+
+def weighted_mean(value: Tensor, samples: int, trainer: L.Trainer) -> Tensor:
+    """The mean of a rank's scalar over the samples of all ranks; a collective call."""
+    if trainer.world_size == 1:
+        return value
+    sums = torch.stack([value.detach().double() * samples, value.new_tensor(samples).double()])
+    total, seen = trainer.strategy.reduce(sums, reduce_op="sum")
+    return (total / seen).to(value.dtype)
+
+
+def own_samples(loader: object, batch_idx: int, size: int) -> int:
+    """How many of a batch's samples count on this rank; those behind them repeat other samples.
+
+    Torch's `DistributedSampler`, which Lightning gives to a plain loader, fills up with samples of the beginning until
+    all ranks have equally many: a metric would count those twice.
+    """
+    if hasattr(loader, "own"):
+        return min(size, loader.own(batch_idx))
+    sampler, batch_size = getattr(loader, "sampler", None), getattr(loader, "batch_size", None)
+    if not isinstance(sampler, DistributedSampler) or sampler.drop_last or batch_size is None:
+        return size
+    before = sampler.rank + batch_idx * batch_size * sampler.num_replicas
+    return min(size, max(0, -(-(len(sampler.dataset) - before) // sampler.num_replicas)))
+
+
+def check_shares(trainer: L.Trainer, rule: LearningRule, network: nn.Module) -> None:
+    """Refuse a sum over samples on several devices, and say what compares the samples of a device's own share.
+
+    Raises:
+        UserError: the rule sums where DDP averages.
+    """
+    if trainer.world_size == 1:
+        return
+    if rule.sums:
+        raise UserError("devices average over samples, which target_reduction: sum does not: set it to mean")
+    norms = [m for m in network.modules() if isinstance(m, NORMALISES) and not isinstance(m, nn.SyncBatchNorm)]
+    found = [*rule.compares_samples, *(["BatchNorm"] if norms else [])]
+    if found:
+        rank_zero_info(
+            f"samples of a batch are compared with one another ({', '.join(dict.fromkeys(found))}): each of the "
+            f"{trainer.world_size} devices compares its own share, so that the result is not that of one device"
+        )
