@@ -90,7 +90,7 @@ def test_a_locale_of_ascii_reads_and_writes_utf_8(tmp_path):
     config = yaml.safe_dump(config, allow_unicode=True)
     (tmp_path / "run.yaml").write_text(f"# Zürich\n{config}", encoding="utf-8")
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    words = [sys.executable, "-m", "lit_fa", "fit", "--config", "run.yaml", "--trainer.fast_dev_run", "true"]
+    words = [sys.executable, "-m", "lit_fa", "fit", "--config", "run.yaml", "--trainer.limit_train_batches", "1"]
     words += ["--trainer.logger.init_args.prefix", "", "--data.init_args.label_noise", "0.0", "--json", "a.json"]
     done = subprocess.run(words, env=os.environ | ascii_only, capture_output=True, encoding="utf-8", errors="replace")
     assert done.returncode == 0, done.stderr
