@@ -20,6 +20,7 @@ from lit_fa.deployment.measure import compared, dense_twin
 from lit_fa.deployment.simplify import simplified
 from lit_fa.modules.learner import Learner
 from lit_fa.networks import create_network
+from lit_fa.outputs import writable_file, write_text
 from lit_fa.rules import SVDBackprop
 
 
@@ -58,6 +59,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", metavar="FILE", help="write the rows there")
     options = parser.parse_args()
+    if options.json:
+        writable_file(options.json, "--json")
     torch.set_num_threads(1)
     cases = [
         (name, float(rank), int(batch), by)
@@ -69,8 +72,9 @@ def main() -> None:
     rows = [row_of(*case, options.rounds) for case in track(cases, "timing", console=Console(stderr=True))]
     show(rows)
     if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"rows": rows, "torch": torch.__version__, "threads": 1}, file, indent=1)
+        write_text(
+            options.json, json.dumps({"rows": rows, "torch": torch.__version__, "threads": 1}, indent=1), "--json"
+        )
 
 
 if __name__ == "__main__":

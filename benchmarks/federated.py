@@ -43,6 +43,7 @@ from datamodules.rounds import Round
 from lit_fa.federated import LocalSGD
 from lit_fa.federated.choose import executor_named
 from lit_fa.modules import FederatedClassifier
+from lit_fa.outputs import writable_file, write_text
 from lit_fa.rules import Backprop, ForwardForward, LearningRule
 
 LR = 0.1
@@ -285,6 +286,8 @@ def main() -> None:
     parser.add_argument("--flower", metavar="PYTHON", help="interpreter of an environment with flwr[simulation]")
     parser.add_argument("--json", metavar="FILE", help="write the rows there")
     options = parser.parse_args()
+    if options.json:
+        writable_file(options.json, "--json")
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
@@ -296,7 +299,7 @@ def main() -> None:
     show(rows, Console(width=120))
     if options.json:
         facts = {"torch": torch.__version__, "threads": 1, "load": os.getloadavg()[0]}
-        Path(options.json).write_text(json.dumps({"rows": rows, **facts}, indent=1), encoding="utf-8")
+        write_text(options.json, json.dumps({"rows": rows, **facts}, indent=1), "--json")
 
 
 if __name__ == "__main__":

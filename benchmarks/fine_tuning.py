@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.step import measure, peak_bytes
 from lit_fa.modules.learner import Learner
 from lit_fa.networks import Adapters, create_network
+from lit_fa.outputs import writable_file, write_text
 from lit_fa.rules import Backprop, DirectFeedbackAlignment, LearningRule
 
 LORA = {"peft_type": "LORA", "r": 8, "target_modules": ["qkv", "attn.proj", "fc1", "fc2"]}
@@ -114,12 +115,15 @@ def main() -> None:
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--json", metavar="FILE", help="write the rows there")
     options = parser.parse_args()
+    if options.json:
+        writable_file(options.json, "--json")
     torch.set_num_threads(1)
     rows = [row_of(case, options.rounds) for case in options.cases.split(",")]
     show(rows)
     if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"rows": rows, "torch": torch.__version__, "threads": 1}, file, indent=1)
+        write_text(
+            options.json, json.dumps({"rows": rows, "torch": torch.__version__, "threads": 1}, indent=1), "--json"
+        )
 
 
 if __name__ == "__main__":

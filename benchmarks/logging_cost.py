@@ -27,6 +27,7 @@ from rich.progress import track
 import callbacks
 from benchmarks.overhead import WARM_UP, classifier
 from datamodules import Synthetic
+from lit_fa.outputs import writable_file, write_text
 
 STEPS = 468
 MEASURING = [
@@ -100,6 +101,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
+    if options.json:
+        writable_file(options.json, "--json")
     torch.set_num_threads(1)
     os.environ["WANDB_SILENT"] = "true"
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -111,8 +114,9 @@ def main() -> None:
         said = "{kind}, {clock}: {ms:.2f} ms a step, ratio {ratio:.3f} ({low:.3f}-{high:.3f})"
         Console().print(said.format(**entry), highlight=False)
     if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"rows": rows, "torch": torch.__version__, "threads": 1}, file, indent=1)
+        write_text(
+            options.json, json.dumps({"rows": rows, "torch": torch.__version__, "threads": 1}, indent=1), "--json"
+        )
 
 
 if __name__ == "__main__":

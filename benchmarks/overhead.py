@@ -20,6 +20,7 @@ from rich.progress import track
 
 from datamodules import Synthetic
 from lit_fa.modules import Classifier
+from lit_fa.outputs import writable_file, write_text
 from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment
 
 RULES = {"bp": Backprop, "fa": FeedbackAlignment, "dfa": DirectFeedbackAlignment}
@@ -95,6 +96,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
+    if options.json:
+        writable_file(options.json, "--json")
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
@@ -109,8 +112,9 @@ def main() -> None:
         rows.append({"rule": rule, "trainer_ms": round(ours, 3), "bare_ms": round(bare, 3), "ratio": round(ratio, 4)})
         Console().print(f"{rule}: Trainer {ours:.2f} ms, bare loop {bare:.2f} ms a step, ratio {ratio:.3f}")
     if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"rows": rows, "torch": torch.__version__, "threads": 1}, file, indent=1)
+        write_text(
+            options.json, json.dumps({"rows": rows, "torch": torch.__version__, "threads": 1}, indent=1), "--json"
+        )
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lit_fa.outputs import writable_file, write_text
+
 
 def main() -> None:
     """Prints records, pages, megabytes and seconds."""
@@ -27,12 +29,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.json:
+        writable_file(arguments.json, "--json")
     with tempfile.TemporaryDirectory() as folder:
         result = measure(arguments.path, Path(folder), arguments.rounds)
     made = "{records} records, {pages} pages, {megabytes:.1f} MB".format(**result)
     Console().print(made + ": {seconds:.1f} s ({least:.1f} to {most:.1f}), {cpu:.1f} s of CPU".format(**result))
     if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_text(arguments.json, json.dumps(result, indent=1) + "\n", "--json")
 
 
 def measure(path: Path, folder: Path, rounds: int) -> dict[str, float]:

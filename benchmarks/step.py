@@ -32,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.networks import BATCH, NETWORKS, arithmetic_limit
 from lit_fa.modules.learner import Learner
+from lit_fa.outputs import writable_file, write_text
 from lit_fa.rules import (
     FLFA,
     Backprop,
@@ -213,6 +214,8 @@ def main() -> None:
     parser.add_argument("--layout", choices=("channels_last", "contiguous"), default="channels_last")
     parser.add_argument("--json", metavar="FILE", help="write the rows there")
     options = parser.parse_args()
+    if options.json:
+        writable_file(options.json, "--json")
     torch.set_num_threads(1)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler that counts bytes is talkative
     rules = options.rules.split(",")
@@ -220,8 +223,11 @@ def main() -> None:
     rows = [row for n in chosen for row in rows_of(n, options.rounds, rules, options.peers, options.layout)]
     show(rows, Console(width=100))
     if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"rows": rows, "torch": torch.__version__, "threads": 1, "batch": BATCH}, file, indent=1)
+        write_text(
+            options.json,
+            json.dumps({"rows": rows, "torch": torch.__version__, "threads": 1, "batch": BATCH}, indent=1),
+            "--json",
+        )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 import lightning as L
 
 from callbacks.curves import Point, Recorder
+from lit_fa.outputs import written
 
 # file: title of each panel, and how the keys of its curves begin and end
 PANELS = {
@@ -78,5 +79,5 @@ def draw(path: Path, panels: dict[str, dict[str, list[Point]]]) -> None:
             axes.set_ylabel("degrees")
         axes.set(title=title, xlabel="epoch")
         axes.legend(fontsize="x-small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with written(path) as part:
+        figure.savefig(part, dpi=120, format="png")

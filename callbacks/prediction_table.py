@@ -10,20 +10,23 @@ from torch import Tensor
 from torch import distributed as dist
 
 from callbacks.errors import MeasurementError
+from lit_fa.outputs import writable_file, written
 
 
 class PredictionTable(L.Callback):
     """Writes a row for every sample that a predict run sees: ``index, target, predicted, logit_0, ...``.
 
     `index` counts the samples of the split in its own order, whatever the order of batches and the number of ranks;
-    `file` takes its place where samples are files. `logit_k` is the rule's own score of class k. With one output
-    `predicted` is the number itself and there are no further columns. Without labels `target` is empty.
+    `file` takes its place where samples are files, with a quote before a name that a spreadsheet would compute.
+    `logit_k` is the rule's own score of class k. With one output `predicted` is the number itself and there are no
+    further columns. Without labels `target` is empty.
 
     Args:
         path: of the CSV; its folder must exist.
 
     Raises:
-        MeasurementError: the file cannot be written, found before anything is predicted.
+        MeasurementError: there is no such folder.
+        UserError: the file cannot be written; both are found before anything is predicted.
     """
 
     def __init__(self, path: str | Path):
@@ -31,14 +34,7 @@ class PredictionTable(L.Callback):
         self.path, self.rows = Path(path), {}
         if not self.path.parent.is_dir():
             raise MeasurementError(f"--output {self.path}: there is no folder {self.path.parent}")
-        before = self.path.exists()
-        try:
-            with self.path.open("a", encoding="utf-8"):
-                pass
-            if not before:
-                self.path.unlink(missing_ok=True)
-        except OSError as error:
-            raise MeasurementError(f"--output {self.path} cannot be written: {error.strerror}") from error
+        writable_file(self.path, "--output")
 
     def on_predict_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Find out which samples the batches of this rank hold."""
@@ -69,10 +65,15 @@ class PredictionTable(L.Callback):
         labelled = getattr(self.loader.image_set, "labelled", True)
         outputs = len(next(iter(rows.values()))[1]) if rows else 0
         scores = [f"logit_{k}" for k in range(outputs)] if outputs > 1 else []
-        with self.path.open("w", newline="", encoding="utf-8") as file:
+        with written(self.path, "--output") as part, part.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(["index" if paths is None else "file", "target", "predicted", *scores])
             for place, (target, logits) in sorted(rows.items()):
-                name = place if paths is None else paths[place]
+                name = place if paths is None else _no_formula(str(paths[place]))
                 predicted = logits[0] if outputs == 1 else int(torch.tensor(logits).argmax())
                 table.writerow([name, target if labelled else "", predicted, *(logits if scores else [])])
+
+
+def _no_formula(name: str) -> str:
+    """A name that a spreadsheet does not take for a formula."""
+    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name

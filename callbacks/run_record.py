@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 from callbacks.curves import Recorder
 from callbacks.environment import cpu_seconds, hardware, peak_memory_mib, versions
 from callbacks.errors import MeasurementError
+from lit_fa.outputs import write_text
 from lit_fa.provenance import Code, our_code, outside, sources
 
 SCHEMA = 2  # 1, of records without the field: no cpu_time_s, sources, outside, config, and no record of a divergence
@@ -163,7 +163,8 @@ class RunRecord(Recorder):
             | ({"partition": self.partition} if self.partition else {})
             | ({"resumed_from": self.earlier} if self.earlier else {})
         )
-        write_json(Path(self.path or Path(log_dir or trainer.default_root_dir) / "record.json"), fields)
+        path = Path(self.path or Path(log_dir or trainer.default_root_dir) / "record.json")
+        write_json(path, fields, follow=False)
 
 
 def _plain(metrics: dict[str, Tensor]) -> dict[str, float]:
@@ -185,22 +186,17 @@ def _broke_down(trainer: L.Trainer, module: L.LightningModule, exception: BaseEx
     return spoilt and spoilt | {"error": " ".join(str(exception).split())[:200]}
 
 
-def write_json(path: Path, fields: dict) -> None:
+def write_json(path: Path, fields: dict, *, follow: bool = True) -> None:
     """Write `fields` to `path` at once: whoever reads finds the old file or the whole new one.
 
-    Numbers that are not finite become null, and `not_finite` lists their keys.
+    Numbers that are not finite become null, and `not_finite` lists their keys. A link at `path` stays one, unless
+    `follow` is false, where it is replaced.
     """
     found: list[str] = []
     clean = _clean(fields, "", found)
     if found:
         clean["not_finite"] = found[:100]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with part.open("w", encoding="utf-8") as file:
-        json.dump(clean, file, allow_nan=False, separators=(",", ":"))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    write_text(path, json.dumps(clean, allow_nan=False, separators=(",", ":")), follow=follow)
 
 
 def _clean(value: object, key: str, found: list[str]) -> object:

@@ -98,7 +98,9 @@ class ResumableWandbLogger(WandbLogger):
             return
         reason = "" if self.offline is not None else why_offline()
         mode = "offline" if self.offline or reason else None
-        self._wandb_init |= {"id": self._id, "mode": mode, "settings": wandb.Settings(console="off", silent=True)}
+        # W&B would call git in a way that runs what a repository's configuration names; the commit is among our tags
+        settings = wandb.Settings(console="off", silent=True, disable_git=True)
+        self._wandb_init |= {"id": self._id, "mode": mode, "settings": settings}
         self.opened = True
         try:
             run = self.experiment

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from datamodules.errors import one_of
 from datamodules.partition import class_counts
+from datamodules.whole import whole
 
 _STAMP = {".png": {"Software": None}, ".pdf": {"CreationDate": None}}  # no date inside: same partition, same bytes
 _READABLE = 400  # cells up to which each one carries its number
@@ -44,8 +45,8 @@ def partition_picture(labels: ArrayLike, parts: Sequence[ArrayLike], path: str |
         axes.set_xticks(range(len(classes)), [str(label) for label in classes], fontsize="small")
     if counts.size <= _READABLE:
         _write_numbers(axes, counts)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, metadata=_STAMP[path.suffix])
+    with whole(path) as half:
+        figure.savefig(half, dpi=120, format=path.suffix[1:], metadata=_STAMP[path.suffix])
     return path
 
 

@@ -8,7 +8,6 @@ state (vocabulary, normalisation, special tokens) and the largest length. It lie
 import json
 import logging
 import os
-from contextlib import suppress
 from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
@@ -21,6 +20,7 @@ from datamodules.errors import DataError, one_line, require
 from datamodules.glue_files import Texts
 from datamodules.root import alone, cache_root
 from datamodules.text_set import TextSet
+from datamodules.whole import whole
 
 log = logging.getLogger("lit_fa.data")
 PARTS = ("tokens", "types", "starts", "lengths", "labels")
@@ -111,12 +111,9 @@ def _kept(path: Path) -> dict[str, np.ndarray] | None:
 
 def _keep(path: Path, arrays: dict[str, np.ndarray]) -> bool:
     """Write the file whole or not at all; whether it could be."""
-    half = path.with_suffix(f".{os.getpid()}.npz")
     try:
-        np.savez(half, **arrays)
-        half.replace(path)
+        with whole(path) as half, half.open("wb") as file:
+            np.savez(file, **arrays)
     except OSError:
-        with suppress(OSError):
-            half.unlink()
         return False
     return True

@@ -17,6 +17,7 @@ from datamodules.image_set import ImageSet, InMemory, OnDisk
 from datamodules.loading import LoadingDataModule
 from datamodules.root import data_root
 from datamodules.validation import CHOICES, refuse_choices
+from datamodules.whole import whole
 
 LARGEST = dict.fromkeys(("batch_size", "eval_batch_size", "limit_train", "limit_test"), 10**9) | {"resize": 10_000}
 SHIFTS = {"crop_flip": 4, "jitter": 2}  # pixels each way
@@ -259,5 +260,5 @@ class VisionDataModule(LoadingDataModule):
             return
         record = {"noise_seed": self.noise_seed, "label_noise": self.label_noise, "images": self.flipped.tolist()}
         record |= {"labels_before": before.tolist(), "labels_after": after.tolist()}
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / "label_noise.json").write_text(json.dumps(record), encoding="utf-8")
+        with whole(Path(folder) / "label_noise.json") as half:
+            half.write_text(json.dumps(record), encoding="utf-8")

@@ -20,6 +20,8 @@ USAGE = """usage: lit-fa COMMAND ...
   sweep run | report | emit         a W&B sweep file without W&B's server: trials, the best of them
   runs                              records of runs: listed, filtered, side by side (lit-fa runs --help)
 
+A config, a table and a sweep are code: the classes that they name are imported and called (SECURITY.md).
+
   --debug                           with any command: show the traceback of an error"""
 
 

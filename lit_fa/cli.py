@@ -168,6 +168,9 @@ class LitFACLI(LightningCLI):
         for option, folder in folders if self.trainer.is_global_zero else ():
             if folder and "://" not in str(folder):
                 check_folder(folder, option)
+        for callback in self.trainer.callbacks if self.trainer.is_global_zero else ():
+            if isinstance(callback, callbacks.RunRecord) and callback.path:
+                writable_file(callback.path, "the record")
 
     def written(self) -> dict:
         """The config, defaults included, as plain data."""

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lit_fa.outputs import FULL, space_left
+
 
 @dataclass(frozen=True)
 class Known:
@@ -63,7 +65,10 @@ def _of_another_network(error: BaseException) -> str:
 
 
 def _file(error: BaseException) -> str:
-    return f"{getattr(error, 'filename', None) or 'the file'}: {error.strerror}; name one that can be read or written"
+    name = getattr(error, "filename", None) or "a file"
+    if error.errno in FULL:
+        return f"{name}: {error.strerror}; {space_left(error)}"
+    return f"{name}: {error.strerror}; name one that can be read or written"
 
 
 _SAME = "give the config that the checkpoint was trained with"
@@ -103,6 +108,11 @@ KNOWN = (
     Known(("MemoryError",), TOO_LARGE),
     Known(("RecursionError",), "something is nested too deeply: write it flatter"),
     Known(("PermissionError", "NotADirectoryError", "IsADirectoryError", "FileExistsError"), _file),
-    Known(("OSError",), _file, said=r"No space left|Read-only file system|File name too long"),
+    Known(("OSError",), _file, said=r"No space left|Read-only|quota exceeded|name too long|File too large"),
+    Known(
+        ("FileNotFoundError",),
+        "no folder for temporary files can be written: set TMPDIR to a folder with space",
+        said="No usable temporary directory",
+    ),
     Known(("UnicodeEncodeError",), "the locale has not all characters of a text: set PYTHONUTF8=1", said="'ascii'"),
 )  # fmt: skip

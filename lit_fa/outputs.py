@@ -1,25 +1,102 @@
-"""Whether what a command shall write can be written, found before the work."""
+"""The one writer: every file is written whole or not at all, and whether it can be written is found before the work.
 
+`written` hands out a temporary file beside the target and renames it once the block has succeeded. A failure leaves
+the old file as it was and no temporary file, and is one line that names the target. A target that is a link stays a
+link, a file keeps its mode, and a read-only file is refused.
+"""
+
+import errno
+import os
+import secrets
+import shutil
+import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from lit_fa.errors import UserError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DEVICES = ("/dev/fd/", "/dev/std", "/proc/")  # written to as they are: nothing beside them can be renamed to them
+_SPACE = 1 << 20  # bytes; a disk with less is taken for full
 
-def writable_file(path: str | Path, option: str) -> Path:
-    """The file's path, once its folder is there and takes files.
+
+@contextmanager
+def written(path: str | Path, option: str = "", ending: str = ".tmp", *, follow: bool = True) -> Iterator[Path]:
+    """A temporary file to write; it takes the place of `path` when the block ends without an error.
 
     Args:
-        path: to be written later.
-        option: that names it, for the error.
+        path: of the file; missing folders are made.
+        option: that named it, for the error.
+        ending: of the temporary file, for a library that goes by it.
+        follow: a link at `path` stays one and its target is written; else the link is replaced.
 
     Raises:
-        UserError: it is a folder, or nothing can be written beside it.
+        UserError: it cannot be written. The block must do nothing but write, for its errors are told of this file.
+    """
+    part = None
+    try:
+        target = _target(Path(path), follow)
+        device = _is_device(target) and (follow or not target.is_symlink())
+        part = _beside(target, ending, device)
+        yield part
+        _publish(part, target, device)
+    except OSError as error:
+        raise UserError(cannot_write(path, error, option)) from error
+    finally:
+        if part:
+            with suppress(OSError):
+                part.unlink()
+
+
+def write_text(path: str | Path, text: str, option: str = "", *, follow: bool = True) -> Path:
+    """Write `text` in UTF-8, line ends as they are; returns the path.
+
+    Raises:
+        UserError: as `written`; or the text has half of a surrogate pair, which UTF-8 cannot hold.
+    """
+    try:
+        data = text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{_named(path, option)}: {error.object[error.start]!a} is no character") from None
+    with written(path, option, follow=follow) as part, part.open("wb") as file:
+        file.write(data)
+    return Path(path)
+
+
+def growing(path: Path) -> BinaryIO:
+    """An empty file for what comes bit by bit, a log; a link in its place is replaced, not followed.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink():
+            path.unlink()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK
+        return open(os.open(path, flags, 0o666), "wb")  # the writer of this file
+    except OSError as error:
+        raise UserError(cannot_write(path, error)) from error
+
+
+def writable_file(path: str | Path, option: str) -> Path:
+    """The file's path, once a file can be written there; makes nothing.
+
+    Raises:
+        UserError: it is a folder or read-only, or its folder takes no files or cannot be made.
     """
     path = Path(path)
-    if not path.name or path.is_dir():
-        raise UserError(f"{option} {path}: is a folder; name a file in it")
-    writable_folder(path.parent, option)
+    try:
+        if not path.name or path.is_dir():
+            raise UserError(f"{option} {path}: is a folder; name a file in it")
+        target = _target(path)
+    except OSError as error:
+        raise UserError(cannot_write(path, error, option)) from None
+    if not _is_device(target):
+        check_folder(target.parent if path.is_symlink() else path.parent, option)
     return path
 
 
@@ -33,8 +110,8 @@ def writable_folder(folder: str | Path, option: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _try(folder)
-    except OSError as error:
-        raise UserError(f"{option}: cannot write in {folder} ({error.strerror}); name another folder") from None
+    except (OSError, ValueError) as error:
+        raise UserError(_no_folder(folder, option, error)) from None
     return folder
 
 
@@ -44,13 +121,133 @@ def check_folder(folder: str | Path, option: str) -> None:
     Raises:
         UserError: as `writable_folder`.
     """
-    folder = Path(folder).absolute()
+    place = Path(folder).absolute()
     try:
-        _try(next(place for place in (folder, *folder.parents) if place.exists()))
+        os.lstat(place)  # a name that is too long is told of here
+    except (OSError, ValueError) as error:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise UserError(_no_folder(folder, option, error)) from None
+    try:
+        _try(next(above for above in (place, *place.parents) if os.path.lexists(above)))
     except OSError as error:
-        raise UserError(f"{option}: cannot write in {folder} ({error.strerror}); name another folder") from None
+        raise UserError(_no_folder(folder, option, error)) from None
+
+
+def usable_folder(folder: Path) -> Path:
+    """The folder, or a new temporary one where it takes no files.
+
+    Raises:
+        UserError: there is no temporary folder either.
+    """
+    try:
+        check_folder(folder, "")
+    except UserError:
+        try:
+            return Path(tempfile.mkdtemp(prefix="lit-fa-"))
+        except OSError as error:
+            raise UserError(f"neither {folder} nor a temporary folder takes files; {_TMPDIR}") from error
+    return folder
+
+
+def cannot_write(path: str | Path, error: OSError | ValueError, option: str = "") -> str:
+    """The line for an error of writing `path`; TMPDIR is named where the disk of temporary files is the full one."""
+    reason = getattr(error, "strerror", None) or str(error)
+    line = f"{_named(path, option)}: cannot be written ({reason})"
+    if getattr(error, "errno", None) in FULL:
+        return f"{line}; {space_left(error)}"
+    return f"{line}; name a file that can be"
+
+
+def space_left(error: OSError) -> str:
+    """What to do about a full disk: which one it is, if that can be told."""
+    temporary = Path(os.environ.get("TMPDIR") or "/tmp").resolve()
+    named = Path(os.fsdecode(error.filename)).absolute() if isinstance(error.filename, str | bytes) else None
+    if (named and temporary in named.parents) or (named is None and _is_full(temporary) and not _is_full(Path.cwd())):
+        return f"the folder of temporary files, {temporary}, is full: {_TMPDIR}"
+    return "free space on its disk, or name another one"
+
+
+_TMPDIR = "set TMPDIR to a folder with space"
+
+
+def _named(path: str | Path, option: str) -> str:
+    return f"{option} {path}".strip()
+
+
+def _no_folder(folder: str | Path, option: str, error: OSError | ValueError) -> str:
+    reason = getattr(error, "strerror", None) or str(error)
+    return f"{option}: cannot write in {folder} ({reason}); name another folder".removeprefix(": ")
+
+
+def _target(path: Path, follow: bool = True) -> Path:
+    """Where the bytes go: a device as it is, else the end of a chain of links.
+
+    Raises:
+        OSError: no file can be there, or it is read-only.
+    """
+    try:
+        if not follow and path.is_symlink():
+            return Path(os.path.realpath(path.parent)) / path.name
+        if _is_device(path):
+            return path
+        target = Path(os.path.realpath(path))
+        mode = target.stat().st_mode
+    except ValueError as error:  # a NUL in the name
+        raise OSError(errno.EINVAL, str(error), ascii(str(path))) from None
+    except (FileNotFoundError, NotADirectoryError):
+        return target
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if stat.S_ISREG(mode) and not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, "it is read-only", str(path))
+    return target
+
+
+def _is_device(path: Path) -> bool:
+    """Not a file on a disk: a pipe, a terminal, /dev/null."""
+    if str(path.absolute()).startswith(_DEVICES):
+        return True
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _beside(target: Path, ending: str, device: bool) -> Path:
+    """A new empty file in the target's folder, with the target's mode, else that of a new file."""
+    folder = Path(tempfile.gettempdir()) if device else target.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".{target.name[:40]}.{secrets.token_hex(4)}{ending}"
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if device else 0o666)
+    with suppress(OSError):  # of a new file, or of a file system without modes
+        if not device and not target.is_symlink():
+            os.fchmod(descriptor, stat.S_IMODE(target.stat().st_mode))
+    os.close(descriptor)
+    return part
+
+
+def _publish(part: Path, target: Path, device: bool) -> None:
+    if device:
+        with part.open("rb") as source, target.open("wb") as sink:
+            shutil.copyfileobj(source, sink)
+        return
+    descriptor = os.open(part, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.replace(part, target)
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < _SPACE
+    except OSError:
+        return False
 
 
 def _try(folder: Path) -> None:
-    with tempfile.TemporaryFile(dir=folder):
-        pass
+    """Write a byte into a file without a name, for an empty one takes no space."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"\n")

@@ -6,6 +6,8 @@ The only place that asks git. Nothing here needs torch.
 import ast
 import hashlib
 import importlib.util
+import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -25,8 +27,20 @@ DECIDING = (
 )
 OURS = ("lit_fa", "datamodules", "callbacks")
 CODE = ("*.py", "*.yaml", "pyproject.toml")  # what decides a result; committed results and figures do not
-# Settings of a repository or user that would run programs or change what git prints.
-_PLAIN = ("-c", "core.fsmonitor=", "-c", "core.quotePath=false", "-c", "diff.external=", "-c", "color.ui=false")
+# A repository's own configuration may name programs. These settings and variables leave nothing that runs one: no file
+# watcher, hook, pager, difference or text conversion, no fetch of what is missing, no question, nothing written.
+_PLAIN = (
+    "--no-pager",
+    *("-c", "core.fsmonitor=", "-c", "core.hooksPath=/dev/null", "-c", "core.sshCommand=", "-c", "core.pager=cat"),
+    *("-c", "diff.external=", "-c", "protocol.allow=never", "-c", "core.quotePath=false", "-c", "color.ui=false"),
+)
+_QUIET = {"GIT_OPTIONAL_LOCKS": "0", "GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0"}
+_WITHOUT_PROGRAMS = {  # submodules have configurations of their own
+    "diff": ("--no-ext-diff", "--no-textconv", "--ignore-submodules=all"),
+    "status": ("--ignore-submodules=all",),
+}
+_FILTER = re.compile(r"filter\.(.+)\.(?:clean|smudge|process|required)", re.S)
+_PATIENCE = 120  # seconds
 
 
 @dataclass(frozen=True)
@@ -52,14 +66,22 @@ def code_in(folder: Path, *files: Path) -> Code:
 
     The commit is "unknown" without git, outside a repository, and in a repository that tracks nothing in `folder`.
     """
-    commit, top = git(folder, "rev-parse", "HEAD"), git(folder, "rev-parse", "--show-toplevel")
-    if not commit or not top or git(folder, "ls-files", "--error-unmatch", ".") is None:
+    filters = without_filters(folder)
+    if filters is None:
+        return Code("unknown")
+
+    def said(place: Path, *arguments: str) -> str | None:
+        printed = _called(place, *filters, *arguments)
+        return None if printed is None else printed.decode("utf-8", "replace").strip()
+
+    commit, top = said(folder, "rev-parse", "HEAD"), said(folder, "rev-parse", "--show-toplevel")
+    if not commit or not top or said(folder, "ls-files", "--error-unmatch", ".") is None:
         return Code("unknown")
     root = Path(top)
     paths = ("--", *CODE, *(str(f.resolve()) for f in files if f.resolve().is_relative_to(root.resolve())))
-    if not git(root, "status", "--porcelain", "--untracked-files=no", *paths):
+    if not said(root, "status", "--porcelain", "--untracked-files=no", *paths):
         return Code(commit)
-    changes = git(root, "diff", "--no-ext-diff", "--no-textconv", "HEAD", *paths) or "changed"
+    changes = said(root, "diff", "HEAD", *paths) or "changed"
     return Code(commit, hashlib.sha256(changes.encode()).hexdigest()[:8])
 
 
@@ -76,10 +98,44 @@ def git(folder: Path, *arguments: str) -> str | None:
 
 
 def git_bytes(folder: Path, *arguments: str) -> bytes | None:
-    """`git`, as it is printed."""
+    """`git`, as it is printed; no program that the repository names is run."""
+    filters = without_filters(folder)
+    return None if filters is None else _called(folder, *filters, *arguments)
+
+
+def without_filters(folder: Path) -> tuple[str, ...] | None:
+    """Settings that empty the filters of a repository's own configuration, which git would run on changed files.
+
+    Filters of the user's configuration stay: Git LFS is one. None where a name cannot be written as a setting.
+    """
+    listed = _called(folder, "config", "--list", "--show-scope", "--name-only", "-z")
+    if listed is None:  # a git from before 2.26
+        own = (_called(folder, "config", "--local", "--includes", "--list", "--name-only", "-z") or b"").split(b"\0")
+    else:
+        fields = listed.split(b"\0")
+        own = [name for scope, name in zip(fields[::2], fields[1::2], strict=False) if scope in (b"local", b"worktree")]
+    found = dict.fromkeys(match.group(1) for name in map(os.fsdecode, own) if (match := _FILTER.fullmatch(name)))
+    if any("=" in name or "\n" in name for name in found):
+        return None
+    empty = [f"filter.{name}.{key}" for name in found for key in ("clean=", "smudge=", "process=", "required=false")]
+    return tuple(word for setting in empty for word in ("-c", setting))
+
+
+def _called(folder: Path, *arguments: str) -> bytes | None:
+    """What git prints; None where there is no git, or it says no or nothing."""
+    at = next((i + 1 for i, word in enumerate(arguments) if word in _WITHOUT_PROGRAMS), 0)
+    more = _WITHOUT_PROGRAMS[arguments[at - 1]] if at else ()
+    words = ["git", *_PLAIN, "-C", str(folder), *arguments[:at], *more, *arguments[at:]]
     try:
-        done = subprocess.run(["git", *_PLAIN, "-C", str(folder), *arguments], capture_output=True, check=False)
-    except OSError:
+        done = subprocess.run(
+            words,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            env=os.environ | _QUIET,
+            timeout=_PATIENCE,
+        )
+    except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
 

@@ -13,7 +13,7 @@ def opens_text(call: ast.Call) -> bool:
     """The call reads, writes or hears text."""
     name = getattr(call.func, "attr", getattr(call.func, "id", ""))
     if name in ("read_text", "write_text"):
-        return True
+        return isinstance(call.func, ast.Attribute)  # a function of this name is our own writer, of UTF-8 alone
     if any(word.arg in ("text", "universal_newlines") for word in call.keywords):
         return name in ("run", "Popen", "check_output")
     if name != "open":

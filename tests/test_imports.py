@@ -45,19 +45,8 @@ ALLOWED = {
     "datamodules": [None],
     "callbacks": [
         None,
-        *(
-            f"lit_fa.{room}"
-            for room in (
-                "functional",
-                "layers",
-                "rules.base",
-                "deployment",
-                "errors",
-                "provenance",
-                "faults",
-                "stopping",
-            )
-        ),
+        *(f"lit_fa.{room}" for room in ("functional", "layers", "rules.base", "deployment")),
+        *(f"lit_fa.{module}" for module in ("errors", "outputs", "provenance", "stopping", "faults")),
     ],
     "tests/reference": ["numpy", "torch", "scipy", "pytest"],
 }

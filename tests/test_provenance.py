@@ -42,16 +42,74 @@ def test_outside_a_repository_or_in_a_strangers_the_commit_is_unknown(repository
     assert code_in(repository / "site-packages").commit == "unknown"
 
 
-def test_a_repository_runs_no_program_when_its_state_is_asked_for(repository, tmp_path_factory):
+# settings of a repository that name a program, and what else they need
+PROGRAMS = {
+    **{key: {} for key in ("core.fsmonitor", "core.pager", "core.editor", "core.sshCommand", "core.gitProxy")},
+    **{key: {} for key in ("diff.external", "pager.diff", "pager.status", "alias.status", "alias.diff", "gpg.program")},
+    **{key: {".gitattributes": "*.py diff=x\n"} for key in ("diff.x.textconv", "diff.x.command")},
+    **{key: {".gitattributes": "*.py filter=x\n"} for key in ("filter.x.clean", "filter.x.smudge", "filter.x.process")},
+    "filter.X y.z.clean": {".git/info/attributes": "*.py filter=X y.z\n*.py filter=x\n"},
+    "filter.a=b.clean": {".gitattributes": "*.py filter=a=b\n"},
+    "tar.tar.command": {},
+    "interactive.diffFilter": {},
+    "core.hooksPath": {},
+    "remote.origin.uploadpack": {},
+}
+
+
+@pytest.mark.parametrize("key", PROGRAMS)
+def test_a_repository_runs_no_program_when_its_state_is_asked_for(repository, tmp_path_factory, key):
     ran = tmp_path_factory.mktemp("ran") / "ran"
     script = ran.with_name("script")
-    script.write_text(f"#!/bin/sh\ntouch {ran}\n")
+    script.write_text(f"#!/bin/sh\ntouch {ran}\ncat\n")
     script.chmod(0o755)
-    for key in ("core.fsmonitor", "diff.external"):
-        subprocess.run(["git", "-C", str(repository), "config", key, str(script)], check=True)
+    for hook in ("post-index-change", "reference-transaction", "pre-auto-gc"):
+        for folder in (ran.parent, repository / ".git" / "hooks"):
+            (folder / hook).write_bytes(script.read_bytes())
+            (folder / hook).chmod(0o755)
+    value = ran.parent if key == "core.hooksPath" else script
+    for name, said in {key: value, "remote.origin.url": repository, "remote.origin.promisor": "true"}.items():
+        subprocess.run(["git", "-C", str(repository), "config", name, str(said)], check=True)
+    for file, text in PROGRAMS[key].items():
+        (repository / file).parent.mkdir(exist_ok=True)
+        (repository / file).write_text(text, encoding="utf-8")
     (repository / "code.py").write_text("a = 2\n", encoding="utf-8")
+    commit = code_in(repository)
+    assert commit.dirty or "=" in key.removeprefix("core")
+    provenance.git(repository, "diff", "--name-only", "HEAD")
+    provenance.git(repository, "diff", "0" * 40)
+    provenance.git_bytes(repository, "archive", "--format=tar", "HEAD")
+    assert not ran.exists()
+
+
+def test_the_filters_of_an_included_file_and_the_watcher_of_a_submodule_do_not_run(repository, tmp_path_factory):
+    ran = tmp_path_factory.mktemp("ran") / "ran"
+    script = ran.with_name("script")
+    script.write_text(f"#!/bin/sh\ntouch {ran}\ncat\n")
+    script.chmod(0o755)
+
+    def git(*words: str) -> None:
+        allowed = ["-c", "protocol.file.allow=always", "-c", "user.name=n", "-c", "user.email=e@e"]
+        subprocess.run(["git", "-C", str(repository), *allowed, *words], check=True, capture_output=True)
+
+    git("submodule", "add", "-q", str(repository), "inner.py")
+    git("commit", "-qm", "second")
+    git("-C", "inner.py", "config", "core.fsmonitor", str(script))
+    (repository / "more").write_text(f'[filter "x"]\n\tclean = {script}\n')
+    git("config", "include.path", "../more")
+    (repository / ".git" / "info" / "attributes").write_text("code.py filter=x\n")
+    for file in ("code.py", "inner.py/code.py"):
+        (repository / file).write_text("a = 2\n", encoding="utf-8")
     assert code_in(repository).dirty
     assert not ran.exists()
+
+
+def test_a_filter_of_the_user_is_used(repository, tmp_path, monkeypatch):
+    (tmp_path / "mine").write_text('[filter "own"]\n\tclean = sed s/2/1/\n')
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "mine"))
+    (repository / ".git" / "info" / "attributes").write_text("code.py filter=own\n")
+    (repository / "code.py").write_text("a = 2\n", encoding="utf-8")
+    assert not code_in(repository).dirty
 
 
 def test_prose_and_layout_are_no_code_and_names_are():

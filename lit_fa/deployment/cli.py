@@ -10,7 +10,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from lit_fa.arguments import Arguments, in_range
-from lit_fa.deployment.files import FORMATS, check, write
+from lit_fa.deployment.files import FORMATS, write
 from lit_fa.deployment.measure import compared, dense_twin
 from lit_fa.deployment.simplify import CHEAPER, outputs, simplified
 from lit_fa.errors import UserError
@@ -31,8 +31,7 @@ def main(argv: list[str]) -> None:
     module = trained(experiment, options.ckpt_path)
     example = sample(module.network, module.image_shape, max(options.batch, 2))
     network = simplified(module.network, example, options.by)
-    write(network, example, path)
-    difference = check(path, example, outputs(module.network, example))
+    difference = write(network, example, path, outputs(module.network, example))
     rows = compared({"dense": dense_twin(module.network, example), "exported": network}, example)
     show(rows, path, difference, options.batch)
     if options.json:

@@ -1,5 +1,6 @@
 """A network in a file that runs without us: ONNX, or torch.export's own."""
 
+import io
 from pathlib import Path
 
 import torch
@@ -7,22 +8,34 @@ from torch import Tensor, nn
 
 from lit_fa.deployment.simplify import same
 from lit_fa.errors import UserError
+from lit_fa.outputs import written
 
 FORMATS = (".onnx", ".pt2")
 
 
-def write(network: nn.Module, example: Tensor, path: Path) -> None:
-    """Export for batches of any size, and texts of any length.
+def write(network: nn.Module, example: Tensor, path: Path, expected: Tensor | None = None) -> float:
+    """Export for batches of any size, and texts of any length; the file is written whole or not at all.
 
     Args:
         network: simplified.
         example: (n, ...) images or (n, 3, T) texts, n and T >= 2.
         path: ends with .onnx or .pt2.
+        expected: outputs that the file has to give on `example`, by more than rounding; None: they are not looked at.
+
+    Returns:
+        The largest difference from `expected`.
 
     Raises:
-        UserError: another ending, ONNX without its packages, or a network that torch cannot export.
+        UserError: another ending, ONNX without its packages, a network that torch cannot export, a file that computes
+            something else or cannot be written.
     """
     _check(path)
+    with written(path, "--output", ending=path.suffix) as part:
+        _export(network, example, part)
+        return 0.0 if expected is None else check(part, example, expected)
+
+
+def _export(network: nn.Module, example: Tensor, path: Path) -> None:
     try:
         _write(network, example, path)
     except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError) as error:
@@ -41,14 +54,16 @@ def check(path: Path, example: Tensor, expected: Tensor) -> float:
     found = run(path, example)
     if not same(found, expected):
         path.unlink()
-        raise UserError(f"{path.name} computes something else than the trained network, and is not kept: no export")
+        raise UserError("the file computes something else than the trained network, and is not kept: no export")
     return (found - expected).abs().max().item()
 
 
 def _write(network: nn.Module, example: Tensor, path: Path) -> None:
     sizes = _free_sizes(network, example)
     if path.suffix == ".pt2":
-        torch.export.save(torch.export.export(network, (example,), dynamic_shapes=(sizes,)), path)
+        packed = io.BytesIO()  # torch's own writer words a full disk as an error of its archive
+        torch.export.save(torch.export.export(network, (example,), dynamic_shapes=(sizes,)), packed)
+        path.write_bytes(packed.getbuffer())
         return
     torch.onnx.export(
         network, (example,), str(path), dynamo=True, dynamic_shapes=(sizes,), input_names=["inputs"],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lit_fa.arguments import Arguments, in_range
 from lit_fa.errors import UserError
-from lit_fa.outputs import writable_file, writable_folder
+from lit_fa.outputs import writable_file, writable_folder, write_text
 from lit_fa.stopping import Stopped, exit_code
 
 
@@ -48,10 +48,7 @@ def written(folder: Path, config: dict) -> Path:
     """The app's folder: one file, which `flwr run` packs and sends to every machine."""
     from lit_fa.flower.experiment import toml
 
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "pyproject.toml"
-    path.write_text(toml(config), encoding="utf-8")
-    return path
+    return write_text(folder / "pyproject.toml", toml(config), "--app")
 
 
 def _on_this_machine(config: dict, json_file: str | None, argv: list[str]) -> None:

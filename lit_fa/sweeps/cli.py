@@ -21,7 +21,7 @@ from lit_fa.sweeps.report import print_report
 from lit_fa.sweeps.schema import Sweep, load_sweep
 from lit_fa.sweeps.trials import Trial, Trials
 from lit_fa.sweeps.twins import twins
-from lit_fa.tables.emit import add_emit_options, emit
+from lit_fa.tables.emit import add_emit_options, check_emit_options, emit
 from lit_fa.tables.places import root_of
 from lit_fa.tables.progress import Reporter, reporter
 from lit_fa.tables.run import Outcome, run_jobs
@@ -51,6 +51,8 @@ def main(argv: Sequence[str], *, runner: str = RUNNER) -> int:
         if arguments.csv:
             writable_file(arguments.csv, "--csv")
         return print_report(sweep, folder, output, top=arguments.top, by=arguments.by, csv_file=arguments.csv)
+    if arguments.command == "emit":
+        check_emit_options(arguments)
     count = _count(sweep, arguments.count)
     writable_folder(folder, "--out")
     if arguments.command == "emit":

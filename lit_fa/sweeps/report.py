@@ -10,9 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_fa.errors import UserError, nearest
+from lit_fa.outputs import written
 from lit_fa.sweeps.schema import Sweep
 from lit_fa.sweeps.trials import DIVERGED, open_study, short
 from lit_fa.sweeps.twins import twins
+from lit_fa.tables.plain import csv_value, shown
 
 WORDS = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed"}
 STATES = ("finished", "stopped early", "diverged", "failed", "running")
@@ -37,18 +39,19 @@ def print_report(
     if not (folder / "study.db").is_file() or not (trials := ranked(open_study(sweep, folder))):
         raise UserError(f"no trials of {sweep.path} in {folder}; begin with: lit-fa sweep run {sweep.path}")
     rows = [row(sweep, trial, folder) for trial in trials]
-    shown = Table(*(name.rpartition(".")[2] for name in rows[0] if name != "folder"), title=title(sweep, trials))
+    titles = (shown(name.rpartition(".")[2]) for name in rows[0] if name != "folder")
+    drawn = Table(*titles, title=shown(title(sweep, trials)))
     for entry in (best_of_each(rows, sweep, by) if by else rows)[:top]:
-        shown.add_row(*("–" if value is None else short(value) for name, value in entry.items() if name != "folder"))
-    output.print(shown)
+        texts = ("–" if value is None else short(value) for name, value in entry.items() if name != "folder")
+        drawn.add_row(*map(shown, texts))
+    output.print(drawn)
     for line in twins(trials):
         output.print(f"note: {line}", markup=False, highlight=False, soft_wrap=True)
     if csv_file:
-        csv_file.parent.mkdir(parents=True, exist_ok=True)
-        with csv_file.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        with written(csv_file, "--csv") as part, part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(map(csv_value, rows[0]))
+            writer.writerows(map(csv_value, entry.values()) for entry in rows)
     return 0
 
 

@@ -23,7 +23,7 @@ from lit_fa.errors import UserError
 from lit_fa.sweeps.command import fit_words
 from lit_fa.sweeps.distributions import Parameter, parameter
 from lit_fa.tables.expand import run_id, without_machine
-from lit_fa.tables.reading import choice, keys, mapping, number, read_yaml, text
+from lit_fa.tables.reading import choice, component, keys, line, mapping, number, read_yaml, text
 
 METHODS = ("grid", "random", "bayes")
 _IGNORED = ("name", "description", "project", "entity", "apiVersion", "kind")  # of W&B's pages, not of the search
@@ -122,6 +122,7 @@ def load_sweep(path: Path | str) -> Sweep:
         UserError: one line that names the file, the key and what to write instead.
     """
     path = Path(path)
+    component(path.stem, f"{path}: the file's name")
     read_yaml(path)  # its errors have a line number, and a key may not be there twice
     data = yaml.safe_load(path.read_text(encoding="utf-8"))  # to W&B 1e-3 is text, so it is here
     data = keys(data, str(path), _KEYS, ["method", "parameters"])
@@ -135,7 +136,7 @@ def load_sweep(path: Path | str) -> Sweep:
         command=fit_words(data, f"{path}: command"),
         halving=_halving(data["early_terminate"], f"{path}: early_terminate") if "early_terminate" in data else None,
         run_cap=_whole(data["run_cap"], f"{path}: run_cap") if "run_cap" in data else None,
-        project=text(data.get("project", "lit-fa"), f"{path}: project"),
+        project=line(data.get("project", "lit-fa"), f"{path}: project"),
         notes=tuple(_notes(data)),
     )
     _check(sweep)

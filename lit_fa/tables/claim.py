@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+_NO_LINK = os.O_NOFOLLOW | os.O_NONBLOCK  # the folder may be another's: a link would have its target emptied
+_OPENING = os.O_RDWR | os.O_CREAT | os.O_APPEND | _NO_LINK
 PATIENCE = 3.0  # seconds, for a worker that is just leaving because its parent was killed
 
 
@@ -65,7 +67,7 @@ def claimed(path: Path) -> Iterator[str]:
 def claimant(path: Path) -> str:
     """Who holds the claim at `path`; "" where nobody does."""
     try:
-        with path.open(encoding="utf-8") as file:
+        with os.fdopen(os.open(path, os.O_RDONLY | _NO_LINK), encoding="utf-8") as file:
             return "" if _locked(file, fcntl.LOCK_SH, patience=0.0) else _read(file)
     except OSError:
         return ""
@@ -74,7 +76,7 @@ def claimant(path: Path) -> str:
 def _opened(path: Path) -> tuple[TextIO, bool]:
     """The file at `path`, and whether it is locked for us; one that its last holder removed meanwhile is not it."""
     while True:
-        file = path.open("a+", encoding="utf-8")
+        file = os.fdopen(os.open(path, _OPENING, 0o666), "a+", encoding="utf-8")
         if not _locked(file, fcntl.LOCK_EX):
             return file, False
         if _is_at(file, path):

@@ -8,24 +8,27 @@ number a signal (130: Ctrl-C, 143: SIGTERM).
 import argparse
 import json
 import shlex
+import stat
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from lit_fa.arguments import Arguments, in_range
 from lit_fa.errors import UserError
-from lit_fa.outputs import check_folder
+from lit_fa.outputs import check_folder, usable_folder, writable_file, write_text
 from lit_fa.stopping import exit_code
-from lit_fa.tables.claim import clear
+from lit_fa.tables.claim import checkpoints_of, claim_of, clear
 from lit_fa.tables.collect import collect
 from lit_fa.tables.command import read_only
 from lit_fa.tables.compare import compare
-from lit_fa.tables.emit import add_emit_options, emit, sweep_of
+from lit_fa.tables.emit import add_emit_options, check_emit_options, emit, sweep_of
 from lit_fa.tables.expand import expand, slug
-from lit_fa.tables.places import places, tree_of
+from lit_fa.tables.places import check_inside, places, tree_of
+from lit_fa.tables.plain import plain
 from lit_fa.tables.progress import reporter
 from lit_fa.tables.reading import choice
 from lit_fa.tables.render import headers, rows
@@ -38,6 +41,10 @@ from lit_fa.tables.watch import watch
 from lit_fa.tables.worker import Done, load_runner
 
 TABLE_LOGGER = "lit_fa.loggers:log_table"  # by its path, as runners are: tables import nothing that trains
+_TRUST = (
+    "Train what is missing. A table is code: the classes that its configs name are imported and called. "
+    "Run only tables of people whose programs you would run (SECURITY.md)."
+)
 _LOG_WIDTH = 160  # characters of a table in a log or a pipe, which have no width of their own
 
 
@@ -45,20 +52,67 @@ def main(argv: Sequence[str], *, runner: str = DEFAULT_RUNNER) -> int:
     """Runs `lit-fa table <argv>` and returns the exit code; `runner` is the import path of what trains one config."""
     arguments = _parser().parse_args(argv)
     output = Console() if sys.stdout.isatty() else Console(width=_LOG_WIDTH)
+    _check_outputs(arguments)
     if arguments.command == "list":
         return print_list(arguments.path, output, arguments.json)
-    tables = [load_table(path) for given in arguments.paths for path in find_tables(given)]
-    if arguments.command in ("emit", "run") and arguments.out:
-        check_folder(arguments.out, "--out")
+    quiet = Console(stderr=True) if getattr(arguments, "format", "console") != "console" else output
+    tables, broken = _load(arguments.paths, quiet)
+    code = _carry_out(tables, arguments, output, runner, shlex.join(["lit-fa", "table", *argv]))
+    return code or (2 if broken else 0)
+
+
+def _carry_out(
+    tables: Sequence[Table], arguments: argparse.Namespace, output: Console, runner: str, command: str
+) -> int:
     if arguments.command == "emit":
         return _emit(tables, arguments, Console(stderr=True))
     if arguments.command == "watch":
         return watch(tables, output, arguments.scale, arguments.out, arguments.every)
     if arguments.command == "run":
-        return _run(tables, arguments, output, runner, shlex.join(["lit-fa", "table", *argv]))
+        return _run(tables, arguments, output, runner, command)
     given = (arguments.scale, arguments.out, arguments.card, arguments.format, arguments.json, arguments.write)
-    report(tables, output, *given)
-    return 0
+    return 2 if report(tables, output, *given) else 0
+
+
+def _load(paths: Sequence[Path], output: Console) -> tuple[list[Table], int]:
+    """The tables, and how many of the files are broken; each of those is named and left out.
+
+    Raises:
+        UserError: none of them can be read.
+    """
+    tables, broken = [], []
+    for file in [file for given in paths for file in find_tables(given)]:
+        try:
+            tables.append(load_table(file))
+        except UserError as error:
+            broken.append(error)
+    if broken and not tables:
+        raise broken[0]
+    for error in broken:
+        _say(output, f"left out: {error}")
+    return tables, len(broken)
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    """Refuse what cannot be written before anything is read."""
+    if arguments.command == "emit":
+        check_emit_options(arguments)
+    for name in ("json", "card"):
+        if path := getattr(arguments, name, None):
+            writable_file(path, f"--{name}")
+    if folder := getattr(arguments, "write", None):
+        check_folder(folder, "--write")
+    if folder := getattr(arguments, "out", None):
+        try:
+            there = stat.S_ISDIR(folder.stat().st_mode)
+        except FileNotFoundError:
+            there = True  # or will be made
+        except OSError as error:
+            raise UserError(f"--out: cannot write in {folder} ({error.strerror}); name another folder") from None
+        if not there:
+            raise UserError(f"--out {folder}: is no folder; name the folder of the records")
+        if arguments.command in ("emit", "run"):
+            check_folder(folder, "--out")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     shelf.add_argument("path", nargs="?", type=Path, default=Path("paper_configs"), help="a table or a folder of them")
     texts = {"run": "train what is missing", "watch": "follow runs", "report": "compare what is there with the paper"}
     for name, text in (texts | {"emit": "the missing runs for a cluster"}).items():
-        command = commands.add_parser(name, help=text)
+        command = commands.add_parser(name, help=text, description=_TRUST if name == "run" else None)
         command.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="tables or folders of them")
         command.add_argument("--scale", help="default: cpu where the table has it, else full")
         command.add_argument("--out", type=Path, help="folder of the records; default: results beside the table")
@@ -105,11 +159,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(tables: Sequence[Table], arguments: argparse.Namespace, output: Console, runner: str, command: str) -> int:
-    jobs = [job for table in tables for job in _missing(table, arguments, output)]
+    jobs, broken = _all_missing(tables, arguments, output)
     if arguments.dry_run:
         for job in jobs:
             _say(output, f"would run {_label(job)} -> {job.record['path']}")
-        return 0
+        return 2 if broken else 0
+    blocked = [path for job in jobs if (path := _in_the_way(Path(job.record["path"])))]
+    for path in blocked:
+        _say(output, f"left out: {path} is a link or a folder, where a file of a run should be; move it away")
+    jobs = [job for job in jobs if not _in_the_way(Path(job.record["path"]))]
+    for folder in dict.fromkeys(Path(job.record["path"]).parent for job in jobs):
+        check_folder(folder, "--out" if arguments.out else "the folder of the records")
+    jobs = _with_logs(jobs, output)
     outcomes: list[Outcome] = []
     try:
         _work(jobs, outcomes, arguments.jobs, runner, output)
@@ -123,7 +184,22 @@ def _run(tables: Sequence[Table], arguments: argparse.Namespace, output: Console
     if arguments.logger == "wandb":
         _log(tables, arguments)
         _say(output, "the W&B runs lie in ./wandb where they could not go to the server; upload with: wandb sync --yes")
-    return _conclude(outcomes, output, command)
+    return _conclude(outcomes, output, command) or (2 if blocked or broken else 0)
+
+
+def _in_the_way(record: Path) -> Path | None:
+    """What is no file of ours at the place of a record, its claim or its checkpoints."""
+    beside = (record, claim_of(record), checkpoints_of(record))
+    return next((path for path in beside if path.is_symlink() or (path.is_dir() and path != beside[2])), None)
+
+
+def _with_logs(jobs: list[Job], output: Console) -> list[Job]:
+    """The jobs with logs that can be written: beside the table, or in a temporary folder where that is read-only."""
+    folders = {folder: usable_folder(folder) for folder in dict.fromkeys(job.log.parent for job in jobs)}
+    for folder, used in folders.items():
+        if used != folder:
+            _say(output, f"{folder} takes no files; the logs of the runs go to {used}")
+    return [replace(job, log=folders[job.log.parent] / job.log.name) for job in jobs]
 
 
 def _log(tables: Sequence[Table], arguments: argparse.Namespace) -> None:
@@ -134,6 +210,24 @@ def _log(tables: Sequence[Table], arguments: argparse.Namespace) -> None:
         compared = compare(collect(table, scale, where.target))
         name = slug(f"{table.paper.key}-{table.name}-{scale.name}").replace(".", "-")
         load_runner(TABLE_LOGGER)(table.name, name, headers(table), rows(compared, table))
+
+
+def _all_missing(tables: Sequence[Table], arguments: argparse.Namespace, output: Console) -> tuple[list[Job], int]:
+    """The jobs of all tables, and how many tables are left out because something is wrong with them.
+
+    Raises:
+        UserError: something is wrong with the only table.
+    """
+    jobs, broken = [], 0
+    for table in tables:
+        try:
+            jobs += _missing(table, arguments, output)
+        except UserError as error:
+            if len(tables) == 1:
+                raise
+            broken += 1
+            _say(output, f"left out: {error}")
+    return jobs, broken
 
 
 def _missing(table: Table, arguments: argparse.Namespace, output: Console) -> list[Job]:
@@ -155,6 +249,8 @@ def _missing(table: Table, arguments: argparse.Namespace, output: Console) -> li
     _say(output, f"{table.path} ({scale.name}): {len(runs) - len(jobs)} of {len(runs)} runs done, {len(jobs)} to run")
     if not arguments.stale and (line := stale_line(collect(table, scale, where.results))):
         _say(output, f"{line}; --stale runs them again")
+    if arguments.out is None:
+        check_inside(where.target, table, where.scratch)
     if where.diverted and jobs:
         note = f"{len(jobs)} runs go to {where.target} and will not be counted"
         _say(output, f"the code has uncommitted changes: {note}; commit first or give --allow-dirty")
@@ -210,8 +306,7 @@ def _write_json(path: Path, jobs: Sequence[Job], outcomes: Sequence[Outcome]) ->
         done = ended.get(job.record["path"])
         reason = done.reason or done.unfinished or done.diverged if done else ""
         entries.append({**job.record, "status": _status(done), "reason": reason, "log": str(job.log)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(entries, indent=1) + "\n", "--json")
 
 
 def _status(done: Done | None) -> str:
@@ -236,4 +331,4 @@ def _seeds(given: str | None) -> list[int] | None:
 
 
 def _say(output: Console, line: str) -> None:
-    output.print(line, markup=False, highlight=False, soft_wrap=True)
+    output.print(plain(line), markup=False, highlight=False, soft_wrap=True)

@@ -72,7 +72,10 @@ def _whole(root: Path, module: str) -> frozenset[str]:
 
 def _file(root: Path, module: str) -> str | None:
     stem = module.replace(".", "/")
-    return next((file for file in (f"{stem}.py", f"{stem}/__init__.py") if (root / file).is_file()), None)
+    try:
+        return next((file for file in (f"{stem}.py", f"{stem}/__init__.py") if (root / file).is_file()), None)
+    except OSError:  # a name that no file can have
+        return None
 
 
 @cache

@@ -4,22 +4,22 @@ JSON has no number for what is not finite, a correlation with constant predictio
 hold null there, and it is nan again here.
 """
 
-import json
 import math
+import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lit_fa.tables.bounded import read_json, reason
 from lit_fa.tables.derived import with_derived
 from lit_fa.tables.expand import Run, expand
+from lit_fa.tables.plain import plain, short
+from lit_fa.tables.record_schema import numeric, odd_fields, restored
 from lit_fa.tables.schema import Cell, Metric, Scale, Table
 
 ENDED = ("finished", "diverged")  # what a record says of a run that is not to be run again
-_NUMBERS = {"id": str, "metrics": dict, "curves": dict}
-_BESIDE = dict.fromkeys(("wall_time_s", "cpu_time_s", "peak_memory_mib"), int | float)
-_BESIDE |= dict.fromkeys(("hardware", "versions", "config", "outside", "diverged"), dict)
 
 
 @dataclass(frozen=True)
@@ -121,37 +121,40 @@ def collect(table: Table, scale: Scale, folder: Path) -> Collected:
     problems, missing = [], []
     for run in runs:
         record, problem = read_record(folder / run.file_name, run)
+        problems += [problem] if problem else []
         if record:
             (diverged if record.diverged else finished).setdefault(run.cell.id, []).append(record)
         else:
             missing.append(run)
-            problems += [problem] if problem else []
     problems += foreign(folder, runs)
     kept, lost = ({cell: tuple(found) for cell, found in kind.items()} for kind in (finished, diverged))
     return Collected(table, scale, tuple(runs), kept, tuple(problems), tuple(missing), lost)
 
 
 def read_record(path: Path, run: Run) -> tuple[Record | None, str]:
-    """The record of `run` at `path`, finished or diverged, or None and why not; None and "" where there is no file."""
-    if not path.is_file():
+    """The record of `run` at `path`, finished or diverged, or None; and a line where it does not count as it is.
+
+    None and "" where there is no file. A record with numbers too large to be summed counts, as not finite.
+    """
+    if not os.path.lexists(path):
         return None, ""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None, f"{path.name}: half-written or not JSON; it will be run again"
-    problem = unfinished(data, run.id) or _other_seed(data, run)
-    return (
-        (None, f"{path.name}: {problem}; it will be run again")
-        if problem
-        else (Record(path, with_derived(_restored(data))), "")
-    )
+        data = read_json(path)
+        problem = unfinished(data, run.id) or _other_seed(data, run)
+    except (OSError, ValueError) as error:
+        data, problem = None, reason(error)
+    if problem:
+        return None, plain(f"{path.name}: {problem}; it will be run again")
+    data, huge = restored(data)
+    said = f"{path.name}: {', '.join(huge)}: too large a number, not finite here" if huge else ""
+    return Record(path, with_derived(data)), plain(said)
 
 
 def foreign(folder: Path, runs: Sequence[Run]) -> list[str]:
     """A line for every JSON file in `folder` that is not a run of this table as it is declared now."""
     known = {run.file_name for run in runs}
     strangers = sorted(path.name for path in folder.glob("*.json") if path.name not in known)
-    return [f"{name}: not a run of this table as it is now; skipped" for name in strangers]
+    return [plain(f"{name}: not a run of this table as it is now; skipped") for name in strangers]
 
 
 def unfinished(data: Any, run_id: str) -> str:
@@ -159,34 +162,16 @@ def unfinished(data: Any, run_id: str) -> str:
     if not isinstance(data, dict):
         return "not a run record"
     if data.get("status") not in ENDED:
-        return f"status is {data.get('status')!r}, not {' or '.join(map(repr, ENDED))}"
-    wrong = [key for key, kind in _NUMBERS.items() if not isinstance(data.get(key, kind()), kind)]
-    if wrong or not _numeric(data.setdefault("metrics", {}), data.setdefault("curves", {})):
+        return f"status is {short(data.get('status'))}, not {' or '.join(map(repr, ENDED))}"
+    if not numeric(data.setdefault("metrics", {}), data.setdefault("curves", {})):
         return "metrics or curves are not numbers"
     if data.get("id") != run_id:
-        return f"the record of another run ({data.get('id')})"
-    odd = [key for key, kind in _BESIDE.items() if not isinstance(data.get(key), kind | None)]
+        return f"the record of another run ({short(data.get('id'))})"
+    odd = odd_fields(data)
     return f"{', '.join(odd)} cannot be read" if odd else ""
 
 
 def _other_seed(data: dict[str, Any], run: Run) -> str:
-    return "" if data.get("seed") == run.seed else f"the record of another run (seed {data.get('seed')})"
-
-
-def _numeric(metrics: dict, curves: dict) -> bool:
-    points = [point for curve in curves.values() for point in (curve if isinstance(curve, list) else [None])]
-    return all(isinstance(value, int | float | None) for value in metrics.values()) and all(map(_point, points))
-
-
-def _point(data: Any) -> bool:
-    triple = isinstance(data, list) and len(data) == 3
-    return triple and all(isinstance(v, int | float) for v in data[:2]) and isinstance(data[2], int | float | None)
-
-
-def _restored(data: dict[str, Any]) -> dict[str, Any]:
-    metrics = {key: math.nan if value is None else value for key, value in data["metrics"].items()}
-    curves = {
-        key: [[step, epoch, math.nan if value is None else value] for step, epoch, value in curve]
-        for key, curve in data["curves"].items()
-    }
-    return {**data, "metrics": metrics, "curves": curves}
+    seed = data.get("seed")
+    same = not isinstance(seed, bool) and seed == run.seed
+    return "" if same else f"the record of another run (seed {short(seed)})"

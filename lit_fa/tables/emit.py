@@ -5,6 +5,7 @@ anywhere and its report finds them in one results folder. A run that two of them
 """
 
 import argparse
+import re
 import shlex
 import subprocess
 import sys
@@ -15,8 +16,10 @@ import yaml
 
 from lit_fa.arguments import nonempty
 from lit_fa.errors import UserError
+from lit_fa.outputs import writable_file, write_text
 
 Line = list[str]
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")  # in a directive of Slurm, where a space begins another option
 
 
 def add_emit_options(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +33,19 @@ def add_emit_options(parser: argparse.ArgumentParser) -> None:
         "--sbatch", action="append", type=nonempty, default=[], metavar="time=1:00:00", help="options for sbatch"
     )
     parser.add_argument("--address", default="auto", help="of the Ray cluster; local: one of this machine's own")
+
+
+def check_emit_options(options: argparse.Namespace) -> None:
+    """Refuse, before anything is looked up, a file that cannot be written and an option that is no single line.
+
+    Raises:
+        UserError: such an option was given.
+    """
+    if options.to:
+        writable_file(options.to, "--to")
+    for option in options.sbatch:
+        if not option.strip() or not option.isprintable():
+            raise UserError(f"--sbatch {option!a}: write one option of sbatch, such as time=1:00:00")
 
 
 def emit(lines: Sequence[Line], options: argparse.Namespace, name: str, *, sweep_file: str) -> int:
@@ -47,7 +63,7 @@ def emit(lines: Sequence[Line], options: argparse.Namespace, name: str, *, sweep
     if options.to is None:
         print(text, end="")
         return 0
-    options.to.write_text(text, encoding="utf-8")
+    write_text(options.to, text, "--to")
     begin = "wandb sweep" if options.wandb else "sbatch"
     print(f"{options.to}: {len(lines)} {'task' if len(lines) == 1 else 'tasks'}; start with: {begin} {options.to}")
     return 0
@@ -55,7 +71,8 @@ def emit(lines: Sequence[Line], options: argparse.Namespace, name: str, *, sweep
 
 def job_array(lines: Sequence[Line], name: str, options: Sequence[str] = ()) -> str:
     """A script for sbatch; task k of the array runs line k, also without Slurm: SLURM_ARRAY_TASK_ID=k bash FILE."""
-    head = [f"job-name=lit-fa-{name}", f"array=0-{len(lines) - 1}", "cpus-per-task=1", "output=slurm-%A_%a.out"]
+    name, last = _UNSAFE.sub("-", name), len(lines) - 1
+    head = [f"job-name=lit-fa-{name}", f"array=0-{last}", "cpus-per-task=1", "output=slurm-%A_%a.out"]
     given = [f"#SBATCH --{option}" for option in (*head, *options)]
     tasks = [f"  {shlex.quote(shlex.join(_here(line)))}" for line in lines]
     end = [f"cd {shlex.quote(str(Path.cwd()))}", 'eval "exec ${lines[$SLURM_ARRAY_TASK_ID]}"']

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lit_fa.errors import UserError, nearest
+from lit_fa.tables.plain import short
 from lit_fa.tables.schema import Cell, Scale, Table
 
 # What may differ between two machines that reproduce the same number.
@@ -26,6 +27,7 @@ _TRAINER_MACHINE = {
     "strategy",
 }
 _DATA_MACHINE = {"root", "data_dir", "download", "num_workers", "persistent_workers", "pin_memory", "prefetch_factor"}
+_LONGEST = 230  # letters of a record's name, which the files beside it make longer
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ def expand(
     runs = [_run(table, cell, scale, seed) for seed in kept for cell in cells]
     names = [run.file_name for run in runs]
     for run in runs:
+        if len(run.file_name) > _LONGEST:
+            raise UserError(f"{table.path}: {short(run.cell.id)} is too long for a file's name; shorten the labels")
         if names.count(run.file_name) > 1:
             raise UserError(f"{table.path}: two cells write {run.file_name}; rename the row or column {run.cell.id!r}")
     return runs

@@ -1,5 +1,6 @@
 """A figure as data: which curve or final number, over what, in which panels and lines."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -7,7 +8,7 @@ from pathlib import PurePath
 from typing import Any, Protocol
 
 from lit_fa.errors import UserError
-from lit_fa.tables.reading import build, choice, keys, mapping, number, sequence, text
+from lit_fa.tables.reading import build, choice, component, keys, line, mapping, number, sequence, text
 
 AXES = ("row", "column")
 _X = {"curves": ("step", "epoch"), "final": AXES, "bars": AXES, "against": ()}
@@ -55,6 +56,7 @@ def read_figure(data: Any, cells: Sequence[Labelled], where: str) -> Figure:
         UserError: an unknown key, axis, scale or label, or an `x` without a number in it.
     """
     figure = build(Figure, data, where)
+    component(PurePath(line(figure.file, f"{where}.file")).stem, f"{where}.file")
     if PurePath(figure.file).suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"{where}.file: {figure.file!r} is no image; end it in .png, .pdf or .svg")
     valid = _X[choice(figure.kind, f"{where}.kind", tuple(_X))]
@@ -101,7 +103,8 @@ def labels_of(cells: Sequence[Labelled], axis: str) -> list[str]:
 def number_in(label: str) -> float | None:
     """The first number in a label: 128.0 for "width 128"; a dash is a minus only where a word does not end."""
     found = re.search(r"(?:(?<![\w-])-)?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?", label)
-    return float(found.group()) if found else None
+    number = float(found.group()) if found else math.inf
+    return number if math.isfinite(number) else None
 
 
 def _check_final(figure: Figure, lines: str, cells: Sequence[Labelled], where: str) -> None:

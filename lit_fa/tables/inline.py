@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lit_fa.tables.collect import Collected
 from lit_fa.tables.figures import Figure
-from lit_fa.tables.plot import Line, colours_of, draw_panel, panels_of
+from lit_fa.tables.plot import Line, colours_of, draw_panel, mathless, panels_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +53,7 @@ def _axes(collected: Collected, figure: Figure, lines: dict[str, Line]) -> "Axes
     canvas = Canvas(figsize=_BARS if figure.kind == "bars" else _SIZE, layout="constrained")
     ax = canvas.subplots()
     draw_panel(ax, collected, figure, "", lines)
-    ax.set_ylabel(figure.ylabel or figure.y)
+    ax.set_ylabel(mathless(figure.ylabel or figure.y))
     return ax
 
 

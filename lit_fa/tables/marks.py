@@ -14,6 +14,7 @@ _WIDTH, _HEIGHT = 120, 18  # of an interval
 _CURVE = (120, 32)
 _POINTS = 24  # of a small curve, at most
 _CLIENTS = 100  # rows of a partition, at most
+_CLASSES = 1000  # columns of a partition, at most
 _BLUE = (0.12, 0.47, 0.71)  # seen on white and on black
 
 
@@ -63,7 +64,8 @@ def counts_of(record: Record) -> list[list[int]]:
     counts = record.data.get("partition")
     fits = isinstance(counts, list) and counts and all(isinstance(row, list) and row for row in counts)
     whole = fits and all(isinstance(count, int) and count >= 0 for row in counts for count in row)
-    return counts if whole and len({len(row) for row in counts}) == 1 and any(map(any, counts)) else []
+    drawable = whole and len({len(row) for row in counts}) == 1 and len(counts[0]) <= _CLASSES
+    return counts if drawable and any(map(any, counts)) else []
 
 
 def _axis(c: Comparison) -> tuple[str, ...]:

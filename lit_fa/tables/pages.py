@@ -4,17 +4,22 @@ A page holds its style, its pictures and its few lines of script: it opens from 
 a folder of the paper's name, lie `<table>-<scale>.md`, `.csv` and `.tex`.
 """
 
+from base64 import b64encode
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
+from lit_fa.errors import UserError
+from lit_fa.outputs import write_text
 from lit_fa.tables import render
 from lit_fa.tables.collect import Collected
 from lit_fa.tables.compare import KINDS, Comparison
 from lit_fa.tables.expand import slug
-from lit_fa.tables.section import GLYPHS, Section
+from lit_fa.tables.section import GLYPHS, Section, unique
 from lit_fa.tables.words import story
 
 
@@ -24,13 +29,13 @@ def write_pages(shown: Sequence[tuple[Collected, Sequence[Comparison]]], folder:
     papers: dict[str, list[Section]] = {}
     for section in sections:
         papers.setdefault(section.collected.table.paper.key, []).append(section)
-        _write_texts(section, folder / slug(section.collected.table.paper.key))
+        _write_texts(section, folder / _file_name(section.collected.table.paper.key))
     views = [_paper(key, tables, folder.resolve()) for key, tables in papers.items()]
     templates = _templates()
-    pages = [_write(folder / view["file"], templates.get_template("paper.html").render(view)) for view in views]
+    pages = [_written(folder / view["file"], templates.get_template("paper.html").render(view)) for view in views]
     if len(views) > 1:
         whole = {"papers": views, "facts": _totals(sections), "tally": _tally(sections)}
-        pages.insert(0, _write(folder / "index.html", templates.get_template("index.html").render(whole)))
+        pages.insert(0, _written(folder / "index.html", templates.get_template("index.html").render(whole)))
     return pages
 
 
@@ -43,20 +48,29 @@ def _templates() -> Environment:
         undefined=StrictUndefined,
     )
     templates.filters["data_link"] = lambda text, kind: f"data:{kind};charset=utf-8,{quote(text)}"
-    templates.globals["glyphs"] = GLYPHS
+    templates.globals |= {"glyphs": GLYPHS, **_script(templates)}
     return templates
+
+
+def _script(templates: Environment) -> dict[str, Markup]:
+    """The page's own script, and a policy: a browser runs it, takes styles and pictures in the page, and no more."""
+    source = Markup(templates.loader.get_source(templates, "page.js")[0])  # a file of this package
+    digest = b64encode(sha256(source.encode()).digest()).decode()
+    allowed = f"script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:"
+    policy = f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
+    return {"script": source, "policy": Markup(policy)}
 
 
 def _paper(key: str, sections: list[Section], folder: Path) -> dict:
     """What the page of a paper shows: the card, its tables in their places, those without a place at the end."""
-    title, pieces = story(sections[0].collected.table.path.resolve().parent / "README.md", folder)
+    title, pieces = _story(sections[0].collected.table.path.resolve().parent / "README.md", folder)
     by_name = {section.name: section for section in sections}
     placed = [(kind, by_name.pop(part, None) if kind == "table" else part) for kind, part in pieces]
     placed = [(kind, part) for kind, part in placed if part is not None]
     paper = sections[0].collected.table.paper
     return {
-        "key": key,
-        "file": f"{slug(key)}.html",
+        "key": _file_name(key),
+        "file": f"{_file_name(key)}.html",
         "title": title or paper.title or key,
         "papers": list(dict.fromkeys((s.collected.table.paper.title, s.collected.table.paper.arxiv) for s in sections)),
         "pieces": [*placed, *(("table", section) for section in by_name.values())],
@@ -65,6 +79,14 @@ def _paper(key: str, sections: list[Section], folder: Path) -> dict:
         "tally": _tally(sections),
         "texts": {section.name: _texts(section) for section in sections},
     }
+
+
+def _story(card: Path, folder: Path) -> tuple[str, list]:
+    """What the card says; nothing of one that cannot be read, which the report has named."""
+    try:
+        return story(card, folder)
+    except UserError:
+        return "", []
 
 
 def _totals(sections: Sequence[Section]) -> list[tuple[str, str]]:
@@ -98,13 +120,18 @@ def _texts(section: Section) -> dict[str, str]:
 
 def _write_texts(section: Section, folder: Path) -> None:
     for ending, text in _texts(section).items():
-        _write(folder / f"{slug(section.name)}-{section.collected.scale.name}.{ending}", text.rstrip("\n") + "\n")
+        name = f"{_file_name(section.name)}-{section.collected.scale.name}.{ending}"
+        _written(folder / name, text.rstrip("\n") + "\n")
 
 
-def _write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
+def _written(path: Path, text: str) -> Path:
+    """A link among old pages is replaced, for it might lead anywhere."""
+    return write_text(path, text, "--write", follow=False)
+
+
+def _file_name(name: str) -> str:
+    """Of a paper's page or a table's texts; `index` is the page of all papers."""
+    return unique(name, slug(name) if slug(name) != "index" else "index-of-paper")
 
 
 def _unique(values: Iterable[str]) -> list[str]:

@@ -1,8 +1,10 @@
 """Where records go and which code wrote them: clean trees write results, dirty trees write scratch."""
 
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
+from lit_fa.errors import UserError
 from lit_fa.provenance import Code, code_in
 from lit_fa.tables.schema import Table
 
@@ -49,4 +51,15 @@ def places(table: Table, scale: str, tree: Code, *, out: Path | None = None, all
 
 def dirty_records(table: Table, scale: str, scratch: Path) -> list[Path]:
     """Records of this table and scale that were written aside, whatever the state of the code was."""
-    return sorted(scratch.glob(f"tables/*/{table.paper.key}/{table.name}/{scale}/*.json"))
+    return sorted(scratch.glob(f"tables/*/{escape(table.paper.key)}/{escape(table.name)}/{scale}/*.json"))
+
+
+def check_inside(path: Path, table: Table, scratch: Path) -> None:
+    """Refuse a file or folder of the project that is a link out of it; one that `--out` names may lie anywhere.
+
+    Raises:
+        UserError: it leads outside both the project and its folder `scratch`.
+    """
+    found, homes = path.resolve(), (root_of(table).resolve(), scratch.resolve())
+    if not any(found.is_relative_to(home) for home in homes):
+        raise UserError(f"{path}: is a link to {found}, outside {homes[0]}; give the folder with --out")

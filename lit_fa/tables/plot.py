@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
+from lit_fa.outputs import written
 from lit_fa.tables.collect import Collected, Record
 from lit_fa.tables.figures import Figure, labels_of, number_in, split
 from lit_fa.tables.schema import Cell, Metric
@@ -16,6 +17,23 @@ if TYPE_CHECKING:
 # x, mean over seeds, standard deviation over seeds (0 for one seed)
 Line = list[tuple[float, float, float]]
 _PANEL = (4.2, 3.2)  # inches
+
+
+def mathless(text: str) -> str:
+    r"""A label as matplotlib shows it: between dollars as mathematics, where that can be read; else as it is written.
+
+    >>> mathless("$x_1$"), mathless(r"$\frac$")
+    ('$x_1$', '\\$\\frac\\$')
+    """
+    from matplotlib.mathtext import MathTextParser
+
+    if "$" not in text:
+        return text
+    try:
+        MathTextParser("path").parse(text)
+    except (ValueError, RecursionError):
+        return text.replace("$", r"\$")
+    return text
 
 
 def draw(collected: Collected, figure: Figure, out: Path) -> Path | None:
@@ -31,15 +49,15 @@ def draw(collected: Collected, figure: Figure, out: Path) -> Path | None:
     axes = canvas.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for ax, (title, lines) in zip(axes, panels.items(), strict=True):
         draw_panel(ax, collected, figure, title, lines)
-    axes[0].set_ylabel(figure.ylabel or figure.y)
+    axes[0].set_ylabel(mathless(figure.ylabel or figure.y))
     max(axes, key=lambda ax: len(ax.get_legend_handles_labels()[0])).legend(fontsize="small")
     if figure.title:
-        canvas.suptitle(figure.title, fontsize="medium")
+        canvas.suptitle(mathless(figure.title), fontsize="medium")
     path = figure_path(collected, figure, out)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # No version and no date inside: the same records give the same bytes.
     stamp = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
-    canvas.savefig(path, dpi=120, metadata=stamp[path.suffix])
+    with written(path) as part:
+        canvas.savefig(part, dpi=120, format=path.suffix[1:], metadata=stamp[path.suffix])
     return path
 
 
@@ -109,14 +127,14 @@ def draw_panel(ax: "Axes", collected: Collected, figure: Figure, title: str, lin
     """Draws the lines of one panel, axes and grid; no legend."""
     colours = colours_of(collected, figure)
     ax.set(
-        title=title,
-        xlabel=figure.xlabel or ("" if figure.kind == "bars" else figure.x),
+        title=mathless(title),
+        xlabel=mathless(figure.xlabel or ("" if figure.kind == "bars" else figure.x)),
         yscale=figure.yscale,
         xscale=figure.xscale,
     )
     for place, (label, line) in enumerate(lines.items()):
         x, mean, sd = (list(values) for values in zip(*line, strict=True))
-        look = {"label": label, "color": colours[label]}
+        look = {"label": mathless(label), "color": colours[label]}
         if figure.kind == "bars":
             width = 0.8 / len(lines)
             x = [group + (place + 0.5) * width - 0.4 for group in x]
@@ -131,9 +149,10 @@ def draw_panel(ax: "Axes", collected: Collected, figure: Figure, title: str, lin
         ax.minorticks_off()
     if figure.kind == "bars":
         groups = labels_of(collected.cells, figure.x)
-        ax.set_xticks(range(len(groups)), groups, rotation=30, ha="right", fontsize="small")
+        ax.set_xticks(range(len(groups)), list(map(mathless, groups)), rotation=30, ha="right", fontsize="small")
     if figure.hline:
-        ax.axhline(figure.hline["value"], color="black", linestyle="--", linewidth=1, label=figure.hline.get("label"))
+        named = mathless(figure.hline.get("label", "")) or None
+        ax.axhline(figure.hline["value"], color="black", linestyle="--", linewidth=1, label=named)
     ax.grid(alpha=0.3)
 
 

@@ -8,6 +8,7 @@ import csv
 import io
 import math
 from collections.abc import Iterator, Sequence
+from urllib.parse import quote
 
 from rich.table import Table as ConsoleTable
 from rich.text import Text
@@ -15,16 +16,11 @@ from rich.text import Text
 from lit_fa.tables.collect import Collected
 from lit_fa.tables.command import run_command
 from lit_fa.tables.compare import Comparison, Summary
+from lit_fa.tables.plain import code_span, csv_value, latex_text, literal, plain, prose, shown
 from lit_fa.tables.schema import Cell, Metric, Published, Table
 
 _COLOURS = {"reproduced": "green", "within": "cyan", "above": "yellow", "below": "yellow"}
 _COLOURS |= {"not": "red", "diverged": "red"}
-_LATEX = str.maketrans(
-    {c: f"\\{c}" for c in "&%$#_{}"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    | {"[": "{[}", "*": "{*}"}  # which a row's end would take for its own
-    | {"<": "$<$", ">": "$>$", "|": r"\textbar{}", "±": r"$\pm$", "–": "--", "×": r"$\times$", "≈": r"$\approx$"}
-)
 _CSV = (
     "paper table scale row column metric unit at mean sd interval_95 n expected published published_unit "
     "published_std published_n difference verdict note paired_with paired_difference paired_interval_95 paired_n "
@@ -111,11 +107,12 @@ def markdown(collected: Collected, comparisons: Sequence[Comparison], images: Se
     """The block of a card: table, facts about the runs, assumptions, command; `images` are (title, link) pairs."""
     table = collected.table
     lines = [_pipe(headers(table)), _pipe(["---"] * len(headers(table))), *map(_pipe, rows(comparisons, table)), ""]
-    lines += [f"* {fact}" for fact in facts(collected)]
-    lines += [f"* assumed: `{key}`: {text}" for key, text in table.assumed.items()]
-    lines += [f"* {labels}: {note}" for labels, note in _notes(comparisons)]
-    lines += sources(comparisons)
-    lines += [f"\n![{title}]({link})" for title, link in images]
+    *said, command = facts(collected)
+    lines += [*(f"* {literal(fact)}" for fact in said), f"* {command}"]
+    lines += [f"* assumed: {code_span(key)}: {prose(text)}" for key, text in table.assumed.items()]
+    lines += [f"* {literal(labels)}: {prose(note)}" for labels, note in _notes(comparisons)]
+    lines += [prose(line) for line in sources(comparisons)]
+    lines += [f"\n![{literal(title)}]({quote(link)})" for title, link in images]
     return "\n".join(lines)
 
 
@@ -156,7 +153,7 @@ def facts(collected: Collected) -> list[str]:
         lines.append(f"commits: {', '.join(sorted({str(entry.get('commit', 'unknown'))[:7] for entry in data}))}")
     if dirty:
         lines.append(f"{dirty} of {len(records)} runs are from a tree with uncommitted changes")
-    return [*lines, f"command: `{run_command(table, scale)}`"]
+    return [*lines, f"command: {code_span(run_command(table, scale))}"]
 
 
 def _divergences(collected: Collected) -> list[str]:
@@ -180,11 +177,14 @@ def console(collected: Collected, comparisons: Sequence[Comparison]) -> ConsoleT
         part for part in (table.paper.key, table.paper.table or table.name, f"{collected.scale.name} scale") if part
     )
     drawn = ConsoleTable(
-        *headers(table), title=Text(title), caption=Text("\n".join(facts(collected))), caption_justify="left"
+        *map(shown, headers(table)),
+        title=Text(plain(title)),
+        caption=Text("\n".join(map(plain, facts(collected)))),
+        caption_justify="left",
     )
     for comparison, row in zip(comparisons, rows(comparisons, table), strict=True):
         colour = _COLOURS.get(comparison.verdict.split(" ")[0].rstrip(";"), "")
-        drawn.add_row(*(Text(cell, style=colour if i == 7 else "") for i, cell in enumerate(row)))
+        drawn.add_row(*(Text(plain(text), style=colour if i == 7 else "") for i, text in enumerate(row)))
     return drawn
 
 
@@ -199,7 +199,8 @@ def comma_separated(collected: Collected, comparisons: Sequence[Comparison]) -> 
     text = io.StringIO()
     writer = csv.DictWriter(text, _CSV.split(), extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(entries(collected, comparisons))
+    lines = [{key: csv_value(value) for key, value in entry.items()} for entry in entries(collected, comparisons)]
+    writer.writerows(lines)
     return text.getvalue()
 
 
@@ -322,8 +323,8 @@ def sources(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def _pipe(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(literal, cells)) + " |"
 
 
 def _ampersand(cells: Sequence[str]) -> str:
-    return " & ".join(cell.translate(_LATEX) for cell in cells) + r" \\"
+    return " & ".join(map(latex_text, cells)) + r" \\"

@@ -1,17 +1,21 @@
 """A report: records read, compared, printed, drawn, and written into the card."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
+from lit_fa.errors import UserError
+from lit_fa.outputs import write_text
 from lit_fa.tables import render
-from lit_fa.tables.card import block, read_block, scale_in, write_block
+from lit_fa.tables.card import block, check_card, read_block, scale_in, write_block
 from lit_fa.tables.collect import Collected, collect
 from lit_fa.tables.compare import Comparison, compare
-from lit_fa.tables.places import Places, dirty_records, places, tree_of
-from lit_fa.tables.plot import draw
+from lit_fa.tables.places import Places, check_inside, dirty_records, places, tree_of
+from lit_fa.tables.plain import plain
+from lit_fa.tables.plot import draw, figure_path
 from lit_fa.tables.schema import Table
 from lit_fa.tables.stale import stale_line
 
@@ -25,33 +29,63 @@ def report(
     form: str = "console",
     as_json: Path | None = None,
     write: Path | None = None,
-) -> None:
+) -> int:
     """Prints each table in the asked form, draws its figures, and brings its card up to date; pages go to `write`.
 
     Without `card`, the README beside the table is written if it has the table's markers and shows this scale or
     nothing yet, and only for the records in the default folder: an experiment elsewhere leaves the card alone.
+
+    Returns:
+        How many things went wrong: tables that cannot be read, cards and figures that cannot be written. Each is named
+        in a line, and the rest is done.
+
+    Raises:
+        UserError: the only table cannot be read, `card` has no place for a table, or a file that was asked for cannot
+            be written.
     """
-    shown = []
+    quiet = Console(stderr=True) if form != "console" else output
+    if card:
+        check_card(card, [table.name for table in tables])
+    shown, problems = [], []
     for table in tables:
-        chosen = table.scale(scale)
-        where = places(table, chosen.name, tree_of(table), out=out)
-        collected = collect(table, chosen, where.results)
-        compared = compare(collected)
-        shown.append((collected, compared))
+        try:
+            shown.append(_compared(table, scale, out))
+        except UserError as error:
+            if len(tables) == 1:
+                raise
+            problems.append(error)
+    for collected, compared, where in shown:
         figures = out or where.results.parent.parent
-        _print(collected, compared, form, figures, output)
-        quiet = Console(stderr=True) if form != "console" else output
-        _draw(collected, figures, quiet)
-        _say_problems(collected, where, quiet)
-        if target := card or _default_card(collected, out, quiet):
-            write_block(target, table.name, block(collected, target, figures))
-            _say(quiet, f"wrote the table into {target}")
+        steps = (
+            partial(_print, collected, compared, form, figures, output),
+            partial(_draw, collected, where, out, quiet),
+            partial(_say_problems, collected, where, quiet),
+            partial(_write_card, collected, figures, out, card, quiet),
+        )
+        problems += [error for error in map(_error_of, steps) if error]
     if as_json:
-        data = [entry for both in shown for entry in render.entries(*both)]
-        as_json.parent.mkdir(parents=True, exist_ok=True)
-        as_json.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        data = [entry for collected, compared, _ in shown for entry in render.entries(collected, compared)]
+        write_text(as_json, json.dumps(data, indent=1) + "\n", "--json")
     if write:
-        _write_pages(shown, write, Console(stderr=True) if form != "console" else output)
+        _write_pages([(collected, compared) for collected, compared, _ in shown], write, quiet)
+    for error in problems:
+        _say(quiet, f"left out: {plain(str(error))}")
+    return len(problems)
+
+
+def _compared(table: Table, scale: str | None, out: Path | None) -> tuple[Collected, list[Comparison], Places]:
+    chosen = table.scale(scale)
+    where = places(table, chosen.name, tree_of(table), out=out)
+    collected = collect(table, chosen, where.results)
+    return collected, compare(collected), where
+
+
+def _error_of(step: Callable[[], None]) -> UserError | None:
+    try:
+        step()
+    except UserError as error:
+        return error
+    return None
 
 
 def _write_pages(shown: Sequence[tuple[Collected, Sequence[Comparison]]], folder: Path, output: Console) -> None:
@@ -70,10 +104,19 @@ def _print(collected: Collected, compared: Sequence[Comparison], form: str, out:
         _say(output, (render.latex if form == "latex" else render.comma_separated)(collected, compared).rstrip("\n"))
 
 
-def _draw(collected: Collected, out: Path, output: Console) -> None:
+def _draw(collected: Collected, where: Places, out: Path | None, output: Console) -> None:
+    folder = out or where.results.parent.parent
     for figure in collected.table.figures:
-        path = draw(collected, figure, out)
+        if out is None:
+            check_inside(figure_path(collected, figure, folder), collected.table, where.scratch)
+        path = draw(collected, figure, folder)
         _say(output, f"drew {path}" if path else f"{figure.file}: no record has {figure.y}; not drawn")
+
+
+def _write_card(collected: Collected, figures: Path, out: Path | None, card: Path | None, output: Console) -> None:
+    if target := card or _default_card(collected, out, output):
+        write_block(target, collected.table.name, block(collected, target, figures))
+        _say(output, f"wrote the table into {target}")
 
 
 def _say_problems(collected: Collected, where: Places, output: Console) -> None:

@@ -244,7 +244,7 @@ def _head(table: Table, run: Run, tree: Code, path: Path) -> dict[str, Any]:
         "seed": run.seed,
         "commit": tree.commit,
         "dirty": tree.dirty,
-        "path": str(path.resolve()),
+        "path": str(path.parent.resolve() / path.name),
     }
 
 

@@ -15,6 +15,10 @@ from rich.table import Table as ConsoleTable
 
 from lit_fa.arguments import Arguments
 from lit_fa.errors import UserError, nearest
+from lit_fa.outputs import writable_file, write_text
+from lit_fa.tables.bounded import read_json, reason
+from lit_fa.tables.plain import plain, shown
+from lit_fa.tables.record_schema import numeric
 
 PLACES = ("paper_configs", "scratch", "lightning_logs")  # where records lie by default
 SHOWN = ("id", "table", "row", "column", "scale", "seed", "status", "commit", "wall_time_s")
@@ -48,6 +52,8 @@ class Listed:
 def main(argv: Sequence[str]) -> int:
     """Runs `lit-fa runs <argv>` and returns the exit code."""
     arguments = _parser().parse_args(argv)
+    if arguments.json:
+        writable_file(arguments.json, "--json")
     output = Console() if sys.stdout.isatty() else Console(width=_WIDTH)
     runs, problems = read(arguments.paths or [Path(name) for name in PLACES if Path(name).is_dir()])
     for problem in problems:
@@ -63,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
     output.print(f"{len(runs)} runs", highlight=False)
     if arguments.json:
         entries = [{"path": str(run.path), **run.fields, "metrics": run.metrics} for run in runs]
-        arguments.json.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+        write_text(arguments.json, json.dumps(entries, indent=1) + "\n", "--json")
     return 0
 
 
@@ -92,12 +98,16 @@ def read(paths: Sequence[Path]) -> tuple[list[Listed], list[str]]:
             raise UserError(f"{path}: no such file or folder; give a folder or a record")
         for file in sorted(path.rglob("*.json")) if path.is_dir() else [path]:
             try:
-                data = json.loads(file.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                problems.append(f"{file}: half-written or not JSON")
+                data = read_json(file)
+            except (OSError, ValueError) as error:
+                problems.append(plain(f"{file}: {reason(error)}"))
                 continue
-            if isinstance(data, dict) and {"status", "metrics"} <= data.keys():
-                runs += [_listed_from(file, data)] if isinstance(data["metrics"], dict) else []
+            if not isinstance(data, dict) or not {"status", "metrics"} <= data.keys():
+                continue  # some other JSON
+            if numeric(data["metrics"], data.get("curves") or {}):
+                runs.append(_listed_from(file, data))
+            else:
+                problems.append(plain(f"{file}: metrics or curves are not numbers"))
     return runs, problems
 
 
@@ -134,9 +144,9 @@ def _flat(data: dict, before: str = "") -> Iterator[tuple[str, Any]]:
 
 def _listed(runs: Sequence[Listed], metrics: Sequence[str]) -> ConsoleTable:
     used = [name for name in SHOWN if any(run.get(name) not in (None, "") for run in runs)]
-    view = ConsoleTable(*used, *metrics)
+    view = ConsoleTable(*map(shown, (*used, *metrics)))
     for run in runs:
-        view.add_row(*(_text(name, run.get(name)) for name in (*used, *metrics)))
+        view.add_row(*(shown(_text(name, run.get(name))) for name in (*used, *metrics)))
     return view
 
 
@@ -146,12 +156,12 @@ def _side_by_side(runs: Sequence[Listed], metrics: Sequence[str]) -> ConsoleTabl
     fields = dict.fromkeys(key for run in runs for key in run.fields if key.split(".")[0] not in _UNCOMPARED)
     differ = [key for key in fields if len({_text(key, run.get(key)) for run in runs}) > 1]
     names = metrics or sorted({key for run in runs for key in run.metrics})
-    view = ConsoleTable("", *(_text("id", run.get("id")) or run.path.stem for run in runs))
+    view = ConsoleTable("", *(shown(_text("id", run.get("id")) or run.path.stem) for run in runs))
     for key in [key for key in differ if key != "id"]:
-        view.add_row(key, *(_text(key, run.get(key)) for run in runs))
+        view.add_row(shown(key), *(shown(_text(key, run.get(key))) for run in runs))
     view.add_section()
     for key in names:
-        view.add_row(key, *(_text(key, run.metrics.get(key)) for run in runs))
+        view.add_row(shown(key), *(shown(_text(key, run.metrics.get(key))) for run in runs))
     return view
 
 
@@ -171,7 +181,7 @@ def _same(value: Any, wanted: str, key: str) -> bool:
 def _number(value: Any) -> float | None:
     try:
         return None if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

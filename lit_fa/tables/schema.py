@@ -13,7 +13,20 @@ from typing import Any
 from lit_fa.errors import UserError, nearest
 from lit_fa.tables.figures import Figure, read_figure
 from lit_fa.tables.grid import cross
-from lit_fa.tables.reading import build, choice, keys, mapping, number, read_yaml, sequence, text
+from lit_fa.tables.plain import plain
+from lit_fa.tables.reading import (
+    build,
+    choice,
+    component,
+    keys,
+    line,
+    mapping,
+    number,
+    printable,
+    read_yaml,
+    sequence,
+    text,
+)
 
 SCALES = ("smoke", "cpu", "full")
 AT = ("last", "first", "best", "mean_last_10", "median", "max_abs")
@@ -129,7 +142,8 @@ def load_table(path: Path | str) -> Table:
         UserError: one line that names the file, the key and what to write instead.
     """
     path = Path(path)
-    data = keys(read_yaml(path), str(path), _KEYS, _REQUIRED)
+    component(path.stem, f"{plain(str(path))}: the file's name")
+    data = printable(keys(read_yaml(path), str(path), _KEYS, _REQUIRED), str(path))
     data = {key: value for key, value in data.items() if value is not None}
     seeds = _seeds(data["seeds"], f"{path}: seeds")
     scales = _scales(data.get("scales", {"full": {}}), seeds, f"{path}: scales")
@@ -141,8 +155,8 @@ def load_table(path: Path | str) -> Table:
         raise UserError(f"{path}: base: there is no file {base_path}; name a config relative to the table")
     return Table(
         path=path,
-        paper=build(Paper, data["paper"], f"{path}: paper"),
-        base=mapping(read_yaml(base_path), str(base_path)),
+        paper=_paper(data["paper"], f"{path}: paper"),
+        base=printable(mapping(read_yaml(base_path), str(base_path)), str(base_path)),
         base_path=base_path,
         metric=metric,
         scales=scales,
@@ -155,6 +169,12 @@ def load_table(path: Path | str) -> Table:
             read_figure(f, cells, f"{path}: figures[{i}]") for i, f in enumerate(_list(data, "figures", path))
         ),
     )
+
+
+def _paper(data: Any, where: str) -> Paper:
+    paper = build(Paper, data, where)
+    component(paper.key, f"{where}.key")
+    return paper
 
 
 def _list(data: dict, key: str, path: Path) -> list:
@@ -174,6 +194,8 @@ def _metric(data: Any, where: str, base: Metric | None = None) -> Metric:
     if base:
         data = {**asdict(base), **mapping(data, where)}
     metric = build(Metric, data, where)
+    line(metric.name, f"{where}.name")
+    line(metric.unit, f"{where}.unit")
     choice(metric.better, f"{where}.better", ("higher", "lower"))
     choice(metric.at, f"{where}.at", AT)
     return metric
@@ -257,7 +279,7 @@ def _label(data: Any, where: str) -> str:
     """A label is text or a number; `on` and `no` are neither in YAML. A column may have none."""
     if isinstance(data, str) and not data.strip() and (data or where.endswith(".row")):
         raise UserError(f"{where}: the label is empty; write what the paper prints there")
-    return data if isinstance(data, str) else str(number(data, where))
+    return line(data, where) if isinstance(data, str) else str(number(data, where))
 
 
 def _printed(data: Any, where: str, also: list[str]) -> tuple[Published | None, tuple[Published, ...]]:

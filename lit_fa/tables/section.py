@@ -1,12 +1,15 @@
 """One table of a page as plain data: what the template writes down."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from os.path import relpath
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 from markupsafe import Markup
@@ -18,8 +21,11 @@ from lit_fa.tables.compare import Comparison, caveat
 from lit_fa.tables.expand import Run
 from lit_fa.tables.inline import legend, panel_images
 from lit_fa.tables.stale import stale_line
+from lit_fa.tables.words import local
 
 GLYPHS = {"reproduced": "✓", "within": "≈", "above": "▲", "below": "▼", "open": "–", "missing": "○", "failed": "✗"}
+
+_USUAL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,11 @@ class Section:
     def name(self) -> str:
         """The table's name, unique in its paper."""
         return self.collected.table.name
+
+    @property
+    def key(self) -> str:
+        """The name as part of an identifier in the page: letters, digits, dots, dashes and underscores alone."""
+        return unique(self.name, re.sub(r"[^A-Za-z0-9._-]+", "-", self.name))
 
     @property
     def title(self) -> str:
@@ -85,7 +96,7 @@ class Section:
                 "title": figure.title or figure.y,
                 "wide": figure.kind == "bars",
                 "panels": [
-                    (title, Markup(svg)) for title, svg in panel_images(collected, figure, f"{self.name}-figure{i}")
+                    (title, Markup(svg)) for title, svg in panel_images(collected, figure, f"{self.key}-figure{i}")
                 ],
                 "legend": legend(collected, figure),
                 "hline": figure.hline.get("label"),
@@ -135,7 +146,7 @@ class Section:
         data, value = record.data, record.value(c.cell.metric)
         shown = f"{render.number(value)} {c.cell.metric.unit}" if value is not None else "no number"
         return seen | {
-            "record": Path(relpath(record.path, self.folder)).as_posix(),
+            "record": quote(local(Path(relpath(record.path, self.folder)))),
             "id": data["id"],
             "value": f"diverged {record.diverged}" if record.diverged else shown,
             "facts": _facts(data),
@@ -144,7 +155,12 @@ class Section:
 
     def _anchor(self, kind: str, runs: Sequence[Run]) -> str:
         """Unique in the page, for file names are within a table."""
-        return f"{kind}-{self.name}-{Path(runs[0].file_name).stem}"
+        return f"{kind}-{self.key}-{Path(runs[0].file_name).stem}"
+
+
+def unique(name: str, reduced: str) -> str:
+    """`reduced`, with some digits of `name` where that has other characters, so that two names never become one."""
+    return reduced if _USUAL.fullmatch(name) else f"{reduced}-{sha256(name.encode()).hexdigest()[:6]}"
 
 
 def as_yaml(data: dict) -> str:

@@ -1,17 +1,23 @@
 """All tables of a folder, and how much of each is done."""
 
 import json
+import re
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table as ConsoleTable
 
 from lit_fa.errors import UserError
+from lit_fa.outputs import write_text
+from lit_fa.reading import load
+from lit_fa.tables.bounded import bounded
 from lit_fa.tables.collect import collect
 from lit_fa.tables.places import places, tree_of
-from lit_fa.tables.reading import read_yaml
+from lit_fa.tables.plain import plain, shown
 from lit_fa.tables.schema import SCALES, Table, load_table
 from lit_fa.tables.stale import changes
+
+_LARGEST = 4 << 20  # bytes of a table
 
 
 def find_tables(path: Path) -> list[Path]:
@@ -24,7 +30,7 @@ def find_tables(path: Path) -> list[Path]:
         raise UserError(f"{path}: no such file or folder; give a table or a folder of them")
     if not path.is_dir():
         return [path]
-    found = [file for file in sorted(path.rglob("*.yaml")) if _is_table(file)]
+    found = [file for file in sorted(path.rglob("*.yaml")) if file.is_file() and _is_table(file)]
     if not found:
         raise UserError(f"{path}: no table in this folder; a table is a YAML file with `paper` and `cells` or `grid`")
     return found
@@ -38,17 +44,17 @@ def print_list(path: Path, output: Console, json_file: Path | None = None) -> in
             table = load_table(file)
             done = {name: _done(table, name) for name in table.scales}
         except UserError as error:
-            broken.append(str(error))
+            broken.append(plain(str(error)))
             continue
         paper = ", ".join(part for part in (table.paper.key, table.paper.table) if part)
         counts = (_counts(done[name]) if name in done else "–" for name in SCALES)
-        listed.add_row(str(file), paper, str(len(table.cells)), *counts)
+        listed.add_row(shown(str(file)), shown(paper), str(len(table.cells)), *counts)
         entries.append({"table": str(file), "paper": table.paper.key, "cells": len(table.cells), "scales": done})
     output.print(listed)
     for line in broken:
         output.print(f"broken: {line}", markup=False, highlight=False, soft_wrap=True)
     if json_file:
-        json_file.write_text(json.dumps({"tables": entries, "broken": broken}, indent=1) + "\n", encoding="utf-8")
+        write_text(json_file, json.dumps({"tables": entries, "broken": broken}, indent=1) + "\n", "--json")
     return 2 if broken else 0
 
 
@@ -66,8 +72,12 @@ def _counts(done: dict[str, int]) -> str:
 
 
 def _is_table(file: Path) -> bool:
+    """The file is a table; so is one that says `paper:` and cannot be read, which is named where it is loaded."""
     try:
-        data = read_yaml(file)
-    except UserError:
+        text = bounded(file, _LARGEST).decode()
+        data = load(text, str(file))
+    except (OSError, ValueError) as error:  # a UserError is a ValueError
+        return isinstance(error, UserError) and bool(re.search(r"^[\"']?paper[\"']?\s*:", text, re.M))
+    except RecursionError:
         return False
     return isinstance(data, dict) and "paper" in data and ("cells" in data or "grid" in data)

@@ -6,6 +6,7 @@ has changed where its source or its distribution's version has.
 """
 
 import io
+import re
 import tarfile
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +16,9 @@ from lit_fa.provenance import DECIDING, ROOT, code_digest, git, git_bytes, sourc
 from lit_fa.tables.closure import reached
 from lit_fa.tables.collect import Collected, Record
 from lit_fa.tables.expand import Run
+from lit_fa.tables.plain import plain
 
+_COMMIT = re.compile(r"[0-9a-fA-F]{4,64}")  # a record may say anything
 SHOWN = 4  # files in a line
 # Packages of which a record says the version anyway; another one is not other code.
 _VERSIONED = ("torch", "lightning", "torchvision", "timm", "numpy", "python")
@@ -48,7 +51,8 @@ def stale_line(collected: Collected) -> str:
     stale = sum(bool(change) for change in found)
     more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
     verb = "is" if stale == 1 else "are"
-    return f"{stale} of {len(found)} records {verb} from code that has changed since: {', '.join(files[:SHOWN])}{more}"
+    named = plain(", ".join(files[:SHOWN]))
+    return f"{stale} of {len(found)} records {verb} from code that has changed since: {named}{more}"
 
 
 def changes(collected: Collected) -> list[tuple[str, ...]]:
@@ -72,9 +76,9 @@ def _since(commit: str, config: dict[str, Any]) -> tuple[str, ...] | None:
 @cache
 def _touched(commit: str) -> frozenset[str] | None:
     """The files of the deciding packages whose text is not what it was at `commit`."""
-    if commit == "unknown" or commit.startswith("-"):
+    if not _COMMIT.fullmatch(commit):
         return None
-    printed = git(ROOT, "diff", "--no-ext-diff", "--no-renames", "--name-only", commit, "--", *DECIDING)
+    printed = git(ROOT, "diff", "--no-renames", "--name-only", commit, "--", *DECIDING)
     return None if printed is None else frozenset(printed.splitlines())
 
 
@@ -108,7 +112,10 @@ def _still(said: str) -> bool:
     """Whether the code is what a record says of a class that is not ours: `peft 0.15.1`, or `my.rules sha256 ...`."""
     origin, _, rest = said.partition(" ")
     if rest.startswith("sha256 "):
-        return source_of(origin) == rest
+        try:
+            return source_of(origin) == rest
+        except (OSError, ValueError):  # a name that no file can have
+            return False
     return all(_version_is(*part.split(" ", 1)) for part in said.split(", ") if " " in part)
 
 
@@ -117,5 +124,5 @@ def _version_is(distribution: str, noted: str) -> bool:
         return True
     try:
         return version(distribution) == noted
-    except PackageNotFoundError:
+    except (PackageNotFoundError, ValueError):
         return False

@@ -9,15 +9,20 @@ from pathlib import Path
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table as ConsoleTable
+from rich.text import Text
 
+from lit_fa.errors import UserError
 from lit_fa.stopping import exit_code
 from lit_fa.tables.claim import claim_of, claimant
 from lit_fa.tables.collect import Record, read_record
 from lit_fa.tables.compare import summarise
 from lit_fa.tables.expand import Run, expand
 from lit_fa.tables.places import Places, places, tree_of
+from lit_fa.tables.plain import plain, shown
 from lit_fa.tables.render import headline, mean_sd
 from lit_fa.tables.schema import Cell, Table
+
+_LONGEST = 10**12  # seconds
 
 
 def watch(tables: Sequence[Table], output: Console, scale: str | None, out: Path | None, every: float) -> int:
@@ -47,7 +52,13 @@ def look(tables: Sequence[Table], scale: str | None, out: Path | None) -> tuple[
     for table in tables:
         chosen, tree = table.scale(scale), tree_of(table)
         where = places(table, chosen.name, tree, out=out)
-        runs = expand(table, chosen)
+        try:
+            runs = expand(table, chosen)
+        except UserError as error:
+            if len(tables) == 1:
+                raise
+            views.append(Text(plain(f"left out: {error}")))
+            continue
         records = {run.file_name: record for run in runs if (record := _record(run, where))}
         at_work = {run.file_name: who for run in runs if (who := _at_work(run, records, where))}
         views.append(_view(table, chosen.name, runs, records, at_work))
@@ -67,11 +78,12 @@ def _at_work(run: Run, records: dict[str, Record], where: Places) -> str:
 def _view(
     table: Table, scale: str, runs: Sequence[Run], records: dict[str, Record], at_work: dict[str, str]
 ) -> ConsoleTable:
-    title = f"{table.path} ({scale}): {len(records)} of {len(runs)} runs done"
-    view = ConsoleTable("row", "column", "seeds", headline(table.metric), "at work", title=title, title_justify="left")
+    title = shown(f"{table.path} ({scale}): {len(records)} of {len(runs)} runs done")
+    titles = ("row", "column", "seeds", shown(headline(table.metric)), "at work")
+    view = ConsoleTable(*titles, title=title, title_justify="left")
     view.caption = _time_left(len(runs) - len(records), list(records.values()), len(at_work))
     for cell in dict.fromkeys(run.cell.id for run in runs):
-        view.add_row(*_row([run for run in runs if run.cell.id == cell], records, at_work))
+        view.add_row(*map(shown, _row([run for run in runs if run.cell.id == cell], records, at_work)))
     return view
 
 
@@ -90,5 +102,5 @@ def _time_left(left: int, done: Sequence[Record], workers: int) -> str:
     spent = [record.data["wall_time_s"] for record in done if isinstance(record.data.get("wall_time_s"), int | float)]
     if not left or not workers or not spent:
         return "" if not left else f"{left} runs left, {workers} at work"
-    guess = timedelta(seconds=round(statistics.median(spent) * left / workers))
+    guess = timedelta(seconds=min(round(statistics.median(spent) * left / workers), _LONGEST))
     return f"{left} runs left, {workers} at work, about {guess}"

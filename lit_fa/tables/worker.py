@@ -1,7 +1,6 @@
 """What happens inside a worker process: one run after the other, output to a log, one line back."""
 
 import importlib
-import json
 import logging
 import os
 import shutil
@@ -17,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from lit_fa.errors import UserError
+from lit_fa.outputs import growing
 from lit_fa.stopping import SIGNALS, interruptions_as_stopped, stop
+from lit_fa.tables.bounded import read_json
 from lit_fa.tables.claim import checkpoints_of, claim_of, claimed
 from lit_fa.tables.collect import ENDED, Record
 
@@ -163,7 +164,7 @@ def _unwritten(record: dict[str, Any]) -> str:
 def _written(record: dict[str, Any]) -> dict[str, Any]:
     """What the record's file holds; nothing where it cannot be read or is no record."""
     try:
-        written = json.loads(Path(record["path"]).read_text(encoding="utf-8"))
+        written = read_json(Path(record["path"]))
     except (OSError, ValueError):
         return {}
     return written if isinstance(written, dict) else {}
@@ -183,9 +184,8 @@ def _one_thread() -> None:
 @contextmanager
 def _output_to(log: Path) -> Iterator[None]:
     """Sends everything printed, by compiled code as well, to a file for the length of one run."""
-    log.parent.mkdir(parents=True, exist_ok=True)
     saved = os.dup(1), os.dup(2)
-    with open(log, "wb") as file:
+    with growing(log) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     try:

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from callbacks import ConservationPotential, Curves, MeasurementError, Recorder, RunRecord, publish
-from callbacks import run_record as module_under_test
 from callbacks.environment import cpu_seconds, hardware, versions
 from callbacks.run_record import write_json
 from datamodules import Digits, Federated
+from lit_fa.errors import UserError
 from lit_fa.federated import LocalSGD
 from lit_fa.modules import FederatedClassifier, NonFiniteLossError
 from lit_fa.provenance import sources
@@ -136,10 +136,11 @@ def test_numbers_that_are_none_become_null_and_are_named(tmp_path):
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "r.json"
     write_json(path, {"status": "fitted"})
-    monkeypatch.setattr(module_under_test.json, "dump", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "disk full")))
+    with pytest.raises(UserError, match=r"r\.json: cannot be written \(disk full\)"):
         write_json(path, {"status": "finished"})
     assert json.loads(path.read_text()) == {"status": "fitted"}
+    assert [file.name for file in tmp_path.iterdir()] == ["r.json"]
 
 
 def test_an_unknown_end_is_refused_in_one_line():

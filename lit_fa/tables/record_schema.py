@@ -1,0 +1,108 @@
+"""What a run record must hold to be counted; the one check, made where a record is read.
+
+A record comes from another process, machine or person, so that every field is looked at before anything computes with
+it. A field that is absent or null is fine: older records lack some.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+LARGEST = 1e150  # squares and sums of such numbers are still finite
+_COUNTED = 1e12  # seconds, MiB, steps
+
+Check = Callable[[Any], bool]
+
+
+def odd_fields(data: dict[str, Any]) -> list[str]:
+    """The fields that are of another kind than a record's, by dotted name."""
+    wrong = [name for name, fits in _FIELDS.items() if data.get(name) is not None and not fits(data[name])]
+    for name, fields in _INSIDE.items():
+        inner = data.get(name) or {}
+        if name not in wrong:
+            wrong += [f"{name}.{key}" for key, fits in fields.items() if key in inner and not fits(inner[key])]
+    return wrong
+
+
+def numeric(metrics: Any, curves: Any) -> bool:
+    """Metrics are numbers by name, curves lists of [step, epoch, number] by name; null is a number that was none."""
+    if not isinstance(metrics, dict) or not isinstance(curves, dict):
+        return False
+    lists = all(isinstance(curve, list) for curve in curves.values())
+    return lists and all(map(_value, metrics.values())) and all(_point(p) for curve in curves.values() for p in curve)
+
+
+def restored(data: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The record with nan for null and infinity for what is too large to be summed; and the names of the latter."""
+    huge: list[str] = []
+
+    def number(key: str, value: float | None) -> float:
+        if value is None:
+            return math.nan
+        if math.isfinite(value) and abs(value) > LARGEST:
+            huge.append(key)
+            return math.copysign(math.inf, value)
+        return value
+
+    metrics = {key: number(key, value) for key, value in data["metrics"].items()}
+    curves = {
+        key: [[step, epoch, number(key, value)] for step, epoch, value in curve]
+        for key, curve in data["curves"].items()
+    }
+    return {**data, "metrics": metrics, "curves": curves}, list(dict.fromkeys(huge))
+
+
+def _value(data: Any) -> bool:
+    if isinstance(data, int) and abs(data) > LARGEST:
+        return False  # 10^400 is no float
+    return isinstance(data, int | float | None)
+
+
+def _point(data: Any) -> bool:
+    return isinstance(data, list) and len(data) == 3 and all(map(_place, data[:2])) and _value(data[2])
+
+
+def _place(data: Any) -> bool:
+    return isinstance(data, int | float) and abs(data) <= _COUNTED
+
+
+def _amount(data: Any) -> bool:
+    return not isinstance(data, bool) and isinstance(data, int | float) and 0 <= data <= _COUNTED
+
+
+def _some(fits: Check) -> Check:
+    return lambda data: data is None or fits(data)
+
+
+def _of(kind: type) -> Check:
+    return lambda data: isinstance(data, kind)
+
+
+def _lists(data: Any) -> bool:
+    return isinstance(data, list) and all(isinstance(entry, str) for entry in data)
+
+
+def _names(data: Any) -> bool:
+    return isinstance(data, dict) and all(isinstance(entry, str | None) for entry in data.values())
+
+
+def _whole(data: Any) -> bool:
+    return isinstance(data, int) and not isinstance(data, bool) and 0 <= data <= _COUNTED
+
+
+_FIELDS: dict[str, Check] = {
+    **dict.fromkeys(("id", "commit", "sources", "started", "finished", "row", "column", "table", "paper"), _of(str)),
+    **dict.fromkeys(("dirty", "validation_is_test"), _of(bool)),
+    **dict.fromkeys(("wall_time_s", "cpu_time_s", "peak_memory_mib"), _amount),
+    **dict.fromkeys(("broken", "resumed_from", "not_finite"), _lists),
+    **dict.fromkeys(("hardware", "config", "diverged", "pretrained"), _of(dict)),
+    **dict.fromkeys(("versions", "outside"), _names),
+}
+_INSIDE: dict[str, dict[str, Check]] = {
+    "hardware": {
+        **dict.fromkeys(("cores", "threads", "memory_gib"), _some(_amount)),
+        **dict.fromkeys(("cpu", "gpu"), _some(_of(str))),
+    },
+    "diverged": {"step": _some(_whole), **dict.fromkeys(("first", "error"), _some(_of(str)))},
+    "pretrained": {"commit": _some(_of(str))},
+}
