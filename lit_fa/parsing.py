@@ -7,7 +7,6 @@ jsonargparse parser of the process.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -19,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_fa import reading
 from lit_fa.errors import UserError
+from lit_fa.outputs import write_text
 
 MODE = "lit_fa"
 _NULLS = ("null", "Null", "NULL", "None")
@@ -37,7 +37,7 @@ class Parser(LightningArgumentParser):
         if args or not overwrite or options.get("multifile") or "://" in str(path):
             return super().save(config, path, *args, overwrite=overwrite, **options)
         options.pop("multifile", None)
-        Path(path).write_text(self.dump(config, **options), encoding="utf-8")
+        write_text(path, self.dump(config, **options))
 
     def _check_value_key(self, action: Any, value: Any, key: str, *args: Any, **kwargs: Any) -> Any:
         """Refuse null for an option that has a default and takes no null: jsonargparse takes it for "not given"."""
