@@ -27,7 +27,6 @@ from tests.cases import (
     taken,
 )
 from tests.contract import literal
-from tests.contract.test_resume import KILLED_AT, resumed_after_a_kill, same
 from tests.contract.test_streaming import streamed
 from tests.contract.training import record
 from tests.reference import forward_forward
@@ -323,14 +322,6 @@ def test_it_compiles_without_a_graph_break(network: str, options: dict):
     torch._dynamo.reset()
     torch.compile(learner, fullgraph=True, backend="aot_eager")(batch).value.backward()
     assert largest_difference(taken(learner), expected) < 1e-14
-
-
-@pytest.mark.parametrize("rule", ["ff_threshold", "ff_symba"])
-def test_a_run_resumed_in_mid_epoch_equals_one_that_was_not_killed(rule: str, tmp_path: Path):
-    resumed, whole = resumed_after_a_kill(tmp_path, rule=rule, dropout=0.3, augment="crop_flip")
-    assert same(resumed["losses"], whole["losses"][KILLED_AT - 1 :])
-    assert same(resumed["state"], whole["state"])
-    assert same(resumed["metrics"], whole["metrics"])
 
 
 def test_two_ranks_equal_one(tmp_path: Path):
