@@ -103,6 +103,8 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
     if folder := getattr(arguments, "write", None):
         check_folder(folder, "--write")
     if folder := getattr(arguments, "out", None):
+        if arguments.command in ("emit", "run"):
+            check_folder(folder, "--out")
         try:
             there = stat.S_ISDIR(folder.stat().st_mode)
         except FileNotFoundError:
@@ -111,8 +113,6 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
             raise UserError(f"--out: cannot write in {folder} ({error.strerror}); name another folder") from None
         if not there:
             raise UserError(f"--out {folder}: is no folder; name the folder of the records")
-        if arguments.command in ("emit", "run"):
-            check_folder(folder, "--out")
 
 
 def _parser() -> argparse.ArgumentParser:

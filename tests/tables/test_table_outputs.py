@@ -56,7 +56,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_read(table,
     [
         (["report", "table1.yaml", "--write", "file"], "--write: cannot write in .*file"),
         (["report", "table1.yaml", "--out", "file"], "--out file: is no folder"),
-        (["run", "table1.yaml", "--out", "file"], "--out file: is no folder"),
+        (["run", "table1.yaml", "--out", "file"], "--out: cannot write in file"),
         (["run", "table1.yaml", "--out", "file/a"], "--out: cannot write in .*file/a"),
         (["run", "table1.yaml", "--out", LONG], "--out: cannot write in"),
     ],
