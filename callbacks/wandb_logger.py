@@ -42,6 +42,8 @@ class ResumableWandbLogger(WandbLogger):
         dir: where W&B keeps its files, in a folder `wandb`; None: WANDB_DIR, else the current folder.
     """
 
+    keeps_rows = True  # in checkpoints, with those that an epoch has yet to log
+
     def __init__(
         self,
         id: str | None = None,

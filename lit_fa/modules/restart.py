@@ -113,14 +113,20 @@ class FitLoop(_FitLoop):
         self.epoch_loop.rest = EPOCH_END
 
     def _settle_between_epochs(self) -> None:
-        trainer, loop = self.trainer, self.epoch_loop
-        loop._batches_that_stepped -= 1  # as where Lightning logs an epoch's metrics
-        trainer._logger_connector.log_metrics(dict(trainer.lightning_module.unlogged))
-        loop._batches_that_stepped += 1
+        self._log_ended_epoch()
         for counts in (self.epoch_progress.current, self.epoch_progress.total):
             counts.ready = counts.completed = counts.processed
         _Loop.restarting.fset(self, False)
         self._resuming_from_checkpoint = False  # the next epoch asks its loader for an iterator of its own
+
+    def _log_ended_epoch(self) -> None:
+        """As where Lightning logs an epoch's metrics; a logger that keeps its rows in checkpoints has them."""
+        trainer, loggers = self.trainer, self.trainer.loggers
+        trainer.loggers = [logger for logger in loggers if not getattr(logger, "keeps_rows", False)]
+        self.epoch_loop._batches_that_stepped -= 1
+        trainer._logger_connector.log_metrics(dict(trainer.lightning_module.unlogged))
+        self.epoch_loop._batches_that_stepped += 1
+        trainer.loggers = loggers
 
 
 def epoch_is_ending(trainer: L.Trainer) -> bool:
