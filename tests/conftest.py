@@ -19,3 +19,8 @@ def pytest_collection_finish() -> None:
     """What is imported and collected stays: the garbage collector need not walk through it in every test."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Hand everything back to the collector, or extensions report what is frozen as leaked when Python ends."""
+    gc.unfreeze()

@@ -20,6 +20,7 @@ from lit_fa.modules.learner import Learner
 from lit_fa.modules.metrics import made, predictions
 from lit_fa.modules.restart import epoch_is_ending, goes_on_exactly
 from lit_fa.modules.shares import own_samples
+from lit_fa.modules.timed_checkpoints import TimedCheckpoints, timed
 from lit_fa.modules.trainer_options import check_optimizers, check_trainer, validate_one_batch
 from lit_fa.networks import example_input
 from lit_fa.origin import check_origin, data_facts
@@ -62,10 +63,10 @@ class EvaluatedClassifier(Described, L.LightningModule):
         return self.learner.rule
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """None of its own; Lightning asks before any work, so what is not honoured is refused here."""
+        """One for checkpoints by time; Lightning asks before any work, so what is not honoured is refused here."""
         check_trainer(self.trainer, self)
         use_whole_files(self.trainer)
-        return []
+        return [TimedCheckpoints()] if timed(self.trainer) else []
 
     def on_fit_start(self) -> None:
         """Before a run, once optimisers and data are known."""
