@@ -2,11 +2,14 @@
 
 import gc
 import os
+import signal
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; tests of Ctrl-C and their processes
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # need what a terminal gives
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a network that would fetch weights is a mistake in a test
 
 

@@ -1,6 +1,7 @@
 """A cell's own checkpoint: taken up where it is whole, out of the way where it is not, gone when the cell is done."""
 
 import copy
+import logging
 import json
 import os
 from pathlib import Path
@@ -64,7 +65,8 @@ def test_a_cell_begins_afresh_where_its_checkpoint_cannot_be_used(kind, whole, t
 
 def test_a_cell_goes_on_from_a_whole_checkpoint(whole, tmp_path, caplog):
     killed_after_an_epoch(tmp_path)
-    assert train(tmp_path) == whole
+    with caplog.at_level(logging.INFO, logger="lightning.pytorch"):
+        assert train(tmp_path) == whole
     assert "Restored all states" in caplog.text
 
 

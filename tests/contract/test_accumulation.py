@@ -35,13 +35,14 @@ def trained(rule: str, batch: int, accumulate: int, keep: Path | None = None, re
     # decay moves Kolen-Pollack's feedback in its own way, momentum remembers every step
     sgd = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-2)
     module = Classifier(network(), RULES[rule][0](), CLASSES, IMAGE, optimizer=sgd, accumulate=accumulate)
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=EPOCHS,
         precision="64-true",
         limit_val_batches=0,
-        callbacks=[Keep(keep, KEPT_AFTER)],
+        callbacks=[Keep(keep, KEPT_AFTER)] if keep else [],
+        enable_checkpointing=keep is not None,
         **quiet,
     )
     trainer.fit(module, data, ckpt_path=resume, weights_only=False)
@@ -51,7 +52,7 @@ def trained(rule: str, batch: int, accumulate: int, keep: Path | None = None, re
 
 def in_parts_and_whole(rule: str, folder: Path) -> float:
     """Largest difference between accumulated batches and one; those resumed after a kill are the first bit for bit."""
-    parts = trained(rule, BATCH, WINDOW, keep=folder / "kept.ckpt")
+    parts = trained(rule, BATCH, WINDOW, keep=folder)
     resumed = trained(rule, BATCH, WINDOW, resume=folder / "kept.ckpt")
     assert largest_difference(parts, resumed) == 0
     return largest_difference(trained(rule, BATCH * WINDOW, 1), parts)

@@ -136,7 +136,7 @@ def check_the_head(classifier: Classifier, rule: str, before: dict, after: dict,
 
 
 @settings(
-    max_examples=EXAMPLES or 70,
+    max_examples=EXAMPLES or 40,
     deadline=None,
     derandomize=not EXAMPLES,
     database=None,
@@ -151,6 +151,7 @@ def check_the_head(classifier: Classifier, rule: str, before: dict, after: dict,
     st.booleans(),
 )
 def test_a_step_is_sound_or_refused_in_one_line(rule, network, optimizer, precision, strategy, frozen):
+    os.environ.pop("PL_GLOBAL_SEED", None)  # of an earlier test: DDP would seed the global state by it
     try:
         torch.manual_seed(0)
         classifier = module(rule, network, optimizer, frozen, precision)

@@ -211,7 +211,7 @@ def test_a_rule_prepares_after_the_probe():
 def test_what_cannot_be_probed_is_refused():
     with pytest.raises(UserError, match="optimizer is one of adam, adamw, sgd, not 'lion'"):
         HeadProbe(optimizer="lion")
-    with pytest.raises(UserError, match="epochs >= 1, lr > 0"):
+    with pytest.raises(UserError, match="epochs >= 1, finite lr > 0"):
         HeadProbe(lr=0.0)
     squashed = nn.Sequential(nn.Flatten(), nn.Linear(16, CLASSES), nn.Tanh())
     with pytest.raises(UserError, match="no read-out to probe"):
