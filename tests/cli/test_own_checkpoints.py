@@ -1,8 +1,8 @@
 """A cell's own checkpoint: taken up where it is whole, out of the way where it is not, gone when the cell is done."""
 
 import copy
-import logging
 import json
+import logging
 import os
 from pathlib import Path
 
