@@ -263,48 +263,52 @@ def fit_and_record(
     Raises:
         Stopped: a signal has ended the run; called again, it goes on.
     """
-    path = Path(record["path"])
-    resume = checkpoints_of(path)
-    keep = ModelCheckpoint(resume, filename="last", save_top_k=1, enable_version_counter=False)
     if isinstance(config, dict):
         check_names(config)
         config = loggers.written_out(config, record.get("id", ""))
-
-    def run() -> nn.Module:
-        cli = built(config)
-        check_trains(cli.asked)
-        loggers.attach(cli.trainer, config if isinstance(config, dict) else cli.written(), record)
-        fields = {key: value for key, value in record.items() if key != "path"} | {"config": cli.recorded()}
-        fields |= {"pretrained": cli.pretrained} if cli.pretrained else {}
-        kept = callbacks.RunRecord(path=str(path), record=fields, finish_after="test" if test else "fit")
-        last = checkpoints.own(resume / "last.ckpt")
-        interruption = callbacks.Interruption(lambda _: "the same command goes on", resume / "last.ckpt")
-        cli.trainer.callbacks += [*named_faults(), *observers, kept, keep, interruption]
-        hand_on_to_ranks(cli.trainer)
-        try:
-            cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last, weights_only=True)
-            interruption.request.check()  # a signal that came behind the last epoch
-            if test:
-                cli.trainer.test(cli.model, cli.datamodule, verbose=False)
-        except lit_fa.modules.NonFiniteLossError as error:  # its record says so
-            if cli.trainer.world_size > 1:  # the other ranks wait for this one, until it ends with an error
-                raise
-            logging.getLogger(__name__).warning("diverged: %s", error)
-        except Exception as error:
-            if not checkpoints.restoring(cli.trainer) or cli.trainer.world_size > 1:
-                raise
-            checkpoints.give_up(last, " ".join(str(error).split())[:200])
-            return run()
-        loggers.finish(cli.trainer)
-        return cli.model.network
-
     try:
         with interruptions_as_stopped():
-            network = guarded(run)
+            network = guarded(lambda: _recorded(config, record, observers, test))
     finally:
         gc.collect()  # trainer and module hold each other; a worker that runs many cells would keep every dataset
-    shutil.rmtree(resume, ignore_errors=True)
+    shutil.rmtree(checkpoints_of(Path(record["path"])), ignore_errors=True)
     return network
+
+
+def _recorded(config: dict | list[str], record: dict, observers: Sequence[L.Callback], test: bool) -> nn.Module:
+    """Go on from the cell's own checkpoint, if there is one that can be used; begin afresh if not."""
+    cli = built(config)
+    check_trains(cli.asked)
+    loggers.attach(cli.trainer, config if isinstance(config, dict) else cli.written(), record)
+    resume = checkpoints_of(Path(record["path"])) / "last.ckpt"
+    last = checkpoints.own(resume)
+    interruption = callbacks.Interruption(lambda _: "the same command goes on", resume)
+    keep = ModelCheckpoint(resume.parent, filename=resume.stem, save_top_k=1, enable_version_counter=False)
+    cli.trainer.callbacks += [*named_faults(), *observers, _run_record(cli, record, test), keep, interruption]
+    hand_on_to_ranks(cli.trainer)
+    try:
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last, weights_only=True)
+        interruption.request.check()  # a signal that came behind the last epoch
+        if test:
+            cli.trainer.test(cli.model, cli.datamodule, verbose=False)
+    except lit_fa.modules.NonFiniteLossError as error:  # its record says so
+        if cli.trainer.world_size > 1:  # the other ranks wait for this one, until it ends with an error
+            raise
+        logging.getLogger(__name__).warning("diverged: %s", error)
+    except Exception as error:
+        if not checkpoints.restoring(cli.trainer) or cli.trainer.world_size > 1:
+            raise
+        checkpoints.give_up(last, " ".join(str(error).split())[:200])
+        return _recorded(config, record, observers, test)
+    loggers.finish(cli.trainer)
+    return cli.model.network
+
+
+def _run_record(cli: LitFACLI, record: dict, test: bool) -> callbacks.RunRecord:
+    """The callback that writes the record: the table's fields, the config, and where pre-trained weights come from."""
+    fields = {key: value for key, value in record.items() if key != "path"} | {"config": cli.recorded()}
+    fields |= {"pretrained": cli.pretrained} if cli.pretrained else {}
+    return callbacks.RunRecord(path=str(record["path"]), record=fields, finish_after="test" if test else "fit")
 
 
 def _predicting(argv: list[str]) -> tuple[list[str], dict]:

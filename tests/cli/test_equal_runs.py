@@ -10,10 +10,17 @@ TIMES = ("wall_time_s", "cpu_time_s", "peak_memory_mib", "started", "finished")
 SCRIPT = """
 import copy, sys
 from pathlib import Path
+from callbacks import gradient_alignment
 from lit_fa.cli import fit_and_record
 from tests.cli.test_command_line import RUN
 
-folder = Path(sys.argv[1])
+folder, averaged, mean = Path(sys.argv[1]), [], gradient_alignment._named
+
+def noted(kind, angles, inexact):
+    averaged.append([*angles.items()])
+    return mean(kind, angles, inexact)
+
+gradient_alignment._named = noted  # a record holds what is rounded to float32: the order of the sums shows more
 watched = copy.deepcopy(RUN)
 watched["trainer"]["callbacks"] = [
     {"class_path": f"callbacks.{name}"} for name in ("GradientAlignment", "WeightAlignment", "AlignmentDominance")
@@ -30,6 +37,7 @@ data = {"data": {"class_path": "Digits"}, "clients": 8, "clients_per_round": 4, 
 rounds["data"] = {"class_path": "Federated", "init_args": data}
 for name, config in (("watched", watched), ("rounds", rounds)):
     fit_and_record(config, {"path": str(folder / f"{name}.json"), "id": name}, test=False)
+(folder / "averaged").write_text(repr(averaged), encoding="utf-8")
 """
 
 
@@ -51,6 +59,9 @@ def test_records_do_not_depend_on_the_order_of_sets(tmp_path):
     for name in ("watched", "rounds"):
         first, second = (timeless(tmp_path / seed / f"{name}.json") for seed in seeds)
         assert first == second
+    first, second = ((tmp_path / seed / "averaged").read_text(encoding="utf-8") for seed in seeds)
+    assert len(first) > 1000  # angles of layers by name
+    assert first == second
 
 
 def timeless(path: Path) -> dict:
