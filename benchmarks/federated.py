@@ -41,7 +41,7 @@ from datamodules import MNIST, Federated, Synthetic
 from datamodules.errors import DataError
 from datamodules.rounds import Round
 from lit_fa.federated import LocalSGD
-from lit_fa.federated.choose import executor_named
+from lit_fa.federated.executors import executor_named
 from lit_fa.modules import FederatedClassifier
 from lit_fa.outputs import writable_file, write_text
 from lit_fa.rules import Backprop, ForwardForward, LearningRule

@@ -9,10 +9,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from callbacks.conserving_neurons import Neurons, find_neurons
 from callbacks.errors import MeasurementError
-from callbacks.neurons import Neurons, find_neurons
+from callbacks.forward_trace import trace
 from callbacks.probe import Batch, Periodic
-from callbacks.wiring import trace
 from lit_fa.functional.conservation import (
     LAWS,
     column_sums,

@@ -13,11 +13,11 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from callbacks.forward_trace import Wiring, trace
 from callbacks.probe import Batch, Periodic
-from callbacks.wiring import Wiring, trace
 from lit_fa.functional.alignment import angle, cosine
 from lit_fa.layers import WEIGHT_LAYERS, feedback_layers
-from lit_fa.layers.chain import dense_weight, transformer_chain
+from lit_fa.layers.linear_chain import dense_weight, transformer_chain
 from lit_fa.rules.base import LearningRule
 
 PRODUCT = " * "  # between the names of layers that are compared by their product

@@ -7,8 +7,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from datamodules.draws import Draws, generator
 from datamodules.errors import DataError, require
+from datamodules.generators import Draws, generator
 from datamodules.image_set import Batch, ImageSet
 from datamodules.text_set import TextSet
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 import torchvision.datasets as tv
 
+from datamodules.data_root import ELSEWHERE, opened
 from datamodules.errors import DataError, require
 from datamodules.image_set import OnDisk
-from datamodules.root import ELSEWHERE, opened
 from datamodules.vision import VisionDataModule
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp"}

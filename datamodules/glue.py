@@ -6,12 +6,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from datamodules.draws import generator
+from datamodules.data_root import data_root
 from datamodules.errors import one_of, require
+from datamodules.generators import generator
 from datamodules.glue_files import TASKS, read_split
 from datamodules.labels import proportional_order
 from datamodules.loading import LoadingDataModule
-from datamodules.root import data_root
 from datamodules.text_set import TextSet
 from datamodules.tokenised import cache_folder, check_length, load_tokenizer, tokenised
 from datamodules.validation import CHOICES, refuse_choices

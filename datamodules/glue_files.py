@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from datamodules.data_root import ELSEWHERE
 from datamodules.errors import DataError, one_line, require
-from datamodules.root import ELSEWHERE
 
 HUB = "nyu-mll/glue"
 

@@ -8,8 +8,8 @@ import torch
 from datamodules.batches import BatchLoader, Prepare
 from datamodules.errors import DataError, one_line, require
 from datamodules.image_set import ImageSet
-from datamodules.loose import loose_images
 from datamodules.text_set import TextSet
+from datamodules.unlabelled_images import loose_images
 from datamodules.validation import announce, refuse_choices
 
 

@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 from torchvision.datasets.utils import calculate_md5
 
+from datamodules.data_root import ELSEWHERE, opened
 from datamodules.errors import DataError, one_of, require
 from datamodules.image_set import InMemory
 from datamodules.npz import read_split
-from datamodules.root import ELSEWHERE, opened
 from datamodules.vision import VisionDataModule
 
 

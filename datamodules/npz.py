@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torchvision.datasets.utils import calculate_md5
 
+from datamodules.data_root import ELSEWHERE
 from datamodules.errors import DataError, one_line, require
 from datamodules.image_set import InMemory
 from datamodules.labels import check_every_class, whole_numbers
-from datamodules.root import ELSEWHERE
 from datamodules.vision import VisionDataModule
 
 

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
+from datamodules.atomic_write import whole
 from datamodules.errors import one_of
 from datamodules.partition import class_counts
-from datamodules.whole import whole
 
 _STAMP = {".png": {"Software": None}, ".pdf": {"CreationDate": None}}  # no date inside: same partition, same bytes
 _READABLE = 400  # cells up to which each one carries its number

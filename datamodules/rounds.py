@@ -12,8 +12,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from datamodules.draws import Draws, generator
 from datamodules.errors import DataError, require
+from datamodules.generators import Draws, generator
 from datamodules.image_set import Batch, InMemory
 
 Prepare = Callable[[Tensor, Draws], Tensor]

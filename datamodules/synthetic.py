@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from datamodules.draws import generator
 from datamodules.errors import require
+from datamodules.generators import generator
 from datamodules.image_set import InMemory
 from datamodules.vision import VisionDataModule
 

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from datamodules.atomic_write import whole
+from datamodules.data_root import alone, cache_root
 from datamodules.errors import DataError, one_line, require
 from datamodules.glue_files import Texts
-from datamodules.root import alone, cache_root
 from datamodules.text_set import TextSet
-from datamodules.whole import whole
 
 log = logging.getLogger("lit_fa.data")
 PARTS = ("tokens", "types", "starts", "lengths", "labels")

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from torchvision.datasets import VisionDataset
 
-from datamodules.root import opened
+from datamodules.data_root import opened
 from datamodules.vision import VisionDataModule
 
 

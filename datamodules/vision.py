@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from datamodules import labels as lab
 from datamodules import pixels
+from datamodules.atomic_write import whole
 from datamodules.batches import Prepare
-from datamodules.draws import Draws
+from datamodules.data_root import data_root
 from datamodules.errors import DataError, one_of, require
+from datamodules.generators import Draws
 from datamodules.image_set import ImageSet, InMemory, OnDisk
 from datamodules.loading import LoadingDataModule
-from datamodules.root import data_root
 from datamodules.validation import CHOICES, refuse_choices
-from datamodules.whole import whole
 
 LARGEST = dict.fromkeys(("batch_size", "eval_batch_size", "limit_train", "limit_test"), 10**9) | {"resize": 10_000}
 SHIFTS = {"crop_flip": 4, "jitter": 2}  # pixels each way

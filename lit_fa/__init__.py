@@ -20,7 +20,7 @@ _HOMES = {
     "create_network": "lit_fa.networks",
     "true_gradient": "lit_fa.layers",
     "FederatedClassifier": "lit_fa.modules",
-    "load": "lit_fa.loading",
+    "load": "lit_fa.checkpoints.loading",
     "UserError": "lit_fa.errors",
 }
 __all__ = list(_HOMES)

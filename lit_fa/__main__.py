@@ -55,24 +55,24 @@ def _dispatch(argv: list[str]) -> int:
     from lit_fa.errors import UserError, nearest
 
     if argv[0] == "table":
-        from lit_fa.tables.cli import main as table
+        from lit_fa.commands.table import main as table
 
         return table(argv[1:]) or 0
     if argv[0] == "sweep":
-        from lit_fa.sweeps.cli import main as sweep
+        from lit_fa.commands.sweep import main as sweep
 
         return sweep(argv[1:])
     if argv[0] == "runs":
-        from lit_fa.tables.runs import main as runs
+        from lit_fa.results.runs import main as runs
 
         return runs(argv[1:])
     if argv[0] == "flower":
-        from lit_fa.flower.cli import main as flower
+        from lit_fa.commands.flower import main as flower
 
         flower(argv[1:])
         return 0
     if argv[0] == "export":
-        from lit_fa.deployment.cli import main as export
+        from lit_fa.commands.export import main as export
 
         export(argv[1:])
         return 0
@@ -80,7 +80,7 @@ def _dispatch(argv: list[str]) -> int:
     others = ["export", "flower", "runs", "sweep", "table"]
     if argv[0] not in commands:
         raise UserError(f"unknown command '{argv[0]}'; {nearest(argv[0], [*commands, *others])}")
-    from lit_fa.cli import main as run
+    from lit_fa.commands.fit import main as run
 
     run(argv)
     return 0

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from callbacks import ResumableWandbLogger, WandbRun
 from lit_fa.errors import UserError, nearest
 from lit_fa.provenance import our_code
-from lit_fa.tables.expand import run_id
+from lit_fa.spec.expand import run_id
 
 LOGGERS = {
     "wandb": "callbacks.ResumableWandbLogger",

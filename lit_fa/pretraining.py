@@ -19,13 +19,13 @@ from filelock import FileLock
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
-from datamodules.root import cache_folder
-from lit_fa.checkpoint_files import save
-from lit_fa.checkpoints import give_up
+from datamodules.data_root import cache_folder
+from lit_fa.checkpoints.files import save
+from lit_fa.checkpoints.resume import give_up
 from lit_fa.errors import UserError
 from lit_fa.networks.weights import read_weights
 from lit_fa.provenance import OURS, class_paths, source_of, sources
-from lit_fa.tables.expand import run_id
+from lit_fa.spec.expand import run_id
 
 log = logging.getLogger(__name__)
 PARTS = ("trainer", "model", "data")

@@ -7,16 +7,16 @@ import optuna
 
 from callbacks.curves import Point, Recorder
 from callbacks.run_record import RunRecord
-from lit_fa.cli import fit_and_record
+from lit_fa.commands.fit import fit_and_record
 from lit_fa.errors import UserError, nearest
-from lit_fa.sweeps.schema import Halving
+from lit_fa.spec.sweep import Halving
 
 
 def fit_trial(config: dict, record: dict) -> None:
     """Train a trial and leave its record; nothing is tested, unless the sweep is for a number of the test.
 
     Args:
-        config: of `lit_fa.sweeps.trials.Trial`: words of the command line; the study, and the trial's number in it.
+        config: of `lit_fa.sweeps.study.Trial`: words of the command line; the study, and the trial's number in it.
         record: fields of the record, and its `path`.
     """
     study = optuna.load_study(

@@ -10,8 +10,8 @@ import pytest
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from lit_fa.checkpoint_files import UnreadableError, read, save, set_aside
-from lit_fa.checkpoint_io import WholeCheckpointIO
+from lit_fa.checkpoints.files import UnreadableError, read, save, set_aside
+from lit_fa.checkpoints.lightning_io import WholeCheckpointIO
 from lit_fa.errors import UserError
 from tests.checkpoint_attacks import BROKEN, malicious
 

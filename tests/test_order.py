@@ -21,7 +21,7 @@ UNORDERED = ("sorted", "any", "all", "len", "min", "max", *SETS)  # the same for
 ORDERED = ("list", "tuple", "enumerate", "zip", "map", "filter", "iter", "reversed", "fromkeys", "join", "sum", "cat")
 # places where the order decides nothing: file: beginnings of the lines
 HARMLESS = {
-    "lit_fa/tables/run.py": ("for process in self._workers()",),  # all of them are killed
+    "lit_fa/jobs/pool.py": ("for process in self._workers()",),  # all of them are killed
 }
 
 

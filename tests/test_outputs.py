@@ -203,10 +203,10 @@ ALLOWED = {
     "lit_fa/deployment/files.py": "a part that the writer hands out",
     "datamodules/tokenised.py": "a part that the writer hands out",
     "datamodules/vision.py": "a part that the writer hands out",
-    "lit_fa/tables/claim.py": "a lock, whose content says who holds it",
+    "lit_fa/jobs/lock.py": "a lock, whose content says who holds it",
     "lit_fa/flower/loopback.py": "logs and settings in a temporary folder of its own",
     "lit_fa/flower/server.py": "a report in a temporary folder of its own",
-    "lit_fa/checkpoint_files.py": "checkpoints, whole or not at all as well, with a digest that is made on the way",
+    "lit_fa/checkpoints/files.py": "checkpoints, whole or not at all as well, with a digest that is made on the way",
     "lit_fa/flower/certificates.py": "a key in a temporary folder, which only its owner may ever have read",
     **dict.fromkeys(
         [f"benchmarks/chaos/{name}.py" for name in ("__main__", "attack", "process", "work")],

@@ -34,7 +34,7 @@ def _run(arguments: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.pop("LIT_FA_FAULT", None)
     if fork := arguments.start == "fork":
-        for module in ("lit_fa.cli", "lit_fa.sweeps.cli", "lit_fa.tables.cli", "lit_fa.trial"):
+        for module in ("lit_fa.commands.fit", "lit_fa.commands.sweep", "lit_fa.commands.table", "lit_fa.trial"):
             import_module(module)  # once, here
     attacks = drawn(arguments.seed, arguments.kills, kinds)
     if not can_mount(folder):

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_fa.errors import UserError
-from lit_fa.federated.work import Learner
+from lit_fa.federated.round_task import Learner
 from lit_fa.functional.criteria import bce, cross_entropy, mse, one_hot
 from lit_fa.layers.feedback import Feedback, FeedbackLinear
 from lit_fa.layers.observing import observing

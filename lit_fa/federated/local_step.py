@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from lit_fa.federated.features import Features
-from lit_fa.federated.work import Learner, LocalTraining, Work
+from lit_fa.federated.round_task import Learner, LocalTraining, Work
 from lit_fa.rules.base import Batch, Surrogate, Tensors
 
 Evaluate = Callable[[Batch], Surrogate]

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
+from lit_fa.federated.client_batch import changing_buffers
 from lit_fa.federated.features import Features
-from lit_fa.federated.lanes import changing_buffers
 from lit_fa.federated.local_step import counted, local_surrogate
-from lit_fa.federated.work import Learner, LocalTraining, Outcome, Work, client_seed, trainable
+from lit_fa.federated.round_task import Learner, LocalTraining, Outcome, Work, client_seed, trainable
 from lit_fa.rules.base import Batch, LearningRule, Surrogate, Tensors
 
 

@@ -11,13 +11,13 @@ Letters: a lanes, b rows, i in, o out, c classes.
 import torch
 from torch import Tensor
 
+from lit_fa.federated.apply_update import Movement, Rows, Written
+from lit_fa.federated.client_batch import LaneExecutor, Lanes
 from lit_fa.federated.dense import ERRORS, Chain, NotWritten, check_value, read_chain
 from lit_fa.federated.features import Features
-from lit_fa.federated.lanes import LaneExecutor, Lanes
-from lit_fa.federated.movement import Movement, Rows, Written
+from lit_fa.federated.round_task import Learner, LocalTraining
 from lit_fa.federated.stacked_by_error import ByError, check_error_rule
 from lit_fa.federated.stacked_forward_forward import ByGoodness, check_forward_forward
-from lit_fa.federated.work import Learner, LocalTraining
 from lit_fa.rules.backprop import Backprop
 from lit_fa.rules.direct_feedback_alignment import DirectFeedbackAlignment
 from lit_fa.rules.feedback_alignment import FeedbackAlignment

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lit_fa.federated.apply_update import Movement, Rows
+from lit_fa.federated.client_batch import Lanes
 from lit_fa.federated.dense import ERRORS, Chain, Dense, NotWritten, Workspace
-from lit_fa.federated.lanes import Lanes
-from lit_fa.federated.movement import Movement, Rows
-from lit_fa.federated.work import Learner
+from lit_fa.federated.round_task import Learner
 from lit_fa.functional.criteria import one_hot
 from lit_fa.layers.taps import block_key
 from lit_fa.rules.base import Batch, LearningRule, Tensors

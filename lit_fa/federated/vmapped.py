@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from lit_fa.federated.client_batch import LaneExecutor, Lanes
 from lit_fa.federated.features import Features
-from lit_fa.federated.lanes import LaneExecutor, Lanes
 from lit_fa.federated.local_step import counted, local_surrogate
-from lit_fa.federated.work import Learner, LocalTraining
+from lit_fa.federated.round_task import Learner, LocalTraining
 from lit_fa.rules.base import Batch, LearningRule, Tensors
 
 

@@ -4,10 +4,10 @@ import hashlib
 from functools import lru_cache
 from typing import Any
 
-from lit_fa.cli import LitFACLI, built
+from lit_fa.commands.fit import LitFACLI, built
+from lit_fa.config.yaml_reader import load
 from lit_fa.errors import UserError
 from lit_fa.modules import FederatedClassifier
-from lit_fa.reading import load
 
 COMPONENTS = {"serverapp": "lit_fa.flower.server:app", "clientapp": "lit_fa.flower.node:app"}
 # what `flwr run -c key=value` may change

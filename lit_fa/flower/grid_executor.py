@@ -9,9 +9,9 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from lit_fa.errors import UserError
-from lit_fa.federated.comparison import Directions
 from lit_fa.federated.features import Features
-from lit_fa.federated.work import Learner, LocalTraining, Outcome, Work
+from lit_fa.federated.gradient_similarity import Directions
+from lit_fa.federated.round_task import Learner, LocalTraining, Outcome, Work
 from lit_fa.flower.messages import packed_server, packed_work, unpacked_directions, unpacked_outcome
 from lit_fa.flower.node import FAILED
 

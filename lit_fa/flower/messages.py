@@ -10,8 +10,8 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor, float64, tensor
 
-from lit_fa.federated.comparison import Directions
-from lit_fa.federated.work import Learner, Outcome, Round, Work, travelling
+from lit_fa.federated.gradient_similarity import Directions
+from lit_fa.federated.round_task import Learner, Outcome, Round, Work, travelling
 from lit_fa.layers.feedback import feedback_layers
 from lit_fa.rules.base import Tensors
 

@@ -10,13 +10,13 @@ from dataclasses import replace
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from lit_fa.cli import LitFACLI
-from lit_fa.federated.choose import checked, executor_named, fastest
-from lit_fa.federated.comparison import Directions, directions
-from lit_fa.federated.work import Outcome, Work
+from lit_fa.commands.fit import LitFACLI
+from lit_fa.config.parser_errors import guarded
+from lit_fa.federated.executors import checked, executor_named, fastest
+from lit_fa.federated.gradient_similarity import Directions, directions
+from lit_fa.federated.round_task import Outcome, Work
 from lit_fa.flower.experiment import at_node, fingerprint
 from lit_fa.flower.messages import packed_directions, packed_outcome, unpacked_server, unpacked_work
-from lit_fa.parser_errors import guarded
 
 log = logging.getLogger(__name__)
 FAILED = "failed"

@@ -13,10 +13,10 @@ import lightning as L
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from lit_fa.config.parser_errors import guarded
 from lit_fa.flower.experiment import at_server, check, fingerprint
 from lit_fa.flower.grid_executor import GridExecutor
 from lit_fa.flower.keeper import REPORT
-from lit_fa.parser_errors import guarded
 
 PROGRESS = "progress.log"  # beside the report, line by line: Flower shows a server's output only to those who stream it
 CHECKPOINT = "checkpoint"  # beside it: the path of the newest one

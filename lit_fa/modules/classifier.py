@@ -18,8 +18,8 @@ from lit_fa.modules.rates import constructed
 from lit_fa.modules.resume import states_of_ranks, take_up
 from lit_fa.modules.schedules import ScheduledClassifier
 from lit_fa.modules.shares import check_shares, mean_over_ranks, own_samples, weighted_mean
-from lit_fa.modules.start import Epoch, HeadProbe, start, training_batches
 from lit_fa.modules.trainer_options import logs_at
+from lit_fa.modules.warm_up import Epoch, HeadProbe, start, training_batches
 from lit_fa.networks import Adapters, configured, load_weights
 from lit_fa.rules.backprop import Backprop
 from lit_fa.rules.base import Batch, LearningRule, Progress, Surrogate

@@ -11,10 +11,11 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from lit_fa.checkpoint_io import use_whole_files
+from lit_fa.checkpoints.lightning_io import use_whole_files
+from lit_fa.checkpoints.loading import arguments, fill, read_checkpoint
+from lit_fa.checkpoints.origin import check_origin, data_facts
 from lit_fa.described import Described, found
 from lit_fa.errors import UserError
-from lit_fa.loading import arguments, fill, read_checkpoint
 from lit_fa.modules.inputs import check_inputs, check_smallest_batch
 from lit_fa.modules.learner import Learner
 from lit_fa.modules.metrics import made, predictions
@@ -23,7 +24,6 @@ from lit_fa.modules.shares import own_samples
 from lit_fa.modules.timed_checkpoints import TimedCheckpoints, timed
 from lit_fa.modules.trainer_options import check_optimizers, check_trainer, validate_one_batch
 from lit_fa.networks import example_input
-from lit_fa.origin import check_origin, data_facts
 from lit_fa.rules.base import Batch, LearningRule
 
 SPLITS = ("val", "test")

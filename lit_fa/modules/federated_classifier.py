@@ -17,18 +17,18 @@ from torch import Tensor, nn
 
 from lit_fa.errors import UserError
 from lit_fa.federated.algorithms import FedAvg, FederatedAlgorithm
-from lit_fa.federated.choose import EXECUTORS, Executor, checked, executor_named, fastest
+from lit_fa.federated.client_batch import changing_buffers
+from lit_fa.federated.executors import EXECUTORS, Executor, checked, executor_named, fastest
 from lit_fa.federated.features import Features
-from lit_fa.federated.lanes import changing_buffers
 from lit_fa.federated.local_optimizers import LocalOptimizer, LocalSchedule, LocalSGD
+from lit_fa.federated.round_task import LocalTraining, Outcome, Round, Work, trainable, travelling
 from lit_fa.federated.sequential import SequentialExecutor
-from lit_fa.federated.work import LocalTraining, Outcome, Round, Work, trainable, travelling
 from lit_fa.modules.averages import check_averages, check_no_renewal
+from lit_fa.modules.distributed import share_of, summed
 from lit_fa.modules.finite import NonFiniteLossError, watched
 from lit_fa.modules.groups import freeze_followers
 from lit_fa.modules.learner import Learner
 from lit_fa.modules.length import check_length, run_length
-from lit_fa.modules.ranks import share_of, summed
 from lit_fa.modules.rates import constructed
 from lit_fa.modules.schedules import ScheduledClassifier
 from lit_fa.modules.selection import logged, select

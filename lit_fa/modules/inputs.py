@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lit_fa.errors import UserError
 from lit_fa.layers.observing import observing
 from lit_fa.modules.learner import Learner
-from lit_fa.modules.start import batches_an_epoch
+from lit_fa.modules.warm_up import batches_an_epoch
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 TOO_FEW = "Expected more than 1 value per channel"

@@ -8,8 +8,8 @@ from lightning import LightningModule
 from lightning.pytorch.strategies import Strategy
 
 from lit_fa.errors import UserError
-from lit_fa.federated.comparison import Directions, check_comparable, directions
-from lit_fa.modules.ranks import share_of
+from lit_fa.federated.gradient_similarity import Directions, check_comparable, directions
+from lit_fa.modules.distributed import share_of
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from lit_fa.checkpoint_files import UnreadableError, read
+from lit_fa.checkpoints.files import UnreadableError, read
 from lit_fa.errors import UserError
 
 log = logging.getLogger(__name__)

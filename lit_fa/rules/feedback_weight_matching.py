@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from lit_fa.errors import UserError
 from lit_fa.functional import matching
 from lit_fa.functional.tokens import token_shares
-from lit_fa.layers.chain import dense_weight, linear_chain, set_dense_weight, transformer_chain
 from lit_fa.layers.coverage import Coverage
+from lit_fa.layers.linear_chain import dense_weight, linear_chain, set_dense_weight, transformer_chain
 from lit_fa.layers.observing import observing, recording, unfrozen
 from lit_fa.layers.sequences import token_mask
 from lit_fa.layers.taps import LEARNS

@@ -33,7 +33,7 @@ from lit_fa.functional.factored import factorise
 from lit_fa.functional.feedback import INITS, draw, named_generator
 from lit_fa.layers.coverage import Coverage, whose
 from lit_fa.layers.factored import FactoredLayer, FeedbackFactors
-from lit_fa.layers.linearised import feedback_jacobians
+from lit_fa.layers.feedback_product import feedback_jacobians
 from lit_fa.layers.taps import block_name
 from lit_fa.rules.base import Batch, Criterion, Progress, Surrogate, Tensors, one_of, refuse
 from lit_fa.rules.direct_feedback_alignment import DirectFeedbackAlignment

@@ -2,5 +2,5 @@
 
 The file is read as W&B reads it (`schema`, `distributions`); `trials` draws a study's next trial and hears how it
 ended, so that any number of processes share one SQLite study and a killed one loses nothing. A trial is an ordinary
-`lit-fa fit`, trained by the workers that train the cells of tables (`lit_fa.tables.run`, `lit_fa.trial`).
+`lit-fa fit`, trained by the workers that train the cells of tables (`lit_fa.jobs.pool`, `lit_fa.trial`).
 """

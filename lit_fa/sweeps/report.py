@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_fa.errors import UserError, nearest
+from lit_fa.escaping import csv_value, shown
 from lit_fa.outputs import written
-from lit_fa.sweeps.schema import Sweep
-from lit_fa.sweeps.trials import DIVERGED, open_study, short
-from lit_fa.sweeps.twins import twins
-from lit_fa.tables.plain import csv_value, shown
+from lit_fa.spec.sweep import Sweep
+from lit_fa.sweeps.identical_trials import twins
+from lit_fa.sweeps.study import DIVERGED, open_study, short
 
 WORDS = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed"}
 STATES = ("finished", "stopped early", "diverged", "failed", "running")

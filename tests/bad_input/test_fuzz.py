@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lit_fa.reading import dump, read_yaml
-from lit_fa.sweeps.schema import load_sweep
-from lit_fa.tables.expand import expand
-from lit_fa.tables.schema import load_table
+from lit_fa.config.yaml_reader import dump, read_yaml
+from lit_fa.spec.expand import expand
+from lit_fa.spec.sweep import load_sweep
+from lit_fa.spec.table import load_table
 from tests.bad_input.conftest import SWEEP, TABLE, contents
 from tests.bad_input.mutations import as_yaml, mutated
 

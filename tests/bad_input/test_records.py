@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from lit_fa.__main__ import main
-from lit_fa.tables.expand import expand
-from lit_fa.tables.places import places, tree_of
-from lit_fa.tables.schema import load_table
+from lit_fa.spec.expand import expand
+from lit_fa.spec.output_paths import places, tree_of
+from lit_fa.spec.table import load_table
 from tests.bad_input.mutations import mutated
 from tests.tables.fake_runner import record_of
 

@@ -11,7 +11,7 @@ SCRIPT = """
 import copy, sys
 from pathlib import Path
 from callbacks import gradient_alignment
-from lit_fa.cli import fit_and_record
+from lit_fa.commands.fit import fit_and_record
 from tests.cli.test_command_line import RUN
 
 folder, averaged, mean = Path(sys.argv[1]), [], gradient_alignment._named

@@ -369,7 +369,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("name", "which", "options", "line"), REFUSED, ids=[f"{n}-{k}" for n, k, *_ in REFUSED])
 def test_refused(name, which, options, line, tmp_path, monkeypatch):
-    from lit_fa.parser_errors import guarded
+    from lit_fa.config.parser_errors import guarded
 
     monkeypatch.chdir(tmp_path)
     run = Run(which, fit=False, **options)

@@ -12,7 +12,7 @@ import yaml
 
 from callbacks import RoundProgress
 from lit_fa.__main__ import main
-from lit_fa.cli import fit_and_record
+from lit_fa.commands.fit import fit_and_record
 from lit_fa.loggers import names
 from tests.callbacks.wandb_training import history, read_back
 from tests.cli.test_command_line import RUN

@@ -10,7 +10,7 @@ import yaml
 from callbacks.named_fault import named_faults
 from lit_fa import faults
 from lit_fa.__main__ import main
-from lit_fa.cli import fit_and_record
+from lit_fa.commands.fit import fit_and_record
 from lit_fa.errors import UserError
 from tests.cli.test_command_line import RUN
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lit_fa.cli import fit_and_record
-from lit_fa.tables.claim import claim_of, claimed, clear
+from lit_fa.commands.fit import fit_and_record
+from lit_fa.jobs.lock import claim_of, claimed, clear
 from tests.checkpoint_attacks import BROKEN, malicious
 from tests.cli.test_command_line import RUN
 from tests.cli.test_equal_runs import TIMES
@@ -57,7 +57,7 @@ def test_a_cell_begins_afresh_where_its_checkpoint_cannot_be_used(kind, whole, t
         BROKEN[kind](killed_after_an_epoch(tmp_path))
     assert train(tmp_path) == whole
     assert not (tmp_path / "proof").exists()
-    (line,) = [entry.getMessage() for entry in caplog.records if entry.name == "lit_fa.checkpoints"]
+    (line,) = [entry.getMessage() for entry in caplog.records if entry.name == "lit_fa.checkpoints.resume"]
     assert "last.ckpt cannot be used (" in line
     assert line.endswith("renamed to last.ckpt.unreadable, the run begins afresh")
     assert [file.name for file in tmp_path.iterdir()] == ["r.json"]

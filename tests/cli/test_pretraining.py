@@ -9,7 +9,7 @@ import yaml
 
 from lit_fa import pretraining
 from lit_fa.__main__ import main
-from lit_fa.cli import built, fit_and_record
+from lit_fa.commands.fit import built, fit_and_record
 from lit_fa.errors import UserError
 from tests.checkpoint_attacks import BROKEN, malicious
 from tests.cli.test_command_line import RUN
@@ -42,7 +42,7 @@ def test_a_run_starts_from_the_weights_that_its_pretraining_ends_with(cache):
 def test_a_second_run_trains_nothing_and_is_the_same(cache, monkeypatch):
     config = RUN | {"pretrain": SOURCE}
     first = weights(config)
-    monkeypatch.setattr("lit_fa.cli.fit_and_record", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("lit_fa.commands.fit.fit_and_record", lambda *_: pytest.fail("trained again"))
     second = weights(config | {"pretrain": SOURCE | {"trainer": SOURCE["trainer"] | {"enable_progress_bar": True}}})
     assert all(torch.equal(first[name], second[name]) for name in first)  # the fresh read-out too
     (record,) = cache.glob("*.json")
@@ -59,7 +59,7 @@ def test_what_was_cut_off_is_not_taken_for_weights(cache, monkeypatch):
     def cut_off(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lit_fa.cli.fit_and_record", cut_off)
+    monkeypatch.setattr("lit_fa.commands.fit.fit_and_record", cut_off)
     with pytest.raises(KeyboardInterrupt):
         weights(RUN | {"pretrain": SOURCE})
     assert not [*cache.glob("*.pt")]

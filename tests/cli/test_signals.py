@@ -15,7 +15,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from callbacks import Interruption
 from lit_fa.__main__ import main
-from lit_fa.cli import fit_and_record
+from lit_fa.commands.fit import fit_and_record
 from lit_fa.stopping import SIGNALS, Request, Stopped, handled, stop
 from tests.cli.test_command_line import RUN
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lit_fa.commands.sweep import LOGGERS
 from lit_fa.errors import UserError
-from lit_fa.sweeps.cli import LOGGERS
-from lit_fa.sweeps.schema import load_sweep
-from lit_fa.sweeps.trials import Trials
+from lit_fa.spec.sweep import load_sweep
+from lit_fa.sweeps.study import Trials
 from lit_fa.trial import fit_trial
 from tests.checkpoint_attacks import malicious
 

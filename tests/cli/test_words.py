@@ -7,10 +7,10 @@ import torch
 import yaml
 
 from lit_fa.__main__ import main
-from lit_fa.cli import built
-from lit_fa.reading import dump, read_yaml
-from lit_fa.sweeps.command import flags
-from lit_fa.tables.expand import assign
+from lit_fa.commands.fit import built
+from lit_fa.config.yaml_reader import dump, read_yaml
+from lit_fa.spec.expand import assign
+from lit_fa.spec.sweep_command import flags
 
 MODEL = {
     "class_path": "lit_fa.modules.Classifier",

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from datamodules import Synthetic
-from datamodules.draws import Draws
+from datamodules.generators import Draws
 from datamodules.pixels import crop, flip, resized, statistics
 
 

@@ -19,8 +19,8 @@ from callbacks import RoundCost
 from callbacks.curves import Recorder
 from datamodules import Digits, Federated
 from lit_fa import federated
+from lit_fa.config.parser_errors import guarded
 from lit_fa.modules import FederatedClassifier
-from lit_fa.parser_errors import guarded
 from lit_fa.rules import FLFA, Backprop, ForwardForward
 from tests.contract.training import Keep, Rows, Stopped
 

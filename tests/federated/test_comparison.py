@@ -9,7 +9,7 @@ from torch import nn
 
 from datamodules.rounds import LocalWork
 from lit_fa.errors import UserError
-from lit_fa.federated.comparison import directions
+from lit_fa.federated.gradient_similarity import directions
 from lit_fa.functional.drift import clipped_sum, length_without_noise, mean_pairwise_cosine
 from lit_fa.layers import feedback_layers
 from lit_fa.modules import Learner, selection

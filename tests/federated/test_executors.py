@@ -9,8 +9,8 @@ from torch import nn
 from datamodules.rounds import LocalWork
 from lit_fa.errors import UserError
 from lit_fa.federated import FedDecorr, FedDyn, FedNova, FedProx, LocalAdam, LocalSGD, Moon, Scaffold
-from lit_fa.federated.choose import executor_named
-from lit_fa.federated.work import client_seed
+from lit_fa.federated.executors import executor_named
+from lit_fa.federated.round_task import client_seed
 from lit_fa.modules import FederatedClassifier
 from lit_fa.rules import FLFA, FeedbackAlignment, ForwardForward
 from tests import cases

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_fa.modules.ranks import share_of
+from lit_fa.modules.distributed import share_of
 from tests.federated.federation import largest_difference
 from tests.federated.running import record, train
 

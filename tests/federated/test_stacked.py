@@ -9,11 +9,11 @@ from torch import nn
 from torch.func import grad, vmap
 
 from lit_fa.federated import FederatedAlgorithm, FedProx, LocalAdam, LocalOptimizer, LocalSGD, Moon
-from lit_fa.federated.movement import Rows
+from lit_fa.federated.apply_update import Rows
+from lit_fa.federated.round_task import LocalTraining, Outcome, Work, trainable
 from lit_fa.federated.sequential import SequentialExecutor
 from lit_fa.federated.stacked import StackedExecutor
 from lit_fa.federated.stacked_forward_forward import contrasts, permuted_rows
-from lit_fa.federated.work import LocalTraining, Outcome, Work, trainable
 from lit_fa.functional.goodness import contrast, permuted_labels
 from lit_fa.modules.learner import Learner
 from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, ForwardForward, LearningRule

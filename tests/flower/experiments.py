@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from lit_fa.cli import LitFACLI
+from lit_fa.commands.fit import LitFACLI
 
 BASE = """
 seed_everything: 3

@@ -16,9 +16,9 @@ import psutil
 import pytest
 import uvicorn
 
+from lit_fa.commands.flower import _going_on
 from lit_fa.flower import keeper, owner
 from lit_fa.flower.certificates import make
-from lit_fa.flower.cli import _going_on
 
 
 async def answer(scope, receive, send):

@@ -99,7 +99,7 @@ def embedded_round_of_even_clients(text: str) -> dict[str, torch.Tensor]:
     import yaml
 
     from datamodules.rounds import RoundLoader
-    from lit_fa.cli import LitFACLI
+    from lit_fa.commands.fit import LitFACLI
 
     class EvenOnly(RoundLoader):
         def cohort(self, number):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from datamodules import Digits, Federated
-from lit_fa.cli import built
+from lit_fa.commands.fit import built
 from lit_fa.errors import UserError
 from lit_fa.federated import LocalSGD
 from lit_fa.modules import Classifier, FederatedClassifier

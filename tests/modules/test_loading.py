@@ -93,7 +93,7 @@ def test_weights_that_a_run_began_with_are_not_asked_for_again(tmp_path):
     torch.save(classifier().network.state_dict(), tmp_path / "first.pt")
     module = fitted(classifier(weights=str(tmp_path / "first.pt")), tmp_path)
     (tmp_path / "first.pt").unlink()
-    assert same(module, Classifier.load_from_checkpoint(lit_fa.loading.newest_checkpoint(tmp_path)).eval())
+    assert same(module, Classifier.load_from_checkpoint(lit_fa.checkpoints.loading.newest_checkpoint(tmp_path)).eval())
 
 
 def test_a_federation_is_loaded_with_its_states_and_its_choice_of_layers(tmp_path):
@@ -121,7 +121,7 @@ def test_what_a_checkpoint_cannot_hold_is_asked_for_by_name(tmp_path):
 
 def test_a_checkpoint_of_another_kind_is_one_line(tmp_path):
     fitted(classifier(FeedbackAlignment()), tmp_path, max_epochs=1)
-    file = lit_fa.loading.newest_checkpoint(tmp_path)
+    file = lit_fa.checkpoints.loading.newest_checkpoint(tmp_path)
     with pytest.raises(UserError, match=r"is of a Classifier: load it with Classifier or lit_fa.load"):
         FederatedClassifier.load_from_checkpoint(file)
     with pytest.raises(UserError, match=r"is of another network or another rule; only one of them has .*rule"):
@@ -140,7 +140,7 @@ def test_a_checkpoint_of_another_kind_is_one_line(tmp_path):
 
 def test_a_checkpoint_makes_no_object_that_is_not_of_this_package(tmp_path):
     fitted(classifier(), tmp_path, max_epochs=1)
-    file = lit_fa.loading.newest_checkpoint(tmp_path)
+    file = lit_fa.checkpoints.loading.newest_checkpoint(tmp_path)
     kept = torch.load(file, weights_only=True)
     kept["constructor"]["init_args"]["rule"] = {"class_path": "subprocess.Popen", "init_args": {"args": "ls"}}
     torch.save(kept, file)
@@ -162,7 +162,7 @@ def test_a_checkpoint_makes_no_object_that_is_not_of_this_package(tmp_path):
 )
 def test_a_checkpoint_names_nothing_that_would_run(option, plain, line, tmp_path, monkeypatch):
     fitted(classifier(), tmp_path, max_epochs=1)
-    file = lit_fa.loading.newest_checkpoint(tmp_path)
+    file = lit_fa.checkpoints.loading.newest_checkpoint(tmp_path)
     kept = torch.load(file, weights_only=True)
     kept["constructor"]["init_args"][option] = plain
     torch.save(kept, file)
@@ -180,7 +180,7 @@ def test_a_checkpoint_names_nothing_that_would_run(option, plain, line, tmp_path
 
 
 def test_the_optimiser_of_the_command_line_is_in_the_checkpoint():
-    from lit_fa.cli import built
+    from lit_fa.commands.fit import built
     from tests.cli.test_command_line import RUN
 
     module = built(copy.deepcopy(RUN)).model

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import distributed as dist
 
-from lit_fa.modules.ranks import lost_rank
+from lit_fa.modules.distributed import lost_rank
 
 NCCL = "NCCL error in: ../torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp:3763, "
 GONE = {

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from datamodules import Synthetic
 from lit_fa.errors import UserError
 from lit_fa.modules import Classifier, HeadProbe
-from lit_fa.modules.start import read_out
+from lit_fa.modules.warm_up import read_out
 from lit_fa.rules import (
     Backprop,
     DirectFeedbackAlignment,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from lit_fa.cli import fit_and_record
-from lit_fa.sweeps.command import flags
-from lit_fa.sweeps.schema import Sweep, load_sweep
+from lit_fa.commands.fit import fit_and_record
+from lit_fa.spec.sweep import Sweep, load_sweep
+from lit_fa.spec.sweep_command import flags
 
 ROOT = Path(__file__).parents[2]
 SWEEPS = sorted((ROOT / "paper_configs").glob("*/sweep_*.yaml"))

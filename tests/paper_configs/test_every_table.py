@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from lit_fa.cli import fit_and_record
-from lit_fa.tables.card import is_stale, read_block
-from lit_fa.tables.cli import main
-from lit_fa.tables.collect import collect
-from lit_fa.tables.expand import expand
-from lit_fa.tables.places import places, tree_of
-from lit_fa.tables.run import missing_jobs
-from lit_fa.tables.schema import load_table
+from lit_fa.commands.fit import fit_and_record
+from lit_fa.commands.table import main
+from lit_fa.jobs.pool import missing_jobs
+from lit_fa.reports.card import is_stale, read_block
+from lit_fa.results.records import collect
+from lit_fa.spec.expand import expand
+from lit_fa.spec.output_paths import places, tree_of
+from lit_fa.spec.table import load_table
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(p for p in (ROOT / "paper_configs").glob("*/*.yaml") if not p.stem.endswith("base"))

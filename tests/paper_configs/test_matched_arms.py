@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+from callbacks.forward_trace import trace
 from callbacks.weight_alignment import chained_links, compared_weight, counterparts, transformer_links
-from callbacks.wiring import trace
 from lit_fa.functional.alignment import cosine
 from lit_fa.modules import Learner
 from lit_fa.networks import example_input
 from lit_fa.rules import FeedbackWeightMatching
-from lit_fa.tables.expand import expand
-from lit_fa.tables.schema import load_table
+from lit_fa.spec.expand import expand
+from lit_fa.spec.table import load_table
 from tests.rules.test_direct_feedback_in_transformers import images, vit
 from tests.texts import text_batch, tiny
 

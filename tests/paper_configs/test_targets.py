@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_fa.tables.schema import load_table
+from lit_fa.spec.table import load_table
 
 ROOT = Path(__file__).parents[2] / "paper_configs"
 

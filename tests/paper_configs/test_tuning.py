@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lit_fa.tables.expand import expand
-from lit_fa.tables.schema import load_table
+from lit_fa.spec.expand import expand
+from lit_fa.spec.table import load_table
 
 ROOT = Path(__file__).parents[2] / "paper_configs"
 TUNING = ["fedfwd/tuning", "foundations/tuning"]

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from callbacks import RunRecord
+from callbacks.forward_trace import trace
 from callbacks.weight_alignment import chained_links, counterparts
-from callbacks.wiring import trace
 from datamodules import Digits
 from lit_fa.errors import UserError
 from lit_fa.functional.alignment import cosine, sample_angle

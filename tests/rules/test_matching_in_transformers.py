@@ -6,7 +6,7 @@ import torch
 from callbacks.weight_alignment import counterparts, transformer_links
 from lit_fa.errors import UserError
 from lit_fa.functional.alignment import cosine
-from lit_fa.layers.chain import dense_weight
+from lit_fa.layers.linear_chain import dense_weight
 from lit_fa.layers.observing import observing, recording
 from lit_fa.modules import Learner
 from lit_fa.networks import Adapters, example_input

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lit_fa.commands.sweep import main
 from lit_fa.errors import UserError
-from lit_fa.sweeps.cli import main
 
 RUNNER = "tests.sweeps.fake_trial:run"
 
@@ -45,7 +45,7 @@ def test_a_grid_runs_to_the_end_and_the_next_command_has_nothing_to_do(declared,
 def test_after_kill_9_the_next_command_goes_on(declared, save, wish, capfd):
     wish(sleep=1.0)
     path = save(declared)
-    code = f"import sys; from lit_fa.sweeps.cli import main; sys.exit(main(sys.argv[1:], runner={RUNNER!r}))"
+    code = f"import sys; from lit_fa.commands.sweep import main; sys.exit(main(sys.argv[1:], runner={RUNNER!r}))"
     words = ["run", str(path), "--out", str(path.parent / "out"), "--jobs", "2"]
     process = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, start_new_session=True)
     until = time.monotonic() + 40

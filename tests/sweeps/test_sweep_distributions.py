@@ -6,7 +6,7 @@ import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 
 from lit_fa.errors import UserError
-from lit_fa.sweeps.distributions import parameter
+from lit_fa.spec.distributions import parameter
 from tests.reference.wandb_distributions import quantile
 
 DECLARED = [

@@ -4,8 +4,8 @@ import optuna
 import pytest
 from optuna.trial import create_trial
 
-from lit_fa.sweeps.trials import _placed, storage
-from lit_fa.sweeps.twins import FIGURES, figures, twins
+from lit_fa.sweeps.identical_trials import FIGURES, figures, twins
+from lit_fa.sweeps.study import _placed, storage
 
 
 @pytest.mark.parametrize("name", ["a?b", "a%20b", "a#b", "{x}", "a b", "it's", "ü", "a:b@c", "a&b=c"])

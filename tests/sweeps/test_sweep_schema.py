@@ -6,10 +6,10 @@ import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
+from lit_fa.config.yaml_reader import load
 from lit_fa.errors import UserError
-from lit_fa.reading import load
-from lit_fa.sweeps.command import flags
-from lit_fa.sweeps.schema import load_sweep
+from lit_fa.spec.sweep import load_sweep
+from lit_fa.spec.sweep_command import flags
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "paper_configs").glob("*/sweep_*.yaml"))

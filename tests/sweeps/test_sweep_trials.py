@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from lit_fa.sweeps.schema import load_sweep
-from lit_fa.sweeps.trials import Trials
-from lit_fa.tables.worker import Done
+from lit_fa.jobs.worker import Done
+from lit_fa.spec.sweep import load_sweep
+from lit_fa.sweeps.study import Trials
 
 FINE = Done("", False, 0.0)
 SPACE = {"lr": {"distribution": "log_uniform_values", "min": 0.01, "max": 1.0}, "width": {"values": [1, 2, 3]}}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lit_fa.tables.expand import expand
-from lit_fa.tables.schema import load_table
+from lit_fa.spec.expand import expand
+from lit_fa.spec.table import load_table
 from tests.tables.fake_runner import record_of
 
 BASE = {

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lit_fa.tables.derived import with_derived
+from lit_fa.results.derived import with_derived
 
 
 def record(**angles):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from lit_fa.tables.bounded import LARGEST, bounded, read_json
-from lit_fa.tables.cli import main
-from lit_fa.tables.collect import collect
-from lit_fa.tables.runs import main as runs
-from lit_fa.tables.schema import load_table
+from lit_fa.bounded_reading import LARGEST, bounded, read_json
+from lit_fa.commands.table import main
+from lit_fa.results.records import collect
+from lit_fa.results.runs import main as runs
+from lit_fa.spec.table import load_table
 
 Spoil = Callable[[Path], None]
 

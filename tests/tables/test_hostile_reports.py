@@ -14,18 +14,18 @@ from xml.etree import ElementTree
 import pytest
 from markdown_it import MarkdownIt
 
+from lit_fa.commands.table import main
 from lit_fa.errors import UserError
-from lit_fa.tables.card import block, markers
-from lit_fa.tables.cli import main
-from lit_fa.tables.collect import collect
-from lit_fa.tables.compare import compare
-from lit_fa.tables.emit import job_array
-from lit_fa.tables.formulas import mathml
-from lit_fa.tables.plain import csv_value
-from lit_fa.tables.plot import mathless
-from lit_fa.tables.render import comma_separated
-from lit_fa.tables.schema import load_table
-from lit_fa.tables.words import story
+from lit_fa.escaping import csv_value
+from lit_fa.jobs.emit import job_array
+from lit_fa.reports.card import block, markers
+from lit_fa.reports.card_html import story
+from lit_fa.reports.figures import mathless
+from lit_fa.reports.formulas import mathml
+from lit_fa.reports.text import comma_separated
+from lit_fa.results.compare import compare
+from lit_fa.results.records import collect
+from lit_fa.spec.table import load_table
 from tests.tables.pages_read import Page
 
 LABELS = [

@@ -11,13 +11,13 @@ import time
 import pytest
 from rich.console import Console
 
-from lit_fa.tables.claim import checkpoints_of, claim_of, claimant, claimed
-from lit_fa.tables.cli import main
-from lit_fa.tables.expand import expand
-from lit_fa.tables.places import places, tree_of
-from lit_fa.tables.progress import reporter
-from lit_fa.tables.schema import load_table
-from lit_fa.tables.worker import work
+from lit_fa.commands.table import main
+from lit_fa.jobs.lock import checkpoints_of, claim_of, claimant, claimed
+from lit_fa.jobs.progress import reporter
+from lit_fa.jobs.worker import work
+from lit_fa.spec.expand import expand
+from lit_fa.spec.output_paths import places, tree_of
+from lit_fa.spec.table import load_table
 from tests.tables import fake_runner
 
 RUNNER = "tests.tables.fake_runner:run"
@@ -103,7 +103,7 @@ def test_what_killed_processes_have_left_of_finished_runs_goes_at_the_next_run(d
 
 
 def begins_afresh(config: dict, record: dict) -> None:
-    logging.getLogger("lit_fa.checkpoints").warning("last.ckpt cannot be used")
+    logging.getLogger("lit_fa.checkpoints.resume").warning("last.ckpt cannot be used")
     fake_runner.run(config, record)
 
 

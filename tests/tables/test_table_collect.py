@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from lit_fa.tables.collect import Record, collect
-from lit_fa.tables.schema import Metric, load_table
+from lit_fa.results.records import Record, collect
+from lit_fa.spec.table import Metric, load_table
 
 
 def gathered(path, scale="full"):

@@ -6,11 +6,11 @@ import re
 import pytest
 
 from lit_fa.errors import UserError
-from lit_fa.tables.collect import Record, collect
-from lit_fa.tables.compare import Summary, compare, summarise, tolerance, verdict
-from lit_fa.tables.grid import cross
-from lit_fa.tables.render import entries, markdown, paired_difference
-from lit_fa.tables.schema import Metric, Published, Scale, load_table
+from lit_fa.reports.text import entries, markdown, paired_difference
+from lit_fa.results.compare import Summary, compare, summarise, tolerance, verdict
+from lit_fa.results.records import Record, collect
+from lit_fa.spec.grid import cross
+from lit_fa.spec.table import Metric, Published, Scale, load_table
 
 ACCURACY = Metric("test/accuracy", "%")
 FULL = Scale("full", (0,), {})

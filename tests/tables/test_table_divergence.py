@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from lit_fa.tables.cli import main
-from lit_fa.tables.collect import collect
-from lit_fa.tables.compare import compare
-from lit_fa.tables.plot import mean_curve
-from lit_fa.tables.render import comma_separated, markdown, paired_difference
-from lit_fa.tables.schema import load_table
+from lit_fa.commands.table import main
+from lit_fa.reports.figures import mean_curve
+from lit_fa.reports.text import comma_separated, markdown, paired_difference
+from lit_fa.results.compare import compare
+from lit_fa.results.records import collect
+from lit_fa.spec.table import load_table
 
 LOST = {"status": "diverged", "diverged": {"step": 40, "first": "the output of head"}}
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lit_fa.commands.table import main
 from lit_fa.errors import UserError
-from lit_fa.tables.cli import main
-from lit_fa.tables.emit import on_ray
-from lit_fa.tables.worker import work
+from lit_fa.jobs.emit import on_ray
+from lit_fa.jobs.worker import work
 
 RUNNER = "tests.tables.fake_runner:run"
 

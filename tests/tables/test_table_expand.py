@@ -3,8 +3,8 @@
 import pytest
 
 from lit_fa.errors import UserError
-from lit_fa.tables.expand import assign, expand, run_id
-from lit_fa.tables.schema import load_table
+from lit_fa.spec.expand import assign, expand, run_id
+from lit_fa.spec.table import load_table
 
 
 def test_base_then_cell_then_scale_then_seed(declared, save):

@@ -8,11 +8,11 @@ import pytest
 
 from lit_fa import outputs
 from lit_fa.__main__ import main as lit_fa
+from lit_fa.commands.table import main
 from lit_fa.errors import UserError
-from lit_fa.tables import plot
-from lit_fa.tables.card import markers
-from lit_fa.tables.cli import main
-from lit_fa.tables.runs import main as runs
+from lit_fa.reports import figures as plot
+from lit_fa.reports.card import markers
+from lit_fa.results.runs import main as runs
 from tests.test_outputs import full_disk
 
 RUNNER = "tests.tables.fake_runner:run"
@@ -42,7 +42,7 @@ def table(declared, save, tmp_path, monkeypatch) -> Path:
     ids=lambda words: " ".join(words),
 )
 def test_a_file_that_cannot_be_written_is_refused_before_anything_is_read(table, words, bad, monkeypatch, capsys):
-    monkeypatch.setattr("lit_fa.tables.cli.load_table", lambda _: pytest.fail("it was read"))
+    monkeypatch.setattr("lit_fa.commands.table.load_table", lambda _: pytest.fail("it was read"))
     with pytest.raises(UserError) as told:
         main([*words, bad], runner=RUNNER)
     assert str(told.value).startswith(words[-1])

@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lit_fa.commands.table import main
 from lit_fa.errors import UserError
-from lit_fa.tables.card import markers
-from lit_fa.tables.cli import main
-from lit_fa.tables.collect import collect
-from lit_fa.tables.command import read_only, run_command
-from lit_fa.tables.compare import compare
-from lit_fa.tables.pages import write_pages
-from lit_fa.tables.schema import load_table
-from lit_fa.tables.shelf import find_tables
-from lit_fa.tables.words import story
+from lit_fa.reports.card import markers
+from lit_fa.reports.card_html import story
+from lit_fa.reports.listing import find_tables
+from lit_fa.reports.pages import write_pages
+from lit_fa.results.compare import compare
+from lit_fa.results.records import collect
+from lit_fa.spec.command import read_only, run_command
+from lit_fa.spec.table import load_table
 from tests.tables.pages_read import Page
 
 ROOT = Path(__file__).parents[2]
@@ -253,7 +253,7 @@ def test_the_same_records_give_the_same_pages(hostile):
 
 def test_pages_are_written_without_torch(hostile):
     code = (
-        "import sys; from lit_fa.tables.cli import main; main(sys.argv[1:]);"
+        "import sys; from lit_fa.commands.table import main; main(sys.argv[1:]);"
         "print([name for name in ('torch', 'lightning', 'timm') if name in sys.modules])"
     )
     command = [sys.executable, "-c", code, "report", str(hostile), "--write", str(hostile.parent / "pages")]

@@ -5,9 +5,9 @@ import subprocess
 
 import pytest
 
-from lit_fa.tables.cli import main
-from lit_fa.tables.places import places, tree_of
-from lit_fa.tables.schema import load_table
+from lit_fa.commands.table import main
+from lit_fa.spec.output_paths import places, tree_of
+from lit_fa.spec.table import load_table
 
 RUNNER = "tests.tables.fake_runner:run"
 

@@ -11,15 +11,15 @@ from statistics import fmean
 
 import pytest
 
+from lit_fa.commands.table import main
 from lit_fa.errors import UserError
-from lit_fa.tables.card import is_stale, markers
-from lit_fa.tables.cli import main
-from lit_fa.tables.collect import collect
-from lit_fa.tables.compare import compare
-from lit_fa.tables.figures import number_in
-from lit_fa.tables.plot import panels_of
-from lit_fa.tables.render import duration, facts, hardware, markdown, number
-from lit_fa.tables.schema import load_table
+from lit_fa.reports.card import is_stale, markers
+from lit_fa.reports.figures import panels_of
+from lit_fa.reports.text import duration, facts, hardware, markdown, number
+from lit_fa.results.compare import compare
+from lit_fa.results.records import collect
+from lit_fa.spec.figure import number_in
+from lit_fa.spec.table import load_table
 
 FIGURES = [
     {"file": "law.png", "y": "conserve/normalised", "lines": "row", "hline": {"value": 1.0, "label": "theory"}},
@@ -235,7 +235,7 @@ def test_sixty_records_are_rendered_without_torch(declared, save, fill):
     path = save(declared)
     assert len(fill(path, "full")) == 60
     code = (
-        "import sys; from lit_fa.tables.cli import main; main(sys.argv[1:]);"
+        "import sys; from lit_fa.commands.table import main; main(sys.argv[1:]);"
         "print([name for name in ('torch', 'lightning', 'torchvision', 'timm') if name in sys.modules])"
     )
     command = [sys.executable, "-c", code, "report", str(path), "--scale", "full"]

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
+from lit_fa.commands.table import main
 from lit_fa.errors import UserError
-from lit_fa.tables.cli import main
 from tests.tables.fake_runner import tries_of
 
 RUNNER = "tests.tables.fake_runner:run"
@@ -131,7 +131,7 @@ def test_a_killed_worker_is_replaced_and_its_runs_are_tried_once_more(declared, 
 
 def started(path, *arguments):
     """The command in a process of its own, with nothing of the test's in its main module."""
-    code = f"import sys; from lit_fa.tables.cli import main; sys.exit(main(sys.argv[1:], runner={RUNNER!r}))"
+    code = f"import sys; from lit_fa.commands.table import main; sys.exit(main(sys.argv[1:], runner={RUNNER!r}))"
     command = [sys.executable, "-c", code, "run", str(path), "--scale", "cpu", *arguments]
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, start_new_session=True, **output)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lit_fa.errors import UserError
-from lit_fa.tables.runs import main
+from lit_fa.results.runs import main
 
 
 @pytest.fixture

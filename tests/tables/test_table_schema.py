@@ -7,8 +7,8 @@ import json
 import pytest
 
 from lit_fa.errors import UserError
-from lit_fa.tables.expand import expand
-from lit_fa.tables.schema import load_table
+from lit_fa.spec.expand import expand
+from lit_fa.spec.table import load_table
 
 
 def put(table: dict, dotted: str, value: object) -> None:

@@ -6,13 +6,14 @@ import subprocess
 import pytest
 
 from lit_fa import provenance
-from lit_fa.tables import closure, stale
-from lit_fa.tables.cli import main
-from lit_fa.tables.closure import reached
-from lit_fa.tables.collect import collect
-from lit_fa.tables.expand import expand
-from lit_fa.tables.schema import load_table
-from lit_fa.tables.stale import changed, stale_line
+from lit_fa.commands.table import main
+from lit_fa.results import reachable_files as closure
+from lit_fa.results import stale
+from lit_fa.results.reachable_files import reached
+from lit_fa.results.records import collect
+from lit_fa.results.stale import changed, stale_line
+from lit_fa.spec.expand import expand
+from lit_fa.spec.table import load_table
 
 RUNNER = "tests.tables.fake_runner:run"
 FILES = {

@@ -1,0 +1,112 @@
+"""A trained module from its checkpoint alone, or from the folder of its run."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lit_fa.checkpoints import files as checkpoint_files
+from lit_fa.described import found, made
+from lit_fa.errors import UserError
+
+if TYPE_CHECKING:  # importing the modules takes seconds
+    from lit_fa.modules import EvaluatedClassifier
+
+log = logging.getLogger(__name__)
+LATER = ("optimizer", "scheduler")  # of no use before a fit
+
+
+def load(path: str | Path, **given: object) -> "EvaluatedClassifier":
+    """The trained module of a run, in evaluation mode, on the CPU.
+
+    Args:
+        path: a checkpoint, or a folder with some: the newest is taken.
+        given: arguments of the module's constructor that a checkpoint cannot hold (``network=``), or others than its.
+
+    Raises:
+        UserError: no checkpoint, one that cannot be read, or an argument that must be given.
+    """
+    file = newest_checkpoint(Path(path))
+    kept = read_checkpoint(file)
+    kind = found(_constructor(kept, file)["class_path"])
+    return kind.load_from_checkpoint(file, map_location="cpu", **given).eval()
+
+
+def newest_checkpoint(path: Path) -> Path:
+    """`path` itself, or the newest checkpoint in the folder."""
+    if not path.is_dir():
+        return path
+    files = sorted(path.rglob("*.ckpt"), key=lambda file: (file.stat().st_mtime, file.name))
+    if not files:
+        raise UserError(f"{path} holds no checkpoint (*.ckpt): give a run's folder, or a checkpoint")
+    log.info("loading %s", files[-1])
+    return files[-1]
+
+
+def read_checkpoint(path: str | Path, map_location: Any = "cpu", weights_only: bool = True) -> dict:
+    """What a checkpoint holds.
+
+    Raises:
+        UserError: no such file, or no checkpoint.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"there is no checkpoint {path}")
+    try:
+        kept = checkpoint_files.read(path, map_location, weights_only=weights_only)
+    except checkpoint_files.UnreadableError as error:
+        if error.unsafe:
+            raise UserError(f"{error}: if you trust it, pass weights_only=False") from None
+        raise
+    if not isinstance(kept, dict) or "state_dict" not in kept:
+        raise UserError(f"{path} holds no state of a module: give a checkpoint of lit-fa fit")
+    return kept
+
+
+def arguments(kept: Mapping, path: str | Path, given: Mapping[str, object]) -> dict[str, Any]:
+    """Of the module's constructor: those of the checkpoint, without sources of weights that loading replaces."""
+    plain = {} if given and "constructor" not in kept else _constructor(kept, path)["init_args"]
+    args = dict(given)
+    for name, value in plain.items():
+        if name in given:
+            continue
+        try:
+            args[name] = made(value)
+        except UserError as error:
+            if name in LATER:
+                args[name] = forgotten
+                continue
+            raise UserError(f"{path} does not hold {name} ({error}): pass {name}= to load") from error
+    loses = {"pretrained": False, "weights": None}
+    return args | {name: value for name, value in loses.items() if name in plain and name not in given}
+
+
+def forgotten(*_: object) -> None:
+    """Stands for an optimiser or a schedule that the checkpoint could not hold."""
+    raise UserError("the checkpoint does not hold the optimiser or its schedule: pass optimizer=, scheduler= to load")
+
+
+def fill(module: torch.nn.Module, kept: Mapping, path: str | Path, strict: bool = True) -> None:
+    """Copy the state, at the precision in which it was saved.
+
+    Raises:
+        UserError: it is another network's or another rule's.
+    """
+    state = kept["state_dict"]
+    own = {name: p.dtype for name, p in module.named_parameters()}
+    saved = next((state[name].dtype for name, dtype in own.items() if name in state and dtype.is_floating_point), None)
+    if saved is not None and saved != next(iter(own.values())):
+        module.to(saved)
+    try:
+        module.load_state_dict(state, strict=strict)
+    except RuntimeError as error:
+        names = [name for name in sorted({*state} ^ {*module.state_dict()}) if not name.startswith("metrics.")]
+        what = f"; only one of them has {', '.join(names[:3])}" if names else ""
+        raise UserError(f"{path} is of another network or another rule{what}: load it with its own") from error
+
+
+def _constructor(kept: Mapping, path: str | Path) -> dict[str, Any]:
+    if not kept.get("constructor"):
+        raise UserError(f"{path} does not say how its module was made: pass its arguments to load_from_checkpoint")
+    return kept["constructor"]

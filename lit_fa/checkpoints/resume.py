@@ -1,0 +1,113 @@
+"""Checkpoints that a run goes on from, the user's and its own, looked at before anything is built."""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
+
+from lit_fa.checkpoints.files import UnreadableError, read, set_aside
+from lit_fa.errors import UserError
+
+log = logging.getLogger(__name__)  # a table's worker says in its line what is logged here
+WORDS = ("best", "last", "hpc")  # that Lightning takes in place of a path
+_OPTION = "--ckpt_path"
+_SEVERAL = ("amsgrad", "betas", "dampening", "momentum", "alpha", "rho", "nesterov")
+_TRUSTED = "where you trust it, lit-fa fit, validate, test and predict read it with --weights_only false"
+
+
+def checked(path: str | Path, option: str = _OPTION, *, weights_only: bool = True) -> dict[str, Any]:
+    """The content of a checkpoint that the user names; empty for one at an address.
+
+    Raises:
+        UserError: it is not there, a folder, torn, damaged, something else, or would run code.
+    """
+    if "://" in str(path):
+        return {}
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "there is no such file"
+        raise UserError(f"{option} {path}: {what}; give the path of a checkpoint (.ckpt)")
+    try:
+        return _content(path, weights_only=weights_only)
+    except UnreadableError as error:
+        remedy = _TRUSTED if error.unsafe else "give another one"
+        raise UserError(f"{option} {path}: {error.reason}; {remedy}") from None
+
+
+def own(path: Path) -> Path | None:
+    """A checkpoint that this program has written for itself, or None where there is none.
+
+    One that cannot be read is renamed, and a warning says so.
+    """
+    if not os.path.lexists(path):
+        return None
+    try:
+        if not path.is_file():
+            raise UnreadableError(path, "no file")
+        _content(path)
+    except UnreadableError as error:
+        give_up(path, error.reason)
+        return None
+    return path
+
+
+def give_up(path: Path, reason: str) -> None:
+    """Rename an own file that cannot be used, and say in one line that the run begins afresh."""
+    log.warning("%s cannot be used (%s): renamed to %s, the run begins afresh", path, reason, set_aside(path).name)
+
+
+def restoring(trainer: L.Trainer) -> bool:
+    """Whether a trainer is between reading a checkpoint and having taken all of it up."""
+    return bool(trainer._checkpoint_connector._loaded_checkpoint)
+
+
+def _content(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
+    found = read(path, weights_only=weights_only, mmap=True)
+    if not isinstance(found, Mapping) or not {"state_dict", "pytorch-lightning_version"} <= found.keys():
+        raise UnreadableError(path, "no checkpoint of lit-fa fit (no state_dict in it)")
+    return dict(found)
+
+
+def check_word(word: str, trainer: L.Trainer, command: str) -> None:
+    """Refuse `best`, `last` and `hpc` where there is no such checkpoint.
+
+    Raises:
+        UserError: Lightning would fail, or go on without a checkpoint and say nothing.
+    """
+    keepers = [callback for callback in trainer.callbacks if isinstance(callback, ModelCheckpoint)]
+    if word == "hpc":
+        if trainer._checkpoint_connector._hpc_resume_path is None:
+            raise UserError(
+                f"{_OPTION} hpc: there is none in {trainer.default_root_dir}; give the path of a checkpoint"
+            )
+    elif not keepers:
+        raise UserError(f"{_OPTION} {word}: the trainer has no ModelCheckpoint; give the path of a checkpoint")
+    elif word == "best":
+        raise UserError(f"{_OPTION} best: a new process knows of no best checkpoint; give its path")
+    elif not any(keeper._find_last_checkpoints(trainer) for keeper in keepers):
+        raise UserError(f"{_OPTION} last: there is none yet; give the path of a checkpoint")
+
+
+def check_optimizer(checkpoint: Mapping[str, Any], make: Callable[..., torch.optim.Optimizer]) -> None:
+    """Refuse to go on with another kind of optimizer: torch would load its state without a word.
+
+    Raises:
+        UserError: the groups of the two have different options.
+    """
+    states = checkpoint.get("optimizer_states") or []
+    if len(states) != 1:
+        return
+    there = states[0]["param_groups"][0]
+    here = make([nn.Parameter(torch.zeros(1))]).param_groups[0]
+    named = [name for name in _SEVERAL if (name in there) != (name in here)]
+    apart = any(name in there for name in named) and any(name in here for name in named)
+    decoupled = {group["decoupled_weight_decay"] for group in (there, here) if "decoupled_weight_decay" in group}
+    if apart or len(decoupled) > 1:
+        options = ", ".join(sorted(name for name in there if name in _SEVERAL))
+        raise UserError(f"{_OPTION}: of another optimizer (with {options}); go on with the one it was trained with")

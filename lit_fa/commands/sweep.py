@@ -1,0 +1,179 @@
+"""`lit-fa sweep run | report | emit`: a W&B sweep file without W&B's server.
+
+Exit codes as of the tables: 0 success, 1 a trial that failed or is not finished, 2 one line that says what to mend,
+128 + its number a signal (130: Ctrl-C, 143: SIGTERM).
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from rich.console import Console
+
+from lit_fa.config.arguments import Arguments, in_range
+from lit_fa.errors import UserError
+from lit_fa.jobs.emit import add_emit_options, check_emit_options, emit
+from lit_fa.jobs.pool import Outcome, run_jobs
+from lit_fa.jobs.progress import Reporter, reporter
+from lit_fa.outputs import writable_file, writable_folder
+from lit_fa.spec.output_paths import root_of
+from lit_fa.spec.sweep import Sweep, load_sweep
+from lit_fa.stopping import exit_code
+from lit_fa.sweeps.identical_trials import twins
+from lit_fa.sweeps.report import print_report
+from lit_fa.sweeps.study import Trial, Trials
+
+RUNNER = "lit_fa.trial:fit_trial"
+# the words that give a trial its logger
+LOGGERS = {
+    "none": ("--trainer.logger=false",),
+    "wandb": (
+        "--trainer.logger=callbacks.ResumableWandbLogger",
+        "--trainer.logger.offline=true",
+        "--trainer.logger.dir={folder}",
+        "--trainer.logger.folder={folder}",
+        "--trainer.logger.project={project}",
+    ),
+}
+_LOG_WIDTH = 160  # characters of a table in a log or a pipe, which have no width of their own
+
+
+def main(argv: Sequence[str], *, runner: str = RUNNER) -> int:
+    """Runs `lit-fa sweep <argv>` and returns the exit code; `runner` is the import path of what trains one trial."""
+    arguments = _parser().parse_args(argv)
+    output = Console() if sys.stdout.isatty() else Console(width=_LOG_WIDTH)
+    sweep = load_sweep(arguments.path)
+    folder = arguments.out or root_of(sweep) / "scratch" / "sweeps" / sweep.path.resolve().parent.name / sweep.name
+    if arguments.command == "report":
+        if arguments.csv:
+            writable_file(arguments.csv, "--csv")
+        return print_report(sweep, folder, output, top=arguments.top, by=arguments.by, csv_file=arguments.csv)
+    if arguments.command == "emit":
+        check_emit_options(arguments)
+    count = _count(sweep, arguments.count)
+    writable_folder(folder, "--out")
+    if arguments.command == "emit":
+        line = ["lit-fa", "sweep", "run", str(sweep.path), "--count", str(count), "--logger", arguments.logger]
+        line += ["--out", str(folder.resolve())]
+        return emit([line] * arguments.tasks, arguments, sweep.name, sweep_file=sweep.path.read_text(encoding="utf-8"))
+    return _run(sweep, folder, count, arguments, output, runner, shlex.join(["lit-fa", "sweep", *argv]))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Arguments(prog="lit-fa sweep", description="W&B sweep files, run without W&B's server.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    texts = {"run": "train what is missing", "report": "the best trials", "emit": "the sweep for a cluster"}
+    for name, about in texts.items():
+        command = commands.add_parser(name, help=about)
+        command.add_argument("path", type=Path, metavar="SWEEP", help="a W&B sweep file")
+        command.add_argument("--out", type=Path, help="folder of study and trials; default: scratch/sweeps/...")
+    for name in ("run", "emit"):
+        command = commands.choices[name]
+        command.add_argument(
+            "--count",
+            type=in_range(least=1, most=10**9),
+            metavar="N",
+            help="trials in all; default: the grid, or run_cap",
+        )
+        command.add_argument("--logger", choices=tuple(LOGGERS), default="none", help="wandb: offline, in each trial")
+    run, shown, sent = (commands.choices[name] for name in texts)
+    run.add_argument(
+        "--jobs", type=in_range(least=1, most=4096), default=1, metavar="J", help="worker processes, one thread each"
+    )
+    run.add_argument(
+        "--seed", type=in_range(least=0, most=2**32 - 1), default=0, help="of what is drawn (not of the trials)"
+    )
+    shown.add_argument("--top", type=in_range(least=1), default=10, metavar="N", help="trials to show")
+    shown.add_argument("--by", metavar="rule", help="the best trial for each value of this parameter")
+    shown.add_argument("--csv", type=Path, metavar="FILE", help="write all trials there")
+    sent.add_argument(
+        "--tasks", type=in_range(least=1, most=10**6), default=1, metavar="N", help="processes that share the study"
+    )
+    add_emit_options(sent)
+    return parser
+
+
+def _count(sweep: Sweep, asked: int | None) -> int:
+    limits = [limit for limit in (asked, sweep.run_cap) if limit is not None]
+    limits += [len(sweep.grid())] if sweep.method == "grid" else []
+    if not limits:
+        raise UserError(
+            f"{sweep.path}: a {sweep.method} sweep never ends by itself; give --count N, or run_cap in the file"
+        )
+    if min(limits) < 1:
+        raise UserError(f"--count {min(limits)}: at least one trial is needed")
+    return min(limits)
+
+
+def _run(
+    sweep: Sweep,
+    folder: Path,
+    count: int,
+    arguments: argparse.Namespace,
+    output: Console,
+    runner: str,
+    command: str,
+) -> int:
+    logger = tuple(word.replace("{project}", sweep.project) for word in LOGGERS[arguments.logger])
+    for note in _notes(sweep):
+        _say(output, f"note: {note}")
+    with closing(Trials(sweep, folder, count=count, seed=arguments.seed, logger=logger)) as trials:
+        _say(
+            output, f"{sweep.path}: {trials.ended} of {count} trials done; study {trials.study.study_name} in {folder}"
+        )
+        outcomes: list[Outcome[Trial]] = []
+        try:
+            with reporter(count - trials.ended, output) as shown:
+                _work(trials, outcomes, arguments.jobs, runner, shown)
+        except KeyboardInterrupt as stopped:
+            _say(output, f"interrupted: {trials.ended} of {count} trials done; go on with: {command}")
+            return exit_code(stopped)
+        return _conclude(trials, outcomes, output, command)
+
+
+def _work(trials: Trials, outcomes: list[Outcome[Trial]], jobs: int, runner: str, shown: Reporter) -> None:
+    """Trains trials until there is none left; what the user can mend ends a sweep of which nothing has succeeded."""
+    started, retried = (lambda trial: shown.started(trial.label)), (lambda trial: shown.retried(trial.label))
+    told = {"on_start": started, "on_retry": retried, "on_stop": shown.stopping}
+    with closing(run_jobs(trials, workers=jobs, runner=runner, **told)) as going:
+        for outcome in going:
+            if outcome.done.user_error and not trials.succeeded:
+                raise UserError(f"{trials.sweep.path}: {outcome.done.reason} (log: {outcome.job.log})")
+            outcomes.append(outcome)
+            note = f"; {outcome.done.note}" if outcome.done.note else ""
+            told = trials.tell(outcome.job, outcome.done)
+            shown.ended(outcome.job.label, f"{told}, {outcome.done.seconds:.1f} s{note}")
+
+
+def _conclude(trials: Trials, outcomes: Sequence[Outcome[Trial]], output: Console, command: str) -> int:
+    failed = trials.failed
+    lost = f"{len(trials.diverged)} of them diverged, " if trials.diverged else ""
+    _say(output, f"{trials.ended} of {trials.count} trials done, {lost}{len(failed)} of them failed")
+    for number, where in trials.diverged.items():
+        _say(output, f"diverged: trial {number}: {where}")
+    for number, reason in failed.items():
+        _say(output, f"failed: trial {number}: {reason}")
+    for number, reason in trials.unfinished.items():
+        _say(output, f"not finished: trial {number}: {reason}; go on with: {command}")
+    for line in twins(trials.study.trials):
+        _say(output, f"note: {line}")
+    if trials.judged_by_the_test_set:
+        hint = "hold images out: data.init_args.val_size"
+        _say(
+            output,
+            f"note: {trials.sweep.metric.name} was measured on the test set, which this data validates on; {hint}",
+        )
+    return int(bool(trials.unfinished) or any(outcome.job.number in failed for outcome in outcomes))
+
+
+def _notes(sweep: Sweep) -> list[str]:
+    test = sweep.metric.name.startswith("test/")
+    chosen = [f"{sweep.metric.name} chooses by the test set; report another number than the one that is chosen by"]
+    return [*(chosen if test else []), *sweep.notes]
+
+
+def _say(output: Console, line: str) -> None:
+    output.print(line, markup=False, highlight=False, soft_wrap=True)

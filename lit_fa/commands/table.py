@@ -1,0 +1,334 @@
+"""`lit-fa table list | run | watch | report | emit`: the command line of the tables.
+
+Errors that a user can mend leave as exceptions with `user_error = True`; the outer command line prints them and exits
+with 2. Otherwise 0 is success, 1 a run that failed or is not finished, 2 a run that says how to mend it, and 128 + its
+number a signal (130: Ctrl-C, 143: SIGTERM).
+"""
+
+import argparse
+import json
+import shlex
+import stat
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from lit_fa.config.arguments import Arguments, in_range
+from lit_fa.errors import UserError
+from lit_fa.escaping import plain
+from lit_fa.jobs.emit import add_emit_options, check_emit_options, emit, sweep_of
+from lit_fa.jobs.lock import checkpoints_of, claim_of, clear
+from lit_fa.jobs.pool import DEFAULT_RUNNER, Job, Outcome, missing_jobs, run_jobs
+from lit_fa.jobs.progress import reporter
+from lit_fa.jobs.watch import watch
+from lit_fa.jobs.worker import Done, load_runner
+from lit_fa.outputs import check_folder, usable_folder, writable_file, write_text
+from lit_fa.reports.listing import find_tables, print_list
+from lit_fa.reports.report import report
+from lit_fa.reports.text import headers, rows
+from lit_fa.results.compare import compare
+from lit_fa.results.records import collect
+from lit_fa.results.stale import stale_line
+from lit_fa.spec.command import read_only
+from lit_fa.spec.expand import expand, slug
+from lit_fa.spec.output_paths import check_inside, places, tree_of
+from lit_fa.spec.table import Table, load_table
+from lit_fa.spec.validation import choice
+from lit_fa.stopping import exit_code
+
+TABLE_LOGGER = "lit_fa.loggers:log_table"  # by its path, as runners are: tables import nothing that trains
+_TRUST = (
+    "Train what is missing. A table is code: the classes that its configs name are imported and called. "
+    "Run only tables of people whose programs you would run (SECURITY.md)."
+)
+_LOG_WIDTH = 160  # characters of a table in a log or a pipe, which have no width of their own
+
+
+def main(argv: Sequence[str], *, runner: str = DEFAULT_RUNNER) -> int:
+    """Runs `lit-fa table <argv>` and returns the exit code; `runner` is the import path of what trains one config."""
+    arguments = _parser().parse_args(argv)
+    output = Console() if sys.stdout.isatty() else Console(width=_LOG_WIDTH)
+    _check_outputs(arguments)
+    if arguments.command == "list":
+        return print_list(arguments.path, output, arguments.json)
+    quiet = Console(stderr=True) if getattr(arguments, "format", "console") != "console" else output
+    tables, broken = _load(arguments.paths, quiet)
+    code = _carry_out(tables, arguments, output, runner, shlex.join(["lit-fa", "table", *argv]))
+    return code or (2 if broken else 0)
+
+
+def _carry_out(
+    tables: Sequence[Table], arguments: argparse.Namespace, output: Console, runner: str, command: str
+) -> int:
+    if arguments.command == "emit":
+        return _emit(tables, arguments, Console(stderr=True))
+    if arguments.command == "watch":
+        return watch(tables, output, arguments.scale, arguments.out, arguments.every)
+    if arguments.command == "run":
+        return _run(tables, arguments, output, runner, command)
+    given = (arguments.scale, arguments.out, arguments.card, arguments.format, arguments.json, arguments.write)
+    return 2 if report(tables, output, *given) else 0
+
+
+def _load(paths: Sequence[Path], output: Console) -> tuple[list[Table], int]:
+    """The tables, and how many of the files are broken; each of those is named and left out.
+
+    Raises:
+        UserError: none of them can be read.
+    """
+    tables, broken = [], []
+    for file in [file for given in paths for file in find_tables(given)]:
+        try:
+            tables.append(load_table(file))
+        except UserError as error:
+            broken.append(error)
+    if broken and not tables:
+        raise broken[0]
+    for error in broken:
+        _say(output, f"left out: {error}")
+    return tables, len(broken)
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    """Refuse what cannot be written before anything is read."""
+    if arguments.command == "emit":
+        check_emit_options(arguments)
+    for name in ("json", "card"):
+        if path := getattr(arguments, name, None):
+            writable_file(path, f"--{name}")
+    if folder := getattr(arguments, "write", None):
+        check_folder(folder, "--write")
+    if folder := getattr(arguments, "out", None):
+        if arguments.command in ("emit", "run"):
+            check_folder(folder, "--out")
+        try:
+            there = stat.S_ISDIR(folder.stat().st_mode)
+        except FileNotFoundError:
+            there = True  # or will be made
+        except OSError as error:
+            raise UserError(f"--out: cannot write in {folder} ({error.strerror}); name another folder") from None
+        if not there:
+            raise UserError(f"--out {folder}: is no folder; name the folder of the records")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Arguments(prog="lit-fa table", description="Papers' tables: declared, run, compared.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    shelf = commands.add_parser("list", help="all tables, and how many of their runs are done")
+    shelf.add_argument("path", nargs="?", type=Path, default=Path("paper_configs"), help="a table or a folder of them")
+    texts = {"run": "train what is missing", "watch": "follow runs", "report": "compare what is there with the paper"}
+    for name, text in (texts | {"emit": "the missing runs for a cluster"}).items():
+        command = commands.add_parser(name, help=text, description=_TRUST if name == "run" else None)
+        command.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="tables or folders of them")
+        command.add_argument("--scale", help="default: cpu where the table has it, else full")
+        command.add_argument("--out", type=Path, help="folder of the records; default: results beside the table")
+    add_emit_options(commands.choices["emit"])
+    commands.choices["emit"].set_defaults(logger=None, stale=False)
+    for command in (shelf, commands.choices["run"], commands.choices["report"]):
+        command.add_argument("--json", type=Path, metavar="FILE", help="write the outcome as JSON as well")
+    run, shown = commands.choices["run"], commands.choices["report"]
+    watched = commands.choices["watch"]
+    watched.add_argument(
+        "--every",
+        type=in_range(least=0.1, whole=False, most=86_400),
+        default=2.0,
+        metavar="SECONDS",
+        help="how often to look",
+    )
+    run.add_argument("--logger", choices=("wandb", "csv", "tensorboard"), help="of every run; it changes no number")
+    run.add_argument(
+        "--jobs", type=in_range(least=1, most=4096), default=1, metavar="N", help="worker processes, one thread each"
+    )
+    for command in (run, commands.choices["emit"]):
+        command.add_argument("--only", action="append", default=[], metavar="row=FA,column=32", help="keep these cells")
+        command.add_argument("--seeds", metavar="0,1", help="keep these seeds")
+        command.add_argument(
+            "--id", action="append", default=[], help="keep this run, by the digits in its file's name"
+        )
+        command.add_argument("--allow-dirty", action="store_true", help="count runs of uncommitted code")
+    run.add_argument("--stale", action="store_true", help="run again what is from code that has changed since")
+    run.add_argument("--dry-run", action="store_true", help="say what would run")
+    shown.add_argument("--card", type=Path, metavar="README.md", help="write the table between the card's markers")
+    shown.add_argument("--format", choices=("md", "csv", "latex", "console"), default="console", help="what to print")
+    shown.add_argument("--write", type=Path, metavar="DIR", help="write HTML pages, Markdown, CSV and LaTeX there")
+    return parser
+
+
+def _run(tables: Sequence[Table], arguments: argparse.Namespace, output: Console, runner: str, command: str) -> int:
+    jobs, broken = _all_missing(tables, arguments, output)
+    if arguments.dry_run:
+        for job in jobs:
+            _say(output, f"would run {_label(job)} -> {job.record['path']}")
+        return 2 if broken else 0
+    blocked = [path for job in jobs if (path := _in_the_way(Path(job.record["path"])))]
+    for path in blocked:
+        _say(output, f"left out: {path} is a link or a folder, where a file of a run should be; move it away")
+    jobs = [job for job in jobs if not _in_the_way(Path(job.record["path"]))]
+    for folder in dict.fromkeys(Path(job.record["path"]).parent for job in jobs):
+        check_folder(folder, "--out" if arguments.out else "the folder of the records")
+    jobs = _with_logs(jobs, output)
+    outcomes: list[Outcome] = []
+    try:
+        _work(jobs, outcomes, arguments.jobs, runner, output)
+    except KeyboardInterrupt as stopped:
+        finished = sum(outcome.done.finished for outcome in outcomes)
+        _say(output, f"interrupted: {finished} of {len(jobs)} runs finished; go on with: {command}")
+        return exit_code(stopped)
+    finally:
+        if arguments.json:
+            _write_json(arguments.json, jobs, outcomes)
+    if arguments.logger == "wandb":
+        _log(tables, arguments)
+        _say(output, "the W&B runs lie in ./wandb where they could not go to the server; upload with: wandb sync --yes")
+    return _conclude(outcomes, output, command) or (2 if blocked or broken else 0)
+
+
+def _in_the_way(record: Path) -> Path | None:
+    """What is no file of ours at the place of a record, its claim or its checkpoints."""
+    beside = (record, claim_of(record), checkpoints_of(record))
+    return next((path for path in beside if path.is_symlink() or (path.is_dir() and path != beside[2])), None)
+
+
+def _with_logs(jobs: list[Job], output: Console) -> list[Job]:
+    """The jobs with logs that can be written: beside the table, or in a temporary folder where that is read-only."""
+    folders = {folder: usable_folder(folder) for folder in dict.fromkeys(job.log.parent for job in jobs)}
+    for folder, used in folders.items():
+        if used != folder:
+            _say(output, f"{folder} takes no files; the logs of the runs go to {used}")
+    return [replace(job, log=folders[job.log.parent] / job.log.name) for job in jobs]
+
+
+def _log(tables: Sequence[Table], arguments: argparse.Namespace) -> None:
+    """Each table as it is now, as a run of W&B."""
+    for table in tables:
+        scale = table.scale(arguments.scale)
+        where = places(table, scale.name, tree_of(table), out=arguments.out, allow_dirty=arguments.allow_dirty)
+        compared = compare(collect(table, scale, where.target))
+        name = slug(f"{table.paper.key}-{table.name}-{scale.name}").replace(".", "-")
+        load_runner(TABLE_LOGGER)(table.name, name, headers(table), rows(compared, table))
+
+
+def _all_missing(tables: Sequence[Table], arguments: argparse.Namespace, output: Console) -> tuple[list[Job], int]:
+    """The jobs of all tables, and how many tables are left out because something is wrong with them.
+
+    Raises:
+        UserError: something is wrong with the only table.
+    """
+    jobs, broken = [], 0
+    for table in tables:
+        try:
+            jobs += _missing(table, arguments, output)
+        except UserError as error:
+            if len(tables) == 1:
+                raise
+            broken += 1
+            _say(output, f"left out: {error}")
+    return jobs, broken
+
+
+def _missing(table: Table, arguments: argparse.Namespace, output: Console) -> list[Job]:
+    """The jobs of one table, after saying how many of its runs are done and what does not count."""
+    scale, tree = table.scale(arguments.scale), tree_of(table)
+    runs = expand(table, scale, only=read_only(arguments.only), seeds=_seeds(arguments.seeds))
+    if arguments.id:
+        known = {run.id: run for run in runs}
+        runs = [known[choice(name, f"{table.path}: --id", known)] for name in arguments.id]
+    where = places(table, scale.name, tree, out=arguments.out, allow_dirty=arguments.allow_dirty)
+    jobs, problems = missing_jobs(table, runs, where, tree, arguments.logger, stale=arguments.stale)
+    if not getattr(arguments, "dry_run", True):  # `emit` has no such option and removes nothing
+        missing = {job.run.id for job in jobs}
+        for run in runs:
+            if run.id not in missing:
+                clear(where.target / run.file_name)
+    for problem in problems:
+        _say(output, f"skipped {problem}")
+    _say(output, f"{table.path} ({scale.name}): {len(runs) - len(jobs)} of {len(runs)} runs done, {len(jobs)} to run")
+    if not arguments.stale and (line := stale_line(collect(table, scale, where.results))):
+        _say(output, f"{line}; --stale runs them again")
+    if arguments.out is None:
+        check_inside(where.target, table, where.scratch)
+    if where.diverted and jobs:
+        note = f"{len(jobs)} runs go to {where.target} and will not be counted"
+        _say(output, f"the code has uncommitted changes: {note}; commit first or give --allow-dirty")
+    return jobs
+
+
+def _emit(tables: Sequence[Table], arguments: argparse.Namespace, output: Console) -> int:
+    """A line of `table run` for every missing run of one table."""
+    if len(tables) > 1:
+        raise UserError(f"emit takes one table, not {len(tables)}; give its file")
+    table, jobs = tables[0], _missing(tables[0], arguments, output)
+    if not jobs:
+        return 0
+    line = ["lit-fa", "table", "run", str(table.path), "--scale", table.scale(arguments.scale).name]
+    line += ["--out", str(arguments.out.resolve())] if arguments.out else []
+    line += ["--allow-dirty"] if arguments.allow_dirty else []
+    ids = [job.run.id for job in jobs]
+    return emit([[*line, "--id", i] for i in ids], arguments, table.name, sweep_file=sweep_of(line, "id", ids))
+
+
+def _work(jobs: Sequence[Job], outcomes: list[Outcome], workers: int, runner: str, output: Console) -> None:
+    """Runs the jobs; `outcomes` grows as they end, so that an interruption knows what was finished."""
+    with reporter(len(jobs), output, [_label(job) for job in jobs]) as shown:
+        started, retried = (lambda job: shown.started(_label(job))), (lambda job: shown.retried(_label(job)))
+        told = {"on_start": started, "on_retry": retried, "on_stop": shown.stopping}
+        with closing(run_jobs(jobs, workers=workers, runner=runner, **told)) as going:
+            for outcome in going:
+                outcomes.append(outcome)
+                shown.ended(_label(outcome.job), outcome.done.said)
+
+
+def _conclude(outcomes: Sequence[Outcome], output: Console, command: str) -> int:
+    failed = [outcome for outcome in outcomes if outcome.done.reason]
+    open_ = [outcome for outcome in outcomes if outcome.done.unfinished]
+    diverged = sum(bool(outcome.done.diverged) for outcome in outcomes)
+    others = sum(bool(outcome.done.elsewhere) for outcome in outcomes)
+    left = f", {others} left to other processes" if others else ""
+    lost = f", {diverged} diverged" if diverged else ""
+    finished = len(outcomes) - len(failed) - len(open_) - others - diverged
+    left += f", {len(open_)} not finished" if open_ else ""
+    _say(output, f"{finished} runs finished{lost}, {len(failed)} failed{left}")
+    for outcome in failed:
+        _say(output, f"failed: {_label(outcome.job)}: {outcome.done.reason} (log: {outcome.job.log})")
+    for outcome in open_:
+        _say(output, f"not finished: {_label(outcome.job)}: {outcome.done.unfinished}; go on with: {command}")
+    return 2 if any(outcome.done.user_error for outcome in failed) else int(bool(failed or open_))
+
+
+def _write_json(path: Path, jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
+    ended = {outcome.job.record["path"]: outcome.done for outcome in outcomes}
+    entries = []
+    for job in jobs:
+        done = ended.get(job.record["path"])
+        reason = done.reason or done.unfinished or done.diverged if done else ""
+        entries.append({**job.record, "status": _status(done), "reason": reason, "log": str(job.log)})
+    write_text(path, json.dumps(entries, indent=1) + "\n", "--json")
+
+
+def _status(done: Done | None) -> str:
+    if done is None or done.elsewhere:
+        return "not run"
+    if done.unfinished:
+        return "not finished"
+    return "failed" if done.reason else "diverged" if done.diverged else "finished"
+
+
+def _label(job: Job) -> str:
+    return f"{job.record['table']}: {job.run.label}"
+
+
+def _seeds(given: str | None) -> list[int] | None:
+    if given is None:
+        return None
+    try:
+        return [int(seed) for seed in given.split(",")]
+    except ValueError:
+        raise UserError(f"--seeds {given!r}: write whole numbers separated by commas, such as 0,1") from None
+
+
+def _say(output: Console, line: str) -> None:
+    output.print(plain(line), markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,163 @@
+"""The parser of `lit-fa fit`, which reads files and words as `lit_fa.config.yaml_reader` does.
+
+jsonargparse 4.53 by itself keeps the text of `--a.b VALUE` where `a` is a dict of anything (`false` is then true),
+hands a dict over as Python prints it (`null` becomes the text None), takes the text null where an option wants text,
+lets the last of two equal keys win, and opens files in the locale's encoding. Only `Parser` is changed, no other
+jsonargparse parser of the process.
+"""
+
+from collections.abc import Mapping
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+import jsonargparse
+import yaml
+from jsonargparse import ArgumentError, _typehints, set_dumper, set_loader
+from jsonargparse._typehints import ActionTypeHint, accepts_any_value
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lit_fa.config import yaml_reader as reading
+from lit_fa.errors import UserError
+from lit_fa.outputs import write_text
+
+MODE = "lit_fa"
+_NULLS = ("null", "Null", "NULL", "None")
+_NO_NULL = "null is no value of this option; leave the option out for its default"
+
+
+class Parser(LightningArgumentParser):
+    """Lightning's parser with the one reader."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        """As Lightning's."""
+        super().__init__(*args, **{"parser_mode": MODE} | kwargs)
+
+    def save(self, config: Any, path: Any, *args: Any, overwrite: bool = False, **options: Any) -> None:
+        """Write the config as UTF-8, whatever the locale; jsonargparse asks the locale, which may know ASCII alone."""
+        if args or not overwrite or options.get("multifile") or "://" in str(path):
+            return super().save(config, path, *args, overwrite=overwrite, **options)
+        options.pop("multifile", None)
+        write_text(path, self.dump(config, **options))
+
+    def _check_value_key(self, action: Any, value: Any, key: str, *args: Any, **kwargs: Any) -> Any:
+        """Refuse null for an option that has a default and takes no null: jsonargparse takes it for "not given"."""
+        if value is None and isinstance(action, ActionTypeHint) and not _takes_null(action):
+            raise TypeError(f'Parser key "{key}":\n  {_NO_NULL}')
+        return super()._check_value_key(action, value, key, *args, **kwargs)
+
+
+class _FileText(str):
+    """The content of a file, with the path that the user wrote."""
+
+    path = ""
+
+
+class _Word(str):
+    """A word for an inner parser: `type(word) is str` is false, so that the outer one hands it on as it is."""
+
+
+def _load(text: str) -> Any:
+    """A file's content; or a word, which may be text that is no YAML."""
+    if path := getattr(text, "path", ""):
+        value = reading.load(text, path)
+        _check_dotted(value, path)
+        return value
+    try:
+        return reading.parsed(text)
+    except reading.KeyTwice as error:
+        raise UserError(f"{text!r}: {error.problem}") from None
+    except reading.Unbounded as error:
+        raise UserError(f"{text[:60]!r}...: {error.problem}") from None
+
+
+def _check_dotted(config: Any, path: str) -> None:
+    """Refuse `a.b: 1` beside `a: {b: 2}`."""
+    for key in config if isinstance(config, dict) else ():
+        node: Any = config
+        parts = key.split(".") if isinstance(key, str) and "." in key else []
+        for part in parts:
+            node = node.get(part, _ABSENT) if isinstance(node, dict) else _ABSENT
+        if parts and node is not _ABSENT:
+            raise UserError(f"{path}: {key} is written twice, with dots and nested; keep one")
+
+
+def _read_text(path: jsonargparse.Path) -> str:
+    if path._std_io or path.is_url or path.is_fsspec:
+        return _original_read(path)
+    found = _FileText(reading.text_of(str(path.absolute)))
+    found.path = str(path.relative)
+    return found
+
+
+def _called(action: ActionTypeHint, *args: Any, **kwargs: Any) -> Any:
+    """What jsonargparse does with a word of the command line, once the word is read."""
+    if not args or not isinstance(args[0], Parser) or not isinstance(args[2], str):
+        return _original_call(action, *args, **kwargs)
+    parser, config, text, option = args
+    base = action.get_option_string_base(option)
+    if base is None:
+        if text in _NULLS and _wants_text(action._typehint):
+            raise TypeError(f'Parser key "{action.dest}":\n  {_NO_NULL}')
+        return _original_call(action, *args)
+    key = option.removeprefix(f"{base}.")
+    if (kind := _mapping(action._typehint)) is not None:
+        value = reading.load(text) if kind else text
+        merged = _merged(config.get(action.dest), key.split(".") if kind else [key], value)
+        return _original_call(action, parser, config, merged, base)
+    inner = key.removeprefix("init_args.")
+    return _original_call(action, parser, config, _Word(text) if "." in inner else text, option)
+
+
+def _members(hint: Any) -> tuple:
+    """The types of a union, or the one type."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _wants_text(hint: Any) -> bool:
+    """Text is taken, null is not."""
+    members = _members(hint)
+    return str in members and type(None) not in members and not any(map(accepts_any_value, members))
+
+
+def _takes_null(action: ActionTypeHint) -> bool:
+    """Null is a value of the option, or it has no default."""
+    members = _members(action._typehint)
+    return action.default is None or type(None) in members or any(map(accepts_any_value, members))
+
+
+def _mapping(hint: Any) -> bool | None:
+    """Whether values of the mapping that is wanted may be anything; None if none is wanted."""
+    for member in _members(hint):
+        origin = get_origin(member) or member
+        if isinstance(origin, type) and issubclass(origin, Mapping):
+            values = get_args(member)[1:]
+            return not values or accepts_any_value(values[0])
+    return None
+
+
+def _merged(before: Any, path: list[str], value: Any) -> dict:
+    """`before` with one entry set, the others kept."""
+    first, *rest = path
+    kept = dict(before) if isinstance(before, Mapping) else {}
+    return kept | {first: _merged(kept.get(first), rest, value) if rest else value}
+
+
+def _refused(subtypes: Any, value: Any, errors: list[Exception]) -> None:
+    """The error of a union, which names the class of an exception that says nothing by itself."""
+    _original_refused(subtypes, value, [_said(error) for error in errors])
+
+
+def _said(error: Exception) -> Exception:
+    if str(error) and isinstance(error, ValueError | TypeError | RuntimeError | ArgumentError | ImportError):
+        return error
+    made = ValueError(f"{type(error).__name__}{f': {error}' if str(error) else ' without a message'}")
+    made.__cause__ = error
+    return made
+
+
+_ABSENT = object()
+_original_refused, _typehints.raise_union_unexpected_value = _typehints.raise_union_unexpected_value, _refused
+_original_call, ActionTypeHint.__call__ = ActionTypeHint.__call__, _called
+_original_read, jsonargparse.Path.read_text = jsonargparse.Path.read_text, _read_text
+set_loader(MODE, _load, (yaml.YAMLError,))
+set_dumper(MODE, reading.dump)

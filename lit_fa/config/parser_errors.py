@@ -1,0 +1,202 @@
+"""What a parser of nested types says, as one line that a user can act on; names are checked before it is asked."""
+
+import re
+from collections.abc import Callable
+from importlib import import_module
+from typing import TypeVar
+
+import torch
+from jsonargparse import ArgumentError
+from lightning.pytorch import loggers
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+import callbacks
+import datamodules
+import lit_fa.federated
+import lit_fa.modules
+import lit_fa.rules
+from lit_fa.errors import UserError, nearest
+from lit_fa.foreign_errors import NO_MEMORY, TOO_LARGE, told
+from lit_fa.modules.distributed import lost_rank
+
+T = TypeVar("T")
+
+# where a class named in YAML may live, and what a user calls such a thing
+ROOMS = {"rule": lit_fa.rules, "data": datamodules, "model": lit_fa.modules, "callbacks": callbacks}
+ROOMS |= dict.fromkeys(("algorithm", "local_optimizer", "local_schedule"), lit_fa.federated)
+
+
+def check_names(config: dict) -> None:
+    """Refuse a dataset, model or rule that does not exist, with the nearest that do."""
+    model = config.get("model") or {}
+    chosen = {"data": config.get("data"), "model": model, "rule": (model.get("init_args") or {}).get("rule")}
+    for kind, value in chosen.items():
+        name = value.get("class_path") if isinstance(value, dict) else value
+        if isinstance(name, str):
+            _check_class(kind, name)
+
+
+def _check_class(kind: str, name: str) -> None:
+    room = ROOMS[kind]
+    module, _, short = name.rpartition(".")
+    if hasattr(room, short) and module in ("", room.__name__):
+        return
+    try:
+        if module and hasattr(import_module(module), short):
+            return
+    except ImportError:
+        pass
+    raise UserError(f"unknown {kind} '{name}'; {nearest(short, [*room.__all__])} (in {room.__name__})")
+
+
+def guarded(run: Callable[[], T]) -> T:
+    """What `run` returns.
+
+    A parser's many lines become one that a user can act on; a user error inside keeps its own sentence.
+    """
+    try:
+        return run()
+    except Exception as error:
+        if getattr(error, "user_error", False):
+            raise
+        if isinstance(error, RuntimeError) and (lost := lost_rank(error)):
+            raise lost from error
+        if isinstance(error, ArgumentError) or (isinstance(error, ValueError) and "Does not validate" in str(error)):
+            raise UserError(_readable(str(error))) from error
+        if line := of_the_trainer(error) or told(error):
+            raise UserError(line) from error
+        raise
+
+
+def of_the_trainer(error: Exception) -> str | None:
+    """What Lightning says of an option or a callback, in one line; None for an error that is none of its own."""
+    said = " ".join(str(error).split())
+    ours = isinstance(error, MisconfigurationException) or said.startswith(_SAID_BY_LIGHTNING)
+    return said if ours else None
+
+
+def _readable(text: str) -> str:
+    """The sentences in a parser's message that say what is wrong, without the tree of types around them."""
+    keys = _KEY.findall(text)
+    key = keys[-1] if keys else ""
+    owners = _OWNER.findall(text)
+    if (wrong := re.search(r"Option '([\w.]+)' is not accepted", text)) and owners:
+        return f"{owners[-1]} has no option '{wrong[1]}'; {nearest(wrong[1], _options(owners[-1]))}"
+    for said, line in _WHOLE:
+        if wrong := re.search(said, text):
+            return wrong.expand(line)
+    text = _CALLABLE.sub("", _NAMESPACE.sub("", text))
+    if owners or "NestedArg" in text:  # the options of a class; whether the class itself may be null says nothing
+        text = "".join(text.rpartition("- Expected a <class 'NoneType'>")[::2])
+    if key in _CLASSES and (wrong := re.search(_DOTTED, text)):
+        if key.endswith(("_fn", "_lambda")):
+            return f"{key}: no function '{wrong[1]}' can be imported: write the module before its name"
+        return f"no {key} is called '{wrong[1]}'; {nearest(wrong[1].rpartition('.')[2], [*dict.fromkeys(_names(key))])}"
+    lines = [_KEY.sub("", line.strip().removeprefix("- ")).strip(' :"') for line in text.splitlines()]
+    said = dict.fromkeys(line for line in lines if line and not line.startswith(_SCAFFOLD))
+    types = [line for line in said if line.startswith(_OF_A_TYPE)]
+    told = [line for line in said if line not in types and (len(said) == 1 or not line.startswith(_NO_SUBCLASS))]
+    given = [found for line in lines if (found := line.partition("Given value: ")[2])]
+    given += _GOT.findall(text)
+    value = next((v for v in given if len(v) < 60 and not _INTERNAL.search(v)), "")
+    told = [_GOT.sub("", line) for line in told] or [_expected(types, key)]
+    shown = f" (given: {value})" if value else ""
+    return _CLASS.sub(r"\1", f"{key}: {'; '.join(told)}{shown}".removeprefix(": "))[:600]
+
+
+def _expected(types: list[str], key: str) -> str:
+    """`expected a whole number or null`, from the parser's lines about types."""
+    if key in ("optimizer", "scheduler"):
+        return f"expected a class of {_MODULES[key].__name__}, such as {_names(key)[0]}, by class_path and init_args"
+    kinds = []
+    for line in types:
+        if line.startswith("Expected a dot"):
+            continue
+        kind = _GOT.sub("", line).removeprefix("Expected a ").removeprefix("Expected ").rstrip(". ")
+        name = _CLASS.sub(r"\1", kind).removeprefix("typing.")
+        if choices := re.match(r"Literal\[(.*)\]$", name):
+            name = f"one of {choices[1]}"
+        kinds.append(_TYPES.get(name, name))
+    if kinds == ["null"]:
+        return "expected a class, by class_path and init_args, or null"
+    return f"expected {' or '.join(dict.fromkeys(kinds))}" if kinds else "not a value that this option takes"
+
+
+def _options(path: str) -> list[str]:
+    """The keyword options of a class, inherited ones included, as the parser resolves them."""
+    module, _, name = path.rpartition(".")
+    parser = LightningArgumentParser()
+    parser.add_class_arguments(getattr(import_module(module), name), as_group=False)
+    return [key for key in vars(parser.get_defaults()) if not key.startswith("_")]
+
+
+def _names(key: str) -> list[str]:
+    """Classes that an option may name."""
+    if module := _MODULES.get(key):
+        kinds = {name: kind for name, kind in vars(module).items() if isinstance(kind, type) and name[0] != "_"}
+        return [name for name, kind in kinds.items() if hasattr(kind, _METHODS[key]) and name not in _ABSTRACT]
+    room = ROOMS.get(key.rpartition(".")[2])
+    return [
+        name for r in ([room] if room else ROOMS.values()) for name in r.__all__ if isinstance(getattr(r, name), type)
+    ]
+
+
+# options that name a class of another package: where it is, and what it has
+_MODULES = {"optimizer": torch.optim, "scheduler": torch.optim.lr_scheduler, "trainer.logger": loggers}
+_METHODS = {"optimizer": "step", "scheduler": "step", "trainer.logger": "log_metrics"}
+_ABSTRACT = ("Optimizer", "LRScheduler", "Logger", "LBFGS", "SparseAdam")
+_CLASSES = (*_MODULES, *ROOMS, "trainer.callbacks", "trainer.plugins", "batch_size_fn", "lr_lambda")
+_OWNER = re.compile(r"(?:Problem with given class_path |Got value: Namespace\(class_path=)'([\w.]+)'")
+_NAMESPACE = re.compile(r"\.+ Got value: Namespace\(.*")
+_CALLABLE = re.compile(r"Type (?:typing|collections)\.\S.*? expects a function or a callable class:\s*")
+_DOTTED = r"(?:dot import path string: |has no attribute ')([\w.]+)"
+# patterns of messages that are one sentence already
+_WHOLE = (
+    (NO_MEMORY, TOO_LARGE),
+    (
+        r"Problem with given class_path '([\w.]+)':\s*\n\s*\n",
+        r"\1: its constructor fails without a message; --debug shows where",
+    ),
+    (
+        r"Subcommand '\w+' does not accept option '([\w.]+)'",
+        r"there is no option '\1' (lit-fa fit --help lists them)",
+    ),
+    (r"Cannot instantiate typing", "a scheduler without a class: write its class_path, or leave it out"),
+    (r"^Unexpected config", "--config: the file holds no mapping: write trainer, model and data into it"),
+    (r"File does not exist: '(.*)'", r"--config: there is no file \1: give the path of a YAML file"),
+    (r"(?:File is not readable|Path is not a file): '(.*)'", r"--config: \1 cannot be read: give a YAML file"),
+)
+# beginnings of what Lightning says by other classes than its own
+_SAID_BY_LIGHTNING = ("Early stopping conditioned on metric", "Requirement '", "`Trainer(", "The strategy `")
+_KEY = re.compile(r'Parser key "([^"]*)"(?: element \d+)?:?')
+_GOT = re.compile(r"\. Got value: (.*)$", re.MULTILINE)
+_CLASS = re.compile(r"<class '([\w.]+)'>")
+_INTERNAL = re.compile(r"\b(?:Namespace|NestedArg)\(")
+_SCAFFOLD = (
+    *("Does not validate", "Subtypes:", "Errors", "Given value", "Problem with given class_path"),
+    *("Type typing.", "Type collections.", "Expected a path but", "Subclass types expect", "a class path (str)"),
+    *("a dict with", "a dict without"),
+)
+_NO_SUBCLASS = ("Not a valid subclass", "Import path does not correspond to a subclass")
+_OF_A_TYPE = (
+    "Expected '",
+    "Expected a <",
+    "Expected a typing",
+    "Expected a dot import",
+    "Expected float",
+    "Expected list",
+)
+_TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "NoneType": "null",
+    "dict": "a mapping",
+    "list": "a list",
+    "dict[str, float]": "a mapping of names to numbers",
+    "tuple": "a list, as [0.9, 0.99]",
+    "collections.abc.Sequence": "a list",
+    "collections.abc.Iterable": "a list",
+}

@@ -1,0 +1,126 @@
+r"""How alike the clients' gradients are, layer by layer: $S_l = \mathrm{mean}_{i<j} \cos(g_{i,l}, g_{j,l})$.
+
+A client takes no step: its gradient is that of the loss over all of its data, by backprop, with the server's weights
+and BatchNorm in training mode. What is handed back are sums over clients, so that ranks and nodes simply add up.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from lit_fa.errors import UserError
+from lit_fa.federated.round_task import Learner, Round, client_seed
+from lit_fa.functional.drift import clipped_sum, length_without_noise, mean_pairwise_cosine
+from lit_fa.functional.feedback import named_generator
+from lit_fa.layers.feedback import true_gradient
+from lit_fa.layers.observing import observing
+from lit_fa.rules.base import Batch, Tensors
+from lit_fa.rules.flfa import PrivateComparison
+
+CHUNK = 32  # images whose gradients are held at once
+
+
+@dataclass
+class Directions:
+    """Sums over clients.
+
+    Attributes:
+        totals: layer to the sum of the unit vectors of its gradients (d,).
+        squares: layer to the sum of their squared lengths: the number of clients, but where noise was taken off.
+        clients: how many.
+    """
+
+    totals: Tensors
+    squares: Tensors
+    clients: int
+
+    def add(self, other: "Directions") -> "Directions":
+        """The sum of two groups of clients."""
+        for name, total in other.totals.items():
+            self.totals[name] = self.totals[name] + total if name in self.totals else total
+            self.squares[name] = (
+                self.squares[name] + other.squares[name] if name in self.squares else other.squares[name]
+            )
+        self.clients += other.clients
+        return self
+
+    def alike(self) -> dict[str, float]:
+        """Layer to S_l.
+
+        Raises:
+            UserError: there are fewer than two clients.
+        """
+        if self.clients < 2:
+            raise UserError("layers are chosen by comparing clients, and there is one: set data.init_args.clients: 2")
+        pairs = {name: (total, self.squares[name]) for name, total in self.totals.items()}
+        return {name: mean_pairwise_cosine(*pair, self.clients).item() for name, pair in pairs.items()}
+
+
+def check_comparable(learner: Learner, private: PrivateComparison | None) -> None:
+    """Raise a UserError where a private comparison cannot clip the gradient of one image alone."""
+    if private is not None and (mixes := _mixing(learner)):
+        raise UserError(f"private clips every image's own gradient, which {mixes} mixes: use a network with GroupNorm")
+
+
+def directions(
+    learner: Learner, round: Round, names: Sequence[str], seed: int, private: PrivateComparison | None = None
+) -> Directions:
+    """Of these layers of the learner's network, for the clients of a round in which each sees all of its data."""
+    check_comparable(learner, private)
+    found = Directions({}, {}, 0)
+    devices = sorted({p.device.index for p in learner.parameters() if p.device.type == "cuda"})
+    with observing(learner), true_gradient(learner.network), torch.random.fork_rng(devices):
+        learner.train()
+        for lane, client in enumerate(round.clients):
+            torch.manual_seed(client_seed(seed, round.number, client))
+            found.add(_of_client(learner, round, lane, names, private))
+    return found
+
+
+def _of_client(
+    learner: Learner, round: Round, lane: int, names: Sequence[str], private: PrivateComparison | None
+) -> Directions:
+    sums: list[Tensor] = []
+    take = _gradient if private is None else partial(_clipped, clip=private.clip)
+    for step in range(round.steps[lane]):
+        taken = take(learner, round.batch(lane, step), names)
+        sums = [a + b for a, b in zip(sums, taken, strict=True)] if sums else taken
+    lengths = [torch.linalg.vector_norm(g) for g in sums]
+    if private is not None:
+        generator = named_generator(private.seed, "comparison", round.number, round.clients[lane])
+        deviation = private.noise * private.clip
+        sums = [g + deviation * torch.randn(g.shape, generator=generator).to(g) for g in sums]
+        lengths = [length_without_noise(g, deviation) for g in sums]
+    units = {n: g / length.clamp_min(1e-30) for n, g, length in zip(names, sums, lengths, strict=True)}
+    return Directions(units, {n: u.square().sum() for n, u in units.items()}, 1)
+
+
+def _gradient(learner: Learner, batch: Batch, names: Sequence[str]) -> list[Tensor]:
+    """Summed over the batch's rows, flat, in float64: the mean over steps of unequal size is theirs."""
+    weights = [learner.network.get_submodule(name).weight for name in names]
+    with torch.enable_grad():
+        grads = torch.autograd.grad(learner(batch).value, weights)
+    return [g.detach().flatten().double() * len(batch[1]) for g in grads]
+
+
+def _clipped(learner: Learner, batch: Batch, names: Sequence[str], clip: float) -> list[Tensor]:
+    """The same, each row's gradient over all layers at most `clip` long."""
+    weights = {f"network.{name}.weight": learner.network.get_submodule(name).weight.detach() for name in names}
+
+    def loss(weights: Tensors, x: Tensor, y: Tensor) -> Tensor:
+        return functional_call(learner, weights, ((x.unsqueeze(0), y.unsqueeze(0)),)).value
+
+    total: Tensor | float = 0.0
+    for x, y in zip(batch[0].split(CHUNK), batch[1].split(CHUNK), strict=True):
+        rows = vmap(grad(loss), (None, 0, 0), randomness="different")(weights, x, y)
+        total = total + clipped_sum(torch.cat([g.flatten(1) for g in rows.values()], 1), clip).double()
+    return [*total.split([w.numel() for w in weights.values()])]
+
+
+def _mixing(learner: Learner) -> str:
+    norms = (name for name, m in learner.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    return next(norms, "")

@@ -1,0 +1,125 @@
+"""Command lines for many machines: a Slurm job array, a W&B sweep file, or tasks of a Ray cluster.
+
+Every task is one line of `lit-fa`, started in this folder, which the machines share; so a table's cells are trained
+anywhere and its report finds them in one results folder. A run that two of them want is trained by one.
+"""
+
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from lit_fa.config.arguments import nonempty
+from lit_fa.errors import UserError
+from lit_fa.outputs import writable_file, write_text
+
+Line = list[str]
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")  # in a directive of Slurm, where a space begins another option
+
+
+def add_emit_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `emit`, the same for tables and sweeps."""
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--slurm", action="store_true", help="a job array for sbatch, one task a line")
+    target.add_argument("--wandb", action="store_true", help="a W&B sweep file for wandb sweep, wandb agent")
+    target.add_argument("--ray", action="store_true", help="run on a Ray cluster now, and wait")
+    parser.add_argument("--to", type=Path, metavar="FILE", help="write there; default: the terminal")
+    parser.add_argument(
+        "--sbatch", action="append", type=nonempty, default=[], metavar="time=1:00:00", help="options for sbatch"
+    )
+    parser.add_argument("--address", default="auto", help="of the Ray cluster; local: one of this machine's own")
+
+
+def check_emit_options(options: argparse.Namespace) -> None:
+    """Refuse, before anything is looked up, a file that cannot be written and an option that is no single line.
+
+    Raises:
+        UserError: such an option was given.
+    """
+    if options.to:
+        writable_file(options.to, "--to")
+    for option in options.sbatch:
+        if not option.strip() or not option.isprintable():
+            raise UserError(f"--sbatch {option!a}: write one option of sbatch, such as time=1:00:00")
+
+
+def emit(lines: Sequence[Line], options: argparse.Namespace, name: str, *, sweep_file: str) -> int:
+    """Writes the array or the sweep file, or runs the lines on Ray; returns the exit code.
+
+    Args:
+        lines: words of each task, `lit-fa` first.
+        options: of `add_emit_options`.
+        name: of the job.
+        sweep_file: what `--wandb` writes.
+    """
+    if options.ray:
+        return on_ray(lines, options.address)
+    text = sweep_file if options.wandb else job_array(lines, name, options.sbatch)
+    if options.to is None:
+        print(text, end="")
+        return 0
+    write_text(options.to, text, "--to")
+    begin = "wandb sweep" if options.wandb else "sbatch"
+    print(f"{options.to}: {len(lines)} {'task' if len(lines) == 1 else 'tasks'}; start with: {begin} {options.to}")
+    return 0
+
+
+def job_array(lines: Sequence[Line], name: str, options: Sequence[str] = ()) -> str:
+    """A script for sbatch; task k of the array runs line k, also without Slurm: SLURM_ARRAY_TASK_ID=k bash FILE."""
+    name, last = _UNSAFE.sub("-", name), len(lines) - 1
+    head = [f"job-name=lit-fa-{name}", f"array=0-{last}", "cpus-per-task=1", "output=slurm-%A_%a.out"]
+    given = [f"#SBATCH --{option}" for option in (*head, *options)]
+    tasks = [f"  {shlex.quote(shlex.join(_here(line)))}" for line in lines]
+    end = [f"cd {shlex.quote(str(Path.cwd()))}", 'eval "exec ${lines[$SLURM_ARRAY_TASK_ID]}"']
+    return "\n".join(["#!/bin/bash", *given, "lines=(", *tasks, ")", *end, ""])
+
+
+def sweep_of(line: Line, option: str, values: Sequence[str]) -> str:
+    """A W&B grid over one option of a line of `lit-fa`: W&B's agents hand out its values."""
+    command = ["${env}", "${interpreter}", "-m", "lit_fa", *line[1:], "${args}"]
+    sweep = {"program": "lit_fa", "project": "lit-fa", "method": "grid", "command": command}
+    return yaml.safe_dump(sweep | {"parameters": {option: {"values": list(values)}}}, sort_keys=False, width=1000)
+
+
+def on_ray(lines: Sequence[Line], address: str) -> int:
+    """Runs every line as a task with one CPU and says how each ended; the largest exit code.
+
+    Raises:
+        UserError: there is no Ray, or no cluster at the address.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("emit --ray needs Ray: pip install 'lit-fa[ray]'") from error
+    try:
+        ray.init(address=address, log_to_driver=False)
+    except ConnectionError as error:
+        raise UserError(f"no Ray cluster at {address}: start one (ray start --head), or give --address") from error
+    task = ray.remote(num_cpus=1, max_retries=1)(_call)
+    running = {task.remote(_here(line), str(Path.cwd())): line for line in lines}
+    codes = []
+    while running:
+        (ended,), _ = ray.wait([*running])
+        code, said = ray.get(ended)
+        codes.append(code)
+        print(f"[{len(codes)}/{len(lines)}] {shlex.join(running.pop(ended))}: exit {code}, {said}", flush=True)
+    ray.shutdown()
+    return max(codes, default=0)
+
+
+def _call(words: Line, folder: str) -> tuple[int, str]:
+    """Exit code and last words of a command."""
+    done = subprocess.run(
+        words, cwd=folder, encoding="utf-8", errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    return done.returncode, (done.stdout.strip().splitlines() or [""])[-1]
+
+
+def _here(line: Line) -> Line:
+    """With this interpreter, for a task's shell knows no virtual environment."""
+    return [sys.executable, "-m", "lit_fa", *line[1:]]

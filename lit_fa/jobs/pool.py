@@ -1,0 +1,260 @@
+"""Running what is missing: N spawned workers, each taking runs one after the other."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from lit_fa.jobs.worker import Done, made, prepare, work
+from lit_fa.provenance import Code
+from lit_fa.results.records import read_record
+from lit_fa.results.stale import of_other_code
+from lit_fa.spec.expand import Run
+from lit_fa.spec.output_paths import Places
+from lit_fa.spec.table import Table
+from lit_fa.stopping import Request, handled
+
+DEFAULT_RUNNER = "lit_fa.commands.fit:fit_and_record"
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_KILLED = "the worker was killed by the system, twice (out of memory?)"
+GRACE_S = 60.0  # for workers that are asked to stop, to end their step and keep a checkpoint
+_LOOK_S = 0.2  # between two looks for a signal
+
+
+class Work(Protocol):
+    """What a worker takes."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """For the runner."""
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Its head: `path`, `id` and what else it is to say."""
+
+    @property
+    def log(self) -> Path:
+        """Where its output goes."""
+
+
+J = TypeVar("J", bound=Work)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is missing, with what the runner is to write: the head of its record, `path` among it."""
+
+    run: Run
+    record: dict[str, Any]
+    log: Path
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Of the run."""
+        return self.run.config
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[J]):
+    """A job and how it ended."""
+
+    job: J
+    done: Done
+
+
+def missing_jobs(
+    table: Table,
+    runs: Sequence[Run],
+    where: Places,
+    tree: Code,
+    logger: str | None = None,
+    *,
+    stale: bool = False,
+) -> tuple[list[Job], list[str]]:
+    """The runs without a record of their end, as jobs, and a line for every file that does not count.
+
+    `logger` is the name of one that the runs get, whatever their configs say: it changes no number and no id. With
+    `stale`, runs whose records are from other code than today's are missing too.
+    """
+    jobs, problems = [], []
+    for run in runs:
+        found = [read_record(folder / run.file_name, run) for folder in dict.fromkeys((where.results, where.target))]
+        problems += [problem for _, problem in found if problem]
+        records = [record for record, _ in found if record]
+        if all(stale and of_other_code(record, run) for record in records):
+            head = _head(table, run, tree, where.target / run.file_name)
+            head |= {"replaces": made(records[0].data)} if records else {}
+            log = where.scratch / "logs" / f"{run.id}.log"
+            jobs.append(Job(_with_logger(run, logger) if logger else run, head, log))
+    return jobs, problems
+
+
+def run_jobs(
+    jobs: Iterable[J | None],
+    *,
+    workers: int,
+    runner: str = DEFAULT_RUNNER,
+    on_start: Callable[[J], None] = lambda job: None,
+    on_retry: Callable[[J], None] = lambda job: None,
+    on_stop: Callable[[], None] = lambda: None,
+) -> Iterator[Outcome[J]]:
+    """Runs the jobs in order on `workers` processes and yields each outcome as it comes.
+
+    A worker that the system kills takes its pool with it: the runs in flight are retried once, each alone, so that
+    the one that needs too much memory is found and the others are not blamed. A run whose worker alone gets SIGTERM is
+    retried once too. What is ended twice is not finished, which is no failure. SIGINT, SIGTERM and SIGHUP ask the
+    workers to keep a checkpoint and stop, within `GRACE_S`; a second Ctrl-C, or closing the generator, kills them.
+    Records are written atomically, so nothing is left half-done.
+
+    Args:
+        jobs: what to run, drawn one by one as workers come free, so that a job may depend on the outcomes before it;
+            a None among them says that there is nothing yet, and is asked again when a job has ended.
+        workers: number of processes; each computes with one thread.
+        runner: import path `package.module:function` of `runner(config, record) -> None`.
+        on_start: called when a job begins.
+        on_retry: called when a job's worker was ended and the job will be tried again.
+        on_stop: called when a signal has come and the workers are asked to stop.
+
+    Raises:
+        Stopped: a signal has come.
+    """
+    fresh, again, asked = iter(jobs), deque[J](), Request()
+    crew, flying = _Crew(workers, runner, asked, on_stop), dict[Future, tuple[J, bool]]()
+    with _one_thread_each(), handled(asked), crew:
+        while True:
+            asked.check()
+            while len(flying) < (1 if again or _retrying(flying) else workers):
+                retry = bool(again)
+                job = again.popleft() if retry else next(fresh, None)
+                if job is None:
+                    break
+                Path(job.record["path"]).parent.mkdir(parents=True, exist_ok=True)
+                flying[crew.submit(job)] = (job, retry)
+                on_start(job)
+            if not flying:
+                return
+            ended, _ = wait(flying, timeout=_LOOK_S, return_when=FIRST_COMPLETED)
+            if any(_was_killed(future) for future in ended):
+                crew.dismiss()
+                ended = set(flying)
+            for future, (job, retry) in [(future, flying.pop(future)) for future in [*flying] if future in ended]:
+                done = Done("", False, 0.0, unfinished=_KILLED) if _was_killed(future) else future.result()
+                if retry or not done.unfinished:
+                    yield Outcome(job, done)
+                elif not asked.signum:
+                    again.append(job)
+                    on_retry(job)
+
+
+class _Crew:
+    """A pool of workers that is rebuilt after the system killed one; they are asked to stop when a signal has come."""
+
+    def __init__(self, size: int, runner: str, asked: Request, on_stop: Callable[[], None]) -> None:
+        self.size, self.runner, self.asked, self.on_stop = size, runner, asked, on_stop
+        self.pool: ProcessPoolExecutor | None = None
+        self.strangers = set(multiprocessing.active_children())
+
+    def submit(self, job: Work) -> Future:
+        """Hands a job to a worker; a pool that broke while it was idle is replaced."""
+        arguments = (work, self.runner, job.config, job.record, str(job.log))
+        # A worker that is being born inherits the blocked signals, which leaves a terminal's to the parent; so does
+        # the process that removes the pool's semaphores, which a closed terminal would kill.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+        try:
+            self.pool = self.pool or self._new_pool()
+            return self.pool.submit(*arguments)
+        except BrokenProcessPool as broken:
+            failed = Future()
+            failed.set_exception(broken)
+            return failed
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def stop(self) -> None:
+        """Asks the workers to stop, again and again, for one may be just about to take a run; then kills the rest."""
+        with suppress(KeyboardInterrupt):  # asked once more
+            self.on_stop()
+            if self.pool:
+                self.pool.shutdown(wait=False, cancel_futures=True)
+            until = time.monotonic() + GRACE_S
+            while (alive := self._workers()) and time.monotonic() < until and not self.asked.insisted:
+                for process in alive:
+                    process.terminate()
+                connection.wait([process.sentinel for process in alive], timeout=1.0)
+        self.dismiss()
+
+    def dismiss(self) -> None:
+        """Kills the workers, the idle ones as well; their runs are either recorded or will be run again."""
+        for process in self._workers():
+            process.kill()
+        if self.pool:
+            self.pool.shutdown(wait=True, cancel_futures=True)
+        self.pool = None
+
+    def _workers(self) -> set[BaseProcess]:
+        return set(multiprocessing.active_children()) - self.strangers
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        # spawn, because a forked process cannot use CUDA and inherits the threads of the parent's libraries.
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(self.size, mp_context=context, initializer=prepare)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self.pool:
+            self.pool.shutdown(wait=True)
+        elif kind and issubclass(kind, KeyboardInterrupt):
+            self.stop()
+        else:
+            self.dismiss()
+
+
+def _was_killed(future: Future) -> bool:
+    return isinstance(future.exception(), BrokenProcessPool)
+
+
+def _retrying(flying: dict[Future, tuple[J, bool]]) -> bool:
+    return any(retry for _, retry in flying.values())
+
+
+def _with_logger(run: Run, logger: str) -> Run:
+    return replace(run, config=run.config | {"trainer": (run.config.get("trainer") or {}) | {"logger": logger}})
+
+
+def _head(table: Table, run: Run, tree: Code, path: Path) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "paper": table.paper.key,
+        "table": table.name,
+        "row": run.cell.row,
+        "column": run.cell.column,
+        "scale": run.scale,
+        "seed": run.seed,
+        "commit": tree.commit,
+        "dirty": tree.dirty,
+        "path": str(path.parent.resolve() / path.name),
+    }
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """The thread counts that libraries read while they are imported, set before the workers start."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -1,0 +1,99 @@
+"""A round shared by ranks: who trains which client, and the sum of what all of them hand back."""
+
+from collections.abc import Sequence
+
+import torch
+from lightning.pytorch.strategies import Strategy
+from torch import distributed as dist
+
+from lit_fa.errors import UserError
+from lit_fa.federated.round_task import Outcome
+from lit_fa.rules.base import Tensors
+
+_GONE = (  # of gloo and of NCCL's sockets, of NCCL itself, of the store that rank 0 keeps
+    "Connection reset by peer",
+    "Connection closed by peer",
+    "Connection closed by remote peer",
+    "Broken pipe",
+    "ncclRemoteError",
+    "remote process exited or there was a network error",
+    "Did the remote server shutdown or crash",
+)
+
+
+class LostRankError(UserError):
+    """Another process of the run is gone; the last checkpoint stays usable."""
+
+
+def lost_rank(error: BaseException) -> LostRankError | None:
+    """What to tell a user whose run ended in `error` because another process died in it; None for other errors.
+
+    What else gloo and NCCL report (memory, versions, wrong use, a network card) keeps its own words.
+    """
+    said = " ".join(str(error).split())
+    between_ranks = isinstance(error, getattr(dist, "DistError", ())) or "gloo" in said or "NCCL" in said
+    if not between_ranks or not any(sign in said for sign in _GONE):
+        return None
+    return LostRankError(
+        "another rank of this run is gone; the last checkpoint stays usable: start the run again with --ckpt_path "
+        f"({said[:160]})"
+    )
+
+
+def share_of(steps: Sequence[int], rank: int, ranks: int) -> list[int]:
+    """Lanes of one rank: the longest client first, each to the rank with the least to do.
+
+    >>> [share_of([5, 1, 4, 2], rank, 2) for rank in (0, 1)]
+    [[0, 1], [2, 3]]
+    """
+    load, shares = [0] * ranks, [[] for _ in range(ranks)]
+    for lane in sorted(range(len(steps)), key=lambda lane: -steps[lane]):
+        least = load.index(min(load))
+        load[least] += steps[lane]
+        shares[least].append(lane)
+    return sorted(shares[rank])
+
+
+def summed(outcome: Outcome, params: Tensors, buffers: Tensors, strategy: Strategy, *, changes: bool) -> Outcome:
+    """The sum over all ranks, on each of them; three reductions of flat vectors, whatever the network.
+
+    Args:
+        outcome: of this rank; a rank without a client has nothing in it.
+        params: the server's, for names and shapes.
+        buffers: those that clients change.
+        strategy: Lightning's.
+        changes: whether the algorithm's clients keep a state that the server averages.
+    """
+    floats = {n: b for n, b in buffers.items() if b.is_floating_point()}
+    counts = {n: b for n, b in buffers.items() if not b.is_floating_point()}
+    update = _reduced(outcome.update, params, strategy, "sum")
+    change = _reduced(outcome.change, params, strategy, "sum") if changes else {}
+    averaged = _reduced(outcome.buffers, floats, strategy, "sum") | _reduced(outcome.buffers, counts, strategy, "max")
+    device = next(iter(params.values())).device
+    totals = strategy.reduce(outcome.totals.to(device), reduce_op="sum")
+    states = _everybodys(outcome.states, device) if changes or _anywhere(outcome.states, device) else {}
+    return Outcome(update, averaged, change, states, totals)
+
+
+def _reduced(tensors: Tensors, like: Tensors, strategy: Strategy, how: str) -> Tensors:
+    if not like:
+        return {}
+    given = [tensors[name] if name in tensors else torch.zeros_like(t) for name, t in like.items()]
+    flat = strategy.reduce(torch.cat([t.reshape(-1) for t in given]), reduce_op=how)
+    parts = flat.split([t.numel() for t in given])
+    return {name: part.view(t.shape).to(t.dtype) for part, (name, t) in zip(parts, like.items(), strict=True)}
+
+
+def _anywhere(states: dict[int, Tensors], device: torch.device) -> bool:
+    flag = torch.tensor(float(bool(states)), device=device)
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(flag)
+    return bool(flag)
+
+
+def _everybodys(states: dict[int, Tensors], device: torch.device) -> dict[int, Tensors]:
+    if not (dist.is_available() and dist.is_initialized()):
+        return states
+    gathered: list = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, {c: {n: t.cpu() for n, t in s.items()} for c, s in states.items()})
+    return {c: {n: t.to(device) for n, t in s.items()} for part in gathered for c, s in part.items()}

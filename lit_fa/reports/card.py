@@ -1,0 +1,125 @@
+"""The result table in a paper's README, between two markers; CI asks whether it is what the records say."""
+
+import re
+from collections.abc import Sequence
+from os.path import relpath
+from pathlib import Path
+
+from lit_fa.bounded_reading import bounded, reason
+from lit_fa.errors import UserError
+from lit_fa.outputs import write_text
+from lit_fa.reports.figures import drawable, figure_path
+from lit_fa.reports.text import markdown
+from lit_fa.results.compare import compare
+from lit_fa.results.records import Collected, collect
+from lit_fa.spec.table import load_table
+
+_FENCE = re.compile(r"^ {0,3}(```+|~~~+).*?^ {0,3}\1", re.M | re.S)
+_SCALE = re.compile(r"<!-- scale: (\w+) -->")
+
+
+def block(collected: Collected, card: Path, out: Path) -> str:
+    """What stands between the markers of a card; links to figures in `out` are relative to the card."""
+    images = [
+        (figure.title or figure.y, Path(relpath(figure_path(collected, figure, out), card.parent)).as_posix())
+        for figure in collected.table.figures
+        if drawable(collected, figure)
+    ]
+    return f"<!-- scale: {collected.scale.name} -->\n{markdown(collected, compare(collected), images)}"
+
+
+def markers(name: str) -> tuple[str, str]:
+    """The two lines that enclose the table `name` in a card."""
+    return f"<!-- table:{name}:begin -->", f"<!-- table:{name}:end -->"
+
+
+def read_card(card: Path) -> str:
+    """The text of a card, line ends as they are; nothing where there is none.
+
+    Raises:
+        UserError: it cannot be read, or is not UTF-8.
+    """
+    if not card.is_file():
+        return ""
+    try:
+        return bounded(card).decode()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{card}: cannot be read ({reason(error)}); save it as UTF-8 text") from None
+
+
+def read_block(card: Path, name: str) -> str | None:
+    """What the card holds for the table `name`, None where there is no card or it has no markers for it.
+
+    Raises:
+        UserError: the card cannot be read, or has the markers more than once.
+    """
+    content = read_card(card)
+    place = _place(content, name, card)
+    return None if place is None else content[slice(*place)].replace("\r\n", "\n").strip()
+
+
+def _place(content: str, name: str, card: Path) -> tuple[int, int] | None:
+    """Where the text between the markers begins and ends. A marker has a line to itself, outside fenced code."""
+    begins, ends = (_lines(content, marker) for marker in markers(name))
+    if len(begins) > 1 or len(ends) > 1:
+        raise UserError(f"{card}: the markers of the table {name} are there more than once; keep one pair")
+    if not begins or not ends or ends[0].start() < begins[0].end():
+        return None
+    return begins[0].end(), ends[0].start()
+
+
+def _lines(content: str, marker: str) -> list[re.Match]:
+    fences = [found.span() for found in _FENCE.finditer(content)]
+    found = re.finditer(rf"^[ \t]*{re.escape(marker)}[ \t]*\r?$", content, re.M)
+    return [line for line in found if not any(begin < line.start() < end for begin, end in fences)]
+
+
+def scale_in(card_block: str) -> str | None:
+    """The scale that a card's block shows, None for an empty block."""
+    found = _SCALE.search(card_block)
+    return found.group(1) if found else None
+
+
+def check_card(card: Path, names: Sequence[str]) -> None:
+    """Refuse a card without markers for one of the tables.
+
+    Raises:
+        UserError: which two lines to add.
+    """
+    for name in names:
+        if read_block(card, name) is None:
+            begin, end = markers(name)
+            raise UserError(f"{card}: no place for the table; add the two lines {begin} and {end}")
+
+
+def write_block(card: Path, name: str, content: str) -> None:
+    """Replaces what stands between the markers; the rest of the card is kept to the byte.
+
+    Raises:
+        UserError: the card has no markers for this table, or cannot be read or written.
+    """
+    before = read_card(card)
+    check_card(card, [name])
+    place = _place(before, name, card)
+    between = f"\n{content}\n"
+    if "\r\n" in before:
+        between = between.replace("\n", "\r\n")
+    write_text(card, f"{before[: place[0]].removesuffix(chr(13))}{between}{before[place[1] :]}")
+
+
+def is_stale(table_path: Path | str, card_path: Path | str, out: Path | None = None) -> bool:
+    """Whether the card shows anything else than what the committed records say, at the scale that the card shows.
+
+    Args:
+        table_path: the table's YAML.
+        card_path: the README with the table's markers; without them, or with nothing between them, it is stale.
+        out: the folder of the records, `results` beside the table unless it is given.
+    """
+    table, card = load_table(table_path), Path(card_path)
+    out = out or table.path.parent / "results"
+    shown = read_block(card, table.name)
+    name = scale_in(shown or "")
+    if shown is None or name not in table.scales:
+        return True
+    collected = collect(table, table.scale(name), out / table.name / name)
+    return shown != block(collected, card, out).strip()

@@ -1,0 +1,83 @@
+"""All tables of a folder, and how much of each is done."""
+
+import json
+import re
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table as ConsoleTable
+
+from lit_fa.bounded_reading import bounded
+from lit_fa.config.yaml_reader import load
+from lit_fa.errors import UserError
+from lit_fa.escaping import plain, shown
+from lit_fa.outputs import write_text
+from lit_fa.results.records import collect
+from lit_fa.results.stale import changes
+from lit_fa.spec.output_paths import places, tree_of
+from lit_fa.spec.table import SCALES, Table, load_table
+
+_LARGEST = 4 << 20  # bytes of a table
+
+
+def find_tables(path: Path) -> list[Path]:
+    """The table at `path`, or every table below the folder `path`: YAML files that name a paper and cells.
+
+    Raises:
+        UserError: there is no such file, or no table in the folder.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; give a table or a folder of them")
+    if not path.is_dir():
+        return [path]
+    found = [file for file in sorted(path.rglob("*.yaml")) if file.is_file() and _is_table(file)]
+    if not found:
+        raise UserError(f"{path}: no table in this folder; a table is a YAML file with `paper` and `cells` or `grid`")
+    return found
+
+
+def print_list(path: Path, output: Console, json_file: Path | None = None) -> int:
+    """Prints every table with its cells and, for each scale, the runs done; 2 if a table cannot be read."""
+    listed, entries, broken = ConsoleTable("table", "paper", "cells", *SCALES), [], []
+    for file in find_tables(path):
+        try:
+            table = load_table(file)
+            done = {name: _done(table, name) for name in table.scales}
+        except UserError as error:
+            broken.append(plain(str(error)))
+            continue
+        paper = ", ".join(part for part in (table.paper.key, table.paper.table) if part)
+        counts = (_counts(done[name]) if name in done else "–" for name in SCALES)
+        listed.add_row(shown(str(file)), shown(paper), str(len(table.cells)), *counts)
+        entries.append({"table": str(file), "paper": table.paper.key, "cells": len(table.cells), "scales": done})
+    output.print(listed)
+    for line in broken:
+        output.print(f"broken: {line}", markup=False, highlight=False, soft_wrap=True)
+    if json_file:
+        write_text(json_file, json.dumps({"tables": entries, "broken": broken}, indent=1) + "\n", "--json")
+    return 2 if broken else 0
+
+
+def _done(table: Table, name: str) -> dict[str, int]:
+    """Runs done and missing at a scale, in the folder that counts."""
+    found = collect(table, table.scales[name], places(table, name, tree_of(table)).results)
+    lost = len(found.ended) - len(found.all)
+    stale = sum(bool(change) for change in changes(found))
+    told = {"diverged": lost, "stale": stale}
+    return {"done": len(found.ended), "missing": len(found.missing)} | {kind: n for kind, n in told.items() if n}
+
+
+def _counts(done: dict[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in done.items())
+
+
+def _is_table(file: Path) -> bool:
+    """The file is a table; so is one that says `paper:` and cannot be read, which is named where it is loaded."""
+    try:
+        text = bounded(file, _LARGEST).decode()
+        data = load(text, str(file))
+    except (OSError, ValueError) as error:  # a UserError is a ValueError
+        return isinstance(error, UserError) and bool(re.search(r"^[\"']?paper[\"']?\s*:", text, re.M))
+    except RecursionError:
+        return False
+    return isinstance(data, dict) and "paper" in data and ("cells" in data or "grid" in data)

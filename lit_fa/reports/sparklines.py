@@ -1,0 +1,118 @@
+"""Small pictures inside a page's tables, as SVG: an interval beside its number, a curve, a partition."""
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+
+from markupsafe import Markup, escape
+
+from lit_fa.results.compare import Comparison
+from lit_fa.results.records import Record
+
+_WIDTH, _HEIGHT = 120, 18  # of an interval
+_CURVE = (120, 32)
+_POINTS = 24  # of a small curve, at most
+_CLIENTS = 100  # rows of a partition, at most
+_CLASSES = 1000  # columns of a partition, at most
+_BLUE = (0.12, 0.47, 0.71)  # seen on white and on black
+
+
+def intervals(comparisons: Sequence[Comparison]) -> list[Markup]:
+    """For every cell its runs as dots, mean and interval as a bar, the published number as a diamond.
+
+    The cells of one column and metric share an axis, so that rows can be compared; columns are often other data sets.
+    """
+    spans: dict[tuple[str, ...], list[float]] = {}
+    for c in comparisons:
+        spans.setdefault(_axis(c), []).extend(_extent(c))
+    return [_interval(c, spans[_axis(c)]) for c in comparisons]
+
+
+def curve(lines: Sequence[Sequence[tuple[float, float]]], said: str) -> Markup:
+    """Lines of (x, y) on one pair of axes, without labels; `said` is the picture in words."""
+    finite = [[(x, y) for x, y in line if math.isfinite(y)] for line in lines]
+    points = [point for line in finite for point in line]
+    if not points:
+        return Markup("")
+    (width, height), xs, (low, high) = _CURVE, _span([x for x, _ in points]), _span([y for _, y in points])
+    drawn = "".join(
+        f'<polyline points="{" ".join(f"{_at(x, xs, width)},{_at(y, (high, low), height)}" for x, y in line)}"/>'
+        for line in map(_thinned, finite)
+        if line
+    )
+    return _image("curve", f"-2 -2 {width + 4} {height + 4}", said, drawn)
+
+
+def partition(counts: Sequence[Sequence[int]]) -> Markup:
+    """Samples of each client (row) in each class (column), denser where there are more; the first hundred clients."""
+    import numpy as np
+    from matplotlib.image import imsave  # a hundred clients are a kilobyte as PNG and fifty as SVG
+
+    shown, most = counts[:_CLIENTS], max(max(row) for row in counts)
+    image = io.BytesIO()
+    pixels = np.array([[(*_BLUE, count / most) for count in row] for row in shown])
+    imsave(image, pixels, format="png", metadata={"Software": None})
+    sizes = [sum(row) for row in counts]
+    said = f"{len(counts)} clients of {min(sizes)} to {max(sizes)} samples in {len(counts[0])} classes"
+    source = f"data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}"
+    return Markup('<img class="partition" alt="{}" title="{}" src="{}">').format(said, said, source)
+
+
+def counts_of(record: Record) -> list[list[int]]:
+    """The (clients, classes) counts that a federated run recorded; empty where there are none to draw."""
+    counts = record.data.get("partition")
+    fits = isinstance(counts, list) and counts and all(isinstance(row, list) and row for row in counts)
+    whole = fits and all(isinstance(count, int) and count >= 0 for row in counts for count in row)
+    drawable = whole and len({len(row) for row in counts}) == 1 and len(counts[0]) <= _CLASSES
+    return counts if drawable and any(map(any, counts)) else []
+
+
+def _axis(c: Comparison) -> tuple[str, ...]:
+    return c.cell.column, c.cell.metric.name, c.cell.metric.unit, c.cell.metric.at
+
+
+def _extent(c: Comparison) -> list[float]:
+    """Every number that the picture of a cell has to hold."""
+    mean, half = c.summary.mean, c.summary.interval or 0.0
+    held = [*c.summary.values, *([mean - half, mean + half] if mean is not None else [])]
+    return [v for v in [*held, *([c.cell.published.value] if c.difference is not None else [])] if math.isfinite(v)]
+
+
+def _interval(c: Comparison, extent: Sequence[float]) -> Markup:
+    if c.summary.mean is None or not math.isfinite(c.summary.mean):
+        return Markup("")
+    span, middle = _span(extent), _HEIGHT / 2
+    mean, half = c.summary.mean, c.summary.interval or 0.0
+    low, centre, high = (_at(value, span, _WIDTH) for value in (mean - half, mean, mean + half))
+    drawn = f'<path class="bar" d="M{low} {middle}H{high}M{centre} 3V{_HEIGHT - 3}"/>'
+    drawn += "".join(f'<circle cx="{_at(v, span, _WIDTH)}" cy="{middle}" r="2.4"/>' for v in c.summary.values)
+    if c.difference is not None:
+        at = _at(c.cell.published.value, span, _WIDTH)
+        drawn += f'<path class="published" d="M{at} {middle - 5}l5 5l-5 5l-5 -5z"/>'
+    said = f"runs {', '.join(f'{v:.4g}' for v in c.summary.values)}" + (f"; 95 % ± {half:.2g}" if half else "")
+    said += f"; published {c.cell.published.value:g}" if c.difference is not None else ""
+    return _image("interval", f"-6 0 {_WIDTH + 12} {_HEIGHT}", said, drawn)
+
+
+def _image(kind: str, box: str, said: str, body: str) -> Markup:
+    said = escape(said)
+    return Markup(
+        f'<svg class="{kind}" viewBox="{box}" role="img" aria-label="{said}"><title>{said}</title>{body}</svg>'
+    )
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _at(value: float, span: tuple[float, float], width: int) -> str:
+    return f"{(value - span[0]) / (span[1] - span[0]) * width:.1f}".removesuffix(".0")
+
+
+def _thinned(line: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most 24 points of a line, the first and the last among them."""
+    if len(line) <= _POINTS:
+        return list(line)
+    return [line[round(i * (len(line) - 1) / (_POINTS - 1))] for i in range(_POINTS)]

@@ -1,0 +1,177 @@
+"""Reading run records back: one small JSON a run; what cannot be counted is named and left out.
+
+JSON has no number for what is not finite, a correlation with constant predictions or a loss that has blown up: records
+hold null there, and it is nan again here.
+"""
+
+import math
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lit_fa.bounded_reading import read_json, reason
+from lit_fa.escaping import plain, short
+from lit_fa.results.derived import with_derived
+from lit_fa.results.record_schema import numeric, odd_fields, restored
+from lit_fa.spec.expand import Run, expand
+from lit_fa.spec.table import Cell, Metric, Scale, Table
+
+ENDED = ("finished", "diverged")  # what a record says of a run that is not to be run again
+
+
+@dataclass(frozen=True)
+class Record:
+    """The numbers of a run that has ended; curves are lists of (step, epoch, value) in the order of training."""
+
+    path: Path
+    data: dict[str, Any]
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return self.data["seed"]
+
+    @property
+    def diverged(self) -> str:
+        """Where the run diverged, `at step 40 (the output of head)`; "" for a run that finished."""
+        if self.data.get("status") != "diverged":
+            return ""
+        told = self.data.get("diverged") or {}
+        step, first = told.get("step"), told.get("first")
+        at = f"at step {step}" if step is not None else "at an unknown step"
+        return f"{at} ({first})" if first else at
+
+    def curve(self, name: str) -> list[tuple[float, float, float]]:
+        """The points of a curve, empty where the run logged none of that name."""
+        return [(point[0], point[1], point[2]) for point in self.data["curves"].get(name, [])]
+
+    def value(self, metric: Metric) -> float | None:
+        """The metric at the point it asks for, None where the run has no such number.
+
+        `last` is the final metric, else the end of the curve; `first`, `best`, `mean_last_10` (of ten logged points, or
+        of all if there are fewer), `median` and `max_abs` read the curve of that name. What is made of a point that is
+        not finite is nan; only `best` passes over such points.
+        """
+        points = [value for *_, value in self.curve(metric.name)]
+        if metric.at == "last" and metric.name in self.data["metrics"]:
+            return float(self.data["metrics"][metric.name])
+        if not points:
+            return None
+        if metric.at == "first":
+            return points[0]
+        if metric.at == "best":
+            finite = [value for value in points if math.isfinite(value)]
+            return (max if metric.better == "higher" else min)(finite, default=math.nan)
+        if metric.at == "mean_last_10":
+            return sum(points[-10:]) / len(points[-10:])
+        if metric.at in ("median", "max_abs") and not all(map(math.isfinite, points)):
+            return math.nan  # which has no place in an order
+        if metric.at == "median":
+            return statistics.median(points)
+        return max(abs(value) for value in points) if metric.at == "max_abs" else points[-1]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The records of a table at one scale: what was wanted, what is there, and what was left out with the reason.
+
+    `records` are of finished runs and `diverged` of those that diverged, whose numbers no mean takes in.
+    """
+
+    table: Table
+    scale: Scale
+    runs: tuple[Run, ...]
+    records: dict[str, tuple[Record, ...]]
+    problems: tuple[str, ...] = ()
+    missing: tuple[Run, ...] = field(default=())
+    diverged: dict[str, tuple[Record, ...]] = field(default_factory=dict)
+
+    def of(self, cell: Cell) -> tuple[Record, ...]:
+        """The finished records of a cell, one a seed, in the order of the seeds."""
+        return self.records.get(cell.id, ())
+
+    def lost(self, cell: Cell) -> tuple[Record, ...]:
+        """The records of a cell's runs that diverged, in the order of the seeds."""
+        return self.diverged.get(cell.id, ())
+
+    @property
+    def ended(self) -> list[Record]:
+        """Every record, of finished runs and of those that diverged, in the order of the table."""
+        return [record for cell in self.table.cells for record in (*self.of(cell), *self.lost(cell))]
+
+    @property
+    def all(self) -> list[Record]:
+        """Every finished record, in the order of the table."""
+        return [record for cell in self.table.cells for record in self.of(cell)]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The cells that this scale has."""
+        return [cell for cell in self.table.cells if self.scale.name in cell.scales]
+
+
+def collect(table: Table, scale: Scale, folder: Path) -> Collected:
+    """Reads every wanted record in `folder`; unreadable and foreign files become lines in `problems`, never errors."""
+    runs = expand(table, scale)
+    finished: dict[str, list[Record]] = {}
+    diverged: dict[str, list[Record]] = {}
+    problems, missing = [], []
+    for run in runs:
+        record, problem = read_record(folder / run.file_name, run)
+        problems += [problem] if problem else []
+        if record:
+            (diverged if record.diverged else finished).setdefault(run.cell.id, []).append(record)
+        else:
+            missing.append(run)
+    problems += foreign(folder, runs)
+    kept, lost = ({cell: tuple(found) for cell, found in kind.items()} for kind in (finished, diverged))
+    return Collected(table, scale, tuple(runs), kept, tuple(problems), tuple(missing), lost)
+
+
+def read_record(path: Path, run: Run) -> tuple[Record | None, str]:
+    """The record of `run` at `path`, finished or diverged, or None; and a line where it does not count as it is.
+
+    None and "" where there is no file. A record with numbers too large to be summed counts, as not finite.
+    """
+    if not os.path.lexists(path):
+        return None, ""
+    try:
+        data = read_json(path)
+        problem = unfinished(data, run.id) or _other_seed(data, run)
+    except (OSError, ValueError) as error:
+        data, problem = None, reason(error)
+    if problem:
+        return None, plain(f"{path.name}: {problem}; it will be run again")
+    data, huge = restored(data)
+    said = f"{path.name}: {', '.join(huge)}: too large a number, not finite here" if huge else ""
+    return Record(path, with_derived(data)), plain(said)
+
+
+def foreign(folder: Path, runs: Sequence[Run]) -> list[str]:
+    """A line for every JSON file in `folder` that is not a run of this table as it is declared now."""
+    known = {run.file_name for run in runs}
+    strangers = sorted(path.name for path in folder.glob("*.json") if path.name not in known)
+    return [plain(f"{name}: not a run of this table as it is now; skipped") for name in strangers]
+
+
+def unfinished(data: Any, run_id: str) -> str:
+    """Why `data` is not the record of the run `run_id`, finished or diverged; "" if it is."""
+    if not isinstance(data, dict):
+        return "not a run record"
+    if data.get("status") not in ENDED:
+        return f"status is {short(data.get('status'))}, not {' or '.join(map(repr, ENDED))}"
+    if not numeric(data.setdefault("metrics", {}), data.setdefault("curves", {})):
+        return "metrics or curves are not numbers"
+    if data.get("id") != run_id:
+        return f"the record of another run ({short(data.get('id'))})"
+    odd = odd_fields(data)
+    return f"{', '.join(odd)} cannot be read" if odd else ""
+
+
+def _other_seed(data: dict[str, Any], run: Run) -> str:
+    seed = data.get("seed")
+    same = not isinstance(seed, bool) and seed == run.seed
+    return "" if same else f"the record of another run (seed {short(seed)})"

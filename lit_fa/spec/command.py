@@ -1,0 +1,44 @@
+"""Commands as text: the one that makes a table, a cell or a run, and the reading of its `--only`."""
+
+import re
+import shlex
+from collections.abc import Sequence
+
+from lit_fa.errors import UserError
+from lit_fa.spec.output_paths import root_of
+from lit_fa.spec.table import Cell, Scale, Table
+
+
+def run_command(table: Table, scale: Scale, cell: Cell | None = None, seed: int | None = None) -> str:
+    """`lit-fa table run ...` for a table, one cell or one seed of it, quoted for a shell in the project's folder.
+
+    Raises:
+        UserError: a label that `--only` could not tell from two.
+    """
+    words = ["lit-fa", "table", "run", name_of(table), "--scale", scale.name]
+    if cell:
+        axes = ["row", *(["column"] if any(other.column for other in table.cells) else [])]
+        words += ["--only", ",".join(f"{axis}={getattr(cell, axis)}" for axis in axes)]
+        if read_only(words[-1:]) != {axis: [getattr(cell, axis)] for axis in axes}:
+            raise UserError(f"{table.path}: --only cannot name the cell {cell.id!r}; rename its row or column")
+    return shlex.join([*words, *(["--seeds", str(seed)] if seed is not None else [])])
+
+
+def read_only(given: Sequence[str]) -> dict[str, list[str]]:
+    """`["row=FA,column=w32, no bias"]` as labels by axis; a comma parts two only where an axis follows.
+
+    >>> read_only(["row=FA,column=w32, no bias"])
+    {'row': ['FA'], 'column': ['w32, no bias']}
+    """
+    kept: dict[str, list[str]] = {}
+    for part in (part for text in given for part in re.split(r",(?=\s*(?:row|column)\s*=)", text)):
+        axis, equals, label = (piece.strip() for piece in part.partition("="))
+        if not equals or axis not in ("row", "column"):
+            raise UserError(f"--only {part!r}: write row=LABEL or column=LABEL, separated by commas")
+        kept.setdefault(axis, []).append(label)
+    return kept
+
+
+def name_of(table: Table) -> str:
+    """The table's path below the project's folder, with slashes."""
+    return table.path.resolve().relative_to(root_of(table)).as_posix()

@@ -1,0 +1,183 @@
+"""Cell x seed x scale -> run: a complete config with an id that says what is computed, not where."""
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lit_fa.errors import UserError, nearest
+from lit_fa.escaping import short
+from lit_fa.spec.table import Cell, Scale, Table
+
+# What may differ between two machines that reproduce the same number.
+_TRAINER_MACHINE = {
+    "accelerator",
+    "barebones",
+    "default_root_dir",
+    "devices",
+    "enable_model_summary",
+    "enable_progress_bar",
+    "logger",
+    "num_nodes",
+    "plugins",
+    "profiler",
+    "strategy",
+}
+_DATA_MACHINE = {"root", "data_dir", "download", "num_workers", "persistent_workers", "pin_memory", "prefetch_factor"}
+_LONGEST = 230  # letters of a record's name, which the files beside it make longer
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a cell at one scale with one seed; `config` is complete and belongs to this run alone."""
+
+    id: str
+    cell: Cell
+    scale: str
+    seed: int
+    config: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """What a person calls this run: `FA, width 32, seed 0`."""
+        return ", ".join([part for part in (self.cell.row, self.cell.column) if part] + [f"seed {self.seed}"])
+
+    @property
+    def file_name(self) -> str:
+        """`<row>__<column>__seed<k>__<id>.json`, the labels reduced to letters, digits, dots and dashes."""
+        return f"{slug(self.cell.row)}__{slug(self.cell.column)}__seed{self.seed}__{self.id}.json"
+
+
+def expand(
+    table: Table,
+    scale: Scale,
+    *,
+    only: Mapping[str, Sequence[str]] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> list[Run]:
+    """All runs of a table at a scale: every cell with the first seed, then every cell with the second, and so on.
+
+    Args:
+        table: a table from `load_table`.
+        scale: one of `table.scales`.
+        only: labels to keep, `{"row": [...], "column": [...]}`; an absent axis keeps all.
+        seeds: the seeds to keep; None keeps all.
+
+    Raises:
+        UserError: a label or seed that the table does not have, or an override that does not fit the base.
+    """
+    cells = [cell for cell in table.cells if scale.name in cell.scales and _kept(cell, only or {})]
+    for axis, labels in (only or {}).items():
+        _require(labels, [getattr(cell, axis) for cell in table.cells], f"{table.path}: no {axis}")
+    _require(seeds or [], scale.seeds, f"{table.path}: at scale {scale.name} no seed")
+    kept = [seed for seed in scale.seeds if seeds is None or seed in seeds]
+    runs = [_run(table, cell, scale, seed) for seed in kept for cell in cells]
+    names = [run.file_name for run in runs]
+    for run in runs:
+        if len(run.file_name) > _LONGEST:
+            raise UserError(f"{table.path}: {short(run.cell.id)} is too long for a file's name; shorten the labels")
+        if names.count(run.file_name) > 1:
+            raise UserError(f"{table.path}: two cells write {run.file_name}; rename the row or column {run.cell.id!r}")
+    return runs
+
+
+def resolve(table: Table, cell: Cell, scale: Scale, seed: int) -> dict[str, Any]:
+    """The config of one run: base, then the cell's overrides, then the scale's, then the seed.
+
+    The seed goes to the keys in `seeded`, and wherever a value is written as `$seed`.
+    """
+    where = f"{table.path}: {cell.id}"
+    config = copy.deepcopy(table.base)
+    for overrides in (cell.set, scale.set):
+        for key, value in overrides.items():
+            assign(config, key, value, where)
+    for key in table.seeded:
+        if _parent_exists(config, key.removesuffix("?")):
+            assign(config, key.removesuffix("?"), seed, where)
+        elif not key.endswith("?"):
+            raise UserError(f"{where}: seeded: this cell has no {key}; write {key}? if some cells lack it")
+    return _fill(config, seed)
+
+
+def assign(config: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Sets `a.b.c` in nested dicts, creating those that are absent; a dict replaces what was there as a whole."""
+    *parents, last = key.split(".")
+    node = config
+    for depth, name in enumerate(parents):
+        node = node.setdefault(name, {})
+        if not isinstance(node, dict):
+            through = ".".join(parents[: depth + 1])
+            raise UserError(f"{where}: {key} goes through {through}, which is {node!r}; replace {through} as a whole")
+    node[last] = copy.deepcopy(value)
+
+
+def _fill(value: Any, seed: int) -> Any:
+    if isinstance(value, dict):
+        return {key: _fill(entry, seed) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_fill(entry, seed) for entry in value]
+    return seed if value == "$seed" else value
+
+
+def run_id(config: dict[str, Any]) -> str:
+    """First 12 hex digits of the SHA-256 of the config without devices, workers, paths and loggers."""
+    canonical = json.dumps(_plain(without_machine(config)), sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def without_machine(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a config that decides the numbers."""
+    kept = dict(config)
+    if isinstance(kept.get("trainer"), dict):
+        kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key not in _TRAINER_MACHINE}
+    if "data" in kept:
+        kept["data"] = _without(kept["data"], _DATA_MACHINE)
+    if isinstance(kept.get("pretrain"), dict):
+        kept["pretrain"] = without_machine(kept["pretrain"])
+    return kept
+
+
+def slug(label: str) -> str:
+    """A label as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-.") or "-"
+
+
+def _run(table: Table, cell: Cell, scale: Scale, seed: int) -> Run:
+    config = resolve(table, cell, scale, seed)
+    return Run(run_id(config), cell, scale.name, seed, config)
+
+
+def _kept(cell: Cell, only: Mapping[str, Sequence[str]]) -> bool:
+    return all(getattr(cell, axis) in labels for axis, labels in only.items())
+
+
+def _require(wanted: Sequence[Any], valid: Sequence[Any], where: str) -> None:
+    for value in wanted:
+        if value not in valid:
+            raise UserError(f"{where} {value!r}; {nearest(value, [str(v) for v in dict.fromkeys(valid)])}")
+
+
+def _parent_exists(config: dict[str, Any], key: str) -> bool:
+    node: Any = config
+    for name in key.split(".")[:-1]:
+        node = node.get(name) if isinstance(node, dict) else None
+    return isinstance(node, dict)
+
+
+def _without(node: Any, names: set[str]) -> Any:
+    """`node` without the named keys at any depth: a federated datamodule holds another one."""
+    if isinstance(node, dict):
+        return {key: _without(value, names) for key, value in node.items() if key not in names}
+    return [_without(entry, names) for entry in node] if isinstance(node, list) else node
+
+
+def _plain(node: Any) -> Any:
+    """10.0 and 10 are one number."""
+    if isinstance(node, dict):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(entry) for entry in node]
+    return int(node) if isinstance(node, float) and node.is_integer() else node
