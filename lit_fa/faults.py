@@ -5,8 +5,10 @@
 | `kill@37`, `sigterm@37`, `sigint@37`, `sighup@37` | the signal, before the step after global step 37 |
 | `sigterm@epoch2` | the same at the beginning of epoch 2 (the first is 0) |
 | `nan@5`, `nan@epoch1` | a parameter is no number from there on |
-| `disk@save` | the disk is full while a checkpoint is written |
-| `kill@save`, `sigterm@save`, ... | the signal while a checkpoint is written |
+| `disk@save`, `readonly@save` | the disk is full, or read-only, while a file is written |
+| `kill@save`, `sigterm@save`, ... | the signal while a file is written |
+
+A file is every output: a checkpoint, a record, a card, a figure, an export.
 
 Where the variable is not set, nothing is attached and nothing is asked.
 """
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 from lit_fa.errors import UserError
 
 VARIABLE = "LIT_FA_FAULT"
+DISKS = {"disk": errno.ENOSPC, "readonly": errno.EROFS}
 SIGNALS = {"kill": "SIGKILL", "sigterm": "SIGTERM", "sigint": "SIGINT", "sighup": "SIGHUP"}
 
 
@@ -28,7 +31,7 @@ class Fault:
     """What happens, and where: at a global step, at an epoch's beginning, or in a save (neither).
 
     Attributes:
-        what: kill, sigterm, sigint, sighup, nan or disk.
+        what: kill, sigterm, sigint, sighup, nan, disk or readonly.
         step: global step.
         epoch: counted from 0.
     """
@@ -63,9 +66,12 @@ def parsed(text: str) -> Fault:
     >>> parsed("sigterm@epoch2")
     Fault(what='sigterm', step=None, epoch=2)
     """
-    names = "|".join(SIGNALS)
-    if not re.fullmatch(rf"((?:{names}|nan)@(?:epoch)?[0-9]{{1,9}}|(?:{names}|disk)@save)", text):
-        raise UserError(f"{VARIABLE}={text}: write kill, sigterm, sigint, sighup or nan @STEP or @epochN, or disk@save")
+    names, disks = "|".join(SIGNALS), "|".join(DISKS)
+    if not re.fullmatch(rf"((?:{names}|nan)@(?:epoch)?[0-9]{{1,9}}|(?:{names}|{disks})@save)", text):
+        signals = "kill, sigterm, sigint, sighup"
+        raise UserError(
+            f"{VARIABLE}={text}: write {signals} or nan @STEP or @epochN; {signals}, disk or readonly @save"
+        )
     what, _, where = text.partition("@")
     if where == "save":
         return Fault(what)
@@ -73,10 +79,10 @@ def parsed(text: str) -> Fault:
 
 
 def while_writing(path: object) -> None:
-    """Called by whoever writes a checkpoint, when a part of it is written."""
+    """Called by the writer of every file, when it is written and not yet in its place."""
     fault = asked()
     if fault is None or not fault.in_save:
         return
-    if fault.what == "disk":
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    if number := DISKS.get(fault.what):
+        raise OSError(number, os.strerror(number), str(path))
     fault.send()

@@ -7,16 +7,17 @@ link, a file keeps its mode, and a read-only file is refused.
 
 import errno
 import os
-import secrets
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from lit_fa.errors import UserError
+from lit_fa.faults import while_writing
+from lit_fa.parts import part_of, publish
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DEVICES = ("/dev/fd/", "/dev/std", "/proc/")  # written to as they are: nothing beside them can be renamed to them
@@ -36,19 +37,15 @@ def written(path: str | Path, option: str = "", ending: str = ".tmp", *, follow:
     Raises:
         UserError: it cannot be written. The block must do nothing but write, for its errors are told of this file.
     """
-    part = None
     try:
         target = _target(Path(path), follow)
         device = _is_device(target) and (follow or not target.is_symlink())
-        part = _beside(target, ending, device)
-        yield part
-        _publish(part, target, device)
+        with part_of(target, ending, device=device) as part:
+            yield part
+            while_writing(path)
+            publish(part, target, device=device)
     except OSError as error:
         raise UserError(cannot_write(path, error, option)) from error
-    finally:
-        if part:
-            with suppress(OSError):
-                part.unlink()
 
 
 def write_text(path: str | Path, text: str, option: str = "", *, follow: bool = True) -> Path:
@@ -212,32 +209,6 @@ def _is_device(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
-
-
-def _beside(target: Path, ending: str, device: bool) -> Path:
-    """A new empty file in the target's folder, with the target's mode, else that of a new file."""
-    folder = Path(tempfile.gettempdir()) if device else target.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{target.name[:40]}.{secrets.token_hex(4)}{ending}"
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if device else 0o666)
-    with suppress(OSError):  # of a new file, or of a file system without modes
-        if not device and not target.is_symlink():
-            os.fchmod(descriptor, stat.S_IMODE(target.stat().st_mode))
-    os.close(descriptor)
-    return part
-
-
-def _publish(part: Path, target: Path, device: bool) -> None:
-    if device:
-        with part.open("rb") as source, target.open("wb") as sink:
-            shutil.copyfileobj(source, sink)
-        return
-    descriptor = os.open(part, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.replace(part, target)
 
 
 def _is_full(folder: Path) -> bool:

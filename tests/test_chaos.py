@@ -10,8 +10,10 @@ import pytest
 
 from benchmarks.chaos import attack
 from benchmarks.chaos.__main__ import _done, _kinds
+from benchmarks.chaos.disk import DISKS
 from benchmarks.chaos.process import Command
-from benchmarks.chaos.work import KINDS, VOLATILE, _record
+from benchmarks.chaos.summary import markdown, origin
+from benchmarks.chaos.work import KINDS, REPORT, VOLATILE, VOLATILE_FACTS, _record, _reports
 
 ATTACK = attack.Attack(0, "fit", "SIGKILL", "parent", 0.5)
 
@@ -53,6 +55,55 @@ def test_only_the_named_fields_of_a_record_may_differ(tmp_path):
     assert {*_record(tmp_path / "r.json")} == {"metrics", "curves", "config", "status"}
 
 
+@pytest.mark.parametrize("form", ["* {}, all runs: 3 s", "<div><dt>{}</dt><dd>3 s</dd></div>", "{}: 3 s"])
+def test_only_the_named_facts_of_a_report_may_differ(tmp_path, form):
+    facts = [form.format(name) for name in VOLATILE_FACTS]
+    (tmp_path / REPORT).mkdir()
+    (tmp_path / REPORT / "a.md").write_text("\n".join(["| FA | 84.17 |", *facts, "* scale: smoke"]), encoding="utf-8")
+    (tmp_path / REPORT / "b.html").write_text(
+        '<a href="data:,FA%0A%2A%20wall%20time%3A%203%20s%0Aend">', encoding="utf-8"
+    )
+    (tmp_path / REPORT / "c.png").write_bytes(b"\x89PNG")
+    found = _reports(tmp_path)
+    assert found["report/a.md"] == ["| FA | 84.17 |", "* scale: smoke"]
+    assert found["report/b.html"] == ['<a href="data:,FA', 'end">']
+    assert len(found["report/c.png"]) == 32
+
+
+def test_outcomes_are_counted_by_kind_and_those_that_came_too_late_are_not():
+    made = {"date": "2026-11-28T12:00:00+00:00", "commit": "0123456789", "start": "fork"}
+    fine, lost = attack.Outcome(ATTACK, survived=True), attack.Outcome(ATTACK, survived=True, lost=["a"])
+    outcomes = [found.plain() | made for found in (fine, lost, attack.Outcome(ATTACK, late=True))]
+    rows = {
+        line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[1:] for line in markdown(outcomes).splitlines()
+    }
+    assert rows["fit"] == ["2", "0", "0", "0", "0", "0", "2", "2", "1", "0", "0", "0"]
+    assert rows["all"] == rows["fit"]
+    assert rows["table"] == ["0"] * 12
+    assert origin(outcomes) == "2026-11-28; commits 0123456; 3 with --start fork"
+
+
+@pytest.mark.parametrize(("means", "fault"), [("disk full", "disk@save"), ("disk read-only", "readonly@save")])
+def test_a_disk_that_cannot_be_mounted_fails_by_the_named_fault(tmp_path, monkeypatch, means, fault):
+    started = []
+
+    class Quiet:
+        rc = 0
+
+        def __init__(self, words, *_, environment=None, **__):
+            started.append((words[0], environment))
+
+        wait = said = family = end = lambda self, *_: ""
+
+    monkeypatch.setattr(attack, "Command", Quiet)
+    monkeypatch.setattr(attack, "can_mount", lambda folder: False)
+    found = attack.attacked(attack.Attack(0, "fit", means, "disk", 0.5), tmp_path / "a", {}, 1.0, fork=False)
+    assert not found.late
+    assert started[0] == ("fit", {"LIT_FA_FAULT": fault})
+    assert started[1] == ("fit", None)
+    assert {*DISKS} == {"disk full", "disk read-only"}
+
+
 def test_what_was_done_is_not_done_again_and_a_half_written_line_is(tmp_path):
     lines = [json.dumps(attack.Outcome(ATTACK).plain()), '{"attack": {"number": 1']
     (tmp_path / "done.jsonl").write_text("\n".join(lines), encoding="utf-8")
@@ -73,9 +124,9 @@ def test_a_forked_command_is_a_session_of_its_own_whose_end_and_words_are_known(
 
 def test_every_kind_says_how_it_goes_on(tmp_path: Path):
     KINDS["fit"].write(tmp_path)
-    assert KINDS["fit"].words(tmp_path) == ["fit", "--config", "run.yaml"]
+    assert KINDS["fit"].words(tmp_path) == ["fit", "--config", "run.yaml", "--json", "out/metrics.json"]
     (tmp_path / "out" / "kept").mkdir(parents=True)
     (tmp_path / "out" / "kept" / "last.ckpt").touch()
-    assert KINDS["fit"].words(tmp_path)[3:] == ["--ckpt_path", "out/kept/last.ckpt"]
+    assert KINDS["fit"].words(tmp_path)[5:] == ["--ckpt_path", "out/kept/last.ckpt"]
     for name, kind in KINDS.items():
         assert kind.words(tmp_path)[0] in ("fit", "table", "sweep"), name

@@ -72,6 +72,17 @@ def test_every_error_of_the_system_is_one_line_that_names_the_file(tmp_path, mon
     assert names(tmp_path) == ["a.json"]
 
 
+def test_what_a_killed_writer_has_left_goes_and_what_is_being_written_stays(tmp_path):
+    gone, other = tmp_path / ".a.json.0.tmp", tmp_path / ".b.json.0.tmp"
+    gone.touch(), other.touch()
+    with written(tmp_path / "a.json") as part:
+        part.write_text("one")
+        write_text(tmp_path / "a.json", "two")
+        assert part.exists()
+    assert (tmp_path / "a.json").read_text() == "one"
+    assert names(tmp_path) == [other.name, "a.json"]
+
+
 def test_an_interruption_leaves_no_temporary_file(tmp_path):
     def interrupted() -> None:
         with written(tmp_path / "a.png") as part:
@@ -198,6 +209,7 @@ def test_half_a_character_is_one_line(tmp_path):
 # who else opens files for writing, and why that is right
 ALLOWED = {
     "lit_fa/outputs.py": "the writer",
+    "lit_fa/parts.py": "what the writer hands out",
     "callbacks/prediction_table.py": "a part that the writer hands out",
     "lit_fa/sweeps/report.py": "a part that the writer hands out",
     "lit_fa/deployment/files.py": "a part that the writer hands out",
@@ -206,10 +218,10 @@ ALLOWED = {
     "lit_fa/jobs/lock.py": "a lock, whose content says who holds it",
     "lit_fa/flower/loopback.py": "logs and settings in a temporary folder of its own",
     "lit_fa/flower/server.py": "a report in a temporary folder of its own",
-    "lit_fa/checkpoints/files.py": "checkpoints, whole or not at all as well, with a digest that is made on the way",
+    "lit_fa/checkpoints/files.py": "a part that the writer hands out",
     "lit_fa/flower/certificates.py": "a key in a temporary folder, which only its owner may ever have read",
     **dict.fromkeys(
-        [f"benchmarks/chaos/{name}.py" for name in ("__main__", "attack", "process", "work")],
+        [f"benchmarks/chaos/{name}.py" for name in ("__main__", "disk", "process", "work")],
         "what is attacked, in a folder of its own",
     ),
     **dict.fromkeys(

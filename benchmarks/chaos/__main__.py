@@ -2,44 +2,48 @@
 
 Every attack starts real work in a folder of its own, sends a random signal to the session, the command or one of its
 workers, or takes the disk away, lets the work go on to its end and compares every record with an unbroken run's. The
-attacks come from the seed; what is done is kept in the folder, so that the same command goes on where it stopped.
+attacks come from the seed; what is done is kept in the folder, in done.jsonl, so that the same command goes on where it
+stopped. `--combine FILE...` makes one table in Markdown of several such files and attacks nothing.
 """
 
 import argparse
 import json
 import os
 import time
-from collections import defaultdict
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from benchmarks.chaos.attack import DISKS, Outcome, attacked, can_mount, drawn
+from benchmarks.chaos.attack import Outcome, attacked, drawn, reported
 from benchmarks.chaos.process import Command
-from benchmarks.chaos.work import KINDS, VOLATILE
+from benchmarks.chaos.summary import markdown, origin, outcomes_in, show
+from benchmarks.chaos.work import KINDS, VOLATILE, VOLATILE_FACTS
+from lit_fa.faults import VARIABLE
+from lit_fa.provenance import ROOT, code_in
 from lit_fa.stopping import handled, stop
 
 
 def main() -> None:
     """The command line; a signal ends what is under way, and mends its disk."""
+    arguments = _parser().parse_args()
+    if arguments.combine:
+        outcomes = [outcome for path in arguments.combine for outcome in outcomes_in(path)]
+        print(origin(outcomes), markdown(outcomes), sep="\n\n")
+        return
     with handled(stop):
-        _run(_parser().parse_args())
+        _run(arguments)
 
 
 def _run(arguments: argparse.Namespace) -> None:
     kinds = _kinds(arguments.kinds)
     folder = (arguments.folder or Path("scratch") / f"chaos-{arguments.seed}").resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    os.environ.pop("LIT_FA_FAULT", None)
+    os.environ.pop(VARIABLE, None)
     if fork := arguments.start == "fork":
-        for module in ("lit_fa.commands.fit", "lit_fa.commands.sweep", "lit_fa.commands.table", "lit_fa.trial"):
+        parts = ("commands.fit", "commands.sweep", "commands.table", "reports.pages", "trial")
+        for module in [f"lit_fa.{part}" for part in parts]:
             import_module(module)  # once, here
-    attacks = drawn(arguments.seed, arguments.kills, kinds)
-    if not can_mount(folder):
-        print("disks are left out: this user may not mount")
-        attacks = [attack for attack in attacks if attack.means not in DISKS]
+    attacks, commit = drawn(arguments.seed, arguments.kills, kinds), code_in(ROOT).key
     unbroken = {kind: _unbroken(kind, folder, fork) for kind in kinds}
     done = _done(folder)
     for attack in attacks:
@@ -47,15 +51,16 @@ def _run(arguments: argparse.Namespace) -> None:
             continue
         reference = unbroken[attack.kind]
         found = attacked(attack, folder / attack.name, reference["left"], reference["seconds"], fork=fork)
-        done[attack.number] = found.plain()
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        done[attack.number] = found.plain() | {"date": when, "commit": commit, "start": arguments.start}
         with (folder / "done.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(found.plain()) + "\n")
+            file.write(json.dumps(done[attack.number]) + "\n")
         print(_line(found), flush=True)
     outcomes = [done[attack.number] for attack in attacks]
-    _show(outcomes)
+    show(outcomes)
     if arguments.json:
-        text = json.dumps({"volatile": VOLATILE, "attacks": outcomes}, indent=1) + "\n"
-        arguments.json.write_text(text, encoding="utf-8")
+        content = {"volatile": VOLATILE, "volatile_facts": VOLATILE_FACTS, "attacks": outcomes}
+        arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _kinds(given: str) -> list[str]:
@@ -81,9 +86,13 @@ def _unbroken(kind: str, folder: Path, fork: bool) -> dict:
         command = Command(KINDS[kind].words(place), place, place / "log.txt", kind, fork=fork)
         if not command.wait(600) or command.rc:
             raise SystemExit(f"an unbroken {kind} ends with {command.rc}:\n{command.said()[-2000:]}")
-        seconds, left = time.monotonic() - began, KINDS[kind].left(place)
+        seconds = time.monotonic() - began
+        if wrong := reported(KINDS[kind], place, kind, fork=fork):
+            raise SystemExit(f"an unbroken {kind}: {wrong[0]}")
+        left = KINDS[kind].left(place)
         if repeat == "second" and left != first:
-            raise SystemExit(f"two unbroken runs of {kind} differ: nothing can be compared with them")
+            differing = ", ".join(name for name in {*left, *first} if left.get(name) != first.get(name))
+            raise SystemExit(f"two unbroken runs of {kind} differ, so nothing can be compared with them: {differing}")
         first = left
     content = {"seconds": seconds, "left": json.loads(json.dumps(first))}
     kept.write_text(json.dumps(content), encoding="utf-8")
@@ -91,10 +100,7 @@ def _unbroken(kind: str, folder: Path, fork: bool) -> dict:
 
 
 def _done(folder: Path) -> dict[int, dict]:
-    path = folder / "done.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    found = [json.loads(line) for line in lines if line.endswith("}")]
-    return {outcome["attack"]["number"]: outcome for outcome in found}
+    return {outcome["attack"]["number"]: outcome for outcome in outcomes_in(folder / "done.jsonl")}
 
 
 def _line(outcome: Outcome) -> str:
@@ -103,20 +109,6 @@ def _line(outcome: Outcome) -> str:
     said = "; ".join([*wrong, *outcome.remarks])
     survived = "survived" if outcome.survived else "NOT SURVIVED"
     return f"{attack.number}: {attack.kind}, {attack.means} to {attack.target}, {attack.moment:.2f}: {survived} {said}"
-
-
-def _show(outcomes: list[dict]) -> None:
-    """Kind, means and target: tried, survived, lost, doubled, differing, remarks."""
-    rows = defaultdict(lambda: [0] * 6)
-    for outcome in outcomes:
-        attack = outcome["attack"]
-        counted = [1, outcome["survived"], *(bool(outcome[n]) for n in ("lost", "doubled", "differing", "remarks"))]
-        for key in ((attack["kind"], attack["means"], attack["target"]), ("all", "", "")):
-            rows[key] = [a + b for a, b in zip(rows[key], counted, strict=True)]
-    table = Table("kind", "means", "target", "tried", "survived", "lost", "doubled", "differing", "remarks")
-    for key in sorted(rows, key=lambda key: (key[0] == "all", key)):
-        table.add_row(*key, *map(str, rows[key]))
-    Console(width=120).print(table)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -128,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folder", type=Path, help="of the work; default: scratch/chaos-SEED")
     start = "spawn: new processes, as a user's; fork: copies of this one, which saves ten seconds of imports each"
     parser.add_argument("--start", choices=("spawn", "fork"), default="spawn", help=start)
+    parser.add_argument("--combine", type=Path, nargs="+", metavar="FILE", help="print one table of these done.jsonl")
     return parser
 
 

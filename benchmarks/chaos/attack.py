@@ -4,7 +4,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -13,14 +12,13 @@ from typing import Any
 
 import psutil
 
+from benchmarks.chaos.disk import DISKS, FAULTS, Disk, can_mount
 from benchmarks.chaos.process import Command
-from benchmarks.chaos.work import KINDS, Kind
+from benchmarks.chaos.work import KINDS, OUT, REPORT, SAID, Kind
+from lit_fa.faults import VARIABLE
 
-SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT", "SIGSTOP")
-DISKS = ("disk full", "disk read-only")
-WEIGHTS = {"SIGKILL": 5, "SIGTERM": 5, "SIGINT": 3, "SIGSTOP": 2, "disk full": 1, "disk read-only": 1}
+WEIGHTS = {"SIGKILL": 5, "SIGTERM": 5, "SIGINT": 3, "SIGSTOP": 2, "disk full": 2, "disk read-only": 2}
 STOPPED_S, ENDS_S, LEAVES_S, TRIES = (0.3, 2.0), 120.0, 15.0, 4
-DISK_MIB = 24
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,7 @@ class Outcome:
         differing: names of what differs.
         code: exit code of the command that was attacked; None: it had ended before.
         remarks: what else is wrong: processes left behind, a traceback, leaked semaphores, another exit code.
+        late: the command had ended before the attack, at every try.
     """
 
     attack: Attack
@@ -59,6 +58,12 @@ class Outcome:
     differing: list[str] = field(default_factory=list)
     code: int | None = None
     remarks: list[str] = field(default_factory=list)
+    late: bool = False
+
+    @property
+    def harmless(self) -> bool:
+        """Nothing is wrong."""
+        return self.survived and not (self.lost or self.doubled or self.differing or self.remarks)
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -81,29 +86,32 @@ def drawn(seed: int, count: int, kinds: list[str]) -> list[Attack]:
 def attacked(attack: Attack, folder: Path, unbroken: dict[str, Any], seconds: float, *, fork: bool) -> Outcome:
     """Do it, let the work go on to its end, and compare what is left with an unbroken run.
 
-    An attack that comes too late, because the machine is faster than it was, comes earlier the next time.
+    An attack that comes too late, because the machine is faster than it was, comes earlier the next time. The fault of
+    a disk is one by name where nothing may be mounted, or where a file is open for writing all the time.
     """
+    named = attack.means in DISKS and not can_mount(folder.parent)
     for share in (1.0, 0.5, 0.25):
-        outcome, late = _once(attack, folder, unbroken, share * seconds, fork=fork)
-        if not late:
+        outcome = _once(attack, folder, unbroken, share * seconds, fork=fork, named=named)
+        if not outcome.late:
             break
+        named = attack.means == "disk read-only"
     return outcome
 
 
 def _once(
-    attack: Attack, folder: Path, unbroken: dict[str, Any], seconds: float, *, fork: bool
-) -> tuple[Outcome, bool]:
+    attack: Attack, folder: Path, unbroken: dict[str, Any], seconds: float, *, fork: bool, named: bool
+) -> Outcome:
     kind, outcome = KINDS[attack.kind], Outcome(attack)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     kind.write(folder)
     log = folder.with_suffix(".log")
     log.unlink(missing_ok=True)
-    with _disk(folder, attack) as disk:
-        command = Command(kind.words(folder), folder, log, attack.name, fork=fork)
+    with Disk(folder / OUT, attack.means if attack.means in DISKS and not named else None) as disk:
+        fault = {VARIABLE: FAULTS[attack.means]} if named else {}
+        command = Command(kind.words(folder), folder, log, attack.name, fork=fork, environment=fault)
         try:
-            late = command.wait(attack.moment * seconds)
-            disk.strike() if disk else _signal(attack, command)
+            outcome.late = not named and _strike(attack, command, disk, seconds)
             if not command.wait(ENDS_S):
                 outcome.remarks.append(f"did not end in {ENDS_S:.0f} s")
             _look_at(outcome, attack, command)
@@ -112,11 +120,21 @@ def _once(
         if disk:
             disk.mend()
         _resume(outcome, kind, folder, log, fork)
+        outcome.remarks += reported(kind, folder, attack.name, fork=fork)
         _compare(outcome, kind.left(folder), unbroken)
-    if outcome.survived and not (outcome.lost or outcome.doubled or outcome.differing or outcome.remarks):
+    if outcome.harmless:
         shutil.rmtree(folder, ignore_errors=True)
         log.unlink()
-    return outcome, late
+    return outcome
+
+
+def _strike(attack: Attack, command: Command, disk: Disk | None, seconds: float) -> bool:
+    """Attack at the moment; whether it was too late."""
+    late = command.wait(attack.moment * seconds)
+    if disk:
+        return not disk.strike() or late
+    _signal(attack, command)
+    return late
 
 
 def _signal(attack: Attack, command: Command) -> None:
@@ -168,64 +186,23 @@ def _resume(outcome: Outcome, kind: Kind, folder: Path, log: Path, fork: bool) -
             command.end()
 
 
+def reported(kind: Kind, folder: Path, tag: str, *, fork: bool) -> list[str]:
+    """Let a kind report on what it has left, files and words, into `report`; what goes wrong with that."""
+    if not kind.report:
+        return []
+    (folder / REPORT).mkdir(exist_ok=True)
+    command = Command([*kind.report], folder, folder / REPORT / SAID, tag, fork=fork)
+    try:
+        if command.wait(ENDS_S) and command.rc == 0:
+            return []
+        return [f"report: exit code {command.rc}: {command.said().strip()[-200:]}"]
+    finally:
+        command.end()
+
+
 def _compare(outcome: Outcome, left: dict[str, Any], unbroken: dict[str, Any]) -> None:
     unreadable = [name for name, data in left.items() if "unreadable" in (data if isinstance(data, dict | str) else ())]
     outcome.lost = sorted({*unbroken} - {*left} | {*unreadable})
     outcome.doubled = sorted({*left} - {*unbroken})
     both = ({*left} & {*unbroken}) - {*unreadable}
     outcome.differing = sorted(name for name in both if left[name] != unbroken[name])
-
-
-class _disk:
-    """A small tmpfs under the folder's output, where the attack is one on a disk; else nothing."""
-
-    def __init__(self, folder: Path, attack: Attack):
-        self.place, self.attack = folder / "out", attack
-
-    def __enter__(self) -> "_disk | None":
-        if self.attack.means not in DISKS:
-            return None
-        self.place.mkdir()
-        _mount("-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(self.place))
-        return self
-
-    def strike(self) -> None:
-        """Fill it, or make it read-only as soon as no file is open for writing."""
-        if self.attack.means == "disk full":
-            with suppress(OSError), (self.place / ".filler").open("wb") as file:
-                while True:
-                    file.write(b"\0" * 65536)
-                    file.flush()
-            return
-        for _ in range(200):
-            with suppress(subprocess.CalledProcessError):
-                _mount("-o", "remount,ro", str(self.place))
-                return
-            time.sleep(0.02)
-
-    def mend(self) -> None:
-        """A disk as before."""
-        if self.attack.means == "disk full":
-            (self.place / ".filler").unlink(missing_ok=True)
-        else:
-            _mount("-o", "remount,rw", str(self.place))
-
-    def __exit__(self, *_: object) -> None:
-        if self.attack.means in DISKS:
-            subprocess.run(["umount", "-l", str(self.place)], check=False, capture_output=True)
-
-
-def can_mount(folder: Path) -> bool:
-    """Whether this user may mount a tmpfs; where not, disks are left out."""
-    place = folder / "mounted"
-    place.mkdir(parents=True, exist_ok=True)
-    try:
-        _mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place))
-    except (OSError, subprocess.CalledProcessError):
-        return False
-    subprocess.run(["umount", str(place)], check=False, capture_output=True)
-    return True
-
-
-def _mount(*words: str) -> None:
-    subprocess.run(["mount", *words], check=True, capture_output=True)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -22,12 +23,22 @@ class Command:
         tag: by which the processes that it has started are found.
         fork: a copy of this process, which has imported everything, and workers that are copies of it; False: a new
             process, whose workers are new too.
+        environment: variables of the command beside this process's.
     """
 
-    def __init__(self, words: list[str], folder: Path, log: Path, tag: str, *, fork: bool):
+    def __init__(
+        self,
+        words: list[str],
+        folder: Path,
+        log: Path,
+        tag: str,
+        *,
+        fork: bool,
+        environment: Mapping[str, str] | None = None,
+    ):
         """Start it."""
         self.tag, self.rc, self.log, self.since = tag, None, log, log.stat().st_size if log.is_file() else 0
-        environment = {TAG: tag, "OMP_NUM_THREADS": "1"}
+        environment = {TAG: tag, "OMP_NUM_THREADS": "1", **(environment or {})}
         if fork:
             self.pid = os.fork()
             if not self.pid:

@@ -1,16 +1,18 @@
 """The work that is attacked: small runs on the digits that scikit-learn brings, one folder each.
 
-A kind writes its files into a folder, says the command and how it goes on, and reads what it leaves as plain data. What
-may differ between an unbroken and a resumed run is named here: `VOLATILE`, fields of a record, and `VOLATILE_LINES`,
-beginnings of lines of a report.
+A kind writes its files into a folder, says the command, how it goes on and how it reports, and reads what it leaves as
+plain data. What may differ between an unbroken and a resumed run is named here: `VOLATILE`, fields of a record, and
+`VOLATILE_FACTS`, what a report says of them, a line each.
 """
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import yaml
 
@@ -18,8 +20,19 @@ VOLATILE = (
     *("wall_time_s", "cpu_time_s", "peak_memory_mib", "started", "finished", "hardware", "versions"),
     *("commit", "dirty", "sources", "outside", "resumed_from"),
 )
-VOLATILE_LINES = ("* wall time", "* hardware", "* commit", "wall time", "hardware", "commit")
-OUT = "out"
+VOLATILE_FACTS = (
+    "wall time",
+    "CPU time",
+    "peak memory",
+    "hardware",
+    "versions",
+    "commit",
+    "commits",
+    "begun",
+    "resumed",
+)
+OUT, REPORT, SAID = "out", "report", "said.txt"
+_FACT = re.compile(rf"\s*(?:\* |<div><dt>)?(?:{'|'.join(VOLATILE_FACTS)})\b")
 _SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.05, "momentum": 0.9}}
 _DIGITS = {"class_path": "Digits", "init_args": {"flatten": True, "val_size": 0.2, "batch_size": 16}}
 _TRAINER = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -34,6 +47,7 @@ class Kind:
         write: puts configs into a folder.
         words: the command in this folder, from its beginning or from where it stopped.
         left: what the command leaves: name to plain data, without what is volatile.
+        report: the command that reports on it, into the folder `report`.
         workers: the command trains in processes of their own.
     """
 
@@ -41,6 +55,7 @@ class Kind:
     write: Callable[[Path], None]
     words: Callable[[Path], list[str]]
     left: Callable[[Path], dict[str, Any]]
+    report: tuple[str, ...] = ()
     workers: bool = False
 
 
@@ -56,8 +71,12 @@ def _config(epochs: int, **changes: object) -> dict:
 
 
 def _write(path: Path, content: dict) -> None:
+    _written(path, yaml.safe_dump(content, sort_keys=False))
+
+
+def _written(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
 
 
 def _alone(folder: Path, config: dict) -> None:
@@ -89,7 +108,8 @@ def _fit_words(folder: Path) -> list[str]:
     """The command goes on from the newest checkpoint, as its last line says."""
     files = sorted((folder / OUT).rglob("*.ckpt"), key=lambda file: file.stat().st_mtime)
     there = [str(file.relative_to(folder)) for file in files if not file.name.startswith(".")]
-    return ["fit", "--config", "run.yaml", *(["--ckpt_path", there[-1]] if there else [])]
+    going_on = ["--ckpt_path", there[-1]] if there else []
+    return ["fit", "--config", "run.yaml", "--json", f"{OUT}/metrics.json", *going_on]
 
 
 def _table(folder: Path) -> None:
@@ -105,12 +125,21 @@ def _table(folder: Path) -> None:
         "accept": {"floor": 0.3},
         "scales": {"smoke": {"set": {}}, "full": {"set": {}}},
         "cells": cells,
+        "figures": [{"file": "curves.png", "title": "Chaos", "y": "val/accuracy", "x": "epoch", "lines": "row"}],
     }
     _write(folder / "table1.yaml", table)
+    card = "# Chaos\n\nBy hand.\n\n<!-- table:table1:begin -->\n<!-- table:table1:end -->\n\nBelow.\n"
+    _written(folder / REPORT / "card.md", card)
 
 
 def _table_words(folder: Path) -> list[str]:
     return ["table", "run", "table1.yaml", "--scale", "smoke", "--jobs", "2", "--out", OUT, "--allow-dirty"]
+
+
+_TABLE_REPORT = (
+    *("table", "report", "table1.yaml", "--scale", "smoke", "--out", OUT),
+    *("--card", f"{REPORT}/card.md", "--write", REPORT, "--json", f"{REPORT}/table.json"),
+)
 
 
 def _sweep(folder: Path) -> None:
@@ -129,11 +158,28 @@ def _sweep_words(folder: Path) -> list[str]:
     return ["sweep", "run", "sweep.yaml", "--jobs", "2", "--out", OUT]
 
 
+_SWEEP_REPORT = ("sweep", "report", "sweep.yaml", "--out", OUT, "--csv", f"{REPORT}/sweep.csv")
+
+
 def _records(folder: Path) -> dict[str, Any]:
-    """Every record, and the weights of a single run's last checkpoint."""
+    """Every record, the weights of a single run's last checkpoint, and the reports."""
     found = {str(p.relative_to(folder)): _record(p) for p in sorted((folder / OUT).rglob("*.json"))}
     kept = folder / OUT / "kept" / "last.ckpt"
-    return found | ({"weights": _weights(kept)} if kept.is_file() else {})
+    return found | ({"weights": _weights(kept)} if kept.is_file() else {}) | _reports(folder)
+
+
+def _reports(folder: Path) -> dict[str, Any]:
+    """Every file of a report and every figure: of a text its lines without the facts that may differ, else a digest."""
+    files = [*(folder / REPORT).rglob("*"), *(folder / OUT).glob("*.png")]
+    return {str(p.relative_to(folder)): _report(p) for p in sorted(files) if p.is_file()}
+
+
+def _report(path: Path) -> list[str] | str:
+    try:
+        text = unquote(path.read_bytes().decode())  # a page holds its downloads as links
+    except UnicodeDecodeError:
+        return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    return [line for line in text.splitlines() if not _FACT.match(line)]
 
 
 def _record(path: Path) -> dict[str, Any]:
@@ -171,8 +217,8 @@ def _trials(folder: Path) -> dict[str, Any]:
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("table", _table, _table_words, _records, workers=True),
-        Kind("sweep", _sweep, _sweep_words, _trials, workers=True),
+        Kind("table", _table, _table_words, _records, _TABLE_REPORT, workers=True),
+        Kind("sweep", _sweep, _sweep_words, _trials, _SWEEP_REPORT, workers=True),
         Kind("federated", _federated, _fit_words, _records),
         Kind("fit", _fit, _fit_words, _records),
     )

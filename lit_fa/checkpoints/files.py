@@ -5,15 +5,11 @@ open the file. It is the SHA-256 of the archive as it was before the comment. A 
 Lightning's own, is read without that check.
 """
 
-import fcntl
-import glob
 import hashlib
 import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import IO, Any
@@ -21,7 +17,7 @@ from typing import IO, Any
 import torch
 
 from lit_fa.errors import UserError
-from lit_fa.faults import while_writing
+from lit_fa.outputs import written
 
 TORN = "empty, torn or no checkpoint"
 DAMAGED = "damaged, its bytes are not those that were written"
@@ -53,7 +49,7 @@ def save(content: object, path: str | Path) -> None:
     Raises:
         UserError: the folder or the disk does not take it; what was at `path` before is still there.
     """
-    with replacing(Path(path)) as file:
+    with written(path, ending=".part", follow=False) as part, part.open("r+b") as file:
         writer = _Digesting(file)
         try:
             torch.save(content, writer)
@@ -90,34 +86,6 @@ def read(path: str | Path, map_location: Any = "cpu", *, weights_only: bool = Tr
         raise UnreadableError(path, f"cannot be read ({error.strerror or TORN})") from None
     except Exception:  # zip, pickle and torch each have their own errors for a broken file
         raise UnreadableError(path, TORN) from None
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A new file beside `path`, opened for writing, that takes the place of `path` when the block ends without error.
-
-    Raises:
-        UserError: the folder or the disk does not take it; what was at `path` before is still there.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(path)
-        with part.open("w+b") as file:
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield file
-            while_writing(path)
-            file.flush()
-            os.fsync(file.fileno())
-            part.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        said = error.strerror or type(error).__name__
-        raise UserError(f"cannot write {path} ({said}): make room there, or name another folder") from None
-    finally:
-        with suppress(OSError):
-            part.unlink()
 
 
 def set_aside(path: Path) -> Path:
@@ -189,21 +157,3 @@ def _unpicklable(path: str | Path, error: UnpicklingError) -> UnreadableError:
     named = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", said.rpartition("WeightsUnpickler error")[2])
     what = f" ({named[1]})" if named else ""
     return UnreadableError(path, f"it holds more than plain data{what}, and reading that runs code", unsafe=True)
-
-
-def _remove_abandoned(path: Path) -> None:
-    """Remove files that a process which was killed while it wrote `path` has left beside it."""
-    for part in sorted(path.parent.glob(f".{glob.escape(path.name)}.*.part")):
-        with suppress(OSError), part.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # who still writes it holds the lock
-            part.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Put the rename on the disk, where the system can."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -1,0 +1,71 @@
+"""What came of attacks: a table at the terminal, and the one of the docs, in Markdown."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.chaos.attack import WEIGHTS
+from benchmarks.chaos.work import KINDS
+
+Counts = dict[tuple[str, ...], Counter]
+WRONG = ("lost", "doubled", "differing", "remarks")
+COUNTED = ("tried", "survived", *WRONG)
+
+
+def outcomes_in(path: Path) -> list[dict]:
+    """The outcomes in a file of one JSON line each; a line that was cut when the harness was killed is none."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def counted(outcomes: Sequence[dict], by: Sequence[str]) -> Counts:
+    """How many were tried, survived, and left something wrong, by fields of the attack and for all of them.
+
+    Attacks that came too late, when the command had ended, are left out.
+    """
+    found: Counts = {}
+    for outcome in outcomes:
+        if outcome.get("late"):
+            continue
+        attack = outcome["attack"]
+        counts = Counter(["tried", attack["means"], *(name for name in ("survived", *WRONG) if outcome[name])])
+        for key in (tuple(attack[name] for name in by), ("all",) + ("",) * (len(by) - 1)):
+            found.setdefault(key, Counter()).update(counts)
+    return found
+
+
+def show(outcomes: Sequence[dict]) -> None:
+    """Kind, means and target at the terminal."""
+    by = ("kind", "means", "target")
+    table = Table(*by, *COUNTED)
+    found = counted(outcomes, by)
+    for key in sorted(found, key=lambda key: (key[0] == "all", key)):
+        table.add_row(*key, *(str(found[key][name]) for name in COUNTED))
+    Console(width=120).print(table)
+    late = sum(bool(outcome.get("late")) for outcome in outcomes)
+    if late:
+        print(f"{late} attacks came too late and are not counted")
+
+
+def markdown(outcomes: Sequence[dict]) -> str:
+    """The table of the docs: a row a kind, and what it was attacked with."""
+    columns = [*WEIGHTS, *COUNTED]
+    lines = ["| kind | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    found = counted(outcomes, ("kind",))
+    for name in (*KINDS, "all"):
+        counts = found.get((name,), Counter())
+        lines.append(f"| {name} | " + " | ".join(str(counts[column]) for column in columns) + " |")
+    return "\n".join(lines)
+
+
+def origin(outcomes: Sequence[dict]) -> str:
+    """When the attacks were made, at which commits, and how commands were started."""
+    days = sorted({outcome["date"][:10] for outcome in outcomes})
+    commits = dict.fromkeys(outcome["commit"][:7] for outcome in outcomes)
+    starts = Counter(outcome["start"] for outcome in outcomes)
+    told = ", ".join(f"{count} with --start {start}" for start, count in starts.items())
+    return f"{' to '.join(dict.fromkeys((days[0], days[-1])))}; commits {', '.join(commits)}; {told}"
