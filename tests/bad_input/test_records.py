@@ -11,7 +11,7 @@ from lit_fa.spec.expand import expand
 from lit_fa.spec.output_paths import places, tree_of
 from lit_fa.spec.table import load_table
 from tests.bad_input.mutations import mutated
-from tests.tables.fake_runner import record_of
+from tests.fake_runner import record_of
 
 QUICK, LONG = range(60), range(60, 1500)
 HEAD = {"table": "table", "scale": "full", "commit": "a" * 40, "dirty": False, "sources": "b" * 16, "host": "h"}

@@ -18,9 +18,9 @@ from lit_fa.jobs.worker import work
 from lit_fa.spec.expand import expand
 from lit_fa.spec.output_paths import places, tree_of
 from lit_fa.spec.table import load_table
-from tests.tables import fake_runner
+from tests import fake_runner
 
-RUNNER = "tests.tables.fake_runner:run"
+RUNNER = "tests.fake_runner:run"
 
 
 def claims(path):

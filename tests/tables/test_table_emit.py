@@ -16,7 +16,7 @@ from lit_fa.errors import UserError
 from lit_fa.jobs.emit import on_ray
 from lit_fa.jobs.worker import work
 
-RUNNER = "tests.tables.fake_runner:run"
+RUNNER = "tests.fake_runner:run"
 
 
 def emitted(path, *arguments) -> str:
@@ -75,7 +75,7 @@ def record_head(folder: Path) -> dict:
 
 
 def test_two_processes_want_one_run_and_one_wins(tmp_path):
-    slow = ("tests.tables.fake_runner:run", {"fake": {"sleep": 5}}, record_head(tmp_path), str(tmp_path / "one.log"))
+    slow = ("tests.fake_runner:run", {"fake": {"sleep": 5}}, record_head(tmp_path), str(tmp_path / "one.log"))
     other = multiprocessing.get_context("spawn").Process(target=work, args=slow)
     other.start()
     while not (tmp_path / "a.tries").is_file():

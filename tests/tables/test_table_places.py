@@ -9,7 +9,7 @@ from lit_fa.commands.table import main
 from lit_fa.spec.output_paths import places, tree_of
 from lit_fa.spec.table import load_table
 
-RUNNER = "tests.tables.fake_runner:run"
+RUNNER = "tests.fake_runner:run"
 
 
 def git(folder, *arguments):

@@ -11,9 +11,9 @@ import pytest
 
 from lit_fa.commands.table import main
 from lit_fa.errors import UserError
-from tests.tables.fake_runner import tries_of
+from tests.fake_runner import tries_of
 
-RUNNER = "tests.tables.fake_runner:run"
+RUNNER = "tests.fake_runner:run"
 
 
 def records(path, scale="cpu"):
@@ -112,8 +112,8 @@ def test_an_error_after_the_record_of_a_divergence_is_that_divergence_and_no_fai
 
 
 def test_a_runner_that_is_not_there_is_named(declared, save, capfd):
-    assert main(["run", str(save(declared)), "--only", "row=FA"], runner="tests.tables.fake_runner:fit") == 2
-    assert "the runner 'tests.tables.fake_runner:fit' cannot be loaded" in capfd.readouterr().out
+    assert main(["run", str(save(declared)), "--only", "row=FA"], runner="tests.fake_runner:fit") == 2
+    assert "the runner 'tests.fake_runner:fit' cannot be loaded" in capfd.readouterr().out
 
 
 def test_a_killed_worker_is_replaced_and_its_runs_are_tried_once_more(declared, save, capfd):

@@ -26,7 +26,7 @@ from lit_fa.reports.text import comma_separated
 from lit_fa.results.compare import compare
 from lit_fa.results.records import collect
 from lit_fa.spec.table import load_table
-from tests.tables.pages_read import Page
+from tests.reports.page_parser import Page
 
 LABELS = [
     "<script>alert(1)</script>",

@@ -15,7 +15,7 @@ from lit_fa.reports.card import markers
 from lit_fa.results.runs import main as runs
 from tests.test_outputs import full_disk
 
-RUNNER = "tests.tables.fake_runner:run"
+RUNNER = "tests.fake_runner:run"
 FOLDER, BELOW_A_FILE, LONG = "made", "file/a", "n" * 300
 
 

@@ -25,7 +25,7 @@ from lit_fa.results.compare import compare
 from lit_fa.results.records import collect
 from lit_fa.spec.command import read_only, run_command
 from lit_fa.spec.table import load_table
-from tests.tables.pages_read import Page
+from tests.reports.page_parser import Page
 
 ROOT = Path(__file__).parents[2]
 FIGURES = [

@@ -15,7 +15,7 @@ from lit_fa.results.stale import changed, stale_line
 from lit_fa.spec.expand import expand
 from lit_fa.spec.table import load_table
 
-RUNNER = "tests.tables.fake_runner:run"
+RUNNER = "tests.fake_runner:run"
 FILES = {
     "lit_fa/__init__.py": "",
     "lit_fa/functional/__init__.py": "",
