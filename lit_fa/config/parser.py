@@ -6,7 +6,9 @@ lets the last of two equal keys win, and opens files in the locale's encoding. O
 jsonargparse parser of the process.
 """
 
+import re
 from collections.abc import Mapping
+from functools import lru_cache
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -22,6 +24,7 @@ from lit_fa.outputs import write_text
 
 MODE = "lit_fa"
 _NULLS = ("null", "Null", "NULL", "None")
+_SCALAR = re.compile(r"[\w./+][\w./+-]{0,200}")
 _NO_NULL = "null is no value of this option; leave the option out for its default"
 
 
@@ -31,6 +34,10 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any):
         """As Lightning's."""
         super().__init__(*args, **{"parser_mode": MODE} | kwargs)
+
+    def dump(self, config: Any, **options: Any) -> str:
+        """The config as text. It was validated when it was parsed; a second time costs as much as parsing it."""
+        return super().dump(config, **{"skip_validation": True} | options)
 
     def save(self, config: Any, path: Any, *args: Any, overwrite: bool = False, **options: Any) -> None:
         """Write the config as UTF-8, whatever the locale; jsonargparse asks the locale, which may know ASCII alone."""
@@ -63,11 +70,17 @@ def _load(text: str) -> Any:
         _check_dotted(value, path)
         return value
     try:
-        return reading.parsed(text)
+        return _scalar(text) if _SCALAR.fullmatch(text) else reading.parsed(text)
     except reading.KeyTwice as error:
         raise UserError(f"{text!r}: {error.problem}") from None
     except reading.Unbounded as error:
         raise UserError(f"{text[:60]!r}...: {error.problem}") from None
+
+
+@lru_cache(maxsize=4096)
+def _scalar(text: str) -> Any:
+    """The value of a word that cannot be a list or a mapping: a config repeats class paths, numbers and names."""
+    return reading.parsed(text)
 
 
 def _check_dotted(config: Any, path: str) -> None:
