@@ -10,8 +10,10 @@ from torch import nn
 
 from datamodules import Synthetic
 from lit_fa.modules import Classifier
-from tests.cases import CLASSES, OPTED_OUT, RULES, largest_difference, rules
+from tests.cases import OPTED_OUT, RULES, rules
 from tests.contract.training import Keep, record
+from tests.gradients import largest_difference
+from tests.small_networks import CLASSES
 
 # an epoch: batches 4 4 4 4 and 4 4 3, windows of 16 and 11
 IMAGE, SAMPLES, BATCH, WINDOW, EPOCHS = (1, 4, 4), 27, 4, 4, 2

@@ -15,7 +15,8 @@ from lit_fa.modules import Learner
 from lit_fa.rules import FeedbackAlignment, ForwardForward
 from lit_fa.rules.base import LearningRule
 from tests.adversarial import CLASSES, NETWORKS
-from tests.cases import RULES, Case, array, cases, gradients, largest_difference, rules, taken
+from tests.cases import RULES, Case, cases, rules
+from tests.gradients import array, gradients, largest_difference, taken
 
 STRANGERS = ("lstm", "gru", "multihead_attention", "autograd_function")
 

@@ -18,7 +18,8 @@ from torch import nn, optim
 from datamodules import Synthetic
 from lit_fa.modules import Classifier
 from lit_fa.rules import Backprop, LearningRule
-from tests.cases import CLASSES, RULES
+from tests.cases import RULES
+from tests.small_networks import CLASSES
 
 EXAMPLES = int(os.environ.get("LIT_FA_EXAMPLES", "0"))
 IMAGE = (2, 8, 8)

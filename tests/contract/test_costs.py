@@ -22,8 +22,9 @@ from lit_fa.rules import (
     LearningRule,
     PredSim,
 )
-from tests.cases import CLASSES, Case, cases
+from tests.cases import Case, cases
 from tests.contract.costs import flops, peak_bytes, products
+from tests.small_networks import CLASSES
 
 N = 32
 

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.cases import Case, array, backprop_reference, cases, gradients, largest_difference
+from tests.cases import Case, cases
+from tests.gradients import array, gradients, largest_difference
+from tests.reference_adapters import backprop_reference
 
 
 def moved(case: Case):

@@ -13,7 +13,7 @@ from lit_fa.layers import SnapshotFeedback, feedback_layers, true_gradient
 from lit_fa.layers.factored import factored_layers
 from lit_fa.modules import Learner
 from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, SVDBackprop, SVDSpaceAlignment
-from tests.cases import gradients, largest_difference, taken
+from tests.gradients import gradients, largest_difference, taken
 
 # timm name: (arguments, image side); narrow and shallow, for what is asked is asked of every kind of block
 FAMILIES = {

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tests.cases import Case, cases, gradients, taken
+from tests.cases import Case, cases
+from tests.gradients import gradients, taken
 
 
 def angle(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lit_fa.rules import DirectFeedbackAlignment, FeedbackAlignment
-from tests.cases import Case, cases, gradients, largest_difference
+from tests.cases import Case, cases
+from tests.gradients import gradients, largest_difference
 
 
 def of_its_own(case: Case) -> bool:

@@ -8,7 +8,9 @@ from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.cases import CLASSES, IMPOSSIBLE, RULES, Case, cases, gradients, largest_difference, rules, taken
+from tests.cases import IMPOSSIBLE, RULES, Case, cases, rules
+from tests.gradients import gradients, largest_difference, taken
+from tests.small_networks import CLASSES
 
 
 def functional_gradients(learner, params: dict, buffers: dict, batch: tuple) -> dict:

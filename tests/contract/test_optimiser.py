@@ -6,7 +6,8 @@ import torch
 from lit_fa.layers import feedback_layers
 from lit_fa.modules import Learner
 from lit_fa.rules import Progress
-from tests.cases import Case, cases, gradients, largest_difference
+from tests.cases import Case, cases
+from tests.gradients import gradients, largest_difference
 
 
 def trained(case: Case) -> bool:

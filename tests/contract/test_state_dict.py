@@ -11,7 +11,8 @@ from torch import nn
 from lit_fa.layers import feedback_layers
 from lit_fa.modules import Learner
 from lit_fa.rules import Progress
-from tests.cases import Case, cases, gradients, largest_difference
+from tests.cases import Case, cases
+from tests.gradients import gradients, largest_difference
 
 
 def draws_again(learner: Learner) -> None:

@@ -18,8 +18,10 @@ from lit_fa.rules import (
     LearningRule,
     PredSim,
 )
-from tests.cases import CLASSES, Case, cases, gradients, largest_difference, taken
+from tests.cases import Case, cases
 from tests.contract.costs import peak_bytes
+from tests.gradients import gradients, largest_difference, taken
+from tests.small_networks import CLASSES
 
 
 def streamed(learner: Learner, batch: tuple) -> dict[str, torch.Tensor]:

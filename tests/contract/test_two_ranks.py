@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from lit_fa.modules import HeadProbe
-from tests.cases import RULES, largest_difference, rules
+from tests.cases import RULES, rules
 from tests.contract.training import network_for, record
+from tests.gradients import largest_difference
 
 SHORT = {"n_train": 21, "epochs": 2, "save_every": 100}  # batches of 8, 8 and 5, no checkpoint on the way
 

@@ -7,7 +7,9 @@ from torch import nn
 from lit_fa.layers import SnapshotFeedback, feedback_layers, true_gradient
 from lit_fa.modules import Learner
 from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment
-from tests.cases import NETWORKS, Case, cases, gradients, largest_difference, taken
+from tests.cases import Case, cases
+from tests.gradients import gradients, largest_difference, taken
+from tests.small_networks import NETWORKS
 
 
 def plain_gradients(case: Case, batch: tuple) -> dict[str, torch.Tensor]:

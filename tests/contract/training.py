@@ -29,7 +29,8 @@ from callbacks.curves import Recorder
 from datamodules import Synthetic
 from lit_fa.__main__ import main
 from lit_fa.modules import Classifier
-from tests.cases import CLASSES, IMPOSSIBLE, RULES
+from tests.cases import IMPOSSIBLE, RULES
+from tests.small_networks import CLASSES
 
 IMAGE = (2, 8, 8)
 TIMEOUT = 240  # seconds that one run may take

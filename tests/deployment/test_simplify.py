@@ -16,7 +16,7 @@ from lit_fa.layers.feedback import FeedbackLayer
 from lit_fa.modules import Learner
 from lit_fa.networks import create_network
 from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, SVDBackprop, SVDSpaceAlignment
-from tests.cases import NETWORKS
+from tests.small_networks import NETWORKS
 
 RULES = {
     "backprop": Backprop,

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from lit_fa.functional import factored
 from lit_fa.functional.factored import Factors, Geometry
-from tests.cases import array
+from tests.gradients import array
 from tests.reference import factored as literal
 
 SHAPES = [(7, 5), (5, 7), (4, 3, 3, 3), (3, 6, 5, 3), (6, 4, 1, 1), (2, 3, 1, 4)]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lit_fa.functional import matching
 from lit_fa.functional.alignment import cosine
-from tests.cases import array
+from tests.gradients import array
 from tests.reference import matching as literal
 
 D = torch.float64

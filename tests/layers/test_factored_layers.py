@@ -8,7 +8,7 @@ from lit_fa.layers.factored import dense_weights, factor, factored_layers
 from lit_fa.layers.factoring import factor_network
 from lit_fa.layers.taps import find_blocks
 from lit_fa.networks.resnet_cifar import ResidualBlock
-from tests.cases import NETWORKS
+from tests.small_networks import NETWORKS
 
 
 def factored(name: str, rank: int | float | None = None) -> tuple[nn.Module, nn.Module, torch.Tensor]:

@@ -6,7 +6,7 @@ from torch import nn
 
 from lit_fa.layers import Taps, find_blocks, match
 from lit_fa.networks import create_network
-from tests.cases import Residual
+from tests.small_networks import Residual
 
 
 def names(network: nn.Module, *shape: int, blocks: str | list[str] = "block") -> list[str]:

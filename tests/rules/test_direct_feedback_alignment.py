@@ -13,7 +13,7 @@ from lit_fa.functional.feedback import INITS, draw, named_generator
 from lit_fa.modules import Learner
 from lit_fa.networks import create_network
 from lit_fa.rules import DirectFeedbackAlignment
-from tests.cases import gradients, largest_difference
+from tests.gradients import gradients, largest_difference
 from tests.reference import direct_feedback_alignment as reference
 
 

@@ -11,8 +11,8 @@ from lit_fa.layers.observing import observing
 from lit_fa.modules import Learner
 from lit_fa.networks import Adapters, example_input
 from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, SnapshotFeedback
-from tests.cases import gradients, largest_difference, taken
 from tests.contract.costs import peak_bytes
+from tests.gradients import gradients, largest_difference, taken
 from tests.reference import transformer_direct_feedback as reference
 from tests.texts import TINY, text_batch, tiny
 

@@ -20,8 +20,9 @@ from lit_fa.modules import Classifier, FederatedClassifier, HeadProbe, Learner
 from lit_fa.networks import create_network
 from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackWeightMatching
 from lit_fa.rules.feedback_weight_matching import SOLVERS
-from tests.cases import CLASSES, array, gradients, largest_difference
+from tests.gradients import array, gradients, largest_difference
 from tests.reference import matching as literal
+from tests.small_networks import CLASSES
 
 D = torch.float64
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}

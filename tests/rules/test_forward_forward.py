@@ -14,22 +14,14 @@ from lit_fa.functional.goodness import normalise, overlay
 from lit_fa.modules import Learner
 from lit_fa.networks import create_network
 from lit_fa.rules import ForwardForward, Progress
-from tests.cases import (
-    CLASSES,
-    NETWORKS,
-    RULES,
-    Case,
-    array,
-    cases,
-    forward_forward_blocks,
-    gradients,
-    largest_difference,
-    taken,
-)
+from tests.cases import RULES, Case, cases
 from tests.contract import literal
 from tests.contract.test_streaming import streamed
 from tests.contract.training import record
+from tests.gradients import array, gradients, largest_difference, taken
 from tests.reference import forward_forward
+from tests.reference_adapters import forward_forward_blocks
+from tests.small_networks import CLASSES, NETWORKS
 
 
 def case(network: str = "mlp", **options: object) -> Case:

@@ -13,7 +13,7 @@ from lit_fa.functional.similarity import similarity_matching
 from lit_fa.modules import Learner
 from lit_fa.networks import create_network
 from lit_fa.rules import AugLocal, LearningRule, PredSim
-from tests.cases import gradients, largest_difference, taken
+from tests.gradients import gradients, largest_difference, taken
 
 BOTH = pytest.mark.parametrize("rule", [PredSim, AugLocal])
 

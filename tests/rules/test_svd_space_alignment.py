@@ -17,8 +17,10 @@ from lit_fa.functional.factored import Factors, orthogonality
 from lit_fa.layers.factored import factored_layers
 from lit_fa.modules import Classifier, Learner
 from lit_fa.rules import Hoyer, Progress, Pruning, SVDBackprop, SVDSpaceAlignment
-from tests.cases import CLASSES, NETWORKS, Case, array, gradients, largest_difference, taken
+from tests.cases import Case
+from tests.gradients import array, gradients, largest_difference, taken
 from tests.reference import factored as literal
+from tests.small_networks import CLASSES, NETWORKS
 
 ROUTES = ["direct_product", "direct_random", "sequential"]
 D = torch.float64
