@@ -1,23 +1,21 @@
-"""Pretraining on the spot: a config inside a config, trained once and kept by what it says.
+"""Pretraining on demand: a config inside a config, trained once and cached under its hash.
 
-A fine-tuning experiment names the run that its weights come from, under `pretrain`: a whole config with trainer, model
-and data. Whoever meets it first trains it, by the same command line as everything else; whoever comes later reads the
-weights from the cache, `LIT_FA_CACHE` or ~/.cache/lit-fa. With `skip: true` in it nothing is pretrained, which is how
-a table's cell starts from scratch. The file's name is the hash of the config, without what differs between machines,
-and a hash of the code that trains it; beside it lies the record of the run. A file that cannot be read is renamed, and
-its weights are trained again.
+A fine-tuning experiment names the run that its weights come from under `pretrain`: a whole config with trainer, model
+and data. The first process that needs the weights trains them by `lit_fa.experiment.run`; later ones read them from the
+cache, `LIT_FA_CACHE` or ~/.cache/lit-fa. With `skip: true` in it nothing is pretrained, so a table's cell can start
+from scratch. The file's name consists of the hash of the config, without what differs between machines, and a hash of
+the code that trains it. The record of the run is beside it. A file that cannot be read is renamed, and the weights are
+trained again.
 """
 
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import nn
 
 from datamodules.data_root import cache_folder
 from lit_fa.checkpoints.files import save
@@ -29,22 +27,22 @@ from lit_fa.spec.expand import run_id
 
 log = logging.getLogger(__name__)
 PARTS = ("trainer", "model", "data")
-Train = Callable[[dict, dict], nn.Module]
 
 
-def pretrained(config: dict, train: Train) -> Path:
+def pretrained(config: dict) -> Path:
     """The file with the weights of the network that `config` trains.
 
-    Processes that want the same weights at once wait for the one that trains them. The global random state is left as
-    it was, so a run is the same whether its weights were trained just now or long ago.
+    Processes that need the same weights at once wait for the one that trains them. The global random state is restored,
+    so that the run does not depend on whether its weights were trained just now or read.
 
     Args:
         config: of one run: trainer, model, data, and maybe seed_everything.
-        train: (config, record) to the trained network; `record` holds the path of the record to write.
 
     Raises:
         UserError: a config without one of its parts, or one whose training diverges.
     """
+    from lit_fa.experiment import run  # which imports this module
+
     config = {key: value for key, value in config.items() if key != "skip"}
     if absent := [part for part in PARTS if part not in config]:
         raise UserError(f"pretrain: {', '.join(absent)} missing: it is a whole config, as of lit-fa fit")
@@ -55,7 +53,7 @@ def pretrained(config: dict, train: Train) -> Path:
             log.info("pretraining %s: its weights are not in %s yet", name, path.parent)
             seed = os.environ.get("PL_GLOBAL_SEED")
             with isolate_rng():
-                network = train(config, {"path": str(path.with_suffix(".json")), "id": name, "config": config})
+                network = run(config, {"path": str(path.with_suffix(".json")), "id": name, "config": config})
             if seed is not None:
                 os.environ["PL_GLOBAL_SEED"] = seed
             _check_converged(path)

@@ -7,8 +7,8 @@ import optuna
 
 from callbacks.curves import Point, Recorder
 from callbacks.run_record import RunRecord
-from lit_fa.commands.fit import fit_and_record
 from lit_fa.errors import UserError, nearest
+from lit_fa.experiment import run
 from lit_fa.spec.sweep import Halving
 
 
@@ -28,7 +28,7 @@ def fit_trial(config: dict, record: dict) -> None:
     trial = optuna.trial.Trial(study, study.trials[config["trial"]]._trial_id)
     report = ReportToStudy(trial, config["metric"], record["parameters"])
     try:
-        fit_and_record(config["words"], record, observers=[report], test=report.of_test)
+        run(config["words"], record, observers=[report], test=report.of_test)
     finally:
         if wandb := sys.modules.get("wandb"):
             wandb.finish()  # the next trial in this process is a run of its own

@@ -109,6 +109,32 @@ def test_imports_point_downward(folder: str):
         assert not wrong, f"{file.relative_to(ROOT)} imports {wrong}"
 
 
+def test_no_module_imports_a_command_as_a_library():
+    folders = [ROOT / name for name in ("lit_fa", "callbacks", "datamodules", "benchmarks")]
+    for file in sorted(file for folder in folders for file in folder.rglob("*.py")):
+        tree = ast.parse(file.read_text())
+        names = imported(tree, late=False) | imported(tree, late=True)
+        commands = [name for name in names if permitted(name, ["lit_fa.commands"]) and "lit_fa" in name]
+        assert not commands or file == ROOT / "lit_fa/__main__.py", f"{file.relative_to(ROOT)} imports {commands}"
+
+
+def test_one_file_changes_the_words_of_its_process():
+    """Flower's tools read `sys.argv`. Nothing else does, and Lightning starts its ranks with it."""
+    changed = [
+        file.relative_to(ROOT).as_posix()
+        for folder in ("lit_fa", "callbacks", "datamodules", "benchmarks")
+        for file in sorted((ROOT / folder).rglob("*.py"))
+        if any(
+            isinstance(target, ast.Attribute) and ast.unparse(target) == "sys.argv"
+            for node in ast.walk(ast.parse(file.read_text()))
+            if isinstance(node, ast.Assign)
+            for each in node.targets
+            for target in ast.walk(each)
+        )
+    ]
+    assert changed == ["lit_fa/flower/owner.py"]
+
+
 def test_only_the_command_line_knows_all_packages():
     for file in sorted((ROOT / "lit_fa").rglob("*.py")):
         names = imported(ast.parse(file.read_text()), late=False) | imported(ast.parse(file.read_text()), late=True)

@@ -111,7 +111,6 @@ def _become(words: list[str], folder: Path, log: Path, environment: dict[str, st
         )
         spawned = multiprocessing.get_context
         multiprocessing.get_context = lambda method=None: spawned("fork" if method == "spawn" else method)
-        sys.argv = ["lit-fa", *words]
         from lit_fa.__main__ import main
 
         code = main(words)

@@ -9,11 +9,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from callbacks.run_record import write_json
+from lit_fa.checkpoints.resume import checked
 from lit_fa.config.arguments import Arguments, in_range
 from lit_fa.deployment.files import FORMATS, write
 from lit_fa.deployment.measure import compared, dense_twin
 from lit_fa.deployment.simplify import CHEAPER, outputs, simplified
 from lit_fa.errors import UserError
+from lit_fa.experiment import build
 from lit_fa.outputs import writable_file
 from lit_fa.rules import LearningRule
 
@@ -35,8 +38,6 @@ def main(argv: list[str]) -> None:
     rows = compared({"dense": dense_twin(module.network, example), "exported": network}, example)
     show(rows, path, difference, options.batch)
     if options.json:
-        from lit_fa.commands.fit import write_json
-
         write_json(Path(options.json), rows | {"largest_difference": difference})
 
 
@@ -46,16 +47,11 @@ def trained(experiment: list[str], ckpt_path: str):
     Raises:
         UserError: no such file, or a rule that predicts by more than a forward pass.
     """
-    from lit_fa.checkpoints.resume import checked
-    from lit_fa.commands.fit import built
-    from lit_fa.config.parser_errors import guarded
-
     if "://" in ckpt_path:
         raise UserError(f"--ckpt_path {ckpt_path}: fetch the file first; an address is not read here")
     checkpoint = checked(ckpt_path)
     quiet = ["--trainer.logger=false", "--trainer.callbacks=null"]
-    cli = guarded(lambda: built([*experiment, *quiet]))
-    module, data = cli.model, cli.datamodule
+    _, module, data = build([*experiment, *quiet])
     if type(module.rule).predict is not LearningRule.predict:
         raise UserError(f"{type(module.rule).__name__} predicts by more than the network's forward pass: no export")
     module.load_state_dict(checkpoint["state_dict"])

@@ -19,7 +19,7 @@ def main(argv: list[str]) -> None:
     except ImportError as error:
         raise UserError("lit-fa flower needs Flower: pip install 'lit-fa[flower]'") from error
     from lit_fa.checkpoints.resume import checked
-    from lit_fa.commands.fit import guarded
+    from lit_fa.config.parser_errors import guarded
     from lit_fa.flower.experiment import resolved
 
     if options.json:
@@ -52,7 +52,7 @@ def written(folder: Path, config: dict) -> Path:
 
 
 def _on_this_machine(config: dict, json_file: str | None, argv: list[str]) -> None:
-    from lit_fa.commands.fit import write_json
+    from callbacks.run_record import write_json
     from lit_fa.flower.loopback import federation
 
     with federation(config["nodes"]) as started:

@@ -45,3 +45,21 @@ def nonempty(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("is empty: write a value, or leave the option out")
     return text
+
+
+def take_option(argv: list[str], name: str, what: str) -> tuple[list[str], str | None]:
+    """The words without `name VALUE` or `name=VALUE`, and the value; None if it is not among them.
+
+    Raises:
+        UserError: the name is the last word; `what` describes the missing value.
+
+    >>> take_option(["fit", "--json=out.json", "-v"], "--json", "a file")
+    (['fit', '-v'], 'out.json')
+    """
+    argv = [part for word in argv for part in (word.split("=", 1) if word.startswith(f"{name}=") else [word])]
+    if name not in argv:
+        return argv, None
+    at = argv.index(name)
+    if at + 1 == len(argv):
+        raise UserError(f"{name} needs {what}")
+    return argv[:at] + argv[at + 2 :], argv[at + 1]

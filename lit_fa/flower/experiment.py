@@ -4,9 +4,9 @@ import hashlib
 from functools import lru_cache
 from typing import Any
 
-from lit_fa.commands.fit import LitFACLI, built
 from lit_fa.config.yaml_reader import load
 from lit_fa.errors import UserError
+from lit_fa.experiment import Experiment, build
 from lit_fa.modules import FederatedClassifier
 
 COMPONENTS = {"serverapp": "lit_fa.flower.server:app", "clientapp": "lit_fa.flower.node:app"}
@@ -20,36 +20,36 @@ def resolved(argv: list[str]) -> tuple[str, int]:
     Raises:
         UserError: it is no federation, or its trainer wants several devices.
     """
-    cli = built(argv)
-    check(cli)
-    cli.datamodule.prepare_data()  # once, before several nodes would fetch it at a time
-    cli.datamodule.setup("fit")
-    return cli.parser.dump(cli.config), len(cli.datamodule.parts)
+    experiment = build(argv)
+    check(experiment)
+    experiment.data.prepare_data()  # once, before several nodes would fetch it at a time
+    experiment.data.setup("fit")
+    return experiment.cli.parser.dump(experiment.cli.config), len(experiment.data.parts)
 
 
-def at_server(text: str) -> LitFACLI:
+def at_server(text: str) -> Experiment:
     """Trainer, module and data as `lit-fa fit` would build them."""
-    return built(load(text))
+    return build(load(text))
 
 
 @lru_cache(maxsize=1)
-def at_node(text: str) -> LitFACLI:
+def at_node(text: str) -> Experiment:
     """The same, without loggers and callbacks; kept, where Flower keeps the process between messages."""
     config = load(text)
     config["trainer"] |= {"logger": False, "callbacks": None, "enable_checkpointing": False}
-    return built(config)
+    return build(config)
 
 
-def fingerprint(cli: LitFACLI) -> str:
-    """Of who holds how many of which class: equal for all who deal out the same data."""
-    return hashlib.blake2b(cli.datamodule.class_counts.tobytes(), digest_size=8).hexdigest()
+def fingerprint(experiment: Experiment) -> str:
+    """Hash of every client's number of samples in each class; equal on all machines that partition the same data."""
+    return hashlib.blake2b(experiment.data.class_counts.tobytes(), digest_size=8).hexdigest()
 
 
-def check(cli: LitFACLI) -> None:
-    """Refuse what has no clients to send away, or would start ranks beside Flower's nodes."""
-    if not isinstance(cli.model, FederatedClassifier) or not hasattr(cli.datamodule, "parts"):
+def check(experiment: Experiment) -> None:
+    """Refuse an experiment without clients, and one that would start ranks beside Flower's nodes."""
+    if not isinstance(experiment.model, FederatedClassifier) or not hasattr(experiment.data, "parts"):
         raise UserError("lit-fa flower runs a federation: model FederatedClassifier with data Federated")
-    if cli.trainer.world_size > 1:
+    if experiment.trainer.world_size > 1:
         raise UserError("under Flower the nodes share the clients: set trainer.devices: 1")
 
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from lit_fa.commands.fit import LitFACLI
 from lit_fa.config.parser_errors import guarded
+from lit_fa.experiment import Experiment
 from lit_fa.federated.executors import checked, executor_named, fastest
 from lit_fa.federated.gradient_similarity import Directions, directions
 from lit_fa.federated.round_task import Outcome, Work
@@ -40,15 +40,15 @@ def train(message: Message, context: Context) -> Message:
     """The local training of this node's clients of a round."""
 
     def trained() -> RecordDict:
-        cli = _placed(context)
-        device, loader = cli.trainer.strategy.root_device, cli.datamodule.train_dataloader()
+        experiment = _placed(context)
+        device, loader = experiment.trainer.strategy.root_device, experiment.data.train_dataloader()
 
         def round_of(number: int, clients: tuple[int, ...]):
             return loader.round_of(number, clients).to(device)
 
-        work = unpacked_work(message.content, cli.model.learner, round_of, device)
-        with cli.trainer.precision_plugin.train_step_context():
-            return packed_outcome(*_outcome(cli, work, context))
+        work = unpacked_work(message.content, experiment.model.learner, round_of, device)
+        with experiment.trainer.precision_plugin.train_step_context():
+            return packed_outcome(*_outcome(experiment, work, context))
 
     return _replied(message, trained)
 
@@ -58,40 +58,41 @@ def compare(message: Message, context: Context) -> Message:
     """The sum of the directions of this node's clients' gradients, for a rule that chooses layers by them."""
 
     def compared() -> RecordDict:
-        cli = _placed(context)
-        device, learner = cli.trainer.strategy.root_device, cli.model.learner
+        experiment = _placed(context)
+        device, learner = experiment.trainer.strategy.root_device, experiment.model.learner
         number, nodes = unpacked_server(message.content, learner, device)
-        whole = cli.datamodule.train_dataloader().whole(number).to(device)
+        whole = experiment.data.train_dataloader().whole(number).to(device)
         whole = replace(whole, dtype=next(learner.parameters()).dtype)
         part = int(context.node_config.get("partition-id", 0))
         lanes = [lane for lane, client in enumerate(whole.clients) if client % nodes == part]
         if not lanes:
             return packed_directions(Directions({}, {}, 0))
         rule, names = learner.rule, learner.rule.candidates(learner.network)
-        with cli.trainer.precision_plugin.train_step_context():
-            return packed_directions(directions(learner, whole.take(lanes), names, cli.model.local.seed, rule.private))
+        with experiment.trainer.precision_plugin.train_step_context():
+            found = directions(learner, whole.take(lanes), names, experiment.model.local.seed, rule.private)
+            return packed_directions(found)
 
     return _replied(message, compared)
 
 
-def _placed(context: Context) -> LitFACLI:
+def _placed(context: Context) -> Experiment:
     """The experiment, ready, with its model in the trainer's precision and on its device."""
-    cli = _ready(context)
-    cli.trainer.precision_plugin.convert_module(cli.model).to(cli.trainer.strategy.root_device)
-    return cli
+    experiment = _ready(context)
+    experiment.trainer.precision_plugin.convert_module(experiment.model).to(experiment.trainer.strategy.root_device)
+    return experiment
 
 
-def _ready(context: Context) -> LitFACLI:
+def _ready(context: Context) -> Experiment:
     """The experiment with its data read and dealt out."""
-    cli = at_node(context.run_config["experiment"])
-    cli.datamodule.prepare_data()
-    cli.datamodule.setup("fit")
-    return cli
+    experiment = at_node(context.run_config["experiment"])
+    experiment.data.prepare_data()
+    experiment.data.setup("fit")
+    return experiment
 
 
-def _outcome(cli: LitFACLI, work: Work, context: Context) -> tuple[Outcome, str]:
+def _outcome(experiment: Experiment, work: Work, context: Context) -> tuple[Outcome, str]:
     """Run the executor of the config; `auto` is timed in a node's first round and remembered by the node."""
-    module = cli.model
+    module = experiment.model
     learner, local, features = module.learner, module.local, module.features
     executor = module.executor
     if executor is None and "executor" in context.state.config_records:

@@ -37,17 +37,17 @@ def main(grid: Grid, context: Context) -> None:
 
 def run(grid: Grid, **config: object) -> dict[str, float]:
     """Build the experiment, wait for its nodes, train; returns the last value of every metric."""
-    cli = at_server(str(config["experiment"]))
-    check(cli)
-    cli.datamodule.prepare_data()
-    cli.datamodule.setup("fit")
+    experiment = at_server(str(config["experiment"]))
+    check(experiment)
+    experiment.data.prepare_data()
+    experiment.data.setup("fit")
     executor = GridExecutor(grid, int(config["nodes"]), bool(config["allow-failures"]), float(config["patience-s"]))
-    executor.connect(fingerprint(cli))
-    cli.model.executor = executor
-    cli.model.executed_by = {"executor": executor.name, "nodes": executor.nodes}
-    cli.trainer.callbacks.append(_TellCheckpoint())
-    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=config["ckpt-path"] or None, weights_only=True)
-    return {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    executor.connect(fingerprint(experiment))
+    experiment.model.executor = executor
+    experiment.model.executed_by = {"executor": executor.name, "nodes": executor.nodes}
+    experiment.trainer.callbacks.append(_TellCheckpoint())
+    experiment.trainer.fit(experiment.model, experiment.data, ckpt_path=config["ckpt-path"] or None, weights_only=True)
+    return {name: float(value) for name, value in experiment.trainer.callback_metrics.items()}
 
 
 class _TellCheckpoint(L.Callback):

@@ -24,7 +24,7 @@ from lit_fa.spec.output_paths import Places
 from lit_fa.spec.table import Table
 from lit_fa.stopping import Request, handled
 
-DEFAULT_RUNNER = "lit_fa.commands.fit:fit_and_record"
+DEFAULT_RUNNER = "lit_fa.experiment:run"
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _KILLED = "the worker was killed by the system, twice (out of memory?)"
 GRACE_S = 60.0  # for workers that are asked to stop, to end their step and keep a checkpoint

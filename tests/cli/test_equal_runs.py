@@ -11,7 +11,7 @@ SCRIPT = """
 import copy, sys
 from pathlib import Path
 from callbacks import gradient_alignment
-from lit_fa.commands.fit import fit_and_record
+from lit_fa.experiment import run
 from tests.cli.test_command_line import RUN
 
 folder, averaged, mean = Path(sys.argv[1]), [], gradient_alignment._named
@@ -36,7 +36,7 @@ rounds["model"] = {
 data = {"data": {"class_path": "Digits"}, "clients": 8, "clients_per_round": 4, "rounds_per_epoch": 2}
 rounds["data"] = {"class_path": "Federated", "init_args": data}
 for name, config in (("watched", watched), ("rounds", rounds)):
-    fit_and_record(config, {"path": str(folder / f"{name}.json"), "id": name}, test=False)
+    run(config, {"path": str(folder / f"{name}.json"), "id": name}, test=False)
 (folder / "averaged").write_text(repr(averaged), encoding="utf-8")
 """
 

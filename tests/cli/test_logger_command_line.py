@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from callbacks import RoundProgress
+from lit_fa import experiment
 from lit_fa.__main__ import main
-from lit_fa.commands.fit import fit_and_record
 from lit_fa.loggers import names
 from tests.callbacks.wandb_training import history, read_back
 from tests.cli.test_command_line import RUN
@@ -89,7 +89,7 @@ def test_a_cell_of_a_table_is_a_run_of_its_group(config, tmp_path):
     run = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
     run["trainer"] |= {"max_epochs": 1, "logger": "wandb", "callbacks": []}
     head = {"id": "abc123", "table": "t1", "row": "FA", "column": "w8", "seed": 0, "scale": "cpu"}
-    fit_and_record(run, head | {"path": str(tmp_path / "r.json")})
+    experiment.run(run, head | {"path": str(tmp_path / "r.json")})
     first = read_back(tmp_path)["run"][0]
     assert (first["run_id"], first["run_group"], first["job_type"]) == ("abc123", "t1", "FA, w8")
     assert first["tags"][:3] == ["FeedbackAlignment", "Digits", "cpu"]

@@ -13,8 +13,8 @@ from callbacks.run_record import write_json
 from lit_fa import faults
 from lit_fa.__main__ import main
 from lit_fa.checkpoints.files import save
-from lit_fa.commands.fit import fit_and_record
 from lit_fa.errors import UserError
+from lit_fa.experiment import run
 from lit_fa.outputs import write_text
 from lit_fa.reports.card import write_block
 from tests.cli.test_command_line import RUN
@@ -90,7 +90,7 @@ def test_a_signal_comes_where_it_was_asked_for(name, step, config, monkeypatch, 
 
 def test_nan_at_a_step_is_a_divergence_of_that_step(config, tmp_path, monkeypatch):
     monkeypatch.setenv(faults.VARIABLE, "nan@5")
-    fit_and_record(config, {"path": str(tmp_path / "r.json")})
+    run(config, {"path": str(tmp_path / "r.json")})
     record = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
     assert (record["status"], record["diverged"]["step"]) == ("diverged", 5)
 
@@ -98,9 +98,9 @@ def test_nan_at_a_step_is_a_divergence_of_that_step(config, tmp_path, monkeypatc
 def test_a_full_disk_in_a_save_is_one_line_and_the_run_goes_on(config, tmp_path, monkeypatch):
     monkeypatch.setenv(faults.VARIABLE, "disk@save")
     with pytest.raises(UserError, match="No space left on device"):
-        fit_and_record(config, {"path": str(tmp_path / "r.json")})
+        run(config, {"path": str(tmp_path / "r.json")})
     monkeypatch.delenv(faults.VARIABLE)
-    fit_and_record(config, {"path": str(tmp_path / "r.json")})
+    run(config, {"path": str(tmp_path / "r.json")})
     assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["status"] == "finished"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_fa.commands.fit import fit_and_record
+from lit_fa.experiment import run
 from lit_fa.jobs.lock import claim_of, claimed, clear
 from tests.checkpoint_attacks import BROKEN, malicious
 from tests.cli.test_command_line import RUN
@@ -24,7 +24,7 @@ class StoppedError(Exception):
 
 def train(folder: Path, config: dict = CELL, observers: tuple = ()) -> dict:
     path = folder / "r.json"
-    fit_and_record(copy.deepcopy(config), {"path": str(path), "id": "a"}, observers=observers)
+    run(copy.deepcopy(config), {"path": str(path), "id": "a"}, observers=observers)
     return {key: value for key, value in json.loads(path.read_text()).items() if key not in TIMES}
 
 

@@ -1,6 +1,7 @@
 """`lit-fa predict` writes a row for every sample, in the order of the set, by the rule's own prediction."""
 
 import csv
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,14 @@ def test_limits_and_ranks_write_one_file_in_order(run, tmp_path):
     rows = read(tmp_path / "two.csv")
     assert [int(row["index"]) for row in rows] == list(range(45))
     assert torch.allclose(logits(rows[:20]), logits(read(output)), atol=1e-5)
+
+
+def test_ranks_are_started_with_all_words_of_the_command(run, tmp_path, monkeypatch):
+    """Lightning starts a rank with `sys.argv`, so `--split` and `--output` have to be in it."""
+    words = ["predict", *run, "--split", "val", "--output", str(tmp_path / "val.csv")]
+    monkeypatch.setattr(sys, "argv", ["lit-fa", *words])
+    assert main(words) == 0
+    assert sys.argv == ["lit-fa", *words]
 
 
 def test_a_folder_of_images_is_predicted_as_the_data_are_read(run, tmp_path):

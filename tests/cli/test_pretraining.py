@@ -9,8 +9,8 @@ import yaml
 
 from lit_fa import pretraining
 from lit_fa.__main__ import main
-from lit_fa.commands.fit import built, fit_and_record
 from lit_fa.errors import UserError
+from lit_fa.experiment import build, run
 from tests.checkpoint_attacks import BROKEN, malicious
 from tests.cli.test_command_line import RUN
 
@@ -26,11 +26,11 @@ def cache(tmp_path, monkeypatch):
 
 
 def weights(config: dict) -> dict[str, torch.Tensor]:
-    return built(copy.deepcopy(config)).model.network.state_dict()
+    return build(copy.deepcopy(config)).model.network.state_dict()
 
 
 def test_a_run_starts_from_the_weights_that_its_pretraining_ends_with(cache):
-    network = fit_and_record(copy.deepcopy(SOURCE), {"path": str(cache / "literal.json"), "id": "literal"})
+    network = run(copy.deepcopy(SOURCE), {"path": str(cache / "literal.json"), "id": "literal"})
     started = weights(RUN | {"pretrain": SOURCE})
     ended = network.state_dict()
     hidden = [name for name in started if started[name].shape == ended[name].shape]
@@ -42,7 +42,7 @@ def test_a_run_starts_from_the_weights_that_its_pretraining_ends_with(cache):
 def test_a_second_run_trains_nothing_and_is_the_same(cache, monkeypatch):
     config = RUN | {"pretrain": SOURCE}
     first = weights(config)
-    monkeypatch.setattr("lit_fa.commands.fit.fit_and_record", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("lit_fa.experiment.run", lambda *_: pytest.fail("trained again"))
     second = weights(config | {"pretrain": SOURCE | {"trainer": SOURCE["trainer"] | {"enable_progress_bar": True}}})
     assert all(torch.equal(first[name], second[name]) for name in first)  # the fresh read-out too
     (record,) = cache.glob("*.json")
@@ -59,7 +59,7 @@ def test_what_was_cut_off_is_not_taken_for_weights(cache, monkeypatch):
     def cut_off(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lit_fa.commands.fit.fit_and_record", cut_off)
+    monkeypatch.setattr("lit_fa.experiment.run", cut_off)
     with pytest.raises(KeyboardInterrupt):
         weights(RUN | {"pretrain": SOURCE})
     assert not [*cache.glob("*.pt")]
@@ -99,7 +99,7 @@ def test_the_command_line_takes_it_from_a_file(tmp_path, cache, capsys):
 
 def test_half_a_config_is_refused(cache):
     with pytest.raises(UserError, match="pretrain: data missing"):
-        pretraining.pretrained({"trainer": {}, "model": {}}, lambda *_: pytest.fail("trained"))
+        pretraining.pretrained({"trainer": {}, "model": {}})
 
 
 def test_pretraining_that_diverges_is_refused_and_leaves_no_weights(cache):
@@ -114,7 +114,7 @@ def test_pretraining_that_diverges_is_refused_and_leaves_no_weights(cache):
 
 def test_a_record_names_the_code_that_its_weights_come_from(cache, tmp_path):
     path = tmp_path / "r.json"
-    fit_and_record(copy.deepcopy(RUN | {"pretrain": SOURCE}), {"path": str(path), "id": "a"})
+    run(copy.deepcopy(RUN | {"pretrain": SOURCE}), {"path": str(path), "id": "a"})
     record = json.loads(path.read_text(encoding="utf-8"))
     (source,) = cache.glob("*.json")
     assert source.stem.startswith(f"{record['pretrained']['id']}-")
@@ -127,7 +127,7 @@ def test_a_diverged_run_of_a_table_ends_with_its_record_and_without_a_checkpoint
     wild = copy.deepcopy(RUN)
     wild["model"]["init_args"]["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e30}}
     path = tmp_path / "r.json"
-    fit_and_record(wild, {"path": str(path), "id": "a", "seed": 0})
+    run(wild, {"path": str(path), "id": "a", "seed": 0})
     record = json.loads(path.read_text(encoding="utf-8"))
     assert record["status"] == "diverged"
     assert record["config"]["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 1e30

@@ -15,7 +15,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from callbacks import Interruption
 from lit_fa.__main__ import main
-from lit_fa.commands.fit import fit_and_record
+from lit_fa.experiment import run
 from lit_fa.stopping import SIGNALS, Request, Stopped, handled, stop
 from tests.cli.test_command_line import RUN
 
@@ -106,10 +106,10 @@ def test_a_cell_that_is_asked_to_stop_goes_on_to_the_record_of_an_unbroken_one(c
     cell = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
     Send.step = step
     with pytest.raises(Stopped, match=f"interrupted after step {step + 1}; the same command goes on"), handled(stop):
-        fit_and_record(cell, {"path": str(tmp_path / "broken.json")})
+        run(cell, {"path": str(tmp_path / "broken.json")})
     Send.step = -1
     for name in ("broken", "whole"):
-        fit_and_record(cell, {"path": str(tmp_path / f"{name}.json")})
+        run(cell, {"path": str(tmp_path / f"{name}.json")})
     broken, whole = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("broken", "whole"))
     assert (broken["metrics"], broken["curves"]) == (whole["metrics"], whole["curves"])
     assert not list(tmp_path.glob(".*/"))

@@ -7,8 +7,8 @@ import torch
 import yaml
 
 from lit_fa.__main__ import main
-from lit_fa.commands.fit import built
 from lit_fa.config.yaml_reader import dump, read_yaml
+from lit_fa.experiment import build
 from lit_fa.spec.expand import assign
 from lit_fa.spec.sweep_command import flags
 
@@ -28,7 +28,7 @@ VALUES = [False, True, 0.1, 16, 1e-3, 2e5, -3, None, [16, None, 0.5], {"a": None
 
 @pytest.fixture(scope="module")
 def parser():
-    return built(RUN).parser
+    return build(RUN).cli.parser
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from lit_fa.commands.fit import LitFACLI
+from lit_fa.experiment import Experiment, build
 
 BASE = """
 seed_everything: 3
@@ -51,11 +51,11 @@ def experiment(folder: Path, **changes: object) -> str:
     return path.read_text()
 
 
-def embedded(text: str, *, ckpt_path: str | None = None) -> LitFACLI:
+def embedded(text: str, *, ckpt_path: str | None = None) -> Experiment:
     """`lit-fa fit` in this process."""
-    cli = LitFACLI(args=yaml.safe_load(text), run=False, save_config_callback=None)
-    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=ckpt_path, weights_only=False)
-    return cli
+    trainer, model, data = experiment = build(yaml.safe_load(text))
+    trainer.fit(model, data, ckpt_path=ckpt_path, weights_only=False)
+    return experiment
 
 
 def checkpoint(folder: Path) -> dict[str, torch.Tensor]:

@@ -41,7 +41,7 @@ def test_over_flower_the_weights_are_those_of_the_embedded_run(name: str, precis
     a, b = (checkpoint(tmp_path / folder) for folder in ("embedded", "flower"))
     assert difference(a, b) < bar
     assert next(iter(a.values())).dtype == (torch.float64 if precision == "64-true" else torch.float32)
-    sizes = [len(part) for part in ours.datamodule.parts]
+    sizes = [len(part) for part in ours.data.parts]
     assert max(sizes) > 2 * min(sizes)  # with equal clients FedNova would be FedAvg
 
 
@@ -99,23 +99,23 @@ def embedded_round_of_even_clients(text: str) -> dict[str, torch.Tensor]:
     import yaml
 
     from datamodules.rounds import RoundLoader
-    from lit_fa.commands.fit import LitFACLI
+    from lit_fa.experiment import build
 
     class EvenOnly(RoundLoader):
         def cohort(self, number):
             return [client for client in super().cohort(number) if client % 2 == 0]
 
-    cli = LitFACLI(args=yaml.safe_load(text), run=False, save_config_callback=None)
-    loader = cli.datamodule.train_dataloader
+    trainer, model, data = build(yaml.safe_load(text))
+    loader = data.train_dataloader
 
     def even() -> RoundLoader:
         made = loader()
         made.__class__ = EvenOnly
         return made
 
-    cli.datamodule.train_dataloader = even
-    cli.trainer.fit(cli.model, cli.datamodule)
-    return cli.trainer.lightning_module.state_dict()
+    data.train_dataloader = even
+    trainer.fit(model, data)
+    return model.state_dict()
 
 
 def test_nobody_left_is_an_error_even_where_failures_are_allowed(tmp_path: Path):

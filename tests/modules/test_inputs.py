@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from datamodules import Digits, Federated
-from lit_fa.commands.fit import built
 from lit_fa.errors import UserError
+from lit_fa.experiment import build
 from lit_fa.federated import LocalSGD
 from lit_fa.modules import Classifier, FederatedClassifier
 from lit_fa.rules import ForwardForward
@@ -25,8 +25,8 @@ def test_the_command_line_installs_on_the_shape_of_a_batch(flatten, kind):
     data = {"class_path": "Digits", "init_args": {"flatten": flatten}}
     if kind == "FederatedClassifier":
         data = {"class_path": "Federated", "init_args": {"data": data, "clients": 4, "clients_per_round": 2}}
-    cli = built({"model": {"class_path": kind, "init_args": {"network": "mlp"}}, "data": data})
-    assert cli.model.shown == ((64,) if flatten else (1, 8, 8)) == cli.datamodule.sample_shape
+    _, model, data = build({"model": {"class_path": kind, "init_args": {"network": "mlp"}}, "data": data})
+    assert model.shown == ((64,) if flatten else (1, 8, 8)) == data.sample_shape
 
 
 class SharesOfPixels(ForwardForward):

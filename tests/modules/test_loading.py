@@ -180,10 +180,10 @@ def test_a_checkpoint_names_nothing_that_would_run(option, plain, line, tmp_path
 
 
 def test_the_optimiser_of_the_command_line_is_in_the_checkpoint():
-    from lit_fa.commands.fit import built
+    from lit_fa.experiment import build
     from tests.cli.test_command_line import RUN
 
-    module = built(copy.deepcopy(RUN)).model
+    module = build(copy.deepcopy(RUN)).model
     kept = module.constructor["init_args"]["optimizer"]
     assert kept["partial_path"] == "torch.optim.sgd.SGD"
     assert kept["init_args"]["lr"] == 0.1

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_fa.commands.fit import fit_and_record
+from lit_fa.experiment import run
 from lit_fa.spec.sweep import Sweep, load_sweep
 from lit_fa.spec.sweep_command import flags
 
@@ -52,5 +52,5 @@ def test_the_corners_of_a_sweep_train(path, tmp_path, monkeypatch):
     for k, drawn in enumerate(ends(sweep)):
         words = [*before, *flags(sweep.nested(sweep.values(drawn))), *after, *SMALL[path.parent.name]]
         record = {"id": str(k), "path": str(tmp_path / f"{k}.json")}
-        fit_and_record([*words, "--trainer.max_epochs=1", "--trainer.logger=false"], record, test=False)
+        run([*words, "--trainer.max_epochs=1", "--trainer.logger=false"], record, test=False)
         assert sweep.metric.name in json.loads((tmp_path / f"{k}.json").read_text())["metrics"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_fa.commands.fit import fit_and_record
+from lit_fa import experiment
 from lit_fa.commands.table import main
 from lit_fa.jobs.pool import missing_jobs
 from lit_fa.reports.card import is_stale, read_block
@@ -63,7 +63,7 @@ def runs_at_scale_smoke(path, tmp_path, monkeypatch, choose, changed):
     jobs = missing_jobs(table, runs, where, tree)[0]
     chosen = choose(jobs)
     for job in chosen:
-        fit_and_record(changed(job.run.config), job.record)
+        experiment.run(changed(job.run.config), job.record)
     found = collect(table, table.scale("smoke"), where.target)
     assert len(found.missing) == len(jobs) - len(chosen)
     assert not found.problems

@@ -1,0 +1,195 @@
+"""Lightning's command line for our modules, data and callbacks: a config, or words, to trainer, model and data."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+import lightning as L
+import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+import callbacks
+from callbacks.interruption import hand_on_to_ranks
+from callbacks.named_fault import named_faults
+from lit_fa import loggers
+from lit_fa.checkpoints import resume
+from lit_fa.checkpoints.lightning_io import use_whole_files
+from lit_fa.config.arguments import take_option
+from lit_fa.config.parser import Parser
+from lit_fa.config.values import check_trains, check_values
+from lit_fa.modules import EvaluatedClassifier, FederatedClassifier
+from lit_fa.modules.trainer_options import check_precision, check_trainer
+from lit_fa.outputs import check_folder, writable_file
+from lit_fa.pretraining import origin_of, pretrained
+from lit_fa.spec.expand import without_machine
+
+# defaults of Lightning's callbacks that are enumerations (Timer's interval) are dumped as their values
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
+
+
+class SaveConfig(SaveConfigCallback):
+    """Saves the config in the run's folder. A run without a logger has no folder, so nothing is saved."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Save, if the trainer has a logger."""
+        if trainer.loggers:
+            super().setup(trainer, pl_module, stage)
+
+
+class LitFACLI(LightningCLI):
+    """Lightning's command line; the data gives the model its number of classes and its image shape.
+
+    Subclasses of LightningModule and LightningDataModule are chosen in the config.
+
+    Args:
+        args: words of the command line, or a config as a dictionary.
+        run: True: `args` are words that begin with a subcommand, which is run; False: the objects are built, no more.
+        words: all words of the user's command line, to say how an interrupted run continues.
+        predicting: of `lit-fa predict`: `split` or `images`, and the callback `table` that writes the predictions.
+    """
+
+    def __init__(
+        self,
+        args: Sequence[str] | dict,
+        *,
+        run: bool = True,
+        words: Sequence[str] = (),
+        predicting: Mapping[str, Any] | None = None,
+    ):
+        """See the class."""
+        self.words, self.pretrained, self.predicting = words, {}, dict(predicting or {})
+        if run and args[0] in (known := self.subcommands()):
+            self.subcommands = lambda: {args[0]: known[args[0]]}  # building the parsers of the others takes time
+        parser = {"exit_on_error": False}
+        super().__init__(
+            L.LightningModule,
+            L.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            parser_class=Parser,
+            parser_kwargs=parser | ({"prog": "lit-fa"} | {c: dict(parser) for c in self.subcommands()} if run else {}),
+            save_config_callback=SaveConfig if run else None,
+            save_config_kwargs={"overwrite": True},
+            args=args if isinstance(args, dict) else [*args],
+            run=run,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: object) -> None:
+        """Check values and the checkpoint before anything is built.
+
+        Lightning's own method warns where `args` are given and `sys.argv` has words, as in every notebook.
+        """
+        self.config = parser.parse_object(args) if isinstance(args, dict) else parser.parse_args(args)
+        check_values(self.asked)
+        asked = self.asked
+        if "weights_only" in asked and asked.weights_only is None:
+            asked.weights_only = True  # Lightning would unpickle a file at an address
+        path, safe = asked.get("ckpt_path"), asked.get("weights_only") is not False
+        named = path and path not in resume.WORDS
+        self.checkpoint = resume.checked(path, weights_only=safe) if named else {}
+
+    @property
+    def asked(self) -> Any:
+        """The config of the command, a jsonargparse Namespace."""
+        command = self.config.get("subcommand")
+        return self.config[command] if command else self.config
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Link classes and shapes of the model to those of the data; add `pretrain`, the config of a run before."""
+        parser.add_argument("--pretrain", type=dict | None, default=None, help="config of the run that pretrains")
+        links = {"num_classes": "num_classes", "image_shape": "image_shape", "input_shape": "sample_shape"}
+        for name, attribute in links.items():
+            parser.link_arguments(f"data.{attribute}", f"model.init_args.{name}", apply_on="instantiate")
+
+    def instantiate_trainer(self, **kwargs: object) -> L.Trainer:
+        """A trainer that writes checkpoints atomically and reads them as plain data, whatever module it trains."""
+        trainer = super().instantiate_trainer(**kwargs)
+        use_whole_files(trainer)
+        return trainer
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse a precision that is not supported; pretrain, or take the weights of an equal pretraining."""
+        config = self.asked
+        check_precision(config.trainer.precision)
+        if config.pretrain is not None and not config.pretrain.get("skip"):
+            weights = pretrained(config.pretrain)
+            config.model.init_args.weights, self.pretrained = str(weights), origin_of(weights)
+
+    def before_fit(self) -> None:
+        """Refuse what cannot be trained or written; add the callbacks of a fit."""
+        check_trains(self.asked)
+        if isinstance(self.model, FederatedClassifier):
+            self._show_rounds()
+        if make := getattr(self.model, "make_optimizer", None):
+            resume.check_optimizer(self.checkpoint, make)
+        self.check_folders()
+        self.trainer.callbacks[:0] = named_faults()
+        self.before_test()
+
+    def _show_rounds(self) -> None:
+        """Replace Lightning's default progress bar, but none that the config names, by one that counts rounds."""
+        named = self.asked.trainer.callbacks or []
+        named = {c.class_path.rpartition(".")[2] for c in (named if isinstance(named, list) else [named])}
+        shown = self.trainer.callbacks
+        default = [isinstance(c, ProgressBar) and type(c).__name__ not in named for c in shown]
+        shown[:] = [callbacks.RoundProgress() if bar else c for c, bar in zip(shown, default, strict=True)]
+
+    def before_test(self) -> None:
+        """Refuse unsupported options before any rank starts; give loggers and records the run's id and config."""
+        if isinstance(self.model, EvaluatedClassifier):
+            check_trainer(self.trainer, self.model)
+        if (word := self.asked.get("ckpt_path")) in resume.WORDS:
+            resume.check_word(word, self.trainer, self.subcommand)
+        self.trainer.callbacks.append(callbacks.Interruption(self.going_on))
+        hand_on_to_ranks(self.trainer)
+        loggers.attach(self.trainer, self.written(), {})
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, callbacks.RunRecord):
+                callback.record.setdefault("config", self.recorded())
+
+    before_validate = before_test
+
+    def before_predict(self) -> None:
+        """Choose the data to predict; add the callback that writes the predictions."""
+        self.before_test()
+        self.datamodule.predict_split = self.predicting.get("split", "test")
+        self.datamodule.predict_folder = self.predicting.get("images")
+        self.trainer.callbacks.append(self.predicting["table"])
+
+    def after_predict(self) -> None:
+        """Print the path of the predictions."""
+        if self.trainer.is_global_zero:
+            print(f"predictions: {self.predicting['table'].path}")
+
+    def check_folders(self) -> None:
+        """Refuse folders that cannot be written, before the first step."""
+        keepers = [callback for callback in self.trainer.callbacks if isinstance(callback, ModelCheckpoint)]
+        folders = [("trainer.callbacks.dirpath", keeper.dirpath) for keeper in keepers]
+        folders += [("trainer.logger", logger.save_dir) for logger in self.trainer.loggers]
+        if keepers or self.trainer.loggers:
+            folders += [("trainer.default_root_dir", self.trainer.default_root_dir)]
+        for option, folder in folders if self.trainer.is_global_zero else ():
+            if folder and "://" not in str(folder):
+                check_folder(folder, option)
+        for callback in self.trainer.callbacks if self.trainer.is_global_zero else ():
+            if isinstance(callback, callbacks.RunRecord) and callback.path:
+                writable_file(callback.path, "the record")
+
+    def written(self) -> dict:
+        """The config, defaults included, as plain data."""
+        return json.loads(self._parser(self.subcommand).dump(self.asked, format="json"))
+
+    def recorded(self) -> dict:
+        """The config in a record: defaults included, without devices, workers, paths and loggers."""
+        config = without_machine(self.written())
+        if config.get("pretrain"):
+            config["model"]["init_args"].pop("weights", None)  # a file in this machine's cache
+        return {key: value for key, value in config.items() if value is not None and key not in loggers.NOT_RESULTS}
+
+    def going_on(self, checkpoint: str) -> str:
+        """How to continue: the same command, from a checkpoint."""
+        words = take_option([*self.words], "--ckpt_path", "a file")[0]
+        return f"go on with: {shlex.join(['lit-fa', *words, '--ckpt_path', checkpoint])}"

@@ -1,0 +1,145 @@
+"""From a config to a trained network: `build` it, `run` it with a record, `load` it again.
+
+The command line, tables, sweeps, pretraining, export and Flower call these functions, as a notebook does.
+"""
+
+import gc
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
+
+import callbacks
+from callbacks.interruption import hand_on_to_ranks
+from callbacks.named_fault import named_faults
+from lit_fa import loggers
+from lit_fa.checkpoints import resume
+from lit_fa.checkpoints.loading import load
+from lit_fa.config.cli import LitFACLI
+from lit_fa.config.parser_errors import check_names, guarded
+from lit_fa.config.values import check_trains
+from lit_fa.jobs.lock import checkpoints_of
+from lit_fa.modules import NonFiniteLossError
+from lit_fa.stopping import interruptions_as_stopped
+
+__all__ = ["Experiment", "build", "load", "run"]
+log = logging.getLogger(__name__)
+Config = dict | Sequence[str] | str | Path
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The objects of a config: `trainer, model, data = build(config)`.
+
+    Attributes:
+        trainer: Lightning's, not yet running.
+        model: `Classifier`, `FederatedClassifier` or another LightningModule.
+        data: LightningDataModule, not yet set up.
+        cli: what has parsed the config, with the whole of it: `cli.written()` is plain data, defaults included.
+    """
+
+    trainer: L.Trainer
+    model: L.LightningModule
+    data: L.LightningDataModule
+    cli: LitFACLI = field(repr=False)
+
+    def __iter__(self) -> Iterator[object]:
+        """Trainer, model and data."""
+        return iter((self.trainer, self.model, self.data))
+
+
+def build(config: Config) -> Experiment:
+    """Trainer, model and data of a config; nothing is run, except a pretraining that the config asks for.
+
+    Args:
+        config: a dictionary with trainer, model, data and maybe seed_everything and pretrain; the path of a YAML file;
+            or the words of a command line after `lit-fa fit`, as ["--config", "run.yaml", "--trainer.max_epochs=1"].
+
+    Raises:
+        UserError: in one line, what is wrong with the config.
+
+    >>> mlp = {"class_path": "Classifier", "init_args": {"network": "mlp"}}
+    >>> trainer, model, data = build({"model": mlp, "data": "Digits", "trainer": {"logger": False}})
+    >>> type(model.rule).__name__, data.num_classes
+    ('Backprop', 10)
+    """
+    if isinstance(config, (str, Path)):
+        config = ["--config", str(config)]
+    if isinstance(config, dict):
+        check_names(config)
+        config = loggers.written_out(config, "")
+    cli = guarded(lambda: LitFACLI(config, run=False))
+    return Experiment(cli.trainer, cli.model, cli.datamodule, cli)
+
+
+def run(config: Config, record: dict, observers: Sequence[L.Callback] = (), *, test: bool = True) -> nn.Module:
+    """Train and test one config; `callbacks.RunRecord` writes its JSON to ``record["path"]``.
+
+    A checkpoint is written beside the record after every epoch, and when a signal ends the run; the same call resumes
+    from it. It is removed once the record is written. A checkpoint that cannot be read, or that belongs to another run,
+    is renamed, and the run starts again. A run that diverges is a result: its record has the status `diverged`.
+
+    Args:
+        config: see `build`.
+        record: `path`, and fields that the record repeats: id, table, row, column, scale, seed, ...
+        observers: further callbacks.
+        test: after training; if False, the record is finished when training is.
+
+    Returns:
+        The trained network, as it was when the run ended or diverged.
+
+    Raises:
+        Stopped: a signal has ended the run; the same call resumes it.
+        UserError: in one line, what is wrong with the config.
+    """
+    if isinstance(config, dict):
+        config = loggers.written_out(config, record.get("id", ""))
+    try:
+        with interruptions_as_stopped():
+            network = guarded(lambda: _recorded(config, record, observers, test))
+    finally:
+        gc.collect()  # trainer and module refer to each other; without it a worker keeps the data of all its runs
+    shutil.rmtree(checkpoints_of(Path(record["path"])), ignore_errors=True)
+    return network
+
+
+def _recorded(config: Config, record: dict, observers: Sequence[L.Callback], test: bool) -> nn.Module:
+    """Resume from the run's own checkpoint, if there is one that can be used; else start."""
+    experiment = build(config)
+    trainer, model, data = experiment
+    cli, checkpoint = experiment.cli, checkpoints_of(Path(record["path"])) / "last.ckpt"
+    check_trains(cli.asked)
+    loggers.attach(trainer, config if isinstance(config, dict) else cli.written(), record)
+    last = resume.own(checkpoint)
+    interruption = callbacks.Interruption(lambda _: "the same command goes on", checkpoint)
+    keep = ModelCheckpoint(checkpoint.parent, filename=checkpoint.stem, save_top_k=1, enable_version_counter=False)
+    trainer.callbacks += [*named_faults(), *observers, _run_record(cli, record, test), keep, interruption]
+    hand_on_to_ranks(trainer)
+    try:
+        trainer.fit(model, data, ckpt_path=last, weights_only=True)
+        interruption.request.check()  # a signal after the last epoch
+        if test:
+            trainer.test(model, data, verbose=False)
+    except NonFiniteLossError as error:  # its record says so
+        if trainer.world_size > 1:  # the other ranks wait for this one, until it ends with an error
+            raise
+        log.warning("diverged: %s", error)
+    except Exception as error:
+        if not resume.restoring(trainer) or trainer.world_size > 1:
+            raise
+        resume.give_up(last, " ".join(str(error).split())[:200])
+        return _recorded(config, record, observers, test)
+    loggers.finish(trainer)
+    return model.network
+
+
+def _run_record(cli: LitFACLI, record: dict, test: bool) -> callbacks.RunRecord:
+    """The callback that writes the record: the caller's fields, the config, and the run that pretrained the weights."""
+    fields = {key: value for key, value in record.items() if key != "path"} | {"config": cli.recorded()}
+    fields |= {"pretrained": cli.pretrained} if cli.pretrained else {}
+    return callbacks.RunRecord(path=str(record["path"]), record=fields, finish_after="test" if test else "fit")
