@@ -39,7 +39,6 @@ ALLOWED = {
         "lit_fa.provenance",
         "lit_fa.spec",
         "lit_fa.results",
-        "lit_fa.reports.text",
     ],
     "lit_fa/reports": [
         *SHELL,

@@ -29,7 +29,7 @@ from lit_fa.jobs.worker import Done, load_runner
 from lit_fa.outputs import check_folder, usable_folder, writable_file, write_text
 from lit_fa.reports.listing import find_tables, print_list
 from lit_fa.reports.report import report
-from lit_fa.reports.text import headers, rows
+from lit_fa.reports.rows import headers, rows
 from lit_fa.results.compare import compare
 from lit_fa.results.records import collect
 from lit_fa.results.stale import stale_line

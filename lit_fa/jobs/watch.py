@@ -14,9 +14,8 @@ from rich.text import Text
 from lit_fa.errors import UserError
 from lit_fa.escaping import plain, shown
 from lit_fa.jobs.lock import claim_of, claimant
-from lit_fa.reports.text import headline, mean_sd
-from lit_fa.results.compare import summarise
 from lit_fa.results.records import Record, read_record
+from lit_fa.results.summary import headline, mean_sd, summarise
 from lit_fa.spec.expand import Run, expand
 from lit_fa.spec.output_paths import Places, places, tree_of
 from lit_fa.spec.table import Cell, Table

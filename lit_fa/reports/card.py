@@ -9,7 +9,7 @@ from lit_fa.bounded_reading import bounded, reason
 from lit_fa.errors import UserError
 from lit_fa.outputs import write_text
 from lit_fa.reports.figures import drawable, figure_path
-from lit_fa.reports.text import markdown
+from lit_fa.reports.formats import markdown
 from lit_fa.results.compare import compare
 from lit_fa.results.records import Collected, collect
 from lit_fa.spec.table import load_table

@@ -1,4 +1,4 @@
-"""One table of a page as plain data: what the template writes down."""
+"""One table of a page as plain data for the templates."""
 
 import math
 import re
@@ -14,17 +14,19 @@ from urllib.parse import quote
 import yaml
 from markupsafe import Markup
 
-from lit_fa.reports import sparklines as marks
-from lit_fa.reports import text as render
+from lit_fa.reports import sparklines
 from lit_fa.reports.card_html import local
+from lit_fa.reports.facts import duration, facts, hardware, sources
+from lit_fa.reports.rows import headers, rows, verdict_text
 from lit_fa.reports.svg import legend, panel_images
-from lit_fa.results.compare import Comparison, caveat
+from lit_fa.results.compare import Comparison, Kind
 from lit_fa.results.records import Collected, Record
 from lit_fa.results.stale import stale_line
+from lit_fa.results.summary import number
 from lit_fa.spec.command import run_command
 from lit_fa.spec.expand import Run
 
-GLYPHS = {"reproduced": "✓", "within": "≈", "above": "▲", "below": "▼", "open": "–", "missing": "○", "failed": "✗"}
+GLYPHS = dict(zip(Kind, "✓≈▲▼–○✗", strict=True))
 
 _USUAL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
@@ -54,27 +56,25 @@ class Section:
 
     @cached_property
     def facts(self) -> list[tuple[str, str]]:
-        """(what, value) of paper, seeds, time, machine, commits; scale and command have places of their own."""
-        paper, _, *lines = render.facts(self.collected)[:-1]
-        pairs = [line.partition(": ") for line in lines]
+        """(name, value) of paper, seeds, time, machine, commits; the page shows scale and command elsewhere."""
         stale = stale_line(self.collected)
-        code = [("today's code", stale)] if stale else []
-        return [("paper", paper), *((what, value) if value else ("code", what) for what, _, value in pairs), *code]
+        pairs = [(name, value) for name, value in facts(self.collected) if name != "scale"]
+        return [*pairs, *([("today's code", stale)] if stale else [])]
 
     @property
     def command(self) -> str:
-        """What makes all runs of the table."""
+        """The command that makes all runs of the table."""
         return run_command(self.collected.table, self.collected.scale)
 
     @property
     def headers(self) -> list[str]:
         """Titles of the columns."""
-        return render.headers(self.collected.table)
+        return headers(self.collected.table)
 
     @property
     def sources(self) -> list[str]:
         """Where the published numbers come from."""
-        return [line.removeprefix("* published: ") for line in render.sources(self.comparisons)]
+        return sources(self.comparisons)
 
     @property
     def overrides(self) -> str:
@@ -84,8 +84,8 @@ class Section:
     @cached_property
     def cells(self) -> list[dict[str, Any]]:
         """A dict for every cell, with the texts of its row in the table and its runs."""
-        texts = render.rows(self.comparisons, self.collected.table)
-        pictures = marks.intervals(self.comparisons)
+        texts = rows(self.comparisons, self.collected.table)
+        pictures = sparklines.intervals(self.comparisons)
         return [self._cell(*entry) for entry in zip(self.comparisons, texts, pictures, strict=True)]
 
     @cached_property
@@ -111,16 +111,15 @@ class Section:
         """(columns, picture) of every different partition among the first seeds of the cells."""
         columns: dict[str, list[str]] = {}
         for cell in self.collected.cells:
-            for counts in [marks.counts_of(record) for record in self.collected.of(cell)[:1]]:
-                if counts:
-                    columns.setdefault(marks.partition(counts), []).append(cell.column)
+            for record in self.collected.of(cell)[:1]:
+                if counts := sparklines.counts_of(record):
+                    columns.setdefault(sparklines.partition(counts), []).append(cell.column)
         return [(", ".join(filter(None, dict.fromkeys(labels))), picture) for picture, labels in columns.items()]
 
     def _cell(self, c: Comparison, texts: list[str], picture: Markup) -> dict[str, Any]:
         runs = [run for run in self.collected.runs if run.cell is c.cell]
         records = {record.seed: record for record in self.collected.of(c.cell)}
         ended = records | {record.seed: record for record in self.collected.lost(c.cell)}
-        suffix = f" {caveat(self.collected.scale)}"
         return {
             "anchor": self._anchor("cell", runs),
             "label": ", ".join(part for part in (c.cell.row, c.cell.column) if part),
@@ -128,8 +127,8 @@ class Section:
             "picture": picture,
             "kind": c.kind,
             "glyph": GLYPHS[c.kind],
-            "verdict": c.verdict.replace(suffix, ""),
-            "reduced": suffix in c.verdict,
+            "verdict": verdict_text(c, caveat=False),
+            "reduced": c.verdict.caveat is not None and not c.counts.unlogged,
             "note": "; ".join(c.cell.notes),
             "overrides": as_yaml(c.cell.set),
             "command": run_command(self.collected.table, self.collected.scale, c.cell),
@@ -145,7 +144,7 @@ class Section:
         if record is None:
             return seen
         data, value = record.data, record.value(c.cell.metric)
-        shown = f"{render.number(value)} {c.cell.metric.unit}" if value is not None else "no number"
+        shown = f"{number(value)} {c.cell.metric.unit}" if value is not None else "no number"
         return seen | {
             "record": quote(local(Path(relpath(record.path, self.folder)))),
             "id": data["id"],
@@ -174,12 +173,12 @@ def _facts(data: dict) -> list[tuple[str, str]]:
     commit = str(data.get("commit", "unknown"))
     pairs = [
         ("commit", commit[:12] + (" with uncommitted changes" if data.get("dirty") else "")),
-        ("wall time", render.duration(data["wall_time_s"]) if data.get("wall_time_s") else ""),
-        ("CPU time", render.duration(data["cpu_time_s"]) if data.get("cpu_time_s") else ""),
+        ("wall time", duration(data["wall_time_s"]) if data.get("wall_time_s") else ""),
+        ("CPU time", duration(data["cpu_time_s"]) if data.get("cpu_time_s") else ""),
         ("peak memory", f"{data['peak_memory_mib']:.0f} MiB" if data.get("peak_memory_mib") else ""),
-        ("hardware", render.hardware(data.get("hardware"))),
+        ("hardware", hardware(data.get("hardware"))),
         ("executed by", str(data.get("executed_by") or "")),
-        ("versions", ", ".join(f"{name} {number}" for name, number in (data.get("versions") or {}).items() if number)),
+        ("versions", ", ".join(f"{name} {v}" for name, v in (data.get("versions") or {}).items() if v)),
         ("begun", str(data.get("started") or "")),
         ("validated on", "the test set" if data.get("validation_is_test") else ""),
     ]
@@ -189,7 +188,7 @@ def _facts(data: dict) -> list[tuple[str, str]]:
 def _metrics(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
     """Every final metric and its value in each record."""
     keys = dict.fromkeys(key for record in records for key in record.data["metrics"])
-    return [(key, [render.number(record.data["metrics"].get(key)) for record in records]) for key in sorted(keys)]
+    return [(key, [number(record.data["metrics"].get(key)) for record in records]) for key in sorted(keys)]
 
 
 def _curves(records: Sequence[Record]) -> list[tuple[str, Markup, str]]:
@@ -199,6 +198,6 @@ def _curves(records: Sequence[Record]) -> list[tuple[str, Markup, str]]:
         lines = [[(step, value) for step, _, value in record.curve(key)] for record in records]
         values = [value for line in lines for _, value in line if math.isfinite(value)]
         if len(set(values)) > 1:
-            spread = f"{render.number(min(values))} to {render.number(max(values))}"
-            shown.append((key, marks.curve(lines, f"{key}, {spread}"), spread))
+            spread = f"{number(min(values))} to {number(max(values))}"
+            shown.append((key, sparklines.curve(lines, f"{key}, {spread}"), spread))
     return shown

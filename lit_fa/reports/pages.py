@@ -5,7 +5,7 @@ a folder of the paper's name, lie `<table>-<scale>.md`, `.csv` and `.tex`.
 """
 
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
@@ -15,10 +15,11 @@ from markupsafe import Markup
 
 from lit_fa.errors import UserError
 from lit_fa.outputs import write_text
-from lit_fa.reports import text as render
 from lit_fa.reports.card_html import story
+from lit_fa.reports.facts import commits, machines, wall_time
+from lit_fa.reports.formats import comma_separated, latex, markdown
 from lit_fa.reports.page_data import GLYPHS, Section, unique
-from lit_fa.results.compare import KINDS, Comparison
+from lit_fa.results.compare import Comparison, Kind
 from lit_fa.results.records import Collected
 from lit_fa.spec.expand import slug
 
@@ -94,28 +95,27 @@ def _totals(sections: Sequence[Section]) -> list[tuple[str, str]]:
     records = [record.data for section in sections for record in section.collected.ended]
     finished = sum(len(section.collected.all) for section in sections)
     wanted = sum(len(section.collected.runs) for section in sections)
-    lost = len(records) - finished
-    seconds = sum(entry.get("wall_time_s") or 0 for entry in records)
+    diverged = len(records) - finished
     return [
         ("tables", str(len(sections))),
-        ("runs finished", f"{finished} of {wanted}" + (f", {lost} diverged" if lost else "")),
-        ("wall time, all runs", render.duration(seconds)),
-        ("hardware", "; ".join(_unique(render.hardware(entry.get("hardware")) for entry in records)) or "–"),
-        ("commits", ", ".join(_unique(str(entry.get("commit", "unknown"))[:7] for entry in records)) or "–"),
+        ("runs finished", f"{finished} of {wanted}" + (f", {diverged} diverged" if diverged else "")),
+        ("wall time, all runs", wall_time(records)),
+        ("hardware", "; ".join(machines(records)) or "–"),
+        ("commits", ", ".join(commits(records)) or "–"),
     ]
 
 
 def _tally(sections: Sequence[Section]) -> list[tuple[str, int, bool]]:
     """(kind of verdict, cells with it, whether all of them are of a reduced scale), kinds without a cell left out."""
     cells = [cell for section in sections for cell in section.cells]
-    counted = [(kind, [cell for cell in cells if cell["kind"] == kind]) for kind in KINDS]
+    counted = [(kind, [cell for cell in cells if cell["kind"] == kind]) for kind in Kind]
     return [(kind, len(found), all(cell["reduced"] for cell in found)) for kind, found in counted if found]
 
 
 def _texts(section: Section) -> dict[str, str]:
     """The table in every text form, by the ending of its file."""
     both = section.collected, section.comparisons
-    return {"md": render.markdown(*both), "csv": render.comma_separated(*both), "tex": render.latex(*both)}
+    return {"md": markdown(*both), "csv": comma_separated(*both), "tex": latex(*both)}
 
 
 def _write_texts(section: Section, folder: Path) -> None:
@@ -132,7 +132,3 @@ def _written(path: Path, text: str) -> Path:
 def _file_name(name: str) -> str:
     """Of a paper's page or a table's texts; `index` is the page of all papers."""
     return unique(name, slug(name) if slug(name) != "index" else "index-of-paper")
-
-
-def _unique(values: Iterable[str]) -> list[str]:
-    return sorted(set(values))

@@ -10,9 +10,9 @@ from rich.console import Console
 from lit_fa.errors import UserError
 from lit_fa.escaping import plain
 from lit_fa.outputs import write_text
-from lit_fa.reports import text as render
 from lit_fa.reports.card import block, check_card, read_block, scale_in, write_block
 from lit_fa.reports.figures import draw, figure_path
+from lit_fa.reports.formats import comma_separated, console, entries, latex
 from lit_fa.results.compare import Comparison, compare
 from lit_fa.results.records import Collected, collect
 from lit_fa.results.stale import stale_line
@@ -64,7 +64,7 @@ def report(
         )
         problems += [error for error in map(_error_of, steps) if error]
     if as_json:
-        data = [entry for collected, compared, _ in shown for entry in render.entries(collected, compared)]
+        data = [entry for collected, compared, _ in shown for entry in entries(collected, compared)]
         write_text(as_json, json.dumps(data, indent=1) + "\n", "--json")
     if write:
         _write_pages([(collected, compared) for collected, compared, _ in shown], write, quiet)
@@ -97,11 +97,11 @@ def _write_pages(shown: Sequence[tuple[Collected, Sequence[Comparison]]], folder
 
 def _print(collected: Collected, compared: Sequence[Comparison], form: str, out: Path, output: Console) -> None:
     if form == "console":
-        output.print(render.console(collected, compared))
+        output.print(console(collected, compared))
     elif form == "md":
         _say(output, block(collected, collected.table.path, out))
     else:
-        _say(output, (render.latex if form == "latex" else render.comma_separated)(collected, compared).rstrip("\n"))
+        _say(output, (latex if form == "latex" else comma_separated)(collected, compared).rstrip("\n"))
 
 
 def _draw(collected: Collected, where: Places, out: Path | None, output: Console) -> None:

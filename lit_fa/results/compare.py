@@ -1,91 +1,143 @@
-"""Ours against the published number: mean, spread, interval, difference and one word.
+"""Measured against published: for every cell the mean over seeds, and a verdict as data.
 
-A number that was not measured at the full scale is never called reproduced: its verdict names the scale and what was
-cut.
+A verdict holds the kind of outcome and the numbers that decided it; `lit_fa.reports` turns it into text. Whatever is
+measured at a reduced scale is never called reproduced: its verdict carries the scale as a caveat.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from enum import Enum, StrEnum
 
-from lit_fa.results.records import Collected
+from lit_fa.results.records import Collected, Record
+from lit_fa.results.summary import Summary, summarise
 from lit_fa.spec.table import Cell, Metric, Published, Scale
 
-KINDS = ("reproduced", "within", "above", "below", "open", "missing", "failed")
+
+class Kind(StrEnum):
+    """The outcome of a comparison. Above and below are literal: an error rate above the published one is worse."""
+
+    REPRODUCED = "reproduced"  # within the margin, at the paper's scale
+    WITHIN = "within"  # within the margin, at a reduced scale
+    ABOVE = "above"
+    BELOW = "below"
+    OPEN = "open"  # nothing to compare with
+    MISSING = "missing"  # no run
+    FAILED = "failed"  # runs that diverged, or without a finite number
+
+
+class Reason(Enum):
+    """Why there is no difference from a published number; `kind` is that of the verdict which follows."""
+
+    NOT_RUN = Kind.MISSING, "no run"
+    NOT_FINITE = Kind.FAILED, "a value is nan or infinite"
+    UNPUBLISHED = Kind.OPEN, "no published number"
+    OTHER_UNIT = Kind.OPEN, "published in another unit"
+    OTHER_METRIC = Kind.OPEN, "another metric is published"
+    PAIR_NOT_RUN = Kind.OPEN, "no run of the paired cell"
+
+    def __init__(self, kind: Kind, text: str) -> None:
+        self.kind, self.text = kind, text
 
 
 @dataclass(frozen=True)
-class Summary:
-    """A metric over seeds, in the metric's unit; `sd` is the sample deviation (n - 1), None for a single run.
+class Verdict:
+    """The outcome of comparing a mean with a published number, both in the metric's unit.
 
-    `interval` is half the width of the two-sided 95 % Student interval of the mean.
+    Attributes:
+        kind: of the outcome.
+        reason: why there is no difference; None where there is one.
+        difference: measured minus published.
+        interval: half the width of the 95 % interval of the measured mean; None for a single run.
+        margin: largest absolute difference that counts as agreement.
+        caveat: the reduced scale of the measurement, None at the paper's.
     """
 
-    metric: Metric
-    values: tuple[float, ...]
-    mean: float | None = None
-    sd: float | None = None
+    kind: Kind
+    reason: Reason | None = None
+    difference: float | None = None
     interval: float | None = None
+    margin: float | None = None
+    caveat: Scale | None = None
 
-    @property
-    def n(self) -> int:
-        """Number of runs."""
-        return len(self.values)
+
+@dataclass(frozen=True)
+class Counts:
+    """Runs of a cell. `pairs_lost`: seeds without a paired difference, because this run or the paired one diverged."""
+
+    expected: int
+    finished: int
+    diverged: int = 0
+    unlogged: int = 0  # finished, but without the metric
+    pairs_lost: int = 0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One cell of the report: `expected` runs wanted, `difference` is ours minus published, `verdict` in words.
+    """One cell of the report. Diverged runs are counted, and their values are in no mean.
 
-    `paired`: this cell's value minus that of the cell it is paired with, seed by seed; None without one. `diverged`
-    counts runs of the cell that diverged, `pairs_lost` seeds of which this cell's run or its pair's did; neither has
-    values in a mean.
+    Attributes:
+        cell: that was measured.
+        summary: the cell's metric over seeds.
+        also: the table's further metrics over seeds.
+        verdict: on the summary, or on `paired` if the paper prints only the difference from the paired cell.
+        counts: of the cell's runs.
+        paired: this cell's value minus the paired cell's, seed by seed; None without a paired cell.
     """
 
     cell: Cell
     summary: Summary
     also: tuple[Summary, ...]
-    expected: int
-    difference: float | None
-    verdict: str
+    verdict: Verdict
+    counts: Counts
     paired: Summary | None = None
-    diverged: int = 0
-    pairs_lost: int = 0
 
     @property
-    def kind(self) -> str:
-        """`reproduced`, `within`, `above`, `below`; `open`: nothing to compare with; `missing`: no run; `failed`."""
-        first = self.verdict.split(" ")[0].rstrip(";")
-        if first in KINDS:
-            return first
-        if not self.summary.n and self.verdict == "not run":
-            return "missing"
-        return "open" if self.verdict.startswith(("no published", "not comparable")) else "failed"
+    def kind(self) -> Kind:
+        """The kind of the verdict; failed if a run diverged or did not log the metric."""
+        return Kind.FAILED if self.counts.diverged or self.counts.unlogged else self.verdict.kind
+
+    @property
+    def on_pairs(self) -> bool:
+        """Whether the verdict is on the paired difference."""
+        return _on_pairs(self.cell, self.summary)
+
+    @property
+    def judged(self) -> tuple[Summary, Published | None]:
+        """What the verdict compares: a measured summary and a published number."""
+        if self.on_pairs:
+            return self.paired, self.cell.published_difference
+        return self.summary, self.cell.published
+
+    @property
+    def difference(self) -> float | None:
+        """Measured minus published value; None where they cannot be compared."""
+        return None if self.on_pairs else self.verdict.difference
 
 
 def compare(collected: Collected) -> list[Comparison]:
-    """A comparison for every cell that the scale has, in the order of the table."""
+    """A comparison for every cell of the scale, in the order of the table."""
     return [_compare_cell(collected, cell) for cell in collected.cells]
 
 
-def summarise(values: Sequence[float], metric: Metric) -> Summary:
-    """Mean, sample deviation and 95 % Student interval of the mean; a mean that is not finite has neither.
+def judge(summary: Summary, published: Published | None, scale: Scale, floor: float) -> Verdict:
+    """The verdict on a mean: whether it differs from the published number by more than the margin.
 
-    >>> summarise([1.0, 3.0], Metric("test/accuracy", "%")).mean
-    2.0
+    Args:
+        summary: of the measured values.
+        published: to compare with.
+        scale: of the measurement.
+        floor: smallest margin.
     """
-    if not values:
-        return Summary(metric, ())
-    if not all(map(math.isfinite, values)):
-        return Summary(metric, tuple(values), math.nan)
-    if len(values) == 1:
-        return Summary(metric, tuple(values), values[0])
-    from scipy.special import stdtrit  # takes long to import; only a report needs it
-
-    sd = stdev(values)
-    half = float(stdtrit(len(values) - 1, 0.975)) * sd / math.sqrt(len(values))
-    return Summary(metric, tuple(values), fmean(values), sd, half)
+    if reason := _not_comparable(summary, published):
+        return Verdict(reason.kind, reason)
+    difference, margin = summary.mean - published.value, tolerance(summary, published, floor)
+    # The slack is rounding only: 97.8 - 97.5 is 0.3 to a person, not 0.29999999999999716 or 0.30000000000001137.
+    close = abs(difference) <= margin + 1e-9 * max(abs(published.value), abs(summary.mean))
+    full = scale.name == "full"
+    agrees = Kind.REPRODUCED if full else Kind.WITHIN
+    kind = agrees if close else Kind.ABOVE if difference > 0 else Kind.BELOW
+    return Verdict(kind, None, difference, summary.interval, margin, None if full else scale)
 
 
 def tolerance(summary: Summary, published: Published, floor: float) -> float:
@@ -98,85 +150,54 @@ def tolerance(summary: Summary, published: Published, floor: float) -> float:
     return max(floor, 2 * math.sqrt(ours + theirs))
 
 
-def verdict(summary: Summary, published: Published | None, scale: Scale, floor: float) -> str:
-    """`reproduced`, `above`, `below`, or why neither can be said.
-
-    Above and below are literal: an error rate above the published one is worse.
-    """
+def _not_comparable(summary: Summary, published: Published | None) -> Reason | None:
     metric = summary.metric
     if not summary.n:
-        return "not run"
-    if not all(map(math.isfinite, summary.values)):
-        return f"not finite in {sum(not math.isfinite(v) for v in summary.values)} of {summary.n} runs"
+        return Reason.NOT_RUN
+    if summary.not_finite:
+        return Reason.NOT_FINITE
     if published is None:
-        return "no published number"
+        return Reason.UNPUBLISHED
     if published.unit != metric.unit:
-        return f"not comparable (published in {published.unit}, measured in {metric.unit})"
-    if published.metric and published.metric != metric.name:
-        return f"not comparable (published is {published.metric}, measured is {metric.name})"
-    difference, allowed = summary.mean - published.value, tolerance(summary, published, floor)
-    # The slack is rounding only: 97.8 - 97.5 is 0.3 to a person, not 0.29999999999999716 or 0.30000000000001137.
-    close = abs(difference) <= allowed + 1e-9 * max(abs(published.value), abs(summary.mean))
-    if scale.name == "full":
-        return "reproduced" if close else "above" if difference > 0 else "below"
-    size = f"within {allowed:.2g}" if close else f"{'above' if difference > 0 else 'below'} by {abs(difference):.2g}"
-    return f"{size} {caveat(scale)}"
-
-
-def caveat(scale: Scale) -> str:
-    """What every verdict below the full scale carries: that it is none, and what was cut."""
-    reason = scale.note or f"the {scale.name} scale is not the paper's protocol"
-    return f"at {scale.name} scale (not comparable: {reason})"
+        return Reason.OTHER_UNIT
+    return Reason.OTHER_METRIC if published.metric not in ("", metric.name) else None
 
 
 def _compare_cell(collected: Collected, cell: Cell) -> Comparison:
-    table, records = collected.table, collected.of(cell)
-    summary, *also = (
-        summarise([v for v in (record.value(metric) for record in records) if v is not None], metric)
-        for metric in (cell.metric, *table.also)
+    table, scale, records = collected.table, collected.scale, collected.of(cell)
+    metrics = (cell.metric, *table.also)
+    summary, *also = (summarise(_values(records, metric), metric) for metric in metrics)
+    paired = _paired(collected, cell)
+    if not _on_pairs(cell, summary):
+        verdict = judge(summary, cell.published, scale, table.floor)
+    elif paired.n:
+        verdict = judge(paired, cell.published_difference, scale, table.floor)
+    else:
+        verdict = Verdict(Reason.PAIR_NOT_RUN.kind, Reason.PAIR_NOT_RUN)
+    return Comparison(cell, summary, tuple(also), verdict, _count(collected, cell, summary), paired)
+
+
+def _values(records: Sequence[Record], metric: Metric) -> list[float]:
+    return [value for record in records if (value := record.value(metric)) is not None]
+
+
+def _on_pairs(cell: Cell, summary: Summary) -> bool:
+    return bool(cell.published is None and cell.published_difference and summary.n)
+
+
+def _count(collected: Collected, cell: Cell, summary: Summary) -> Counts:
+    finished, pair = len(collected.of(cell)), (cell.id, cell.paired_with) if cell.paired_with else ()
+    return Counts(
+        expected=sum(run.cell is cell for run in collected.runs),
+        finished=finished,
+        diverged=len(collected.lost(cell)),
+        unlogged=finished - summary.n,
+        pairs_lost=len({record.seed for id in pair for record in collected.diverged.get(id, ())}),
     )
-    expected = sum(run.cell is cell for run in collected.runs)
-    comparable = summary.n and cell.published and cell.published.unit == cell.metric.unit
-    same = comparable and cell.published.metric in ("", cell.metric.name)
-    difference = summary.mean - cell.published.value if same else None
-    pair, lost = paired(collected, cell), len(collected.lost(cell))
-    word = _verdict_of(cell, summary, pair, collected.scale, table.floor)
-    if len(records) > summary.n:
-        word = f"{len(records) - summary.n} of {len(records)} runs logged no {cell.metric.name} ({cell.metric.at})"
-    elif 0 < summary.n < expected - lost:
-        word += f"; {summary.n} of {expected} seeds"
-    word = _with_diverged(word, summary.n, lost, expected)
-    return Comparison(
-        cell, summary, tuple(also), expected, difference, word, pair, lost, len(_seeds_lost(collected, cell))
-    )
 
 
-def _verdict_of(cell: Cell, summary: Summary, pair: Summary | None, scale: Scale, floor: float) -> str:
-    """On the value; where the paper prints only the difference from the pair, on that."""
-    if not (cell.published is None and cell.published_difference and summary.n):
-        return verdict(summary, cell.published, scale, floor)
-    word = verdict(pair, cell.published_difference, scale, floor)
-    return f"{word}; of the difference" if pair.n else "not comparable (its pair is not run)"
-
-
-def _with_diverged(word: str, n: int, lost: int, expected: int) -> str:
-    """A mean over survivors is no mean over seeds, so the divergence is told first."""
-    if not lost:
-        return word
-    told = f"diverged in {lost} of {expected}"
-    if n:
-        return f"{told}; mean of {n} that did not diverge: {word}"
-    return told if lost == expected else f"{told}; {expected - lost} not run"
-
-
-def _seeds_lost(collected: Collected, cell: Cell) -> set[int]:
-    """Seeds whose paired difference a divergence has taken."""
-    ids = (cell.id, cell.paired_with) if cell.paired_with else ()
-    return {record.seed for id in ids for record in collected.diverged.get(id, ())}
-
-
-def paired(collected: Collected, cell: Cell) -> Summary | None:
-    """The differences of a cell from its pair, over the seeds that both have; None for a cell without a pair."""
+def _paired(collected: Collected, cell: Cell) -> Summary | None:
+    """This cell's values minus the paired cell's, for the seeds that both have; None without a paired cell."""
     if not cell.paired_with:
         return None
     own, other = (

@@ -6,8 +6,9 @@ import pytest
 
 from lit_fa.commands.table import main
 from lit_fa.reports.figures import mean_curve
-from lit_fa.reports.text import comma_separated, markdown, paired_difference
-from lit_fa.results.compare import compare
+from lit_fa.reports.formats import comma_separated, markdown
+from lit_fa.reports.rows import paired_difference
+from lit_fa.results.compare import Kind, compare
 from lit_fa.results.records import collect
 from lit_fa.spec.table import load_table
 
@@ -36,21 +37,20 @@ def with_lost(declared, save, fill):
 def test_a_mean_over_survivors_is_flagged_and_takes_in_no_diverged_value(with_lost):
     collected, (fa, _), _ = with_lost(2)
     assert fa.summary.values == (90.0, 91.0)
-    assert fa.verdict.startswith("diverged in 1 of 3; mean of 2 that did not diverge: ")
-    assert fa.kind == "failed"
+    assert (fa.kind, fa.verdict.kind, fa.counts.diverged) == (Kind.FAILED, Kind.REPRODUCED, 1)
     assert collected.missing == ()
     assert "2 of 3" in markdown(collected, [fa])
 
 
-def test_a_cell_whose_runs_all_diverged_says_so_and_not_that_it_was_not_run(with_lost):
+def test_a_cell_whose_runs_all_diverged_has_failed_and_is_not_missing(with_lost):
     _, (fa, bp), _ = with_lost(0, 1, 2)
-    assert (fa.verdict, fa.summary.n, fa.kind) == ("diverged in 3 of 3", 0, "failed")
-    assert bp.diverged == 0
+    assert (fa.counts.diverged, fa.summary.n, fa.kind) == (3, 0, Kind.FAILED)
+    assert bp.counts.diverged == 0
 
 
-def test_what_has_diverged_and_what_has_not_run_are_told_apart(with_lost):
+def test_diverged_runs_and_missing_runs_are_counted_apart(with_lost):
     _, (fa, _), _ = with_lost(0, 1, remove=(2,))
-    assert fa.verdict == "diverged in 2 of 3; 1 not run"
+    assert (fa.counts.expected, fa.counts.diverged, fa.counts.finished) == (3, 2, 0)
 
 
 def test_every_text_names_the_seed_the_step_and_the_layer(with_lost, capfd):

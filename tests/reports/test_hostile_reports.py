@@ -21,8 +21,8 @@ from lit_fa.jobs.emit import job_array
 from lit_fa.reports.card import block, markers
 from lit_fa.reports.card_html import story
 from lit_fa.reports.figures import mathless
+from lit_fa.reports.formats import comma_separated
 from lit_fa.reports.formulas import mathml
-from lit_fa.reports.text import comma_separated
 from lit_fa.results.compare import compare
 from lit_fa.results.records import collect
 from lit_fa.spec.table import load_table

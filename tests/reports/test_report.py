@@ -14,10 +14,12 @@ import pytest
 from lit_fa.commands.table import main
 from lit_fa.errors import UserError
 from lit_fa.reports.card import is_stale, markers
+from lit_fa.reports.facts import duration, facts, hardware
 from lit_fa.reports.figures import panels_of
-from lit_fa.reports.text import duration, facts, hardware, markdown, number
+from lit_fa.reports.formats import markdown
 from lit_fa.results.compare import compare
 from lit_fa.results.records import collect
+from lit_fa.results.summary import number
 from lit_fa.spec.figure import number_in
 from lit_fa.spec.table import load_table
 
@@ -278,10 +280,11 @@ def test_cpu_seconds_are_told_of_the_records_that_have_them(declared, save, fill
     files = fill(path, "cpu")
     table = load_table(path)
     old = collect(table, table.scale("cpu"), files[0].parent)
-    assert not any(fact.startswith("CPU time") for fact in facts(old))  # records of schema 1
+    assert not any(name.startswith("CPU time") for name, _ in facts(old))  # records of schema 1
     for file, seconds in zip(files, (30.0, 40.0, None, 50.0), strict=True):
         data = json.loads(file.read_text(encoding="utf-8"))
         file.write_text(json.dumps(data | {"cpu_time_s": seconds}), encoding="utf-8")
-    assert "CPU time, the 3 runs that recorded it: 2 min" in facts(collect(table, table.scale("cpu"), files[0].parent))
+    some = dict(facts(collect(table, table.scale("cpu"), files[0].parent)))
+    assert some["CPU time, the 3 runs that recorded it"] == "2 min"
     fill(path, "cpu", schema=2, cpu_time_s=10.0)
-    assert "CPU time, all runs: 40 s" in facts(collect(table, table.scale("cpu"), files[0].parent))
+    assert dict(facts(collect(table, table.scale("cpu"), files[0].parent)))["CPU time, all runs"] == "40 s"

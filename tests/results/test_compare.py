@@ -1,4 +1,4 @@
-"""Verdicts against numbers worked out by hand."""
+"""Verdicts, as data, against numbers worked out by hand."""
 
 import math
 import re
@@ -6,9 +6,11 @@ import re
 import pytest
 
 from lit_fa.errors import UserError
-from lit_fa.reports.text import entries, markdown, paired_difference
-from lit_fa.results.compare import Summary, compare, summarise, tolerance, verdict
+from lit_fa.reports.formats import entries, markdown
+from lit_fa.reports.rows import paired_difference
+from lit_fa.results.compare import Counts, Kind, Reason, compare, judge, tolerance
 from lit_fa.results.records import Record, collect
+from lit_fa.results.summary import Summary, summarise
 from lit_fa.spec.grid import cross
 from lit_fa.spec.table import Metric, Published, Scale, load_table
 
@@ -42,45 +44,35 @@ def test_tolerance_is_the_floor_or_twice_the_combined_standard_error(published, 
 
 
 @pytest.mark.parametrize(
-    ("values", "published", "scale", "word"),
+    ("values", "published", "scale", "kind", "reason"),
     [
-        ([97.5], Published(97.8, "%"), FULL, "reproduced"),  # exactly the floor of 0.3
-        ([97.49], Published(97.8, "%"), FULL, "below"),
-        ([98.2], Published(97.8, "%"), FULL, "above"),
-        ([97.0, 98.0, 99.0], Published(99.1, "%"), FULL, "reproduced"),  # 1.1 < 2 / sqrt(3)
-        ([97.0, 98.0, 99.0], Published(99.2, "%"), FULL, "below"),  # 1.2 > 1.155
-        ([], Published(99.2, "%"), FULL, "not run"),
-        ([97.0], None, FULL, "no published number"),
-        ([97.0], Published(0.97, "1"), FULL, "not comparable (published in 1, measured in %)"),
-        (
-            [97.0],
-            Published(97.0, "%", metric="test/top5"),
-            FULL,
-            "not comparable (published is test/top5, measured is test/accuracy)",
-        ),
-        ([math.nan, 97.0], Published(97.0, "%"), FULL, "not finite in 1 of 2 runs"),
-        (
-            [97.6],
-            Published(97.8, "%"),
-            CPU,
-            "within 0.3 at cpu scale (not comparable: 10 of the paper's 50 epochs)",
-        ),
-        (
-            [96.6],
-            Published(97.8, "%"),
-            CPU,
-            "below by 1.2 at cpu scale (not comparable: 10 of the paper's 50 epochs)",
-        ),
-        (
-            [97.8],
-            Published(97.8, "%"),
-            Scale("smoke", (0,), {}),
-            "within 0.3 at smoke scale (not comparable: the smoke scale is not the paper's protocol)",
-        ),
+        ([97.5], Published(97.8, "%"), FULL, Kind.REPRODUCED, None),  # exactly the floor of 0.3
+        ([97.49], Published(97.8, "%"), FULL, Kind.BELOW, None),
+        ([98.2], Published(97.8, "%"), FULL, Kind.ABOVE, None),
+        ([97.0, 98.0, 99.0], Published(99.1, "%"), FULL, Kind.REPRODUCED, None),  # 1.1 < 2 / sqrt(3)
+        ([97.0, 98.0, 99.0], Published(99.2, "%"), FULL, Kind.BELOW, None),  # 1.2 > 1.155
+        ([97.6], Published(97.8, "%"), CPU, Kind.WITHIN, None),
+        ([96.6], Published(97.8, "%"), CPU, Kind.BELOW, None),
+        ([], Published(99.2, "%"), FULL, Kind.MISSING, Reason.NOT_RUN),
+        ([97.0], None, FULL, Kind.OPEN, Reason.UNPUBLISHED),
+        ([97.0], Published(0.97, "1"), FULL, Kind.OPEN, Reason.OTHER_UNIT),
+        ([97.0], Published(97.0, "%", metric="test/top5"), FULL, Kind.OPEN, Reason.OTHER_METRIC),
+        ([math.nan, 97.0], Published(97.0, "%"), FULL, Kind.FAILED, Reason.NOT_FINITE),
     ],
 )
-def test_verdict(values, published, scale, word):
-    assert verdict(summarise(values, ACCURACY), published, scale, 0.3) == word
+def test_verdict(values, published, scale, kind, reason):
+    verdict = judge(summarise(values, ACCURACY), published, scale, 0.3)
+    assert (verdict.kind, verdict.reason) == (kind, reason)
+    assert (verdict.difference is None) == (verdict.margin is None) == (reason is not None)
+    assert verdict.caveat == (CPU if scale is CPU else None)
+
+
+def test_a_verdict_holds_the_numbers_that_decide_it():
+    verdict = judge(summarise([97.0, 98.0, 99.0], ACCURACY), Published(99.2, "%"), CPU, 0.3)
+    assert verdict.difference == pytest.approx(-1.2)
+    assert verdict.margin == pytest.approx(2 / math.sqrt(3))
+    assert verdict.interval == pytest.approx(2.484138, abs=1e-6)
+    assert verdict.caveat is CPU
 
 
 @pytest.mark.parametrize(
@@ -113,28 +105,28 @@ def test_a_table_is_compared_cell_by_cell(declared, save, fill):
     table = load_table(path)
     fa, bp = compare(collect(table, table.scale("full"), path.parent / "results/table1/full"))
     # mean 91 against 91; the combined error is sqrt(1/3 + 0.01/3)
-    assert (fa.summary.mean, fa.difference, fa.verdict) == (91.0, 0.0, "reproduced")
-    assert (bp.difference, bp.verdict) == (None, "no published number")
+    assert (fa.summary.mean, fa.difference, fa.kind) == (91.0, 0.0, Kind.REPRODUCED)
+    assert (bp.difference, bp.verdict.reason) == (None, Reason.UNPUBLISHED)
     assert fa.also[0].mean == pytest.approx(0.2)
 
 
-def test_missing_seeds_are_said_beside_the_verdict(declared, save, fill):
+def test_missing_seeds_are_counted_beside_the_verdict(declared, save, fill):
     path = save(declared)
     next(
         file for file in fill(path, "full", accuracy=lambda run: 91.0) if "seed2" in file.name and "FA" in file.name
     ).unlink()
     table = load_table(path)
     comparison = compare(collect(table, table.scale("full"), path.parent / "results/table1/full"))[0]
-    assert comparison.verdict == "reproduced; 2 of 3 seeds"
+    assert (comparison.kind, comparison.counts) == (Kind.REPRODUCED, Counts(expected=3, finished=2))
 
 
-def test_runs_that_did_not_log_the_metric_are_said(declared, save, fill):
+def test_runs_that_did_not_log_the_metric_are_counted(declared, save, fill):
     declared["metric"]["name"] = "test/error"
     path = save(declared)
     fill(path, "full")
     table = load_table(path)
     comparison = compare(collect(table, table.scale("full"), path.parent / "results/table1/full"))[0]
-    assert comparison.verdict == "3 of 3 runs logged no test/error (last)"
+    assert (comparison.kind, comparison.counts.unlogged, comparison.summary.n) == (Kind.FAILED, 3, 0)
 
 
 def paired_table(declared, save, fill, accuracy):
@@ -170,21 +162,23 @@ def test_a_published_difference_stands_beside_the_measured_one_and_is_what_is_ju
     collected = with_difference(declared, save, fill, "full", source="Table 3")
     fa, bp = compare(collected)
     assert paired_difference(fa) == "+2.00 ± 2.48 to BP, n 3; published +2.5"
-    assert fa.verdict == "reproduced; of the difference"  # 0.5 is less than 2 x 1 / sqrt(3)
-    assert (fa.kind, bp.verdict) == ("reproduced", "no published number")
+    assert fa.on_pairs
+    assert (fa.verdict.difference, fa.difference) == (-0.5, None)
+    assert (fa.kind, bp.verdict.reason) == (Kind.REPRODUCED, Reason.UNPUBLISHED)  # 0.5 is less than 2 x 1 / sqrt(3)
     assert "* published: Table 3" in markdown(collected, [fa, bp])
     assert entries(collected, [fa])[0]["published_paired"] == 2.5
 
 
 def test_a_difference_at_a_reduced_scale_is_not_comparable(declared, save, fill):
     fa, _ = compare(with_difference(declared, save, fill, "cpu"))
-    assert fa.verdict == "within 1 at cpu scale (not comparable: 10 of the paper's 50 epochs); of the difference"
+    assert (fa.on_pairs, fa.kind, fa.verdict.margin) == (True, Kind.WITHIN, 1.0)
+    assert fa.verdict.caveat.note == "10 of the paper's 50 epochs"
 
 
-def test_a_difference_in_another_unit_is_said_and_not_judged(declared, save, fill):
+def test_a_difference_in_another_unit_is_not_judged(declared, save, fill):
     fa, _ = compare(with_difference(declared, save, fill, "full", unit="degrees"))
     assert paired_difference(fa).endswith("; published +2.5 degrees")
-    assert fa.verdict == "not comparable (published in degrees, measured in %); of the difference"
+    assert (fa.on_pairs, fa.verdict.reason) == (True, Reason.OTHER_UNIT)
 
 
 def test_a_difference_from_nothing_is_refused(declared, save):
@@ -203,7 +197,7 @@ def test_numbers_of_further_metrics_stand_in_their_columns(declared, save, fill)
     table = load_table(path)
     collected = collect(table, table.scale("full"), path.parent / "results/table1/full")
     fa, bp = compare(collected)
-    assert (fa.cell.published.value, bp.verdict) == (91.0, "no published number")
+    assert (fa.cell.published.value, bp.verdict.reason) == (91.0, Reason.UNPUBLISHED)
     assert markdown(collected, [fa, bp]).count("published 99.5 ± 0.1 |") == 2
     assert entries(collected, [fa])[1]["published"] == 99.5
     declared["cells"][0]["published"] = [own, own]

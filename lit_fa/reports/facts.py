@@ -1,0 +1,103 @@
+"""What a report says beside its numbers: runs, time, machines and commits, notes, and sources of published numbers."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from lit_fa.results.compare import Comparison
+from lit_fa.results.records import Collected
+from lit_fa.spec.table import Cell
+
+_WITHOUT_NAME = ("paper", "code")  # facts whose value is a line of its own
+
+
+def facts(collected: Collected) -> list[tuple[str, str]]:
+    """(name, value) of paper, scale, seeds, diverged runs, time, hardware and commits."""
+    table, scale, data = collected.table, collected.scale, [record.data for record in collected.ended]
+    paper, dirty = table.paper, sum(bool(entry.get("dirty")) for entry in data)
+    reference = (paper.title or paper.key, paper.arxiv and f"arXiv:{paper.arxiv}", paper.table)
+    finished = f"{len(collected.all)} of {len(collected.runs)} runs finished"
+    pairs = [
+        ("paper", ", ".join(filter(None, reference))),
+        ("scale", scale.name + (f" ({scale.note})" if scale.note else "")),
+        ("seeds", f"{', '.join(map(str, scale.seeds))}; {finished}"),
+        *(("diverged", line) for line in _divergences(collected)),
+    ]
+    if data:
+        pairs += [("wall time, all runs", wall_time(data)), *_cpu_time(data)]
+        pairs += [("hardware", "; ".join(machines(data))), ("commits", ", ".join(commits(data)))]
+    if dirty:
+        pairs.append(("code", f"{dirty} of {len(data)} runs are from a tree with uncommitted changes"))
+    return pairs
+
+
+def line(name: str, value: str) -> str:
+    """A fact as a line."""
+    return value if name in _WITHOUT_NAME else f"{name}: {value}"
+
+
+def notes(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, str]]:
+    """(labels, note) of each note, once."""
+    cells = [c.cell for c in comparisons]
+    for note in dict.fromkeys(note for cell in cells for note in cell.notes):
+        yield _labels([cell for cell in cells if note in cell.notes], cells), note
+
+
+def sources(comparisons: Sequence[Comparison]) -> list[str]:
+    """Where the published numbers come from, each source and protocol once."""
+    cells = [c.cell for c in comparisons]
+    published = [p for cell in cells for p in (cell.published, cell.published_difference, *cell.published_also) if p]
+    return [text for text in dict.fromkeys("; ".join(filter(None, (p.source, p.protocol))) for p in published) if text]
+
+
+def wall_time(data: Iterable[dict]) -> str:
+    """The wall time of all these records."""
+    return duration(sum(entry.get("wall_time_s") or 0 for entry in data))
+
+
+def machines(data: Iterable[dict]) -> list[str]:
+    """The different machines of records."""
+    return sorted({hardware(entry.get("hardware")) for entry in data})
+
+
+def commits(data: Iterable[dict]) -> list[str]:
+    """The different commits of records, shortened."""
+    return sorted({str(entry.get("commit", "unknown"))[:7] for entry in data})
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `12 min` or `3.5 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def hardware(entry: dict | None) -> str:
+    """One line about a machine from a record's `hardware`."""
+    entry = entry or {}
+    cores = f"{entry['cores']} cores" if entry.get("cores") else ""
+    threads = f"{entry['threads']} thread{'s' * (entry['threads'] != 1)} a run" if entry.get("threads") else ""
+    memory = f"{entry['memory_gib']:.0f} GiB" if entry.get("memory_gib") else ""
+    parts = (entry.get("gpu"), entry.get("cpu"), cores, threads, memory)
+    return ", ".join(str(part) for part in parts if part) or "unknown"
+
+
+def _divergences(collected: Collected) -> list[str]:
+    """`FA, width 32, seed 0 at step 40 (the output of head)`, for every run that diverged."""
+    labels = {(run.cell.id, run.seed): run.label for run in collected.runs}
+    diverged = [(cell, record) for cell in collected.cells for record in collected.lost(cell)]
+    return [f"{labels[cell.id, record.seed]} {record.diverged}" for cell, record in diverged]
+
+
+def _cpu_time(data: Sequence[dict]) -> list[tuple[str, str]]:
+    """The processor time of the records that have it: older ones do not."""
+    spent = [entry["cpu_time_s"] for entry in data if entry.get("cpu_time_s") is not None]
+    runs = "all runs" if len(spent) == len(data) else f"the {len(spent)} runs that recorded it"
+    return [(f"CPU time, {runs}", duration(sum(spent)))] if spent else []
+
+
+def _labels(noted: Sequence[Cell], cells: Sequence[Cell]) -> str:
+    """The columns or rows whose cells all have a note; else the label of every cell that has it."""
+    for axis in ("column", "row") if len(noted) > 1 else ("row",):
+        labels = dict.fromkeys(getattr(cell, axis) for cell in noted)
+        if all(labels) and len(noted) == sum(getattr(cell, axis) in labels for cell in cells):
+            return ", ".join(labels)
+    return "; ".join(", ".join(filter(None, (cell.row, cell.column))) for cell in noted)

@@ -1,0 +1,134 @@
+"""A compared table in every format: console, Markdown for the card, LaTeX, CSV and JSON.
+
+The text depends on the table file and its records only (no dates, no machine, no working folder), so that a card can
+be checked by rendering it again. The formats are written here and not by pandas: every label is escaped by
+`lit_fa.escaping`, and a number keeps the decimals of the mean beside it.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from rich.table import Table as ConsoleTable
+from rich.text import Text
+
+from lit_fa.escaping import code_span, csv_value, latex_text, literal, plain, prose, shown
+from lit_fa.reports.facts import facts, line, notes, sources
+from lit_fa.reports.rows import has_pairs, headers, published_also, rows, verdict_text
+from lit_fa.results.compare import Comparison, Kind
+from lit_fa.results.records import Collected
+from lit_fa.results.summary import Summary
+from lit_fa.spec.command import run_command
+
+_COLOURS = {Kind.REPRODUCED: "green", Kind.WITHIN: "cyan", Kind.ABOVE: "yellow", Kind.BELOW: "yellow"}
+_COLOURS |= {Kind.MISSING: "red", Kind.FAILED: "red"}
+_CSV = (
+    "paper table scale row column metric unit at mean sd interval_95 n expected published published_unit "
+    "published_std published_n difference verdict note paired_with paired_difference paired_interval_95 paired_n "
+    "published_paired published_paired_unit diverged"
+)
+
+
+def markdown(collected: Collected, comparisons: Sequence[Comparison], images: Sequence[tuple[str, str]] = ()) -> str:
+    """The block of a card: table, facts about the runs, assumptions, command; `images` are (title, link) pairs."""
+    table, titles = collected.table, headers(collected.table)
+    lines = [_pipe(titles), _pipe(["---"] * len(titles)), *map(_pipe, rows(comparisons, table)), ""]
+    lines += [f"* {literal(line(*fact))}" for fact in facts(collected)]
+    lines += [f"* command: {code_span(run_command(table, collected.scale))}"]
+    lines += [f"* assumed: {code_span(key)}: {prose(text)}" for key, text in table.assumed.items()]
+    lines += [f"* {literal(labels)}: {prose(note)}" for labels, note in notes(comparisons)]
+    lines += [f"* published: {prose(source)}" for source in sources(comparisons)]
+    return "\n".join([*lines, *(f"\n![{literal(title)}]({quote(link)})" for title, link in images)])
+
+
+def console(collected: Collected, comparisons: Sequence[Comparison]) -> ConsoleTable:
+    """The report as a rich table, verdicts coloured."""
+    table, titles = collected.table, headers(collected.table)
+    title = (table.paper.key, table.paper.table or table.name, f"{collected.scale.name} scale")
+    caption = [line(*fact) for fact in facts(collected)]
+    caption.append(f"command: {code_span(run_command(table, collected.scale))}")
+    view = ConsoleTable(
+        *map(shown, titles),
+        title=Text(plain(" · ".join(filter(None, title)))),
+        caption=Text("\n".join(map(plain, caption))),
+        caption_justify="left",
+    )
+    for comparison, row in zip(comparisons, rows(comparisons, table), strict=True):
+        styles = {"verdict": _COLOURS.get(comparison.kind, "")}
+        view.add_row(*(Text(plain(t), styles.get(title, "")) for title, t in zip(titles, row, strict=True)))
+    return view
+
+
+def latex(collected: Collected, comparisons: Sequence[Comparison]) -> str:
+    """The report as a booktabs tabular; the preamble needs \\usepackage{booktabs}."""
+    table = collected.table
+    further = "r" * len(table.also) + "l" * has_pairs(table)
+    lines = [r"\begin{tabular}{ll" + "r" * 5 + "l" + further + "}", r"\toprule"]
+    lines += [_ampersand(headers(table)), r"\midrule", *map(_ampersand, rows(comparisons, table)), r"\bottomrule"]
+    return "\n".join([*lines, r"\end{tabular}", ""])
+
+
+def comma_separated(collected: Collected, comparisons: Sequence[Comparison]) -> str:
+    """The report as CSV with a header line, one line a cell and metric, numbers unrounded."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _CSV.split(), extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for entry in entries(collected, comparisons):
+        writer.writerow({key: csv_value(value) for key, value in entry.items()})
+    return text.getvalue()
+
+
+def entries(collected: Collected, comparisons: Sequence[Comparison]) -> list[dict]:
+    """The report as plain data, one dict a cell and metric; numbers unrounded, None where there is no finite one."""
+    head = {"paper": collected.table.paper.key, "table": collected.table.name, "scale": collected.scale.name}
+    return [{**head, **_entry(c, s)} for c in comparisons for s in (c.summary, *c.also)]
+
+
+def _entry(comparison: Comparison, summary: Summary) -> dict:
+    cell, metric = comparison.cell, summary.metric
+    main = summary is comparison.summary
+    published = cell.published if main else published_also(cell, summary)
+    paired = comparison.paired if main else None
+    published_paired = cell.published_difference if main else None
+    return {
+        "row": cell.row,
+        "column": cell.column,
+        "metric": metric.name,
+        "unit": metric.unit,
+        "at": metric.at,
+        "mean": _finite(summary.mean),
+        "sd": summary.sd,
+        "interval_95": summary.interval,
+        "n": summary.n,
+        "expected": comparison.counts.expected,
+        "values": [_finite(value) for value in summary.values],
+        "published": published.value if published else None,
+        "published_unit": published.unit if published else None,
+        "published_std": published.std if published else None,
+        "published_n": published.n if published else None,
+        "difference": comparison.difference if main else None,
+        "verdict": verdict_text(comparison) if main else "",
+        "note": "; ".join(cell.notes),
+        "paired_with": cell.paired_with if main else "",
+        "paired_difference": _finite(paired.mean) if paired else None,
+        "paired_interval_95": paired.interval if paired else None,
+        "paired_n": paired.n if paired else None,
+        "published_paired": published_paired.value if published_paired else None,
+        "published_paired_unit": published_paired.unit if published_paired else None,
+        "diverged": comparison.counts.diverged,
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no NaN."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _pipe(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(map(literal, cells)) + " |"
+
+
+def _ampersand(cells: Sequence[str]) -> str:
+    return " & ".join(map(latex_text, cells)) + r" \\"
