@@ -1,6 +1,7 @@
 """Removing a callback changes no result, bit for bit; and a stopped run goes on as if it had not stopped."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ from lit_fa.rules import (
     SVDSpaceAlignment,
 )
 from tests.callbacks.training import fit, norm_net, task
+from tests.grids import slow_unless
 
 RULES = {
     "backprop": Backprop,
@@ -69,8 +71,9 @@ def weights(rule, observers):
 
 
 @pytest.mark.filterwarnings("ignore:conservation")
-@pytest.mark.parametrize("every", [0, 1])
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    ("rule", "every"), slow_unless(lambda rule, every: every == 1 or rule == "fa", product(RULES, [0, 1]))
+)
 def test_all_callbacks_together_change_no_bit_under_batch_norm_and_dropout(rule, every, tmp_path):
     together = callbacks(tmp_path, every)
     del together["full"]  # Lightning takes one callback of a class

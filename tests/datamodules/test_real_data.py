@@ -58,6 +58,7 @@ def test_a_truncated_unpacked_file_is_one_line(unpackable):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow  # decodes 60,000 files
 def test_cifar10_as_jpeg_has_the_statistics_of_cifar10(real_file):
     data = Npz(str(real_file("npz/cifar10_jpeg.npz")))
     assert (data.num_classes, data.image_shape) == (10, (3, 32, 32))

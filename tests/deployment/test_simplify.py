@@ -1,6 +1,7 @@
 """The network that is run computes what the trained one computes, with less."""
 
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from lit_fa.layers.feedback import FeedbackLayer
 from lit_fa.modules import Learner
 from lit_fa.networks import create_network
 from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, SVDBackprop, SVDSpaceAlignment
+from tests.grids import slow_unless
 from tests.small_networks import NETWORKS
 
 RULES = {
@@ -105,8 +107,10 @@ def test_factors_that_are_not_finite_are_refused():
         simplified(learner.network, x)
 
 
-@pytest.mark.parametrize("ending", ["onnx", "pt2"])
-@pytest.mark.parametrize("network", ["mlp", "residual"])
+@pytest.mark.parametrize(
+    ("network", "ending"),
+    slow_unless(lambda *case: case != ("mlp", "onnx"), product(["mlp", "residual"], ["onnx", "pt2"])),
+)
 def test_a_written_file_has_equal_outputs_for_any_batch(tmp_path: Path, network: str, ending: str):
     if ending == "onnx":
         pytest.importorskip("onnxruntime")

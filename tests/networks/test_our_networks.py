@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from itertools import product
 
 import pytest
 import timm
@@ -12,9 +13,11 @@ from torch.func import functional_call, stack_module_state, vmap
 from lit_fa.errors import UserError
 from lit_fa.networks import create_network, network_names
 from lit_fa.networks.parts import ACTIVATIONS, activation_named
+from tests.grids import slow_unless
 
 NAMES = network_names()
 GRAY_32 = ["lenet", "mlp"]
+WIDE = ("resnet50_small", "resnet18_small", "vgg13_cifar", "vgg13_bn")
 
 
 def small(name, **network_args):
@@ -68,8 +71,12 @@ def test_activations_replaced_by_the_identity_leave_no_other_nonlinearity(name):
     torch.testing.assert_close(network(a + b) + network(0 * a), network(a) + network(b))
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("name", "dtype"),  # a processor without bfloat16 instructions takes seconds for a wide network
+    slow_unless(
+        lambda name, dtype: dtype is torch.float64 or name not in WIDE, product(NAMES, [torch.float64, torch.bfloat16])
+    ),
+)
 def test_runs_forward_and_backward_in_other_precisions(name, dtype):
     network = small(name).to(dtype)
     loss = network(images(name, dtype=dtype)).square().mean()
@@ -86,7 +93,7 @@ def test_copies_and_pickles_give_the_same_logits(name):
     assert torch.equal(pickle.loads(pickle.dumps(network))(x), expected)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_unless(lambda name: name not in WIDE, zip(NAMES)))
 def test_vmap_over_two_networks_in_training_mode_is_the_two_networks(name):
     networks, x = [small(name).double() for _ in range(2)], images(name, dtype=torch.float64)
     stacked = stack_module_state(networks)

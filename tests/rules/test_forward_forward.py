@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from tests.contract import literal
 from tests.contract.test_streaming import streamed
 from tests.contract.training import record
 from tests.gradients import array, gradients, largest_difference, taken
+from tests.grids import slow_unless
 from tests.reference import forward_forward
 from tests.reference_adapters import forward_forward_blocks
 from tests.small_networks import CLASSES, NETWORKS
@@ -306,8 +308,13 @@ def test_peer_normalisation_adds_its_own_gradient():
     assert torch.allclose(change, expected, rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("options", [{}, {"negatives": "hard"}, {"negatives": "permutation", "schedule": "greedy"}])
+COMPILED = [{}, {"negatives": "hard"}, {"negatives": "permutation", "schedule": "greedy"}]
+
+
+@pytest.mark.parametrize(
+    ("network", "options"),
+    slow_unless(lambda network, options: network == "mlp" or not options, product(NETWORKS, COMPILED)),
+)
 def test_it_compiles_without_a_graph_break(network: str, options: dict):
     learner, batch = case(network, **options).learner(), case(network).batch()
     expected = gradients(learner, batch)
