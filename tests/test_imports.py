@@ -29,7 +29,7 @@ ALLOWED = {
     ],
     "lit_fa/federated": ["torch", "lit_fa.functional", "lit_fa.layers", "lit_fa.rules", "lit_fa.errors"],
     "lit_fa/modules": [None, "lit_fa"],
-    "lit_fa/spec": [*SHELL, "yaml", "optuna", "lit_fa.provenance"],
+    "lit_fa/spec": [*SHELL, "yaml", "optuna", "pydantic", "pydantic_core", "lit_fa.provenance"],
     "lit_fa/results": [*SHELL, "lit_fa.provenance", "lit_fa.spec"],
     "lit_fa/jobs": [
         *SHELL,

@@ -236,7 +236,7 @@ def _missing(table: Table, arguments: argparse.Namespace, output: Console) -> li
     runs = expand(table, scale, only=read_only(arguments.only), seeds=_seeds(arguments.seeds))
     if arguments.id:
         known = {run.id: run for run in runs}
-        runs = [known[choice(name, f"{table.path}: --id", known)] for name in arguments.id]
+        runs = [known[choice(name, known, f"{table.path}: --id")] for name in arguments.id]
     where = places(table, scale.name, tree, out=arguments.out, allow_dirty=arguments.allow_dirty)
     jobs, problems = missing_jobs(table, runs, where, tree, arguments.logger, stale=arguments.stale)
     if not getattr(arguments, "dry_run", True):  # `emit` has no such option and removes nothing

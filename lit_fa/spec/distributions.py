@@ -14,16 +14,17 @@ the distribution function at u, which is how W&B's own search sees every paramet
 import json
 import math
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from statistics import NormalDist
-from typing import Any
+from typing import Annotated, Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from pydantic import Field, create_model
 
 from lit_fa.errors import UserError
-from lit_fa.spec.validation import choice, keys, number, sequence
+from lit_fa.spec.validation import Filled, Number, Positive, check_keys, choice, validated
 
 LIMITS, BELL, SHAPE = ("min", "max"), ("mu", "sigma"), ("a", "b")
 _KEYS = {
@@ -40,7 +41,15 @@ _KEYS = {
     "q_beta": (*SHAPE, "q"),
 }
 LARGEST_GRID = 1_000_000  # values
-_DEFAULTS = {"mu": 0.0, "sigma": 1.0, "a": 1.0, "b": 1.0, "q": 1.0}
+_FIELDS = {  # type and default of a key; `...`: no default
+    "value": (Any, ...),
+    "values": (Annotated[list[Any], Filled], ...),
+    "probabilities": (Annotated[list[Positive], Filled], ...),
+    **dict.fromkeys(LIMITS, (Number, ...)),
+    "mu": (Number, 0.0),
+    **dict.fromkeys(("sigma", *SHAPE), (Positive, 1.0)),
+    "q": (Annotated[Number, Field(gt=0)], 1.0),
+}
 _QUANTILE = FloatDistribution(1e-9, 1 - 1e-9)  # a bell has no value at 0 and 1
 
 
@@ -63,21 +72,18 @@ def parameter(data: dict[str, Any], where: str) -> Parameter:
     Raises:
         UserError: an unknown distribution, a key that it does not have or lacks, limits in the wrong order.
     """
-    name = choice(_name(data, where), f"{where}.distribution", _KEYS)
-    needed = [key for key in _KEYS[name] if key not in _DEFAULTS]
-    keys(data, f"{where} ({name})", [*_KEYS[name], "distribution"], [] if name == "constant" else needed)
-    if "value" in _KEYS[name]:
-        return Parameter(None, lambda _: data["value"], (data["value"],))
-    if "values" in _KEYS[name]:
-        values = tuple(sequence(data["values"], f"{where}.values"))
-        return weighted(values, data["probabilities"], where) if "probabilities" in data else categorical(values)
-    for key in LIMITS if name == "int_uniform" else ():
-        if isinstance(data[key], int) and abs(data[key]) >= 2**63:
-            raise UserError(f"{where}.{key}: a number of {len(str(abs(data[key])))} digits; write one below 2**63")
-    numbers = {key: _number(data.get(key, _DEFAULTS.get(key)), f"{where}.{key}") for key in _KEYS[name]}
-    _check(name, numbers, where)
-    drawn = _drawn(name.removeprefix("q_"), numbers, where)
-    return _rounded(drawn, numbers, name) if "q" in numbers else drawn
+    name = choice(_name(data, where), _KEYS, f"{where}.distribution")
+    check_keys(data, [*_KEYS[name], "distribution"], f"{where} ({name})")
+    fields = dict(validated(create_model(name, **{key: _FIELDS[key] for key in _KEYS[name]}), data, where))
+    if "value" in fields:
+        return Parameter(None, lambda _: fields["value"], (fields["value"],))
+    if "values" in fields:
+        values = tuple(fields["values"])
+        return weighted(values, fields["probabilities"], where) if "probabilities" in fields else categorical(values)
+    if "min" in fields:
+        _check_limits(name, fields["min"], fields["max"], where)
+    drawn = _drawn(name.removeprefix("q_"), fields, where)
+    return _rounded(drawn, fields, name) if "q" in fields else drawn
 
 
 def categorical(values: tuple) -> Parameter:
@@ -87,12 +93,11 @@ def categorical(values: tuple) -> Parameter:
     return Parameter(CategoricalDistribution(coded), lambda drawn: values[coded.index(drawn)], values)
 
 
-def weighted(values: tuple, probabilities: Any, where: str) -> Parameter:
-    """One of `values` with the probability that stands at its place."""
-    shares = [number(share, f"{where}.probabilities", least=0) for share in sequence(probabilities, where)]
-    if len(shares) != len(values) or not math.isclose(sum(shares), 1.0, rel_tol=1e-5, abs_tol=1e-8):
+def weighted(values: tuple, probabilities: Sequence[float], where: str) -> Parameter:
+    """One of `values`, each with the probability of the same index."""
+    if len(probabilities) != len(values) or not math.isclose(sum(probabilities), 1.0, rel_tol=1e-5, abs_tol=1e-8):
         raise UserError(f"{where}.probabilities: write one for each of the {len(values)} values, with the sum 1")
-    bounds = list(accumulate(shares))[:-1]
+    bounds = list(accumulate(probabilities))[:-1]
     return Parameter(_QUANTILE, lambda u: values[bisect_right(bounds, u)])
 
 
@@ -110,24 +115,13 @@ def _name(data: dict[str, Any], where: str) -> str:
     raise UserError(f"{where}: write value, values, min and max, or a distribution ({', '.join(_KEYS)})")
 
 
-def _number(value: Any, where: str) -> float:
-    if isinstance(value, str):
-        raise UserError(f"{where}: {value!r} is text to W&B, whose YAML wants a point: write 1.0e-3 for 1e-3, or 0.001")
-    return number(value, where)
-
-
-def _check(name: str, numbers: dict[str, float], where: str) -> None:
-    low, high = numbers.get("min"), numbers.get("max")
-    if low is not None and low >= high:
+def _check_limits(name: str, low: float, high: float, where: str) -> None:
+    if low >= high:
         raise UserError(f"{where}: min {low} is not less than max {high}")
     if name.endswith("_values") and low <= 0:
         raise UserError(f"{where}: min {low}: the logarithm needs limits above zero")
-    if name == "int_uniform" and not all(isinstance(numbers[key], int) for key in LIMITS):
-        raise UserError(f"{where}: min {low} and max {high} of int_uniform must be whole numbers")
-    if numbers.get("q", 1) <= 0:
-        raise UserError(f"{where}.q: {numbers['q']} is too small; it is the step, above zero")
-    for key in ("sigma", *SHAPE):
-        number(numbers.get(key, 0), f"{where}.{key}", least=0)
+    if name == "int_uniform" and not all(isinstance(limit, int) and abs(limit) < 2**63 for limit in (low, high)):
+        raise UserError(f"{where}: min {low} and max {high} of int_uniform must be whole numbers below 2**63")
 
 
 def _drawn(name: str, numbers: dict[str, float], where: str) -> Parameter:

@@ -3,16 +3,21 @@
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import PurePath
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import AfterValidator
+from pydantic.dataclasses import dataclass
 
 from lit_fa.errors import UserError
-from lit_fa.spec.validation import build, choice, component, keys, line, mapping, number, sequence, text
+from lit_fa.spec.validation import Entry, Filled, Line, Number, OneOf, choice, file_name, validated
 
 AXES = ("row", "column")
 _X = {"curves": ("step", "epoch"), "final": AXES, "bars": AXES, "against": ()}
-_SCALES = ("linear", "log", "symlog")
+Axis = Annotated[Literal["row", "column"], OneOf()]
+Labels = Annotated[list[str], Filled]
+AxisScale = Annotated[Literal["linear", "log", "symlog"], OneOf()]
 
 
 class Labelled(Protocol):
@@ -22,8 +27,23 @@ class Labelled(Protocol):
     column: str
 
 
+def _image(file: str) -> str:
+    file_name(PurePath(file).stem)
+    if PurePath(file).suffix not in (".png", ".pdf", ".svg"):
+        raise UserError(f"{file!r} is no image; end it in .png, .pdf or .svg")
+    return file
+
+
 @dataclass(frozen=True)
-class Figure:
+class HorizontalLine(Entry):
+    """A dashed line across every panel."""
+
+    value: Number
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Figure(Entry):
     """One image file.
 
     `kind: curves` draws the key `y` of the records' curves over `x` (step or epoch); `kind: final` draws the final
@@ -33,48 +53,39 @@ class Figure:
     `band: std` shades one standard deviation over the seeds.
     """
 
-    file: str
+    file: Annotated[Line, AfterValidator(_image)]
     y: str
-    kind: str = "curves"
+    kind: Annotated[Literal["curves", "final", "bars", "against"], OneOf()] = "curves"
     title: str = ""
     x: str = ""
-    panels: str | list[str] = ""
-    lines: str | list[str] = "row"
-    where: dict[str, list[str]] = field(default_factory=dict)
+    panels: Labels | str = ""
+    lines: Labels | str = "row"
+    where: dict[Axis, Labels] = field(default_factory=dict)
     hline: dict[str, Any] = field(default_factory=dict)
     ylabel: str = ""
     xlabel: str = ""
-    yscale: str = "linear"
-    xscale: str = "linear"
-    band: str = "std"
+    yscale: AxisScale = "linear"
+    xscale: AxisScale = "linear"
+    band: Annotated[Literal["std", "none"], OneOf()] = "std"
 
 
-def read_figure(data: Any, cells: Sequence[Labelled], where: str) -> Figure:
-    """A figure whose labels are all labels of `cells`.
+def with_labels_of(figure: Figure, cells: Sequence[Labelled], where: str) -> Figure:
+    """The figure with its default `x`, if all its labels are labels of `cells`.
 
     Raises:
-        UserError: an unknown key, axis, scale or label, or an `x` without a number in it.
+        UserError: an unknown axis or label, or an `x` without a number in it.
     """
-    figure = build(Figure, data, where)
-    component(PurePath(line(figure.file, f"{where}.file")).stem, f"{where}.file")
-    if PurePath(figure.file).suffix not in (".png", ".pdf", ".svg"):
-        raise UserError(f"{where}.file: {figure.file!r} is no image; end it in .png, .pdf or .svg")
-    valid = _X[choice(figure.kind, f"{where}.kind", tuple(_X))]
-    if figure.kind == "against":
-        text(figure.x or None, f"{where}.x")  # any key
-    else:
+    if figure.kind != "against":
+        valid = _X[figure.kind]
         default = valid[0 if figure.kind == "curves" else -1]
-        figure = replace(figure, x=choice(figure.x or default, f"{where}.x", valid))
-    choice(figure.yscale, f"{where}.yscale", _SCALES)
-    choice(figure.xscale, f"{where}.xscale", _SCALES)
-    choice(figure.band, f"{where}.band", ("std", "none"))
-    if keys(figure.hline, f"{where}.hline", ["value", "label"]):
-        number(figure.hline.get("value"), f"{where}.hline.value")
-        text(figure.hline.get("label", ""), f"{where}.hline.label")
-    for axis, labels in mapping(figure.where, f"{where}.where").items():
-        known = labels_of(cells, choice(axis, f"{where}.where", AXES))
-        for label in sequence(labels, f"{where}.where.{axis}"):
-            choice(label, f"{where}.where.{axis}", known)
+        figure = replace(figure, x=choice(figure.x or default, valid, f"{where}.x"))
+    elif not figure.x:
+        raise UserError(f"{where}: the key 'x' is missing; add it")
+    if figure.hline:
+        validated(HorizontalLine, figure.hline, f"{where}.hline")
+    for axis, labels in figure.where.items():
+        for label in labels:
+            choice(label, labels_of(cells, axis), f"{where}.where.{axis}")
     lines, _ = split(figure.lines, cells, f"{where}.lines")
     if figure.panels and split(figure.panels, cells, f"{where}.panels")[0] == lines:
         raise UserError(f"{where}: panels and lines are both the {lines}s; give one of them the other axis")
@@ -88,8 +99,8 @@ def read_figure(data: Any, cells: Sequence[Labelled], where: str) -> Figure:
 def split(by: str | list[str], cells: Sequence[Labelled], where: str) -> tuple[str, list[str]]:
     """The axis that `by` divides the cells along and its labels in order; `by` is an axis or a list of labels."""
     if isinstance(by, str):
-        return choice(by, where, AXES), labels_of(cells, by)
-    axis = next((a for a in AXES if set(sequence(by, where)) <= set(labels_of(cells, a))), None)
+        return choice(by, AXES, where), labels_of(cells, by)
+    axis = next((a for a in AXES if set(by) <= set(labels_of(cells, a))), None)
     if axis is None:
         raise UserError(f"{where}: {by} are not all rows or all columns; write row, column or labels of one of them")
     return axis, by
@@ -122,6 +133,6 @@ def _check_final(figure: Figure, lines: str, cells: Sequence[Labelled], where: s
 def _check_one_panel(figure: Figure, lines: str, cells: Sequence[Labelled], where: str) -> None:
     """One panel must not average over cells that differ in more than their line."""
     other = next(axis for axis in AXES if axis != lines)
-    kept = [label for label in labels_of(cells, other) if label in figure.where.get(other, [label])]
-    if len(kept) > 1:
-        raise UserError(f"{where}: one line would mix the {other}s {', '.join(kept)}; add panels: {other} or a where")
+    labels = [label for label in labels_of(cells, other) if label in figure.where.get(other, [label])]
+    if len(labels) > 1:
+        raise UserError(f"{where}: one line would mix the {other}s {', '.join(labels)}; add panels: {other} or a where")

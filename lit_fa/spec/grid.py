@@ -1,54 +1,74 @@
 """Rows times columns: the short way to write a table whose cells differ along two axes."""
 
 from collections.abc import Sequence
+from dataclasses import field
 from itertools import product
-from typing import Any
+from typing import Annotated, Any
 
-from lit_fa.errors import UserError
-from lit_fa.spec.validation import choice, keys, mapping, sequence, text
+from pydantic.dataclasses import dataclass
 
-_PRINTED = ("published", "published_difference")  # by the paper, for a cell
+from lit_fa.spec.cell import CellEntry, ColumnText, Printed, Published, RowText
+from lit_fa.spec.validation import Entry, Filled, choice
 
 
-def cross(data: Any, where: str, scales: Sequence[str]) -> list[dict]:
+@dataclass(frozen=True)
+class Side(Entry):
+    """What all cells of one row or column share; `paired_with` is a row."""
+
+    set: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+    scales: Annotated[list[str], Filled] | None = None
+    paired_with: str = ""
+
+
+@dataclass(frozen=True)
+class Grid(Entry):
+    """The mapping `grid` of a table file; `published` and `published_difference` are by `row|column`."""
+
+    rows: Annotated[dict[RowText, Side], Filled]
+    columns: Annotated[dict[ColumnText, Side], Filled]
+    published: dict[str, Printed | None] = field(default_factory=dict)
+    published_difference: dict[str, Published | None] = field(default_factory=dict)
+
+
+def cross(grid: Grid, scales: Sequence[str], where: str) -> list[CellEntry]:
     """The cells of a grid, as they would be written one by one; the column's overrides come after the row's.
 
+    A cell is run at the scales that both of its sides allow; one without such a scale is left out.
+
     Args:
-        data: `{rows: {label: side}, columns: {label: side}, published: {"row|column": ...}}`, where a side has any of
-            `set` (dotted overrides), `note`, `scales` and `paired_with` (a row), and `published_difference` is written
-            as `published` is; a cell is run at the scales that both of its sides allow.
-        where: what to call the grid in an error.
+        grid: as in the file.
         scales: the scales that the table declares.
+        where: what to call the grid in an error.
 
     Raises:
-        UserError: an unknown key, label or scale.
+        UserError: an unknown scale or label.
     """
-    keys(data, where, ["rows", "columns", *_PRINTED], ["rows", "columns"])
     for axis in ("rows", "columns"):
-        if not mapping(data[axis], f"{where}.{axis}"):
-            raise UserError(f"{where}.{axis}: nothing in it; write label: {{set: {{...}}}}")
-        for label, side in data[axis].items():
-            _check_side(side, f"{where}.{axis}.{label}", scales)
-    printed = {key: mapping(data.get(key, {}), f"{where}.{key}") for key in _PRINTED}
-    cells = [_cell(row, column, printed) for row, column in product(data["rows"].items(), data["columns"].items())]
-    for key, entries in printed.items():
-        keys(entries, f"{where}.{key}", [f"{cell['row']}|{cell['column']}" for cell in cells])
-    return [cell for cell in cells if cell.get("scales") != []]
+        for label, side in getattr(grid, axis).items():
+            for scale in side.scales or ():
+                choice(scale, scales, f"{where}.{axis}.{label}.scales")
+    labels = [f"{row}|{column}" for row, column in product(grid.rows, grid.columns)]
+    for key in ("published", "published_difference"):
+        for label in getattr(grid, key):
+            choice(label, labels, f"{where}.{key}")
+    cells = (_cell(grid, row, column) for row, column in product(grid.rows, grid.columns))
+    return [cell for cell in cells if cell]
 
 
-def _check_side(side: Any, where: str, scales: Sequence[str]) -> None:
-    keys(side, where, ["set", "note", "scales", "paired_with"])
-    mapping(side.get("set", {}), f"{where}.set")
-    text(side.get("note", ""), f"{where}.note")
-    for scale in sequence(side.get("scales", list(scales)), f"{where}.scales"):
-        choice(scale, f"{where}.scales", scales)
-
-
-def _cell(row: tuple[str, dict], column: tuple[str, dict], printed: dict[str, dict]) -> dict:
-    (row_label, left), (column_label, right) = row, column
-    cell = {"row": row_label, "column": column_label, "set": {**left.get("set", {}), **right.get("set", {})}}
-    cell["note"] = [side["note"] for side in (left, right) if side.get("note")]
-    cell["paired_with"] = left.get("paired_with", right.get("paired_with", ""))
-    cell |= {key: entries.get(f"{row_label}|{column_label}") for key, entries in printed.items()}
-    limits = [set(side["scales"]) for side in (left, right) if "scales" in side]
-    return {**cell, "scales": sorted(set.intersection(*limits))} if limits else cell
+def _cell(grid: Grid, row: str, column: str) -> CellEntry | None:
+    sides = grid.rows[row], grid.columns[column]
+    limits = [set(side.scales) for side in sides if side.scales]
+    scales = sorted(set.intersection(*limits)) if limits else None
+    if scales == []:
+        return None
+    return CellEntry(
+        row=row,
+        column=column,
+        set=sides[0].set | sides[1].set,
+        note=[side.note for side in sides if side.note],
+        paired_with=sides[0].paired_with or sides[1].paired_with,
+        published=grid.published.get(f"{row}|{column}"),
+        published_difference=grid.published_difference.get(f"{row}|{column}"),
+        scales=scales,
+    )

@@ -12,33 +12,35 @@ Keys and meaning are W&B's (docs.wandb.ai, "sweep configuration"); what only its
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import pydantic.dataclasses
 import yaml
+from pydantic import AfterValidator, Field
 
 from lit_fa.errors import UserError
 from lit_fa.spec.distributions import Parameter, parameter
 from lit_fa.spec.expand import run_id, without_machine
-from lit_fa.spec.sweep_command import fit_words
-from lit_fa.spec.validation import choice, component, keys, line, mapping, number, read_yaml, text
+from lit_fa.spec.sweep_command import DEFAULT_COMMAND, fit_words
+from lit_fa.spec.validation import Count, Entry, FileName, Filled, Line, Number, OneOf, read_yaml, validated, whole
 
-METHODS = ("grid", "random", "bayes")
-_IGNORED = ("name", "description", "project", "entity", "apiVersion", "kind")  # of W&B's pages, not of the search
-_KEYS = ("program", "command", "method", "metric", "parameters", "early_terminate", "run_cap", *_IGNORED)
+_UNUSED = ("name", "description", "entity", "apiVersion", "kind")  # keys of W&B's pages, not of the search
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 Keys = tuple[str, ...]  # of a parameter: its own, after those it is nested in
 
 
-@dataclass(frozen=True)
-class Metric:
+@pydantic.dataclasses.dataclass(frozen=True)
+class Metric(Entry):
     """What a sweep is for; with a `target` it ends when a trial has reached it."""
 
-    name: str = "val/accuracy"
-    goal: str = "maximize"
-    target: float | None = None
+    name: str
+    goal: Annotated[Literal["minimize", "maximize"], OneOf()] = "minimize"
+    target: Number | None = None
+    impute: Any = None
+    impute_while_running: Any = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,57 @@ class Halving:
 
     first: int
     factor: int
+
+
+@pydantic.dataclasses.dataclass(frozen=True)
+class Hyperband(Entry):
+    """W&B's hyperband has one bracket: it is successive halving, by its first band or counted down from `max_iter`."""
+
+    type: Annotated[Literal["hyperband"], OneOf()]
+    min_iter: Count | None = None
+    max_iter: Count | None = None
+    s: Count | None = None
+    eta: Annotated[Number, Field(ge=2), AfterValidator(whole)] = 3
+    strict: Any = None
+
+    def halving(self, where: str) -> Halving:
+        """The same in Optuna's terms.
+
+        >>> Hyperband("hyperband", max_iter=27, s=2, eta=3).halving("")
+        Halving(first=3, factor=3)
+        """
+        factor = int(self.eta)
+        if self.min_iter is not None:
+            return Halving(int(self.min_iter), factor)
+        for key in ("max_iter", "s"):
+            if getattr(self, key) is None:
+                raise UserError(f"{where}: the key {key!r} is missing; add it, or write min_iter")
+        last = int(self.max_iter)
+        first = [last // factor**k for k in range(1, int(self.s) + 1) if last >= factor**k]
+        if not first:
+            raise UserError(f"{where}: max_iter {last} leaves no band at eta {factor}; write at least {factor}")
+        return Halving(first[-1], factor)
+
+
+@pydantic.dataclasses.dataclass(frozen=True)
+class Nested(Entry):
+    """Parameters below a name."""
+
+    parameters: Annotated[dict[str, Any], Filled]
+
+
+@pydantic.dataclasses.dataclass(frozen=True)
+class SweepFile(Entry):
+    """The keys of a sweep file."""
+
+    method: Annotated[Literal["grid", "random", "bayes"], OneOf()]
+    parameters: Annotated[dict[str, Any], Filled]
+    program: Any = None
+    command: Annotated[list[Any], Filled] = field(default_factory=lambda: [*DEFAULT_COMMAND])
+    metric: Metric | None = None
+    early_terminate: Hyperband | None = None
+    run_cap: Count | None = None
+    project: Line = "lit-fa"
 
 
 @dataclass(frozen=True)
@@ -78,13 +131,15 @@ class Sweep:
     @property
     def id(self) -> str:
         """Changes with whatever changes a trial or what is searched, so that a changed file is another study."""
-        kept = {key: value for key, value in self.declared.items() if key not in (*_IGNORED, "run_cap", "command")}
-        return self.trial_id(kept)
+        content = {
+            key: value for key, value in self.declared.items() if key not in (*_UNUSED, "project", "run_cap", "command")
+        }
+        return self.trial_id(content)
 
     def trial_id(self, values: dict[str, Any]) -> str:
         """Of the run with these parameters: of the configs' content and the command's words, without its logger."""
         words = [word for part in self.command for word in part if not word.startswith("--trainer.logger")]
-        configs = [without_machine(mapping(read_yaml(file), str(file))) for file in self.configs]
+        configs = [without_machine(validated(dict[str, Any], read_yaml(file), str(file))) for file in self.configs]
         return run_id({"configs": configs, "words": words, "parameters": values})
 
     @property
@@ -122,79 +177,42 @@ def load_sweep(path: Path | str) -> Sweep:
         UserError: one line that names the file, the key and what to write instead.
     """
     path = Path(path)
-    component(path.stem, f"{path}: the file's name")
+    validated(FileName, path.stem, f"{path}: the file's name")
     read_yaml(path)  # its errors have a line number, and a key may not be there twice
     data = yaml.safe_load(path.read_text(encoding="utf-8"))  # to W&B 1e-3 is text, so it is here
-    data = keys(data, str(path), _KEYS, ["method", "parameters"])
-    method = choice(data["method"], f"{path}: method", METHODS)
+    searched = {key: data[key] for key in data if key not in _UNUSED} if isinstance(data, dict) else data
+    file = validated(SweepFile, searched, str(path))
+    if file.metric is None and (file.method == "bayes" or file.early_terminate):
+        example = "{name: val/accuracy, goal: maximize}"
+        raise UserError(f"{path}: metric: bayes and early_terminate need one; write {example}")
     sweep = Sweep(
         path=path,
-        method=method,
-        metric=_metric(data, method, f"{path}: metric"),
-        parameters=_parameters(data["parameters"], f"{path}: parameters"),
+        method=file.method,
+        metric=file.metric or Metric("val/accuracy", "maximize"),
+        parameters=_parameters(file.parameters, f"{path}: parameters"),
         declared=data,
-        command=fit_words(data, f"{path}: command"),
-        halving=_halving(data["early_terminate"], f"{path}: early_terminate") if "early_terminate" in data else None,
-        run_cap=_whole(data["run_cap"], f"{path}: run_cap") if "run_cap" in data else None,
-        project=line(data.get("project", "lit-fa"), f"{path}: project"),
+        command=fit_words(file.command, file.program, f"{path}: command"),
+        halving=file.early_terminate.halving(f"{path}: early_terminate") if file.early_terminate else None,
+        run_cap=None if file.run_cap is None else int(file.run_cap),
+        project=file.project,
         notes=tuple(_notes(data)),
     )
     _check(sweep)
     return sweep
 
 
-def _parameters(data: Any, where: str, above: Keys = ()) -> dict[Keys, Parameter]:
-    if not mapping(data, where):
-        raise UserError(f"{where}: nothing in it; write name: {{values: [...]}}")
-    found: dict[Keys, Parameter] = {}
+def _parameters(data: dict[str, Any], where: str, above: Keys = ()) -> dict[Keys, Parameter]:
+    parameters: dict[Keys, Parameter] = {}
     for name, entry in data.items():
-        at = f"{where}.{name}"
+        entry_where = f"{where}.{name}"
         if not _NAME.fullmatch(name):
-            raise UserError(f"{at}: a name has letters, digits, dots, dashes and underscores")
-        if "parameters" in mapping(entry, at):
-            keys(entry, at, ["parameters"])
-            found |= _parameters(entry["parameters"], at, (*above, name))
+            raise UserError(f"{entry_where}: a name has letters, digits, dots, dashes and underscores")
+        if "parameters" in validated(dict[str, Any], entry, entry_where):
+            nested = validated(Nested, entry, entry_where).parameters
+            parameters |= _parameters(nested, entry_where, (*above, name))
         else:
-            found[(*above, name)] = parameter(entry, at)
-    return found
-
-
-def _metric(data: dict, method: str, where: str) -> Metric:
-    if "metric" not in data:
-        if method == "bayes" or "early_terminate" in data:
-            raise UserError(
-                f"{where}: bayes and early_terminate need one; write {{name: val/accuracy, goal: maximize}}"
-            )
-        return Metric()
-    entry = keys(data["metric"], where, ["name", "goal", "target", "impute", "impute_while_running"], ["name"])
-    goal = choice(entry.get("goal", "minimize"), f"{where}.goal", ("minimize", "maximize"))
-    target = number(entry["target"], f"{where}.target") if "target" in entry else None
-    return Metric(text(entry["name"], f"{where}.name"), goal, target)
-
-
-def _halving(data: Any, where: str) -> Halving:
-    """W&B's hyperband has one bracket: it is successive halving, given by its first band or counted down from max_iter.
-
-    >>> _halving({"type": "hyperband", "max_iter": 27, "s": 2, "eta": 3}, "")
-    Halving(first=3, factor=3)
-    """
-    keys(data, where, ["type", "min_iter", "max_iter", "s", "eta", "strict"], ["type"])
-    choice(data["type"], f"{where}.type", ("hyperband",))
-    factor = _whole(data.get("eta", 3), f"{where}.eta", least=2)
-    if "min_iter" in data:
-        return Halving(_whole(data["min_iter"], f"{where}.min_iter"), factor)
-    keys(data, where, data, ["max_iter", "s"])
-    last, bands = _whole(data["max_iter"], f"{where}.max_iter"), _whole(data["s"], f"{where}.s")
-    first = [last // factor**k for k in range(1, bands + 1) if last >= factor**k]
-    if not first:
-        raise UserError(f"{where}: max_iter {last} leaves no band at eta {factor}; write at least {factor}")
-    return Halving(first[-1], factor)
-
-
-def _whole(value: Any, where: str, least: int = 1) -> int:
-    if number(value, where, least=least) != int(value):
-        raise UserError(f"{where}: {value} is not a whole number")
-    return int(value)
+            parameters[(*above, name)] = parameter(entry, entry_where)
+    return parameters
 
 
 def _check(sweep: Sweep) -> None:

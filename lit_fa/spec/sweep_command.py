@@ -6,24 +6,28 @@ from typing import Any
 
 from lit_fa.config.yaml_reader import word
 from lit_fa.errors import UserError
-from lit_fa.spec.validation import sequence
 
-_DEFAULT = ["${env}", "${interpreter}", "${program}", "${args}"]
+DEFAULT_COMMAND = ["${env}", "${interpreter}", "${program}", "${args}"]
 _MODULE = (["${interpreter}", "-m", "lit_fa"], ["python", "-m", "lit_fa"])
 
 
-def fit_words(sweep: dict[str, Any], where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def fit_words(command: list[Any], program: Any, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The words of `lit-fa fit` before the parameters, and those after them.
 
-    >>> fit_words({"command": ["${env}", "lit-fa", "fit", "--config", "a.yaml", "${args}"]}, "")
+    >>> fit_words(["${env}", "lit-fa", "fit", "--config", "a.yaml", "${args}"], None, "")
     (('--config', 'a.yaml'), ())
+
+    Args:
+        command: of the sweep file.
+        program: what `${program}` in it stands for.
+        where: what to call the command in an error.
 
     Raises:
         UserError: the command is something else than one run of lit-fa.
     """
-    words = [str(word) for word in sequence(sweep.get("command", _DEFAULT), where)]
-    words = [re.sub(r"\$\{envvar:(\w+)\}", lambda found: os.environ.get(found[1], found[1]), word) for word in words]
-    words = [str(sweep.get("program", word)) if word == "${program}" else word for word in words if word != "${env}"]
+    words = [str(word) for word in command]
+    words = [re.sub(r"\$\{envvar:(\w+)\}", lambda name: os.environ.get(name[1], name[1]), word) for word in words]
+    words = [str(program) if word == "${program}" and program else word for word in words if word != "${env}"]
     words = ["lit-fa", *words[3:]] if words[:3] in _MODULE else words
     if words[:2] != ["lit-fa", "fit"] or words.count("${args}") != 1 or sum(w.startswith("${") for w in words) > 1:
         line = '["${env}", lit-fa, fit, --config, FILE, "${args}"]'

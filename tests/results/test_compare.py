@@ -11,8 +11,9 @@ from lit_fa.reports.rows import paired_difference
 from lit_fa.results.compare import Counts, Kind, Reason, compare, judge, tolerance
 from lit_fa.results.records import Record, collect
 from lit_fa.results.summary import Summary, summarise
-from lit_fa.spec.grid import cross
+from lit_fa.spec.grid import Grid, cross
 from lit_fa.spec.table import Metric, Published, Scale, load_table
+from lit_fa.spec.validation import validated
 
 ACCURACY = Metric("test/accuracy", "%")
 FULL = Scale("full", (0,), {})
@@ -201,15 +202,15 @@ def test_numbers_of_further_metrics_stand_in_their_columns(declared, save, fill)
     assert markdown(collected, [fa, bp]).count("published 99.5 ± 0.1 |") == 2
     assert entries(collected, [fa])[1]["published"] == 99.5
     declared["cells"][0]["published"] = [own, own]
-    with pytest.raises(UserError, match="2 numbers for one metric; of a further one write metric: valid: test/top5"):
+    with pytest.raises(UserError, match="2 numbers for one metric; for a further one write metric: valid: test/top5"):
         load_table(save(declared))
 
 
 def test_a_grid_has_published_differences():
     rows = {"a": {"set": {}}, "b": {"set": {"x": 1}, "paired_with": "a"}}
     printed = {"b|one": {"value": 2.5, "unit": "%"}}
-    cells = cross({"rows": rows, "columns": {"one": {}}, "published_difference": printed}, "grid", ["full"])
-    assert [cell["published_difference"] for cell in cells] == [None, {"value": 2.5, "unit": "%"}]
+    grid = validated(Grid, {"rows": rows, "columns": {"one": {}}, "published_difference": printed}, "grid")
+    assert [cell.published_difference for cell in cross(grid, ["full"], "grid")] == [None, Published(2.5, "%")]
 
 
 def test_only_seeds_that_both_have_are_paired(declared, save, fill):
@@ -229,8 +230,8 @@ def test_a_pair_that_is_not_there_is_refused(declared, save, name, says):
 
 def test_a_grid_pairs_rows_inside_a_column():
     rows = {"a": {"set": {}}, "b": {"set": {"x": 1}, "paired_with": "a"}}
-    cells = cross({"rows": rows, "columns": {"one": {}, "two": {}}}, "grid", ["full"])
-    assert [cell["paired_with"] for cell in cells] == ["", "", "a", "a"]
+    grid = validated(Grid, {"rows": rows, "columns": {"one": {}, "two": {}}}, "grid")
+    assert [cell.paired_with for cell in cross(grid, ["full"], "grid")] == ["", "", "a", "a"]
 
 
 def test_the_report_has_a_column_of_pairs_only_where_there_are_some(declared, save, fill):

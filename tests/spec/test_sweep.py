@@ -1,5 +1,7 @@
 """A sweep file is read as W&B reads it; the shipped ones are valid to W&B's own schema, where it is installed."""
 
+# ruff: noqa: F401, F811 (fixtures of a sweep, in place of those of a table)
+
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from lit_fa.config.yaml_reader import load
 from lit_fa.errors import UserError
 from lit_fa.spec.sweep import load_sweep
 from lit_fa.spec.sweep_command import flags
+from tests.sweep_fixtures import declared, save
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "paper_configs").glob("*/sweep_*.yaml"))
@@ -61,7 +64,7 @@ def test_a_changed_space_is_another_study(declared, save):
     [
         ({"method": "byes"}, "method: unknown 'byes'; nearest: bayes"),
         ({"scheduler": {"engine": "ax"}}, "unknown key 'scheduler'"),
-        ({"parameters": {}}, "parameters: nothing in it"),
+        ({"parameters": {}}, "parameters: is empty"),
         ({"parameters": {"lr": {"value": 1}}}, "all are constant"),
         (
             {"parameters": {"lr": {"min": 0.1, "max": 1.0}}},

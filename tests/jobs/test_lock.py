@@ -110,7 +110,7 @@ def begins_afresh(config: dict, record: dict) -> None:
 def test_the_line_of_a_run_says_what_became_of_its_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     record = {"id": "a", "path": str(tmp_path / "a.json"), "seed": 0}
-    done = work("tests.tables.test_table_claims:begins_afresh", {}, record, str(tmp_path / "log"))
+    done = work("tests.jobs.test_lock:begins_afresh", {}, record, str(tmp_path / "log"))
     assert re.fullmatch(r"finished in [\d.]+ s; last.ckpt cannot be used", done.said)
 
 
