@@ -1,4 +1,8 @@
-"""Image and text sets as LightningDataModules: classes and shape at once, batches on the device after `setup`."""
+"""Image and text data sets as LightningDataModules.
+
+The number of classes and the image shape are known after construction, the data after `setup`. Batches are on the
+training device.
+"""
 
 from datamodules.cifar import CIFAR10, CIFAR100
 from datamodules.digits import Digits

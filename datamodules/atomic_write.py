@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all; `lit_fa.outputs` for a package that does not know lit_fa."""
+"""Atomic writing of files. Like `lit_fa.outputs`, which this package may not import."""
 
 import os
 from collections.abc import Iterator
@@ -8,15 +8,17 @@ from pathlib import Path
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write, which takes its place when the block ends without an error; folders are made.
+    """Yield a temporary file next to `path`; it is renamed to `path` if the block ends without an error.
+
+    Missing folders are created.
 
     Raises:
-        OSError: as the system says; nothing is left behind.
+        OSError: from the file system; the temporary file is deleted.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")
     try:
-        yield half
-        half.replace(path)
+        yield temporary
+        temporary.replace(path)
     finally:
-        half.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

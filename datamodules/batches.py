@@ -1,4 +1,4 @@
-"""Batches in an order that depends on seed and epoch alone, and that can be taken up again at any batch."""
+"""Batches in an order that depends on seed and epoch only. Iteration can be resumed at any batch."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -17,29 +17,29 @@ POOL = 50  # batches of texts that are sorted by length together
 
 
 class BatchLoader:
-    """Iterable of (images, labels int64) over an image set: one pass is one epoch.
+    """Iterable of (images, labels int64) over an image set; one pass is one epoch.
 
-    `batch_size` is the global batch: of every batch, rank r of R takes the images r, r + R, ..., so two ranks see
-    together what one sees alone. A last batch smaller than the number of ranks is joined to the one before when not
-    shuffling (evaluation); in training a rank without a share of it is given rank 0's, of which `own` says that it does
-    not count.
+    `batch_size` counts the images of all ranks together. Rank r of R takes the images r, r + R, ... of every batch, so
+    the ranks together see the batches that one process would see. The last batch may have fewer images than there are
+    ranks. In evaluation (no shuffling) it is then joined to the batch before. In training a rank without an image of
+    its own receives the share of rank 0, and `own` returns 0 for it.
 
-    Texts come in batches of like length, since a batch is padded to its longest: see `alike`.
+    The texts of a batch have similar lengths, because a batch is padded to its longest text: see `alike`.
 
-    Lightning calls `set_epoch` through `sampler`, and saves `state_dict` in every checkpoint: a run that was stopped
-    in the middle of an epoch goes on with the very next batch.
+    Lightning calls `set_epoch` through `sampler` and saves `state_dict` in every checkpoint. A run that was stopped in
+    the middle of an epoch resumes with the next batch.
 
     Args:
-        image_set: where the images, or texts, are.
-        batch_size: images per global batch.
-        prepare: last step on every batch of images; gets the batch and its `Draws`. None for images that are ready.
-        shuffle: a new order for every epoch; False keeps the order of the set.
-        seed: with the epoch, decides the order and the draws.
-        drop_last: leave out a last batch that is not full.
-        rank, world_size: this process and how many there are.
+        image_set: the images or texts.
+        batch_size: images per batch, over all ranks.
+        prepare: last step on every batch of images; receives the batch and its `Draws`. None if images need none.
+        shuffle: draw a new order for every epoch; False keeps the order of the set.
+        seed: together with the epoch, determines the order and the draws.
+        drop_last: omit a last batch that is not full.
+        rank, world_size: index of this process and number of processes.
 
     Raises:
-        DataError: no batch can be made.
+        DataError: the set is too small for one batch.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class BatchLoader:
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self.position = 0  # batches delivered in this epoch
-        self._start = 0  # where the next pass begins: not 0 only after load_state_dict
+        self._start = 0  # first batch of the next pass; not 0 only after load_state_dict
         self.drop_last = drop_last
         self._bounds = batch_bounds(len(image_set), batch_size, world_size, drop_last=drop_last, join=not shuffle)
 
@@ -68,45 +68,45 @@ class BatchLoader:
         return len(self._bounds)
 
     def smallest(self, batches: int | None = None) -> int:
-        """Images of the smallest of the first `batches` batches (None: of all) on any rank."""
+        """Number of images in the smallest of the first `batches` batches (None: of all) on any rank."""
         bounds = self._bounds[:batches] or [(0, self.world_size)]
         return min(max(1, (end - begin) // self.world_size) for begin, end in bounds)
 
     def own(self, number: int) -> int:
-        """How many images of a batch of an epoch count on this rank; 0: they are another rank's."""
+        """Number of images of batch `number` that belong to this rank; 0: it receives the share of rank 0."""
         begin, end = self._bounds[number]
         return len(range(begin + self.rank, end, self.world_size))
 
     def whole(self) -> Self:
-        """A loader of the same batches that gives all images of each, as one process alone would see them."""
-        other = copy.copy(self)
-        other.rank, other.world_size, other.position, other._start = 0, 1, 0, 0
-        other._bounds = batch_bounds(
+        """A loader of the same batches for one process: every batch has the images of all ranks."""
+        loader = copy.copy(self)
+        loader.rank, loader.world_size, loader.position, loader._start = 0, 1, 0, 0
+        loader._bounds = batch_bounds(
             len(self.image_set), self.batch_size, 1, drop_last=self.drop_last, join=not self.shuffle
         )
-        return other
+        return loader
 
     def __iter__(self) -> Iterator[Batch]:
-        """One epoch; the order is read at the first batch, after Lightning has called `set_epoch`."""
+        """One epoch; the order is computed at the first batch, after Lightning has called `set_epoch`."""
         start, self._start = self._start, 0
         order = self.order()
         bounds = list(enumerate(self._bounds))[start:]
-        shares = [order[begin + self._giver(begin, end) : end : self.world_size] for _, (begin, end) in bounds]
+        shares = [order[begin + self._share_of(begin, end) : end : self.world_size] for _, (begin, end) in bounds]
         for (number, (begin, end)), (images, labels) in zip(bounds, self.image_set.batches(shares), strict=True):
             if self.prepare is not None:
-                rank = self._giver(begin, end)
+                rank = self._share_of(begin, end)
                 draws = Draws(self.seed, self.epoch, number, end - begin, rank, self.world_size)
                 images = self.prepare(images, draws)
             self.position = number + 1
             yield images, labels
 
     def shares(self) -> list[Tensor]:
-        """Indices into the set of every batch of this rank, in this epoch's order."""
+        """Indices into the set for every batch of this rank, in the order of this epoch."""
         order = self.order()
-        return [order[begin + self._giver(begin, end) : end : self.world_size] for begin, end in self._bounds]
+        return [order[begin + self._share_of(begin, end) : end : self.world_size] for begin, end in self._bounds]
 
     def order(self) -> Tensor:
-        """Indices (n,) of this epoch's order, drawn from (seed, epoch) on the CPU."""
+        """Indices (n,) of the set in the order of this epoch, drawn from (seed, epoch) on the CPU."""
         n, device = len(self.image_set), self.image_set.labels.device
         lengths = self.image_set.lengths.cpu() if isinstance(self.image_set, TextSet) else None
         if not self.shuffle:
@@ -117,27 +117,27 @@ class BatchLoader:
 
     @property
     def sampler(self) -> "BatchLoader":
-        """Itself: where Lightning looks for `set_epoch`."""
+        """The loader itself: Lightning calls `set_epoch` of the sampler."""
         return self
 
     @property
     def batch_sampler(self) -> None:
-        """None; Lightning reads it to find out whether an evaluation loader shuffles."""
+        """None; Lightning reads it to determine whether an evaluation loader shuffles."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next pass; another one than the checkpoint's starts at its first batch."""
+        """Set the epoch of the next pass; it starts at the first batch unless it is the checkpoint's epoch."""
         if epoch != self.epoch:
             self.epoch, self.position, self._start = epoch, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where this loader stands, with what the position means something for."""
+        """Epoch, position, and the options for which this position is valid."""
         return {"epoch": self.epoch, "position": self.position, **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on behind the last delivered batch.
+        """Resume after the last delivered batch.
 
         Raises:
-            DataError: the checkpoint lies in mid-epoch and was made with other batches.
+            DataError: the checkpoint was saved in the middle of an epoch with other batches.
         """
         self.epoch, self.position = state["epoch"], state["position"]
         self._start = self.position if self.position < len(self) else 0
@@ -148,8 +148,8 @@ class BatchLoader:
                 f"the checkpoint is in mid-epoch of a run with {before}: resume it with the same data options"
             )
 
-    def _giver(self, begin: int, end: int) -> int:
-        """The rank whose share of a batch this rank is given."""
+    def _share_of(self, begin: int, end: int) -> int:
+        """The rank whose share of a batch this rank receives: its own, or rank 0's if its own is empty."""
         return self.rank if begin + self.rank < end else 0
 
     def _identity(self) -> dict[str, int]:
@@ -157,10 +157,10 @@ class BatchLoader:
 
 
 def alike(order: Tensor, lengths: Tensor, batch_size: int, stream: torch.Generator) -> Tensor:
-    """A random order (n,) rearranged so that the texts of a batch have like lengths.
+    """A random order (n,) rearranged so that the texts of a batch have similar lengths.
 
-    Pools of `POOL` batches are sorted by length, and the batches then put into a random order. A rest that fills no
-    batch is left out of this and stays last, so that it is no special choice of texts where it is dropped.
+    Pools of `POOL` batches are sorted by length; then the batches are put into a random order. The texts after the last
+    full batch are not sorted and stay last, so that `drop_last` drops a random selection of texts.
     """
     full = len(order) // batch_size
     body, rest = order[: full * batch_size], order[full * batch_size :]
@@ -170,7 +170,7 @@ def alike(order: Tensor, lengths: Tensor, batch_size: int, stream: torch.Generat
 
 
 def batch_bounds(n: int, batch_size: int, world_size: int, *, drop_last: bool, join: bool) -> list[tuple[int, int]]:
-    """Begin and end of every global batch of n images; with `join` every one has an image for each rank.
+    """Begin and end of every batch of n images; with `join` every batch has at least one image for each rank.
 
     >>> batch_bounds(9, 4, world_size=2, drop_last=False, join=True)
     [(0, 4), (4, 9)]

@@ -21,10 +21,10 @@ class CIFAR10(TorchvisionDataModule):
     """Ten classes of objects and animals, 50,000 + 10,000.
 
     Args:
-        jpeg: quality at which the images have once been compressed; None: the published images. Copies of CIFAR-10
-            that travel as JPEG files have 75. Where the data root holds such a copy (`npz/cifar10_jpeg.npz`, decoded,
-            in MedMNIST's convention) it is read; else the published images are compressed, which gives nearly the same
-            pixels.
+        jpeg: quality at which the images were once compressed as JPEG; None: the published images. Copies of CIFAR-10
+            that are distributed as JPEG files have 75. If the data root has such a copy (`npz/cifar10_jpeg.npz`,
+            decoded, in MedMNIST's convention), it is read; otherwise the published images are compressed, which gives
+            nearly the same pixels.
         options: see `VisionDataModule`.
     """
 
@@ -39,7 +39,7 @@ class CIFAR10(TorchvisionDataModule):
         super().__init__(**options)
 
     def prepare_data(self) -> None:
-        """Download and unpack what is missing; a copy as JPEG needs nothing else."""
+        """Download and unpack missing files, unless a JPEG copy is used."""
         if not self._has_copy():
             super().prepare_data()
 
@@ -63,13 +63,13 @@ class CIFAR10(TorchvisionDataModule):
 
 
 def compressed(images: np.ndarray, quality: int) -> np.ndarray:
-    """Images (n, h, w, 3) uint8 as JPEG leaves them, with its usual halved colour resolution."""
-    made = np.empty_like(images)
-    for image, out in zip(images, made, strict=True):
+    """Images (n, h, w, 3) uint8 after JPEG compression with 4:2:0 chroma subsampling."""
+    decoded = np.empty_like(images)
+    for image, out in zip(images, decoded, strict=True):
         file = io.BytesIO()
         Image.fromarray(image).save(file, "JPEG", quality=quality, subsampling="4:2:0")
         out[:] = np.asarray(Image.open(file))
-    return made
+    return decoded
 
 
 class CIFAR100(CIFAR10):

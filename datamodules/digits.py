@@ -1,15 +1,15 @@
-"""1,797 real handwritten digits inside scikit-learn: data without a network."""
+"""The 1,797 handwritten digits that are part of scikit-learn: real data without a network."""
 
 import torch
 
 from datamodules.image_set import InMemory
 from datamodules.vision import VisionDataModule
 
-TEST_IMAGES, SPLIT_SEED = 360, 0  # constants of this suite: scikit-learn itself has no official split
+TEST_IMAGES, SPLIT_SEED = 360, 0  # our split: scikit-learn has no official one
 
 
 class Digits(VisionDataModule):
-    """8x8 digits (Alpaydin and Kaynak 1998, the test part), 1,437 + 360, classes in equal shares in both.
+    """8x8 digits (Alpaydin and Kaynak 1998, the test part), 1,437 + 360, with the same class shares in both.
 
     Pixels 0..16 are stored as round(255/16 * pixel).
     """

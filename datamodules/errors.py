@@ -1,20 +1,23 @@
-"""The one error of this package: data that a person can mend."""
+"""The error class of this package, for data and options that the user can correct."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class DataError(ValueError):
-    """Missing, broken or contradictory data or options; the message is one line that says what to do.
+    """Missing, broken or contradictory data or options; the message is one line that names the remedy.
 
-    `user_error` marks any exception class whose message a command line prints without a traceback.
+    The attribute `user_error` tells the command line to print the message without a traceback.
     """
 
     user_error = True
 
 
 def one_of(option: str, value: str, valid: Iterable[str]) -> str:
-    """`value` if it is valid, else a DataError that names the nearest valid ones.
+    """`value`, if it is one of `valid`.
+
+    Raises:
+        DataError: it is not; the message names the nearest valid values.
 
     >>> one_of("normalize", "unit", ["standard", "unit"])
     'unit'
@@ -34,6 +37,6 @@ def require(condition: bool, message: str) -> None:
 
 
 def one_line(error: BaseException, *, most: int = 160) -> str:
-    """The first non-empty line of an error's text, or its type where it has none."""
+    """The first non-empty line of an error's message, or its type if the message is empty."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:most] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""Any image set as a federation: its training images are dealt out to clients, and one batch is one round."""
+"""Federated data: the training images of any image set are split among clients, and one batch is one round."""
 
 import json
 from collections.abc import Callable
@@ -29,30 +29,30 @@ SCHEMES: dict[str, Callable] = {
 
 
 class Federated(L.LightningDataModule):
-    """Clients with data of their own; validation and test stay with the server.
+    """Training images split among clients; validation and test data stay with the server.
 
     Args:
         data: the image set; its batch_size and seed are not used for training.
-        clients: how many there are; None: 100, or as many as `partition_file` lists.
-        clients_per_round: sampled in each round without replacement; a number, or a share of all (float).
+        clients: number of clients; None: 100, or as many as `partition_file` lists.
+        clients_per_round: clients sampled in each round without replacement; a number, or a share of all (float).
         partition: `iid`, `shards`, `dirichlet`, `dirichlet_balanced`, `quantity_skew`, or `file`.
-        partition_args: further arguments of the scheme (per_client, beta, min_size, tries).
-        partition_file: with `file`: JSON, one list of training indices a client. No index stands there twice; images
-            in no list are not trained on, and their number is said.
-        partition_seed: decides who gets which image.
-        batch_size: images of a local step; None: all a client has.
+        partition_args: further arguments of the partition (per_client, beta, min_size, tries).
+        partition_file: with `file`: JSON with one list of training indices per client. No index may occur twice.
+            Images in no list are not trained on; a warning gives their number.
+        partition_seed: determines which client gets which image.
+        batch_size: images per local step; None: all images of the client.
         local_epochs: passes of a client over its images in a round.
-        local_steps: so many steps instead.
-        drop_last: leave out a pass's last batch that is not full.
-        rounds_per_epoch: rounds between two validations of a plain trainer.
-        seed: of cohorts, batch orders and augmentation.
+        local_steps: local steps per round, in place of `local_epochs`.
+        drop_last: omit the last batch of a pass if it is not full.
+        rounds_per_epoch: rounds of one epoch of the trainer, which validates after each epoch.
+        seed: of client sampling, batch orders and augmentation.
 
     Attributes:
         parts: after `setup`, each client's indices into the training images.
-        class_counts: after `setup`, (clients, classes) images.
+        class_counts: after `setup`, (clients, classes) numbers of images.
 
     Raises:
-        DataError: more clients a round than there are, a partition that cannot be made, numbers below one.
+        DataError: more clients per round than clients, an impossible partition, or numbers below one.
     """
 
     predict_split: str = "test"
@@ -94,7 +94,7 @@ class Federated(L.LightningDataModule):
 
     @property
     def validation_is_test(self) -> bool:
-        """Whether validation metrics are computed on the test set, for lack of anything else."""
+        """Whether validation metrics are computed on the test set, because there are no other images."""
         return self.data.validation_is_test
 
     def example(self, n: int = 2) -> Tensor:
@@ -103,15 +103,15 @@ class Federated(L.LightningDataModule):
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Of one sample of a batch, flattened or not."""
+        """Shape of one sample of a batch, flattened or not."""
         return tuple(self.example(1).shape[1:])
 
     def prepare_data(self) -> None:
-        """Fetch what is missing."""
+        """Download missing files."""
         self.data.prepare_data()
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the images and deal them out; a second call does nothing."""
+        """Read the images and split them among the clients; a second call does nothing."""
         self.data.trainer = self.trainer
         self.data.setup(stage)
         if self.parts:
@@ -128,8 +128,8 @@ class Federated(L.LightningDataModule):
         self._show(labels)
 
     def train_dataloader(self) -> RoundLoader:
-        """Rounds."""
-        refuse_choices(self.data)  # once more: now the learning rate's schedule is known
+        """One epoch of rounds."""
+        refuse_choices(self.data)  # again: the learning rate schedule is known only now
         require(bool(self.parts), "Federated: call setup() first (a Trainer does)")
         images = self.data.train_set
         return RoundLoader(
@@ -143,15 +143,15 @@ class Federated(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> BatchLoader:
-        """The image set's."""
+        """The loader of the image set."""
         return self.data.val_dataloader()
 
     def test_dataloader(self) -> BatchLoader:
-        """The image set's."""
+        """The loader of the image set."""
         return self.data.test_dataloader()
 
     def predict_dataloader(self) -> BatchLoader:
-        """The image set's, of the split or folder that is asked of this module."""
+        """The loader of the image set, for `predict_split` or `predict_folder` of this module."""
         self.data.predict_split, self.data.predict_folder = self.predict_split, self.predict_folder
         return self.data.predict_dataloader()
 
@@ -184,10 +184,10 @@ class Federated(L.LightningDataModule):
         return size
 
     def _show(self, labels: np.ndarray) -> None:
-        """Draw clients x classes beside the run's other files, and hand the picture to loggers that take images."""
+        """Write a picture (clients x classes) to the run's folder and pass it to loggers that accept images."""
         if self.trainer is None or not self.trainer.loggers:
             return
-        folder = self.trainer.log_dir  # asks all ranks, so it is read on all of them
+        folder = self.trainer.log_dir  # a collective operation: all ranks must read it
         if folder is None or not self.trainer.is_global_zero:
             return
         path = partition_picture(labels, [part.numpy() for part in self.parts], Path(folder) / "partition.png")
@@ -202,6 +202,6 @@ def _read_parts(path: Path) -> list[list[int]]:
     except (OSError, ValueError) as error:
         raise DataError(f"partition_file {path} cannot be read: {one_line(error)}") from None
     lists = isinstance(parts, list) and parts and all(isinstance(part, list) for part in parts)
-    require(bool(lists), f"partition_file {path} holds no list of lists of indices, one a client")
+    require(bool(lists), f"partition_file {path} is not a list with one list of indices per client")
     require(all(type(i) is int for part in parts for i in part), f"partition_file {path}: indices are whole numbers")
     return parts

@@ -1,4 +1,4 @@
-"""Folders of image files, one for each class: ImageNet, its subsets, Tiny-ImageNet, Imagenette."""
+"""Image files in one folder for each class: ImageNet, its subsets, Tiny-ImageNet, Imagenette."""
 
 from pathlib import Path
 from typing import Any
@@ -8,25 +8,25 @@ import torchvision.datasets as tv
 
 from datamodules.data_root import ELSEWHERE, opened
 from datamodules.errors import DataError, require
-from datamodules.image_set import OnDisk
+from datamodules.image_set import EXTENSIONS, OnDisk
 from datamodules.vision import VisionDataModule
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp"}
 ANNOTATIONS = "val_annotations.txt"  # Tiny-ImageNet: file name, class, box
 
 
 class ImageFolder(VisionDataModule):
     """`<path>/train/<class>/**` and `<path>/val` or `<path>/test` with the same classes, sorted by name.
 
-    With both, `val` is for validation; with one, it is the test set. A `val_annotations.txt` (Tiny-ImageNet) stands
-    for class folders. Every image is resized on its shorter side to `size` and cut at the centre. Sets up to
-    `in_memory_limit` are decoded once; larger ones batch by batch. Normalised with ImageNet's statistics.
+    If there are both, `val` is the validation set; if there is only one of them, it is the test set. A file
+    `val_annotations.txt` (Tiny-ImageNet) replaces class folders. The shorter side of every image is resized to `size`,
+    then the centre is cropped. Images are normalised with ImageNet's statistics. A split of up to `in_memory_limit` is
+    decoded once, a larger one batch by batch.
 
     Args:
         path: the folder, absolute or inside `root`.
         size: height and width in pixels.
-        num_workers: processes that decode.
-        in_memory_limit: bytes of decoded images up to which a split is kept in memory.
+        num_workers: processes that decode images.
+        in_memory_limit: largest split that is kept in memory, in bytes of decoded images.
     """
 
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -40,7 +40,7 @@ class ImageFolder(VisionDataModule):
         super().__init__(**options)
 
     def inspect(self) -> None:
-        """Classes from the names of the training folders."""
+        """Read the classes from the names of the training folders."""
         self.path = self.root / self.path  # an absolute path stays as it is
         train = self.path / "train"
         require(train.is_dir(), f"{train} is not a folder: correct the path, or {ELSEWHERE}")
@@ -61,12 +61,12 @@ class ImageFolder(VisionDataModule):
 
 
 class Imagenette(ImageFolder):
-    """Ten easy classes of ImageNet, 9,469 + 3,925 (fast.ai, version 2), in the smallest archive that has the size.
+    """Ten easy classes of ImageNet, 9,469 + 3,925 (fast.ai, version 2), from the smallest archive with enough pixels.
 
     Args:
         size: height and width in pixels.
-        num_workers: processes that decode.
-        in_memory_limit: bytes of decoded images up to which a split is kept in memory.
+        num_workers: processes that decode images.
+        in_memory_limit: largest split that is kept in memory, in bytes of decoded images.
     """
 
     num_classes = 10
@@ -77,7 +77,7 @@ class Imagenette(ImageFolder):
         super().__init__(folder, size, num_workers, in_memory_limit, **options)
 
     def inspect(self) -> None:
-        """Known without the files."""
+        """Set shape and folders, which are known without the files."""
         self.path = self.root / self.path
         self.image_shape = (3, self.size, self.size)
         self.folders = {"train": "train", "test": "val"}
@@ -97,18 +97,18 @@ class Imagenette(ImageFolder):
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted, but for hidden ones."""
+    """Sorted names of the folders in a folder, without hidden ones."""
     entries = folder.iterdir() if folder.is_dir() else ()
     return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
 def is_labelled(folder: Path, class_names: list[str]) -> bool:
-    """Whether a folder says which class its images have."""
+    """Whether a folder has class folders or an annotation file."""
     return (folder / ANNOTATIONS).is_file() or bool(set(subfolders(folder)) & set(class_names))
 
 
 def labelled_files(folder: Path, class_names: list[str]) -> tuple[list[Path], list[int]]:
-    """Image files, sorted, and the place of their class in `class_names`."""
+    """Sorted image files, and for each the index of its class in `class_names`."""
     annotations = folder / ANNOTATIONS
     if annotations.is_file():
         rows = [line.split("\t") for line in annotations.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -116,20 +116,20 @@ def labelled_files(folder: Path, class_names: list[str]) -> tuple[list[Path], li
         require(not bad, f"{annotations}: {' '.join(bad[0]) if bad else ''} names no class folder of train")
         return [folder / "images" / row[0] for row in rows], [class_names.index(row[1]) for row in rows]
     if strange := sorted(set(subfolders(folder)) - set(class_names)):
-        raise DataError(f"{folder} has the class {strange[0]}, which train has not: remove it, or add it to train")
+        raise DataError(f"{folder} has the class {strange[0]}, which train does not: remove it, or add it to train")
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(class_names):
         files = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in EXTENSIONS)
         paths += files
         labels += [label] * len(files)
-    require(len(paths) > 0, f"{folder} holds no images of the classes of train: check the folder")
+    require(len(paths) > 0, f"{folder} has no images of the classes of train: check the folder")
     return paths, labels
 
 
 def _of_every_class(labels: list[int], class_names: list[str], folder: Path) -> None:
     """Refuse a training folder in which a class has no image."""
-    have = set(labels)
-    empty = [name for label, name in enumerate(class_names) if label not in have]
-    kinds = ", ".join(sorted(EXTENSIONS))
-    require(not empty, f"{folder}: no image ({kinds}) of the class {empty[0] if empty else ''}: remove its folder")
+    present = set(labels)
+    empty = [name for label, name in enumerate(class_names) if label not in present]
+    endings = ", ".join(sorted(EXTENSIONS))
+    require(not empty, f"{folder}: no image ({endings}) of the class {empty[0] if empty else ''}: remove its folder")

@@ -1,4 +1,4 @@
-"""Random numbers by name: every draw has its own generator, so the global seed decides nothing about the data."""
+"""Random generators seeded by purpose: no draw of the data depends on the global seed."""
 
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -7,29 +7,34 @@ import torch
 from torch import Tensor
 
 
-def generator(purpose: str, *numbers: int) -> torch.Generator:
-    """A CPU generator whose stream depends on `purpose` and `numbers` alone.
+def seed_of(purpose: str, *numbers: int, size: int = 8) -> int:
+    """An integer of `size` bytes: the hash of `purpose` and `numbers`."""
+    digest = blake2b(repr((purpose, *numbers)).encode(), digest_size=size).digest()
+    return int.from_bytes(digest)
 
-    Drawing on the CPU makes the order of batches the same on every device and every rank.
+
+def generator(purpose: str, *numbers: int) -> torch.Generator:
+    """A CPU generator whose stream depends on `purpose` and `numbers` only.
+
+    It is a CPU generator so that batches have the same order on every device and every rank.
 
     >>> first, again = (torch.rand(2, generator=generator("order", 0, 3)) for _ in range(2))
     >>> bool((first == again).all())
     True
     """
-    digest = blake2b(repr((purpose, *numbers)).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
+    return torch.Generator().manual_seed(seed_of(purpose, *numbers) >> 1)
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of one global batch, one row per image, of which this rank sees its own rows.
+    """The random numbers of one batch, one row per image, restricted to the rows of this rank.
 
-    Every rank draws for the whole batch and keeps its share: two ranks augment the images as one would.
+    Every rank draws for the whole batch and keeps its own rows, so the images are augmented as in one process.
 
     Args:
-        seed, epoch, batch: what the numbers depend on.
-        size: images in the global batch.
-        rank, world_size: which rows are kept (rank, rank + world_size, ...).
+        seed, epoch, batch: determine the numbers.
+        size: images in the batch, over all ranks.
+        rank, world_size: the rows rank, rank + world_size, ... are kept.
     """
 
     seed: int
@@ -45,5 +50,5 @@ class Draws:
         return torch.randint(high, (self.size, columns), generator=stream)[self.rank :: self.world_size]
 
     def number(self, purpose: str) -> int:
-        """A seed for a transform that draws for itself; the same on all ranks."""
+        """A seed for a transform that draws its own random numbers; equal on all ranks."""
         return generator(purpose, self.seed, self.epoch, self.batch).initial_seed()

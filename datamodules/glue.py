@@ -1,4 +1,4 @@
-"""The tasks of GLUE, sentences and pairs of them, as batches for an encoder."""
+"""The tasks of GLUE, single sentences or pairs, as batches for an encoder."""
 
 from collections.abc import Sized
 from typing import Literal
@@ -20,40 +20,40 @@ from datamodules.validation import CHOICES, refuse_choices
 class GLUE(LoadingDataModule):
     """One task of GLUE (Wang et al. 2019); a batch is (inputs (n, 3, T) int64, targets (n,)).
 
-    Inputs are token ids, attention mask and token types, padded to the batch's longest text; a batch holds texts of
-    like length. Targets are int64 classes, for STS-B float32 scores from 0 to 5. In RTE and QNLI class 0 is
-    entailment, as at the hub.
+    Inputs are token ids, attention mask and token types, padded to the longest text of the batch; the texts of a batch
+    have similar lengths. Targets are int64 classes, for STS-B float32 scores from 0 to 5. In RTE and QNLI class 0 is
+    entailment, as in the Hugging Face hub.
 
     GLUE publishes no labels for its test sets. The official development set is therefore the test set here, and a share
-    of the training set is held out to choose models by.
+    of the training set is held out for validation.
 
     Args:
         task: CoLA, MRPC, STS-B, RTE, SST-2 or QNLI.
-        tokenizer: of transformers, by name or folder.
-        max_length: tokens that are kept of a text or a pair, special ones included.
-        root: folder of all data sets, which holds `GLUE/<task>`; default: the environment's LIT_FA_DATA, else ./data.
-        batch_size: training texts per step over all devices together.
+        tokenizer: name or folder of a tokenizer of transformers.
+        max_length: largest number of tokens of a text or a pair, including special tokens; longer ones are truncated.
+        root: folder of all data sets, with `GLUE/<task>`; default: the environment variable LIT_FA_DATA, else ./data.
+        batch_size: training texts per step, over all devices together.
         eval_batch_size: the same for validation and test.
-        val_size: training texts (int) or share of them (float) held out for validation, each class in proportion; 0:
-            the development set, which then is the test set too unless `test_split` is test.
-        val_seed: decides which texts are held out, and which remain under a limit.
+        val_size: number (int) or share (float) of training texts held out for validation, each class in proportion. 0:
+            the development set, which is then also the test set unless `test_split` is test.
+        val_seed: determines which texts are held out and which are used under a limit.
         validation_is_test: `refuse` or `allow`, see `VisionDataModule`.
         test_split: dev, or test for MRPC and STS-B, whose original test files have labels.
         seed: order of training batches.
-        limit_train: use only so many training texts, each class in proportion.
+        limit_train: largest number of training texts, each class in proportion.
         limit_test: the same for the test set.
-        drop_last: leave out a last training batch that is not full.
-        device: where texts are kept; auto: the trainer's device, cpu without a trainer.
-        download: fetch what is missing from the hub; False never touches the network.
-        cache: folder of the tokenised texts; default: this user's cache, see `datamodules.tokenised`.
+        drop_last: omit a last training batch that is not full.
+        device: device of the texts; auto: the trainer's device, cpu without a trainer.
+        download: download missing files from the hub; False never uses the network.
+        cache: folder of the tokenised texts; default: the user's cache, see `datamodules.tokenised`.
 
     Attributes:
         num_classes: 2, or 1 for a score.
-        image_shape: (3, max_length): what a network must be able to take.
+        image_shape: (3, max_length), the largest input of the network.
         train_set, val_set, test_set: after `setup`, the texts on the device.
 
     Raises:
-        DataError: an option that contradicts the task, or files that cannot be had; one line that says what to do.
+        DataError: an option that contradicts the task, or files that are not available; one line that names the remedy.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class GLUE(LoadingDataModule):
 
     @property
     def validation_is_test(self) -> bool:
-        """Whether validation metrics are computed on the test set, for lack of anything else."""
+        """Whether validation metrics are computed on the test set, because there are no other texts."""
         return not self.val_size and self.test_split == "dev"
 
     def setup(self, stage: str | None = None) -> None:
@@ -107,9 +107,9 @@ class GLUE(LoadingDataModule):
         val = self._tokenised(tokenizer, "dev") if not self.val_size and not self.validation_is_test else test
         if self.val_size:
             order = self._order(train)
-            held = max(round(self.val_size * len(train)), 1) if isinstance(self.val_size, float) else self.val_size
-            require(held < len(train), f"val_size={self.val_size} leaves no training text: there are {len(train)}")
-            val, train = train.select(order[:held].sort().values), train.select(order[held:].sort().values)
+            size = max(round(self.val_size * len(train)), 1) if isinstance(self.val_size, float) else self.val_size
+            require(size < len(train), f"val_size={self.val_size} leaves no training text: there are {len(train)}")
+            val, train = train.select(order[:size].sort().values), train.select(order[size:].sort().values)
         train = self._first(train, self.limit_train)
         self.train_set, self.val_set, self.test_set = (part.to(device) for part in (train, val, test))
         self._placed_on = device

@@ -1,8 +1,8 @@
-"""GLUE as it was published, one folder of tab-separated files for each task; else from the hub.
+"""The published files of GLUE, one folder of tab-separated files for each task; otherwise the Hugging Face hub.
 
-The files are not csv: quotation marks are part of the sentences, and a sentence may hold any line break but ``\\n``.
-Every task has its own columns; CoLA has no header, RTE and QNLI have words for labels, MRPC begins with a byte order
-mark. The published test files have no labels; MRPC's and STS-B's original test files do.
+The files are not csv: quotation marks are part of the sentences, and a sentence may contain any line break except
+``\\n``. Every task has its own columns; CoLA has no header, the labels of RTE and QNLI are words, MRPC starts with a
+byte order mark. The published test files have no labels, but the original test files of MRPC and STS-B do.
 """
 
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ class Task:
     """One task of GLUE.
 
     Attributes:
-        hub: its name there.
+        hub: name of the task at the hub.
         texts: columns of the sentences, one or two.
         label: column of the label.
-        words: the labels 0, 1, ... as the file spells them; empty where the label is a number from 0 to 5.
-        header: columns of a file that does not name them.
-        hub_texts: the sentences' columns at the hub, where they differ.
-        test: the file of the test sentences that has labels.
-        test_header: its columns, where it does not name them.
+        words: the text of the labels 0, 1, ... in the file; empty if the label is a number from 0 to 5.
+        header: columns of a file without a header line.
+        hub_texts: columns of the sentences at the hub, if they differ.
+        test: the test file that has labels.
+        test_header: columns of that file if it has no header line.
     """
 
     hub: str
@@ -44,7 +44,7 @@ class Task:
 
     @property
     def num_classes(self) -> int:
-        """Classes, or 1 where the target is a number."""
+        """Number of classes, or 1 if the target is a score."""
         return len(self.words) or 1
 
 
@@ -62,17 +62,17 @@ TASKS = {
 
 
 class Texts(NamedTuple):
-    """Sentences, as a list for each column, and labels (n,): int64 classes, or float32 numbers."""
+    """Sentences, one list for each column, and labels (n,): int64 classes or float32 scores."""
 
     columns: list[list[str]]
     labels: Tensor
 
 
 def read_split(name: str, split: str, root: Path, download: bool = True) -> Texts:
-    """The "train", "dev" or (where it has labels) "test" part of a task.
+    """The "train", "dev" or (if it has labels) "test" part of a task.
 
     Raises:
-        DataError: no files and no network, columns that are missing, or a label that is none.
+        DataError: no files and no network, missing columns, or an invalid label.
     """
     task, folder = TASKS[name], root / "GLUE" / name
     if not folder.is_dir():
@@ -82,36 +82,37 @@ def read_split(name: str, split: str, root: Path, download: bool = True) -> Text
     header, rows = _table(path, task.test_header if split == "test" else task.header)
     missing = [column for column in (*task.texts, task.label) if column not in header]
     require(not missing, f"{path} has no column {missing[:1]}; it has {list(header)}: get GLUE's own file")
-    places = [header.index(column) for column in (*task.texts, task.label)]
+    columns = [header.index(column) for column in (*task.texts, task.label)]
     for number, row in rows:
-        require(len(row) > max(places), f"{path}, line {number}: {len(row)} columns, not {len(header)}: mend the file")
-    labels = [_label(row[places[-1]], task, f"{path}, line {number}") for number, row in rows]
-    return Texts([[row[place] for _, row in rows] for place in places[:-1]], _tensor(labels, task))
+        wrong = f"{path}, line {number}: {len(row)} columns, not {len(header)}"
+        require(len(row) > max(columns), f"{wrong}: correct the file")
+    labels = [_label(row[columns[-1]], task, f"{path}, line {number}") for number, row in rows]
+    return Texts([[row[column] for _, row in rows] for column in columns[:-1]], _tensor(labels, task))
 
 
 def _table(path: Path, header: tuple[str, ...]) -> tuple[tuple[str, ...], list[tuple[int, list[str]]]]:
-    """Column names, and (line number, fields) of every line that is not empty; nothing is quoted."""
+    """Column names, and (line number, fields) of every line that is not empty; quotation marks have no meaning."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text file in UTF-8 ({one_line(error)}); get it again") from error
+        raise DataError(f"{path}: not a text file in UTF-8 ({one_line(error)}); download it again") from error
     lines = [(number, line.rstrip("\r").split("\t")) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not header:
-        require(bool(lines), f"{path} is empty: get it again")
+        require(bool(lines), f"{path} is empty: download it again")
         header, lines = tuple(lines[0][1]), lines[1:]
-    require(bool(lines), f"{path} has no sentences: get it again")
+    require(bool(lines), f"{path} has no sentences: download it again")
     return header, lines
 
 
 def _label(word: str, task: Task, where: str) -> int | float:
     if task.words:
-        require(word in task.words, f"{where}: label {word!r} is none of {', '.join(task.words)}: mend the file")
+        require(word in task.words, f"{where}: label {word!r} is none of {', '.join(task.words)}: correct the file")
         return task.words.index(word)
     try:
         score = float(word)
     except ValueError:
         score = -1.0
-    require(0 <= score <= 5, f"{where}: score {word!r} is no number from 0 to 5: mend the file")
+    require(0 <= score <= 5, f"{where}: score {word!r} is not a number from 0 to 5: correct the file")
     return score
 
 
@@ -128,7 +129,7 @@ def _from_hub(name: str, split: str, root: Path, download: bool) -> Texts:
         part = load_dataset(HUB, task.hub, split="validation" if split == "dev" else split)
     except ImportError as error:
         raise DataError(f"{folder} does not exist: {ELSEWHERE}, or pip install 'lit-fa[text]' to fetch it") from error
-    except Exception as error:  # the hub, the network and the cache each have their own kinds
+    except Exception as error:  # the hub, the network and the cache have different exceptions
         reason = one_line(error)
         raise DataError(f"{folder} does not exist ({reason}): run once with a network, or {ELSEWHERE}") from error
     labels = _tensor(part["label"][:], task)

@@ -1,4 +1,4 @@
-"""Where images are kept: whole in memory, or as files that are decoded when a batch asks for them."""
+"""Image sets, either entirely in memory or as files that are decoded batch by batch."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -14,13 +14,14 @@ from torchvision.transforms.v2 import functional as vision
 from datamodules.errors import DataError, one_line
 
 Batch = tuple[Tensor, Tensor]
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp"}  # of image files
 
 
 @dataclass(frozen=True)
 class InMemory:
     """Images (n, c, h, w) uint8 and labels (n,) int64, on one device.
 
-    Sets that need no augmentation are held ready for the network instead: floats, normalised, maybe flat.
+    A set without augmentation is stored as network inputs instead: floats, normalised, possibly flattened.
     """
 
     images: Tensor
@@ -45,13 +46,13 @@ class InMemory:
     def batches(self, indices: Iterable[Tensor]) -> Iterator[Batch]:
         """One (images, labels) for each index vector."""
         for index in indices:
-            place = index.to(self.labels.device)
-            yield self.images.index_select(0, place), self.labels.index_select(0, place)
+            local = index.to(self.labels.device)
+            yield self.images.index_select(0, local), self.labels.index_select(0, local)
 
 
 @dataclass(frozen=True)
 class OnDisk(Dataset):
-    """Image files, decoded to (3, size, size) uint8: shorter side to `size`, then the centre."""
+    """Image files, decoded to (3, size, size) uint8: shorter side resized to `size`, then the centre cropped."""
 
     paths: tuple[Path, ...]
     labels: Tensor
@@ -68,7 +69,7 @@ class OnDisk(Dataset):
 
     @property
     def decoded_bytes(self) -> int:
-        """Memory that the whole set would take as uint8."""
+        """Bytes of the whole set as uint8."""
         return len(self) * 3 * self.size**2
 
     def select(self, indices: Tensor, labels: Tensor) -> Self:
@@ -85,7 +86,7 @@ class OnDisk(Dataset):
             self,
             batch_sampler=[index.tolist() for index in indices],
             num_workers=self.num_workers,
-            generator=torch.Generator(),  # without one of its own it would advance the global random state
+            generator=torch.Generator(),  # without it the loader would advance the global random state
         )
         for images, labels in loader:
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
@@ -105,10 +106,15 @@ def decoded(path: Path, size: int) -> Tensor:
 
 
 def read_pixels(path: Path, size: int, mode: str) -> Tensor:
-    """Image (channels, size, size) uint8 from a file: `RGB` or `L`, shorter side resized to `size`, centre cut out.
+    """Image (channels, size, size) uint8 from a file: shorter side resized to `size`, then the centre cropped.
+
+    Args:
+        path: the file.
+        size: height and width of the result, in pixels.
+        mode: `RGB` (three channels) or `L` (one).
 
     Raises:
-        DataError: the file is missing, truncated or no image.
+        DataError: the file is missing, truncated or not an image.
     """
     try:
         with Image.open(path) as image:

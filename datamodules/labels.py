@@ -1,4 +1,4 @@
-"""Pure functions of a label vector: which images belong to a set, and which label each one carries."""
+"""Pure functions of a label vector: selection of images, relabelling, label noise, hold-out."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ from datamodules.generators import generator
 
 
 def choose_classes(classes: Sequence[int] | int | None, num_classes: int, seed: int) -> list[int] | None:
-    """The classes to keep: None for all, a list as it is, k for k classes drawn by `seed` (in ascending order).
+    """The classes to keep: None for all, a list unchanged, a number k for k classes drawn by `seed` (ascending).
 
     Raises:
-        DataError: a class that does not exist or comes twice, or k outside 1..num_classes.
+        DataError: a class that does not exist or occurs twice, or k outside 1..num_classes.
     """
     if classes is None:
         return None
@@ -28,7 +28,7 @@ def choose_classes(classes: Sequence[int] | int | None, num_classes: int, seed: 
 
 
 def only_classes(labels: Tensor, classes: list[int] | None) -> tuple[Tensor, Tensor]:
-    """Indices of the images of `classes` and their new labels: the place of the old label in the list.
+    """Indices of the images of `classes`, and their new labels: the index of the old label in the list.
 
     >>> only_classes(torch.tensor([7, 3, 1, 7]), [3, 7])
     (tensor([0, 1, 3]), tensor([1, 0, 1]))
@@ -38,12 +38,12 @@ def only_classes(labels: Tensor, classes: list[int] | None) -> tuple[Tensor, Ten
     new = torch.full((int(max(labels.max(), max(classes))) + 1,), -1)
     new[classes] = torch.arange(len(classes))
     relabelled = new[labels]
-    kept = (relabelled >= 0).nonzero().flatten()
-    return kept, relabelled[kept]
+    chosen = (relabelled >= 0).nonzero().flatten()
+    return chosen, relabelled[chosen]
 
 
 def whole_numbers(labels: np.ndarray, where: str) -> Tensor:
-    """Labels as int64, whatever they are stored as: integers, truth values, or floats without a fraction.
+    """Labels as int64, from integers, booleans or floats without a fraction; `where` starts the error message.
 
     Raises:
         DataError: text, or a number that is not whole.
@@ -61,26 +61,29 @@ def whole_numbers(labels: np.ndarray, where: str) -> Tensor:
 
 
 def check_every_class(labels: Tensor, num_classes: int, where: str, offset: int = 0) -> None:
-    """Raise a DataError unless every class from 0 to num_classes - 1 has a training label; it names the ways out.
+    """Check that every class from 0 to num_classes - 1 has a training label.
 
     Args:
-        labels: of training, from 0.
+        labels: training labels (n,), from 0.
         num_classes: c, the largest label of any split plus one.
-        where: the file.
-        offset: what was subtracted from the labels in the file.
+        where: the file, for the message.
+        offset: number that was subtracted from the labels of the file.
+
+    Raises:
+        DataError: a class has none; the message names the possible remedies.
     """
-    there = labels.unique().tolist()
-    missing = sorted(set(range(num_classes)) - set(there))
+    present = labels.unique().tolist()
+    missing = sorted(set(range(num_classes)) - set(present))
     if not missing:
         return
-    if missing == list(range(there[0])):
-        smallest = there[0] + offset
+    if missing == list(range(present[0])):
+        smallest = present[0] + offset
         raise DataError(f"{where}: the training labels begin at {smallest}: set label_offset: {smallest}")
-    shown = [label + offset for label in there]
+    in_file = [label + offset for label in present]
     raise DataError(
         f"{where}: no training image has the label {_listed([label + offset for label in missing])}: set "
-        f"num_classes: {num_classes} if there are such classes, or classes: {_listed(there, '[]')} to number "
-        f"those of {_listed(shown)} from 0 on"
+        f"num_classes: {num_classes} if there are such classes, or classes: {_listed(present, '[]')} to number "
+        f"those of {_listed(in_file)} from 0 on"
     )
 
 
@@ -90,13 +93,17 @@ def _listed(numbers: Sequence[int], brackets: str = "") -> str:
 
 
 def check_range(labels: Tensor, num_classes: int, where: str) -> None:
-    """Raise a DataError unless every label lies in 0..num_classes-1 and there is at least one."""
+    """Check that there is at least one label and that all are in 0..num_classes-1.
+
+    Raises:
+        DataError: otherwise.
+    """
     require(len(labels) > 0, f"{where}: there are no images in it; check the file or folder")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
         raise DataError(
             f"{where}: labels run from {low} to {high}, but there are {num_classes} classes, 0 to {num_classes - 1}; "
-            "mend the file or set label_offset to its smallest label"
+            "correct the file or set label_offset to its smallest label"
         )
 
 
@@ -105,8 +112,9 @@ def replace_labels(
 ) -> Tensor:
     """Symmetric label noise: exactly round(share * n) images get a class drawn uniformly from all classes.
 
-    Which images, and what they get, depends on `seed` and n alone; a larger share adds images and keeps the others.
-    By default the draw may hit the true class, so that a share of 0.4 leaves 0.6 + 0.4 / num_classes correct.
+    The images and their new classes depend only on `seed` and n; a larger share adds images to those of a smaller one.
+    By default the drawn class may be the true one, so a share of 0.4 leaves 0.6 + 0.4 / num_classes of the labels
+    correct.
     """
     stream = generator("label noise", seed)
     chosen = torch.randperm(len(labels), generator=stream)[: round(share * len(labels))]
@@ -120,42 +128,42 @@ def replace_labels(
 
 
 def hold_out(n: int, size: int | float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split 0..n-1 into (kept, held out), both ascending; a float is a share of n (at least one), an int a number.
+    """Split 0..n-1 into (training, held out), both ascending; a float `size` is a share of n (at least one image).
 
     Raises:
-        DataError: nothing would be left to train on.
+        DataError: no training image is left.
     """
-    held = max(round(size * n), size > 0) if isinstance(size, float) else size
-    require(held < n, f"val_size={size} leaves no training image: there are {n}; choose a smaller val_size")
+    number = max(round(size * n), size > 0) if isinstance(size, float) else size
+    require(number < n, f"val_size={size} leaves no training image: there are {n}; choose a smaller val_size")
     order = torch.randperm(n, generator=generator("validation", seed))
-    return order[held:].sort().values, order[:held].sort().values
+    return order[number:].sort().values, order[:number].sort().values
 
 
 def balanced_order(labels: Tensor, seed: int) -> Tensor:
-    """An order of all images whose every beginning holds the classes as evenly as it can.
+    """An order (n,) of all images in which the first k images have classes as even as possible, for every k.
 
     >>> labels = torch.tensor([0, 0, 0, 0, 1, 1])
     >>> sorted(labels[balanced_order(labels, seed=0)[:4]].tolist())
     [0, 0, 1, 1]
     """
     shuffled = torch.randperm(len(labels), generator=generator("limit", seed))
-    turn = torch.empty_like(shuffled)  # the how-manieth image of its class each one is
+    position = torch.empty_like(shuffled)  # index of each image within its class
     for label in labels.unique():
         members = (labels[shuffled] == label).nonzero().flatten()
-        turn[members] = torch.arange(len(members))
-    return shuffled[turn.argsort(stable=True)]
+        position[members] = torch.arange(len(members))
+    return shuffled[position.argsort(stable=True)]
 
 
 def proportional_order(labels: Tensor, seed: int) -> Tensor:
-    """An order of all samples whose every beginning holds the classes as nearly in proportion as it can.
+    """An order (n,) of all samples in which the first k have nearly the class shares of the whole set, for every k.
 
     >>> labels = torch.tensor([0, 0, 0, 0, 1, 1])
     >>> sorted(labels[proportional_order(labels, seed=0)[:3]].tolist())
     [0, 0, 1]
     """
     shuffled = torch.randperm(len(labels), generator=generator("validation", seed))
-    place = torch.empty(len(labels), dtype=torch.float64)  # where in its class each one stands, from 0 to 1
+    position = torch.empty(len(labels), dtype=torch.float64)  # of each sample within its class, from 0 to 1
     for label in labels.unique():
         members = (labels[shuffled] == label).nonzero().flatten()
-        place[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
-    return shuffled[place.argsort(stable=True)]
+        position[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
+    return shuffled[position.argsort(stable=True)]

@@ -38,20 +38,20 @@ class MedMNIST(VisionDataModule):
         self.path = self.folder / f"{self.flag}{suffix}.npz"
 
     def prepare_data(self) -> None:
-        """Download what is missing and verify it."""
+        """Download the file if it is missing and verify its checksum."""
         self.fetch()
         if calculate_md5(self.path) != self.md5:
             raise DataError(f"{self.path}: wrong checksum, truncated or not the original; delete it and run again")
 
     def fetch(self) -> None:
-        """Have medmnist put the file in its folder."""
+        """Download the file with medmnist if it is missing."""
         import medmnist
 
         if self.path.is_file():
             return
         require(self.download, f"{self.path} does not exist: allow download, or {ELSEWHERE}")
         reader = getattr(medmnist, medmnist.INFO[self.flag]["python_class"])
-        self._make_folder()  # medmnist insists on it
+        self._make_folder()  # medmnist does not create it
         files: list[tuple[Path, str]] = [(self.path, self.md5)]
         opened(reader, self.flag, self.folder, True, files, split="test", size=self.size)
 
@@ -64,11 +64,11 @@ class MedMNIST(VisionDataModule):
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise DataError(f"{self.folder} cannot be made ({error.strerror}): choose another root") from error
+            raise DataError(f"{self.folder} cannot be created ({error.strerror}): choose another root") from error
 
 
 def flags() -> list[str]:
-    """The flags that fit: two-dimensional, one label for each image."""
+    """The flags of the two-dimensional sets with one label per image."""
     from medmnist import INFO
 
     return [flag for flag, info in INFO.items() if "3d" not in flag and "multi-label" not in info["task"]]

@@ -69,7 +69,7 @@ class EMNIST(MNIST):
         super().__init__(**options)
 
     def arguments(self, split: str) -> dict[str, Any]:
-        """The split by its EMNIST name as well."""
+        """EMNIST's own split, and train or test."""
         return {"split": self.split, "train": split == "train"}
 
     def checksums(self) -> list[tuple[Path, str]]:
@@ -77,7 +77,7 @@ class EMNIST(MNIST):
         return [(self.root / "EMNIST" / "raw" / "gzip.zip", self.source.md5)]
 
     def read(self, split: str) -> InMemory:
-        """Images (n, 1, 28, 28) upright (the files hold them transposed) and labels from 0."""
+        """Images (n, 1, 28, 28), upright (in the files they are transposed), and labels from 0."""
         raw = super().read(split)
         first = 1 if self.split == "letters" else 0
         return InMemory(raw.images.transpose(-1, -2).contiguous(), raw.labels - first)

@@ -17,16 +17,19 @@ from datamodules.vision import VisionDataModule
 
 
 class Npz(VisionDataModule):
-    """Any labelled images in one file; the number of classes is the largest label plus one.
+    """Labelled images in one file; the number of classes is the largest label plus one.
 
-    Labels are whole numbers, and every class from 0 on has a training image; else the file is refused.
+    Labels must be whole numbers, and every class from 0 on must have a training image.
 
     Args:
         path: the file, absolute or inside `root`.
-        label_offset: the file's smallest label, subtracted from all (1 for EMNIST letters).
-        num_classes: where it is given, there may be classes without a training image.
-        md5: the file's checksum, if it is to be verified.
-        mean, std: per channel, in units of [0, 1]; default: measured on the training images.
+        label_offset: the smallest label of the file, which is subtracted from all labels (1 for EMNIST letters).
+        num_classes: number of classes; if it is given, classes without a training image are allowed.
+        md5: checksum of the file, if it should be verified.
+        mean, std: per channel, in units of [0, 1]; default: computed from the training images.
+
+    Raises:
+        DataError: a missing or broken file, or images and labels that do not fulfil these conditions.
     """
 
     def __init__(
@@ -47,7 +50,7 @@ class Npz(VisionDataModule):
         super().__init__(**options)
 
     def inspect(self) -> None:
-        """Shape, classes and splits from the file's headers and labels."""
+        """Read shape, classes and splits from the headers and labels of the file."""
         self.path = self.root / self.path  # an absolute path stays as it is
         require(self.path.is_file(), f"{self.path} does not exist: correct the path, or {ELSEWHERE}")
         if self.md5 is not None and calculate_md5(self.path) != self.md5:
@@ -106,27 +109,32 @@ def read_labels(path: Path, split: str, label_offset: int) -> torch.Tensor:
     single = labels.ndim == 1 or (labels.ndim == 2 and labels.shape[1] == 1)
     require(single, f"{path}: {split}_labels has shape {labels.shape}; one label for each image is needed")
     require(labels.size > 0, f"{path}: {split}_labels is empty")
-    found = whole_numbers(labels.reshape(-1), f"{path}: {split}_labels") - label_offset
+    from_zero = whole_numbers(labels.reshape(-1), f"{path}: {split}_labels") - label_offset
     require(
-        int(found.min()) >= 0, f"{path}: smallest {split} label is {labels.min()}: set label_offset to it, or mend it"
+        int(from_zero.min()) >= 0,
+        f"{path}: smallest {split} label is {labels.min()}: set label_offset to it, or correct it",
     )
-    return found
+    return from_zero
 
 
 def read_array(path: Path, key: str) -> np.ndarray:
-    """One array of the file; DataError where it is not there or broken."""
+    """One array of the file.
+
+    Raises:
+        DataError: the array is missing or broken.
+    """
     try:
         with np.load(path) as arrays:
             require(key in arrays.files, f"{path} has no key {key!r}; it has {sorted(arrays.files)}")
             return arrays[key]
     except DataError:
         raise
-    except Exception as error:  # zip, zlib and numpy each have their own idea of a broken file
+    except Exception as error:  # zip, zlib and numpy have different exceptions for a broken file
         raise DataError(f"{path}: cannot read {key} ({one_line(error)}): broken file, get it again") from error
 
 
 def array_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shape of every array in the file, from the headers alone."""
+    """Shape of every array in the file, read from the headers only."""
     try:
         with zipfile.ZipFile(path) as archive:
             return {name.removesuffix(".npy"): _header_shape(archive, name) for name in archive.namelist()}
@@ -142,7 +150,11 @@ def _header_shape(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
 
 
 def channels_first(shape: Sequence[int], path: Path) -> tuple[int, int, int]:
-    """(n, h, w) or (n, h, w, 3) as (c, h, w)."""
+    """The image shape (c, h, w) of an array of shape (n, h, w) or (n, h, w, c).
+
+    Raises:
+        DataError: another shape.
+    """
     fits = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))
     require(fits, f"{path}: images have shape {tuple(shape)}; (n, height, width) or (n, height, width, 3) is needed")
     return (shape[3] if len(shape) == 4 else 1, shape[1], shape[2])

@@ -1,32 +1,32 @@
-"""Who gets which sample: pure functions of a label vector that deal a data set out to the clients of a federation.
+"""Partitions of a data set among federated clients, as pure functions of a label vector.
 
-Every function returns one ascending index array per client. Together they hold each of 0..n-1 exactly once (nothing is
-dropped), no client is empty, and the same arguments give the same partition (under one version of numpy, whose streams
-decide the draws); no global random state is read or changed. Labels are any host array (n,), a CPU tensor included.
+Every function returns one ascending index array per client. Each of 0..n-1 is in exactly one array, and no client is
+empty. Equal arguments give equal partitions (under one version of numpy, whose generator makes the draws). The global
+random state is neither read nor changed. Labels are any array (n,) in host memory, for example a CPU tensor.
 
-Legend: n samples, c classes, k clients. All betas are the parameter of ONE component of a symmetric Dirichlet
+Legend: n samples, c classes, k clients. Every beta is the parameter of ONE component of a symmetric Dirichlet
 distribution: small is skewed, large is even.
 
-flwr-datasets has partitioners like these; not a dependency, for it brings Hugging Face datasets, pyarrow, pandas and
-seaborn along, and its Dirichlet partitioner gives up with an error after ten draws where this one repairs.
+flwr-datasets has similar partitioners. It is not used because it depends on Hugging Face datasets, pyarrow, pandas and
+seaborn, and because its Dirichlet partitioner fails after ten draws in cases that this one repairs.
 """
 
 import warnings
 from collections.abc import Sequence
-from hashlib import blake2b
 from numbers import Integral, Real
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from datamodules.errors import require
+from datamodules.generators import seed_of
 
 Parts = list[NDArray[np.intp]]
-LARGEST_BETA = 1e6  # shares are even to one in a thousand there, and gamma variates still far from overflow
+LARGEST_BETA = 1e6  # shares are even to one part in a thousand, and gamma variates are far from overflow
 
 
 def iid(labels: ArrayLike, clients: int, seed: int) -> Parts:
-    """A shuffled data set cut into equal parts (McMahan et al. 2017, section 3); sizes differ by at most one.
+    """Shuffle the data set and cut it into equal parts (McMahan et al. 2017, section 3); sizes differ by at most one.
 
     >>> [len(part) for part in iid([0, 0, 0, 1, 1, 1, 2], clients=3, seed=0)]
     [3, 2, 2]
@@ -36,12 +36,12 @@ def iid(labels: ArrayLike, clients: int, seed: int) -> Parts:
 
 
 def shards(labels: ArrayLike, clients: int, seed: int, *, per_client: int = 2) -> Parts:
-    """Sort by label, cut into k * per_client equal shards, deal `per_client` to each client (McMahan et al. 2017).
+    """Sort by label, cut into k * per_client equal shards, assign `per_client` to each client (McMahan et al. 2017).
 
-    Ties keep their order, so the shards are the same for all seeds; `seed` decides who gets which.
+    The sort is stable, so the shards are the same for all seeds; `seed` determines which client gets which shard.
 
     Raises:
-        DataError: n does not divide into so many shards.
+        DataError: n is not a multiple of the number of shards.
 
     >>> parts = shards([1, 0, 1, 0], clients=2, seed=0, per_client=1)
     >>> sorted(part.tolist() for part in parts)
@@ -61,21 +61,22 @@ def shards(labels: ArrayLike, clients: int, seed: int, *, per_client: int = 2) -
 def dirichlet(
     labels: ArrayLike, clients: int, beta: float, seed: int, *, min_size: int = 10, tries: int = 100
 ) -> Parts:
-    """Each class is split among the clients by shares from Dir(beta), all again until nobody has too little.
+    """Split each class among the clients by shares from Dir(beta); redraw while a client has too few samples.
 
-    As in Yurochkin et al. 2019 and NIID-Bench (Li et al. 2022): class after class, a client that already holds n / k
-    samples gets no more. Their loop, which repeats until the smallest client has `min_size` samples (10 there, 64 in
-    the code of FLFA), need not end: 10 balanced classes, 100 clients, beta 0.1, size 64 was never met in 1,500 draws.
-    So after `tries` draws the one nearest to the goal is REPAIRED: samples drawn from the (at each move) largest
-    client go to the smallest, no more than are missing, and one warning says how many. They come from the mixture of
-    their donor, so a repaired client sees more classes than beta alone would give it.
+    As in Yurochkin et al. 2019 and NIID-Bench (Li et al. 2022), classes are split one after the other, and a client
+    that already has n / k samples gets no more. Their loop repeats until the smallest client has `min_size` samples (10
+    there, 64 in the code of FLFA). It need not end: with 10 balanced classes, 100 clients, beta 0.1 and size 64 no
+    valid draw occurred in 1,500. Therefore, after `tries` draws, the draw with the fewest missing samples is REPAIRED:
+    randomly chosen samples move from the (currently) largest client to the smallest, only as many as are missing, and
+    one warning gives their number. A moved sample follows the class mixture of its donor, so a repaired client sees
+    more classes than beta alone would give it.
 
     Args:
-        labels: (n,), any kind of value that sorts.
+        labels: (n,), any sortable values.
         clients: k.
-        beta: 0.1 strongly skewed, 0.5 moderately.
-        seed: decides everything.
-        min_size: samples that each client gets at least.
+        beta: 0.1 is strongly skewed, 0.5 moderately.
+        seed: determines all draws.
+        min_size: smallest number of samples of a client.
         tries: draws before the repair.
 
     Raises:
@@ -87,7 +88,9 @@ def dirichlet(
 def quantity_skew(
     labels: ArrayLike, clients: int, beta: float, seed: int, *, min_size: int = 10, tries: int = 100
 ) -> Parts:
-    """Sizes from n * Dir(beta), labels as in the whole set (NIID-Bench, quantity skew); `min_size` as in `dirichlet`.
+    """Sizes n * Dir(beta) with the label mixture of the whole set (NIID-Bench, quantity skew).
+
+    `min_size` and `tries` are those of `dirichlet`.
 
     Raises:
         DataError: as `dirichlet`.
@@ -97,11 +100,11 @@ def quantity_skew(
 
 
 def dirichlet_balanced(labels: ArrayLike, clients: int, beta: float, seed: int) -> Parts:
-    """Each client draws its own mixture of classes from Dir(beta) and fills an equal share of n by it.
+    """Each client draws a class mixture from Dir(beta) and takes an equal share of the n samples according to it.
 
-    As in Hsu et al. 2019 (arXiv 1909.06335): a class that is used up leaves the mixture, which is renormalised, so
-    late clients get what is left. Hsu et al. write Dir(alpha p); with p uniform over c classes, beta = alpha / c.
-    Sizes differ by at most one.
+    As in Hsu et al. 2019 (arXiv 1909.06335): an exhausted class is removed from the mixture, which is renormalised, so
+    the last clients get the remaining samples. Hsu et al. write Dir(alpha p); with p uniform over c classes, beta =
+    alpha / c. Sizes differ by at most one.
 
     Raises:
         DataError: more clients than samples, beta outside (0, 1e6].
@@ -118,7 +121,7 @@ def dirichlet_balanced(labels: ArrayLike, clients: int, beta: float, seed: int) 
 
 
 def class_counts(labels: ArrayLike, parts: Sequence[ArrayLike]) -> NDArray[np.intp]:
-    """(k, c): samples of each class at each client; columns are the distinct labels in ascending order.
+    """Number of samples (k, c) of each class at each client; columns are the distinct labels in ascending order.
 
     >>> class_counts([7, 3, 7], [[0, 2], [1]]).tolist()
     [[0, 2], [1, 0]]
@@ -128,11 +131,11 @@ def class_counts(labels: ArrayLike, parts: Sequence[ArrayLike]) -> NDArray[np.in
 
 
 def _stream(scheme: str, seed: int) -> np.random.Generator:
-    return np.random.default_rng(int.from_bytes(blake2b(repr((scheme, int(seed))).encode(), digest_size=16).digest()))
+    return np.random.default_rng(seed_of(scheme, int(seed), size=16))
 
 
 def _classes(scheme: str, labels: ArrayLike, clients: int) -> NDArray[np.intp]:
-    """(n,) class numbers 0..c-1, after the checks that all schemes share."""
+    """Class indices (n,) in 0..c-1, after the checks that all schemes share."""
     values = np.asarray(labels)
     require(values.ndim == 1, f"{scheme}: labels have the shape {values.shape}; give one label per sample, (n,)")
     require(clients >= 1, f"{scheme}: clients={clients} must be at least 1")
@@ -152,9 +155,7 @@ def _check_beta(scheme: str, beta: float) -> None:
 
 def _skewed(scheme: str, classes: NDArray, clients: int, beta: float, seed: int, min_size: int, tries: int) -> Parts:
     _check_beta(scheme, beta)
-    require(
-        _counts(min_size), f"{scheme}: min_size={min_size} must be at least 1 and whole, for no client may be empty"
-    )
+    require(_counts(min_size), f"{scheme}: min_size={min_size} must be at least 1 and whole: no client may be empty")
     require(_counts(tries), f"{scheme}: tries={tries} must be at least 1 and whole")
     most = len(classes) // clients
     require(min_size <= most, f"{scheme}: min_size={min_size} for {clients} clients is impossible; at most {most}")
@@ -172,7 +173,7 @@ def _skewed(scheme: str, classes: NDArray, clients: int, beta: float, seed: int,
 def _best_draw(
     totals: NDArray, clients: int, beta: float, rng: np.random.Generator, min_size: int, tries: int
 ) -> NDArray:
-    """The first of `tries` draws that needs no repair, else the one that needs the fewest moves."""
+    """The first of `tries` draws that needs no repair; if there is none, the one that needs the fewest moves."""
     best, fewest = None, np.inf
     for _ in range(tries):
         counts = _draw(totals, clients, beta, rng)
@@ -185,8 +186,11 @@ def _best_draw(
 
 
 def _draw(totals: NDArray, clients: int, beta: float, rng: np.random.Generator) -> NDArray:
-    """(c, k) counts. Some of a Dirichlet vector, renormalised, is a Dirichlet vector itself: so only clients that
-    have room are drawn, which is the published zero-and-renormalise without its 0 / 0."""
+    """Counts (c, k). Shares are drawn only for the clients that have room.
+
+    A renormalised part of a Dirichlet vector is again a Dirichlet vector. So this equals the published method, which
+    sets the other shares to zero and renormalises, but cannot divide 0 by 0.
+    """
     counts = np.zeros((len(totals), clients), np.intp)
     for label, total in enumerate(totals):
         has_room = np.flatnonzero(counts.sum(0) * clients < totals.sum())
@@ -197,11 +201,11 @@ def _draw(totals: NDArray, clients: int, beta: float, rng: np.random.Generator) 
 
 
 def _fill(size: int, left: NDArray, beta: float, rng: np.random.Generator) -> NDArray:
-    """(c,) counts of one client. Surplus of a used-up class is drawn again, as sample by sample it would be."""
+    """Counts (c,) of one client. The surplus of an exhausted class is redrawn, as if samples were drawn one by one."""
     taken, mixture = np.zeros_like(left), rng.dirichlet(np.full(len(left), beta))
     while missing := size - taken.sum():
         remain = np.flatnonzero(taken < left)
-        # Where the remaining shares underflow to 0, nothing of theirs has been drawn yet: a fresh draw is exact.
+        # If the remaining shares underflow to 0, none of their samples has been drawn yet: a new draw is exact.
         shares = mixture[remain] if mixture[remain].any() else rng.dirichlet(np.full(len(remain), beta))
         taken[remain] += rng.multinomial(missing, shares / shares.sum())
         taken = np.minimum(taken, left)
@@ -209,7 +213,7 @@ def _fill(size: int, left: NDArray, beta: float, rng: np.random.Generator) -> ND
 
 
 def _deal(classes: NDArray, counts: NDArray, rng: np.random.Generator) -> NDArray:
-    """(n,) owner of each sample, drawn so that client j owns counts[i, j] samples of class i."""
+    """The client (n,) of each sample, drawn such that client j has counts[i, j] samples of class i."""
     shuffled = rng.permutation(len(classes))
     owner = np.empty(len(classes), np.intp)
     clients = np.tile(np.arange(counts.shape[1]), len(counts))
@@ -218,9 +222,9 @@ def _deal(classes: NDArray, counts: NDArray, rng: np.random.Generator) -> NDArra
 
 
 def _repair(owner: NDArray, clients: int, min_size: int, rng: np.random.Generator) -> int:
-    """Change owners until each client has min_size samples; the number of moves, which is what was missing.
+    """Move samples in place until each client has min_size; returns the number of moves.
 
-    It ends: k * min_size <= n, so while someone has too little the largest has more than min_size and stays a donor.
+    The loop ends: since k * min_size <= n, the largest client has more than min_size while another has fewer.
     """
     sizes, moves = np.bincount(owner, minlength=clients), []
     while sizes.min() < min_size:

@@ -1,4 +1,4 @@
-"""What a partition looks like: one row per client, one column per class, darker where there are more samples."""
+"""A picture of a partition: one row per client, one column per class, darker for more samples."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,20 +14,20 @@ from datamodules.atomic_write import whole
 from datamodules.errors import one_of
 from datamodules.partition import class_counts
 
-_STAMP = {".png": {"Software": None}, ".pdf": {"CreationDate": None}}  # no date inside: same partition, same bytes
-_READABLE = 400  # cells up to which each one carries its number
+_STAMP = {".png": {"Software": None}, ".pdf": {"CreationDate": None}}  # no date: equal partitions give equal bytes
+_READABLE = 400  # largest number of cells for which the numbers are written
 
 
 def partition_picture(labels: ArrayLike, parts: Sequence[ArrayLike], path: str | Path) -> Path:
-    """Draws the (k, c) counts of a partition and returns the path; a missing folder is made.
+    """Draw the (k, c) counts of a partition and return the path; a missing folder is created.
 
     Args:
         labels: (n,), of the whole data set.
-        parts: k index arrays, as the functions of `datamodules.partition` return them.
-        path: ends in .png or .pdf.
+        parts: k index arrays, as returned by the functions of `datamodules.partition`.
+        path: a .png or .pdf file.
 
     Raises:
-        DataError: another ending.
+        DataError: another file type.
     """
     path = Path(path)
     one_of("ending of the picture", path.suffix, _STAMP)
@@ -45,8 +45,8 @@ def partition_picture(labels: ArrayLike, parts: Sequence[ArrayLike], path: str |
         axes.set_xticks(range(len(classes)), [str(label) for label in classes], fontsize="small")
     if counts.size <= _READABLE:
         _write_numbers(axes, counts)
-    with whole(path) as half:
-        figure.savefig(half, dpi=120, format=path.suffix[1:], metadata=_STAMP[path.suffix])
+    with whole(path) as temporary:
+        figure.savefig(temporary, dpi=120, format=path.suffix[1:], metadata=_STAMP[path.suffix])
     return path
 
 

@@ -20,7 +20,7 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 
 def scale_and_shift(normalize: str, mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """What turns pixels 0..255 into network inputs: (scale, shift), each (c, 1, 1) float64.
+    """Scale and shift, each (c, 1, 1) float64, that map pixels 0..255 to network inputs.
 
     standard: (pixel/255 - mean) / std; unit: pixel/255; none: the pixel itself.
     """
@@ -50,9 +50,9 @@ def flip(images: Tensor, draws: Draws) -> Tensor:
 
 
 def crop(images: Tensor, draws: Draws, *, padding: int = 4) -> Tensor:
-    """Shift each image by up to `padding` pixels each way, drawn per image; black pixels come in at the border.
+    """Shift each image by up to `padding` pixels in each direction, drawn per image; the border is filled with zeros.
 
-    The same as a random crop of the zero-padded image (He et al. 2016, section 4.2), as one gather over the batch.
+    This is a random crop of the zero-padded image (He et al. 2016, section 4.2), as one gather over the batch.
     """
     n, c, h, w = images.shape
     corner = draws.integers("crop", 2 * padding + 1, 2).to(images.device)
@@ -65,7 +65,7 @@ def crop(images: Tensor, draws: Draws, *, padding: int = 4) -> Tensor:
 
 
 def apply_seeded(transforms: Sequence[nn.Module], images: Tensor, seed: int) -> Tensor:
-    """Apply torchvision transforms to the batch with a random state of their own; the global one stays as it was."""
+    """Apply torchvision transforms to the batch with their own random state; the global one is not changed."""
     devices = [images.device] if images.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)

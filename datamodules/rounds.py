@@ -1,6 +1,7 @@
-"""What one round of a federation trains on: clients, their batches, and an order that can be taken up at any round.
+"""The data of one federated round: its clients and their batches. Iteration can be resumed at any round.
 
-Everything is decided by (seed, round, client id): never by who else is sampled, nor by where a client is computed.
+All draws depend only on (seed, round, client id): not on the other sampled clients, nor on the process that computes a
+client.
 
 Legend: k clients of a round, N images of the whole training set, b rows of a local batch.
 """
@@ -21,17 +22,17 @@ Prepare = Callable[[Tensor, Draws], Tensor]
 
 @dataclass
 class Round:
-    """One batch of a `RoundLoader`. Not frozen, for Lightning's precision plugins refuse to convert what is.
+    """One batch of a `RoundLoader`. Not frozen: Lightning's precision plugins cannot convert frozen dataclasses.
 
     Attributes:
-        number: of the round, from 0 on.
+        number: index of the round, from 0.
         clients: ids of the sampled clients, ascending.
-        population: clients there are.
-        sizes: images that each client has.
+        population: number of all clients.
+        sizes: number of images of each sampled client.
         places: (k, steps, b) indices into the images; a short step repeats its first index.
-        rows: (k, steps) on the CPU: images of each step, 0 after a client's last step.
+        rows: (k, steps) on the CPU: number of images of each step, 0 after a client's last step.
         images, labels: (N, ...) and (N,), the whole training set; shared, never copied.
-        prepare: what turns stored images into inputs; None for images that are ready.
+        prepare: maps stored images to inputs; None if images are stored as inputs.
         seed: of augmentation.
         dtype: of inputs; None: as stored or prepared.
     """
@@ -50,11 +51,11 @@ class Round:
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """Local steps that each client takes."""
+        """Number of local steps of each client."""
         return tuple((self.rows > 0).sum(1).tolist())
 
     def take(self, lanes: Sequence[int]) -> Self:
-        """The round of only these clients, in this order."""
+        """The round with only the clients at these positions, in this order."""
         chosen = torch.tensor(lanes, dtype=torch.int64)
         rows = self.rows[chosen]
         longest = int((rows > 0).sum(1).max())
@@ -67,13 +68,16 @@ class Round:
         )
 
     def batch(self, lane: int, step: int) -> Batch:
-        """Inputs (b, ...) and labels (b,) of one client's step."""
+        """Inputs (b, ...) and labels (b,) of one step of the client at position `lane`."""
         places = self.places[lane, step, : int(self.rows[lane, step])]
         images = self.images.index_select(0, places)
         return self._prepared(images, lane, step), self.labels.index_select(0, places)
 
     def stacked(self, active: int, step: int) -> Batch:
-        """Inputs (active, b, ...) and labels (active, b) of the first lanes; a shorter step repeats its first image."""
+        """Inputs (active, b, ...) and labels (active, b) of the first `active` clients.
+
+        A step with fewer images than the longest repeats its first image.
+        """
         longest = int(self.rows[:active, step].max())
         places = self.places[:active, step, :longest]
         labels = self.labels.index_select(0, places.reshape(-1)).view(active, longest)
@@ -83,7 +87,7 @@ class Round:
         return torch.stack([_filled(self.batch(lane, step)[0], longest) for lane in range(active)]), labels
 
     def to(self, device: torch.device, **options: Any) -> Self:
-        """The same round with its tensors on `device`; what is there already is not copied."""
+        """The same round with its tensors on `device`; tensors that are there already are not copied."""
         moved = {name: getattr(self, name).to(device, **options) for name in ("places", "images", "labels")}
         return replace(self, **moved)
 
@@ -98,15 +102,19 @@ class Round:
 
 
 def _filled(images: Tensor, rows: int) -> Tensor:
-    """Images (b, ...) with the first one repeated until there are so many rows."""
+    """Images (b, ...) with the first one repeated until there are `rows` images."""
     return torch.cat([images, images[:1].expand(rows - len(images), *images.shape[1:])])
 
 
 @dataclass(frozen=True)
 class LocalWork:
-    """How much a client does in a round: `steps` steps, or `epochs` passes over its images.
+    """The local work of a client in a round: `steps` steps, or `epochs` passes over its images.
 
-    batch_size: images of a step; None: all the client has.
+    Args:
+        batch_size: images per step; None: all images of the client.
+        epochs: passes, if `steps` is None.
+        steps: number of steps, in place of `epochs`.
+        drop_last: omit the last batch of a pass if it is not full.
     """
 
     batch_size: int | None = 50
@@ -115,7 +123,7 @@ class LocalWork:
     drop_last: bool = False
 
     def batches(self, size: int) -> list[int]:
-        """Images of each step of a client with `size` images.
+        """Number of images of each step, for a client with `size` images.
 
         >>> LocalWork(batch_size=4, epochs=2).batches(6), LocalWork(batch_size=4, steps=3).batches(6)
         ([4, 2, 4, 2], [4, 2, 4])
@@ -124,13 +132,13 @@ class LocalWork:
         return one * self.epochs if self.steps is None else (one * -(-self.steps // len(one)))[: self.steps]
 
     def one_pass(self, size: int) -> list[int]:
-        """Images of each step of one pass; a client smaller than a batch takes one step on all it has."""
+        """Number of images of each step of one pass; a client smaller than a batch takes one step on all its images."""
         b = min(self.batch_size or size, size)
         rest = size % b
         return [b] * (size // b) + ([rest] if rest and not self.drop_last else [])
 
     def order(self, part: Tensor, number: int, client: int, seed: int) -> Tensor:
-        """Indices of all images that the client sees, pass after pass, each pass in an order of its own."""
+        """Indices of the images in the order in which the client sees them; every pass has its own order."""
         seen, in_a_pass = sum(self.batches(len(part))), sum(self.one_pass(len(part)))
         orders = [
             torch.randperm(len(part), generator=generator("local order", seed, number, client, epoch))[:in_a_pass]
@@ -140,16 +148,16 @@ class LocalWork:
 
 
 class RoundLoader:
-    """Iterable of rounds; a pass is `rounds_per_epoch` of them, and a stopped run goes on with the very next one.
+    """Iterable of rounds; one epoch is `rounds_per_epoch` rounds. A stopped run resumes with the next round.
 
     Args:
         images: the training set, in memory.
         parts: indices of each client's images.
-        clients_per_round: drawn without replacement.
-        work: what a client does in a round.
-        rounds_per_epoch: rounds of one pass.
+        clients_per_round: number of clients sampled without replacement.
+        work: local work of a client in a round.
+        rounds_per_epoch: rounds per epoch.
         prepare: see `Round`.
-        seed: of cohorts, orders and augmentation.
+        seed: of client sampling, batch orders and augmentation.
     """
 
     batch_sampler = None
@@ -177,7 +185,7 @@ class RoundLoader:
         return self.rounds_per_epoch
 
     def smallest(self, rounds: int | None = None) -> int:
-        """Images of the smallest local step of the first `rounds` rounds (None: of any client in any round)."""
+        """Number of images in the smallest local step of the first `rounds` rounds (None: of any client)."""
         clients = range(len(self.parts)) if rounds is None else {c for n in range(rounds) for c in self.cohort(n)}
         return min((min(self.work.batches(len(self.parts[client]))) for client in clients), default=0)
 
@@ -194,15 +202,15 @@ class RoundLoader:
         return sorted(order[: self.clients_per_round].tolist())
 
     def round(self, number: int) -> Round:
-        """Round `number`, whatever was drawn before."""
+        """Round `number`; it does not depend on earlier draws."""
         return self.round_of(number, self.cohort(number))
 
     def whole(self, number: int) -> Round:
-        """One pass of every client, sampled or not, over its images, as it would begin round `number`."""
+        """Round `number` with all clients and one pass over the images of each."""
         return self.round_of(number, range(len(self.parts)), replace(self.work, epochs=1, steps=None))
 
     def round_of(self, number: int, clients: Sequence[int], work: LocalWork | None = None) -> Round:
-        """Round `number` of chosen clients; `work` in place of what they do in every round."""
+        """Round `number` with the given clients; `work` replaces the usual local work."""
         work = work or self.work
         batches = [work.batches(len(self.parts[client])) for client in clients]
         rows = torch.zeros(len(clients), max(map(len, batches)), dtype=torch.int64)
@@ -226,23 +234,23 @@ class RoundLoader:
 
     @property
     def sampler(self) -> Self:
-        """Itself: where Lightning looks for `set_epoch`."""
+        """The loader itself: Lightning calls `set_epoch` of the sampler."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next pass; another one than the checkpoint's starts at its first round."""
+        """Set the epoch of the next pass; it starts at the first round unless it is the checkpoint's epoch."""
         if epoch != self.epoch:
             self.epoch, self.position, self._start = epoch, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where this loader stands, with what decides its rounds."""
+        """Epoch, position, and the options that determine the rounds."""
         return {"epoch": self.epoch, "position": self.position, **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on behind the last delivered round.
+        """Resume after the last delivered round.
 
         Raises:
-            DataError: the checkpoint was made with another federation.
+            DataError: the checkpoint was made with other federated data.
         """
         changed = [name for name, value in self._identity().items() if state.get(name, value) != value]
         if changed:
@@ -256,7 +264,7 @@ class RoundLoader:
         return {"clients": len(self.parts), "images": len(self.images)} | {n: getattr(self, n) for n in names}
 
     def _place(self, places: Tensor, rows: Tensor, order: Tensor) -> None:
-        """Write a client's order into (steps, b) places, short steps filled with their first index."""
+        """Write a client's order into `places` (steps, b); a short step repeats its first index."""
         steps = int((rows > 0).sum())
         starts = rows[:steps].cumsum(0) - rows[:steps]
         within = torch.arange(places.shape[1])
@@ -265,10 +273,10 @@ class RoundLoader:
 
 
 def checked_parts(parts: Sequence[Sequence[int]], images: int) -> list[Tensor]:
-    """Index tensors of clients given as lists.
+    """The index lists of the clients as tensors.
 
     Raises:
-        DataError: an empty client, an index out of range or given twice.
+        DataError: an empty client, an index out of range, or an index that occurs twice.
     """
     tensors = [torch.as_tensor(part, dtype=torch.int64) for part in parts]
     for client, part in enumerate(tensors):

@@ -1,4 +1,4 @@
-"""Images made on the spot: the contract of a real set without a download, for tests and smoke runs."""
+"""Generated images with the interface of a real data set, for tests and smoke runs without a download."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ class Synthetic(VisionDataModule):
     """One random prototype for each class plus noise on every image; a linear network can learn it.
 
     Args:
-        n_train: training images.
-        n_test: test images.
+        n_train: number of training images.
+        n_test: number of test images.
         image_shape: (channels, height, width).
-        num_classes: classes, in equal shares.
-        data_seed: decides prototypes and noise.
+        num_classes: number of classes, with equal shares.
+        data_seed: determines prototypes and noise.
         noise: standard deviation of the pixel noise; prototypes have deviation 1.
     """
 
@@ -40,14 +40,14 @@ class Synthetic(VisionDataModule):
         self.image_shape, self.num_classes = tuple(image_shape), num_classes
         self.data_seed, self.noise = data_seed, noise
         super().__init__(**options)
-        self._made_shape = tuple(image_shape)
+        self._source_shape = tuple(image_shape)
 
     def read(self, split: str) -> InMemory:
         """Images (n, *image_shape): 128 + 40 * (prototype + noise), and labels 0, 1, ..., 0, 1, ..."""
         labels = torch.arange(self.sizes[split]) % self.num_original_classes
         prototypes = torch.randn(
-            self.num_original_classes, *self._made_shape, generator=generator("prototypes", self.data_seed)
+            self.num_original_classes, *self._source_shape, generator=generator("prototypes", self.data_seed)
         )
-        noise = torch.randn(len(labels), *self._made_shape, generator=generator(split, self.data_seed))
+        noise = torch.randn(len(labels), *self._source_shape, generator=generator(split, self.data_seed))
         pixels = 128 + 40 * (prototypes[labels] + self.noise * noise)
         return InMemory(pixels.clamp(0, 255).to(torch.uint8), labels)

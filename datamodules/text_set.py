@@ -1,4 +1,4 @@
-"""Tokenised texts of unequal length, end to end in memory, padded only within a batch."""
+"""Tokenised texts of different lengths, concatenated in memory and padded only within a batch."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -13,12 +13,12 @@ class TextSet:
     """Texts and labels on one device.
 
     Attributes:
-        tokens: (all,) int32, the token ids of all texts end to end.
+        tokens: (all,) int32, the concatenated token ids of all texts.
         types: (all,) int8, the token types (0 the first sentence, 1 the second).
-        starts: (n,) int64, where each text begins.
-        lengths: (n,) int64, how many tokens it has.
+        starts: (n,) int64, index of the first token of each text.
+        lengths: (n,) int64, number of tokens of each text.
         labels: (n,) int64 classes, or float32 numbers.
-        pad: the id that fills a batch.
+        pad: the token id used for padding.
     """
 
     tokens: Tensor
@@ -32,9 +32,8 @@ class TextSet:
         return len(self.labels)
 
     def select(self, indices: Tensor) -> Self:
-        """The texts at `indices`; the tokens themselves stay where they are."""
-        kept = {name: getattr(self, name)[indices] for name in ("starts", "lengths", "labels")}
-        return replace(self, **kept)
+        """The texts at `indices`; the tokens are shared, not copied."""
+        return replace(self, **{name: getattr(self, name)[indices] for name in ("starts", "lengths", "labels")})
 
     def to(self, device: torch.device) -> Self:
         """The same set on `device`."""
@@ -42,10 +41,10 @@ class TextSet:
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     def batches(self, indices: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """One (inputs (n, 3, T) int64, labels) for each index vector: ids, mask, types; T is the longest text's."""
+        """One (inputs (n, 3, T) int64, labels) for each index vector: ids, mask, types; T is the longest length."""
         for index in indices:
-            place = index.to(self.labels.device)
-            yield self.padded(place), self.labels.index_select(0, place)
+            local = index.to(self.labels.device)
+            yield self.padded(local), self.labels.index_select(0, local)
 
     def padded(self, index: Tensor) -> Tensor:
         """(n, 3, T) int64: token ids, attention mask, token types of the texts at `index`.
@@ -57,6 +56,6 @@ class TextSet:
         starts, lengths = self.starts[index].unsqueeze(1), self.lengths[index].unsqueeze(1)
         at = torch.arange(int(lengths.max()), device=lengths.device)
         mask = at < lengths
-        place = (starts + at).clamp_(max=len(self.tokens) - 1)  # what lies behind a text's end is masked below
+        place = (starts + at).clamp_(max=len(self.tokens) - 1)  # positions after the end of a text are masked below
         ids = self.tokens[place].masked_fill(~mask, self.pad)
         return torch.stack([ids.long(), mask.long(), self.types[place].long() * mask], 1)

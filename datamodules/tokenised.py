@@ -1,8 +1,8 @@
-"""Texts as token ids, made once and kept on disk.
+"""Texts as token ids, computed once and cached on disk.
 
-A kept file is found again by a hash of everything it depends on: the sentences, the labels, the tokenizer's whole
-state (vocabulary, normalisation, special tokens) and the largest length. It lies in `$LIT_FA_CACHE/glue`, by default
-`~/.cache/lit-fa/glue`; whoever deletes it loses nothing but some seconds.
+The name of a cached file contains a hash of everything it depends on: the sentences, the labels, the tokenizer's whole
+state (vocabulary, normalisation, special tokens) and the largest length. The folder is `$LIT_FA_CACHE/glue`, by default
+`~/.cache/lit-fa/glue`; it may be deleted at any time.
 """
 
 import json
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from datamodules.atomic_write import whole
-from datamodules.data_root import alone, cache_root
+from datamodules.data_root import cache_root, locked
 from datamodules.errors import DataError, one_line, require
 from datamodules.glue_files import Texts
 from datamodules.text_set import TextSet
@@ -27,15 +27,15 @@ PARTS = ("tokens", "types", "starts", "lengths", "labels")
 
 
 def cache_folder(folder: str | None) -> Path:
-    """`folder`, else the one of this user's caches."""
+    """`folder`, or the user's default cache folder."""
     return Path(folder).expanduser() if folder else cache_root() / "glue"
 
 
 def load_tokenizer(name: str) -> Any:
-    """The fast tokenizer of transformers by its name, its folder, or ``package:<name>/<folder>`` in a package.
+    """The fast tokenizer of transformers with a name, in a folder, or in a package (``package:<name>/<folder>``).
 
     Raises:
-        DataError: transformers is missing, or the tokenizer is neither here nor to be fetched.
+        DataError: transformers is missing, or the tokenizer is not on this machine and cannot be downloaded.
     """
     try:
         from transformers import AutoTokenizer
@@ -45,7 +45,7 @@ def load_tokenizer(name: str) -> Any:
         package, _, folder = name.removeprefix("package:").partition("/")
         source = str(files(package) / folder) if name.startswith("package:") else os.path.expanduser(name)
         tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, trust_remote_code=False)
-    except Exception as error:  # a name that is none, no network, a folder without the files: no common kind
+    except Exception as error:  # unknown name, no network, folder without the files: no common exception class
         raise DataError(
             f"tokenizer {name!r} is not on this machine and could not be fetched ({one_line(error)}): "
             "give a folder with tokenizer.json or vocab.txt, or a name of the hub where there is a network"
@@ -56,7 +56,7 @@ def load_tokenizer(name: str) -> Any:
 
 
 def check_length(tokenizer: Any, max_length: int, pair: bool) -> None:
-    """Refuse a `max_length` that leaves no room for words, or that the tokenizer's model does not take."""
+    """Refuse a `max_length` that leaves no room for words, or that is too long for the tokenizer's model."""
     fewest = tokenizer.num_special_tokens_to_add(pair=pair) + (2 if pair else 1)
     require(max_length >= fewest, f"max_length={max_length}: at least {fewest} are needed, special tokens included")
     most = tokenizer.model_max_length
@@ -64,21 +64,21 @@ def check_length(tokenizer: Any, max_length: int, pair: bool) -> None:
 
 
 def tokenised(texts: Texts, tokenizer: Any, max_length: int, folder: Path, name: str) -> TextSet:
-    """The texts as token ids, from the kept file where there is one; `name` makes its name readable."""
+    """The texts as token ids, from the cached file if there is one; its name starts with `name`."""
     path = folder / f"{name}-{max_length}-{fingerprint(texts, tokenizer, max_length)}.npz"
-    with alone(path.with_suffix(".lock"), wanted=True):
-        arrays = _kept(path)
+    with locked(path.with_suffix(".lock"), wanted=True):
+        arrays = _cached(path)
         if arrays is None:
             arrays = _encoded(texts, tokenizer, max_length)
-            where = path if _keep(path, arrays) else "memory alone, the folder of the cache cannot be written to"
-            log.info("%s: %d texts tokenised, kept in %s", name, len(texts.labels), where)
+            where = path if _store(path, arrays) else "memory only, because the cache folder is not writable"
+            log.info("%s: %d texts tokenised, stored in %s", name, len(texts.labels), where)
     return TextSet(**{part: torch.from_numpy(arrays[part]) for part in PARTS}, pad=tokenizer.pad_token_id)
 
 
 def fingerprint(texts: Texts, tokenizer: Any, max_length: int) -> str:
-    """16 letters that change with anything the tokens depend on."""
+    """A hash (16 letters) of everything the tokens depend on."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
-    state = {key: part for key, part in state.items() if key not in ("truncation", "padding")}  # a call's, not its own
+    state = {key: part for key, part in state.items() if key not in ("truncation", "padding")}  # set by each call
     digest = blake2b(json.dumps([state, tokenizer.pad_token_id, max_length, texts.columns]).encode(), digest_size=8)
     digest.update(texts.labels.numpy().tobytes())
     return digest.hexdigest()
@@ -86,33 +86,33 @@ def fingerprint(texts: Texts, tokenizer: Any, max_length: int) -> str:
 
 def _encoded(texts: Texts, tokenizer: Any, max_length: int) -> dict[str, np.ndarray]:
     options = {"truncation": True, "max_length": max_length, "return_attention_mask": False}
-    found = tokenizer(*texts.columns, **options, return_token_type_ids=True, verbose=False)
-    lengths = np.array([len(ids) for ids in found["input_ids"]], np.int64)
+    encoding = tokenizer(*texts.columns, **options, return_token_type_ids=True, verbose=False)
+    lengths = np.array([len(ids) for ids in encoding["input_ids"]], np.int64)
     return {
-        "tokens": np.concatenate([np.array(ids, np.int32) for ids in found["input_ids"]]),
-        "types": np.concatenate([np.array(ids, np.int8) for ids in found["token_type_ids"]]),
+        "tokens": np.concatenate([np.array(ids, np.int32) for ids in encoding["input_ids"]]),
+        "types": np.concatenate([np.array(ids, np.int8) for ids in encoding["token_type_ids"]]),
         "starts": np.cumsum(lengths) - lengths,
         "lengths": lengths,
         "labels": texts.labels.numpy(),
     }
 
 
-def _kept(path: Path) -> dict[str, np.ndarray] | None:
-    """The arrays of a kept file; None where there is none, or a broken one."""
+def _cached(path: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of a cached file; None if it is missing or broken."""
     try:
-        with np.load(path) as arrays:  # the archive keeps a checksum of each array
+        with np.load(path) as arrays:  # the archive has a checksum of each array
             return {part: arrays[part] for part in PARTS}
     except FileNotFoundError:
         return None
-    except Exception as error:  # zip, zlib and numpy each have their own idea of a broken file
-        log.info("%s is broken (%s) and made anew", path, one_line(error))
+    except Exception as error:  # zip, zlib and numpy have different exceptions for a broken file
+        log.info("%s is broken (%s) and is written again", path, one_line(error))
         return None
 
 
-def _keep(path: Path, arrays: dict[str, np.ndarray]) -> bool:
-    """Write the file whole or not at all; whether it could be."""
+def _store(path: Path, arrays: dict[str, np.ndarray]) -> bool:
+    """Write the file atomically; returns whether this succeeded."""
     try:
-        with whole(path) as half, half.open("wb") as file:
+        with whole(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
     except OSError:
         return False

@@ -10,20 +10,24 @@ from datamodules.vision import VisionDataModule
 
 
 class TorchvisionDataModule(VisionDataModule):
-    """A set with a reader in torchvision: says which reader, with which arguments, and which files have a checksum."""
+    """A data set that torchvision reads; subclasses set the reader, its arguments and the checksums of its files."""
 
     source: ClassVar[type[VisionDataset]]
 
     def arguments(self, split: str) -> dict[str, Any]:
-        """What the reader wants to be told about "train" or "test"."""
+        """Arguments of the reader for the split "train" or "test"."""
         return {"train": split == "train"}
 
     def checksums(self) -> list[tuple[Path, str]]:
-        """Files as they were published and their MD5, to tell a broken file from a missing one."""
+        """The published files and their MD5, to distinguish a broken file from a missing one."""
         return []
 
     def prepare_data(self) -> None:
-        """Download and unpack what is missing, in one process; fails here if it cannot be read."""
+        """Download and unpack missing files, in one process at a time.
+
+        Raises:
+            DataError: as `open`.
+        """
         for split in ("train", "test"):
             self.open(split)
 
@@ -31,7 +35,7 @@ class TorchvisionDataModule(VisionDataModule):
         """torchvision's data set.
 
         Raises:
-            DataError: missing, broken, or not to be downloaded.
+            DataError: the files are missing or broken, or cannot be downloaded.
         """
         name = self.source.__name__
         return opened(self.source, name, self.root, self.download, self.checksums(), **self.arguments(split))

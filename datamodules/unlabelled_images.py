@@ -1,4 +1,4 @@
-"""Images of a folder without labels, read as those of a data set are."""
+"""Images of a folder without labels, read like those of a data set."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,14 +7,12 @@ import torch
 from torch import Tensor
 
 from datamodules.errors import require
-from datamodules.image_set import OnDisk, read_pixels
-
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp"}
+from datamodules.image_set import EXTENSIONS, OnDisk, read_pixels
 
 
 @dataclass(frozen=True)
 class LooseImages(OnDisk):
-    """Image files, decoded to (channels, size, size) uint8, in the order of their names; the labels mean nothing."""
+    """Image files, decoded to (channels, size, size) uint8, in the order of their names; all labels are 0."""
 
     channels: int = 3
     labelled = False
@@ -25,18 +23,19 @@ class LooseImages(OnDisk):
 
 
 def loose_images(folder: str | Path, shape: tuple[int, int, int]) -> LooseImages:
-    """The images of a folder and those below it.
+    """The images of a folder and its subfolders.
 
     Args:
         folder: of image files.
-        shape: (1 or 3, size, size) that they are brought to: shorter side to `size`, then the centre.
+        shape: (1 or 3, size, size) of the result: shorter side resized to `size`, then the centre cropped.
 
     Raises:
-        DataError: no image, or a shape that images cannot be brought to.
+        DataError: no image, or an impossible shape.
     """
     channels, height, width = shape
     require(
-        channels in (1, 3) and height == width, f"images cannot be brought to {tuple(shape)}: 1 or 3 channels, square"
+        channels in (1, 3) and height == width,
+        f"images cannot be resized to {tuple(shape)}: the network must take 1 or 3 channels and square images",
     )
     paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in EXTENSIONS)
     require(len(paths) > 0, f"--images {folder}: there is no image ({', '.join(sorted(EXTENSIONS))})")

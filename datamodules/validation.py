@@ -1,4 +1,4 @@
-"""Validation on the test set: said where a run begins, and nothing is chosen by it unless the data allow that."""
+"""Validation on the test set: reported at the start of a run; choosing by such a metric is refused unless allowed."""
 
 import logging
 from typing import Protocol
@@ -14,10 +14,10 @@ CHOICES = ("refuse", "allow")
 
 
 class Validated(Protocol):
-    """What is asked of a data module.
+    """The attributes of a data module that this file reads.
 
     Attributes:
-        trainer: that it is attached to, or None.
+        trainer: the trainer of the data module, or None.
         validation_is_test: whether validation metrics are computed on the test set.
         choose_by_test: `refuse` or `allow`.
     """
@@ -28,10 +28,10 @@ class Validated(Protocol):
 
 
 def refuse_choices(data: Validated) -> None:
-    """Refuse a fit in which a validation metric decides something while it is computed on the test set.
+    """Refuse a fit in which something is chosen by a validation metric that is computed on the test set.
 
     Raises:
-        DataError: early stopping, a checkpoint, a plateau or a sweep that monitors `val/...`; names the remedy.
+        DataError: early stopping, a checkpoint, a plateau schedule or a sweep monitors `val/...`; names the remedy.
     """
     trainer = data.trainer
     if trainer is None or trainer.state.fn != TrainerFn.FITTING or not data.validation_is_test:
@@ -47,7 +47,7 @@ def refuse_choices(data: Validated) -> None:
 
 
 def announce(data: Validated) -> None:
-    """One line where a run validates on the test set; the caller sees to it that it is said once."""
+    """Log one line if a run validates on the test set; the caller calls this once."""
     trainer = data.trainer
     if trainer is None or not trainer.is_global_zero or not data.validation_is_test:
         return
@@ -57,8 +57,8 @@ def announce(data: Validated) -> None:
 
 
 def chosen_by(trainer: L.Trainer) -> list[tuple[str, str]]:
-    """(what chooses, metric) for every callback that monitors a metric, and every plateau of the learning rate."""
-    found = [
+    """(name, metric) of every callback that monitors a metric and of every plateau schedule."""
+    monitored = [
         (getattr(callback, "called", type(callback).__name__), callback.monitor)
         for callback in trainer.callbacks
         if isinstance(getattr(callback, "monitor", None), str)
@@ -66,8 +66,8 @@ def chosen_by(trainer: L.Trainer) -> list[tuple[str, str]]:
     for config in trainer.lr_scheduler_configs:
         plateau = isinstance(config.scheduler, ReduceLROnPlateau)
         metric = getattr(config.scheduler, "monitor", None) or config.monitor
-        if plateau and metric is None and trainer.limit_val_batches:  # torch's own is given the loss
+        if plateau and metric is None and trainer.limit_val_batches:  # torch's plateau schedule receives the loss
             metric = getattr(trainer.lightning_module, "monitored", None) or "val/loss"
         if metric is not None and (plateau or config.reduce_on_plateau):
-            found.append((type(config.scheduler).__name__, metric))
-    return found
+            monitored.append((type(config.scheduler).__name__, metric))
+    return monitored

@@ -1,4 +1,4 @@
-"""The contract of every image set: shapes and classes before any disk is touched, then batches ready for a network."""
+"""The base class of every image set: shape and classes are known before files are read; batches are network inputs."""
 
 import json
 from collections.abc import Sequence
@@ -20,60 +20,60 @@ from datamodules.loading import LoadingDataModule
 from datamodules.validation import CHOICES, refuse_choices
 
 LARGEST = dict.fromkeys(("batch_size", "eval_batch_size", "limit_train", "limit_test"), 10**9) | {"resize": 10_000}
-SHIFTS = {"crop_flip": 4, "jitter": 2}  # pixels each way
-READY_LIMIT = 1 << 30  # bytes of floats up to which a set is normalised once, so that a batch is one index_select
+SHIFTS = {"crop_flip": 4, "jitter": 2}  # pixels in each direction
+READY_LIMIT = 1 << 30  # bytes; a set up to this size is normalised once, so that a batch is one index_select
 
 
 class VisionDataModule(LoadingDataModule):
-    """Labelled images for classification, whole on the training device where they fit.
+    """Labelled images for classification, kept on the training device if they fit.
 
-    A data set says `num_classes`, `image_shape`, `mean`, `std` (as class attributes, or in `inspect`) and `read`.
-    Everything random has its own seed and generator; the global random state is neither read nor changed.
+    A subclass sets `num_classes`, `image_shape`, `mean` and `std` (as class attributes, or in `inspect`) and implements
+    `read`. Every random choice has its own seed and generator; the global random state is neither read nor changed.
 
     Args:
-        root: folder of all data sets; default: the environment's LIT_FA_DATA, else ./data.
-        batch_size: training images per step over all devices together.
+        root: folder of all data sets; default: the environment variable LIT_FA_DATA, else ./data.
+        batch_size: training images per step, over all devices together.
         eval_batch_size: the same for validation and test.
-        classes: which classes to keep, in the order of their new labels; a number k draws k classes by `class_seed`.
-        class_seed: decides which k classes.
-        label_noise: share of training labels replaced by a class drawn uniformly (once, for the whole run).
-        noise_seed: alone decides which labels are replaced and by what.
+        classes: classes to keep, in the order of their new labels; a number k draws k classes by `class_seed`.
+        class_seed: determines which k classes.
+        label_noise: share of training labels replaced by a uniformly drawn class (once, for the whole run).
+        noise_seed: determines which labels are replaced and by which class; nothing else does.
         noise_excludes_true_class: draw from the other classes only.
-        val_size: training images (int) or share of them (float) held out for validation; 0: the set's own validation
-            images where it has some, else the test set, and then `validation_is_test` is True.
-        val_seed: decides which images are held out, and which remain under a limit.
-        validation_is_test: where validation is on the test set, `refuse` a run in which early stopping, a checkpoint,
-            the learning rate or a sweep follows a validation metric, or `allow` it.
+        val_size: number (int) or share (float) of training images held out for validation. 0: the data set's own
+            validation images; if there are none, the test set, and `validation_is_test` is True.
+        val_seed: determines which images are held out and which are used under a limit.
+        validation_is_test: if validation is on the test set, `refuse` or `allow` a run in which early stopping, a
+            checkpoint, the learning rate or a sweep follows a validation metric.
         seed: order of training batches and all augmentation.
         normalize: standard: (pixel/255 - mean) / std per channel; unit: pixel/255; none: 0..255.
         flatten: batches (n, c*h*w) instead of (n, c, h, w).
-        resize: height and width that every image is scaled to.
-        augment: of training images, drawn for each image: crop_flip (4 pixels of zero padding, then flip), flip, or
-            jitter (a shift of up to 2 pixels each way).
-        transforms: torchvision v2 transforms applied to each training batch (uint8), after `augment`; they draw once
-            per batch where torchvision does.
-        limit_train: use at most so many training images, with classes as even as possible.
-        limit_test: the same for the test set (and the set's own validation images).
-        drop_last: leave out a last training batch that is not full.
-        device: where images are kept; auto: the trainer's device, cpu without a trainer.
-        download: fetch what is missing; False never touches the network.
+        resize: height and width to which every image is resized.
+        augment: augmentation of training images, drawn for each image: crop_flip (4 pixels of zero padding, then
+            flip), flip, or jitter (a shift of up to 2 pixels in each direction).
+        transforms: torchvision v2 transforms applied to each training batch (uint8), after `augment`; like in
+            torchvision, some draw once per batch.
+        limit_train: largest number of training images, with classes as even as possible.
+        limit_test: the same for the test set (and the data set's own validation images).
+        drop_last: omit a last training batch that is not full.
+        device: device of the images; auto: the trainer's device, cpu without a trainer.
+        download: download missing files; False never uses the network.
         dtype: of the images in a batch.
 
     Attributes:
         train_set, val_set, test_set: after `setup`, the images on the device.
-        flipped: after `setup`, indices into the original training set of the images trained with a wrong label
-            (a draw may hit the true class: such an image is not among them).
-        train_indices: after `setup`, indices into the original training set of all images trained on.
+        flipped: after `setup`, indices into the original training set of the images that are trained with a wrong
+            label (an image whose drawn class is the true one is not among them).
+        train_indices: after `setup`, indices into the original training set of all training images.
 
     Raises:
-        DataError: an option that contradicts the set; one line that says what to do.
+        DataError: an option that contradicts the data set; one line that names the remedy.
     """
 
     num_classes: int
     image_shape: tuple[int, int, int]
-    mean: Sequence[float] | None = None  # None: measured on the training images in `setup`
+    mean: Sequence[float] | None = None  # None: computed from the training images in `setup`
     std: Sequence[float] | None = None
-    has_validation: bool = False  # the set comes with validation images of its own
+    has_validation: bool = False  # whether the data set has its own validation images
     in_memory_limit: int = 2 << 30  # bytes of decoded uint8 images; larger folders are decoded batch by batch
 
     def __init__(
@@ -125,15 +125,15 @@ class VisionDataModule(LoadingDataModule):
         self._placed_on: torch.device | None = None
 
     def inspect(self) -> None:
-        """Set what is not known before the options are (number of classes, image shape); headers only, no images."""
+        """Set the number of classes and the image shape if they depend on the options; reads headers, no images."""
 
     def read(self, split: str) -> ImageSet:
-        """The images and labels of "train", "test" or, where `has_validation`, "val", as they are in the source."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how to read {split!r}")
+        """The original images and labels of "train", "test" or, if `has_validation`, "val"."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement read({split!r})")
 
     @property
     def validation_is_test(self) -> bool:
-        """Whether validation metrics are computed on the test set, for lack of anything else."""
+        """Whether validation metrics are computed on the test set, because there are no other images."""
         return not self.val_size and not self.has_validation
 
     def example(self, n: int = 2) -> Tensor:
@@ -143,7 +143,7 @@ class VisionDataModule(LoadingDataModule):
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Of one sample of a batch, flattened or not."""
+        """Shape of one sample of a batch, flattened or not."""
         return tuple(self.example(1).shape[1:])
 
     def setup(self, stage: str | None = None) -> None:
@@ -165,13 +165,13 @@ class VisionDataModule(LoadingDataModule):
         self._placed_on = device
 
     def prepare(self, samples: ImageSet) -> Prepare | None:
-        """Augmentation for training images, the finish for others; None where a set was finished in `setup`."""
+        """`augmented` for training images, `finish` for others; None if `setup` has finished the set already."""
         if isinstance(samples, InMemory) and samples.images.is_floating_point():
             return None
         return self.augmented if samples is self.train_set else lambda batch, _: self.finish(batch)
 
     def finish(self, images: Tensor) -> Tensor:
-        """Pixels (n, c, h, w) uint8 as the network sees them: resized, scaled, cast, maybe flattened."""
+        """Network inputs of pixels (n, c, h, w) uint8: resized, normalised, cast to `dtype`, flattened if asked for."""
         images = self._sized(images).to(self.dtype).mul_(self._scale).add_(self._shift)
         return images.flatten(1) if self.flatten else images
 
@@ -205,18 +205,18 @@ class VisionDataModule(LoadingDataModule):
 
     def _of_classes(self, images: ImageSet, split: str) -> tuple[ImageSet, Tensor]:
         lab.check_range(images.labels, self.num_original_classes, f"{type(self).__name__} ({split})")
-        kept, relabelled = lab.only_classes(images.labels, self.classes)
-        have = set(relabelled.unique().tolist())
-        absent = [label for place, label in enumerate(self.classes or []) if place not in have]
-        if absent and (split == "train" or not have):
+        chosen, relabelled = lab.only_classes(images.labels, self.classes)
+        present = set(relabelled.unique().tolist())
+        absent = [label for new_label, label in enumerate(self.classes or []) if new_label not in present]
+        if absent and (split == "train" or not present):
             raise DataError(f"{type(self).__name__} ({split}) has no image of the classes {absent}: leave them out")
-        return images.select(kept, relabelled), kept
+        return images.select(chosen, relabelled), chosen
 
     def _setup_train(self, train: ImageSet, device: torch.device) -> ImageSet | None:
         train, original = self._of_classes(train, "train")
-        kept, held = lab.hold_out(len(train), self.val_size, self.val_seed)
+        used, held_out = lab.hold_out(len(train), self.val_size, self.val_seed)
         if self.limit_train is not None:
-            kept = kept[lab.balanced_order(train.labels[kept], self.val_seed)[: self.limit_train]]
+            used = used[lab.balanced_order(train.labels[used], self.val_seed)[: self.limit_train]]
         noisy = lab.replace_labels(
             train.labels,
             self.label_noise,
@@ -224,16 +224,16 @@ class VisionDataModule(LoadingDataModule):
             self.noise_seed,
             exclude_true_class=self.noise_excludes_true_class,
         )
-        wrong = kept[(noisy != train.labels)[kept]]
-        self.train_indices, self.flipped = original[kept], original[wrong]
+        wrong = used[(noisy != train.labels)[used]]
+        self.train_indices, self.flipped = original[used], original[wrong]
         self._save_label_noise(train.labels[wrong], noisy[wrong])
-        self.train_set = self._placed(train.select(kept, noisy[kept]), device, plain=not self._augments)
-        return train.select(held, train.labels[held]) if len(held) else None
+        self.train_set = self._placed(train.select(used, noisy[used]), device, plain=not self._augments)
+        return train.select(held_out, train.labels[held_out]) if len(held_out) else None
 
     def _limited(self, images: ImageSet, device: torch.device) -> ImageSet:
         if self.limit_test is not None:
-            kept = lab.balanced_order(images.labels, self.val_seed)[: self.limit_test]
-            images = images.select(kept, images.labels[kept])
+            chosen = lab.balanced_order(images.labels, self.val_seed)[: self.limit_test]
+            images = images.select(chosen, images.labels[chosen])
         return self._placed(images, device)
 
     def _placed(self, images: ImageSet, device: torch.device, *, plain: bool = True) -> ImageSet:
@@ -254,11 +254,11 @@ class VisionDataModule(LoadingDataModule):
 
     def _save_label_noise(self, before: Tensor, after: Tensor) -> None:
         if not self.label_noise or self.trainer is None or not self.trainer.loggers:
-            return  # without a logger there is no folder of this run; the seed tells the same
-        folder = self.trainer.log_dir  # asks all ranks, so it is read on all of them
+            return  # without a logger the run has no folder; the noise can be recomputed from the seed
+        folder = self.trainer.log_dir  # a collective operation: all ranks must read it
         if folder is None or not self.trainer.is_global_zero:
             return
         record = {"noise_seed": self.noise_seed, "label_noise": self.label_noise, "images": self.flipped.tolist()}
         record |= {"labels_before": before.tolist(), "labels_after": after.tolist()}
-        with whole(Path(folder) / "label_noise.json") as half:
-            half.write_text(json.dumps(record), encoding="utf-8")
+        with whole(Path(folder) / "label_noise.json") as temporary:
+            temporary.write_text(json.dumps(record), encoding="utf-8")

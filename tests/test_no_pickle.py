@@ -80,10 +80,10 @@ def test_pickled_batches_that_are_not_the_published_ones_are_refused(tmp_path, p
 
 
 def test_kept_tokens_that_hold_objects_are_made_anew(tmp_path, proof):
-    from datamodules.tokenised import PARTS, _kept
+    from datamodules.tokenised import PARTS, _cached
 
     np.savez(tmp_path / "kept.npz", **dict.fromkeys(PARTS, np.array([RunsOnLoading(proof)], dtype=object)))
-    assert _kept(tmp_path / "kept.npz") is None
+    assert _cached(tmp_path / "kept.npz") is None
     assert not proof.exists()
 
 

@@ -27,7 +27,7 @@ DATA = [
     ("dtype", "float16", "dtype"),
     ("device", "foo", "device='foo'"),
     ("device", "", "device=''"),
-    ("device", "meta", "device='meta' holds no data"),
+    ("device", "meta", "device='meta' stores no data"),
     ("transforms", "[foo]", "transforms"),
     ("foo", "1", "has no option 'foo'"),
 ]

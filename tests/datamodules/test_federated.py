@@ -178,7 +178,7 @@ def test_a_partition_that_cannot_be_made_says_why(options: dict, message: str):
         ("[[0, 1], [1, 2]]", "gives an image to two clients"),
         ("[[0, 400], [1]]", "indices 0 to 400; there are 400 images"),
         ("[[0, 0.5]]", "indices are whole numbers"),
-        ('{"a": 1}', "no list of lists"),
+        ('{"a": 1}', "one list of indices per client"),
         ("[[0, 1", "cannot be read"),
     ],
 )

@@ -230,8 +230,8 @@ def test_options_that_do_not_fit_are_refused_in_one_line(made, options, what):
         ("CoLA", "train.tsv", [["s", "2", "", "a cat"]], "line 1: label '2' is none of 0, 1"),
         ("RTE", "train.tsv", [["index", "sentence1", "label"]] * 2, r"has no column \['sentence2'\]; it has"),
         ("QNLI", "train.tsv", [["question", "sentence", "label"], ["a", "b", "yes"]], "'yes' is none of entailment"),
-        ("STS-B", "train.tsv", [["sentence1", "sentence2", "score"], ["a", "b", "7"]], "score '7' is no number from 0"),
-        ("STS-B", "train.tsv", [["sentence1", "sentence2", "score"], ["a", "b", "x"]], "score 'x' is no number"),
+        ("STS-B", "train.tsv", [["sentence1", "sentence2", "score"], ["a", "b", "7"]], "score '7' is not a number"),
+        ("STS-B", "train.tsv", [["sentence1", "sentence2", "score"], ["a", "b", "x"]], "score 'x' is not a number"),
     ],
 )
 def test_a_file_that_breaks_the_format_is_named_with_the_line(made, tmp_path, task, file, table, what):

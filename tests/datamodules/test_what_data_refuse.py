@@ -137,7 +137,7 @@ def pictures(root, **folders):
 @pytest.mark.parametrize(
     ("folders", "says"),
     [
-        ({"train": ["cat", "dog"], "val": ["cat", "dog", "elk"]}, "val has the class elk, which train has not"),
+        ({"train": ["cat", "dog"], "val": ["cat", "dog", "elk"]}, "val has the class elk, which train does not"),
         ({"train": ["cat", "dog", "elk!"], "val": ["cat"]}, "of the class elk: remove its folder"),
     ],
 )
