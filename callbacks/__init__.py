@@ -1,4 +1,4 @@
-"""What we measure while training. Callbacks observe: removing one changes no result, bit for bit."""
+"""Measurements during training. Callbacks only observe: without them every result has the same bits."""
 
 from callbacks.client_drift import ClientDrift
 from callbacks.conservation import ConservationPotential

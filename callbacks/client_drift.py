@@ -1,4 +1,4 @@
-"""How far a round's clients move apart, layer by layer, and how much of it their ways back have in it."""
+"""How far the clients of a round diverge in each layer, and how much their backward matrices contribute to it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,19 +21,25 @@ Trace = dict[str, Steps]  # by layer
 
 
 class ClientDrift(L.Callback):
-    """Logs `drift/update/<layer>`, `drift/transport/<layer>`, `drift/cosine/<layer>`, the outer two also `/overall`.
+    """Logs `drift/update/<layer>`, `drift/transport/<layer>` and `drift/cosine/<layer>`.
 
-    update: the mean distance between the movements of two of the round's clients, D of `functional.drift`; transport:
-    what two clients' matrices make of one error, H there, summed over all local steps of the client whose error it is
-    (zero where clients share their feedback, and not logged for the first layer, which sends no error on); cosine: the
-    mean between a client's movement and that of all, weighted by samples. Before a measured round its clients are
-    trained once more, one after another: it costs a round, and changes nothing.
+    * update (also `/overall`): mean distance between the updates of two clients of the round, D of `functional.drift`;
+    * transport: distance between the errors that the backward matrices of two clients make of the same error, H of
+      `functional.drift`, summed over all local steps of the client whose error it is. It is zero if the clients share
+      their feedback, and not logged for the first layer, which sends no error to a layer below;
+    * cosine (also `/overall`): mean cosine between a client's update and the average of all, weighted by samples.
+
+    Before a measured round its clients are trained once more, one after another. This costs the time of a round and
+    changes no result.
 
     Args:
         every_n_rounds: rounds between two measurements, from round zero on.
-        transport_steps: local steps at which H is looked at, spread evenly over those of the client that takes most,
-            and every client's last step besides; between them H is interpolated, from zero at the first step.
+        transport_steps: number of local steps at which H is computed, evenly spaced over the steps of the client that
+            takes most; every client's last step is added. Between them H is interpolated, from zero at the first step.
         layers: names or patterns; None: all linear and conv layers.
+
+    Raises:
+        MeasurementError: numbers below one, unknown layers, a module that is not federated, or a round of one client.
     """
 
     def __init__(self, every_n_rounds: int = 10, transport_steps: int = 3, layers: list[str] | None = None):
@@ -43,9 +49,9 @@ class ClientDrift(L.Callback):
         self.every_n_rounds, self.transport_steps, self.layers = every_n_rounds, transport_steps, layers
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse what has no clients, and layers that are not there."""
+        """Refuse modules without clients and unknown layers."""
         if not hasattr(pl_module, "movements"):
-            raise MeasurementError("ClientDrift measures a federation: use FederatedClassifier")
+            raise MeasurementError("ClientDrift measures federated training: use FederatedClassifier")
         self._chosen(pl_module.network)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch, batch_idx: int) -> None:
@@ -54,21 +60,21 @@ class ClientDrift(L.Callback):
             publish(trainer, pl_module, self.measure(pl_module, batch), monitored=False)
 
     def measure(self, module: L.LightningModule, batch) -> dict[str, float]:
-        """Key to value."""
+        """The logged values of a round, by key."""
         if len(batch.clients) < 2:
             raise MeasurementError("drift is between clients, and this round has one: set clients_per_round: 2")
-        steps = looked_at(batch.steps, self.transport_steps)
+        steps = measured_steps(batch.steps, self.transport_steps)
         layers = {name: module.network.get_submodule(name) for name in self._chosen(module.network)}
-        moved: list[dict[str, Tensor]] = []
+        updates: list[dict[str, Tensor]] = []
         traces: list[Trace] = []
         movements = module.movements(batch)
         for _ in batch.clients:
             with traced(layers, steps) as trace:
-                _, own = next(movements)
-            moved.append({name: own[f"network.{name}.weight"].flatten() for name in layers})
+                _, update = next(movements)
+            updates.append({name: update[f"network.{name}.weight"].flatten() for name in layers})
             traces.append(trace)
         shares = torch.tensor(batch.sizes, dtype=torch.float64) / sum(batch.sizes)
-        return movement_drift(moved, shares) | transport_drift(layers, traces, batch.steps)
+        return update_drift(updates, shares) | transport_drift(layers, traces, batch.steps)
 
     def _chosen(self, network: nn.Module) -> list[str]:
         names = [name for name, m in network.named_modules() if name and isinstance(m, WEIGHT_LAYERS)]
@@ -79,7 +85,7 @@ class ClientDrift(L.Callback):
 
 
 def spread(steps: int, most: int) -> list[int]:
-    """At most so many of the local steps, without the first, in which all clients' weights are one.
+    """At most `most` of the local steps, evenly spaced, without the first step, at which all weights are equal.
 
     >>> spread(41, 3), spread(3, 3), spread(1, 3)
     ([1, 20, 40], [1, 2], [])
@@ -90,10 +96,10 @@ def spread(steps: int, most: int) -> list[int]:
     return sorted({later[round(k * (len(later) - 1) / max(most - 1, 1))] for k in range(most)})
 
 
-def looked_at(steps: Sequence[int], most: int) -> list[int]:
-    """Local steps at which matrices are kept, of clients that take so many steps each.
+def measured_steps(steps: Sequence[int], most: int) -> list[int]:
+    """Local steps at which matrices are recorded, for clients that take `steps` steps.
 
-    >>> looked_at([41, 7], 3)
+    >>> measured_steps([41, 7], 3)
     [1, 6, 20, 40]
     """
     return sorted({*spread(max(steps), most), *(taken - 1 for taken in steps)})
@@ -101,23 +107,22 @@ def looked_at(steps: Sequence[int], most: int) -> list[int]:
 
 @contextmanager
 def traced(layers: dict[str, nn.Module], steps: list[int]) -> Iterator[Trace]:
-    """Within, at these steps, each layer's matrix and error are kept: those that send an error on."""
+    """Within the block, record at these steps matrix and error of each layer whose input needs a gradient."""
     trace: Trace = {name: {} for name in layers}
     calls = dict.fromkeys(layers, 0)
 
-    def look(name: str, layer: nn.Module, x: Tensor, out: Tensor) -> None:
+    def record(name: str, layer: nn.Module, x: Tensor, out: Tensor) -> None:
         if not out.requires_grad:
-            return  # another model that the algorithm looks at
+            return  # another model that the algorithm evaluates
         if calls[name] in steps and x.requires_grad and measurable(layer):
             feedback = getattr(layer, "feedback", None)
             matrix = layer.weight if feedback is None else feedback.matrix(layer.weight)
-            kept = trace[name][calls[name]] = {"matrix": matrix.detach().clone()}
-            kept["rows"] = torch.tensor(x.shape)
-            out.register_hook(lambda error: kept.update(error=error.detach().clone()))
+            step = trace[name][calls[name]] = {"matrix": matrix.detach().clone(), "shape": torch.tensor(x.shape)}
+            out.register_hook(lambda error: step.update(error=error.detach().clone()))
         calls[name] += 1
 
     hooks = [
-        layer.register_forward_hook(lambda m, args, out, n=name: look(n, m, args[0], out))
+        layer.register_forward_hook(lambda m, args, out, n=name: record(n, m, args[0], out))
         for name, layer in layers.items()
     ]
     try:
@@ -128,52 +133,57 @@ def traced(layers: dict[str, nn.Module], steps: list[int]) -> Iterator[Trace]:
 
 
 def measurable(layer: nn.Module) -> bool:
-    """Linear layers, and two-dimensional convolutions that pad with zeros."""
+    """Whether H is defined for the layer: linear layers, and two-dimensional convolutions with zero padding."""
     if isinstance(layer, nn.Linear):
         return True
     return isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
 
 
-def movement_drift(moved: list[dict[str, Tensor]], shares: Tensor) -> dict[str, float]:
-    """D and the cosine with everybody's movement, of each layer and of all together."""
-    stacks = {name: torch.stack([own[name] for own in moved]) for name in moved[0]}
+def update_drift(updates: list[dict[str, Tensor]], shares: Tensor) -> dict[str, float]:
+    """D, and the cosine with the average update, for each layer and for all layers together.
+
+    Args:
+        updates: for each client, layer to flattened update.
+        shares: (k,) share of samples of each client.
+    """
+    stacks = {name: torch.stack([update[name] for update in updates]) for name in updates[0]}
     stacks["overall"] = torch.cat([*stacks.values()], 1)
-    found = {}
+    values = {}
     for name, stack in stacks.items():
         mean = shares.to(stack) @ stack
-        found[f"drift/update/{name}"] = mean_pairwise_distance(stack).item()
-        found[f"drift/cosine/{name}"] = torch.stack([cosine(own, mean) for own in stack]).nanmean().item()
-    return found
+        values[f"drift/update/{name}"] = mean_pairwise_distance(stack).item()
+        values[f"drift/cosine/{name}"] = torch.stack([cosine(update, mean) for update in stack]).nanmean().item()
+    return values
 
 
 def transport_drift(layers: dict[str, nn.Module], traces: list[Trace], local_steps: Sequence[int]) -> dict[str, float]:
-    """H of each layer: mean over pairs, sum over the local steps of the first of the two."""
-    found = {}
+    """H of each layer: mean over pairs of clients, sum over the local steps of the first client of a pair."""
+    values = {}
     for name, layer in layers.items():
         pairs = combinations(zip([trace[name] for trace in traces], local_steps, strict=True), 2)
-        sums = [summed_apart(layer, one, other, taken) for (one, taken), (other, _) in pairs]
+        sums = [summed_distance(layer, one, other, number) for (one, number), (other, _) in pairs]
         if sums := [value for value in sums if value is not None]:
-            found[f"drift/transport/{name}"] = sum(sums) / len(sums)
-    return found
+            values[f"drift/transport/{name}"] = sum(sums) / len(sums)
+    return values
 
 
-def summed_apart(layer: nn.Module, one: Steps, other: Steps, taken: int) -> float | None:
-    """The sum over `taken` steps of what `other`'s matrix makes of `one`'s error; None where no step shows it.
+def summed_distance(layer: nn.Module, one: Steps, other: Steps, number: int) -> float | None:
+    """The sum of `error_distance` over `number` local steps; None if it was measured at no step.
 
-    A client that has taken all its steps keeps the matrix of its last one. At the first step all matrices are equal.
+    A client that has taken all its steps keeps its last matrix. At the first step all matrices are equal.
     """
-    seen = [step for step, kept in sorted(one.items()) if step and "error" in kept and other]
-    if not seen:
+    measured = [step for step, tensors in sorted(one.items()) if step and "error" in tensors and other]
+    if not measured:
         return None
-    apart = [sent_apart(layer, one[step], other[min(step, max(other))]) for step in seen]
-    return float(np.interp(range(1, taken), [0, *seen], [0.0, *apart]).sum())
+    distances = [error_distance(layer, one[step], other[min(step, max(other))]) for step in measured]
+    return float(np.interp(range(1, number), [0, *measured], [0.0, *distances]).sum())
 
 
-def sent_apart(layer: nn.Module, one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    """||(M_i - M_j)^T delta_i||: what one client's error would be below the layer less what the other's matrix says."""
+def error_distance(layer: nn.Module, one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """||(M_i - M_j)^T delta_i||: distance between one client's error below the layer and the same error through M_j."""
     matrix, error = one["matrix"] - other["matrix"], one["error"]
     if isinstance(layer, nn.Linear):
         return torch.linalg.vector_norm(error @ matrix).item()
-    shape = torch.Size(one["rows"].tolist())
+    shape = torch.Size(one["shape"].tolist())
     geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
     return torch.linalg.vector_norm(conv2d_input(shape, matrix, error, *geometry)).item()

@@ -1,7 +1,7 @@
-r"""The conserved potential of every hidden neuron, against what plain SGD with finite steps makes of it.
+r"""The conserved potential of every hidden neuron, compared with its exact value under SGD with finite steps.
 
-Maths and source: `lit_fa.functional.conservation`. The neurons' potential is compared with the exact prediction, so a
-run tells apart the drift that steps of finite size explain and a law that does not hold.
+Formulas and source: `lit_fa.functional.conservation`. The comparison distinguishes drift that is caused by the finite
+step size from a law that does not hold.
 """
 
 import lightning as L
@@ -34,25 +34,28 @@ class ConservationPotential(Periodic):
     * `conserve/<layer>/potential`: $\sum_j C_j$; `/normalised`: divided by its first value, 1 in theory;
     * `/drift`: $(\sum_j C_j - \sum_j C_j(0)) / |\sum_j C_j(0)|$;
     * `/worst_neuron`: $\max_j |C_j - C_j(0)|$ over the mean of $|C_j(0)|$;
-    * `/predicted`: what `normalised` must be under the steps that were taken;
+    * `/predicted`: the exact value of `normalised` after the steps that were taken;
     * `/residual`: $\max_j$ |value - exact prediction|; `/residual_relative`: over the mean of $|C_j(0)|$;
     * `conserve/potential`, `/normalised`, `/drift`, `/predicted` of all hidden layers together, and
       `conserve/worst_neuron`, `/residual`, `/residual_relative`, the largest of any layer.
 
     The law `sign` has no exact prediction; its `predicted` and `residual` are those of the path law on the same run.
-    A neuron is a channel in conv layers, and stands behind the normalisation if there is one.
+    A neuron of a conv layer is a channel. If a normalisation follows the layer, the neuron is its output.
 
     Args:
-        law: `auto`: what rule and feedback imply, layer by layer; or one of feedback, balance, sign, kolen_pollack,
-            path, to see what it makes of a rule that does not keep it.
+        law: `auto`: the law that rule and feedback imply, for each layer; or feedback, balance, sign, kolen_pollack or
+            path for all layers, also under a rule that does not conserve it.
         every_n_steps: optimiser steps between two values; 0: at the end of every epoch.
         per_neuron: also log, when training ends, quantiles over the neurons of the relative drift
             $(C_j - C_j(0)) / \mathrm{mean}|C(0)|$ as `conserve/<layer>/neuron_drift_<min|q25|median|q75|max>`.
 
     Attributes:
-        broken: one sentence for everything that breaks a law here; each is also a warning.
+        broken: one sentence for everything that violates a law in this run; each is also a warning.
         neurons: after the first batch, layer to `Neurons`.
         initial: layer to (u,), the potentials before the first step.
+
+    Raises:
+        MeasurementError: an unknown law.
     """
 
     def __init__(self, law: str = "auto", every_n_steps: int = 0, per_neuron: bool = True):
@@ -65,21 +68,21 @@ class ConservationPotential(Periodic):
         self.neurons: dict[str, Neurons] = {}
         self.initial: dict[str, Tensor] = {}
         self.anchor: dict[str, Tensor] = {}  # initial potential of the exact identity
-        self.steps: dict[str, Tensor] = {}  # what the steps have added to it
+        self.steps: dict[str, Tensor] = {}  # sum of the changes by all steps
         self.path: dict[str, Tensor] = {}  # integral of <B, dW>
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
-        """Find the neurons, say what breaks their laws, and note where they start."""
-        found, broken = find_neurons(module.network, module.rule, trace(module.network, batch[0]), self.law)
-        self.neurons = {neurons.name: neurons for neurons in found}
-        self.broken = broken + disturbances(trainer, module, found)
+        """Find the neurons, warn of everything that violates their laws, and store the initial potentials."""
+        layers, broken = find_neurons(module.network, module.rule, trace(module.network, batch[0]), self.law)
+        self.neurons = {neurons.name: neurons for neurons in layers}
+        self.broken = broken + disturbances(trainer, module, layers)
         for sentence in self.broken:
             rank_zero_warn(f"conservation: {sentence}")
         for name, neurons in self.neurons.items():
             zeros = torch.zeros(neurons.units, dtype=torch.float64, device=neurons.scale.device)
-            for held in (self.steps, self.path, self.initial, self.anchor):
-                if name in held:  # from a checkpoint
-                    held[name] = held[name].to(zeros.device)
+            for state in (self.steps, self.path, self.initial, self.anchor):
+                if name in state:  # from a checkpoint
+                    state[name] = state[name].to(zeros.device)
             self.steps.setdefault(name, zeros.clone())
             self.path.setdefault(name, zeros)
             self.initial.setdefault(name, self.potential(name))
@@ -89,7 +92,7 @@ class ConservationPotential(Periodic):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Add up what this step does to each neuron's potential."""
+        """Add the change of each neuron's potential by this step."""
         rates = {p: float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
         for name, n in self.neurons.items():
             if n.scale.grad is None or n.reader.weight.grad is None:
@@ -98,30 +101,30 @@ class ConservationPotential(Periodic):
             squares = row_squares(n.scale.grad, dtype=None)
             if n.shift is not None:
                 squares += row_squares(n.shift.grad, dtype=None)
-            gained = n.reader.feedback.weight.grad if n.law == "kolen_pollack" else n.reader.weight.grad
-            columns = column_sums(gained.square(), units) if n.law in ("balance", "kolen_pollack") else None
+            gradient = n.reader.feedback.weight.grad if n.law == "kolen_pollack" else n.reader.weight.grad
+            columns = column_sums(gradient.square(), units) if n.law in ("balance", "kolen_pollack") else None
             self.steps[name] += drift(n.law, lr, squares, columns)
             if n.law in ("path", "sign"):
                 rate = rates[n.reader.weight]
                 self.path[name] = self.path[name] + path_step(rate, n.matrix(), n.reader.weight.grad, units)
 
     def potential(self, name: str) -> Tensor:
-        """C_j of the layer's neurons at this moment, (u,) float64."""
+        """The current C_j of the layer's neurons, (u,) float64."""
         n = self.neurons[name]
         return self.path_potential(name) if n.law == "path" else potential(_outgoing(n), incoming(n.scale, n.shift))
 
     def path_potential(self, name: str) -> Tensor:
-        """The path law's potential: the integral of <B, dW> so far less what comes in, (u,) float64."""
+        """The potential of the path law, (u,) float64: the integral of <B, dW> so far minus the incoming part."""
         n = self.neurons[name]
         return potential(self.path[name], incoming(n.scale, n.shift))
 
     def identity(self, name: str) -> Tensor:
-        """The potential that an exact prediction exists for, (u,) float64."""
+        """The potential that has an exact prediction, (u,) float64."""
         return self.path_potential(name) if self.neurons[name].law == "sign" else self.potential(name)
 
     @torch.no_grad()
     def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
-        """See the class."""
+        """The logged values, by key."""
         values, summed, whole = {}, torch.zeros(4, dtype=torch.float64), {}
         for name in self.neurons:
             initial, anchor = self.initial[name], self.anchor[name]
@@ -141,7 +144,7 @@ class ConservationPotential(Periodic):
         return values
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Publish the quantiles over the neurons."""
+        """Log the quantiles over the neurons."""
         if not self.per_neuron:
             return
         self.be_ready(trainer, pl_module)
@@ -156,42 +159,41 @@ class ConservationPotential(Periodic):
         publish(trainer, pl_module, values, monitored=False)
 
     def state_dict(self) -> dict:
-        """Starting values and sums, so that a resumed run goes on with them."""
+        """Initial potentials and sums, with which a resumed run continues."""
         return {key: getattr(self, key) for key in ("initial", "anchor", "steps", "path")}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take them up."""
+        """Restore initial potentials and sums."""
         for key, tensors in state.items():
             setattr(self, key, dict(tensors))
 
 
-def disturbances(trainer: L.Trainer, module: L.LightningModule, found: list[Neurons]) -> list[str]:
-    """One sentence for everything outside the network that breaks the laws: optimiser, clipping, rule, precision."""
-    said = []
+def disturbances(trainer: L.Trainer, module: L.LightningModule, layers: list[Neurons]) -> list[str]:
+    """One sentence for everything outside the network that violates the laws: optimiser, clipping, rule, precision."""
+    reasons = []
     for optimizer in trainer.optimizers:
-        said += _optimizer_breaks(optimizer, found)
+        reasons += _optimizer_breaks(optimizer, layers)
     if getattr(module, "clip", None) is not None and module.clip_by == "value":
-        said.append("clipping by value bends the gradient (clipping by norm only shortens the step)")
+        reasons.append("clipping by value bends the gradient (clipping by norm only shortens the step)")
     if type(module.rule).edit_gradients is not LearningRule.edit_gradients:
-        said.append(f"{type(module.rule).__name__} edits the gradients")
+        reasons.append(f"{type(module.rule).__name__} edits the gradients")
     if str(trainer.precision).startswith(("16", "bf16", "transformer")):
-        said.append(f"precision {trainer.precision} rounds more than the steps move: use 32-true or 64-true")
-    return said if found else []
+        reasons.append(f"precision {trainer.precision} rounds more than the steps move: use 32-true or 64-true")
+    return reasons if layers else []
 
 
-def _optimizer_breaks(optimizer: torch.optim.Optimizer, found: list[Neurons]) -> list[str]:
+def _optimizer_breaks(optimizer: torch.optim.Optimizer, layers: list[Neurons]) -> list[str]:
     if type(optimizer) is not torch.optim.SGD:
         return [f"{type(optimizer).__name__} is not plain SGD"]
     options = ("momentum", "nesterov", "weight_decay", "dampening", "maximize")
-    mine = {p for n in found for p in (n.scale, n.shift, n.reader.weight, *n.reader.parameters()) if p is not None}
-    groups = [group for group in optimizer.param_groups if mine.intersection(group["params"])]
-    said = [f"SGD has {o} {group[o]}" for o in options for group in groups if group[o]]
+    used = {p for n in layers for p in (n.scale, n.shift, n.reader.weight, *n.reader.parameters()) if p is not None}
+    groups = [group for group in optimizer.param_groups if used.intersection(group["params"])]
+    reasons = [f"SGD has {o} {group[o]}" for o in options for group in groups if group[o]]
     rates = {p: group["lr"] for group in groups for p in group["params"]}
-    for n in found:
-        used = {rates.get(p) for p in (n.scale, n.shift, n.reader.weight) if p is not None}
-        if len(used) > 1:
-            said.append(f"{n.name} and the layer that reads it learn at different rates")
-    return list(dict.fromkeys(said))
+    for n in layers:
+        if len({rates.get(p) for p in (n.scale, n.shift, n.reader.weight) if p is not None}) > 1:
+            reasons.append(f"{n.name} and the layer that reads it learn at different rates")
+    return list(dict.fromkeys(reasons))
 
 
 def _outgoing(n: Neurons) -> Tensor:
@@ -204,7 +206,7 @@ def _outgoing(n: Neurons) -> Tensor:
 
 
 def _ratios(sums: Tensor) -> dict[str, float]:
-    """sums: potential now, at the start, predicted, and the prediction's start."""
+    """Ratios of the sums (4,): current potential, initial potential, predicted value, initial predicted value."""
     now, initial, predicted, anchor = sums
     shares = {"potential": now, "normalised": now / initial, "drift": (now - initial) / initial.abs()}
     return {key: value.item() for key, value in (shares | {"predicted": predicted / anchor}).items()}

@@ -1,4 +1,4 @@
-"""What the trained network costs where it is run: exported form beside its dense twin, counted and timed."""
+"""The cost of the exported network and of its dense form, counted and timed."""
 
 import copy
 from collections.abc import Iterator
@@ -16,18 +16,23 @@ from lit_fa.rules.base import LearningRule
 
 
 class DeployedCost(Periodic):
-    """Logs, of the network that `lit-fa export` would write:
+    """Logs, for the network that `lit-fa export` would write:
 
-    * `deployed/parameters`, `deployed/macs`: of it, multiply-adds a sample; `deployed/dense_parameters`,
-      `deployed/dense_macs`: with every factored layer merged;
-    * `deployed/time_ratio`: its time over the dense one's, for one batch on the processor, one thread: the median of
-      rounds in which both take turns; `deployed/ms`: its median time.
+    * `deployed/parameters`, `deployed/macs`: its parameters and multiply-adds per sample; `deployed/dense_parameters`,
+      `deployed/dense_macs`: the same with every factored layer merged;
+    * `deployed/time_ratio`: its time divided by that of the dense network, for one batch on one processor thread, as
+      the median of rounds in which the two alternate; `deployed/ms`: its median time in milliseconds.
+
+    Nothing is logged for a rule whose prediction is more than a forward pass.
 
     Args:
-        by: what decides between a layer's two forms: `macs` or `time`.
-        batch: images of the timed batch.
-        rounds: of the timing.
+        by: criterion for keeping a layer factored: `macs` or `time`.
+        batch: images in the timed batch.
+        rounds: number of timings.
         every_n_steps: optimiser steps between two measurements; 0: at the end of every epoch.
+
+    Raises:
+        MeasurementError: fewer than 2 images or 1 round, or an unknown criterion.
     """
 
     def __init__(self, by: str = "time", batch: int = 32, rounds: int = 30, every_n_steps: int = 0):
@@ -41,12 +46,12 @@ class DeployedCost(Periodic):
         self.inputs: Tensor | None = None
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
-        """Keep some training images."""
+        """Store some training images."""
         inputs = batch[0][: self.batch].cpu()
-        self.inputs = inputs.float() if inputs.is_floating_point() else inputs  # token ids stay what they are
+        self.inputs = inputs.float() if inputs.is_floating_point() else inputs  # token ids stay integers
 
     def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
-        """Simplify a copy, and time it; nothing for a rule that predicts by more than a forward pass."""
+        """Simplify a copy of the network, and count and time it."""
         if type(module.rule).predict is not LearningRule.predict:
             return {}
         network = copy.deepcopy(module.network).float().cpu()
@@ -64,13 +69,13 @@ class DeployedCost(Periodic):
         }
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let go of the images."""
+        """Release the images."""
         self.inputs = None
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Within, an operation runs on one thread."""
+    """Within the block, torch uses one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""How strongly a rule's updates descend: the inner product with the gradient, against powers of the loss."""
+"""How strongly a rule's updates decrease the loss: inner product with the gradient, relative to powers of the loss."""
 
 import copy
 
@@ -13,18 +13,21 @@ from lit_fa.functional.dominance import fit_alpha, fit_exponent, loss_bound
 
 
 class AlignmentDominance(Probe):
-    r"""Logs `dominance/q` = <gradient, update> and `dominance/loss`, and when training ends what follows from them.
+    r"""Logs `dominance/q` = <gradient, update> and `dominance/loss`; when training ends, also:
 
-    `dominance/alpha_1` and `/alpha_2`: the largest $\alpha$ with $q \ge \alpha L^\beta$ at all measured points, for
-    $\beta$ = 1 and 2; `/bound_1` and `/bound_2`: 1 where the loss stays below the bound that follows at all points,
-    else 0; `/exponent`: slope of log q over log L. q is of all parameters, those of layers with an exact update among
-    them, for the bounds are on the whole loss. Time is the sum of the learning rates (of the first parameter
-    group). The bounds are for gradient flow on the loss that is measured; source: `lit_fa.functional.dominance`.
+    * `dominance/alpha_1` and `/alpha_2`: the largest $\alpha$ with $q \ge \alpha L^\beta$ at all measured points, for
+      $\beta$ = 1 and 2;
+    * `/bound_1` and `/bound_2`: 1 if the loss is below the resulting bound at all points, else 0;
+    * `/exponent`: slope of log q over log L.
+
+    q includes all parameters, also those of layers with an exact update, because the bounds are on the whole loss. Time
+    is the sum of the learning rates (of the first parameter group). The bounds hold for gradient flow on the measured
+    loss; source: `lit_fa.functional.dominance`.
 
     Args:
         every_n_steps: optimiser steps between two measurements; 0: at the end of every epoch.
-        batch: most samples of the probe batch, if not `full`.
-        full: measure on all training batches, which costs as much as an epoch each time.
+        batch: largest number of samples in the probe batch, unless `full`.
+        full: measure on all training batches, which costs an epoch for each measurement.
     """
 
     def __init__(self, every_n_steps: int = 0, batch: int = 256, full: bool = False):
@@ -37,18 +40,18 @@ class AlignmentDominance(Probe):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Let time pass."""
+        """Advance the time by the learning rate."""
         self.time += float(optimizer.param_groups[0]["lr"])
 
     def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
-        """q and loss."""
+        """q and the loss, by key."""
         with trainer.precision_plugin.train_step_context():
             loss, q = self._on_all(trainer, module) if self.full else descent(module, [self.data])
         self.points.append((self.time, loss, q))
         return {"dominance/q": q, "dominance/loss": loss}
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Fit, and compare the bounds with the loss."""
+        """Fit alpha and the exponent, compare the bounds with the loss, and log the results."""
         super().on_train_end(trainer, pl_module)
         time, loss, q = torch.tensor(self.points, dtype=torch.float64).t()
         values = {"dominance/exponent": fit_exponent(q, loss).exponent}
@@ -60,31 +63,31 @@ class AlignmentDominance(Probe):
         publish(trainer, pl_module, values, monitored=False)
 
     def state_dict(self) -> dict:
-        """Time and points."""
+        """Time and measured points."""
         return {"time": self.time, "points": self.points}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from the checkpoint."""
+        """Restore time and points."""
         self.time, self.points = state["time"], [tuple(point) for point in state["points"]]
 
     def _on_all(self, trainer: L.Trainer, module: L.LightningModule) -> tuple[float, float]:
-        # a copy: a loader that knows its position keeps it
+        # a copy, so that the position of a resumable loader does not change
         loader = copy.copy(unshared(trainer.train_dataloader))
         with isolate_rng(include_cuda=False):
             return descent(module, on_device(trainer, loader))
 
 
 def descent(module: L.LightningModule, batches: list[Batch]) -> tuple[float, float]:
-    """(loss, <gradient, update>) over all samples of `batches`, both averaged first."""
-    seen, loss = 0, 0.0
+    """(loss, <gradient, update>); loss, gradient and update are averaged over all samples of `batches`."""
+    samples, loss = 0, 0.0
     sums: dict[str, dict[str, torch.Tensor]] = {"true": {}, "rule": {}}
     for batch in batches:
         n = len(batch[0])
         true, rule = true_gradients(module, batch), rule_gradients(module, batch)
-        seen, loss = seen + n, loss + n * true.loss
+        samples, loss = samples + n, loss + n * true.loss
         for kind, gradients in (("true", true.parameters), ("rule", rule.parameters)):
             for name, gradient in gradients.items():
                 sums[kind][name] = sums[kind].get(name, 0.0) + n * gradient.double()
     both = sums["true"].keys() & sums["rule"].keys()
     inner = sum((sums["true"][name] * sums["rule"][name]).sum().item() for name in sorted(both))
-    return loss / seen, inner / seen**2
+    return loss / samples, inner / samples**2

@@ -1,4 +1,4 @@
-"""Where a run took place: versions, machine, time and memory spent. Which code it was: `lit_fa.provenance`."""
+"""Versions, machine, time and memory of a run. The code of a run is described by `lit_fa.provenance`."""
 
 import multiprocessing
 import os
@@ -13,14 +13,14 @@ PACKAGES = ("torch", "lightning", "torchvision", "timm", "numpy", "lit-fa")
 
 
 def versions() -> dict[str, str | None]:
-    """Python and the packages that decide a result; None for one that is not installed."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the packages that determine a result; None for a package that is not installed."""
+    numbers = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            numbers[name] = version(name)
         except PackageNotFoundError:
-            found[name] = None
-    return found
+            numbers[name] = None
+    return numbers
 
 
 def hardware() -> dict[str, str | int | float | None]:
@@ -32,17 +32,17 @@ def hardware() -> dict[str, str | int | float | None]:
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Largest memory so far: allocated by torch on a graphics card, else resident in this process."""
+    """Peak memory so far, in MiB: allocated by torch on a graphics card, otherwise resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    unit = 2**20 if platform.system() == "Darwin" else 2**10  # bytes there, KiB elsewhere
+    unit = 2**20 if platform.system() == "Darwin" else 2**10  # ru_maxrss is in bytes on macOS, in KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def cpu_seconds() -> float:
-    """Processor time so far of this process and its children, user and system, threads added up.
+    """Processor time so far of this process and its children, in seconds: user plus system, summed over threads.
 
-    Children that still run, such as workers of a data loader, count where the system tells (/proc).
+    Children that still run, such as workers of a data loader, are included if the system has /proc.
     """
     return sum(os.times()[:4]) + sum(_running_child(child.pid) for child in multiprocessing.active_children())
 

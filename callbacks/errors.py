@@ -1,7 +1,7 @@
-"""Errors that a user can mend by changing an argument of a callback."""
+"""The error class for options of a callback that the user can correct."""
 
 
 class MeasurementError(ValueError):
-    """A wrong option: one line that says what to do, which the command line prints without a traceback."""
+    """A wrong option; the message is one line that names the remedy and is printed without a traceback."""
 
     user_error = True

@@ -1,4 +1,4 @@
-"""Ranks, energy and orthogonality of layers in factors."""
+"""Ranks, energy and orthogonality of factored layers."""
 
 import lightning as L
 import torch
@@ -11,9 +11,9 @@ from lit_fa.layers.factored import factored_layers
 class FactorSpectrum(Periodic):
     r"""Logs, for every factored layer:
 
-    * `rank/<layer>`: columns that are not pruned; `rank/overall`: their sum over the layers, in percent of full;
-    * `factors/energy/<layer>`: $\sum s^2$ over what it was at the first pruning (before that: at the start);
-    * `factors/hoyer/<layer>`: $\lVert s\rVert_1 / \lVert s\rVert_2$ over $\sqrt r$, 1 where all values are equal;
+    * `rank/<layer>`: number of columns that are not pruned; `rank/overall`: their sum, in percent of the full ranks;
+    * `factors/energy/<layer>`: $\sum s^2$ divided by its value at the first pruning (before that: the initial value);
+    * `factors/hoyer/<layer>`: $\lVert s\rVert_1 / \lVert s\rVert_2$ divided by $\sqrt r$; 1 if all values are equal;
     * `factors/orthogonality/<layer>`: $\lVert U^\top U - I\rVert_F^2 + \lVert V^\top V - I\rVert_F^2$, and
       `factors/orthogonality`, the largest of any layer.
 
@@ -23,7 +23,7 @@ class FactorSpectrum(Periodic):
 
     @torch.no_grad()
     def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
-        """Over all layers; nothing for a network without factors."""
+        """The logged values, by key; none for a network without factored layers."""
         layers, values, errors = factored_layers(module.network), {}, []
         for name, layer in layers.items():
             errors.append((orthogonality(layer.U) + orthogonality(layer.V)).item())

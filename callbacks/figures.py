@@ -1,4 +1,4 @@
-"""Pictures of one run, drawn when it ends: alignment, the conserved potential, loss and accuracy."""
+"""Figures of one run, drawn when it ends: alignment, conserved potential, client drift, loss and accuracy."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import lightning as L
 from callbacks.curves import Point, Recorder
 from lit_fa.outputs import written
 
-# file: title of each panel, and how the keys of its curves begin and end
+# file: title of each panel, and prefix and suffix of the keys of its curves
 PANELS = {
     "alignment.png": {
         "W and B": ("align/weight/", ""),
@@ -20,17 +20,17 @@ PANELS = {
         "worst neuron": ("conserve/", "/worst_neuron"),
     },
     "drift.png": {
-        "clients' updates apart": ("drift/update/", ""),
-        "their ways back apart": ("drift/transport/", ""),
-        "cosine with the round's": ("drift/cosine/", ""),
+        "distance of client updates": ("drift/update/", ""),
+        "distance of backward errors": ("drift/transport/", ""),
+        "cosine with the average": ("drift/cosine/", ""),
     },
     "training.png": {"loss": ("", "/loss"), "accuracy, %": ("", "/accuracy")},
 }
-ANGLES = "alignment.png"  # degrees: the right angle is drawn in
+ANGLES = "alignment.png"  # in degrees, with a line at 90
 
 
 class Figures(Recorder):
-    """Writes the pictures of `PANELS` at the end of a fit, as far as there are curves.
+    """Writes the figures of `PANELS` at the end of a fit, if there are curves for them.
 
     Args:
         dirpath: folder; None: `figures` in the trainer's log folder.
@@ -43,8 +43,8 @@ class Figures(Recorder):
         self.drawn: list[Path] = []  # by the last fit
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw."""
-        log_dir = trainer.log_dir  # asks all ranks, so it is read on all of them
+        """Draw the figures."""
+        log_dir = trainer.log_dir  # a collective operation: all ranks must read it
         if not trainer.is_global_zero:
             return
         folder = Path(self.dirpath or Path(log_dir or trainer.default_root_dir) / "figures")
@@ -57,15 +57,15 @@ class Figures(Recorder):
 
 
 def select(curves: dict[str, list[Point]], begin: str, end: str) -> dict[str, list[Point]]:
-    """Curves of more than one point whose keys begin and end so, named by what stands between; losses by the split."""
+    """Curves of more than one point with this prefix and suffix, named by the part between; losses by the split."""
     ends = (end, f"{end}_epoch") if not begin else (end,)
-    fits = {key: curve for key, curve in curves.items() if key.startswith(begin) and key.endswith(ends)}
-    named = {key.removeprefix(begin).removesuffix("_epoch"): curve for key, curve in fits.items() if len(curve) > 1}
+    matching = {key: curve for key, curve in curves.items() if key.startswith(begin) and key.endswith(ends)}
+    named = {key.removeprefix(begin).removesuffix("_epoch"): curve for key, curve in matching.items() if len(curve) > 1}
     return {name.removesuffix(end).removesuffix(end.strip("/")) or "all layers": c for name, c in named.items()}
 
 
 def draw(path: Path, panels: dict[str, dict[str, list[Point]]]) -> None:
-    """One PNG, one panel a title, one line a curve over the epochs."""
+    """Write a PNG with one panel per title and one line per curve, over the epochs."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""The angle between a rule's update and the gradient that backpropagation would give, on the same batch."""
+"""The angle between a rule's update and the gradient of backpropagation on the same batch."""
 
 from dataclasses import dataclass
 
@@ -14,23 +14,23 @@ from lit_fa.layers.factored import FactoredLayer, dense_weights, factored_layers
 
 
 class GradientAlignment(Probe):
-    """Logs, in degrees (0: backprop's own direction), on the probe batch:
+    """Logs, in degrees (0: the direction of backprop), on the probe batch:
 
     * `align/gradient/<layer>`: angle of the layer's weight update, over the whole batch;
-    * `align/delta/<layer>`: mean over the samples of the angle of the error at the layer's output. Layers that run more
-      than once in a forward pass have none;
+    * `align/delta/<layer>`: angle of the error at the layer's output, mean over the samples. Not logged for layers that
+      run more than once in a forward pass;
     * `align/gradient/inexact`, `align/delta/inexact`: the mean of these angles over the layers whose update is not
-      exact by construction, see `layers.exact`; so the read-out, exact under nearly every rule, is not in it. Where
-      every layer is exact, as under backpropagation, it is 0;
-    * for layers in factors, whose angle above is that of the gradient that their dense weight would get,
-      `align/effective/<layer>` and `/overall`: angle of what the gradients of U, s and V do to that weight, and of all
-      these weights together. None of them is exact.
+      exact by construction (see `layers.exact`). The head, which is exact under nearly every rule, is therefore not
+      included. The value is 0 if every layer is exact, as under backpropagation;
+    * `align/effective/<layer>` and `/overall`, for factored layers: angle of the change of the dense weight that the
+      gradients of U, s and V cause, for each layer and for all together. (The angles above are those of the gradient
+      of the dense weight.) No factored layer is exact.
 
-    Dropout masks and batch statistics are those of one training step, the same for both gradients.
+    Both gradients are computed with the same dropout masks and batch statistics, those of one training step.
 
     Args:
         every_n_steps: optimiser steps between two measurements; 0: at the end of every epoch.
-        batch: most samples of the probe batch.
+        batch: largest number of samples in the probe batch.
     """
 
     def __init__(self, every_n_steps: int = 0, batch: int = 256):
@@ -38,7 +38,7 @@ class GradientAlignment(Probe):
         super().__init__(every_n_steps, batch)
 
     def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
-        """Angles of updates and of deltas."""
+        """The angles, by key."""
         with trainer.precision_plugin.train_step_context(), dense_weights(module.network):
             rule, true = rule_gradients(module, self.data), true_gradients(module, self.data)
             exact = exact_layers(module.network, module.rule.cuts, self.data[0])
@@ -57,18 +57,19 @@ class GradientAlignment(Probe):
             return {}
         with trainer.precision_plugin.train_step_context():
             grads = rule_gradients(module, self.data).parameters
-        made = {}
+        updates = {}
         for name, layer in layers.items():
-            own = [grads[f"{name}.{side}"] for side in Factors._fields if f"{name}.{side}" in grads]
-            if len(own) == 3 and name in true:
-                made[name] = effective_update(Factors(*(f.detach() for f in layer.factors)), Factors(*own), layer.shape)
-        values = {f"align/effective/{name}": angle(update, true[name]).item() for name, update in made.items()}
-        sides = (torch.cat([t.flatten() for t in s]) for s in ([*made.values()], [true[name] for name in made]))
-        return values | ({"align/effective/overall": angle(*sides).item()} if made else {})
+            gradients = [grads[f"{name}.{side}"] for side in Factors._fields if f"{name}.{side}" in grads]
+            if len(gradients) == 3 and name in true:
+                factors = Factors(*(factor.detach() for factor in layer.factors))
+                updates[name] = effective_update(factors, Factors(*gradients), layer.shape)
+        values = {f"align/effective/{name}": angle(update, true[name]).item() for name, update in updates.items()}
+        sides = (torch.cat([t.flatten() for t in s]) for s in ([*updates.values()], [true[name] for name in updates]))
+        return values | ({"align/effective/overall": angle(*sides).item()} if updates else {})
 
 
 def _named(kind: str, angles: dict[str, float], inexact: set[str]) -> dict[str, float]:
-    """The angles by key, and their mean over the layers in `inexact`; one without an angle (nan) is left out of it."""
+    """The angles by key, and their mean over the layers in `inexact`, without those whose angle is nan."""
     values = {f"{kind}/{name}": value for name, value in sorted(angles.items())}
     counted = [value for name, value in angles.items() if name in inexact]
     if not inexact and angles:
@@ -80,11 +81,11 @@ def _named(kind: str, angles: dict[str, float], inexact: set[str]) -> dict[str, 
 
 @dataclass(frozen=True)
 class Gradients:
-    """What one backward pass gives.
+    """Loss and gradients of one backward pass.
 
     Attributes:
         loss: of the batch.
-        parameters: name to gradient, for every parameter that gets one.
+        parameters: name to gradient, for every parameter that receives one.
         weights: layer to the gradient of its weight.
         deltas: layer to (n, ...), the gradient at its output.
     """
@@ -96,7 +97,7 @@ class Gradients:
 
 
 def rule_gradients(module: L.LightningModule, batch: Batch) -> Gradients:
-    """The update that the rule prescribes on `batch`, with nothing left behind on the network."""
+    """The update that the rule prescribes for `batch`; the network's state is not changed."""
     rule, network, criterion = module.rule, module.network, module.learner.criterion
     return _gradients(network, lambda: rule.surrogate(network, batch, criterion).value)
 
@@ -109,13 +110,13 @@ def true_gradients(module: L.LightningModule, batch: Batch) -> Gradients:
 
 
 def _gradients(network: nn.Module, scalar) -> Gradients:
-    own = {id(p) for p in feedback_parameters(network)}
-    params = {n: p for n, p in network.named_parameters() if p.requires_grad and id(p) not in own}
+    feedback = {id(p) for p in feedback_parameters(network)}
+    params = {n: p for n, p in network.named_parameters() if p.requires_grad and id(p) not in feedback}
     outputs: dict[str, list[Tensor]] = {}
 
     def keep(name: str, output: Tensor) -> Tensor:
         outputs.setdefault(name, []).append(output)
-        return output.clone()  # an in-place activation behind the layer must not write into what is kept
+        return output.clone()  # an in-place activation after the layer must not change the stored output
 
     layers = {n: m for n, m in network.named_modules() if isinstance(m, (*WEIGHT_LAYERS, FactoredLayer))}
     params |= {f"{n}.weight": m.dense for n, m in layers.items() if getattr(m, "dense", None) is not None}

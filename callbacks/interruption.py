@@ -1,4 +1,4 @@
-"""A signal asks a fit to end: the step under way is finished, a checkpoint is kept, and the way to go on is said."""
+"""A signal during a fit finishes the current step, saves a checkpoint and prints how to resume."""
 
 import multiprocessing
 import os
@@ -18,15 +18,15 @@ from lit_fa.stopping import SIGNALS, Request, Stopped, exit_code
 
 
 class Interruption(Checkpoint):
-    """Keeps a checkpoint when SIGINT (Ctrl-C), SIGTERM or SIGHUP comes during a fit, and ends it.
+    """Saves a checkpoint and ends the fit on SIGINT (Ctrl-C), SIGTERM or SIGHUP.
 
-    Training stops after the batch, or, where it was the epoch's last, after validation and the epoch's end, so that
-    nothing is left out when it goes on. A second Ctrl-C stops at once. Ranks agree on the step, whichever of them the
-    signal reached. Lightning's own handler of SIGTERM, which would end the process without a checkpoint and with exit
-    code 0, is replaced while training goes on; its handler that requeues a SLURM job (SIGUSR1) stays.
+    Training stops after the current batch. If that is the last batch of an epoch, it stops after validation and the end
+    of the epoch, so that a resumed run skips nothing. A second Ctrl-C stops at once. All ranks stop at the same step,
+    whichever of them received the signal. During training this replaces Lightning's handler of SIGTERM, which would end
+    the process without a checkpoint and with exit code 0. Its handler that requeues a SLURM job (SIGUSR1) is kept.
 
     Args:
-        going_on: from the checkpoint's path to what is said about going on.
+        going_on: function of the checkpoint's path that returns the sentence about resuming.
         path: of the checkpoint; None: `interrupted.ckpt` in the run's folder.
     """
 
@@ -36,47 +36,47 @@ class Interruption(Checkpoint):
         self.request, self.before = Request(), {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Note the handlers of before; Lightning sets its own after this hook."""
-        # a worker of a table is asked repeatedly by its parent, which kills it where it takes too long
+        """Store the present handlers; Lightning sets its own after this hook."""
+        # the parent of a table's worker repeats its signal, and kills the worker if it takes too long
         self.request = Request(patient=multiprocessing.parent_process() is not None)
         if threading.current_thread() is threading.main_thread():
-            found = {signum: signal.getsignal(signum) for signum in SIGNALS}
-            self.before = {signum: old for signum, old in found.items() if old not in (signal.SIG_IGN, None)}
+            handlers = {signum: signal.getsignal(signum) for signum in SIGNALS}
+            self.before = {signum: old for signum, old in handlers.items() if old not in (signal.SIG_IGN, None)}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the signals over."""
+        """Install the handlers."""
         for signum in self.before:
             signal.signal(signum, self._ask)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Outside a fit there is nothing to keep: end at once, by the handlers of before and not by Lightning's."""
+        """Outside a fit there is nothing to save: restore the stored handlers, so that a signal ends the process."""
         if trainer.state.fn != TrainerFn.FITTING:
-            self._set_before()
+            self._restore()
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The same."""
-        self._set_before()
+        """As `on_validation_start`."""
+        self._restore()
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The same."""
-        self._set_before()
+        """As `on_validation_start`."""
+        self._restore()
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
-        """Stop in the middle of an epoch."""
+        """Stop within an epoch if a signal came."""
         if not trainer.is_last_batch:
             self._stop_if_asked(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop between epochs."""
+        """Stop after an epoch if a signal came."""
         self._stop_if_asked(trainer)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Give the signals back."""
-        self._give_back()
+        """Restore the handlers."""
+        self._release()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Give the signals back."""
-        self._give_back()
+        """Restore the handlers."""
+        self._release()
 
     def _ask(self, signum: int, frame: object = None) -> None:
         first = not self.request.signum
@@ -84,12 +84,12 @@ class Interruption(Checkpoint):
         if first:
             rank_zero_info("\nfinishing this step; press Ctrl-C again to stop at once")
 
-    def _set_before(self) -> None:
+    def _restore(self) -> None:
         for signum, handler in self.before.items():
             signal.signal(signum, handler)
 
-    def _give_back(self) -> None:
-        self._set_before()
+    def _release(self) -> None:
+        self._restore()
         self.before = {}
 
     def _stop_if_asked(self, trainer: L.Trainer) -> None:
@@ -101,7 +101,7 @@ class Interruption(Checkpoint):
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
             if trainer.is_global_zero:
                 print(stopped, flush=True)
-            raise SystemExit(exit_code(stopped))  # torch takes a forked rank's KeyboardInterrupt for its end
+            raise SystemExit(exit_code(stopped))  # torch would treat a KeyboardInterrupt of a forked rank as success
         raise stopped
 
 
@@ -113,16 +113,16 @@ def _of_any_rank(trainer: L.Trainer, signum: int) -> int:
 
 
 def hand_on_to_ranks(trainer: L.Trainer) -> None:
-    """The parent of forked ranks only waits for them: let it hand every signal on.
+    """Make the parent process of forked ranks, which only waits for them, forward every signal to them.
 
-    The handlers stay; whoever calls this gives the signals back.
+    The caller restores the handlers.
     """
     launcher, parent, request = trainer.strategy.launcher, os.getpid(), Request(patient=True)
     if not isinstance(launcher, _MultiProcessingLauncher) or threading.current_thread() is not threading.main_thread():
         return
 
     def hand_on(signum: int, frame: object = None) -> None:
-        if os.getpid() != parent:  # a rank, which has inherited the handler
+        if os.getpid() != parent:  # a rank that has inherited the handler
             raise Stopped(signum)
         again = request.signum and signum == signal.SIGINT
         request(signum)

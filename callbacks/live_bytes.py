@@ -1,4 +1,4 @@
-"""Tensor bytes: how many are alive at once while something runs."""
+"""Counts the tensor bytes that are alive at the same time during a computation."""
 
 import gc
 import weakref
@@ -12,39 +12,44 @@ from lit_fa.layers.observing import observing
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of the tensor storages made inside that are alive, and the most there were."""
+    """Counts tensor storages that are created within the block.
+
+    Attributes:
+        bytes: of those that are alive.
+        peak: largest value of `bytes` so far.
+    """
 
     def __init__(self):
-        """Nothing is alive yet."""
+        """Start at zero."""
         super().__init__()
         self.bytes = self.peak = 0
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        """Run the operation; meet what it makes."""
+        """Run the operation and count the storages that it creates."""
         before = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         out = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
-                self._meet(tensor.untyped_storage(), before)
+                self._count(tensor.untyped_storage(), before)
         return out
 
-    def _meet(self, storage: torch.UntypedStorage, before: set[int]) -> None:
+    def _count(self, storage: torch.UntypedStorage, before: set[int]) -> None:
         key, size = storage._cdata, storage.nbytes()
         if key in before or key in self._known:
             return
         self._known.add(key)
         self.bytes += size
         self.peak = max(self.peak, self.bytes)
-        weakref.finalize(storage, self._leave, key, size)
+        weakref.finalize(storage, self._release, key, size)
 
-    def _leave(self, key: int, size: int) -> None:
+    def _release(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.bytes -= size
 
 
 def step_bytes(learner: torch.nn.Module, batch: tuple[Tensor, Tensor], *, stream: bool = False) -> int:
-    """Most tensor bytes alive at once while `learner` computes the gradients of one batch; it is left as it was."""
+    """Peak of live tensor bytes while `learner` computes the gradients of one batch; its state is not changed."""
     gc.collect()
     with observing(learner), LiveBytes() as live:
         if stream:

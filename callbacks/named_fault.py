@@ -1,4 +1,4 @@
-"""A fault at a step or an epoch of a fit, as `LIT_FA_FAULT` asks for it (see `lit_fa.faults`)."""
+"""Injects the fault of the environment variable `LIT_FA_FAULT` at a step or an epoch (see `lit_fa.faults`)."""
 
 import lightning as L
 import torch
@@ -7,10 +7,10 @@ from lit_fa.faults import Fault, asked
 
 
 class NamedFault(L.Callback):
-    """Sends this process a signal, or spoils a parameter, once a fit.
+    """Sends a signal to this process, or sets a parameter to NaN, once per fit.
 
     Args:
-        fault: what happens, and where.
+        fault: its kind, and the step or epoch.
     """
 
     def __init__(self, fault: Fault):
@@ -18,7 +18,7 @@ class NamedFault(L.Callback):
         self.fault = fault
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A fault at an epoch's beginning."""
+        """A fault at the beginning of an epoch."""
         if trainer.current_epoch == self.fault.epoch:
             self._happen(pl_module)
 
@@ -36,6 +36,6 @@ class NamedFault(L.Callback):
 
 
 def named_faults() -> list[NamedFault]:
-    """The callbacks of the fault that the environment asks for: at most one."""
+    """The callback for the fault of `LIT_FA_FAULT`, or an empty list."""
     fault = asked()
     return [] if fault is None or fault.in_save else [NamedFault(fault)]

@@ -1,14 +1,14 @@
-"""Whether a W&B run can go to the server, or stays in a folder here until somebody uploads it."""
+"""Whether a W&B run can be sent to the server or has to be stored offline."""
 
 import os
 import socket
 from urllib.parse import urlsplit
 
-PATIENCE = 2.0  # seconds that the server has to answer
+PATIENCE = 2.0  # seconds to wait for the server
 
 
 def why_offline() -> str:
-    """Why a run has to stay offline: no network, no key; empty where it need not, or where WANDB_MODE decides."""
+    """The reason why a run must be offline (no network, no key); empty if it can be online or WANDB_MODE is set."""
     import wandb
 
     if os.environ.get("WANDB_MODE"):
@@ -16,7 +16,7 @@ def why_offline() -> str:
     server = urlsplit(wandb.setup().settings.base_url)
     if not _answers(server.hostname, server.port or (443 if server.scheme == "https" else 80)):
         return f"{server.hostname} cannot be reached"
-    try:  # only now: without a network it would try for minutes
+    try:  # after the check above, because without a network `login` retries for minutes
         return "" if wandb.login(prompt=False) else "there is no key here (wandb login)"
     except wandb.errors.AuthenticationError as error:
         return f"the key is refused ({str(error).splitlines()[0]})"

@@ -1,4 +1,4 @@
-"""What a network predicts, sample by sample, as a CSV."""
+"""The predictions of a network for every sample, as a CSV file."""
 
 import csv
 from pathlib import Path
@@ -14,39 +14,39 @@ from lit_fa.outputs import writable_file, written
 
 
 class PredictionTable(L.Callback):
-    """Writes a row for every sample that a predict run sees: ``index, target, predicted, logit_0, ...``.
+    """Writes one row for every predicted sample: ``index, target, predicted, logit_0, ...``.
 
-    `index` counts the samples of the split in its own order, whatever the order of batches and the number of ranks;
-    `file` takes its place where samples are files, with a quote before a name that a spreadsheet would compute.
-    `logit_k` is the rule's own score of class k. With one output `predicted` is the number itself and there are no
-    further columns. Without labels `target` is empty.
+    `index` is the sample's index in the split, for any order of batches and any number of ranks. If samples are files,
+    the column is `file`; a name that a spreadsheet would read as a formula gets a leading quote. `logit_k` is the
+    rule's own score of class k. With one output, `predicted` is that number and there are no logit columns. Without
+    labels, `target` is empty.
 
     Args:
         path: of the CSV; its folder must exist.
 
     Raises:
-        MeasurementError: there is no such folder.
-        UserError: the file cannot be written; both are found before anything is predicted.
+        MeasurementError: the folder does not exist.
+        UserError: the file cannot be written. Both are raised before anything is predicted.
     """
 
     def __init__(self, path: str | Path):
-        """Check."""
+        """See the class."""
         self.path, self.rows = Path(path), {}
         if not self.path.parent.is_dir():
             raise MeasurementError(f"--output {self.path}: there is no folder {self.path.parent}")
         writable_file(self.path, "--output")
 
     def on_predict_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Find out which samples the batches of this rank hold."""
+        """Read the sample indices of this rank's batches."""
         self.loader, self.rows = trainer.predict_dataloaders, {}
         if not hasattr(self.loader, "shares"):
-            raise MeasurementError("predictions are written of the data modules of this suite, whose order is known")
+            raise MeasurementError("predictions need a data module of `datamodules`, whose order of samples is known")
         self.shares = self.loader.shares()
 
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Tensor, batch: Any, batch_idx: int, *_: object
     ) -> None:
-        """Keep logits and targets."""
+        """Store logits and targets."""
         places, targets = self.shares[batch_idx].tolist(), batch[1].tolist()
         for place, target, logits in zip(places, targets, outputs.float().cpu().tolist(), strict=True):
             self.rows[place] = (target, logits)
@@ -75,5 +75,5 @@ class PredictionTable(L.Callback):
 
 
 def _no_formula(name: str) -> str:
-    """A name that a spreadsheet does not take for a formula."""
+    """The name, with a leading quote if a spreadsheet would read it as a formula."""
     return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name

@@ -1,7 +1,7 @@
-"""When to measure, and on what: the schedule and the probe batch that all measuring callbacks share.
+"""The schedule and the probe batch of the measuring callbacks.
 
-A measurement observes: what it runs on the network happens inside `observing`, which restores random state, buffers,
-modes and gradients. Removing a callback changes no result.
+A measurement uses the network only inside `observing`, which restores random state, buffers, modes and gradients. So
+removing a callback changes no result.
 """
 
 from collections.abc import Iterable
@@ -22,6 +22,9 @@ class Periodic(L.Callback):
 
     Args:
         every_n_steps: optimiser steps between two measurements; 0: at the end of every epoch.
+
+    Raises:
+        MeasurementError: a negative number.
     """
 
     def __init__(self, every_n_steps: int = 0):
@@ -33,14 +36,14 @@ class Periodic(L.Callback):
         self.measured_at = -1  # optimiser step: with accumulation, several batches end at the same step
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
-        """Look at the network once, before the first step of a run or of a resumed run. `batch`: on the device."""
+        """Called once, before the first step of a run or of a resumed run; `batch` is on the device."""
 
     def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
-        """Key to value."""
+        """The values to log, by key."""
         raise NotImplementedError
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A new fit looks at its network anew."""
+        """Make the next batch call `prepare` again."""
         self.ready = False
 
     def on_train_batch_start(
@@ -56,17 +59,17 @@ class Periodic(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: Batch, batch_idx: int
     ) -> None:
-        """Measure every few steps."""
+        """Measure if `every_n_steps` divides the step."""
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
             self._report(trainer, pl_module, monitored=False)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Measure once per epoch."""
+        """Measure if `every_n_steps` is 0."""
         if not self.every_n_steps:
             self._report(trainer, pl_module, monitored=True)
 
     def be_ready(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Prepare on the run's first batch where that was another process's: the first act may be an epoch's end."""
+        """Call `prepare` with the run's first batch, if this process has not called it (in a resumed run)."""
         if not self.ready:
             self.prepare(trainer, module, first_batch(trainer, module))
             self.ready = True
@@ -80,13 +83,16 @@ class Periodic(L.Callback):
 
 
 class Probe(Periodic):
-    """Measures on one fixed batch: the first of the validation data, or, without any, of the training data.
+    """Measures on one fixed batch: the first samples of the validation data, or of the training data without any.
 
-    Ranks measure on the same samples; where the loader is not of `datamodules`, rank 0's share of them counts.
+    All ranks measure on the same samples. If the loader is not from `datamodules`, rank 0's share of them is used.
 
     Args:
         every_n_steps: see `Periodic`.
-        batch: most samples in the probe batch. Without validation data it is at most one training batch.
+        batch: largest number of samples in the probe batch. Without validation data it is at most one training batch.
+
+    Raises:
+        MeasurementError: a batch of fewer than 2 samples.
     """
 
     def __init__(self, every_n_steps: int = 0, batch: int = 256):
@@ -98,21 +104,24 @@ class Probe(Periodic):
         self.data: Batch | None = None
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
-        """Fetch the probe batch."""
+        """Store the probe batch."""
         held_out = first_samples(trainer, trainer.val_dataloaders, self.batch)
         if held_out is None and trainer.world_size > 1:
             batch = first_batch(trainer, module, whole=True)
         self.data = (batch[0][: self.batch], batch[1][: self.batch]) if held_out is None else held_out
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let go of the probe batch."""
+        """Release the probe batch."""
         self.data = None
 
 
 def first_batch(trainer: L.Trainer, module: L.LightningModule, *, whole: bool = False) -> Batch:
-    """The first batch of the first epoch, or the first round, on the device. Draws no random number.
+    """The first batch of the first epoch, or the first round, on the device. The random state is not changed.
 
-    whole: all samples of the batch instead of this rank's share.
+    Args:
+        trainer: of the run.
+        module: the trained module.
+        whole: return the samples of all ranks instead of this rank's share.
     """
     rounds = getattr(trainer.train_dataloader, "round", None)
     if rounds is not None:
@@ -122,7 +131,10 @@ def first_batch(trainer: L.Trainer, module: L.LightningModule, *, whole: bool = 
 
 
 def first_samples(trainer: L.Trainer, loaders: object, count: int) -> Batch | None:
-    """The first `count` samples of the first loader, on the device; None without a loader. Draws no random number."""
+    """The first `count` samples of the first loader, on the device; None without a loader.
+
+    The random state is not changed.
+    """
     loader = loaders[0] if isinstance(loaders, (list, tuple)) and loaders else loaders
     if not loader:
         return None
@@ -140,12 +152,12 @@ def first_samples(trainer: L.Trainer, loaders: object, count: int) -> Batch | No
 
 
 def unshared(loader: Iterable[Batch]) -> Iterable[Batch]:
-    """A loader of all ranks' samples, so that ranks measure what one process would; a foreign loader as it is."""
+    """A loader of the samples of all ranks; a loader that is not from `datamodules` is returned unchanged."""
     return loader.whole() if hasattr(loader, "whole") else loader
 
 
 def on_device(trainer: L.Trainer, loader: Iterable[Batch]) -> Iterable[Batch]:
-    """Batches as training sees them: in its precision, on its device."""
+    """The batches in the trainer's precision and on its device."""
     for batch in loader:
         x, y = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))[:2]
         yield x, y

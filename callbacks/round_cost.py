@@ -1,4 +1,4 @@
-"""What a federated round costs: processor time, wall time, and the memory one client needs for a step."""
+"""The cost of a federated round: processor time, wall time, and the memory of one client's step."""
 
 import time
 
@@ -9,18 +9,20 @@ from callbacks.live_bytes import step_bytes
 
 
 class RoundCost(L.Callback):
-    """Logs `cost/round_s`, `cost/round_cpu_s`, `cost/local_epoch_s` and, once, `cost/step_bytes`, `cost/round_bytes`.
+    """Logs the time of every round and, once, the bytes of a step and of a round:
 
-    cost/round_s: seconds of wall time of the last round; cost/round_cpu_s: seconds of processor time, all threads of
-    this process; cost/local_epoch_s: the latter over the samples seen, times the samples that the round's clients have:
-    one epoch of every client. cost/step_bytes: most tensor bytes alive at once in one client's first local step
-    (activations, gradients, what the backward pass keeps), parameters and data apart; cost/streamed_step_bytes: the
-    same when a rule with cuts frees each block before the next. cost/round_bytes: what a client receives and hands back
-    in a round, but for a state of its own.
+    * `cost/round_s`: wall time of the round, in seconds; `cost/round_cpu_s`: processor time of all threads of this
+      process, in seconds;
+    * `cost/local_epoch_s`: processor time of one epoch of every client of the round: the former, divided by the samples
+      that were used and multiplied by the samples that the clients have;
+    * `cost/step_bytes`: peak of live tensor bytes in one client's first local step (activations, gradients, tensors
+      saved for the backward pass), without parameters and data; `cost/streamed_step_bytes`: the same if a rule with
+      stop-gradients releases each block before the next;
+    * `cost/round_bytes`: bytes that a client receives and returns in a round, without client states.
     """
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch, batch_idx: int) -> None:
-        """Start the clocks; in the first round count bytes before."""
+        """Start the clocks; before that, in the first round, count the bytes."""
         if trainer.global_step == 0:
             pl_module.choose_layers(batch.number)
             pl_module.log("cost/round_bytes", float(pl_module.client_bytes(batch)))
@@ -30,7 +32,7 @@ class RoundCost(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx: int
     ) -> None:
-        """Read the clocks."""
+        """Read the clocks and log the times."""
         wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
         epochs = int(batch.rows.sum()) / sum(batch.sizes)
         pl_module.log_dict({"cost/round_s": wall, "cost/round_cpu_s": cpu, "cost/local_epoch_s": cpu / epochs})

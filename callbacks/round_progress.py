@@ -1,4 +1,4 @@
-"""Rounds of a federation as one bar: an epoch there is a single batch, and a bar for each would say nothing."""
+"""One progress bar for the rounds of a federated run, in which an epoch is often a single batch."""
 
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
@@ -6,7 +6,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class RoundProgress(ProgressBar):
-    """A bar of rounds done, time spent and left, and the newest metrics that modules show."""
+    """A bar with the number of rounds done, elapsed and remaining time, and the latest progress-bar metrics."""
 
     def __init__(self) -> None:
         """See the class."""
@@ -16,7 +16,7 @@ class RoundProgress(ProgressBar):
         self.shown = True
 
     def disable(self) -> None:
-        """Show nothing, as on all ranks but the first."""
+        """Show nothing; called on all ranks but the first."""
         self.shown = False
 
     def enable(self) -> None:
@@ -24,26 +24,26 @@ class RoundProgress(ProgressBar):
         self.shown = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin where the run is."""
+        """Start the bar at the current round."""
         rounds = trainer.estimated_stepping_batches
         self.task = self.bar.add_task("", total=rounds, completed=trainer.global_step)
         if self.shown:
             self.bar.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
-        """One round more."""
+        """Advance the bar by one round."""
         metrics = {key: value for key, value in self.get_metrics(trainer, pl_module).items() if key != "v_num"}
-        said = "  ".join(f"{key} {value:.4g}" for key, value in metrics.items() if isinstance(value, float))
-        self.bar.update(self.task, completed=trainer.global_step, description=said)
+        text = "  ".join(f"{key} {value:.4g}" for key, value in metrics.items() if isinstance(value, float))
+        self.bar.update(self.task, completed=trainer.global_step, description=text)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Leave the last state in view."""
+        """Stop the bar; its last state stays visible."""
         self.bar.stop()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Leave the last state in view."""
+        """Stop the bar; its last state stays visible."""
         self.bar.stop()
 
     def print(self, *args: object, **_: object) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         self.bar.console.print(*args)

@@ -1,10 +1,10 @@
-"""How many samples a batch has, for whoever counts them (`ThroughputMonitor`)."""
+"""The number of samples in a batch, for Lightning's `ThroughputMonitor`."""
 
 from typing import Any
 
 
 def samples_of(batch: Any) -> int:
-    """Samples of a batch (inputs, targets), or of all local steps of a federated round.
+    """Number of samples in a batch (inputs, targets), or in all local steps of a federated round.
 
     >>> samples_of(([0, 0, 0], [1, 0, 2]))
     3

@@ -1,4 +1,4 @@
-"""What a step and a prediction cost: products, parameters and bytes, counted and not timed."""
+"""The cost of a training step and of a prediction: multiply-adds, parameters and bytes, counted and not timed."""
 
 import lightning as L
 import torch
@@ -11,16 +11,18 @@ from lit_fa.layers.observing import observing
 
 
 class TrainingCost(Periodic):
-    """Logs, before the first step and at the end of every epoch (ranks may have gone):
+    """Logs, before the first step and at the end of every epoch (pruning may have lowered the ranks):
 
-    * `cost/parameters`: trained numbers, the rule's own included; `cost/feedback_bytes`: buffers called feedback;
-    * `cost/step_macs`: multiply-adds of one training step a sample: forward, backward, the rule's edits;
-    * `cost/inference_macs`: of one prediction;
-    * `cost/step_bytes`: most tensor bytes alive at once in a step beside parameters and data: activations, gradients
-      and what the backward pass keeps; `cost/streamed_step_bytes`: the same where a rule with cuts frees its blocks;
-    * `cost/optimizer_bytes`: the optimiser's state.
+    * `cost/parameters`: number of trained parameters, including the rule's; `cost/feedback_bytes`: bytes of the buffers
+      called feedback;
+    * `cost/step_macs`: multiply-adds of one training step per sample: forward pass, backward pass, gradient edits;
+    * `cost/inference_macs`: multiply-adds of one prediction;
+    * `cost/step_bytes`: peak of live tensor bytes in a step, without parameters and data: activations, gradients and
+      tensors saved for the backward pass; `cost/streamed_step_bytes`: the same if a rule with stop-gradients releases
+      each block before the next;
+    * `cost/optimizer_bytes`: bytes of the optimiser's state.
 
-    Products are counted by torch's flop counter, at two flops a multiply-add.
+    Multiply-adds are counted by torch's flop counter, as two flops each.
 
     Args:
         every_n_steps: optimiser steps between two measurements; 0: at the end of every epoch.
@@ -32,7 +34,7 @@ class TrainingCost(Periodic):
         self.data: Batch | None = None
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
-        """Keep one training batch."""
+        """Store one training batch."""
         self.data = batch[0], batch[1]
 
     def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
@@ -51,12 +53,12 @@ class TrainingCost(Periodic):
         return {name: float(value) for name, value in values.items()}
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let go of the batch."""
+        """Release the batch."""
         self.data = None
 
 
 def step_macs(learner: nn.Module, batch: Batch) -> float:
-    """Multiply-adds of forward, backward and edits on `batch`."""
+    """Multiply-adds of forward pass, backward pass and gradient edits on `batch`."""
     with observing(learner), FlopCounterMode(display=False) as counter:
         learner(batch).value.backward()
         learner.edit_gradients()
@@ -64,13 +66,13 @@ def step_macs(learner: nn.Module, batch: Batch) -> float:
 
 
 def prediction_macs(learner: nn.Module, inputs: torch.Tensor) -> float:
-    """Multiply-adds of predicting `inputs`."""
+    """Multiply-adds of the prediction of `inputs`."""
     with observing(learner), torch.no_grad(), FlopCounterMode(display=False) as counter:
         learner.eval().predict(inputs)
     return counter.get_total_flops() / 2
 
 
 def optimizer_bytes(trainer: L.Trainer) -> int:
-    """Of the state of all optimisers."""
+    """Bytes of the state of all optimisers."""
     states = [state for optimizer in trainer.optimizers for state in optimizer.state.values()]
     return sum(t.nbytes for state in states for t in state.values() if isinstance(t, torch.Tensor))

@@ -1,4 +1,4 @@
-"""The module's own metrics on its training data, measured as on held-out data, in the trainer's precision too."""
+"""The module's metrics on its training data, computed as on held-out data and in the trainer's precision."""
 
 from collections.abc import Iterable, Iterator
 
@@ -14,11 +14,14 @@ from lit_fa.layers.observing import observing
 class TrainingScore(Periodic):
     """Logs `fitted/<metric>`, in percent: each of the classifier's metrics on training batches, in evaluation mode.
 
-    `train/accuracy` is another number: the mean over an epoch in which the network still moved.
+    `train/accuracy` differs from it: it is the mean over an epoch during which the weights changed.
 
     Args:
-        samples: most training samples that are looked at, in the order of the first epoch.
+        samples: largest number of training samples, in the order of the first epoch.
         every_n_steps: optimiser steps between two measurements; 0: at the end of every epoch.
+
+    Raises:
+        MeasurementError: fewer than one sample.
     """
 
     def __init__(self, samples: int = 2000, every_n_steps: int = 0):
@@ -29,17 +32,17 @@ class TrainingScore(Periodic):
         self.samples = samples
 
     def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
-        """Over the first samples."""
+        """The metrics over the first samples, by key."""
         cuda, precision = module.device.type == "cuda", trainer.precision_plugin.forward_context()
         with isolate_rng(include_cuda=cuda), observing(module.network), torch.no_grad(), precision:
             module.network.eval()
             with module.training_batches(whole=True) as epoch:
-                found = module.score(first(epoch(0), self.samples))
-        return {f"fitted/{name}": value for name, value in found.items()}
+                scores = module.score(first(epoch(0), self.samples))
+        return {f"fitted/{name}": value for name, value in scores.items()}
 
 
 def first(batches: Iterable[Batch], samples: int) -> Iterator[Batch]:
-    """The batches up to so many samples."""
+    """The batches, up to a total of `samples` samples."""
     for inputs, targets in batches:
         yield inputs[:samples], targets[:samples]
         samples -= len(targets)

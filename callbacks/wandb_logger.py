@@ -1,9 +1,9 @@
-"""Lightning's W&B logger, with what it lacks for runs that are killed and resumed, and for machines without a network.
+"""Lightning's W&B logger, extended to runs that are killed and resumed and to machines without a network.
 
-W&B cannot resume an offline run: a second process writes a second file with the same run id, whose rows the uploader
-puts in the place of the first one's, and what a killed process logged last is in no file. So the rows of a run travel
-in its checkpoint (`callbacks.WandbRun`). A resumed run writes them again, under the numbers they had, into one new
-file, and sets older files of the run aside. At a server, which knows the rows it has, only later ones are sent.
+W&B cannot resume an offline run: a second process writes a second file with the same run id, whose rows overwrite those
+of the first on upload, and the last rows of a killed process are in no file. Therefore the rows of a run are stored in
+its checkpoint (`callbacks.WandbRun`). A resumed run writes them again, with the same row numbers, into one new file and
+renames older files of the run. A server knows which rows it has, so only later rows are sent.
 """
 
 import os
@@ -20,29 +20,29 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zer
 from callbacks.offline import why_offline
 
 Row = dict[str, Any]
-# What is measured at optimiser steps has them as its x-axis; modules log by batches.
+# Keys that are measured at optimiser steps and have them as x-axis; modules log by batches.
 MEASURED = ("align/", "conserve/", "dominance/", "factors/", "rank/", "fitted/", "weights/")
 AXIS = "measured/step"
 
 
 class ResumableWandbLogger(WandbLogger):
-    """One W&B run for one config, however often it is stopped; offline where there is no key or no network.
+    """One W&B run for one config, even if it is stopped and resumed; offline without a key or a network.
 
-    The run is opened when a fit or test begins, after the checkpoint was read; `experiment` is None before.
+    The run is opened when a fit or test begins, after the checkpoint has been read; before that `experiment` is None.
 
     Args:
-        id: of the run; None: that of the checkpoint, else on the command line the hash of the config.
+        id: of the run; None: the id in the checkpoint, or on the command line the hash of the config.
         project: at W&B.
-        name: of the run, for people; None: W&B invents one.
-        group: of runs that belong together; on the command line the table.
+        name: displayed name of the run; None: chosen by W&B.
+        group: of related runs; on the command line the table.
         job_type: on the command line the cell.
-        tags: on the command line rule, dataset, scale and commit.
-        offline: None: where there is no key or no network, unless WANDB_MODE says so.
-        folder: parent of the run's own folder, of config, figures and record.
-        dir: where W&B keeps its files, in a folder `wandb`; None: WANDB_DIR, else the current folder.
+        tags: on the command line rule, data set, scale and commit.
+        offline: None: offline without a key or a network, unless WANDB_MODE is set.
+        folder: parent of the run's own folder with config, figures and record.
+        dir: folder in which W&B stores its files (in `wandb`); None: WANDB_DIR, else the current folder.
     """
 
-    keeps_rows = True  # in checkpoints, with those that an epoch has yet to log
+    keeps_rows = True  # checkpoints contain the rows, also those of the current epoch that are not logged yet
 
     def __init__(
         self,
@@ -57,18 +57,18 @@ class ResumableWandbLogger(WandbLogger):
         dir: str | None = None,
     ):
         """See the class."""
-        dir = str(Path(dir or os.environ.get("WANDB_DIR", ".")).resolve())  # W&B remembers a process's first folder
+        dir = str(Path(dir or os.environ.get("WANDB_DIR", ".")).resolve())  # W&B keeps the first folder of a process
         super().__init__(id=id, project=project, name=name, save_dir=dir, group=group, job_type=job_type, tags=tags)
         del self._wandb_init["anonymous"]  # W&B warns that it has no effect
         self.folder, self.offline = folder, offline
         self.rows: list[Row] = []
-        self.sent = 0  # rows that this process need not send any more
-        self.exit_code = 1  # of a run that fails
+        self.sent = 0  # number of rows that have been sent
+        self.exit_code = 1  # if the run fails
         self.opened = False
         self.run_folder = Path(folder) / (id or "wandb")
 
     def identify(self, id: str, config: dict, **names: object) -> None:
-        """Fill in what was left open: id, config, and `group`, `job_type`, `tags`, `name`."""
+        """Set the config, and those of id, `group`, `job_type`, `tags` and `name` that are not set yet."""
         self._id = self._id or id
         self.run_folder = Path(self.folder) / self._id
         self._wandb_init["config"] = config
@@ -76,7 +76,7 @@ class ResumableWandbLogger(WandbLogger):
         self._name = self._wandb_init["name"]
 
     def continue_run(self, id: str, rows: list[Row]) -> None:
-        """Be the run of a checkpoint, unless another one is going on."""
+        """Continue the run of a checkpoint, unless a run is open already."""
         if not self.opened:
             self._id, self.rows = id, [*rows]
 
@@ -93,14 +93,14 @@ class ResumableWandbLogger(WandbLogger):
 
     @rank_zero_only
     def open(self) -> None:
-        """Start the W&B run, and write or send the rows of earlier parts."""
+        """Start the W&B run, and write or send the rows of earlier parts of the run."""
         import wandb
 
         if self.opened:
             return
         reason = "" if self.offline is not None else why_offline()
         mode = "offline" if self.offline or reason else None
-        # W&B would call git in a way that runs what a repository's configuration names; the commit is among our tags
+        # W&B's git calls would run programs named in a repository's configuration; the commit is among our tags
         settings = wandb.Settings(console="off", silent=True, disable_git=True)
         self._wandb_init |= {"id": self._id, "mode": mode, "settings": settings}
         self.opened = True
@@ -116,45 +116,45 @@ class ResumableWandbLogger(WandbLogger):
             rank_zero_info(f"W&B run {run.id} stays offline: {reason}")
         if self.sent > len(self.rows):
             rank_zero_warn(
-                f"W&B has {self.sent} rows of run {run.id} already: they stay as they are, later ones follow"
+                f"W&B has {self.sent} rows of run {run.id} already: they are not changed, later ones are added"
             )
         self._send()
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """One row; what is measured at optimiser steps has them as its x-axis, all else Lightning's steps."""
+        """Add one row; its x-axis is the optimiser step for the keys of `MEASURED`, else Lightning's step."""
         measured = any(key.startswith(MEASURED) for key in metrics)
         axis = {} if step is None else {AXIS if measured else "trainer/global_step": step}
         self.add({key: float(value) for key, value in metrics.items()} | axis)
 
     @rank_zero_only
     def add(self, row: Row) -> None:
-        """One row of plain data; `shown` says what is more than a number."""
+        """Add one row of plain data and send it; `shown` converts values that are not numbers."""
         self.rows.append(row)
         self.open()
         self._send()
 
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
-        """Into the config of the run."""
+        """Add hyperparameters to the config of the run."""
         self.open()
         super().log_hyperparams(params)
 
     @rank_zero_only
     def save(self) -> None:
-        """Called by the trainer once checkpoints are read: the run begins."""
+        """Open the run; the trainer calls this after it has read the checkpoint."""
         self.open()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """The end of a run that failed. One that went well may have its test before it: see `finish`."""
+        """Close a run that failed. A successful run may still be tested and is closed by `finish`."""
         super().finalize(status)
         if status == "failed":
             self.finish(self.exit_code)
 
     @rank_zero_only
     def finish(self, exit_code: int = 0) -> None:
-        """Close the W&B run, and say how an offline one is uploaded."""
+        """Close the W&B run; for an offline run, log the command that uploads it."""
         if not self.opened:
             return
         run, self._experiment, self.opened = self.experiment, None, False
@@ -173,10 +173,10 @@ class ResumableWandbLogger(WandbLogger):
 
 
 def shown(value: object) -> object:
-    """A value of a row as W&B shows it: numbers as they are, histograms, pictures and tables as media.
+    """A value of a row for W&B: numbers unchanged; histograms, images and tables as W&B media.
 
-    Rows hold plain data, so that a checkpoint can: {"histogram": counts, "edges": ...}, {"image": path},
-    {"columns": ..., "data": ...}.
+    Rows contain plain data, so that they can be stored in a checkpoint: {"histogram": counts, "edges": ...}, {"image":
+    path}, {"columns": ..., "data": ...}.
     """
     import wandb
 
@@ -190,8 +190,9 @@ def shown(value: object) -> object:
 
 
 def set_aside(folder: str, id: str) -> None:
-    """Rename the older offline files of a run, whose rows the new one has, so that `wandb sync` passes them by."""
-    present, name = Path(folder), re.compile(rf"offline-run-[^-]+-{re.escape(id)}(-\d+)?")  # a number within a second
+    """Rename the older offline folders of a run, so that `wandb sync` ignores them; the new one has their rows."""
+    # W&B appends a number if two folders are created within a second
+    present, name = Path(folder), re.compile(rf"offline-run-[^-]+-{re.escape(id)}(-\d+)?")
     for older in sorted(present.parent.iterdir()):
         if name.fullmatch(older.name) and older != present and not older.is_symlink():
             older.rename(older.with_name(f"replaced-{older.name}"))

@@ -1,9 +1,9 @@
-"""The angle between what carries the error back and what carries activity forward, layer by layer.
+"""The angle between the forward weight and the backward matrix of every layer.
 
-Feedback alignment: W with B. Direct feedback, with F_l (c, units of l) from the logits to block l: the product of two
-links stands in the place of B, so W_l is compared with F_l^T F_{l-1}, and the read-out W_L with F_{L-1} (Refinetti et
-al. 2021, "align, then memorise"). In a Transformer W_l is the last dense layer before a cut, and what lies between it
-and the cut before is looked past.
+Feedback alignment: W with B. Direct feedback with matrices F_l (c, units of l) from the logits to block l: W_l is
+compared with F_l^T F_{l-1}, which takes the place of B, and the head W_L with F_{L-1} (Refinetti et al. 2021, "align,
+then memorise"). In a Transformer W_l is the last dense layer before a stop-gradient; the operations between it and the
+stop-gradient before it are ignored.
 """
 
 from itertools import pairwise
@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from callbacks.forward_trace import Wiring, trace
+from callbacks.forward_trace import ForwardTrace, trace
 from callbacks.probe import Batch, Periodic
 from lit_fa.functional.alignment import angle, cosine
 from lit_fa.layers import WEIGHT_LAYERS, feedback_layers
@@ -26,9 +26,9 @@ PRODUCT = " * "  # between the names of layers that are compared by their produc
 class WeightAlignment(Periodic):
     """Logs `align/weight/<layer>` (angle, degrees) and `align/weight_cosine/<layer>`, and both as `/overall`.
 
-    Overall is the angle of all compared weights, concatenated. Layers that have no counterpart of their weight's shape
-    (the first under direct feedback, conv layers under direct feedback) are left out and named once in the log. A
-    read-out of two layers is compared by their product, as `<classifier> * <pooler>`, which is no part of overall.
+    `overall` is the angle of all compared weights, concatenated. Layers without a backward matrix of their weight's
+    shape (the first layer and conv layers under direct feedback) are omitted and named once in the log. If the head has
+    two layers, their product is compared, under the name `<classifier> * <pooler>`; it is not part of `overall`.
 
     Args:
         every_n_steps: optimiser steps between two measurements; 0: at the end of every epoch.
@@ -40,11 +40,11 @@ class WeightAlignment(Periodic):
         self.products: dict[str, tuple[Tensor, ...]] = {}
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
-        """Find the links that stand for a layer's feedback, and name the layers without counterpart."""
+        """Find the direct feedback matrices of each layer, and log the layers that cannot be compared."""
         if getattr(module.rule, "tokens", None) is not None:
             self.products = transformer_links(module.network, module.rule, batch[0])
         elif module.rule.links:
-            self.products = chained_links(module.network, module.rule, trace(module.network, batch[0]))
+            self.products = block_links(module.network, module.rule, trace(module.network, batch[0]))
         layers = [name for name, m in module.network.named_modules() if isinstance(m, WEIGHT_LAYERS)]
         compared = {part for name in counterparts(module.network, self.products) for part in name.split(PRODUCT)}
         if left_out := [name for name in layers if name not in compared]:
@@ -52,7 +52,7 @@ class WeightAlignment(Periodic):
 
     @torch.no_grad()
     def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
-        """Angles and cosines."""
+        """Angles and cosines, by key."""
         compared = counterparts(module.network, self.products)
         pairs = {name: (compared_weight(module.network, name), b) for name, b in compared.items()}
         if single := [pair for name, pair in pairs.items() if PRODUCT not in name]:
@@ -63,48 +63,48 @@ class WeightAlignment(Periodic):
 
 
 def compared_weight(network: nn.Module, name: str) -> Tensor:
-    """(out, in): the weight of a layer, or what the layers of `classifier * pooler` multiply by."""
-    found = [dense_weight(network.get_submodule(part)) for part in name.split(PRODUCT)]
-    return torch.linalg.multi_dot(found) if len(found) > 1 else found[0]
+    """The weight (out, in) of a layer, or the product of the weights of `classifier * pooler`."""
+    weights = [dense_weight(network.get_submodule(part)) for part in name.split(PRODUCT)]
+    return torch.linalg.multi_dot(weights) if len(weights) > 1 else weights[0]
 
 
 def counterparts(network: nn.Module, products: dict[str, tuple[Tensor, ...]]) -> dict[str, Tensor]:
-    """Layer to the matrix, of its weight's shape, that the error goes back through.
+    """Layer to its backward matrix, which has the shape of its weight.
 
     Args:
-        network: installed.
-        products: of `chained_links`.
+        network: after the rule's `install`.
+        products: from `block_links` or `transformer_links`.
     """
     own = {name: layer.feedback.matrix(layer.weight) for name, layer in feedback_layers(network).items()}
     return own | {name: links[0].t() @ links[1] if len(links) > 1 else links[0] for name, links in products.items()}
 
 
-def chained_links(network: nn.Module, rule: LearningRule, wiring: Wiring) -> dict[str, tuple[Tensor, ...]]:
-    """Linear layer to (F_l, F_{l-1}), each (c, units), or for the read-out to (F_{L-1},)."""
-    links, found = rule.links, {}
-    ends = sorted(links, key=wiring.calls.index)
+def block_links(network: nn.Module, rule: LearningRule, forward: ForwardTrace) -> dict[str, tuple[Tensor, ...]]:
+    """Linear layer to (F_l, F_{l-1}), each (c, units); the head to (F_{L-1},)."""
+    links, of_layer = rule.links, {}
+    ends = sorted(links, key=forward.calls.index)
     begin, below = 0, None
     for block in [*ends, None]:
-        end = len(wiring.calls) if block is None else wiring.calls.index(block) + 1
-        called = [n for n in wiring.calls[begin:end] if isinstance(network.get_submodule(n), WEIGHT_LAYERS)]
-        link = None if block is None else links[block].expand(-1, *wiring.shapes[block])
-        chain = () if below is None else (below,) if block is None else (link, below)
-        if len(called) == 1 and chain and _fits(network.get_submodule(called[0]), chain):
-            found[called[0]] = chain
+        end = len(forward.calls) if block is None else forward.calls.index(block) + 1
+        called = [n for n in forward.calls[begin:end] if isinstance(network.get_submodule(n), WEIGHT_LAYERS)]
+        link = None if block is None else links[block].expand(-1, *forward.shapes[block])
+        pair = () if below is None else (below,) if block is None else (link, below)
+        if len(called) == 1 and pair and _fits(network.get_submodule(called[0]), pair):
+            of_layer[called[0]] = pair
         begin, below = end, link
-    return found
+    return of_layer
 
 
 def transformer_links(network: nn.Module, rule: LearningRule, inputs: Tensor) -> dict[str, tuple[Tensor, ...]]:
-    """The same between the parts of a Transformer; a read-out of several layers is named `classifier * pooler`."""
+    """As `block_links`, between the sublayers of a Transformer; a head of two layers is named `classifier * pooler`."""
     links = {block: link.flatten(1) for block, link in rule.links.items()}
     chain, ends = transformer_chain(network, inputs[:2], [*links]), [*links.values()]
     chains = [*((upper, lower) for lower, upper in pairwise(ends)), (ends[-1],)]
     return {PRODUCT.join(reversed(link)): products for link, products in zip(chain, chains, strict=True) if link}
 
 
-def _fits(layer: nn.Module, chain: tuple[Tensor, ...]) -> bool:
-    if not isinstance(layer, nn.Linear) or any(link.ndim != 2 for link in chain):
+def _fits(layer: nn.Module, links: tuple[Tensor, ...]) -> bool:
+    if not isinstance(layer, nn.Linear) or any(link.ndim != 2 for link in links):
         return False
-    units = chain[0].shape[1] if len(chain) > 1 else chain[0].shape[0]
-    return layer.weight.shape == (units, chain[-1].shape[1])
+    units = links[0].shape[1] if len(links) > 1 else links[0].shape[0]
+    return layer.weight.shape == (units, links[-1].shape[1])

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from callbacks import ClientDrift, Figures, MeasurementError, Recorder
-from callbacks.client_drift import summed_apart
+from callbacks.client_drift import summed_distance
 from datamodules.rounds import LocalWork
 from lit_fa.federated import FedProx, LocalSGD, Scaffold
 from lit_fa.modules import Classifier, FederatedClassifier
@@ -71,14 +71,14 @@ def kept(matrices: dict[int, float]) -> dict[int, dict[str, torch.Tensor]]:
 
 def test_steps_between_those_looked_at_are_interpolated_from_zero_at_the_first():
     one, other = kept({2: 2.0, 5: 5.0}), kept({2: 0.0, 5: 0.0})
-    assert summed_apart(nn.Linear(1, 1), one, other, 6) == pytest.approx(1 + 2 + 3 + 4 + 5)
+    assert summed_distance(nn.Linear(1, 1), one, other, 6) == pytest.approx(1 + 2 + 3 + 4 + 5)
 
 
 def test_a_client_that_has_finished_keeps_the_matrix_of_its_last_step():
     one, other = kept({1: 1.0, 2: 2.0, 3: 7.0}), kept({1: 0.0, 2: 1.5})
-    assert summed_apart(nn.Linear(1, 1), one, other, 4) == pytest.approx(1 + 0.5 + 5.5)
-    assert summed_apart(nn.Linear(1, 1), other, one, 3) == pytest.approx(1 + 0.5)
-    assert summed_apart(nn.Linear(1, 1), one, kept({0: 0.5}), 4) == pytest.approx(0.5 + 1.5 + 6.5)
+    assert summed_distance(nn.Linear(1, 1), one, other, 4) == pytest.approx(1 + 0.5 + 5.5)
+    assert summed_distance(nn.Linear(1, 1), other, one, 3) == pytest.approx(1 + 0.5)
+    assert summed_distance(nn.Linear(1, 1), one, kept({0: 0.5}), 4) == pytest.approx(0.5 + 1.5 + 6.5)
 
 
 def test_shared_feedback_takes_the_ways_back_apart_to_nothing_and_rescaling_gives_a_little_back():

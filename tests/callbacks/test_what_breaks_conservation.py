@@ -103,7 +103,7 @@ def test_direct_feedback_below_the_last_hidden_layer_is_named_and_drifts():
     rule = DirectFeedbackAlignment()
     start = {name: t.clone() for name, t in network.state_dict().items()}
     callback, _, module = measured(network, rule, epochs=20)
-    assert callback.broken == ["1: under direct feedback the law holds for the last hidden layer alone"]
+    assert callback.broken == ["1: under direct feedback the law holds for the last hidden layer only"]
     assert [*callback.neurons] == ["3"]
     links = [link.weight.double() for link in rule.feedback.values()]
     product, now = links[1].t() @ links[0], module.network.state_dict()

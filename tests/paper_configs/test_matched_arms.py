@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from callbacks.forward_trace import trace
-from callbacks.weight_alignment import chained_links, compared_weight, counterparts, transformer_links
+from callbacks.weight_alignment import block_links, compared_weight, counterparts, transformer_links
 from lit_fa.functional.alignment import cosine
 from lit_fa.modules import Learner
 from lit_fa.networks import example_input
@@ -53,7 +53,7 @@ def alignments(made: Learner, inputs: torch.Tensor) -> dict[str, float]:
     """What `WeightAlignment` logs, by layer."""
     micro = made.rule.blocks == "micro"
     network, rule = made.network, made.rule
-    links = transformer_links(network, rule, inputs) if micro else chained_links(network, rule, trace(network, inputs))
+    links = transformer_links(network, rule, inputs) if micro else block_links(network, rule, trace(network, inputs))
     return {n: cosine(compared_weight(network, n), b).item() for n, b in counterparts(network, links).items()}
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from callbacks import RunRecord
 from callbacks.forward_trace import trace
-from callbacks.weight_alignment import chained_links, counterparts
+from callbacks.weight_alignment import block_links, counterparts
 from datamodules import Digits
 from lit_fa.errors import UserError
 from lit_fa.functional.alignment import cosine, sample_angle
@@ -58,7 +58,7 @@ def feedback(made: Learner) -> list[torch.Tensor]:
 
 def alignments(made: Learner) -> dict[str, float]:
     """Layer to the cosine that `WeightAlignment` logs."""
-    chained = chained_links(made.network, made.rule, trace(made.network, batch()[0]))
+    chained = block_links(made.network, made.rule, trace(made.network, batch()[0]))
     pairs = {n: (made.network.get_submodule(n).weight, b) for n, b in counterparts(made.network, chained).items()}
     return {name: cosine(*pair).item() for name, pair in pairs.items()}
 
