@@ -10,10 +10,11 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
+from lit_fa.errors import RanksNeeded
 from lit_fa.stopping import SIGNALS, Request, Stopped, exit_code
 
 
@@ -132,3 +133,15 @@ def hand_on_to_ranks(trainer: L.Trainer) -> None:
     for signum in SIGNALS:
         if signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, hand_on)
+
+
+def check_process(trainer: L.Trainer) -> None:
+    """Lightning starts ranks by the command line of their process, which in a worker is that of the whole table.
+
+    Raises:
+        RanksNeeded: this is a worker, and the trainer would start ranks.
+    """
+    launcher = trainer.strategy.launcher
+    ranks = launcher.num_processes if isinstance(launcher, _SubprocessScriptLauncher) else 1
+    if ranks > 1 and multiprocessing.parent_process() is not None:
+        raise RanksNeeded

@@ -12,6 +12,10 @@ class UserError(ValueError):
     user_error = True
 
 
+class RanksNeeded(Exception):  # a demand, no error
+    """Raised in a worker, before anything is done, by a run that would start ranks: it needs a process of its own."""
+
+
 def nearest(name: str, valid: list[str], *, most: int = 5) -> str:
     """The end of an error message: the valid names that look most like `name`, or the first few of them.
 

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 import callbacks
-from callbacks.interruption import hand_on_to_ranks
+from callbacks.interruption import check_process, hand_on_to_ranks
 from callbacks.named_fault import named_faults
 from lit_fa import loggers
 from lit_fa.checkpoints import resume
@@ -95,6 +95,7 @@ def run(config: Config, record: dict, observers: Sequence[L.Callback] = (), *, t
 
     Raises:
         Stopped: a signal has ended the run; the same call resumes it.
+        RanksNeeded: this is a worker of a table, and the run needs a process of its own.
         UserError: in one line, what is wrong with the config.
     """
     if isinstance(config, dict):
@@ -114,6 +115,7 @@ def _recorded(config: Config, record: dict, observers: Sequence[L.Callback], tes
     trainer, model, data = experiment
     cli, checkpoint = experiment.cli, checkpoints_of(Path(record["path"])) / "last.ckpt"
     check_trains(cli.asked)
+    check_process(trainer)
     loggers.attach(trainer, config if isinstance(config, dict) else cli.written(), record)
     last = resume.own(checkpoint)
     interruption = callbacks.Interruption(lambda _: "the same command goes on", checkpoint)

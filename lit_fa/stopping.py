@@ -4,6 +4,7 @@ SIGINT (Ctrl-C), SIGTERM (a workflow manager, `kill`) and SIGHUP (a closed termi
 process was started to ignore, as under nohup, stays ignored.
 """
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -109,3 +110,13 @@ def interruptions_as_stopped() -> Iterator[None]:
 def exit_code(error: BaseException) -> int:
     """Of a process that an interruption ends."""
     return 128 + getattr(error, "signum", signal.SIGINT)
+
+
+def exit_code_of_rank(error: BaseException) -> int:
+    """Of a process that may be a rank which Lightning has started, and that an interruption ends.
+
+    Lightning kills rank 0 when such a rank ends with an error. That is right where rank 0 waits for it, and wrong where
+    the ranks have agreed to stop.
+    """
+    started = int(os.environ.get("LOCAL_RANK", 0)) and "TORCHELASTIC_RUN_ID" not in os.environ
+    return 0 if started and getattr(error, "said", "") else exit_code(error)

@@ -7,7 +7,7 @@ import optuna
 
 from callbacks.curves import Point, Recorder
 from callbacks.run_record import RunRecord
-from lit_fa.errors import UserError, nearest
+from lit_fa.errors import RanksNeeded, UserError, nearest
 from lit_fa.experiment import run
 from lit_fa.spec.sweep import Halving
 
@@ -29,6 +29,8 @@ def fit_trial(config: dict, record: dict) -> None:
     report = ReportToStudy(trial, config["metric"], record["parameters"])
     try:
         run(config["words"], record, observers=[report], test=report.of_test)
+    except RanksNeeded:
+        raise UserError("trainer.devices: a trial of a sweep is one process; set devices 1") from None
     finally:
         if wandb := sys.modules.get("wandb"):
             wandb.finish()  # the next trial in this process is a run of its own

@@ -1,11 +1,15 @@
 """A runner without training: it writes the record that a real one would, or fails in the way the config asks for."""
 
 import json
+import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
+
+from lit_fa.errors import RanksNeeded
 
 
 class Mendable(ValueError):
@@ -24,6 +28,17 @@ def run(config: dict, record: dict) -> None:
     write(record, record_of(record, config, **lost))
     if wish.get("fail") == "afterwards":
         raise RuntimeError("a rank ended with an error")
+
+
+def run_with_ranks(config: dict, record: dict) -> None:
+    """As `run`, for a run that a worker cannot do; in its own process it may wait for a signal, a rank beside it."""
+    if multiprocessing.parent_process() is not None:
+        raise RanksNeeded
+    if config.get("fake", {}).get("wait"):
+        rank = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        Path(record["path"]).with_name("rank").write_text(str(rank.pid))
+        signal.pause()
+    run(config, record)
 
 
 def fail(wish: dict, record: dict) -> None:

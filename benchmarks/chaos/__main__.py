@@ -40,7 +40,7 @@ def _run(arguments: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.pop(VARIABLE, None)
     if fork := arguments.start == "fork":
-        parts = ("commands.fit", "commands.sweep", "commands.table", "reports.pages", "trial")
+        parts = ("experiment", "commands.fit", "commands.sweep", "commands.table", "reports.pages", "trial")
         for module in [f"lit_fa.{part}" for part in parts]:
             import_module(module)  # once, here
     attacks, commit = drawn(arguments.seed, arguments.kills, kinds), code_in(ROOT).key

@@ -13,7 +13,7 @@ from lit_fa.config.cli import LitFACLI
 from lit_fa.config.parser_errors import guarded
 from lit_fa.errors import UserError
 from lit_fa.outputs import writable_file
-from lit_fa.stopping import exit_code, interruptions_as_stopped
+from lit_fa.stopping import exit_code_of_rank, interruptions_as_stopped
 
 
 def main(argv: list[str]) -> None:
@@ -49,13 +49,10 @@ def main(argv: list[str]) -> None:
 
 def _end(stopped: KeyboardInterrupt, command: str) -> None:
     """Print once how the run can continue, and exit."""
-    rank = int(os.environ.get("LOCAL_RANK", 0))
-    if rank == 0:
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
         here = "where there is a checkpoint, go on with --ckpt_path FILE" if command == "fit" else "start it again"
         print(getattr(stopped, "said", "") or f"{str(stopped) or 'stopped'} at once; {here}", flush=True)
-    # Lightning kills rank 0 as soon as a rank that it started fails. That is right only where rank 0 waits for it.
-    agreed = rank and getattr(stopped, "said", "") and "TORCHELASTIC_RUN_ID" not in os.environ
-    raise SystemExit(0 if agreed else exit_code(stopped)) from None
+    raise SystemExit(exit_code_of_rank(stopped)) from None
 
 
 def _predicting(argv: list[str]) -> tuple[list[str], dict]:

@@ -24,8 +24,9 @@ from lit_fa.jobs.emit import add_emit_options, check_emit_options, emit, sweep_o
 from lit_fa.jobs.lock import checkpoints_of, claim_of, clear
 from lit_fa.jobs.pool import DEFAULT_RUNNER, Job, Outcome, missing_jobs, run_jobs
 from lit_fa.jobs.progress import reporter
+from lit_fa.jobs.runners import load_runner
 from lit_fa.jobs.watch import watch
-from lit_fa.jobs.worker import Done, load_runner
+from lit_fa.jobs.worker import Done
 from lit_fa.outputs import check_folder, usable_folder, writable_file, write_text
 from lit_fa.reports.listing import find_tables, print_list
 from lit_fa.reports.report import report

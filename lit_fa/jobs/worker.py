@@ -1,6 +1,5 @@
 """What happens inside a worker process: one run after the other, output to a log, one line back."""
 
-import importlib
 import logging
 import os
 import shutil
@@ -8,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
@@ -16,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from lit_fa.bounded_reading import read_json
-from lit_fa.errors import UserError
+from lit_fa.errors import RanksNeeded
 from lit_fa.jobs.lock import checkpoints_of, claim_of, claimed
+from lit_fa.jobs.own_process import run_alone
+from lit_fa.jobs.runners import load_runner
 from lit_fa.outputs import growing
 from lit_fa.results.records import ENDED, Record
 from lit_fa.stopping import SIGNALS, interruptions_as_stopped, stop
-
-Runner = Callable[[dict[str, Any], dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,10 @@ def _train(runner: str, config: dict[str, Any], record: dict[str, Any], log: Pat
             function = load_runner(runner)
             _one_thread()
             with interruptions_as_stopped():
-                function(config, record)
+                try:
+                    function(config, record)
+                except RanksNeeded:
+                    run_alone(runner, config, record)
             if problem := _unwritten(record):
                 raise RuntimeError(problem)
         except (Exception, SystemExit) as error:
@@ -124,15 +126,6 @@ def _train(runner: str, config: dict[str, Any], record: dict[str, Any], log: Pat
 def _mendable(error: BaseException) -> bool:
     """The user can mend it; a parser that exits with 2 has said how."""
     return getattr(error, "user_error", False) or (isinstance(error, SystemExit) and error.code == 2)
-
-
-def load_runner(path: str) -> Runner:
-    """The function at `package.module:function`."""
-    module, _, name = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"the runner {path!r} cannot be loaded ({error}); give package.module:function") from error
 
 
 def one_line(error: BaseException, log: Path) -> str:

@@ -41,6 +41,14 @@ class Send(L.Callback):
             os.kill(os.getpid(), Send.signum)
 
 
+class Early(L.Callback):
+    """A signal to the second rank before the ranks have met."""
+
+    def __init__(self):
+        if os.environ.get("LOCAL_RANK") == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 @pytest.fixture
 def config(tmp_path, monkeypatch):
     """The path of a run of three epochs, twelve steps each; `Send.step` says where a signal comes."""
@@ -115,17 +123,59 @@ def test_a_cell_that_is_asked_to_stop_goes_on_to_the_record_of_an_unbroken_one(c
     assert not list(tmp_path.glob(".*/"))
 
 
+def ended(*words: str, **environment: str) -> subprocess.CompletedProcess:
+    """A command in processes of its own, to which this module has another name."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run([sys.executable, "-m", "lit_fa", *words], env=environment, capture_output=True, text=True)
+
+
+def two_ranks(config: str, callback: str = "Send") -> dict:
+    """The run with two ranks, as plain data."""
+    run = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    ranks = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
+    run["trainer"] |= {**ranks, "callbacks": [f"tests.cli.test_signals.{callback}"]}
+    Path(config).write_text(yaml.safe_dump(run), encoding="utf-8")
+    return run
+
+
 def test_two_ranks_stop_at_one_step_though_only_the_second_was_asked(config):
-    named = Path(config).read_text(encoding="utf-8").replace(__name__, "tests.cli.test_signals")
-    Path(config).write_text(named, encoding="utf-8")
-    trainer = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
-    words = [word for name, value in trainer.items() for word in (f"--trainer.{name}", str(value))]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "SEND_STEP": "5", "SEND_RANK": "1"}
-    command = [sys.executable, "-m", "lit_fa", "fit", "--config", config, *words]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert ended.returncode == 143, ended.stderr
-    assert ended.stdout.count("interrupted after step 6; go on with") == 1
+    two_ranks(config)
+    end = ended("fit", "--config", config, SEND_STEP="5", SEND_RANK="1")
+    assert end.returncode == 143, end.stderr
+    assert end.stdout.count("interrupted after step 6; go on with") == 1
     assert torch.load("interrupted.ckpt", weights_only=True)["global_step"] == 6
+
+
+@pytest.mark.slow  # Lightning looks for lost ranks every five seconds
+def test_no_rank_waits_for_one_that_was_ended_before_they_have_met(config):
+    two_ranks(config, "Early")
+    assert ended("fit", "--config", config).returncode == -signal.SIGKILL
+
+
+@pytest.mark.slow  # four pairs of ranks
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_cell_of_two_ranks_of_which_one_is_asked_to_stop_goes_on_to_the_record_of_an_unbroken_one(config, rank):
+    run = two_ranks(config)
+    run["trainer"] |= {"max_epochs": 1}
+    Path("base.yaml").write_text(yaml.safe_dump(run), encoding="utf-8")
+    table = {
+        "paper": {"key": "ranks", "title": "Ranks", "arxiv": "0000.00000", "table": "Table 1"},
+        "base": "base.yaml",
+        "metric": {"name": "test/accuracy", "unit": "%"},
+        **{"seeds": [0], "seeded": ["seed_everything"], "accept": {"floor": 0.3}, "scales": {"full": {"set": {}}}},
+        "cells": [{"row": "FA", "column": "digits", "set": {}}],
+    }
+    Path("table1.yaml").write_text(yaml.safe_dump(table), encoding="utf-8")
+    records = []
+    for name, step in (("whole", "-1"), ("broken", "2")):
+        words = ("table", "run", "table1.yaml", "--out", name, "--allow-dirty")
+        end = ended(*words, SEND_STEP=step, SEND_RANK=rank)
+        assert end.returncode == 0, end.stdout + end.stderr
+        assert ("trying once more" in end.stdout) == (name == "broken")
+        (record,) = Path(name).rglob("*.json")
+        records.append(json.loads(record.read_text(encoding="utf-8")))
+    assert records[0]["metrics"] == records[1]["metrics"]
+    assert records[0]["curves"] == records[1]["curves"]
 
 
 def test_a_second_ctrl_c_does_not_wait():

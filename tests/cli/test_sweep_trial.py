@@ -114,3 +114,12 @@ def test_every_trial_is_an_offline_run_of_w_and_b_s_own(trials, monkeypatch):
         written = subprocess.run(inspected, capture_output=True, text=True, check=True).stdout
         assert "val/accuracy" in written
         assert LR in written
+
+
+def test_a_trial_with_ranks_is_refused_in_one_line(trials, monkeypatch):
+    opened = trials()
+    trial = next(iter(opened))
+    monkeypatch.setattr("multiprocessing.parent_process", lambda: object())  # as in a worker
+    words = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    with pytest.raises(UserError, match=r"a trial of a sweep is one process; set devices 1"):
+        fit_trial(trial.config | {"words": [*trial.config["words"], *words]}, trial.record)

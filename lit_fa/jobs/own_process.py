@@ -1,0 +1,83 @@
+"""A run in a process of its own, because its trainer starts ranks (`strategy: ddp`).
+
+Lightning starts a rank by the command line of the process that asks for it. A worker's is that of the whole table, so
+a run with ranks gets a command line of its own: `python -m lit_fa.jobs.own_process RUNNER [CONFIG, RECORD]`. Every rank
+ends with the process that has started it.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+from lit_fa.jobs.runners import load_runner
+from lit_fa.stopping import Request, Stopped, exit_code_of_rank, handled, interruptions_as_stopped, stop
+
+_LOOK_S = 1.0  # between two looks for the parent
+
+
+def run_alone(runner: str, config: dict[str, Any], record: dict[str, Any]) -> None:
+    """Calls a runner in a new process, which prints where this one does; SIGTERM is handed on to it, once.
+
+    Raises:
+        Stopped: SIGTERM has ended it; it can go on.
+        SystemExit: it has failed, with its exit code, and has printed why.
+        RuntimeError: it was killed.
+    """
+    command = [sys.executable, "-m", __spec__.name, runner, json.dumps([config, record])]
+    paths = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path), "PYTHONSAFEPATH": "1"}
+    process = subprocess.Popen(command, env=os.environ | paths, start_new_session=True)  # imports as here
+    asked = Request(patient=True)
+
+    def hand_on(signum: int, frame: object = None) -> None:
+        if not asked.signum:
+            process.send_signal(signum)
+        asked(signum)
+
+    try:
+        with handled(hand_on, [signal.SIGTERM]):
+            code = process.wait()
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # ranks that are left
+        process.wait()
+    if code in (128 + signal.SIGTERM, -signal.SIGTERM):
+        raise Stopped(signal.SIGTERM, "stopped, as its ranks have")
+    if code < 0:
+        raise RuntimeError(f"the process of the run was killed by {signal.Signals(-code).name}: a rank failed")
+    if code:
+        raise SystemExit(code)
+
+
+def main(words: list[str]) -> int:
+    """One rank of a run; returns the exit code, as of the command line."""
+    runner, given = words
+    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
+    try:
+        with handled(stop), interruptions_as_stopped():
+            load_runner(runner)(*json.loads(given))
+    except KeyboardInterrupt as stopped:
+        print(stopped, flush=True)
+        return exit_code_of_rank(stopped)
+    except Exception as error:
+        if not getattr(error, "user_error", False):
+            raise
+        print(error, flush=True)
+        return 2
+    return 0
+
+
+def _leave_with(parent: int) -> None:
+    """End with the process that has started this one, which may be killed while a collective waits."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_S)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
