@@ -23,6 +23,27 @@ def bce(logits: Tensor, targets: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, one_hot(targets, logits))
 
 
+def cross_entropy_rows(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row's own cross-entropy (...) and its derivative (..., c); logits: (..., c); targets: (...)."""
+    log_probabilities, true_class = logits.log_softmax(-1), targets.unsqueeze(-1)
+    losses = log_probabilities.gather(-1, true_class).squeeze(-1).neg_()
+    minus_one = log_probabilities.new_full((), -1.0).expand(true_class.shape)
+    return losses, log_probabilities.exp_().scatter_add_(-1, true_class, minus_one)
+
+
+def mse_rows(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row's own squared error against the one-hot target, and its derivative; as `cross_entropy_rows`."""
+    errors = logits - one_hot(targets, logits)
+    return errors.square().mean(-1), errors.mul_(2 / logits.shape[-1])
+
+
+def bce_rows(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row's own sigmoid cross-entropy, and its derivative; as `cross_entropy_rows`."""
+    hot = one_hot(targets, logits)
+    losses = F.binary_cross_entropy_with_logits(logits, hot, reduction="none").mean(-1)
+    return losses, logits.sigmoid().sub_(hot).div_(logits.shape[-1])
+
+
 def one_hot(targets: Tensor, like: Tensor) -> Tensor:
     """(n,) class indices to (n, c) of the dtype of `like` (n, c)."""
     classes = torch.arange(like.shape[-1], device=like.device)  # F.one_hot looks at values, which vmap forbids
@@ -40,3 +61,5 @@ def outputs_wanted(targets: Tensor, like: Tensor) -> Tensor:
 
 
 CRITERIA = {"cross_entropy": cross_entropy, "mse": mse, "bce": bce}
+# criterion to its rows' own losses and derivatives: the mean of the losses is the criterion
+ROWS = {cross_entropy: cross_entropy_rows, mse: mse_rows, bce: bce_rows}

@@ -46,6 +46,17 @@ def length(squares: Tensor, entries: int, kind: str) -> Tensor | None:
     return squares.sqrt() + 1e-4 if kind == "l2" else (squares / entries).sqrt() + 1e-8
 
 
+def inverse_length(norm: Tensor, entries: int, kind: str) -> Tensor | None:
+    """One over `length`, from the Euclidean norm of so many entries, in the shape of `norm`; None for `none`.
+
+    >>> inverse_length(torch.tensor(5.0), 4, "l2"), 1 / length(torch.tensor(25.0), 4, "l2")
+    (tensor(0.2000), tensor(0.2000))
+    """
+    if kind == "none":
+        return None
+    return 1 / (norm + 1e-4 if kind == "l2" else norm / math.sqrt(entries) + 1e-8)
+
+
 def divided(x: Tensor, length: Tensor | None) -> Tensor:
     """Every sample of x (n, ...) over its length (n,), in the type of x."""
     return x if length is None else (x / length.view(-1, *[1] * (x.ndim - 1))).to(x.dtype)
@@ -81,39 +92,51 @@ def of_squares(squares: Tensor, units: int, kind: str) -> Tensor:
 
 
 def contrast(positive: Tensor, negative: Tensor, loss: str, threshold: float, sharpness: float) -> Tensor:
-    r"""What a block minimises, from the goodness (n,) of its positive and its negative samples.
-
-    With $\tau$ the sharpness and $\theta$ the threshold, averaged over the 2n samples (n pairs for symba):
-
-    `threshold`: $\log(1+e^{\tau(\theta-G^+)})$ and $\log(1+e^{\tau(G^--\theta)})$ (Hinton);
-    `margin`: $\max(0, 1-\tau(G^+-\theta))$ and $\max(0, 1+\tau(G^--\theta))$;
-    `symba`: $\log(1+e^{-\tau(G^+-G^-)})$ of the sample's own pair, without threshold (Lee & Song 2023, 2303.08418).
+    r"""What a block minimises: the mean of `contrast_rows` over the n pairs.
 
     >>> contrast(torch.tensor([9.0]), torch.tensor([9.0]), "symba", 0.0, 4.0).exp().item()
     2.0
     """
+    return contrast_rows(positive, negative, loss, threshold, sharpness).mean()
+
+
+def contrast_rows(positive: Tensor, negative: Tensor, loss: str, threshold: float, sharpness: float) -> Tensor:
+    r"""The loss (..., n) of each pair, from the goodness (..., n) of its positive and of its negative sample.
+
+    With $\tau$ the sharpness and $\theta$ the threshold, the mean of the pair's two terms (one term for symba):
+
+    `threshold`: $\log(1+e^{\tau(\theta-G^+)})$ and $\log(1+e^{\tau(G^--\theta)})$ (Hinton);
+    `margin`: $\max(0, 1-\tau(G^+-\theta))$ and $\max(0, 1+\tau(G^--\theta))$;
+    `symba`: $\log(1+e^{-\tau(G^+-G^-)})$, without threshold (Lee & Song 2023, 2303.08418).
+    """
     if loss == "symba":
-        return -F.logsigmoid(sharpness * (positive - negative)).mean()
+        return -F.logsigmoid(sharpness * (positive - negative))
     above, below = sharpness * (positive - threshold), sharpness * (negative - threshold)
     if loss == "margin":
-        return ((1 - above).relu() + (1 + below).relu()).mean() / 2
+        return ((1 - above).relu() + (1 + below).relu()) / 2
     # not softplus: torch's is linear from 20 on, which costs float64 seven digits
-    return -(F.logsigmoid(above) + F.logsigmoid(-below)).mean() / 2
+    return -(F.logsigmoid(above) + F.logsigmoid(-below)) / 2
 
 
-def contrast_slopes(positive: Tensor, negative: Tensor, loss: str, threshold: float, sharpness: float) -> Tensor:
-    r"""(2n,): the derivatives of `contrast` by the goodness (n,) of positive, then of negative samples.
+def contrast_slopes(
+    positive: Tensor, negative: Tensor, loss: str, threshold: float, sharpness: float, rows: int | None = None
+) -> Tensor:
+    r"""(..., 2n): the derivatives of `contrast` by the goodness (..., n) of positive, then of negative samples.
 
     `threshold`: $-\tfrac{\tau}{2n}\sigma(\tau(\theta-G^+))$ and $+\tfrac{\tau}{2n}\sigma(\tau(G^--\theta))$;
     `margin`: $\mp\tfrac{\tau}{2n}$ inside the margin; `symba`: $\mp\tfrac{\tau}{n}\sigma(-\tau(G^+-G^-))$.
+
+    Args:
+        positive, negative, loss, threshold, sharpness: as in `contrast_rows`.
+        rows: the number of pairs in the mean, if it is not n; 1: the derivatives of `contrast_rows`.
     """
-    share = sharpness / len(positive)
+    share = sharpness / (positive.shape[-1] if rows is None else rows)
     if loss == "symba":
         slope = share * torch.sigmoid(sharpness * (negative - positive))
-        return torch.cat([-slope, slope])
-    margins = sharpness * torch.cat([threshold - positive, negative - threshold])
+        return torch.cat([-slope, slope], -1)
+    margins = sharpness * torch.cat([threshold - positive, negative - threshold], -1)
     slope = share / 2 * ((margins > -1).to(margins.dtype) if loss == "margin" else torch.sigmoid(margins))
-    return torch.cat([-slope[: len(positive)], slope[len(positive) :]])
+    return torch.cat([-slope[..., : positive.shape[-1]], slope[..., positive.shape[-1] :]], -1)
 
 
 class _Credit(torch.autograd.Function):
@@ -191,13 +214,25 @@ def wrong_labels(targets: Tensor, numbers: Tensor, classes: int) -> Tensor:
     return (targets + 1 + numbers % (classes - 1)) % classes
 
 
-def permuted_labels(targets: Tensor, numbers: Tensor) -> Tensor:
-    """Every sample gets the label of another sample of the batch, (n,); some 1/c of them are right by accident.
+def permuted_labels(targets: Tensor, numbers: Tensor, counts: Tensor | None = None) -> Tensor:
+    """Every sample gets the label of another sample of the batch, (..., n); about 1/c of them are right by accident.
 
-    The samples stand in a ring, in the order of their hash `numbers` (n,), and take the label of the next.
+    The samples form a ring in the order of their hash `numbers` (..., n); each takes the label of the next.
+
+    Args:
+        targets: (..., n).
+        numbers: (..., n) hash numbers.
+        counts: (..., 1) valid samples of each batch; the padding after them takes no part. None: all are valid.
     """
-    order = numbers.argsort(stable=True)
-    return targets.gather(0, order.roll(-1)).gather(0, order.argsort())
+    places = torch.arange(targets.shape[-1], device=targets.device)
+    if counts is not None:
+        numbers = numbers.masked_fill(places >= counts, 2**40)  # beyond every hash number
+    order = numbers.argsort(dim=-1, stable=True)
+    if counts is None:
+        following = order.roll(-1, -1)
+    else:
+        following = order.gather(-1, torch.where(places + 1 < counts, places + 1, 0))
+    return targets.scatter(-1, order, targets.gather(-1, following))
 
 
 def likely_labels(targets: Tensor, numbers: Tensor, logits: Tensor) -> Tensor:

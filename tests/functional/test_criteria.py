@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from torch.func import vmap
+from torch.func import grad, vmap
 
-from lit_fa.functional.criteria import CRITERIA, bce, cross_entropy, mse, one_hot
+from lit_fa.functional.criteria import CRITERIA, ROWS, bce, cross_entropy, mse, one_hot
 
 LOGITS = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]], dtype=torch.float64)
 TARGETS = torch.tensor([2, 0])
@@ -49,3 +49,11 @@ def test_one_hot_has_the_dtype_and_width_of_the_logits():
     hot = one_hot(TARGETS, LOGITS)
     assert hot.dtype == torch.float64
     assert hot.tolist() == [[0, 0, 1], [1, 0, 0]]
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_rows_have_the_criterion_as_mean_and_its_derivative(name: str):
+    criterion = CRITERIA[name]
+    losses, errors = ROWS[criterion](LOGITS.expand(4, 2, 3), TARGETS.expand(4, 2))
+    assert torch.allclose(losses.mean(1), criterion(LOGITS, TARGETS).expand(4), rtol=1e-14, atol=0)
+    assert torch.allclose(errors / 2, grad(criterion)(LOGITS, TARGETS).expand(4, 2, 3), rtol=1e-13, atol=1e-16)

@@ -4,12 +4,14 @@ import math
 
 import pytest
 import torch
-from torch.func import vmap
+from torch.func import grad, vmap
 
 from lit_fa.functional.goodness import (
     contrast,
+    contrast_rows,
     contrast_slopes,
     goodness,
+    inverse_length,
     likely_labels,
     local_loss,
     normalise,
@@ -188,3 +190,28 @@ def test_the_largest_hash_still_draws_a_wrong_label():
     for right in range(CLASSES):
         drawn = likely_labels(torch.tensor([right]), torch.tensor([2**32 - 1]), torch.zeros(1, CLASSES))
         assert drawn.item() == (8 if right == 9 else 9)
+
+
+@pytest.mark.parametrize("loss", ["threshold", "symba", "margin"])
+def test_slopes_of_one_row_are_the_derivatives_of_that_rows_loss(loss: str):
+    heights = [3 * torch.rand(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in (1, 2)]
+    value = lambda *pair: contrast_rows(*pair, loss, 1.3, 0.7).sum()  # noqa: E731
+    expected = torch.cat(grad(value, (0, 1))(*heights), 1)
+    assert torch.allclose(contrast_slopes(*heights, loss, 1.3, 0.7, rows=1), expected, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["rms", "l2", "none"])
+def test_the_inverse_length_is_what_normalise_multiplies_by(kind: str):
+    x = samples(5).flatten(1).double()
+    inverse = inverse_length(x.norm(dim=1), x.shape[1], kind)
+    scaled = x if inverse is None else x * inverse.unsqueeze(1)
+    assert torch.allclose(scaled, normalise(x, kind), rtol=1e-13, atol=0)
+
+
+def test_padding_takes_no_part_in_a_permutation():
+    g = torch.Generator().manual_seed(0)
+    targets, numbers = torch.randint(5, (3, 9), generator=g), torch.randint(4, (3, 9), generator=g)  # many ties
+    counts = torch.tensor([[9], [4], [1]])
+    wrong = permuted_labels(targets, numbers, counts)
+    for row, n in enumerate(counts.flatten()):
+        assert torch.equal(wrong[row, :n], permuted_labels(targets[row, :n], numbers[row, :n]))
