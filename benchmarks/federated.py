@@ -88,7 +88,7 @@ def executed(name: str, module: FederatedClassifier) -> Callable[[Round], dict]:
     def run(round: Round) -> dict:
         work = module.work_of(round)
         outcome = executor.run(module.learner, module.local, work)
-        return {n.removeprefix("network."): p - outcome.update[n] for n, p in work.params.items()}
+        return module.learner.split({n: p - outcome.update[n] for n, p in work.params.items()}).network
 
     return run
 

@@ -37,6 +37,7 @@ from lit_fa.rules import (
     FLFA,
     Backprop,
     DirectFeedbackAlignment,
+    Does,
     FeedbackAlignment,
     ForwardForward,
     Progress,
@@ -102,7 +103,7 @@ def rule_step(rule: str, name: str, layout: str) -> Callable[[], None]:
         learner((x, y)).value.backward()
         learner.edit_gradients(Progress(number))
         optimizer.step()
-        if learner.rule.evolves:
+        if Does.EVOLVES in learner.rule.does:
             learner.after_step(Progress(number + 1))
 
     return step

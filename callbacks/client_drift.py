@@ -71,7 +71,8 @@ class ClientDrift(L.Callback):
         for _ in batch.clients:
             with traced(layers, steps) as trace:
                 _, update = next(movements)
-            updates.append({name: update[f"network.{name}.weight"].flatten() for name in layers})
+            own = module.learner.split(update).network
+            updates.append({name: own[f"{name}.weight"].flatten() for name in layers})
             traces.append(trace)
         shares = torch.tensor(batch.sizes, dtype=torch.float64) / sum(batch.sizes)
         return update_drift(updates, shares) | transport_drift(layers, traces, batch.steps)

@@ -23,7 +23,7 @@ from lit_fa.functional.conservation import (
     potential,
     row_squares,
 )
-from lit_fa.rules.base import LearningRule
+from lit_fa.rules.base import Does
 
 QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "max": 1.0}
 
@@ -175,7 +175,7 @@ def disturbances(trainer: L.Trainer, module: L.LightningModule, layers: list[Neu
         reasons += _optimizer_breaks(optimizer, layers)
     if getattr(module, "clip", None) is not None and module.clip_by == "value":
         reasons.append("clipping by value bends the gradient (clipping by norm only shortens the step)")
-    if type(module.rule).edit_gradients is not LearningRule.edit_gradients:
+    if Does.EDITS in module.rule.does:
         reasons.append(f"{type(module.rule).__name__} edits the gradients")
     if str(trainer.precision).startswith(("16", "bf16", "transformer")):
         reasons.append(f"precision {trainer.precision} rounds more than the steps move: use 32-true or 64-true")

@@ -7,7 +7,7 @@ from torch.autograd.graph import Node
 
 from callbacks.forward_trace import ForwardTrace, parents
 from lit_fa.layers import WEIGHT_LAYERS, FeedbackLayer
-from lit_fa.rules.base import LearningRule
+from lit_fa.rules.base import Does, LearningRule
 
 # Autograd's names of operations f with f(s z) = s f(z) for s > 0 that do not mix or move channels.
 HOMOGENEOUS = (
@@ -72,9 +72,7 @@ def find_neurons(
         The neurons of every hidden layer that has a potential, and the reasons.
     """
     links = rule.links
-    if type(rule).surrogate is not LearningRule.surrogate and (
-        not links or getattr(rule, "teacher", "error") != "error"
-    ):
+    if Does.BUILDS in rule.does and (not links or getattr(rule, "teacher", "error") != "error"):
         return [], [f"{type(rule).__name__} sends back something else than the error: no law is known"]
     layers = {name: m for name, m in network.named_modules() if isinstance(m, WEIGHT_LAYERS)}
     conserving, broken = [], []

@@ -12,7 +12,7 @@ from callbacks.errors import MeasurementError
 from callbacks.probe import Batch, Periodic
 from lit_fa.deployment.measure import compared, dense_twin
 from lit_fa.deployment.simplify import CHEAPER, simplified
-from lit_fa.rules.base import LearningRule
+from lit_fa.rules.base import Does
 
 
 class DeployedCost(Periodic):
@@ -52,7 +52,7 @@ class DeployedCost(Periodic):
 
     def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
         """Simplify a copy of the network, and count and time it."""
-        if type(module.rule).predict is not LearningRule.predict:
+        if Does.PREDICTS in module.rule.does:
             return {}
         network = copy.deepcopy(module.network).float().cpu()
         with one_thread():

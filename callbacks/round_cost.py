@@ -6,6 +6,7 @@ import lightning as L
 from torch import Tensor
 
 from callbacks.live_bytes import step_bytes
+from lit_fa.rules.base import Does
 
 
 class RoundCost(L.Callback):
@@ -39,5 +40,5 @@ class RoundCost(L.Callback):
 
     def _count(self, module: L.LightningModule, batch: tuple[Tensor, Tensor]) -> None:
         module.log("cost/step_bytes", float(step_bytes(module.learner, batch)))
-        if module.learner.rule.streams:
+        if Does.STREAMS in module.learner.rule.does:
             module.log("cost/streamed_step_bytes", float(step_bytes(module.learner, batch, stream=True)))

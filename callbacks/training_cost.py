@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from callbacks.live_bytes import step_bytes
 from callbacks.probe import Batch, Periodic
 from lit_fa.layers.observing import observing
+from lit_fa.rules.base import Does
 
 
 class TrainingCost(Periodic):
@@ -48,7 +49,7 @@ class TrainingCost(Periodic):
             "cost/step_bytes": step_bytes(learner, self.data),
             "cost/optimizer_bytes": optimizer_bytes(trainer),
         }
-        if learner.rule.streams:
+        if Does.STREAMS in learner.rule.does:
             values["cost/streamed_step_bytes"] = step_bytes(learner, self.data, stream=True)
         return {name: float(value) for name, value in values.items()}
 

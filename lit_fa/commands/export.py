@@ -18,7 +18,7 @@ from lit_fa.deployment.simplify import CHEAPER, outputs, simplified
 from lit_fa.errors import UserError
 from lit_fa.experiment import build
 from lit_fa.outputs import writable_file
-from lit_fa.rules import LearningRule
+from lit_fa.rules import Does
 
 
 def main(argv: list[str]) -> None:
@@ -52,7 +52,7 @@ def trained(experiment: list[str], ckpt_path: str):
     checkpoint = checked(ckpt_path)
     quiet = ["--trainer.logger=false", "--trainer.callbacks=null"]
     _, module, data = build([*experiment, *quiet])
-    if type(module.rule).predict is not LearningRule.predict:
+    if Does.PREDICTS in module.rule.does:
         raise UserError(f"{type(module.rule).__name__} predicts by more than the network's forward pass: no export")
     module.load_state_dict(checkpoint["state_dict"])
     module.image_shape = tuple(getattr(data, "sample_shape", data.image_shape))

@@ -109,10 +109,8 @@ def changing_buffers(learner: Learner, work: Work) -> set[str]:
         if getattr(module, "track_running_stats", False)
         for name, _ in module.named_buffers(recurse=False)
     }
-    if learner.rule.evolves:
-        _, renewed = learner.rule.after_step(dict(work.params), dict(work.buffers), work.progress(0))
-        names |= set(renewed)
-    return names
+    _, renewed = learner.evolved(dict(work.params), dict(work.buffers), work.progress(0))
+    return names | set(renewed)
 
 
 def _that_fit(work: Work) -> int:

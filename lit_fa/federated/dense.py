@@ -21,7 +21,7 @@ from lit_fa.federated.round_task import Learner
 from lit_fa.functional.criteria import bce, cross_entropy, mse, one_hot
 from lit_fa.layers.feedback import Feedback, FeedbackLinear
 from lit_fa.layers.observing import observing
-from lit_fa.rules.base import Tensors
+from lit_fa.rules.base import Halves, Tensors
 
 
 class NotWritten(UserError):
@@ -115,7 +115,7 @@ def read_chain(learner: Learner) -> Chain:
     if _bends(found[: starts[0]]):
         raise NotWritten("the network bends its input before the first linear layer")
     ends = [*starts[1:], len(found)]
-    layers = tuple(_layer(found, start, end) for start, end in zip(starts, ends, strict=True))
+    layers = tuple(_layer(learner, found, start, end) for start, end in zip(starts, ends, strict=True))
     if layers[-1].ready.start > starts[-1]:
         raise NotWritten("an activation follows the last linear layer")
     _check_parameters(learner, layers)
@@ -131,7 +131,7 @@ def _innermost(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Modu
         yield from _innermost(inner, f"{name}.{child}" if name else child)
 
 
-def _layer(found: list[tuple[str, nn.Module]], start: int, end: int) -> Dense:
+def _layer(learner: Learner, found: list[tuple[str, nn.Module]], start: int, end: int) -> Dense:
     name, module = found[start]
     if type(module) not in (nn.Linear, FeedbackLinear):
         raise NotWritten(f"{name} is a {type(module).__name__}, a linear layer of its own kind")
@@ -139,9 +139,10 @@ def _layer(found: list[tuple[str, nn.Module]], start: int, end: int) -> Dense:
     if len(bends) > 1:
         raise NotWritten(f"behind {name} stand several activations")
     feedback = module.feedback if isinstance(module, FeedbackLinear) and not module.feedback.off else None
-    bias = None if module.bias is None else f"network.{name}.bias"
+    weight, bias = learner.join(Halves(dict.fromkeys([f"{name}.weight", f"{name}.bias"]), {}))
+    bias = None if module.bias is None else bias
     ready = range(start + 1 + bends[0][0] if bends else start, end)
-    return Dense(f"network.{name}.weight", bias, len(module.weight), _activation(bends), feedback, ready)
+    return Dense(weight, bias, len(module.weight), _activation(bends), feedback, ready)
 
 
 def _bends(found: list[tuple[str, nn.Module]]) -> list[tuple[int, str, nn.Module]]:
@@ -187,12 +188,13 @@ def _check_parameters(learner: Learner, layers: tuple[Dense, ...]) -> None:
         raise NotWritten(f"the parameters are {named[names[0]].dtype}")
 
 
-def check_value(network: nn.Module, chain: Chain) -> None:
+def check_value(learner: Learner, chain: Chain) -> None:
     """Raise `NotWritten` unless the chain's value on random inputs is the network's.
 
     So no module is skipped, added to another, or run twice.
     """
-    params = {f"network.{name}": p.detach().unsqueeze(0) for name, p in network.named_parameters()}
+    network = learner.network
+    params = {name: p.detach().unsqueeze(0) for name, p in learner.named_parameters()}
     first = params[chain.layers[0].weight]
     x = torch.randn(3, first.shape[2], generator=torch.Generator().manual_seed(0)).to(first)
     with observing(network), torch.no_grad():

@@ -18,8 +18,8 @@ from lit_fa.functional.drift import clipped_sum, length_without_noise, mean_pair
 from lit_fa.functional.feedback import named_generator
 from lit_fa.layers.feedback import true_gradient
 from lit_fa.layers.observing import observing
-from lit_fa.rules.base import Batch, Tensors
-from lit_fa.rules.flfa import PrivateComparison
+from lit_fa.rules.base import Batch, Halves, Tensors
+from lit_fa.rules.comparing import PrivateComparison
 
 CHUNK = 32  # images whose gradients are held at once
 
@@ -109,7 +109,8 @@ def _gradient(learner: Learner, batch: Batch, names: Sequence[str]) -> list[Tens
 
 def _clipped(learner: Learner, batch: Batch, names: Sequence[str], clip: float) -> list[Tensor]:
     """The same, each row's gradient over all layers at most `clip` long."""
-    weights = {f"network.{name}.weight": learner.network.get_submodule(name).weight.detach() for name in names}
+    weights = {f"{name}.weight": learner.network.get_submodule(name).weight.detach() for name in names}
+    weights = learner.join(Halves(weights, {}))
 
     def loss(weights: Tensors, x: Tensor, y: Tensor) -> Tensor:
         return functional_call(learner, weights, ((x.unsqueeze(0), y.unsqueeze(0)),)).value

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lit_fa.federated.algorithms import FedAvg
 from lit_fa.federated.local_optimizers import LocalOptimizer
-from lit_fa.rules.base import Batch, LearningRule, Progress, Tensors
+from lit_fa.rules.base import Batch, Progress, Tensors
 
 Learner = (
     nn.Module
@@ -105,9 +105,9 @@ class Work:
         return Progress(number * _STRIDE + step, number, total_epochs=self.rounds)
 
 
-def travelling(work: Work, rule: LearningRule) -> dict[str, Tensors]:
+def travelling(work: Work, learner: Learner) -> dict[str, Tensors]:
     """What the server sends to clients: not the feedback that follows from the parameters, and no client's state."""
-    follows = rule.on_round_start(work.params, work.buffers, work.round.number)
+    follows = learner.renewed(work.params, work.buffers, work.round.number)
     buffers = {name: b for name, b in work.buffers.items() if name not in follows}
     return {"params": work.params, "buffers": buffers, "server": work.server}
 

@@ -7,7 +7,7 @@ from lit_fa.federated.client_batch import changing_buffers
 from lit_fa.federated.features import Features
 from lit_fa.federated.local_step import counted, local_surrogate
 from lit_fa.federated.round_task import Learner, LocalTraining, Outcome, Work, client_seed, trainable
-from lit_fa.rules.base import Batch, LearningRule, Surrogate, Tensors
+from lit_fa.rules.base import Batch, Surrogate, Tensors
 
 
 class SequentialExecutor:
@@ -44,20 +44,17 @@ class SequentialExecutor:
         """A client's local steps, in place; returns loss times samples, correct, samples."""
         algorithm, state = local.algorithm, local.optimizer.init(_detached(params))
         own, totals = work.states[lane], 0
-        rule, held = learner.rule, _detached(params)
-        changed = dict(learner.named_buffers()) if rule.evolves else {}
+        held, changed = _detached(params), dict(learner.named_buffers())
         for step in range(work.round.steps[lane]):
             batch = work.round.batch(lane, step)
             surrogate = self._gradients(learner, local, work, batch, features, own)
             grads = {name: p.grad for name, p in params.items() if p.grad is not None}
             with torch.no_grad():
-                if type(rule).edit_gradients is not LearningRule.edit_gradients:
-                    edited = grads | rule.edit_gradients(held, grads, work.progress(step))
-                    grads = {n: g for n, g in edited.items() if g is not None}
+                edited = grads | learner.edited(held, grads, work.progress(step))
+                grads = {n: g for n, g in edited.items() if g is not None}
                 algorithm.correct(grads, held, work.params, own, work.server)
                 local.optimizer.step(held, grads, state, step, work.lr)
-                if rule.evolves:
-                    _renew(held, changed, rule.after_step(held, changed, work.progress(step + 1)))
+                _renew(held, changed, learner.evolved(held, changed, work.progress(step + 1)))
             totals += counted(surrogate.loss, surrogate.logits, batch[1])
         for p in params.values():
             p.grad = None

@@ -41,7 +41,7 @@ class StackedExecutor(LaneExecutor):
     def refusal(self, learner: Learner, local: LocalTraining) -> str | None:
         """What of this work is not written out, in one sentence, or None."""
         try:
-            check_value(learner.network, _chain(learner, local))
+            check_value(learner, _chain(learner, local))
         except NotWritten as reason:
             return str(reason)
         return None

@@ -27,7 +27,7 @@ class ByError:
         self.layers, self.criterion = chain.layers, ERRORS[learner.criterion]
         self.space = Workspace(lanes.params[chain.layers[0].weight])
         if isinstance(learner.rule, DirectFeedbackAlignment):
-            self.carriers = _direct(learner.rule, lanes)
+            self.carriers = _direct(learner, lanes)
         else:
             self.carriers = [_carrier(layer, lanes) for layer in chain.layers[1:]]
         self.rule = learner.rule
@@ -83,11 +83,10 @@ def _carrier(layer: Dense, lanes: Lanes) -> Carrier:
     return made
 
 
-def _direct(rule: DirectFeedbackAlignment, lanes: Lanes) -> list[Carrier]:
+def _direct(learner: Learner, lanes: Lanes) -> list[Carrier]:
     """From the logits straight to every block."""
-    names = [f"rule.feedback.{block_key(name)}.weight" for name in rule.links]
-    like = next(iter(lanes.params.values()))
-    carriers = [_through(lanes.shared[name].to(like.dtype)) for name in names]
+    own, like = learner.split(lanes.shared).rule, next(iter(lanes.params.values()))
+    carriers = [_through(own[f"feedback.{block_key(name)}.weight"].to(like.dtype)) for name in learner.rule.links]
     return [lambda _, teacher, params, out, c=c: c(teacher, teacher, params, out) for c in carriers]
 
 

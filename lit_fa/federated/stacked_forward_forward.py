@@ -42,7 +42,7 @@ class ByGoodness:
 
     def __init__(self, learner: Learner, chain: Chain, lanes: Lanes):
         """See the class."""
-        self.rule: ForwardForward = learner.rule
+        self.learner, self.rule = learner, learner.rule
         *self.hidden, self.head = chain.layers
         self.criterion = ERRORS[learner.criterion]
         self.space = Workspace(lanes.params[self.hidden[0].weight])
@@ -61,8 +61,9 @@ class ByGoodness:
         losses = losses + sum(
             self._contrast(height, layer)[0] for height, layer in zip(heights, self.hidden, strict=True)
         )
-        lanes.buffers["rule.steps"].add_(1)
-        lanes.buffers["rule.active"].zero_()
+        own = self.learner.split(lanes.buffers).rule
+        own["steps"].add_(1)
+        own["active"].zero_()
         right = self._between_two(heights, targets, wrong) if logits is None else logits.argmax(-1) == targets
         return losses, right
 
@@ -112,7 +113,7 @@ class ByGoodness:
     def _wrong(self, x: Tensor, targets: Tensor, logits: Tensor | None, rows: Rows, lanes: Lanes) -> Tensor:
         """This step's negative labels (a, b)."""
         # all lanes have taken the same number of steps
-        numbers = sample_hash(x.flatten(0, 1), self.rule.seed, lanes.buffers["rule.steps"][0])
+        numbers = sample_hash(x.flatten(0, 1), self.rule.seed, self.learner.split(lanes.buffers).rule["steps"][0])
         if self.rule.negatives == "permutation":
             return permuted_rows(targets, numbers.view_as(targets), rows)
         if self.rule.negatives == "hard":

@@ -10,7 +10,7 @@ from lit_fa.federated.client_batch import LaneExecutor, Lanes
 from lit_fa.federated.features import Features
 from lit_fa.federated.local_step import counted, local_surrogate
 from lit_fa.federated.round_task import Learner, LocalTraining
-from lit_fa.rules.base import Batch, LearningRule, Tensors
+from lit_fa.rules.base import Batch, Does, Tensors
 
 
 class VmapExecutor(LaneExecutor):
@@ -37,19 +37,18 @@ class VmapExecutor(LaneExecutor):
         """Take all local steps in place."""
         totals = torch.zeros(3, dtype=torch.float64, device=next(iter(lanes.params.values())).device)
         gradient = mapped_gradient(learner, local, lanes, features)
-        rule = learner.rule
-        edits = type(rule).edit_gradients is not LearningRule.edit_gradients
+        does = learner.rule.does
         for step in range(lanes.work.round.steps[0]):
             lanes.advance(step)
             grads, seen = self._gradients(gradient, lanes, step)
             totals += seen
-            if edits:
-                edit = partial(rule.edit_gradients, progress=lanes.work.progress(step))
+            if Does.EDITS in does:
+                edit = partial(learner.edited, progress=lanes.work.progress(step))
                 grads = grads | vmap(edit)(lanes.params, grads)
             local.algorithm.correct(grads, lanes.params, lanes.work.params, lanes.states, lanes.work.server)
             local.optimizer.step(lanes.params, grads, lanes.optimizer, step, lanes.work.lr)
-            if rule.evolves:
-                _renew(rule, lanes, step)
+            if Does.EVOLVES in does:
+                _renew(learner, lanes, step)
         return totals.cpu()
 
     def _gradients(self, gradient, lanes: Lanes, step: int) -> tuple[Tensors, Tensor]:
@@ -102,11 +101,11 @@ def _own(grads: Tensors) -> Tensors:
     return apart
 
 
-def _renew(rule: LearningRule, lanes: Lanes, step: int) -> None:
+def _renew(learner: Learner, lanes: Lanes, step: int) -> None:
     progress, shared = lanes.work.progress(step + 1), lanes.shared
 
     def renew(params: Tensors, buffers: Tensors) -> tuple[Tensors, Tensors]:
-        return rule.after_step(params, {**shared, **buffers}, progress)
+        return learner.evolved(params, {**shared, **buffers}, progress)
 
     # what a rule draws here is of its own seed and the step, the same for every client
     renewed = vmap(renew, randomness="same")(lanes.params, lanes.buffers)

@@ -13,7 +13,7 @@ from torch import Tensor, float64, tensor
 from lit_fa.federated.gradient_similarity import Directions
 from lit_fa.federated.round_task import Learner, Outcome, Round, Work, travelling
 from lit_fa.layers.feedback import feedback_layers
-from lit_fa.rules.base import Tensors
+from lit_fa.rules.base import Does, Tensors
 
 PLAN, CHOSEN = "plan", "chosen"
 STATE = "state."  # before a client's id: what it keeps from round to round
@@ -32,9 +32,9 @@ def packed_work(work: Work, learner: Learner) -> RecordDict:
         "lr": float(work.lr),
         "rounds": work.rounds or 0,  # 0: not known
     }
-    if learner.rule.compares:
+    if Does.COMPARES in learner.rule.does:
         plan[CHOSEN] = [*feedback_layers(learner.network)]
-    groups = travelling(work, learner.rule) | _by_client(dict(zip(work.round.clients, work.states, strict=True)))
+    groups = travelling(work, learner) | _by_client(dict(zip(work.round.clients, work.states, strict=True)))
     return RecordDict({PLAN: ConfigRecord(plan), **_arrays(groups)})
 
 
@@ -51,11 +51,11 @@ def unpacked_work(
     """
     plan, params = content.config_records[PLAN], _tensors(content, "params", to)
     clients = tuple(plan["clients"])
-    if learner.rule.compares:
+    if CHOSEN in plan:
         learner.rule.switch(learner.network, plan[CHOSEN])
     held = dict(learner.named_buffers())
     buffers = held | _tensors(content, "buffers", to)
-    buffers |= learner.rule.on_round_start(params, buffers, plan["number"])
+    buffers |= learner.renewed(params, buffers, plan["number"])
     for name, buffer in buffers.items():
         held[name].copy_(buffer)
     return Work(

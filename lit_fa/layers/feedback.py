@@ -30,9 +30,10 @@ WEIGHT_LAYERS = (nn.Linear, *CONVS, *TRANSPOSED)
 class Feedback(nn.Module):
     """What a layer stores for its way back. `weight` is a buffer (a parameter if the source is trained) or None.
 
-    `kind` is the layer's class before it got feedback.
-
-    A layer that is switched off stores an empty buffer, and is plain backprop.
+    Attributes:
+        kind: the layer's class before it got feedback.
+        off: the error goes back through the layer's own weight. Nothing is stored meanwhile: the buffer is empty, in
+            memory and in a state dict, from which `off` is read when it is loaded.
     """
 
     def __init__(self, source: FeedbackSource, layer: nn.Module, generator: torch.Generator):
@@ -44,12 +45,7 @@ class Feedback(nn.Module):
             self.weight = nn.Parameter(stored, requires_grad=layer.weight.requires_grad)
         else:
             self.register_buffer("weight", stored)
-        self.source, self.gain, self.kind = source, source.gain(weight), type(layer)
-
-    @property
-    def off(self) -> bool:
-        """Whether the error goes back through the layer's own weight."""
-        return self.weight is not None and self.weight.numel() == 0
+        self.source, self.gain, self.kind, self.off = source, source.gain(weight), type(layer), False
 
     def matrix(self, weight: Tensor) -> Tensor:
         """The backward matrix B, of the shape of `weight`."""
@@ -63,10 +59,11 @@ class Feedback(nn.Module):
         return f"{self.source}, off" if self.off else repr(self.source)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        """What was saved switched on, or off, is so where it is loaded."""
+        """Switch on or off as it was when it was saved."""
         saved = state_dict.get(f"{prefix}weight")
         if saved is not None and self.weight is not None and (saved.numel() == 0) != self.off:
             self.weight = torch.empty_like(saved, dtype=self.weight.dtype, device=self.weight.device)
+            self.off = not self.off
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -190,12 +187,14 @@ def feedback_parameters(network: nn.Module) -> list[nn.Parameter]:
 
 
 def switch_off(layer: FeedbackLayer) -> None:
-    """Let go of what the layer stores: it is plain backprop, at no cost, until it is switched on."""
+    """Make the layer plain backprop until it is switched on; free what it stores."""
+    layer.feedback.off = True
     layer.feedback.weight = layer.feedback.weight.new_empty(0)
 
 
 def switch_on(layer: FeedbackLayer, generator: torch.Generator) -> None:
-    """Store again what the layer's source draws."""
+    """Send the error back through what the layer's source draws from `generator`."""
+    layer.feedback.off = False
     layer.feedback.weight = _drawn(layer.feedback.source, layer.weight.detach(), generator)
 
 

@@ -89,10 +89,6 @@ class Taps:
                     owners |= reached
         return owners
 
-    def parts(self, network: nn.Module, forward: Callable[[], Tensor]) -> dict[str, int]:
-        """The same, by the names that a learner gives the parameters."""
-        return {f"network.{name}": number for name, number in self.owners(network, forward).items()}
-
 
 def block_key(name: str) -> str:
     """A block's name as a key of `nn.ModuleDict`, which allows no dots; `block_name` goes back."""

@@ -6,6 +6,7 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveragi
 
 from lit_fa.errors import UserError
 from lit_fa.modules.learner import Learner
+from lit_fa.rules.base import Does
 
 
 def check_averages(trainer: L.Trainer, learner: Learner) -> None:
@@ -18,9 +19,9 @@ def check_averages(trainer: L.Trainer, learner: Learner) -> None:
         if not isinstance(callback, (WeightAveraging, StochasticWeightAveraging)):
             continue
         name, rule = type(callback).__name__, learner.rule
-        if rule.reshapes and trainer.world_size == 1:
+        if Does.RESHAPES in rule.does and trainer.world_size == 1:
             raise UserError(f"{name} keeps a copy of the weights, whose shapes pruning changes: set physical: false")
-        if rule.compares and isinstance(callback, WeightAveraging):
+        if Does.COMPARES in rule.does and isinstance(callback, WeightAveraging):
             raise UserError(f"{name} keeps a copy of the feedback, which chosen layers take and give back: name layers")
         if _takes_differences(callback) and any(b.dtype == torch.bool for b in learner.buffers()):
             raise UserError(f"{name} cannot average masks: set use_buffers: false")

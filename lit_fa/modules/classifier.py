@@ -22,7 +22,7 @@ from lit_fa.modules.trainer_options import logs_at
 from lit_fa.modules.warm_up import Epoch, HeadProbe, start, training_batches
 from lit_fa.networks import Adapters, configured, load_weights
 from lit_fa.rules.backprop import Backprop
-from lit_fa.rules.base import Batch, LearningRule, Progress, Surrogate
+from lit_fa.rules.base import Batch, Does, LearningRule, Progress, Surrogate
 
 MOST = 1_000_000  # batches an optimiser step
 
@@ -112,15 +112,15 @@ class Classifier(ScheduledClassifier):
             load_weights(network, weights)
         self.adapters = None if adapter is None else Adapters(network, adapter)
         rule = Backprop() if rule is None else rule
-        if stream and not rule.streams:
+        if stream and Does.STREAMS not in rule.does:
             raise UserError(f"{type(rule).__name__} has no cuts to stream; use stream: false")
-        if rule.compares:
+        if Does.COMPARES in rule.does:
             raise UserError(f"{type(rule).__name__} chooses layers by comparing clients: name them, or federate")
-        if accumulate > 1 and rule.sums:
+        if accumulate > 1 and Does.SUMS in rule.does:
             raise UserError("accumulate averages over samples, which target_reduction: sum does not: set it to mean")
         example = self.example(network, input_shape or image_shape)
         self.learner = Learner(network, rule, example, criterion)
-        self.parts = rule.parts(network, example) if clip is not None and clip_by == "norm" else {}
+        self.parts = self.learner.parts(example) if clip is not None and clip_by == "norm" else {}
         if compile:
             self.learner.compile()
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
@@ -184,7 +184,7 @@ class Classifier(ScheduledClassifier):
         if self.adapters is not None:
             self.adapters.after_step(self.global_step)
         optimizer.zero_grad(set_to_none=True)
-        if self.rule.evolves:
+        if Does.EVOLVES in self.rule.does:
             self.learner.after_step(self.progress())
         self.schedule("step")
 
@@ -202,7 +202,7 @@ class Classifier(ScheduledClassifier):
         if self.num_classes > 1:
             self.log("train/accuracy", 100 * correct / max(seen, 1))
         self.totals = torch.zeros(3, dtype=torch.float64)
-        if self.rule.reshapes and self.trainer.world_size == 1:
+        if Does.RESHAPES in self.rule.does and self.trainer.world_size == 1:
             self.rule.reshape(self.network, self.optimizers().optimizer)
         self.schedule("epoch")
 

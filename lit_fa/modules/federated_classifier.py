@@ -34,7 +34,8 @@ from lit_fa.modules.schedules import ScheduledClassifier
 from lit_fa.modules.selection import logged, select
 from lit_fa.networks import configured
 from lit_fa.rules.backprop import Backprop
-from lit_fa.rules.base import LearningRule, Tensors
+from lit_fa.rules.base import Does, LearningRule, Tensors
+from lit_fa.rules.comparing import ComparesClients
 
 log = logging.getLogger(__name__)
 LAST = 10  # final rounds that are always validated: papers report their mean
@@ -110,9 +111,9 @@ class FederatedClassifier(ScheduledClassifier):
         rule = Backprop() if rule is None else rule
         if getattr(rule, "pruning", None) is not None:
             raise UserError("pruning comes at the end of epochs, which clients do not have: remove the rule's pruning")
-        if stream and not rule.streams:
+        if stream and Does.STREAMS not in rule.does:
             raise UserError(f"{type(rule).__name__} has no cuts to stream; use stream: false")
-        if type(rule).prepare is not LearningRule.prepare:
+        if Does.PREPARES in rule.does:
             raise UserError(f"{type(rule).__name__} prepares itself on training batches, which a server does not have")
         self.learner = Learner(network, rule, example, criterion)
         local_optimizer = LocalSGD() if local_optimizer is None else local_optimizer
@@ -158,7 +159,7 @@ class FederatedClassifier(ScheduledClassifier):
     def choose_layers(self, number: int) -> None:
         """Let a rule that compares clients choose its layers before round `number`; a second call does nothing."""
         done = bool(self.selections) and self.selections[-1]["round"] == number
-        if self.rule.compares and self.rule.compares_before(number) and not done:
+        if isinstance(self.rule, ComparesClients) and self.rule.compares_before(number) and not done:
             self.selections.append(select(self, number, self.selections))
             self.log_dict(logged(self.selections[-1]))
 
@@ -177,7 +178,7 @@ class FederatedClassifier(ScheduledClassifier):
     def client_bytes(self, batch: Round) -> int:
         """Bytes that one client of a round receives, without its state, and hands back, by Flower's messages."""
         work = self.work_of(batch)
-        sent = [t for tensors in travelling(work, self.rule).values() for t in tensors.values()]
+        sent = [t for tensors in travelling(work, self.learner).values() for t in tensors.values()]
         back = [*work.params.values(), *(work.buffers[n] for n in sorted(changing_buffers(self.learner, work)))]
         back += [*work.server.values()]  # what a client's state has changed by
         return sum(t.nbytes for t in (*sent, *back))
@@ -186,7 +187,7 @@ class FederatedClassifier(ScheduledClassifier):
     def work_of(self, batch: Round) -> Work:
         """What the clients of a round receive. The rule's feedback is renewed first, if it is renewed by rounds."""
         params, buffers = trainable(self.learner), dict(self.learner.named_buffers())
-        for name, tensor in self.rule.on_round_start(params, buffers, batch.number).items():
+        for name, tensor in self.learner.renewed(params, buffers, batch.number).items():
             buffers[name].copy_(tensor)
         sent = {name: p.detach().clone() for name, p in params.items()}
         algorithm, sizes = self.local.algorithm, torch.tensor(batch.sizes, dtype=torch.float64)

@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_no
 from lit_fa.errors import UserError
 from lit_fa.layers.feedback import feedback_layers
 from lit_fa.layers.taps import match
+from lit_fa.modules.learner import Learner
 
 
 def followers(learner: nn.Module) -> dict[str, str]:
@@ -35,7 +36,7 @@ def freeze_followers(learner: nn.Module) -> None:
             params[feedback].requires_grad_(params[weight].requires_grad)
 
 
-def parameter_groups(learner: nn.Module, layer_lr: Mapping[str, float]) -> list[dict]:
+def parameter_groups(learner: Learner, layer_lr: Mapping[str, float]) -> list[dict]:
     """The trainable parameters: the rest first, then one group for each entry of `layer_lr`, name or pattern to rate.
 
     Raises:
@@ -44,7 +45,8 @@ def parameter_groups(learner: nn.Module, layer_lr: Mapping[str, float]) -> list[
     freeze_followers(learner)
     leads = followers(learner)
     named = {name: p for name, p in learner.named_parameters() if p.requires_grad}
-    shown = {name: (leads.get(name) or name).removeprefix("network.") for name in named}
+    own = {full: name for name, full in learner.split({n: n for n, _ in learner.named_parameters()}).network.items()}
+    shown = {name: own.get(leads.get(name) or name, name) for name in named}
     groups = []
     for pattern, lr in layer_lr.items():
         if not isinstance(pattern, str):

@@ -1,14 +1,20 @@
-"""Network, rule and criterion as one function of a batch."""
+"""Network, rule and criterion as one function of a batch.
 
-from collections.abc import Callable, Iterable
+A learner's parameters and buffers are called `network.<name>` and `rule.<name>`. A rule knows only the names behind
+that: `split` and `join` are the one place where the two kinds of names meet.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from lit_fa.errors import UserError, nearest
 from lit_fa.functional.criteria import CRITERIA
-from lit_fa.rules.base import Batch, LearningRule, Progress, Surrogate
+from lit_fa.rules.base import Batch, Does, Halves, LearningRule, Progress, Surrogate, Tensors
 
+T = TypeVar("T")
 START = Progress(0)
 
 
@@ -50,21 +56,63 @@ class Learner(nn.Module):
         """(n, ...) to (n, c) logits."""
         return self.rule.predict(self.network, inputs)
 
+    @staticmethod
+    def split(named: Mapping[str, T]) -> Halves[T]:
+        """Values by the learner's names, as the rule names them; what is the criterion's is left out.
+
+        >>> Learner.split({"network.0.weight": 1, "rule.steps": 2})
+        Halves(network={'0.weight': 1}, rule={'steps': 2})
+        """
+        halves = Halves({}, {})
+        for name, value in named.items():
+            half, _, own = name.partition(".")
+            if half in Halves._fields:
+                getattr(halves, half)[own] = value
+        return halves
+
+    @staticmethod
+    def join(halves: Halves[T]) -> dict[str, T]:
+        """The reverse of `split`.
+
+        >>> Learner.join(Halves({"0.weight": 1}, {"steps": 2}))
+        {'network.0.weight': 1, 'rule.steps': 2}
+        """
+        return {f"{half}.{name}": value for half, own in halves._asdict().items() for name, value in own.items()}
+
+    def parts(self, example: Tensor) -> dict[str, int]:
+        """Parameter to the number of the local loss that it alone learns from; see `LearningRule.parts`."""
+        return self.join(self.rule.parts(self.network, example))
+
+    def edited(self, params: Tensors, grads: Tensors, progress: Progress) -> Tensors:
+        """The gradients that the rule changes, by the learner's names; None for one that it removes. Pure."""
+        if Does.EDITS not in self.rule.does:
+            return {}
+        return self.join(self.rule.edit_gradients(self.split(params), self.split(grads), progress))
+
+    def evolved(self, params: Tensors, buffers: Tensors, progress: Progress) -> tuple[Tensors, Tensors]:
+        """The parameters and buffers that the rule changes after a step, by the learner's names. Pure."""
+        if Does.EVOLVES not in self.rule.does:
+            return {}, {}
+        params, buffers = self.rule.after_step(self.split(params), self.split(buffers), progress)
+        return self.join(params), self.join(buffers)
+
+    def renewed(self, params: Tensors, buffers: Tensors, number: int) -> Tensors:
+        """The buffers that the rule changes when round `number` starts, by the learner's names. Pure."""
+        return self.join(self.rule.on_round_start(self.split(params), self.split(buffers), number))
+
     @torch.no_grad()
     def edit_gradients(self, progress: Progress = START) -> None:
         """Let the rule edit what `backward` left in `.grad`."""
-        if type(self.rule).edit_gradients is LearningRule.edit_gradients:
+        if Does.EDITS not in self.rule.does:
             return
         params = {name: p for name, p in self.named_parameters() if p.grad is not None}
-        edited = self.rule.edit_gradients(params, {name: p.grad for name, p in params.items()}, progress)
-        for name, grad in edited.items():
+        for name, grad in self.edited(params, {name: p.grad for name, p in params.items()}, progress).items():
             params[name].grad = grad
 
     @torch.no_grad()
     def after_step(self, progress: Progress) -> None:
-        """Let a rule that evolves renew parameters and buffers after an optimiser step."""
+        """Let a rule that evolves renew parameters and buffers in place after an optimiser step."""
         params, buffers = dict(self.named_parameters()), dict(self.named_buffers())
-        changed_params, changed_buffers = self.rule.after_step(params, buffers, progress)
-        for held, changed in ((params, changed_params), (buffers, changed_buffers)):
-            for name, tensor in changed.items():
-                held[name].copy_(tensor)
+        for old, new in zip((params, buffers), self.evolved(params, buffers, progress), strict=True):
+            for name, tensor in new.items():
+                old[name].copy_(tensor)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.data import DistributedSampler
 
 from lit_fa.errors import UserError
-from lit_fa.rules.base import LearningRule
+from lit_fa.rules.base import Does, LearningRule
 
 NORMALISES = (nn.modules.batchnorm._BatchNorm,)
 
@@ -55,7 +55,7 @@ def check_shares(trainer: L.Trainer, rule: LearningRule, network: nn.Module) -> 
     """
     if trainer.world_size == 1:
         return
-    if rule.sums:
+    if Does.SUMS in rule.does:
         raise UserError("devices average over samples, which target_reduction: sum does not: set it to mean")
     norms = [m for m in network.modules() if isinstance(m, NORMALISES) and not isinstance(m, nn.SyncBatchNorm)]
     found = [*rule.compares_samples, *(["BatchNorm"] if norms else [])]

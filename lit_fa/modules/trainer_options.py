@@ -14,7 +14,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from torch import nn, optim
 
 from lit_fa.errors import UserError
-from lit_fa.rules.base import LearningRule
+from lit_fa.rules.base import Does
 
 FP16 = ("16", "16-mixed", "16-true")
 REPLACED = ("transformer-engine", "transformer-engine-float16", "bitsandbytes")  # they put layers of their own in
@@ -78,10 +78,8 @@ def unfreezes_apart(trainer: L.Trainer, module: L.LightningModule) -> bool:
 
 def renames_weights(trainer: L.Trainer, module: L.LightningModule) -> bool:
     """Whether `ModelPruning` renames parameters that somebody reads by name."""
-    rule = type(module.rule)
-    by_name = federated(module) or rule.edit_gradients is not LearningRule.edit_gradients
-    by_name = by_name or rule.after_step is not LearningRule.after_step or module.rule.reshapes
-    return by_name and has(shipped.ModelPruning)(trainer, module)
+    by_name = federated(module) or module.rule.overrides & {Does.EDITS, Does.EVOLVES, Does.RESHAPES}
+    return bool(by_name) and has(shipped.ModelPruning)(trainer, module)
 
 
 def loses_hooks(trainer: L.Trainer, module: L.LightningModule) -> bool:

@@ -18,7 +18,7 @@ from lit_fa.layers.observing import observing, recording
 from lit_fa.layers.taps import LEARNS
 from lit_fa.modules.learner import Learner
 from lit_fa.modules.shares import mean_over_ranks, own_samples
-from lit_fa.rules.base import Batch, LearningRule, one_of
+from lit_fa.rules.base import Batch, Does, one_of
 
 log = logging.getLogger(__name__)
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
@@ -114,7 +114,7 @@ def read_out(learner: nn.Module, inputs: Tensor) -> str:
 
 def start(learner: Learner, probe: HeadProbe | None, trainer: L.Trainer) -> dict[str, float]:
     """Probe, let the rule prepare, and agree on all ranks; the rule's numbers. Leaves the global random state alone."""
-    if probe is None and type(learner.rule).prepare is LearningRule.prepare:
+    if probe is None and Does.PREPARES not in learner.rule.does:
         return {}
 
     def averaged(grad: Tensor, samples: int) -> Tensor:

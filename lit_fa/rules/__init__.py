@@ -11,11 +11,12 @@ from lit_fa.layers.sources import (
     WeightMirrorFeedback,
 )
 from lit_fa.rules.backprop import Backprop
-from lit_fa.rules.base import LearningRule, Progress, Surrogate
+from lit_fa.rules.base import Does, Halves, LearningRule, Progress, Surrogate, provided
+from lit_fa.rules.comparing import ComparesClients, PrivateComparison
 from lit_fa.rules.direct_feedback_alignment import DirectFeedbackAlignment
 from lit_fa.rules.feedback_alignment import FeedbackAlignment
 from lit_fa.rules.feedback_weight_matching import FeedbackWeightMatching
-from lit_fa.rules.flfa import FLFA, PrivateComparison
+from lit_fa.rules.flfa import FLFA
 from lit_fa.rules.forward_forward import ForwardForward
 from lit_fa.rules.local_losses import AugLocal, PredSim
 from lit_fa.rules.rank_schedule import Hoyer, Pruning
@@ -27,11 +28,14 @@ __all__ = [
     "AdaptiveFeedback",
     "AugLocal",
     "Backprop",
+    "ComparesClients",
     "DirectFeedbackAlignment",
+    "Does",
     "FeedbackAlignment",
     "FeedbackSource",
     "FeedbackWeightMatching",
     "ForwardForward",
+    "Halves",
     "Hoyer",
     "KolenPollackFeedback",
     "LearningRule",
@@ -47,4 +51,5 @@ __all__ = [
     "SnapshotFeedback",
     "Surrogate",
     "WeightMirrorFeedback",
+    "provided",
 ]

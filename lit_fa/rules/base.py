@@ -15,7 +15,8 @@ rule with no special case. Consequences for who writes one:
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from enum import Enum
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,47 @@ from lit_fa.layers.observing import observing, unfrozen
 Criterion = Callable[[Tensor, Tensor], Tensor]
 Batch = tuple[Tensor, Tensor]
 Tensors = dict[str, Tensor]
+T = TypeVar("T")
+Method = TypeVar("Method", bound=Callable)
+
+
+class Halves(NamedTuple, Generic[T]):
+    """Values by name, in the two halves of a learner.
+
+    Attributes:
+        network: by the names of the network's own parameters or buffers.
+        rule: by the names of the rule's own parameters or buffers.
+    """
+
+    network: dict[str, T]
+    rule: dict[str, T]
+
+
+class Does(Enum):
+    """What a rule does besides ordinary backpropagation; the value is the method that does it.
+
+    `SUMS` has no method: a rule whose scalar is a sum over the batch's samples, at least in part, sets `sums`.
+    """
+
+    PREPARES = "prepare"
+    BUILDS = "surrogate"
+    STREAMS = "stream"
+    EDITS = "edit_gradients"
+    EVOLVES = "after_step"
+    RESHAPES = "reshape"
+    PREDICTS = "predict"
+    COMPARES = "compares_before"
+    SUMS = "sums"
+
+
+def provided(condition: Callable[["LearningRule"], bool]) -> Callable[[Method], Method]:
+    """Mark a method of a rule that has an effect only if `condition(rule)` holds, because of the rule's options."""
+
+    def mark(method: Method) -> Method:
+        method.condition = condition
+        return method
+
+    return mark
 
 
 class Surrogate(NamedTuple):
@@ -75,23 +117,39 @@ class Progress:
 class LearningRule(Described, nn.Module):
     """Seven methods, each with a default that does nothing special; by itself this is backpropagation.
 
+    Which of them a class overrides says what the rule does, see `does`; there is nothing to declare.
+
     Class attributes:
         paper: citation.
-        streams: the rule has cuts, so `stream` can free each block before the next.
-        evolves: `after_step` changes something.
-        compares: layers are chosen by comparing the gradients of clients, which takes a federation; see `rules.flfa`.
-        reshapes: `reshape` does.
+        overrides: what the class does by the methods that it overrides, whatever its options.
         sums: the scalar is a sum over the batch's samples, at least in part, and not a mean.
         compares_samples: options, as ``name: value``, that compare a batch's samples with one another, so that two
             halves of a batch are not the whole.
     """
 
     paper: ClassVar[str] = ""
-    streams: bool = False
-    evolves: bool = False
-    compares: bool = False
-    reshapes: bool = False
+    overrides: ClassVar[frozenset[Does]] = frozenset()
     sums: bool = False
+
+    def __init_subclass__(cls, **options: object):
+        """Note which methods the class overrides."""
+        super().__init_subclass__(**options)
+        own = {does: getattr(cls, does.value, None) for does in Does if does is not Does.SUMS}
+        cls.overrides = frozenset(does for does, method in own.items() if method is not _default(does))
+
+    @property
+    def does(self) -> frozenset[Does]:
+        """What the rule does under its options.
+
+        >>> class Halving(LearningRule):
+        ...     def edit_gradients(self, params, grads, progress):
+        ...         return Halves({name: grad / 2 for name, grad in grads.network.items()}, {})
+        >>> Halving().does
+        frozenset({<Does.EDITS: 'edit_gradients'>})
+        """
+        conditions = {does: getattr(getattr(type(self), does.value), "condition", None) for does in self.overrides}
+        found = {does for does, condition in conditions.items() if condition is None or condition(self)}
+        return frozenset(found | {Does.SUMS} if self.sums else found)
 
     @property
     def compares_samples(self) -> list[str]:
@@ -103,12 +161,12 @@ class LearningRule(Described, nn.Module):
         """Options, as ``name: value``, that follow the length of the run, and so need one that is known beforehand."""
         return []
 
-    def parts(self, network: nn.Module, example: Tensor) -> dict[str, int]:
-        """Parameter, as the learner names it, to the number of the local loss that it alone learns from.
+    def parts(self, network: nn.Module, example: Tensor) -> Halves[int]:
+        """Parameter to the number of the local loss that it alone learns from.
 
-        Empty where one loss, or one error, serves all. Called after `install`; `clip` bounds the norm of each part.
+        Empty if one loss, or one error, serves all. Called after `install`; `clip` bounds the norm of each part.
         """
-        return {}
+        return Halves({}, {})
 
     def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
         """Change `network` once, before the optimiser exists; the only method that may touch modules.
@@ -126,10 +184,10 @@ class LearningRule(Described, nn.Module):
     def prepare(self, network: nn.Module, batches: Iterable[Batch], criterion: Criterion) -> dict[str, float]:
         """Change parameters and buffers in place, once, before the first step of a fresh run; never of a resumed one.
 
-        Every rank sees whole batches; afterwards all have rank 0's tensors and numbers.
+        Every rank iterates over whole batches; tensors and numbers are then broadcast from rank 0.
 
         Args:
-            network: installed, on its device; a read-out may just have been probed.
+            network: installed, on its device; its head may just have been probed.
             batches: of training, on the device, to iterate over as often as need be. Random state does not matter.
             criterion: as in `install`.
 
@@ -149,23 +207,33 @@ class LearningRule(Described, nn.Module):
         """As `surrogate`, but calls `backward` block by block, so that one block's activations live at a time."""
         raise UserError(f"{type(self).__name__} has no cuts to stream; use stream: false")
 
-    def edit_gradients(self, params: Tensors, grads: Tensors, progress: Progress) -> Tensors:
-        """The gradients as the optimiser shall see them, name to tensor. Linear edits commute with DDP's average."""
-        return grads
+    def edit_gradients(self, params: Halves[Tensor], grads: Halves[Tensor], progress: Progress) -> Halves[Tensor]:
+        """The gradients that change between the backward pass and the optimiser's step; returns only those.
 
-    def after_step(self, params: Tensors, buffers: Tensors, progress: Progress) -> tuple[Tensors, Tensors]:
-        """Parameters and buffers after an optimiser step; returns only those that change."""
-        return {}, {}
+        None as a gradient: the optimiser leaves the parameter alone. Linear edits commute with DDP's average. Pure.
+
+        Args:
+            params: trainable parameters that have a gradient.
+            grads: of the shapes of `params`.
+            progress: before the step.
+        """
+        return Halves({}, {})
+
+    def after_step(
+        self, params: Halves[Tensor], buffers: Halves[Tensor], progress: Progress
+    ) -> tuple[Halves[Tensor], Halves[Tensor]]:
+        """Parameters and buffers that change after an optimiser step; returns only those. Pure."""
+        return Halves({}, {}), Halves({}, {})
 
     def reshape(self, network: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
         """Change shapes of parameters, buffers and the optimiser's state between two epochs; on one device only."""
 
-    def on_round_start(self, params: Tensors, buffers: Tensors, number: int) -> Tensors:
-        """Buffers that change when a federated client receives the server's parameters in round `number`.
+    def on_round_start(self, params: Halves[Tensor], buffers: Halves[Tensor], number: int) -> Halves[Tensor]:
+        """Buffers that change when a federated client receives the server's parameters in round `number`. Pure.
 
-        They follow from the parameters, the rule's seed and the round, so that they never travel.
+        They follow from the parameters, the rule's seed and the round, so they are not sent.
         """
-        return {}
+        return Halves({}, {})
 
     def predict(self, network: nn.Module, inputs: Tensor) -> Tensor:
         """(n, ...) inputs to (n, c) logits."""
@@ -180,12 +248,12 @@ class LearningRule(Described, nn.Module):
     def cuts(self) -> list[str]:
         """Modules at whose output the rule puts an error of its own in place of the loss's; "" is the whole network.
 
-        By default the modules of `taps`, where the rule has them. A rule with a `surrogate` of its own and no taps has
-        to say so itself; until then it counts as replacing the error everywhere.
+        By default the modules of `taps`, if the rule has them. A rule with its own `surrogate` and no taps counts as
+        replacing the error everywhere, unless it overrides this property.
         """
         if (taps := getattr(self, "taps", None)) is not None:
             return [*taps.names]
-        return [] if type(self).surrogate is LearningRule.surrogate else [""]
+        return [""] if Does.BUILDS in self.does else []
 
     def inspect(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
         """Which tensors of `network` the surrogate's gradient reaches, frozen ones counted as trainable."""
@@ -195,6 +263,11 @@ class LearningRule(Described, nn.Module):
             batch = (example, targets)
             found = coverage(network, lambda: self.surrogate(network, batch, criterion).value, batch, frozen)
         return Coverage(found.transported, [name for name in found.unreached if name not in frozen])
+
+
+def _default(does: Does) -> Callable | None:
+    """The base class's method; None for a method that only some rules have."""
+    return getattr(LearningRule, does.value, None)
 
 
 def one_of(**options: tuple[str, tuple[str, ...]]) -> None:

@@ -68,7 +68,6 @@ class DirectFeedbackAlignment(LearningRule):
     """
 
     paper: ClassVar[str] = "Nøkland 2016, arXiv:1609.01596; DRTP: Frenkel et al. 2021"
-    streams = True
 
     def __init__(
         self,

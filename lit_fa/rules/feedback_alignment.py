@@ -11,6 +11,7 @@ and the loss keep their own derivative, as in every published implementation; bi
 """
 
 import logging
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -23,7 +24,7 @@ from lit_fa.layers.feedback import WEIGHT_LAYERS, FeedbackLayer, extend, feedbac
 from lit_fa.layers.observing import observing, recording
 from lit_fa.layers.sources import SOURCES, FeedbackSource
 from lit_fa.layers.taps import match
-from lit_fa.rules.base import Criterion, LearningRule, Progress, Tensors, refuse
+from lit_fa.rules.base import Criterion, Halves, LearningRule, Progress, provided, refuse
 
 log = logging.getLogger(__name__)
 
@@ -66,15 +67,16 @@ class FeedbackAlignment(LearningRule):
             raise UserError(f"backend is fused or detour, not '{backend}'")
         self.source = SOURCES[source]() if isinstance(source, str) else source
         self.layers, self.backend, self.uncovered = layers, backend, uncovered
-        self.evolves = self.source.evolves
+        self.extended: dict[str, FeedbackLayer] = {}  # not registered: they belong to the network
 
     def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
         """Extend the layers, draw their feedback, check what is reached."""
         names = self._choose(network, example)
         self._check_weights(network, names)
-        for name in names:
-            layer = network.get_submodule(name)
+        layers = {name: network.get_submodule(name) for name in names}
+        for name, layer in layers.items():
             extend(layer, self.source, named_generator(self._seed, name), backend=self.backend)
+        self.extended = layers
         found = self.inspect(network, example, criterion)
         if self.layers is None:
             remedy = whose(network, found.transported)
@@ -83,33 +85,35 @@ class FeedbackAlignment(LearningRule):
         self._say(network)
         return found
 
-    def after_step(self, params: Tensors, buffers: Tensors, progress: Progress) -> tuple[Tensors, Tensors]:
+    @provided(lambda rule: rule.source.evolves)
+    def after_step(
+        self, params: Halves[Tensor], buffers: Halves[Tensor], progress: Progress
+    ) -> tuple[Halves[Tensor], Halves[Tensor]]:
         """Renew what evolves: mirror, mix, or redraw. The draw depends on seed, layer and step alone."""
-        renewed = {}
-        for key in self._stored(buffers):
-            layer = key.removesuffix(".feedback.weight")
-            generator = named_generator(self._seed, layer, progress.step)
-            renewed[key] = self.source.after_step(params[f"{layer}.weight"], buffers[key], generator)
-        return {}, renewed
+        return Halves({}, {}), self._renewed(self.source.after_step, params, buffers, progress.step)
 
-    def on_round_start(self, params: Tensors, buffers: Tensors, number: int) -> Tensors:
-        """Take a new snapshot, or draw anew, where the source is of that kind."""
+    def on_round_start(self, params: Halves[Tensor], buffers: Halves[Tensor], number: int) -> Halves[Tensor]:
+        """Take a new snapshot, or draw anew, if the source is of that kind."""
+        if not self.source.renews:
+            return Halves({}, {})
+        return self._renewed(self.source.on_round_start, params, buffers, "round", number)
+
+    def _renewed(
+        self, renew: Callable, params: Halves[Tensor], buffers: Halves[Tensor], *when: str | int
+    ) -> Halves[Tensor]:
+        """What `renew(weight, stored, generator)` makes of the stored feedback of each layer that is switched on."""
         renewed = {}
-        for key in self._stored(buffers) if self.source.renews else ():
-            layer = key.removesuffix(".feedback.weight")
-            generator = named_generator(self._seed, layer, "round", number)
-            off = buffers[key].numel() == 0
-            weight = params[f"{layer}.weight"]
-            renewed[key] = buffers[key] if off else self.source.on_round_start(weight, buffers[key], generator)
-        return renewed
+        for name, layer in self.extended.items():
+            stored = buffers.network.get(f"{name}.feedback.weight")
+            if stored is not None and not layer.feedback.off:
+                generator = named_generator(self._seed, f"network.{name}", *when)  # part of every published draw
+                weight = params.network.get(f"{name}.weight", layer.weight)  # a client's parameters lack frozen ones
+                renewed[f"{name}.feedback.weight"] = renew(weight, stored, generator)
+        return Halves(renewed, {})
 
     @property
     def _seed(self) -> int:
         return getattr(self.source, "seed", 0)
-
-    @staticmethod
-    def _stored(buffers: Tensors) -> list[str]:
-        return [key for key in buffers if key.endswith(".feedback.weight")]
 
     def _choose(self, network: nn.Module, example: Tensor) -> list[str]:
         if isinstance(network, WEIGHT_LAYERS):

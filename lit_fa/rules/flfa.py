@@ -15,7 +15,6 @@ not be read; this one is ours.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -26,43 +25,18 @@ from lit_fa.layers.coverage import Coverage
 from lit_fa.layers.feedback import feedback_layers, switch_off, switch_on
 from lit_fa.layers.sources import FeedbackSource, SharedRandomFeedback, SnapshotFeedback
 from lit_fa.layers.stages import last_of_stages
-from lit_fa.rules.base import Criterion, one_of
+from lit_fa.rules.base import Criterion, Does, one_of, provided
+from lit_fa.rules.comparing import ComparesClients, PrivateComparison
 from lit_fa.rules.feedback_alignment import FeedbackAlignment, carriers
 
 FEEDBACK = ("snapshot", "random", "redrawn")
 
 
-@dataclass(frozen=True)
-class PrivateComparison:
-    r"""Clients clip and noise what layers are chosen from: $\sum_x g_x \min(1, C/\|g_x\|) + \sigma C z$.
-
-    Every image's gradient (of all compared layers together) is cut to the length C, and their sum gets Gaussian noise,
-    as in DP-SGD (Abadi et al. 2016) on one batch of all the client has. Epsilon is per image of a client, against
-    whoever sees the comparison; the training itself is not made private by it.
-
-    Args:
-        noise: sigma, the noise multiplier.
-        clip: C.
-        delta: at which epsilon is told.
-        seed: of the noise. Who knows it can take the noise away: it is for experiments that are to be repeated.
-    """
-
-    noise: float = 1.0
-    clip: float = 1.0
-    delta: float = 1e-5
-    seed: int = 0
-
-    def __post_init__(self):
-        """Check."""
-        if not (self.noise > 0 and self.clip > 0 and 0 < self.delta < 1):
-            raise UserError(f"a private comparison needs noise > 0, clip > 0 and 0 < delta < 1, not {self}")
-
-
-class FLFA(FeedbackAlignment):
+class FLFA(ComparesClients, FeedbackAlignment):
     """Clients send the error back through the weights they all received.
 
     Args:
-        layers: names or patterns; `official`: the last convolution of each stage and the read-out, as in the authors'
+        layers: names or patterns; `official`: the last convolution of each stage and the head, as in the authors'
             code; `lowest:k` or `highest:k`: the k layers in which the clients' gradients agree least or most, chosen
             before round zero (FederatedClassifier alone); None: all but the first.
         feedback: `snapshot`, or for the ablation `random` (one B for all rounds) or `redrawn` (one a round).
@@ -91,31 +65,31 @@ class FLFA(FeedbackAlignment):
         one_of(feedback=(feedback, FEEDBACK))
         super().__init__(_source(feedback, rescale, seed), layers, backend, uncovered)
         self.which, self.most = _selection(layers)
-        self.compares = self.which != ""
         self.reselect_every, self.private = reselect_every, private
         if reselect_every < 0:
             raise UserError(f"reselect_every is a number of rounds, or 0 for once, not {reselect_every}")
-        if (reselect_every or private) and not self.compares:
+        if (reselect_every or private) and not self.which:
             raise UserError("reselect_every and private are of a choice: set layers: lowest:1 or the like")
 
     def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
-        """As feedback alignment; layers that wait to be chosen are switched off."""
+        """As feedback alignment; layers are switched off until they are chosen."""
         found = super().install(network, example, criterion)
-        if self.compares:
+        if Does.COMPARES in self.does:
             self.switch(network, [])
         return found
 
+    @provided(lambda rule: rule.which != "")
     def compares_before(self, number: int) -> bool:
-        """Whether layers are chosen before round `number`."""
+        """Before round zero, and again every `reselect_every` rounds."""
         again = self.reselect_every and number % self.reselect_every == 0
-        return self.compares and bool(number == 0 or again)
+        return self.which != "" and bool(number == 0 or again)
 
     def candidates(self, network: nn.Module) -> list[str]:
-        """Layers that may be chosen: every one that an error travels through."""
+        """Every layer that an error travels through."""
         return [*feedback_layers(network, off=True)]
 
     def chosen(self, alike: dict[str, float]) -> list[str]:
-        """The layers to switch on, given each candidate's S_l; of equal ones the first."""
+        """The `most` layers of lowest or highest S_l; of equal ones the first."""
         order = sorted(alike, key=alike.__getitem__, reverse=self.which == "highest")
         return [name for name in alike if name in order[: self.most]]
 
@@ -131,7 +105,7 @@ class FLFA(FeedbackAlignment):
         if not isinstance(self.layers, str):
             return super()._choose(network, example)
         able = carriers(network, example)
-        if not self.compares:
+        if not self.which:
             return [name for name in last_of_stages(network, example) if name in able]
         if self.most > len(able):
             raise UserError(f"layers: {self.layers}: an error travels through {len(able)} layers; choose among those")

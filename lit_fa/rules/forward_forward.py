@@ -55,7 +55,7 @@ from lit_fa.layers.labels import LabelledInput
 from lit_fa.layers.normalising import NormalisingTaps
 from lit_fa.layers.observing import observing
 from lit_fa.layers.taps import find_blocks
-from lit_fa.rules.base import Batch, Criterion, LearningRule, Progress, Surrogate, Tensors, one_of, refuse
+from lit_fa.rules.base import Batch, Criterion, Halves, LearningRule, Progress, Surrogate, one_of, provided, refuse
 
 log = logging.getLogger(__name__)
 
@@ -104,8 +104,6 @@ class ForwardForward(LearningRule):
     """
 
     paper: ClassVar[str] = "Hinton 2022, arXiv:2212.13345; SymBa: Lee & Song 2023, arXiv:2303.08418"
-    streams = True
-    evolves = True
 
     def __init__(
         self,
@@ -199,9 +197,9 @@ class ForwardForward(LearningRule):
         permuted = ["negatives: permutation"] if self.negatives == "permutation" else []
         return [*permuted, *([f"peer: {self.peer:g}"] if self.peer else [])]
 
-    def parts(self, network: nn.Module, example: Tensor) -> dict[str, int]:
-        """Every block has a loss of its own, and so has the head."""
-        return {f"network.{name}": number for name, number in self.owners.items()}
+    def parts(self, network: nn.Module, example: Tensor) -> Halves[int]:
+        """Every block has its own loss, and so has the head."""
+        return Halves(self.owners, {})
 
     def surrogate(self, network: nn.Module, batch: Batch, criterion: Criterion) -> Surrogate:
         """The sum of the blocks' losses and the head's; no path leads from one to another."""
@@ -221,21 +219,20 @@ class ForwardForward(LearningRule):
         logits = self._learn(network, batch, criterion, learn)
         return Surrogate(sum(losses), sum(losses), logits)
 
-    def edit_gradients(self, params: Tensors, grads: Tensors, progress: Progress) -> Tensors:
-        """Under the greedy schedule take the gradient from blocks whose turn it is not, so that nothing moves them."""
-        if self.schedule == "simultaneous":
-            return {}
-        owners = {name: self.owners.get(name.removeprefix("network.")) for name in grads}
+    @provided(lambda rule: rule.schedule == "greedy")
+    def edit_gradients(self, params: Halves[Tensor], grads: Halves[Tensor], progress: Progress) -> Halves[Tensor]:
+        """Under the greedy schedule, remove the gradients of all blocks but the active one, so that none moves."""
         waiting = {*range(len(self.taps.names))} - {int(self.active)}
-        return {name: None for name, owner in owners.items() if owner in waiting}
+        return Halves({name: None for name in grads.network if self.owners.get(name) in waiting}, {})
 
-    def after_step(self, params: Tensors, buffers: Tensors, progress: Progress) -> tuple[Tensors, Tensors]:
-        """Count the step, on which the wrong labels depend; move on to the block whose turn it is."""
+    def after_step(
+        self, params: Halves[Tensor], buffers: Halves[Tensor], progress: Progress
+    ) -> tuple[Halves[Tensor], Halves[Tensor]]:
+        """Count the step, on which the wrong labels depend; activate the block whose turn it is."""
         blocks = len(self.taps.names)
         turn = min(int(progress.fraction * blocks), blocks - 1) if self.schedule == "greedy" else 0
-        names = {ending: next(n for n in buffers if n.endswith(f"rule.{ending}")) for ending in ("steps", "active")}
-        steps, active = buffers[names["steps"]], buffers[names["active"]]
-        return {}, {names["steps"]: steps + 1, names["active"]: torch.full_like(active, turn)}
+        own = {"steps": buffers.rule["steps"] + 1, "active": torch.full_like(buffers.rule["active"], turn)}
+        return Halves({}, {}), Halves({}, own)
 
     def predict(self, network: nn.Module, inputs: Tensor) -> Tensor:
         """(n, c): the goodness with each label, of the blocks that count; or the head's logits."""

@@ -36,7 +36,7 @@ from lit_fa.layers.auxiliary import Unit, auxiliary_network, drawn, read_out, un
 from lit_fa.layers.coverage import Coverage
 from lit_fa.layers.observing import observing
 from lit_fa.layers.taps import Taps, block_key, find_blocks
-from lit_fa.rules.base import Batch, Criterion, LearningRule, Surrogate, one_of, refuse
+from lit_fa.rules.base import Batch, Criterion, Halves, LearningRule, Surrogate, one_of, refuse
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +50,6 @@ class LocalLosses(LearningRule):
         channels: which dimension of a map holds the channels: `first` or `last`.
         uncovered: what to do about tensors without gradient: `raise`, `warn` or `allow`.
     """
-
-    streams = True
 
     def __init__(self, blocks: str | list[str], seed: int, channels: str, uncovered: str):
         """See the class."""
@@ -85,12 +83,11 @@ class LocalLosses(LearningRule):
         )  # fmt: skip
         return covered
 
-    def parts(self, network: nn.Module, example: Tensor) -> dict[str, int]:
-        """A block and what reads it have one loss; what stands behind the last cut has the true one."""
-        parts = self.taps.parts(network, lambda: network(example))
+    def parts(self, network: nn.Module, example: Tensor) -> Halves[int]:
+        """A block and its auxiliary network share a loss; what follows the last cut has the true one."""
         keys = [*self.auxiliary]
-        read = {name: keys.index(name.split(".")[0]) for name, _ in self.auxiliary.named_parameters()}
-        return parts | {f"rule.auxiliary.{name}": number for name, number in read.items()}
+        own = {f"auxiliary.{n}": keys.index(n.split(".")[0]) for n, _ in self.auxiliary.named_parameters()}
+        return Halves(self.taps.owners(network, lambda: network(example)), own)
 
     def surrogate(self, network: nn.Module, batch: Batch, criterion: Criterion) -> Surrogate:
         """The sum of the blocks' losses and the true one; no path leads from one to another."""

@@ -28,7 +28,7 @@ from lit_fa.functional.factored import (
 from lit_fa.layers.coverage import Coverage
 from lit_fa.layers.factored import COLUMNS, FactoredLayer
 from lit_fa.layers.factoring import factor_network, matched
-from lit_fa.rules.base import Criterion, LearningRule, Progress, Tensors, one_of, refuse
+from lit_fa.rules.base import Criterion, Halves, LearningRule, Progress, Tensors, one_of, provided, refuse
 from lit_fa.rules.rank_schedule import Hoyer, Pruning
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,6 @@ class SVDBackprop(LearningRule):
     """
 
     paper: ClassVar[str] = "Yang et al. 2020, arXiv:2004.09031"
-    evolves = True
 
     def __init__(
         self,
@@ -78,7 +77,6 @@ class SVDBackprop(LearningRule):
         self.retraction, self.retract_every, self.project = retraction, retract_every, project
         self.hoyer, self.pruning, self.reduction = hoyer, pruning, reduction
         self.dense, self.uncovered = dense, uncovered
-        self.reshapes = pruning is not None and pruning.physical
         self.held: dict[str, FactoredLayer] = {}  # a plain dictionary: their tensors are the network's
         self.dense_layers: list[str] = []  # left as they were, by choice
         self.pruned: list[str] = []  # those that pruning may touch
@@ -115,46 +113,49 @@ class SVDBackprop(LearningRule):
         ranks = [layer.rank for layer in self.held.values()]
         log.info("%d layers in factors, ranks %d to %d", len(ranks), min(ranks), max(ranks))
 
-    def edit_gradients(self, params: Tensors, grads: Tensors, progress: Progress) -> Tensors:
+    def edit_gradients(self, params: Halves[Tensor], grads: Halves[Tensor], progress: Progress) -> Halves[Tensor]:
         """Project what the loss says, then add the orthogonality and sparsity gradients as they are."""
-        edited = {key: self.pulled(key, params, grads, progress) for key in self._keys(COLUMNS) if key in grads}
+        weights, raw = params.network, grads.network
+        edited = {key: self.pulled(key, weights, raw, progress) for key in self._keys(COLUMNS) if key in raw}
         penalise = self.orthogonality and progress.step % self.orthogonality_every == 0
         sparse = self.hoyer.strength(progress) if self.hoyer else 0.0
         for key in [key for key in self._keys(("U", "V")) if key in edited]:
             if self.project:
-                edited[key] = tangent(params[key], edited[key])
+                edited[key] = tangent(weights[key], edited[key])
             if penalise:
                 share = self.orthogonality / self.entries(key, 2)
-                edited[key] = edited[key] + orthogonality_gradient(params[key]) * share
+                edited[key] = edited[key] + orthogonality_gradient(weights[key]) * share
         for key in [key for key in self._keys(("s",)) if sparse and key in edited]:
-            edited[key] = edited[key] + sparse * hoyer_gradient(params[key])
-        return edited
+            edited[key] = edited[key] + sparse * hoyer_gradient(weights[key])
+        return Halves({key: grad for key, grad in edited.items() if grad is not raw[key]}, {})
 
     def pulled(self, key: str, params: Tensors, grads: Tensors, progress: Progress) -> Tensor:
         """The gradient of a factor before any projection."""
         return grads[key]
 
-    def after_step(self, params: Tensors, buffers: Tensors, progress: Progress) -> tuple[Tensors, Tensors]:
-        """Singular values stay non-negative, pruned columns zero; U and V are retracted; ranks go when they are due."""
+    def after_step(
+        self, params: Halves[Tensor], buffers: Halves[Tensor], progress: Progress
+    ) -> tuple[Halves[Tensor], Halves[Tensor]]:
+        """Singular values stay non-negative, pruned columns zero; U and V are retracted; ranks are pruned when due."""
         if self.pruning is not None and progress.epoch_ends:
             self.pruning.check(progress)
         retract = RETRACTIONS[self.retraction] if progress.step % self.retract_every == 0 else None
         due = self.pruning is not None and self.pruning.due(progress)
         changed, renewed = {}, {}
         for name in [name for name, layer in self.held.items() if layer.U.requires_grad]:  # frozen ones stay
-            prefix = f"network.{name}."
-            layer = {side: params[prefix + side] for side in COLUMNS}
+            layer = {side: params.network[f"{name}.{side}"] for side in COLUMNS}
             layer["s"] = layer["s"].clamp(min=0)
             if self.pruning is not None:  # before columns meet: momentum still moves those that were pruned
-                layer = {side: t * buffers[prefix + "mask"] for side, t in layer.items()}
+                layer = {side: t * buffers.network[f"{name}.mask"] for side, t in layer.items()}
             if retract is not None:
                 layer |= {side: retract(layer[side]) for side in ("U", "V")}
             if due and name in self.pruned:
-                layer, kept = self._pruned(prefix, layer, buffers, progress)
+                layer, kept = self._pruned(name, layer, buffers.network, progress)
                 renewed |= kept
-            changed |= {prefix + side: t for side, t in layer.items()}
-        return changed, renewed
+            changed |= {f"{name}.{side}": t for side, t in layer.items()}
+        return Halves(changed, {}), Halves(renewed, {})
 
+    @provided(lambda rule: rule.pruning is not None and rule.pruning.physical)
     @torch.no_grad()
     def reshape(self, network: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
         """Take pruned columns out of parameters, feedback and optimiser state."""
@@ -169,25 +170,23 @@ class SVDBackprop(LearningRule):
         mask[s.argsort(descending=True, stable=True)[:rank]] = True
         return mask, energy
 
-    def _pruned(self, prefix: str, layer: Tensors, buffers: Tensors, progress: Progress) -> tuple[Tensors, Tensors]:
+    def _pruned(self, name: str, layer: Tensors, buffers: Tensors, progress: Progress) -> tuple[Tensors, Tensors]:
         """A layer whose weak columns are zero and whose others are orthonormal; its mask, energy and feedback."""
-        mask, energy = self._kept(layer["s"], buffers[prefix + "energy"], progress)
+        mask, energy = self._kept(layer["s"], buffers[f"{name}.energy"], progress)
         layer = {side: t * mask for side, t in layer.items()}
         layer |= {side: _orthonormal(layer[side], mask) for side in ("U", "V")}
-        feedback = [key for side in COLUMNS if (key := f"{prefix}feedback.{side}") in buffers]
-        return layer, {prefix + "mask": mask, prefix + "energy": energy} | {
-            key: buffers[key] * mask for key in feedback
-        }
+        feedback = [key for side in COLUMNS if (key := f"{name}.feedback.{side}") in buffers]
+        return layer, {f"{name}.mask": mask, f"{name}.energy": energy, **{key: buffers[key] * mask for key in feedback}}
 
     def entries(self, key: str, power: int = 1, rows: int = 1) -> Tensor | int:
         """What a penalty is divided by: its entries where the reduction is `mean`, rows times rank to a power."""
         if self.reduction == "sum":
             return 1
-        layer = self.held[key.removeprefix("network.").rpartition(".")[0]]
+        layer = self.held[key.rpartition(".")[0]]
         return rows * (len(layer.s) if self.pruning is None else layer.mask.sum()) ** power
 
     def _keys(self, sides: tuple[str, ...]) -> list[str]:
-        return [f"network.{name}.{side}" for name in self.held for side in sides]
+        return [f"{name}.{side}" for name in self.held for side in sides]
 
     def _check_floor(self) -> None:
         for name in self.pruned:

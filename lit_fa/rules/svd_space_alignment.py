@@ -35,7 +35,7 @@ from lit_fa.layers.coverage import Coverage, whose
 from lit_fa.layers.factored import FactoredLayer, FeedbackFactors
 from lit_fa.layers.feedback_product import feedback_jacobians
 from lit_fa.layers.taps import block_name
-from lit_fa.rules.base import Batch, Criterion, Progress, Surrogate, Tensors, one_of, refuse
+from lit_fa.rules.base import Batch, Criterion, Halves, Progress, Surrogate, Tensors, one_of, provided, refuse
 from lit_fa.rules.direct_feedback_alignment import DirectFeedbackAlignment
 from lit_fa.rules.rank_schedule import Hoyer, Pruning
 from lit_fa.rules.svd_backprop import SVDBackprop
@@ -103,9 +103,8 @@ class SVDSpaceAlignment(SVDBackprop):
         _check(route, alpha, beta, beta_schedule, feedback, init)
         self.route, self.alpha, self.beta, self.beta_schedule = route, alpha, beta, beta_schedule
         self.feedback, self.init, self.seed = feedback, init, seed
-        self.streams = route != "sequential"
         self.direct: DirectFeedbackAlignment | None = None
-        if self.streams:
+        if route != "sequential":
             self.direct = DirectFeedbackAlignment(
                 shape=shape, blocks=blocks, init=init, scale=scale, seed=seed, uncovered=uncovered
             )
@@ -116,9 +115,10 @@ class SVDSpaceAlignment(SVDBackprop):
         falls = self.beta > 0 and self.beta_schedule != "constant"
         return [*super().follows_length, *([f"beta_schedule: {self.beta_schedule}"] if falls else [])]
 
-    def parts(self, network: nn.Module, example: Tensor) -> dict[str, int]:
-        """On the direct routes every block has a loss of its own."""
-        return {} if self.direct is None else self.direct.taps.parts(network, lambda: network(example))
+    def parts(self, network: nn.Module, example: Tensor) -> Halves[int]:
+        """On the direct routes every block has its own loss."""
+        owners = {} if self.direct is None else self.direct.taps.owners(network, lambda: network(example))
+        return Halves(owners, {})
 
     def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
         """Factor the layers, draw their feedback, cut and link where the route is direct."""
@@ -142,13 +142,14 @@ class SVDSpaceAlignment(SVDBackprop):
         """CE by the route; alignment, orthogonality and sparsity follow in `edit_gradients`."""
         return (super() if self.direct is None else self.direct).surrogate(network, batch, criterion)
 
+    @provided(lambda rule: rule.direct is not None)
     def stream(self, network: nn.Module, batch: Batch, criterion: Criterion, backward: Callable) -> Surrogate:
         """The same block by block."""
         return (super() if self.direct is None else self.direct).stream(network, batch, criterion, backward)
 
     def pulled(self, key: str, params: Tensors, grads: Tensors, progress: Progress) -> Tensor:
         r"""$\alpha\,\nabla\mathcal L_{CE} + 2\beta\,(U - B_U)$ over the entries that are not pruned."""
-        name, side = key.removeprefix("network.").rsplit(".", 1)
+        name, side = key.rsplit(".", 1)
         grad = grads[key] if self.alpha == 1.0 or name == [*self.held][-1] else self.alpha * grads[key]
         beta = self.beta * SCHEDULES[self.beta_schedule](progress.fraction)
         if not beta:

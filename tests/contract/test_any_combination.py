@@ -17,7 +17,7 @@ from torch import nn, optim
 
 from datamodules import Synthetic
 from lit_fa.modules import Classifier
-from lit_fa.rules import Backprop, LearningRule
+from lit_fa.rules import Backprop, Does
 from tests.cases import RULES
 from tests.small_networks import CLASSES
 
@@ -117,8 +117,7 @@ def check_a_step(classifier: Classifier, rule: str, precision: str, strategy: st
         same = name not in before or torch.equal(before[name].to(dtype), after[name])
         assert learns or same, f"{name} is frozen and has changed"
     assert any(name in before and not torch.equal(before[name].to(dtype), after[name]) for name in trainable)
-    prepares = type(classifier.rule).prepare is not LearningRule.prepare
-    if not (prepares or classifier.rule.evolves or classifier.rule.reshapes):
+    if not classifier.rule.does & {Does.PREPARES, Does.EVOLVES, Does.RESHAPES}:
         fixed = [name for name in before if "feedback" in name and name not in trainable]
         assert all(torch.equal(before[name].to(after[name]), after[name]) for name in fixed)
     check_the_head(classifier, rule, before, after, precision)

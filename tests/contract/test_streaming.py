@@ -13,6 +13,7 @@ from lit_fa.rules import (
     AugLocal,
     Backprop,
     DirectFeedbackAlignment,
+    Does,
     FeedbackAlignment,
     ForwardForward,
     LearningRule,
@@ -29,7 +30,7 @@ def streamed(learner: Learner, batch: tuple) -> dict[str, torch.Tensor]:
     return taken(learner)
 
 
-@pytest.mark.parametrize("case", cases(where=lambda case: case.rule().streams))
+@pytest.mark.parametrize("case", cases(where=lambda case: Does.STREAMS in case.rule().does))
 def test_streamed_gradients_equal_those_of_one_backward_pass(case: Case):
     learner, batch = case.learner(), case.batch()
     fused, loss = gradients(learner, batch), learner(batch).loss

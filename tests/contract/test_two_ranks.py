@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lit_fa.modules import HeadProbe
+from lit_fa.rules import Does
 from tests.cases import RULES, rules
 from tests.contract.training import network_for, record
 from tests.gradients import largest_difference
@@ -21,7 +22,7 @@ def test_two_ranks_equal_one(rule: str, tmp_path: Path):
     assert [rank["world_size"] for rank in two["ranks"]] == [2, 2]
     assert two["ranks"][0]["losses"] != two["ranks"][1]["losses"]  # each saw its own half
     # float64: the mean of two halves' means is the whole's mean up to rounding
-    part = "predictions" if RULES[rule][0]().reshapes else "state"  # ranks take nothing away until export
+    part = "predictions" if Does.RESHAPES in RULES[rule][0]().does else "state"  # ranks take nothing away until export
     assert largest_difference(two[part], one[part]) < 1e-12
     # Lightning's metrics are float32
     assert largest_difference(two["metrics"], one["metrics"]) < 1e-5

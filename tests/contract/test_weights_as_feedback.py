@@ -81,7 +81,7 @@ def test_a_snapshot_is_renewed_when_a_round_starts():
             p.mul_(1.5)
     stale = gradients(learner, batch)
     buffers = dict(learner.named_buffers())
-    for name, renewed in learner.rule.on_round_start(dict(learner.named_parameters()), buffers, 1).items():
+    for name, renewed in learner.renewed(dict(learner.named_parameters()), buffers, 1).items():
         buffers[name].copy_(renewed)
     with true_gradient(learner.network):
         truth = gradients(learner, batch)

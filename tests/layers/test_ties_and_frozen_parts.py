@@ -35,7 +35,7 @@ def test_a_frozen_layer_in_factors_is_neither_retracted_nor_pruned():
     rule = SVDBackprop(retraction="newton_schulz", pruning=Pruning(energy=0.5, every=1, after=0.0, floor=1, keep=[]))
     learner = Learner(frozen_weight(), rule, X)
     before = {name: p.detach().clone() for name, p in learner.named_parameters()}
-    changed, _ = rule.after_step(
+    changed, _ = learner.evolved(
         {n: p.detach() for n, p in learner.named_parameters()},
         dict(learner.named_buffers()),
         Progress(4, 0, 8, 2, epoch_ends=True),

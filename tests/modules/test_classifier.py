@@ -18,6 +18,7 @@ from lit_fa.rules import (
     Backprop,
     DirectFeedbackAlignment,
     FeedbackAlignment,
+    Halves,
     KolenPollackFeedback,
     LearningRule,
     Progress,
@@ -107,13 +108,11 @@ def test_what_evolves_is_renewed_after_every_step(source: object):
 class Halving(LearningRule):
     """Edits what backward left, and what the optimiser made of it."""
 
-    evolves = True
-
     def edit_gradients(self, params, grads, progress):
-        return {name: g / 2 for name, g in grads.items()}
+        return Halves({name: g / 2 for name, g in grads.network.items()}, {})
 
     def after_step(self, params, buffers, progress):
-        return {"network.3.bias": torch.full_like(params["network.3.bias"], progress.step)}, {}
+        return Halves({"3.bias": torch.full_like(params.network["3.bias"], progress.step)}, {}), Halves({}, {})
 
 
 @pytest.mark.parametrize("clip", [None, 0.01])

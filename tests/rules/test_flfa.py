@@ -96,10 +96,10 @@ def test_the_snapshot_is_that_of_the_round_and_every_other_step_differs():
 def test_redrawn_feedback_is_new_in_every_round_and_the_same_for_all_who_ask():
     learner = installed(FLFA(["9"], feedback="redrawn", uncovered="allow"))
     state = dict(learner.named_parameters()), dict(learner.named_buffers())
-    a, again, b = (learner.rule.on_round_start(*state, number)["network.9.feedback.weight"] for number in (1, 1, 2))
+    a, again, b = (learner.renewed(*state, number)["network.9.feedback.weight"] for number in (1, 1, 2))
     assert torch.equal(a, again)
     assert not torch.equal(a, b)
-    assert installed(FLFA(["9"], feedback="random")).rule.on_round_start(*state, 1) == {}
+    assert installed(FLFA(["9"], feedback="random")).renewed(*state, 1) == {}
 
 
 OFFICIAL = {
