@@ -285,31 +285,58 @@ CASES = [
 ]  # fmt: skip
 
 
+def first_of_their_kind() -> set[str]:
+    """Of each class of rule and each source of feedback, the first rule in the list."""
+    kinds: dict[tuple, str] = {}
+    for name, (make, _) in RULES.items():
+        rule = make()
+        kinds.setdefault((type(rule), type(getattr(rule, "source", None)), getattr(rule, "teacher", "")), name)
+    return {*kinds.values()}
+
+
+FIRST = first_of_their_kind()
+
+
 def cases(
-    *networks: str, suite: str = "", where: Callable[[Case], bool] = lambda case: True, distinct: bool = False
+    *networks: str,
+    suite: str = "",
+    where: Callable[[Case], bool] = lambda case: True,
+    distinct: bool = False,
+    thin: bool = False,
 ) -> list:
     """The cases on the named networks (all by default) that take part in `suite`, as pytest parameters.
 
-    `distinct` leaves out the rules of `ALIKE`.
+    `distinct` leaves out the rules of `ALIKE`. `thin` marks as slow what differs from a case that is not in options or
+    in its network alone: of each class of rule the first is tried on every network, the others on one.
     """
-    import pytest
-
     chosen = [c for c in CASES if (not networks or c.name.rsplit("-", 1)[1] in networks) and where(c)]
-    if distinct:
-        chosen = [c for c in chosen if c.name.rsplit("-", 1)[0] not in ALIKE]
-    return [
-        pytest.param(c, id=c.name, marks=[pytest.mark.skip(reason=c.limits[suite])] if suite in c.limits else [])
-        for c in chosen
-    ]
+    tried: set[str] = set()
+    parameters = []
+    for case in chosen:
+        rule = case.name.rsplit("-", 1)[0]
+        if distinct and rule in ALIKE:
+            continue
+        is_slow = thin and rule in tried and rule not in FIRST
+        tried.add(rule)
+        parameters.append(_parameter(case, case.name, case.limits.get(suite), is_slow))
+    return parameters
 
 
-def rules(suite: str, distinct: bool = False) -> list:
-    """The names of the rules that take part in `suite`, as pytest parameters; `distinct` as in `cases`."""
-    import pytest
+def rules(suite: str, distinct: bool = False, thin: bool = False) -> list:
+    """The names of the rules that take part in `suite`, as pytest parameters.
 
+    `distinct` as in `cases`; `thin` marks all but the first of each class as slow.
+    """
     reasons = OPTED_OUT.get(suite, {})
     return [
-        pytest.param(rule, id=rule, marks=[pytest.mark.skip(reason=reasons[rule])] if rule in reasons else [])
+        _parameter(rule, rule, reasons.get(rule), thin and rule not in FIRST)
         for rule in RULES
         if not (distinct and rule in ALIKE)
     ]
+
+
+def _parameter(value: object, name: str, reason_to_skip: str | None, is_slow: bool) -> object:
+    import pytest
+
+    marks = [pytest.mark.skip(reason=reason_to_skip)] if reason_to_skip else []
+    return pytest.param(value, id=name, marks=[*marks, pytest.mark.slow] if is_slow else marks)

@@ -1,6 +1,7 @@
 """One thread, and a global random state that no test inherits from the one before."""
 
 import gc
+import logging
 import os
 import signal
 
@@ -16,6 +17,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a network that would fetch weigh
 @pytest.fixture(autouse=True)
 def _fresh_random_state():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_handler_left_behind():
+    """A command line that runs in a test logs to the stream that pytest closes when the test ends."""
+    yield
+    for handler in [handler for handler in logging.root.handlers if type(handler) is logging.StreamHandler]:
+        logging.root.removeHandler(handler)
 
 
 def pytest_collection_finish() -> None:

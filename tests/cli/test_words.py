@@ -7,6 +7,7 @@ import torch
 import yaml
 
 from lit_fa.__main__ import main
+from lit_fa.config.parser import Parser
 from lit_fa.config.yaml_reader import dump, read_yaml
 from lit_fa.experiment import build
 from lit_fa.spec.expand import assign
@@ -137,3 +138,11 @@ def test_two_config_files_are_still_merged(parser, base, tmp_path):
     (tmp_path / "more.yaml").write_text("trainer: {max_epochs: 7}", encoding="utf-8")
     config = parser.parse_args(["--config", base, "--config", str(tmp_path / "more.yaml")])
     assert (config.trainer.max_epochs, config.trainer.logger) == (7, False)
+
+
+def test_a_whole_number_stays_one_in_whatever_order_a_union_names_its_types():
+    parser = Parser()
+    parser.add_argument("--batches", type=float | int | None, default=None)
+    for number in (1, 2, 0.5):
+        for config in (parser.parse_object({"batches": number}), parser.parse_args(["--batches", str(number)])):
+            assert (config.batches, type(config.batches)) == (number, type(number))

@@ -14,7 +14,7 @@ def angle(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return torch.rad2deg(torch.acos(torch.nn.functional.cosine_similarity(*flat, dim=0).clamp(-1, 1))).item()
 
 
-@pytest.mark.parametrize("case", cases(distinct=True))
+@pytest.mark.parametrize("case", cases(distinct=True, thin=True))
 def test_gradients_under_bfloat16_autocast_are_close(case: Case):
     learner, batch = case.learner(dtype=torch.float32), case.batch(16, dtype=torch.float32)
     expected = gradients(learner, batch)
@@ -30,7 +30,7 @@ def test_gradients_under_bfloat16_autocast_are_close(case: Case):
     assert angle(grads, expected) < 4.5
 
 
-@pytest.mark.parametrize("case", cases("mlp", "small_conv", distinct=True))
+@pytest.mark.parametrize("case", cases("mlp", "small_conv", distinct=True, thin=True))
 def test_a_learner_cast_to_bfloat16_has_gradients_in_bfloat16(case: Case):
     # installed in float32 and cast afterwards, as Lightning does under precision bf16-true
     learner, batch = case.learner(dtype=torch.float32).to(torch.bfloat16), case.batch(16, dtype=torch.bfloat16)

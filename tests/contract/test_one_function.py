@@ -18,14 +18,14 @@ def functional_gradients(learner, params: dict, buffers: dict, batch: tuple) -> 
     return grad(lambda p: functional_call(learner, ({**params, **p}, buffers), (batch,)).value)(trained)
 
 
-@pytest.mark.parametrize("case", cases(suite="vmap", distinct=True))
+@pytest.mark.parametrize("case", cases(suite="vmap", distinct=True, thin=True))
 def test_the_functional_gradient_is_that_of_backward(case: Case):
     learner, batch = case.learner(), case.batch()
     grads = functional_gradients(learner, *state(learner), batch)
     assert largest_difference(grads, gradients(learner, batch)) < 1e-14
 
 
-@pytest.mark.parametrize("case", cases(suite="vmap", distinct=True))
+@pytest.mark.parametrize("case", cases(suite="vmap", distinct=True, thin=True))
 def test_vmap_over_learners_equals_a_loop_over_them(case: Case):
     learners = [case.learner(seed=k) for k in range(3)]
     batches = [case.batch(seed=k) for k in range(3)]
@@ -37,7 +37,7 @@ def test_vmap_over_learners_equals_a_loop_over_them(case: Case):
         assert largest_difference({n: g[k] for n, g in stacked.items()}, gradients(learner, own)) < 1e-13
 
 
-@pytest.mark.parametrize("rule", rules("compile", distinct=True))
+@pytest.mark.parametrize("rule", rules("compile", distinct=True, thin=True))
 def test_it_compiles_without_a_graph_break(rule: str):
     same, first_of_class = alike()[rule]
     if same != rule:

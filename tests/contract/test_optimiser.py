@@ -58,7 +58,7 @@ def test_the_optimiser_holds_the_tensors_that_the_next_forward_pass_reads(case: 
     assert not torch.equal(learner(batch).logits, case.learner()(batch).logits)
 
 
-@pytest.mark.parametrize("case", cases(suite="trains"))
+@pytest.mark.parametrize("case", cases(suite="trains", thin=True))
 def test_training_lowers_the_loss_on_one_batch(case: Case):
     learner, batch = case.learner(), case.batch(16)
     optimizer = torch.optim.SGD(learner.parameters(), lr=0.2)

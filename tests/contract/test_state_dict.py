@@ -31,7 +31,7 @@ def one_step(learner: Learner, batch: tuple) -> None:
     learner.after_step(Progress(1))
 
 
-@pytest.mark.parametrize("case", cases(suite="state_dict"))
+@pytest.mark.parametrize("case", cases(suite="state_dict", thin=True))
 def test_gradients_after_loading_are_bit_equal(case: Case):
     learner, batch = case.learner(), case.batch()
     one_step(learner, batch)
@@ -47,7 +47,7 @@ def test_gradients_after_loading_are_bit_equal(case: Case):
     assert largest_difference(other.state_dict(), learner.state_dict()) == 0
 
 
-@pytest.mark.parametrize("case", cases("mlp", "small_conv", suite="state_dict"))
+@pytest.mark.parametrize("case", cases("mlp", "small_conv", suite="state_dict", thin=True))
 def test_loading_restores_what_was_saved_and_does_not_redraw(case: Case):
     learner, batch = case.learner(), case.batch()
     draws_again(learner)
@@ -56,14 +56,14 @@ def test_loading_restores_what_was_saved_and_does_not_redraw(case: Case):
     assert largest_difference(gradients(other, batch), gradients(learner, batch)) == 0
 
 
-@pytest.mark.parametrize("case", cases(suite="global_seed"))
+@pytest.mark.parametrize("case", cases(suite="global_seed", thin=True))
 def test_the_global_seed_decides_weights_and_never_feedback(case: Case):
     one, two = case.learner(seed=0), case.learner(seed=7)
     feedback = {name: b for name, b in one.state_dict().items() if "feedback" in name}
     assert all(torch.equal(b, two.state_dict()[name]) for name, b in feedback.items())
 
 
-@pytest.mark.parametrize("case", cases("mlp", "small_conv", suite="state_dict"))
+@pytest.mark.parametrize("case", cases("mlp", "small_conv", suite="state_dict", thin=True))
 def test_a_copy_learns_on_its_own(case: Case):
     learner, batch = case.learner(), case.batch()
     before = gradients(learner, batch)
@@ -74,14 +74,14 @@ def test_a_copy_learns_on_its_own(case: Case):
     assert largest_difference(gradients(other, batch), before) > 0
 
 
-@pytest.mark.parametrize("case", cases("mlp", "small_conv", suite="state_dict"))
+@pytest.mark.parametrize("case", cases("mlp", "small_conv", suite="state_dict", thin=True))
 def test_a_learner_of_standard_layers_pickles(case: Case):
     learner, batch = case.learner(), case.batch()
     other = pickle.loads(pickle.dumps(learner))
     assert largest_difference(gradients(other, batch), gradients(learner, batch)) == 0
 
 
-@pytest.mark.parametrize("case", cases("mlp", "small_conv", suite="plain_checkpoint"))
+@pytest.mark.parametrize("case", cases("mlp", "small_conv", suite="plain_checkpoint", thin=True))
 def test_a_plain_checkpoint_of_the_network_loads_with_nothing_missing_but_what_the_rule_added(case: Case):
     learner = case.learner()
     torch.manual_seed(9)
