@@ -63,7 +63,7 @@ def _dispatch(argv: list[str]) -> int:
 
         return sweep(argv[1:])
     if argv[0] == "runs":
-        from lit_fa.results.runs import main as runs
+        from lit_fa.commands.runs import main as runs
 
         return runs(argv[1:])
     if argv[0] == "flower":

@@ -67,7 +67,7 @@ ALLOWED = {
 LATE = {
     "lit_fa/spec": ["torch", "scipy"],
     "lit_fa/jobs": ["torch", "ray"],
-    "lit_fa/results": ["torch", "scipy"],
+    "lit_fa/results": ["scipy", "pandas"],
     "lit_fa/reports": ["matplotlib", "numpy"],
     "lit_fa/sweeps": ["scipy"],
 }

@@ -1,1 +1,5 @@
-"""What runs left behind: their records, and how the measured numbers compare with the published ones."""
+"""What runs leave behind: their records, read back as frames, and compared with the published numbers."""
+
+from lit_fa.results.frames import frame
+
+__all__ = ["frame"]

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from lit_fa.commands.runs import main
 from lit_fa.errors import UserError
-from lit_fa.results.runs import main
 
 
 @pytest.fixture

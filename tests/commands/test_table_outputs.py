@@ -8,11 +8,11 @@ import pytest
 
 from lit_fa import outputs
 from lit_fa.__main__ import main as lit_fa
+from lit_fa.commands.runs import main as runs
 from lit_fa.commands.table import main
 from lit_fa.errors import UserError
 from lit_fa.reports import figures as plot
 from lit_fa.reports.card import markers
-from lit_fa.results.runs import main as runs
 from tests.test_outputs import full_disk
 
 RUNNER = "tests.fake_runner:run"

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from lit_fa.bounded_reading import LARGEST, bounded, read_json
+from lit_fa.commands.runs import main as runs
 from lit_fa.commands.table import main
 from lit_fa.results.records import collect
-from lit_fa.results.runs import main as runs
 from lit_fa.spec.table import load_table
 
 Spoil = Callable[[Path], None]
