@@ -33,6 +33,7 @@ def run(config: dict, record: dict) -> None:
 def run_with_ranks(config: dict, record: dict) -> None:
     """As `run`, for a run that a worker cannot do; in its own process it may wait for a signal, a rank beside it."""
     if multiprocessing.parent_process() is not None:
+        config["parsed"] = object()  # as a parser leaves it
         raise RanksNeeded
     if config.get("fake", {}).get("wait"):
         rank = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])

@@ -1,5 +1,6 @@
 """What happens inside a worker process: one run after the other, output to a log, one line back."""
 
+import copy
 import logging
 import os
 import shutil
@@ -107,10 +108,11 @@ def _train(runner: str, config: dict[str, Any], record: dict[str, Any], log: Pat
             function = load_runner(runner)
             _one_thread()
             with interruptions_as_stopped():
+                given = copy.deepcopy(config)  # a parser puts its own objects into the other
                 try:
                     function(config, record)
                 except RanksNeeded:
-                    run_alone(runner, config, record)
+                    run_alone(runner, given, record)
             if problem := _unwritten(record):
                 raise RuntimeError(problem)
         except (Exception, SystemExit) as error:
