@@ -1,7 +1,7 @@
 """The error class for options of a callback that the user can correct."""
 
+from lit_fa.errors import UserError
 
-class MeasurementError(ValueError):
-    """A wrong option; the message is one line that names the remedy and is printed without a traceback."""
 
-    user_error = True
+class MeasurementError(UserError):
+    """A wrong option of a callback."""

@@ -1,1 +1,1 @@
-"""Pure functions of tensors: every formula of every paper lives here, once. Imports torch alone."""
+"""Pure functions of tensors. Every formula of every paper is here, once. This package imports only torch."""

@@ -1,7 +1,7 @@
-r"""How far two tensors point the same way: angles in degrees, over a whole tensor or sample by sample.
+r"""Angles between tensors, in degrees, over a whole tensor or for each sample.
 
-Computed in float64 through $2\,\mathrm{atan2}(\|u-v\|, \|u+v\|)$ of the unit vectors (Kahan), which is exact near 0 and
-180 degrees, where the arc cosine loses half of the digits.
+Computed in float64 as $2\,\mathrm{atan2}(\|u-v\|, \|u+v\|)$ of the unit vectors (Kahan). This is exact near 0 and 180
+degrees, where the arc cosine loses half of the digits.
 """
 
 import torch
@@ -30,11 +30,11 @@ def sample_angle(a: Tensor, b: Tensor) -> Tensor:
     """Mean over the samples of the angle in degrees between a[k] and b[k].
 
     Args:
-        a: (n, ...), for instance the deltas of a layer under a rule.
+        a: (n, ...), for example the errors at a layer under a rule.
         b: (n, ...), those of backprop.
 
     Returns:
-        A scalar. A sample whose a[k] or b[k] is zero has no angle and is left out; nan if none is left.
+        A scalar. Samples with a[k] or b[k] equal to zero have no angle and are omitted; nan if there are no others.
     """
     return _angles(a.flatten(1), b.flatten(1)).nanmean()
 

@@ -1,30 +1,31 @@
-r"""What feedback alignment conserves, neuron by neuron, and what it becomes under steps of finite size.
+r"""The conserved potential of every neuron under feedback alignment, and its exact change by SGD with finite steps.
 
 Robertson & Koyejo (ICML 2024, arXiv:2306.01870), Theorem 5.2: under gradient flow with fixed feedback B and a
 positively 1-homogeneous activation ($\phi'(z)z = \phi(z)$: ReLU, leaky ReLU, linear, also through pooling) each hidden
-neuron j of each layer i keeps
+neuron j of each layer i conserves
 
 $C_{i,j} = \langle W_{i+1}[:,j],\, B_{i+1}[:,j]\rangle - \tfrac12\|W_i[j,:]\|^2 - \tfrac12 b_{i,j}^2$.
 
-Plain SGD with steps $\eta_t$ obeys an exact identity, of which the law is the limit:
+Plain SGD with steps $\eta_t$ obeys an exact identity, whose limit is the law:
 
 $C_{i,j}(T) = C_{i,j}(0) - \tfrac12\sum_t \eta_t^2\,\|g_{i,j}(t)\|^2$.
 
-Any loss, data, label noise and depth. Companions, with the same proof (`drift` holds the step of each):
+Both hold for any loss, data, label noise and depth. Related laws with the same proof (`drift` computes their steps):
 
-| law | conserved, besides $-\tfrac12\|W_i[j,:]\|^2$ | step of the identity, over $\tfrac12\eta^2$ |
+| law | conserved, together with $-\tfrac12\|W_i[j,:]\|^2$ | step of the identity, divided by $\tfrac12\eta^2$ |
 |---------------|---|---|
 | feedback | $\langle W_{i+1}[:,j], B[:,j]\rangle$ | $-\|g_i[j]\|^2$ |
 | balance | $\tfrac12\|W_{i+1}[:,j]\|^2$ (backprop, Du et al. 2018) | $\|g_{i+1}[:,j]\|^2-\|g_i[j]\|^2$ |
-| kolen_pollack | $\tfrac12\|B[:,j]\|^2$ where dB = dW | $\|g_B[:,j]\|^2-\|g_i[j]\|^2$ |
-| path | $\sum_t\langle B_t[:,j], \Delta W_{i+1}[:,j]\rangle$ | $-\|g_i[j]\|^2$, whatever $B_t$ is |
-| sign | $c\|W_{i+1}[:,j]\|_1$ where B = c sign(W) | none: sign changes add to it (see path) |
+| kolen_pollack | $\tfrac12\|B[:,j]\|^2$ if dB = dW | $\|g_B[:,j]\|^2-\|g_i[j]\|^2$ |
+| path | $\sum_t\langle B_t[:,j], \Delta W_{i+1}[:,j]\rangle$ | $-\|g_i[j]\|^2$, for any $B_t$ |
+| sign | $c\|W_{i+1}[:,j]\|_1$ if B = c sign(W) | none: sign changes add to it (see path) |
 
-Behind a normalisation with scale and shift the pair $(\gamma_j, \beta_j)$ takes the place of $(W_i[j,:], b_j)$, and
-$\|W_i[j,:]\|$ is conserved on its own.
+After a normalisation with scale and shift, the pair $(\gamma_j, \beta_j)$ replaces $(W_i[j,:], b_j)$, and
+$\|W_i[j,:]\|$ is conserved separately.
 
-The paper writes row vectors; here a weight is torch's (o, i, *k): neuron j owns row j of its layer and column j of the
-next, or, where maps of h x w are flattened, columns j h w to (j+1) h w - 1. Letters: o out, i in, k kernel, u units.
+The paper uses row vectors. Here a weight has torch's shape (o, i, *k): neuron j has row j of its layer and column j of
+the next layer or, if maps of h x w are flattened, columns j h w to (j+1) h w - 1. Letters: o out, i in, k kernel, u
+units.
 """
 
 import torch
@@ -34,7 +35,7 @@ LAWS = ("feedback", "balance", "sign", "kolen_pollack", "path")
 
 
 def incoming(weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    r"""$\tfrac12\|W[j,:]\|^2$, and $\tfrac12 b_j^2$ with a bias: what neuron j receives through, (u,) float64.
+    r"""$\tfrac12\|W[j,:]\|^2$, plus $\tfrac12 b_j^2$ with a bias: the incoming part of neuron j, (u,) float64.
 
     Args:
         weight: (u, i, *k), or the scale (u,) of a normalisation.
@@ -52,44 +53,47 @@ def outgoing(weight: Tensor, matrix: Tensor, units: int) -> Tensor:
     Args:
         weight: (o, i, *k) of the next layer, i a multiple of `units`.
         matrix: the same shape, the feedback.
-        units: number of neurons (channels) before it; each owns i / units neighbouring columns.
+        units: number of neurons (channels) before it; each has i / units neighbouring columns.
     """
     return column_sums(weight.detach().double() * matrix.detach().double(), units)
 
 
 def potential(outgoing_energy: Tensor, incoming_energy: Tensor) -> Tensor:
-    """C_j: the neuron's outgoing part less its incoming part, (u,) each."""
+    """C_j: the outgoing part of each neuron minus its incoming part, (u,)."""
     return outgoing_energy - incoming_energy
 
 
 def row_squares(tensor: Tensor, *, dtype: torch.dtype | None = torch.float64) -> Tensor:
     """Sum of squares of every row, (u, ...) to (u,) float64.
 
-    `dtype` is that of the summation; None is the tensor's own, several times faster and good to its rounding.
+    `dtype` is the type of the summation; None is the tensor's own type: several times faster, with its rounding error.
     """
     rows = tensor.detach().reshape(tensor.shape[0], -1)
     return torch.linalg.vector_norm(rows, dim=1, dtype=dtype).double().square()
 
 
 def column_sums(product: Tensor, units: int) -> Tensor:
-    """(o, i, *k) to (u,): the sum over the columns that each neuron owns, over all rows and the kernel."""
+    """(o, i, *k) to (u,): the sum over the columns of each neuron, over all rows and the kernel."""
     return product.transpose(0, 1).reshape(units, -1).sum(1, dtype=torch.float64)
 
 
 def drift(law: str, lr: float, incoming_squares: Tensor, outgoing_squares: Tensor | None = None) -> Tensor:
-    r"""How much one plain SGD step changes $C_j$, exactly, (u,) float64.
+    r"""The exact change of $C_j$ by one step of plain SGD, (u,) float64.
 
     Args:
-        law: one of `LAWS`. For `sign` this is the step of the path's potential, from which that of
-            $c\|W\|_1$ differs by the weights that change sign.
+        law: one of `LAWS`. For `sign` this is the step of the path law's potential; the step of $c\|W\|_1$ differs
+            from it by the weights that change sign.
         lr: $\eta$.
-        incoming_squares: (u,) $\|g_i[j,:]\|^2$, with the bias's.
+        incoming_squares: (u,) $\|g_i[j,:]\|^2$, including the bias.
         outgoing_squares: (u,) $\|g_{i+1}[:,j]\|^2$ for balance, $\|g_B[:,j]\|^2$ for kolen_pollack.
+
+    Raises:
+        ValueError: an unknown law.
     """
     if law not in LAWS:
         raise ValueError(f"unknown conservation law '{law}': choose one of {', '.join(LAWS)}")
-    gained = outgoing_squares if law in ("balance", "kolen_pollack") else 0.0
-    return 0.5 * lr**2 * (gained - incoming_squares)
+    outgoing_part = outgoing_squares if law in ("balance", "kolen_pollack") else 0.0
+    return 0.5 * lr**2 * (outgoing_part - incoming_squares)
 
 
 def path_step(lr: float, matrix: Tensor, gradient: Tensor, units: int) -> Tensor:
@@ -97,7 +101,7 @@ def path_step(lr: float, matrix: Tensor, gradient: Tensor, units: int) -> Tensor
 
     Args:
         lr: $\eta$.
-        matrix: (o, i, *k), the feedback that this step's gradient was made with.
+        matrix: (o, i, *k), the feedback with which the gradient of this step was computed.
         gradient: (o, i, *k) of the next layer's weight.
         units: number of neurons before it.
     """
@@ -105,9 +109,9 @@ def path_step(lr: float, matrix: Tensor, gradient: Tensor, units: int) -> Tensor
 
 
 def matrix_law(incoming_weight: Tensor, outgoing_weight: Tensor, matrix: Tensor) -> Tensor:
-    r"""$W_2^\top B + B^\top W_2 - W_1 W_1^\top$, (u, u) float64: conserved as a whole by linear networks.
+    r"""$W_2^\top B + B^\top W_2 - W_1 W_1^\top$, (u, u) float64: conserved in linear networks.
 
-    Its diagonal is twice the potential. With a ReLU only the diagonal is conserved.
+    Its diagonal is twice the potential. With ReLU only the diagonal is conserved.
 
     Args:
         incoming_weight: (u, i).

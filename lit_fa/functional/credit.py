@@ -1,8 +1,8 @@
-r"""The two moves that every rule is made of: cut a path, and add a path that carries only gradient.
+r"""The two operations of every rule: remove a path from the backward pass, and add a path to the backward pass only.
 
-A rule is a scalar whose ordinary autograd gradient is the prescribed update. `cut` removes a path from the backward
-pass, `gradient_only` adds one whose value is zero, and `linear_surrogate` turns an update made by hand into such a
-scalar, so that `backward`, DDP, mixed precision, `torch.compile` and `torch.func` need no special case.
+A rule is a scalar whose ordinary autograd gradient is the prescribed update (a surrogate). `cut` is a stop-gradient;
+`gradient_only` adds a path whose value is zero; `linear_surrogate` makes a surrogate from an update that was computed
+explicitly. So `backward`, DDP, mixed precision, `torch.compile` and `torch.func` need no special case.
 """
 
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ from torch import Tensor
 
 
 def cut(x: Tensor) -> Tensor:
-    """The value of `x`, with no path back to what made it."""
+    """Stop-gradient: the value of `x` without its backward path."""
     return x.detach()
 
 
 def gradient_only(x: Tensor) -> Tensor:
     r"""Zero in the forward pass, the identity in the backward pass: $x - \mathrm{stop}(x)$.
 
-    In float16 an overflow of `x` would poison the value (inf - inf); bfloat16 and float32 are safe.
+    If `x` overflows in float16, the value is nan (inf - inf); bfloat16 and float32 are safe.
 
     >>> x = torch.ones(2, requires_grad=True)
     >>> y = gradient_only(3 * x).sum()
@@ -32,11 +32,11 @@ def gradient_only(x: Tensor) -> Tensor:
 def linear_surrogate(params: Mapping[str, Tensor], updates: Mapping[str, Tensor]) -> Tensor:
     r"""$\sum_k \langle \theta_k, \mathrm{stop}(u_k) \rangle$: the scalar whose gradient is the given update.
 
-    The way in for a rule that insists on its own arithmetic: assigning `.grad` would bypass DDP's reduction.
+    For a rule that computes its update explicitly; assigning it to `.grad` would bypass DDP's reduction.
 
     Args:
         params: name to parameter.
-        updates: name to the wanted gradient, of the parameter's shape; names that are missing get no gradient.
+        updates: name to gradient, of the parameter's shape; a missing parameter receives no gradient.
     """
     return torch.stack([(params[name] * update.detach()).sum() for name, update in updates.items()]).sum()
 
@@ -55,7 +55,7 @@ class _ErrorLink(torch.autograd.Function):
         output, feedback = inputs
         ctx.save_for_backward(feedback)
         ctx.shape = output.shape
-        # an error map laid out otherwise than its activations would be copied at every step back
+        # an error map with another memory format than its activations would be copied in every backward pass
         ctx.channels_last = output.ndim == 4 and output.shape[1] == output.stride(3) > output.stride(1) == 1
 
     @staticmethod
@@ -69,19 +69,21 @@ class _ErrorLink(torch.autograd.Function):
 
 
 def error_link(output: Tensor, feedback: Tensor, *, backend: str = "fused") -> Tensor:
-    r"""Tie a block's output to the logits by a path that carries only gradient: $\delta = e F$ (Nøkland 2016).
+    r"""Connect a block's output to the logits in the backward pass only: $\delta = e F$ (Nøkland 2016).
 
-    Adding the result to the logits changes no value, and sends the loss gradient at the logits through `feedback`
-    straight to the block. Because the link is made where the block ends, autograd visits the links one by one, last
-    block first: the projected errors of all blocks never live at the same time.
+    Adding the result to the logits does not change them, and sends the loss gradient at the logits through `feedback`
+    directly to the block. The link is created at the block boundary, so autograd processes the links one after another,
+    last block first, and the projected errors of different blocks are not in memory at the same time.
 
     Args:
         output: (n, *block), output of a block.
-        feedback: (c, *block), fixed matrix F, one row a class; dimensions of size 1 are shared by all positions.
-        backend: `fused` issues no forward product; `detour` is its literal oracle, x F^T - stop(x F^T).
+        feedback: (c, *block), direct feedback matrix F, one row per class; dimensions of size 1 are shared by all
+            positions.
+        backend: `fused` computes no product in the forward pass; `detour` is the literal reference, x F^T - stop(x
+            F^T).
 
     Returns:
-        (n, c) zeros that carry the gradient.
+        (n, c) zeros with this backward path.
 
     >>> h, F = torch.zeros(1, 2, requires_grad=True), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     >>> torch.autograd.grad(error_link(h, F)[0, 1], h)[0].tolist()

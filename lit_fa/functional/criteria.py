@@ -1,4 +1,4 @@
-"""The losses that papers train with. All average over the batch, so a rule never divides by n again."""
+"""The losses of the papers. All average over the batch, so a rule never divides by n again."""
 
 import torch
 import torch.nn.functional as F
@@ -11,15 +11,22 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def mse(logits: Tensor, targets: Tensor) -> Tensor:
-    """Squared error, mean over batch and outputs (torch's MSELoss), against the one-hot target or against numbers.
+    """Squared error, mean over batch and outputs (torch's MSELoss), for one-hot or numeric targets.
 
-    targets: (n,) class indices, or floats (n,) for one output, (n, c) for several.
+    Args:
+        logits: (n, c).
+        targets: (n,) class indices, or floats (n,) for one output, (n, c) for several.
     """
     return F.mse_loss(logits, outputs_wanted(targets, logits))
 
 
 def bce(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sigmoid cross-entropy against the one-hot target, mean over batch and classes (the DRTP code's loss)."""
+    """Sigmoid cross-entropy with the one-hot target, mean over batch and classes (the loss of the DRTP code).
+
+    Args:
+        logits: (n, c).
+        targets: (n,) class indices.
+    """
     return F.binary_cross_entropy_with_logits(logits, one_hot(targets, logits))
 
 
@@ -45,13 +52,13 @@ def bce_rows(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def one_hot(targets: Tensor, like: Tensor) -> Tensor:
-    """(n,) class indices to (n, c) of the dtype of `like` (n, c)."""
-    classes = torch.arange(like.shape[-1], device=like.device)  # F.one_hot looks at values, which vmap forbids
+    """(n,) class indices as one-hot rows (n, c), with the dtype of `like` (n, c)."""
+    classes = torch.arange(like.shape[-1], device=like.device)  # F.one_hot reads values, which vmap does not allow
     return (targets.unsqueeze(-1) == classes).to(like.dtype)
 
 
 def outputs_wanted(targets: Tensor, like: Tensor) -> Tensor:
-    """What the outputs `like` (n, c) should be: class indices (n,) as one-hot rows, floats as they are.
+    """The targets of the outputs `like` (n, c): class indices (n,) as one-hot rows, floats unchanged.
 
     >>> logits = torch.zeros(2, 1)
     >>> outputs_wanted(torch.tensor([0.5, 3.0]), logits).tolist()

@@ -1,8 +1,8 @@
-r"""Alignment dominance: a lower bound on the descent of a rule's steps, and the rate of decay that it guarantees.
+r"""Alignment dominance: a lower bound on the decrease of the loss by a rule's steps, and the decay that it implies.
 
 Robertson & Koyejo (ICML 2024, arXiv:2306.01870) bound the training loss of networks whose updates dominate. The text
-of their definition could not be read; measured here is its most natural form. With F the update ($\dot\theta = -F$) and
-$q = \langle\nabla L, F\rangle$: if $q \ge \alpha L^\beta$ along training, then under gradient flow
+of their definition could not be read; this is its most natural form. Let F be the update ($\dot\theta = -F$) and
+$q = \langle\nabla L, F\rangle$. If $q \ge \alpha L^\beta$ throughout training, then under gradient flow
 
 $L(t) \le L(0)\,e^{-\alpha t}$ for $\beta = 1$, $\quad
 L(t) \le \left[L(0)^{1-\beta} + (\beta-1)\,\alpha t\right]^{-1/(\beta-1)}$ for $\beta > 1$.
@@ -25,7 +25,7 @@ def fit_alpha(q: Tensor, loss: Tensor, beta: float) -> float:
     r"""The largest $\alpha$ for which $q \ge \alpha L^\beta$ holds at every point: $\min q / L^\beta$.
 
     Args:
-        q: (t,) inner products of gradient and update; negative where a step ascends.
+        q: (t,) inner products of gradient and update; negative if a step increases the loss.
         loss: (t,) positive.
         beta: exponent.
     """
@@ -33,9 +33,9 @@ def fit_alpha(q: Tensor, loss: Tensor, beta: float) -> float:
 
 
 def loss_bound(loss0: float, alpha: float, beta: float, t: Tensor) -> Tensor:
-    """The guaranteed upper bound on the loss at integrated learning rates `t` (any shape), float64.
+    """The upper bound on the loss at the sums of learning rates `t` (any shape), float64.
 
-    For beta > 1 and negative alpha the bound ends at a finite time; it is infinite from there on.
+    For beta > 1 and negative alpha the bound diverges at a finite time and is infinite after it.
     """
     t = t.double()
     if beta == 1:
@@ -51,8 +51,8 @@ def fit_exponent(q: Tensor, loss: Tensor) -> PowerLaw:
     >>> round(fit_exponent(3 * loss**2, loss).exponent, 6)
     2.0
     """
-    kept = (q > 0) & (loss > 0)
-    x, y = loss[kept].double().log(), q[kept].double().log()
+    positive = (q > 0) & (loss > 0)
+    x, y = loss[positive].double().log(), q[positive].double().log()
     if x.unique().numel() < 2:
         return PowerLaw(float("nan"), float("nan"))
     slope = ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()

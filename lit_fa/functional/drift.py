@@ -1,13 +1,13 @@
-r"""How far clients move apart in a round, and how far what they send back through a layer does.
+r"""Client drift: how far the updates of clients diverge in a round, and how far their backward errors do.
 
-With $\Delta_i = W_i - W^r$ a client's movement in one layer, $\delta_i$ the error behind the layer, and M the matrix
-that the error goes back through (W under backprop, B under feedback alignment):
+Let $\Delta_i = W_i - W^r$ be a client's update of one layer, $\delta_i$ the error at the layer's output, and M the
+matrix of the backward pass (W under backprop, B under feedback alignment):
 
 $D = \mathrm{mean}_{i<j} \|\Delta_i - \Delta_j\|_F$,
 $\quad H = \mathrm{mean}_{i<j} \sum_k \|(M_i^{(k)} - M_j^{(k)})^\top \delta_i^{(k)}\|_F$.
 
-The sum is over all local steps k of client i; where client j has taken fewer, its matrix is that of its last step. H
-vanishes where all clients share B. Both are ours: the definition of FLFA's own H (2512.12762) could not be read.
+The sum is over all local steps k of client i; if client j has taken fewer, the matrix of its last step is used. H is
+zero if all clients share B. Both are ours: the definition of FLFA's H (2512.12762) could not be read.
 
 Letters: m clients, d entries of a weight.
 """
@@ -20,8 +20,8 @@ def mean_pairwise_cosine(total: Tensor, squares: float | Tensor, clients: int) -
     r"""$\mathrm{mean}_{i \ne j}\, u_i \cdot u_j = (\|\sum_i u_i\|^2 - \sum_i \|u_i\|^2) / (m (m - 1))$, in one pass.
 
     Args:
-        total: (d) the sum of the vectors; of unit length, they have their cosines for products.
-        squares: the sum of their squared lengths, m for unit vectors.
+        total: (d,) sum of the vectors; if they have unit length, the result is their mean cosine.
+        squares: sum of their squared norms, m for unit vectors.
         clients: m, at least 2.
 
     >>> a, b = torch.tensor([1.0, 0.0]), torch.tensor([0.6, 0.8])
@@ -31,13 +31,13 @@ def mean_pairwise_cosine(total: Tensor, squares: float | Tensor, clients: int) -
     return (total.square().sum() - squares) / (clients * (clients - 1))
 
 
-def mean_pairwise_distance(moved: Tensor) -> Tensor:
+def mean_pairwise_distance(updates: Tensor) -> Tensor:
     """D: the mean over pairs of ||a_i - a_j||, for the rows of (m, d), m >= 2."""
-    return torch.pdist(moved.flatten(1)).mean()
+    return torch.pdist(updates.flatten(1)).mean()
 
 
 def clipped_sum(gradients: Tensor, clip: float) -> Tensor:
-    r"""$\sum_x g_x \min(1, C / \|g_x\|)$: the sum of the rows of (n, d), each at most C long.
+    r"""$\sum_x g_x \min(1, C / \|g_x\|)$: the sum (d,) of the rows of (n, d), each clipped to norm C.
 
     >>> clipped_sum(torch.tensor([[3.0, 4.0], [0.3, 0.4]]).double(), 1.0).round(decimals=6).tolist()
     [0.9, 1.2]
@@ -47,9 +47,9 @@ def clipped_sum(gradients: Tensor, clip: float) -> Tensor:
 
 
 def length_without_noise(noised: Tensor, deviation: float) -> Tensor:
-    r"""The length that a vector (d) had before noise of this deviation was added: $\|v\|^2 - d\,\sigma^2$, rooted.
+    r"""Estimate of the norm of a vector (d,) before noise of this deviation was added: $\sqrt{\|v\|^2 - d\,\sigma^2}$.
 
-    At least one standard error of that square, $\sigma^2 \sqrt{2 d}$: below it there is only noise, and no direction.
+    The square is at least its own standard error, $\sigma^2 \sqrt{2 d}$; a smaller value is only noise.
     """
     square = noised.square().sum() - noised.numel() * deviation**2
     return square.clamp_min(deviation**2 * (2 * noised.numel()) ** 0.5).sqrt()

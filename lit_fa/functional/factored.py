@@ -1,8 +1,8 @@
-r"""Weights as three factors, $W = U\,\mathrm{diag}(s)\,V^\top$: in the space of an SVD.
+r"""Weights as three factors, $W = U\,\mathrm{diag}(s)\,V^\top$, as in an SVD.
 
-Letters: n batch, o out, i in, k kernel, r rank. A weight has a matrix (a, b): for a linear layer it is the weight
-itself, (o, i); for a convolution, with rows (o, column of the kernel) and columns (i, row of the kernel), it has the
-shape (o kw, i kh), so that V makes a vertical convolution of i to r channels and U a horizontal one of r to o channels
+Letters: n batch, o out, i in, k kernel, r rank. Every weight is written as a matrix (a, b). For a linear layer it is
+the weight (o, i). For a convolution it has rows (o, column of the kernel) and columns (i, row of the kernel), that is,
+shape (o kw, i kh); then V is a vertical convolution from i to r channels and U a horizontal one from r to o channels
 (Yang et al. 2020, arXiv:2004.09031; SSA, arXiv:2510.25594). U is (a, r), s (r,), V (b, r).
 """
 
@@ -23,7 +23,7 @@ class Factors(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """Of a convolution with zero padding: each a pair, for rows and columns."""
+    """Geometry of a convolution with zero padding; each entry is a pair (rows, columns)."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
@@ -32,7 +32,7 @@ class Geometry(NamedTuple):
 
 
 def as_matrix(weight: Tensor) -> Tensor:
-    """(o, i) as it is; (o, i, kh, kw) as (o kw, i kh)."""
+    """The matrix of a weight: (o, i) unchanged, (o, i, kh, kw) as (o kw, i kh)."""
     if weight.ndim == 2:
         return weight
     o, i, kh, kw = weight.shape
@@ -40,7 +40,7 @@ def as_matrix(weight: Tensor) -> Tensor:
 
 
 def as_weight(matrix: Tensor, shape: Sequence[int]) -> Tensor:
-    """The weight of `shape` whose matrix this is."""
+    """The weight of `shape` with this matrix."""
     if len(shape) == 2:
         return matrix
     o, i, kh, kw = shape
@@ -66,7 +66,7 @@ def parity_rank(shape: Sequence[int]) -> int:
 
 
 def factorise(weight: Tensor, rank: int | None = None) -> Factors:
-    """The best factors of a weight at `rank` (None: full): its thin SVD, computed in float64.
+    """The best approximation of a weight at `rank` (None: full): its thin SVD, computed in float64.
 
     >>> weight = torch.randn(4, 3, 3, 5, dtype=torch.float64)
     >>> torch.allclose(compose(factorise(weight), weight.shape), weight)
@@ -82,7 +82,7 @@ def compose(factors: Factors, shape: Sequence[int]) -> Tensor:
 
 
 def linear(x: Tensor, factors: Factors, bias: Tensor | None) -> Tensor:
-    """(*, i) to (*, o) through r: $((x V) \\odot s) U^\\top + b$. Never forms the weight, nor its gradient."""
+    """(*, i) to (*, o): $((x V) \\odot s) U^\\top + b$. Computes neither the dense weight nor its gradient."""
     return F.linear((x @ factors.V) * factors.s, factors.U, bias)
 
 
@@ -95,7 +95,7 @@ def kernels(factors: Factors, kernel: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 def conv2d(x: Tensor, factors: Factors, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    """(n, i, h, w) to (n, o, h', w'): rows by V, a factor s for each of r channels, columns by U."""
+    """(n, i, h, w) to (n, o, h', w'): vertical convolution by V, scale s of r channels, horizontal convolution by U."""
     vertical, horizontal = kernels(factors, geometry.kernel)
     (sh, sw), (ph, pw), (dh, dw) = geometry.stride, geometry.padding, geometry.dilation
     t = F.conv2d(x, vertical, stride=(sh, 1), padding=(ph, 0), dilation=(dh, 1))
@@ -103,7 +103,7 @@ def conv2d(x: Tensor, factors: Factors, bias: Tensor | None, geometry: Geometry)
 
 
 def linear_back(error: Tensor, factors: Factors) -> Tensor:
-    """(*, o) to (*, i): the error through the transposed factors."""
+    """(*, o) to (*, i): the error multiplied by the transposed factors."""
     return ((error @ factors.U) * factors.s) @ factors.V.t()
 
 
@@ -118,7 +118,7 @@ def conv2d_back(error: Tensor, factors: Factors, geometry: Geometry, size: Seque
 
 
 def tangent(factor: Tensor, gradient: Tensor) -> Tensor:
-    r"""$G - U\,\mathrm{sym}(U^\top G)$: the part of G along which U^T U stays the identity, to first order.
+    r"""$G - U\,\mathrm{sym}(U^\top G)$: the part of G that keeps U^T U = I to first order.
 
     >>> U = torch.linalg.qr(torch.randn(6, 2, dtype=torch.float64)).Q
     >>> P = tangent(U, torch.randn(6, 2, dtype=torch.float64))
@@ -130,10 +130,11 @@ def tangent(factor: Tensor, gradient: Tensor) -> Tensor:
 
 
 def newton_schulz(factor: Tensor) -> Tensor:
-    r"""$U(\tfrac32 I - \tfrac12 U^\top U)$: one step towards orthonormal columns; a column of zeros stays one.
+    r"""$U(\tfrac32 I - \tfrac12 U^\top U)$: one step towards orthonormal columns; a zero column stays zero.
 
-    The step diverges from $\lVert U\rVert_2^2 > 3$ on: a factor whose Gram matrix has a row of absolute sum above 2 is
-    first made smaller by that bound, so that a wild optimiser step is brought back in a few steps.
+    The iteration diverges for $\lVert U\rVert_2^2 > 3$. Therefore, if a row of the Gram matrix has an absolute sum
+    above 2, the factor is first divided by the root of this bound. A few steps then correct even a large optimiser
+    step.
     """
     gram = factor.mT @ factor
     bound = gram.abs().sum(-1, keepdim=True).amax(-2, keepdim=True)
@@ -143,13 +144,13 @@ def newton_schulz(factor: Tensor) -> Tensor:
 
 
 def qr_retraction(factor: Tensor) -> Tensor:
-    """The orthonormal factor of U = QR with a positive diagonal of R, computed in float64."""
+    """The orthonormal factor Q of U = QR with positive diagonal of R, computed in float64."""
     q, r = torch.linalg.qr(factor.double())
     return (q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)).to(factor.dtype)
 
 
 def orthogonality(factor: Tensor) -> Tensor:
-    r"""$\lVert U^\top U - I\rVert_F^2$ over the columns that are not zero (a pruned column is one)."""
+    r"""$\lVert U^\top U - I\rVert_F^2$ over the columns that are not zero (pruned columns are zero)."""
     gram = factor.mT @ factor
     return (gram - torch.diag_embed((gram.diagonal(dim1=-2, dim2=-1) > 0).to(gram.dtype))).square().sum((-2, -1))
 
@@ -160,12 +161,12 @@ def orthogonality_gradient(factor: Tensor) -> Tensor:
 
 
 def hoyer(s: Tensor) -> Tensor:
-    r"""$\lVert s\rVert_1 / \lVert s\rVert_2$, from 1 (one value) to $\sqrt r$ (all equal); 0 where all are zero."""
+    r"""$\lVert s\rVert_1 / \lVert s\rVert_2$, from 1 (one value) to $\sqrt r$ (all equal); 0 if all are zero."""
     return s.abs().sum() / s.norm().clamp_min(torch.finfo(s.dtype).tiny)
 
 
 def hoyer_gradient(s: Tensor) -> Tensor:
-    r"""$\mathrm{sign}(s)/\lVert s\rVert_2 - s\,\lVert s\rVert_1/\lVert s\rVert_2^3$; zero where all s are zero."""
+    r"""$\mathrm{sign}(s)/\lVert s\rVert_2 - s\,\lVert s\rVert_1/\lVert s\rVert_2^3$; zero if all s are zero."""
     norm = s.norm()
     safe = torch.where(norm > 0, norm, torch.ones_like(norm))
     return (s.sign() - s * (s.abs().sum() / safe.square())) / safe
@@ -177,11 +178,11 @@ def energy_rank(s: Tensor, energy: Tensor | float) -> int:
     >>> energy_rank(torch.tensor([1.0, 3.0, 0.1]), 0.95 * 10.01)
     2
     """
-    kept = s.double().square().sort(descending=True).values.cumsum(0)
-    return min(int((kept < float(energy) * (1 - 1e-12)).sum()) + 1, len(s))
+    sums = s.double().square().sort(descending=True).values.cumsum(0)
+    return min(int((sums < float(energy) * (1 - 1e-12)).sum()) + 1, len(s))
 
 
 def effective_update(factors: Factors, gradients: Factors, shape: Sequence[int]) -> Tensor:
-    r"""$g_U S V^\top + U g_S V^\top + U S g_V^\top$: to first order, what a step on the factors does to the weight."""
+    r"""$g_U S V^\top + U g_S V^\top + U S g_V^\top$: first-order change of the weight by a step on the factors."""
     (u, s, v), (gu, gs, gv) = factors, gradients
     return as_weight((gu * s + u * gs) @ v.t() + (u * s) @ gv.t(), shape)

@@ -1,8 +1,8 @@
 r"""Drawing and deriving feedback matrices: pure functions of shapes, weights and an explicit generator.
 
-Letters: o out, i in, k kernel. A feedback matrix has the shape of its weight, (o, i) or (o, i, *k); the error goes back
-as $\delta_{l-1} = \delta_l B_l$. Every draw takes a CPU generator made from a documented seed and a name, so that
-devices and ranks agree and redrawing one layer moves no other.
+Letters: o out, i in, k kernel. A feedback matrix has the shape of its weight, (o, i) or (o, i, *k). The backward pass
+is $\delta_{l-1} = \delta_l B_l$. Every draw uses a CPU generator seeded by a documented seed and a name. So devices
+and ranks agree, and redrawing one layer changes no other.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ INITS = ("xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal",
 
 
 def named_generator(seed: int, *names: object) -> Generator:
-    """A CPU generator that depends on the seed and the names alone.
+    """A CPU generator that depends only on the seed and the names.
 
     >>> a, b = named_generator(0, "fc1"), named_generator(0, "fc1")
     >>> torch.equal(torch.rand(3, generator=a), torch.rand(3, generator=b))
@@ -35,11 +35,14 @@ def draw(shape: torch.Size | tuple[int, ...], init: str, generator: Generator, *
     """A random float32 matrix of `shape` (o, i, *k) on the CPU.
 
     Args:
-        shape: shape of the weight the matrix stands in for.
-        init: `xavier_*` and `kaiming_*` (ReLU gain) as in torch.nn.init; `uniform`: ±1/sqrt(fan_in), torch's own
+        shape: of the weight that the matrix replaces in the backward pass.
+        init: `xavier_*` and `kaiming_*` (ReLU gain) as in torch.nn.init; `uniform`: ±1/sqrt(fan_in), torch's
             default for linear and conv layers; `normal`: standard deviation 1/sqrt(fan_in); `orthogonal`.
-        generator: where the numbers come from.
+        generator: source of the random numbers.
         gain: factor on the result.
+
+    Raises:
+        ValueError: an unknown init.
     """
     if init not in INITS:
         raise ValueError(f"unknown feedback init '{init}': choose one of {', '.join(INITS)}")
@@ -57,7 +60,7 @@ def draw(shape: torch.Size | tuple[int, ...], init: str, generator: Generator, *
 
 
 def spread(shape: torch.Size | tuple[int, ...], init: str) -> float:
-    """Standard deviation of the entries of `draw(shape, init)`; of `orthogonal` the root mean square."""
+    """Standard deviation of the entries of `draw(shape, init)`; for `orthogonal` the root mean square."""
     fan_in, fan_out = fans(shape)
     if init == "orthogonal":
         return 1 / math.sqrt(max(shape[0], math.prod(shape[1:])))
@@ -66,21 +69,21 @@ def spread(shape: torch.Size | tuple[int, ...], init: str) -> float:
 
 
 def shared_slices(widths: list[int], classes: int, init: str | None, generator: Generator) -> list[Tensor]:
-    r"""Feedback (c, d) for each width d, cut from one matrix (c, d_max).
+    r"""Feedback (c, d) for each width d, as slices of one matrix (c, d_max).
 
     Args:
         widths: d of each block.
         classes: c.
-        init: None: $U[-1, 1) / \sqrt{d}$ (Launay et al. 2020); otherwise as in `draw`, and every slice is scaled to
-            the spread that `init` has at its own width.
-        generator: where the numbers come from.
+        init: None: $U[-1, 1) / \sqrt{d}$ (Launay et al. 2020); otherwise as in `draw`, with every slice scaled to
+            the standard deviation that `init` has at its width.
+        generator: source of the random numbers.
     """
     widest = max(widths)
     if init is None:
-        one = torch.empty(widest, classes).uniform_(-1, 1, generator=generator)
-        return [one[:width].t() / math.sqrt(width) for width in widths]
-    one, own = draw((widest, classes), init, generator), spread((widest, classes), init)
-    return [one[:width].t() * (spread((width, classes), init) / own) for width in widths]
+        shared = torch.empty(widest, classes).uniform_(-1, 1, generator=generator)
+        return [shared[:width].t() / math.sqrt(width) for width in widths]
+    shared, deviation = draw((widest, classes), init, generator), spread((widest, classes), init)
+    return [shared[:width].t() * (spread((width, classes), init) / deviation) for width in widths]
 
 
 def sign_scale(shape: torch.Size | tuple[int, ...], scale: str | float) -> float:
@@ -88,8 +91,11 @@ def sign_scale(shape: torch.Size | tuple[int, ...], scale: str | float) -> float
 
     Args:
         shape: of the weight.
-        scale: `xavier`: sqrt(2 / (fan_in + fan_out)), the standard deviation of Xavier's draw; `fan_in`:
-            1 / sqrt(3 fan_in), that of torch's default; or a positive number.
+        scale: `xavier`: sqrt(2 / (fan_in + fan_out)), the standard deviation of Xavier's init; `fan_in`:
+            1 / sqrt(3 fan_in), that of torch's default init; or a positive number.
+
+    Raises:
+        ValueError: another scale.
     """
     fan_in, fan_out = fans(shape)
     named = {"xavier": math.sqrt(2 / (fan_in + fan_out)), "fan_in": 1 / math.sqrt(3 * fan_in)}
@@ -106,7 +112,7 @@ def norm_matched_sign(weight: Tensor) -> Tensor:
 
 
 def rescale_rows(matrix: Tensor, weight: Tensor) -> Tensor:
-    """`matrix` with the norm of each row (one output neuron, over i and k) set to that of the same row of `weight`."""
+    """`matrix` with the norm of each row (one output neuron, over i and k) set to that of the row of `weight`."""
     return matrix * (_row_norms(weight) / _row_norms(matrix).clamp_min(torch.finfo(matrix.dtype).tiny))
 
 
@@ -116,7 +122,7 @@ def rescale_matrix(matrix: Tensor, weight: Tensor) -> Tensor:
 
 
 def as_it_is(matrix: Tensor, weight: Tensor) -> Tensor:
-    """`matrix` itself."""
+    """`matrix` unchanged."""
     return matrix
 
 
@@ -133,16 +139,16 @@ def mirror(
 ) -> Tensor:
     r"""One weight-mirror step: $B \leftarrow (1-\lambda)B + \eta_B\,(y-\bar y)^\top(x-\bar x)$ (Akrout et al. 2019).
 
-    The layer alone is shown noise x and answers y = phi(x W^T). The expectation of the product is
-    $(n-1)\,\sigma^2 W$ times the mean slope of phi. A conv layer is shown patches of its own kernel size.
+    The layer by itself receives noise x and responds y = phi(x W^T). The expectation of the product is
+    $(n-1)\,\sigma^2 W$ times the mean slope of phi. A conv layer receives patches of its kernel size.
 
     Args:
         feedback: (o, i, *k).
         weight: (o, i, *k).
         noise: (n, i * prod(k)).
         rate: eta_B, on the sum over the n patterns, as in the authors' code.
-        activation: `linear` or `relu`, the layer's response phi.
-        decay: lambda, keeps B bounded without a rescaling.
+        activation: `linear` or `relu`, the function phi.
+        decay: lambda, which keeps B bounded without rescaling.
     """
     response = noise @ weight.flatten(1).t()
     response = response.relu() if activation == "relu" else response

@@ -1,11 +1,11 @@
-r"""The fast road of feedback alignment: one autograd node a layer, which sends the error back through B.
+r"""The fast backend of feedback alignment: one autograd node per layer whose backward pass uses B.
 
-$\delta_{l-1} = \delta_l B_l$ where backprop has $W_l$; the gradient of the weight is exact. A node issues the products
-of backprop and no other: no second forward, no input gradient where nobody asked for one. Letters: n batch (any number
-of leading dimensions for linear layers), i in, o out.
+$\delta_{l-1} = \delta_l B_l$ in place of backprop's $\delta_l W_l$; the gradient of the weight is exact. A node
+computes the same products as backprop and no others: no second forward pass, and no input gradient that is not needed.
+Letters: n batch (any number of leading dimensions for linear layers), i in, o out.
 
-`matrix(weight, stored)` makes B inside the backward pass. So a matrix that follows from the weight (its sign, say) is
-never kept between the passes, and it is freed before the weight's gradient is made.
+`matrix(weight, stored)` computes B during the backward pass. A matrix that is derived from the weight (for example its
+sign) is therefore not stored between the passes, and it is freed before the gradient of the weight is computed.
 """
 
 from collections.abc import Callable
@@ -46,14 +46,14 @@ class LinearFeedback(torch.autograd.Function):
             grad_weight = _product_into(derived, rows.t(), x.reshape(-1, x.shape[-1]))
         if needs_bias:
             grad_bias = rows.sum(0)
-        # Kolen-Pollack: trained feedback receives the weight's own increment, none where the weight is frozen
+        # Kolen-Pollack: trained feedback receives the increment of the weight, and none if the weight is frozen
         return grad_x, grad_weight, grad_bias, grad_weight if needs_stored and needs_weight else None, None, None
 
 
 class ConvFeedback(torch.autograd.Function):
     """Convolution (1-D, 2-D or 3-D) whose input gradient goes through gain * matrix(weight, stored).
 
-    `geometry` is (stride, padding, dilation, groups), each a list but the last, with zero padding only.
+    `geometry` is (stride, padding, dilation, groups), all lists except groups; the padding is with zeros.
     """
 
     generate_vmap_rule = True
@@ -84,33 +84,33 @@ class ConvFeedback(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias, grad_weight if needs_stored and needs_weight else None, None, None, None
 
 
-def _product_into(spent: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
-    """left @ right, in the memory of a matrix that is no longer needed where that is possible.
+def _product_into(unused: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
+    """left @ right, written into a matrix that is no longer needed, if possible.
 
-    So feedback derived in the backward pass takes no weight-sized memory that backprop does not take; fetching such
-    memory anew at every step cost more than the derivation. Transforms and compilers trace the plain product.
+    So feedback that is derived in the backward pass needs no more memory than backprop; allocating a matrix of the
+    weight's size at every step took longer than deriving it. Under transforms and compilers it is a plain product.
     """
-    if spent is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if unused is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return left @ right
-    return torch.mm(left, right, out=spent)
+    return torch.mm(left, right, out=unused)
 
 
 def linear_feedback(x: Tensor, weight: Tensor, bias: Tensor | None, stored: Tensor | None, matrix: Matrix, gain: float):
-    """Linear layer that backpropagates through B; see `LinearFeedback`. x: (*, i) to (*, o)."""
+    """Linear layer with B in its backward pass; see `LinearFeedback`. x: (*, i) to (*, o)."""
     return LinearFeedback.apply(*under_autocast(x, weight, bias, stored), matrix, gain)
 
 
 def conv_feedback(
     x: Tensor, weight: Tensor, bias: Tensor | None, stored: Tensor | None, matrix: Matrix, gain: float, geometry: tuple
 ):
-    """Convolution that backpropagates through B; see `ConvFeedback`. x: (n, i, *space) to (n, o, *space)."""
+    """Convolution with B in its backward pass; see `ConvFeedback`. x: (n, i, *space) to (n, o, *space)."""
     return ConvFeedback.apply(*under_autocast(x, weight, bias, stored), matrix, gain, geometry)
 
 
 def under_autocast(x: Tensor, *others: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The casts that autocast would make at a matrix product, made where autograd sees them.
+    """The tensors, cast as autocast would cast them at a matrix product, but outside the custom autograd node.
 
-    Inside a custom node the backward pass runs without autocast, so operands of two types would meet there.
+    The backward pass of a custom node runs without autocast, so its operands would otherwise have different types.
     """
     kind = x.device.type
     if not torch.is_autocast_enabled(kind):

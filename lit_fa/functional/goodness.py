@@ -1,12 +1,12 @@
-r"""Forward-Forward's formulas: labels written into inputs, wrong labels, goodness, and what a block minimises.
+r"""The formulas of Forward-Forward: labels in the inputs, wrong labels, goodness, and the local loss of a block.
 
-Hinton 2022, arXiv:2212.13345. A block's goodness is $G = \sum_j h_j^2$ or its mean over the units; a block learns to
-give inputs that carry their true label (positive) more of it than inputs that carry a wrong one (negative). Letters:
-n batch, c classes, u units of a block (all dimensions but the batch's).
+Hinton 2022, arXiv:2212.13345. The goodness of a block is $G = \sum_j h_j^2$, or its mean over the units. A block learns
+a higher goodness for inputs with their true label (positive) than for inputs with a wrong one (negative). Letters: n
+batch, c classes, u units of a block (all dimensions except the batch).
 
-Wrong labels are drawn by hashing, not by a generator: the draw of a sample is a function of a seed, a step and the
-sample's own values. So it is the same on every device and rank, wherever in a batch the sample stands, and it can be
-mapped and compiled.
+Wrong labels are drawn by a hash and not by a generator: the draw depends only on a seed, the step and the values of the
+sample. So it is the same on every device and rank and at every position in a batch, and it works under vmap and
+compile.
 """
 
 import math
@@ -24,7 +24,7 @@ _BITS = 2**32 - 1
 
 
 def normalise(x: Tensor, kind: str = "rms") -> Tensor:
-    r"""Every sample's length set to one ($\sqrt{u}$ for rms), so that a block cannot read the goodness of the last.
+    r"""x with every sample's norm set to one ($\sqrt{u}$ for rms), which removes the goodness of the block before.
 
     No mean is subtracted. `rms`: $x / (\sqrt{\mathrm{mean}\,x^2} + 10^{-8})$; `l2`: $x / (\|x\|_2 + 10^{-4})$.
 
@@ -35,19 +35,19 @@ def normalise(x: Tensor, kind: str = "rms") -> Tensor:
 
 
 def squares(x: Tensor) -> Tensor:
-    """(n, ...) to (n,): the sum of the squares of each sample's entries; at least float32. Makes no copy."""
+    """(n, ...) to (n,): the sum of the squares of each sample's entries, at least float32, without a copy of x."""
     return torch.linalg.vector_norm(x, dim=[*range(1, x.ndim)], dtype=_wide_type(x)).square()
 
 
 def length(squares: Tensor, entries: int, kind: str) -> Tensor | None:
-    """What `normalise` divides by, (n,), from the sum (n,) of so many squared entries; None where it divides not."""
+    """The divisor (n,) of `normalise`, from the sums (n,) of the squares of `entries` entries; None for kind none."""
     if kind == "none":
         return None
     return squares.sqrt() + 1e-4 if kind == "l2" else (squares / entries).sqrt() + 1e-8
 
 
 def inverse_length(norm: Tensor, entries: int, kind: str) -> Tensor | None:
-    """One over `length`, from the Euclidean norm of so many entries, in the shape of `norm`; None for `none`.
+    """1 / `length`, from the Euclidean norm of `entries` entries, with the shape of `norm`; None for kind none.
 
     >>> inverse_length(torch.tensor(5.0), 4, "l2"), 1 / length(torch.tensor(25.0), 4, "l2")
     (tensor(0.2000), tensor(0.2000))
@@ -58,17 +58,17 @@ def inverse_length(norm: Tensor, entries: int, kind: str) -> Tensor | None:
 
 
 def divided(x: Tensor, length: Tensor | None) -> Tensor:
-    """Every sample of x (n, ...) over its length (n,), in the type of x."""
+    """Every sample of x (n, ...) divided by its length (n,), in the type of x."""
     return x if length is None else (x / length.view(-1, *[1] * (x.ndim - 1))).to(x.dtype)
 
 
 def overlay(inputs: Tensor, label: Tensor, position: int = 0) -> Tensor:
-    """Overwrite c neighbouring entries of the flattened inputs, from `position` on, by a label.
+    """The inputs with c neighbouring entries, from `position` on, replaced by a label.
 
     Args:
         inputs: (n, ...).
-        label: (n, c), for instance the one-hot label times a strength.
-        position: first entry that is overwritten.
+        label: (n, c), for example the one-hot label times a strength.
+        position: first entry that is replaced, in the flattened inputs.
 
     Returns:
         (n, ...), a copy.
@@ -78,7 +78,9 @@ def overlay(inputs: Tensor, label: Tensor, position: int = 0) -> Tensor:
 
 
 def goodness(activity: Tensor, kind: str = "mean") -> Tensor:
-    """(n, ...) activations to (n,): `sum` or `mean` of their squares over everything but the batch; at least float32.
+    """(n, ...) activations to (n,): `sum` or `mean` of their squares over all dimensions except the batch.
+
+    The result is at least float32.
 
     >>> goodness(torch.tensor([[3.0, 1.0]])), goodness(torch.tensor([[3.0, 1.0]]), "sum")
     (tensor([5.]), tensor([10.]))
@@ -87,12 +89,12 @@ def goodness(activity: Tensor, kind: str = "mean") -> Tensor:
 
 
 def of_squares(squares: Tensor, units: int, kind: str) -> Tensor:
-    """Goodness (n,) from the sum (n,) of the squares of so many units."""
+    """Goodness (n,) from the sums (n,) of the squares of `units` units."""
     return squares if kind == "sum" else squares / units
 
 
 def contrast(positive: Tensor, negative: Tensor, loss: str, threshold: float, sharpness: float) -> Tensor:
-    r"""What a block minimises: the mean of `contrast_rows` over the n pairs.
+    r"""The local loss of a block: the mean of `contrast_rows` over the n pairs.
 
     >>> contrast(torch.tensor([9.0]), torch.tensor([9.0]), "symba", 0.0, 4.0).exp().item()
     2.0
@@ -114,14 +116,14 @@ def contrast_rows(positive: Tensor, negative: Tensor, loss: str, threshold: floa
     above, below = sharpness * (positive - threshold), sharpness * (negative - threshold)
     if loss == "margin":
         return ((1 - above).relu() + (1 + below).relu()) / 2
-    # not softplus: torch's is linear from 20 on, which costs float64 seven digits
+    # not softplus: torch's is linear above 20, which loses seven digits in float64
     return -(F.logsigmoid(above) + F.logsigmoid(-below)) / 2
 
 
 def contrast_slopes(
     positive: Tensor, negative: Tensor, loss: str, threshold: float, sharpness: float, rows: int | None = None
 ) -> Tensor:
-    r"""(..., 2n): the derivatives of `contrast` by the goodness (..., n) of positive, then of negative samples.
+    r"""The derivatives (..., 2n) of `contrast` by the goodness (..., n) of the positive, then of the negative samples.
 
     `threshold`: $-\tfrac{\tau}{2n}\sigma(\tau(\theta-G^+))$ and $+\tfrac{\tau}{2n}\sigma(\tau(G^--\theta))$;
     `margin`: $\mp\tfrac{\tau}{2n}$ inside the margin; `symba`: $\mp\tfrac{\tau}{n}\sigma(-\tau(G^+-G^-))$.
@@ -140,7 +142,7 @@ def contrast_slopes(
 
 
 class _Credit(torch.autograd.Function):
-    """Forward: a value made elsewhere. Backward: slope (n,) times output (n, ...). See `local_loss`."""
+    """Forward: the given value. Backward: slope (n,) times output (n, ...). See `local_loss`."""
 
     generate_vmap_rule = True
 
@@ -163,10 +165,10 @@ class _Credit(torch.autograd.Function):
 def local_loss(
     output: Tensor, squares: Tensor, loss: str, threshold: float, sharpness: float, kind: str = "mean"
 ) -> Tensor:
-    r"""`contrast` of a block's output (2n, ...), whose gradient is written out: $\tfrac2u\,(\partial L/\partial G)\,h$.
+    r"""`contrast` of a block's output (2n, ...) with an explicit gradient: $\tfrac2u\,(\partial L/\partial G)\,h$.
 
-    One elementwise product on the way back, and no copy of the output on the way forth: `squares` (2n,), the sums of
-    the output's squares, are known from normalising. It cannot be differentiated twice.
+    The backward pass is one elementwise product, and the forward pass makes no copy of the output: `squares` (2n,), the
+    sums of the squares of the output, are known from the normalisation. It cannot be differentiated twice.
 
     >>> h = torch.tensor([[2.0], [1.0]], requires_grad=True)
     >>> loss = local_loss(h, h.detach().square().sum(1), "margin", 4.0, 1.0)
@@ -181,18 +183,18 @@ def local_loss(
 
 
 def peer_penalty(positive: Tensor) -> Tensor:
-    r"""How unequally the units are active: the mean over them of $(\bar m - m_j)^2$; keeps units from dying.
+    r"""The variance of mean activity over the units, the mean of $(\bar m - m_j)^2$; a penalty against dead units.
 
-    $m_j$ is the mean activity of unit j over this batch's positive samples, (n, u).
+    $m_j$ is the mean activity of unit j over the positive samples (n, u) of the batch.
     """
     means = _wide(positive).flatten(1).mean(0)
     return (means.mean() - means).square().mean()
 
 
 def sample_hash(inputs: Tensor, seed: int, step: Tensor) -> Tensor:
-    """(n, ...) inputs to (n,) int64 numbers in [0, 2^32): of each sample's own values, seed and step alone.
+    """(n, ...) inputs to (n,) int64 hash numbers in [0, 2^32), which depend only on the sample's values, seed and step.
 
-    All arithmetic is on integers, so it does not depend on the order of a sum. Inputs count to 1/4096.
+    All arithmetic is on integers, so it does not depend on the order of a sum. Inputs are rounded to 1/4096.
 
     Args:
         inputs: (n, ...).
@@ -202,20 +204,20 @@ def sample_hash(inputs: Tensor, seed: int, step: Tensor) -> Tensor:
     values = (inputs.detach().float().flatten(1) * 4096).to(torch.int64)
     places = torch.arange(values.shape[1], device=values.device) + 1
     factors = _mixed(places) % _PRIME
-    values = (values >> 31).add_(values & _PRIME)  # the same modulo the prime, and below 2^33
-    # in two halves, whose sums stay short of 2^63: dividing every product would cost as much as a layer
+    values = (values >> 31).add_(values & _PRIME)  # equal modulo the prime, and below 2^33
+    # in two halves, whose sums are below 2^63; a modulus for every product would take as long as a layer
     high, low = (values * (factors // 2**16)).sum(1), (values * (factors % 2**16)).sum(1)
     content = (high % _PRIME * 2**16 + low) % _PRIME
     return _mixed(content ^ _mixed(step + (seed % 2**16) * 0x9E3779B9 + 1))
 
 
 def wrong_labels(targets: Tensor, numbers: Tensor, classes: int) -> Tensor:
-    """A label that is not the target, uniformly: (n,) from targets (n,) and hash numbers (n,)."""
+    """A uniformly drawn label (n,) other than the target, from targets (n,) and hash numbers (n,)."""
     return (targets + 1 + numbers % (classes - 1)) % classes
 
 
 def permuted_labels(targets: Tensor, numbers: Tensor, counts: Tensor | None = None) -> Tensor:
-    """Every sample gets the label of another sample of the batch, (..., n); about 1/c of them are right by accident.
+    """Labels (..., n) of other samples of the batch; about 1/c of them are right by chance.
 
     The samples form a ring in the order of their hash `numbers` (..., n); each takes the label of the next.
 
@@ -236,10 +238,10 @@ def permuted_labels(targets: Tensor, numbers: Tensor, counts: Tensor | None = No
 
 
 def likely_labels(targets: Tensor, numbers: Tensor, logits: Tensor) -> Tensor:
-    """Hard negatives: wrong labels drawn from softmax(logits) (n, c), (n,). `numbers`: (n,) hash numbers."""
+    """Hard negatives: wrong labels (n,) drawn from the softmax of the logits (n, c), with hash `numbers` (n,)."""
     right = one_hot(targets, logits).bool()
     total = logits.float().masked_fill(right, -math.inf).softmax(1).cumsum(1)
-    uniform = (numbers // 2**16).unsqueeze(1) / 2**16  # 16 bits: the product below stays short of the last sum
+    uniform = (numbers // 2**16).unsqueeze(1) / 2**16  # 16 bits: the product below is less than the last sum
     return (total <= uniform * total[:, -1:]).sum(1)
 
 

@@ -1,9 +1,9 @@
-r"""How alike the samples of a batch are: the similarity matrix that Nøkland & Eidnes (2019) match between layers.
+r"""The similarity matrix of the samples of a batch, which Nøkland & Eidnes (2019) match between layers.
 
 $S(x)_{ij} = \frac{\tilde x_i \cdot \tilde x_j}{\|\tilde x_i\| \, \|\tilde x_j\|}$, $\quad \tilde x_i = x_i - \bar x_i$,
 
-where the mean is over the features of a sample: the correlation of every pair of samples. Letters: n batch, f features,
-c channels, h height, w width. Pure functions, accumulated in float32 at least.
+with the mean over the features of a sample: the correlation of every pair of samples. Letters: n batch, f features, c
+channels, h height, w width. Sums are in float32 or wider.
 """
 
 import torch
@@ -11,9 +11,9 @@ from torch import Tensor
 
 
 def map_features(x: Tensor) -> Tensor:
-    """What a map is compared by: the standard deviation of each channel over its positions (Nøkland & Eidnes' code).
+    """The features of a map: the standard deviation of each channel over its positions (Nøkland & Eidnes' code).
 
-    Maps of at most three channels or of height one are compared pixel by pixel, as there.
+    As in their code, maps of at most three channels or of height one are flattened instead.
 
     Args:
         x: (n, c, h, w).
@@ -29,11 +29,11 @@ def map_features(x: Tensor) -> Tensor:
 def similarity_matrix(x: Tensor) -> Tensor:
     """Correlation of every pair of samples.
 
-    A sample whose features are all equal has no direction: its row is zero and passes on no gradient, where the code's
-    1e-8 in the denominator would pass on a gradient of 1e8.
+    A sample whose features are all equal has no correlation: its row is zero and has no gradient. (The 1e-8 in the
+    denominator of the authors' code gives it a gradient of 1e8.)
 
     Args:
-        x: (n, f), or (n, c, h, w), read by `map_features`.
+        x: (n, f), or (n, c, h, w), which `map_features` converts.
 
     Returns:
         (n, n) between -1 and 1, with ones on the diagonal.
@@ -45,11 +45,11 @@ def similarity_matrix(x: Tensor) -> Tensor:
     x = map_features(x) if x.ndim == 4 else x
     centred = x - x.mean(1, keepdim=True)
     length = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
-    # what rounding leaves of a constant row is no direction either
+    # a constant row is zero only up to rounding
     rounding = 4 * torch.finfo(x.dtype).eps * torch.linalg.vector_norm(x.detach(), dim=1, keepdim=True)
-    alive = length > rounding
-    rows = torch.where(alive, centred / torch.where(alive, length, 1), 0)
-    with torch.autocast(x.device.type, enabled=False):  # eight bits would blur which samples are alike
+    varies = length > rounding
+    rows = torch.where(varies, centred / torch.where(varies, length, 1), 0)
+    with torch.autocast(x.device.type, enabled=False):  # eight bits are too few for similarities
         return rows @ rows.t()
 
 

@@ -1,11 +1,11 @@
-r"""What becomes of one error at the logits where a block has an output for every token.
+r"""How the tokens of a block share the projected error of direct feedback.
 
-A text or a picture has T tokens, and direct feedback one projected error. Token t gets the share $w_t$ of it,
-$\delta_t = w_t\, e F$ with F of (c, d), the same for all tokens, so that it does not matter how many there are:
+A text or an image has T tokens, and direct feedback gives one projected error. Token t receives the share $w_t$ of it,
+$\delta_t = w_t\, e F$. F is (c, d), the same for all tokens, so T may vary:
 
-* `all`: $w_t = 1/\sqrt{T}$ (Launay et al. 2020), where T counts the tokens of this very text and padding gets nothing;
+* `all`: $w_t = 1/\sqrt{T}$ (Launay et al. 2020); T counts the tokens of the text, and padding receives nothing;
 * `mean`: $w_t = 1/T$, likewise;
-* `first`: the class token's $w_1 = 1$, nothing for the others.
+* `first`: $w_1 = 1$ for the class token and 0 for the others.
 
 Letters: n batch, t token, d width.
 """
@@ -17,7 +17,7 @@ SHARES = ("all", "first", "mean")
 
 
 def token_shares(mask: Tensor, kind: str) -> Tensor:
-    """w (n, t) of the dtype of `mask` (n, t), which is 1 where a token stands and 0 for padding.
+    """The shares w (n, t), with the dtype of `mask` (n, t), which is 1 for tokens and 0 for padding.
 
     >>> mask = torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0]])
     >>> token_shares(mask, "all").tolist()
@@ -30,9 +30,9 @@ def token_shares(mask: Tensor, kind: str) -> Tensor:
 
 
 def gathered(output: Tensor, mask: Tensor | None, kind: str) -> Tensor:
-    """(n, 1, d), the sum of the tokens of `output` (n, t, d) by their shares.
+    """The weighted sum (n, 1, d) of the tokens of `output` (n, t, d), with their shares as weights.
 
-    An error at this sum is what its backward pass deals out to the tokens.
+    Its backward pass distributes an error at the sum to the tokens.
 
     Args:
         output: (n, t, d), of a block.

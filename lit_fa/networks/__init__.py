@@ -1,6 +1,6 @@
-"""Networks by name: importing this package registers the papers' small networks with timm."""
+"""Networks by name. Importing this package registers the papers' networks with timm."""
 
-from lit_fa.networks import (  # noqa: F401  (importing registers)
+from lit_fa.networks import (  # noqa: F401  (importing registers them)
     mlp,
     resnet_cifar,
     resnet_wide,

@@ -1,7 +1,7 @@
-"""Adapters of peft in any network: put in by a config, trained by any rule, merged when they have done their work.
+"""Adapters of peft in any network: inserted by a config, trained by any rule, merged for export.
 
-The network keeps its names: peft changes modules in place, and what it wraps around the network is kept out of the way.
-So a rule sees a network some of whose layers are sums of a frozen one and a small one.
+peft changes modules in place, and its wrapper of the whole network is not used, so all names stay the same. A rule sees
+a network in which some layers are the sum of a frozen layer and a small one.
 """
 
 import inspect
@@ -13,51 +13,51 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from lit_fa.errors import UserError, nearest
-from lit_fa.networks.weights import read_out_name
+from lit_fa.errors import UserError, nearest, one_line
+from lit_fa.networks.weights import head_name
 
-if TYPE_CHECKING:  # importing peft takes seconds, so only who adapts pays them
+if TYPE_CHECKING:  # importing peft takes seconds
     import peft
     from peft.tuners.tuners_utils import BaseTuner
 
-STATISTICS = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # what AdaLoRA knows of its ranks
+STATISTICS = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # AdaLoRA's statistics of its ranks
 
 
 class Adapters:
-    """What peft needs to know while the adapters of a network train. Holds no tensor that the network does not hold.
+    """The state of peft while the adapters of a network are trained. All tensors belong to the network.
 
     Args:
-        network: with its pretrained weights; changed in place: everything freezes but the adapters and the read-out.
-        config: a config of peft as it is saved in adapter_config.json: `peft_type` and that type's options.
+        network: with its pretrained weights. It is changed in place: only the adapters and the head are trained.
+        config: a config of peft as in adapter_config.json: `peft_type` and the options of that type.
 
     Raises:
-        UserError: an unknown type or option, modules that are not there, or what peft itself refuses.
+        UserError: an unknown type or option, unknown modules, or an error of peft.
     """
 
     def __init__(self, network: nn.Module, config: Mapping[str, object]):
-        """Put them in."""
-        head = network.get_submodule(read_out_name(dict(network.named_parameters())))
+        """Insert the adapters."""
+        head = network.get_submodule(head_name(dict(network.named_parameters())))
         trained = [p for p in head.parameters() if p.requires_grad]
         self.tuner = _injected(network, _checked(dict(config)))
-        inside = {m for layer in (*adapted_layers(network).values(), *_replaced(network)) for m in layer.modules()}
-        for p in trained if head not in inside else ():  # a read-out with an adapter of its own stays frozen
+        inside = {m for layer in (*adapted_layers(network).values(), *_originals(network)) for m in layer.modules()}
+        for p in trained if head not in inside else ():  # a head with its own adapter stays frozen
             p.requires_grad_(True)
 
     def after_step(self, step: int) -> None:
-        """AdaLoRA moves ranks from layer to layer; with the gradients of optimiser step `step` still at hand."""
+        """Let AdaLoRA move ranks between layers; the gradients of optimiser step `step` must still be there."""
         if hasattr(self.tuner, "update_and_allocate"):
             self.tuner.update_and_allocate(step)
 
     def state(self) -> dict:
-        """What a checkpoint must hold beside the network's tensors."""
+        """The part of the state that a checkpoint needs in addition to the network's tensors."""
         allocator = getattr(self.tuner, "rankallocator", None)
         if allocator is None:
             return {}
-        found = {name: getattr(allocator, name) for name in STATISTICS}
-        return found | {"rank_pattern": self.tuner.peft_config[self.tuner.trainable_adapter_name].rank_pattern}
+        statistics = {name: getattr(allocator, name) for name in STATISTICS}
+        return statistics | {"rank_pattern": self.tuner.peft_config[self.tuner.trainable_adapter_name].rank_pattern}
 
     def take_up(self, state: Mapping) -> None:
-        """Go on from `state`."""
+        """Restore `state`."""
         if not state:
             return
         for name in STATISTICS:
@@ -67,23 +67,23 @@ class Adapters:
 
 @torch.no_grad()
 def merge_adapters(network: nn.Module) -> nn.Module:
-    """Put every adapter into the weight that it was added to, in place; returns the network.
+    """Merge every adapter into the weight of its layer, in place; returns the network.
 
     Raises:
-        UserError: a kind of adapter that cannot be merged.
+        UserError: a type of adapter that cannot be merged.
     """
     for name, layer in adapted_layers(network).items():
         if not hasattr(layer, "merge"):
             raise UserError(f"{name}: {type(layer).__name__} cannot be merged: export before adapting")
         layer.merge()
-        _put(network, layer, layer.get_base_layer())
+        _replace(network, layer, layer.get_base_layer())
     for wrapper in _copied(network):
-        _put(network, wrapper, wrapper.modules_to_save[wrapper.active_adapter])
+        _replace(network, wrapper, wrapper.modules_to_save[wrapper.active_adapter])
     return network
 
 
 def adapted_layers(network: nn.Module) -> dict[str, nn.Module]:
-    """Name to layer with an adapter."""
+    """Name to layer, for the layers that have an adapter."""
     if "peft" not in sys.modules:
         return {}
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -92,7 +92,7 @@ def adapted_layers(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def _copied(network: nn.Module) -> list[nn.Module]:
-    """Peft's wrappers around `modules_to_save`: a module that stays frozen and unused, and the copy that trains."""
+    """Peft's wrappers of `modules_to_save`: the unused, frozen module and its trained copy."""
     if "peft" not in sys.modules:
         return []
     from peft.utils.other import ModulesToSaveWrapper
@@ -100,16 +100,15 @@ def _copied(network: nn.Module) -> list[nn.Module]:
     return [m for m in network.modules() if isinstance(m, ModulesToSaveWrapper)]
 
 
-def _replaced(network: nn.Module) -> list[nn.Module]:
+def _originals(network: nn.Module) -> list[nn.Module]:
     return [wrapper.original_module for wrapper in _copied(network)]
 
 
-def _put(network: nn.Module, layer: nn.Module, made: nn.Module) -> None:
-    """Wherever the network holds `layer`."""
+def _replace(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
     for parent in [*network.modules()]:
         for name, child in parent._modules.items():
-            if child is layer:
-                parent._modules[name] = made
+            if child is old:
+                parent._modules[name] = new
 
 
 def _checked(config: dict) -> "peft.PeftConfig":
@@ -127,7 +126,7 @@ def _checked(config: dict) -> "peft.PeftConfig":
     try:
         return known[kind](**options)
     except (TypeError, ValueError) as error:
-        raise UserError(f"adapter: {_one_line(error)}") from error
+        raise UserError(f"adapter: {one_line(error)}") from error
 
 
 def _injected(network: nn.Module, config: "peft.PeftConfig") -> "BaseTuner":
@@ -135,15 +134,10 @@ def _injected(network: nn.Module, config: "peft.PeftConfig") -> "BaseTuner":
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of configs that transformers' models have and ours need not
+            warnings.simplefilter("ignore")  # peft warns that our networks have no config as those of transformers do
             tuner = peft.get_peft_model(network, config).base_model
     except (ValueError, TypeError, AttributeError, KeyError, NotImplementedError) as error:
-        raise UserError(f"adapter: {config.peft_type.value} does not fit this network: {_one_line(error)}") from error
+        raise UserError(f"adapter: {config.peft_type.value} does not fit this network: {one_line(error)}") from error
     if not adapted_layers(network):
         raise UserError(f"adapter: {config.peft_type.value} changes no layer of this network; take LORA, ADALORA, ...")
     return tuner
-
-
-def _one_line(error: Exception) -> str:
-    said = " ".join(str(error).split())[:300]
-    return said if said not in ("", "None") else type(error).__name__

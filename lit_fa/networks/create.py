@@ -1,4 +1,4 @@
-"""Any network by name, timm's, ours or an encoder of texts, fitted to the inputs and the classes of a data set."""
+"""Networks by name: timm's, ours, or an encoder of transformers, for the inputs and classes of a data set."""
 
 import dataclasses
 import inspect
@@ -21,7 +21,7 @@ FROM_THE_MODEL = {
     "model_name": "write model.init_args.network",
     "pretrained": "write model.init_args.pretrained",
     "checkpoint_path": "write model.init_args.weights",
-    "features_only": "a network of features has no logits",
+    "features_only": "a network that returns features has no logits",
 }
 
 
@@ -35,16 +35,16 @@ def create_network(
     """Build the network `name` for inputs of `image_shape` and `num_classes` classes.
 
     Args:
-        name: any name of `timm.list_models()`, with a tag such as `resnet18.a1_in1k` if wanted, or one of ours; or
+        name: any name of `timm.list_models()`, also with a tag such as `resnet18.a1_in1k`, or one of ours; or
             ``transformers/<name or folder>``, an encoder of texts (see `networks.text.text_network`).
         num_classes: number of logits.
-        image_shape: (channels, height, width); the size is passed on where the network's weights depend on it (vision
-            transformers, mixers, our own) and left out where they do not (ResNets). Of texts: (3, largest length).
-        pretrained: load timm's weights; the input layer is adapted to the channels, the head is drawn anew.
-        network_args: what else the network's constructor takes.
+        image_shape: (channels, height, width); for texts (3, largest length). The size is passed to networks whose
+            weights depend on it (vision transformers, mixers, ours) and not to others (ResNets).
+        pretrained: load timm's weights; the input layer is adapted to the channels, the head is freshly initialised.
+        network_args: further arguments of the network's constructor.
 
     Raises:
-        UserError: for an unknown name or option, an option that the data decide, or weights that cannot be had.
+        UserError: an unknown name or option, an option that the data determine, or weights that are not available.
 
     >>> create_network("mlp", 10, (1, 28, 28), hidden=[32])(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 10])
@@ -69,10 +69,10 @@ def create_network(
         if getattr(error, "user_error", False):
             raise
         options = ", ".join(f"{key}: {value}" for key, value in network_args.items())
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
-            f"{name} cannot be built for images {tuple(image_shape)} with network_args {{{options}}} ({said})"
-            ": mend them, or take another network"
+            f"{name} cannot be built for images {tuple(image_shape)} with network_args {{{options}}} ({reason})"
+            ": correct them, or take another network"
         ) from error
 
 
@@ -82,16 +82,16 @@ def configured(
     """`create_network` with the options of a config.
 
     Raises:
-        UserError: as there; for an option that an argument before it decides, as well.
+        UserError: as `create_network`; also for an option in `network_args` that another argument determines.
     """
     check_own(name, network_args)
     return create_network(name, num_classes, image_shape, pretrained, **network_args)
 
 
 def example_input(network: nn.Module, shape: tuple[int, ...], n: int = 2) -> torch.Tensor:
-    """(n, *shape) a batch whose values do not matter; from the network where it offers one, as those for texts do.
+    """A batch (n, *shape) of the network's dtype and on its device, for tracing; its values have no meaning.
 
-    Of the network's dtype and on its device.
+    A network with a method `example`, such as those for texts, provides the batch itself.
     """
     if callable(getattr(network, "example", None)):
         return network.example(n)
@@ -101,8 +101,8 @@ def example_input(network: nn.Module, shape: tuple[int, ...], n: int = 2) -> tor
 def constructor_parameters(name: str) -> Mapping[str, inspect.Parameter]:
     """Parameters of the function (ours) or class (timm's) that builds the network.
 
-    timm's entrypoints take `**kwargs` and hand them on; which class gets them is known once one is built, so one is, on
-    the meta device: no memory, no draw from the random number generator, some 50 ms.
+    timm's entrypoints pass their `**kwargs` to a class that is not known in advance. Therefore the network is built
+    once on the meta device, without memory or random draws; this takes about 50 ms.
     """
     if is_ours(name):
         return inspect.signature(timm.models.model_entrypoint(name)).parameters
@@ -112,9 +112,9 @@ def constructor_parameters(name: str) -> Mapping[str, inspect.Parameter]:
 
 
 def class_parameters(network: type[nn.Module]) -> dict[str, inspect.Parameter]:
-    """Parameters of the class; where it takes `**kwargs` (the distilled transformers), those of its base class too.
+    """Parameters of the class; if it takes `**kwargs` (the distilled transformers), also those of its base class.
 
-    A `**kwargs` is in the answer only if no base class but `nn.Module` is left to take it.
+    `**kwargs` is in the result only if the remaining base class is `nn.Module`.
     """
     parameters = dict(inspect.signature(network).parameters)
     further = [name for name, parameter in parameters.items() if parameter.kind is parameter.VAR_KEYWORD]
@@ -125,7 +125,11 @@ def class_parameters(network: type[nn.Module]) -> dict[str, inspect.Parameter]:
 
 
 def check_options(name: str, network_args: Mapping[str, object], parameters: Mapping[str, inspect.Parameter]) -> None:
-    """Raise a `UserError` for an option that the network does not have or that the data decide."""
+    """Check the names of the options and, for our networks, the types of their values.
+
+    Raises:
+        UserError: an option that the network does not have or that the data determine, or a value of another type.
+    """
     check_own(name, network_args)
     valid = option_names(parameters)
     unknown = [key for key in network_args if valid is not None and key not in valid]
@@ -136,12 +140,12 @@ def check_options(name: str, network_args: Mapping[str, object], parameters: Map
     for key, value in network_args.items() if is_ours(name) else ():
         hint = parameters[key].annotation if key in parameters else Any
         if not _fits(value, hint):
-            words = getattr(hint, "__name__", "") or str(hint).replace("collections.abc.", "")
-            raise UserError(f"{name}: {key} is {words}, not {value!r}")
+            expected = getattr(hint, "__name__", "") or str(hint).replace("collections.abc.", "")
+            raise UserError(f"{name}: {key} is {expected}, not {value!r}")
 
 
 def _fits(value: object, hint: Any) -> bool:
-    """Whether a value is of the type that an option of ours is annotated with; what is not plain data fits."""
+    """Whether a value has the annotated type of an option; annotations other than plain data accept everything."""
     kind, inner = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, UnionType):
         return any(_fits(value, member) for member in inner)
@@ -159,7 +163,11 @@ def _fits(value: object, hint: Any) -> bool:
 
 
 def check_own(name: str, network_args: Mapping[str, object]) -> None:
-    """Raise a `UserError` for an option that is decided elsewhere: by the data, or by an option of the model."""
+    """Check that no option is determined by the data or by an option of the model.
+
+    Raises:
+        UserError: there is such an option.
+    """
     for key in network_args:
         if key in FROM_THE_DATA:
             raise UserError(f"{name}: {key} follows from the data, remove it from network_args")
@@ -167,11 +175,11 @@ def check_own(name: str, network_args: Mapping[str, object]) -> None:
             raise UserError(f"{name}: {key} is no network_args: {FROM_THE_MODEL[key]}")
     known = timm.is_model(name) and not is_ours(name)
     if known and network_args.get("global_pool", "avg") in ("", None):
-        raise UserError(f"{name}: global_pool must pool: a classifier needs one vector an image; write avg or max")
+        raise UserError(f"{name}: global_pool must pool: a classifier needs one vector per image; write avg or max")
 
 
 def _taken(name: str, key: str, value: object) -> bool:
-    """timm takes the option on the way to the constructor, as the EfficientNets do `bn_momentum`."""
+    """Whether timm accepts the option before the constructor, such as `bn_momentum` of the EfficientNets."""
     try:
         with torch.device("meta"):
             timm.create_model(timm.models.get_arch_name(name), **{key: value})
@@ -181,7 +189,7 @@ def _taken(name: str, key: str, value: object) -> bool:
 
 
 def option_names(parameters: Mapping[str, inspect.Parameter]) -> set[str] | None:
-    """Names a constructor takes, with those of `timm.create_model` itself; None if it takes any name.
+    """The option names of a constructor and of `timm.create_model`; None if every name is accepted.
 
     Some timm classes (`ByobNet`, `MaxxVit`) take `**kwargs` that replace fields of the dataclass `cfg`.
     """
@@ -193,12 +201,16 @@ def option_names(parameters: Mapping[str, inspect.Parameter]) -> set[str] | None
 
 
 def with_timm_weights(name: str, **network_args: object) -> nn.Module:
-    """`timm.create_model(name, pretrained=True)`; what goes wrong on the way to the weights is a `UserError`."""
+    """`timm.create_model(name, pretrained=True)`.
+
+    Raises:
+        UserError: there are no weights, or they cannot be loaded.
+    """
     if is_ours(name) or not timm.models.is_model_pretrained(name):
         raise UserError(f"{name} has no pretrained weights: set pretrained: false")
     try:
         return timm.create_model(name, pretrained=True, **network_args)
-    except OSError as error:  # the hub's and urllib's errors of connection, and of a file missing in the cache
+    except OSError as error:  # connection errors of the hub and of urllib, or a file that is missing in the cache
         fetch = f"python -c \"import timm; timm.create_model('{name}', pretrained=True)\""
         raise UserError(
             f"the pretrained weights of {name} are not on this machine and could not be fetched: "

@@ -6,7 +6,7 @@ from itertools import pairwise
 from torch import nn
 
 from lit_fa.errors import UserError
-from lit_fa.networks.parts import Chain, ImageSize, height_and_width, initialised, linear_block
+from lit_fa.networks.parts import BlockNetwork, ImageSize, height_and_width, initialised, linear_block
 from lit_fa.networks.registry import register
 
 DEEPEST = 10_000  # hidden layers
@@ -19,7 +19,7 @@ def hidden_widths(hidden: Sequence[int] | int | None, width: int | None, depth: 
     ([300, 100], [64, 64, 64], [500])
     """
     if hidden is not None and (width is not None or depth is not None):
-        raise UserError("mlp: say either hidden or width and depth, not both")
+        raise UserError("mlp: give either hidden or width and depth, not both")
     if hidden is None:
         hidden = [500 if width is None else width] * min(1 if depth is None else depth, DEEPEST + 1)
     widths = [hidden] if isinstance(hidden, int) else list(hidden)
@@ -43,8 +43,8 @@ def mlp(
     bias: bool = True,
     dropout: float = 0.0,
     init: str = "default",
-) -> Chain:
-    """Hidden layers of the given widths and a linear head; images are flattened, flat inputs are taken as they are.
+) -> BlockNetwork:
+    """Hidden layers of the given widths and a linear head; images are flattened.
 
     Args:
         num_classes: number of logits.
@@ -54,7 +54,7 @@ def mlp(
         width: units of every hidden layer, with `depth`, instead of `hidden`.
         depth: number of hidden layers.
         activation: name, see `parts.ACTIVATIONS`.
-        bias: false for laws that are stated without (all layers, the head included).
+        bias: of all layers, including the head; false for laws that assume no bias.
         dropout: probability after every hidden activation.
         init: `default`, `xavier` or `kaiming`, see `parts.INITS`.
 
@@ -62,11 +62,11 @@ def mlp(
         UserError: for an unknown name, or hidden together with width or depth.
     """
     if not 0 <= dropout < 1:
-        raise UserError(f"mlp: dropout is a probability from 0 on and below 1, not {dropout}")
+        raise UserError(f"mlp: dropout is a probability in [0, 1), not {dropout}")
     height, image_width = height_and_width("mlp", img_size)
     widths = [in_chans * height * image_width, *hidden_widths(hidden, width, depth)]
     blocks = [linear_block(fan_in, fan_out, bias=bias, activation=activation) for fan_in, fan_out in pairwise(widths)]
     if dropout:
         for block in blocks:
             block.add_module("dropout", nn.Dropout(dropout))
-    return initialised(Chain(blocks, nn.Linear(widths[-1], num_classes, bias=bias), num_classes), init)
+    return initialised(BlockNetwork(blocks, nn.Linear(widths[-1], num_classes, bias=bias), num_classes), init)

@@ -1,8 +1,7 @@
-"""What our networks are made of: a chain of blocks, named layers, activations and initialisations by name.
+"""The parts of our networks: a sequence of blocks, named layers, activations and initialisations by name.
 
-A rule cuts a network after a block and hooks its layers. So a network is `blocks.0 ... blocks.L-1, head`, everything
-that changes a value on the way (activation, pool, flatten, a whole residual branch) is a module, and no module object
-is used twice.
+A rule places stop-gradients at block boundaries and hooks layers. Therefore a network is `blocks.0 ... blocks.L-1,
+head`, every operation (activation, pool, flatten, a whole residual branch) is a module, and no module is used twice.
 """
 
 from collections.abc import Callable, Iterable
@@ -40,12 +39,12 @@ INITS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class Chain(nn.Module):
-    """`head(blocks(images))`: the shape of every network of this package.
+class BlockNetwork(nn.Module):
+    """`head(blocks(images))`, the form of every network of this package.
 
     Args:
-        blocks: applied in this order; `blocks.i` is the unit a rule may cut after.
-        head: ends with the linear layer that gives the logits; pools and flattens first where the last block has maps.
+        blocks: applied in this order; a rule may place a stop-gradient after each `blocks.i`.
+        head: ends with the linear layer of the logits; if the last block has maps, it first pools and flattens them.
         num_classes: number of logits.
     """
 
@@ -61,7 +60,7 @@ class Chain(nn.Module):
 
 
 def layers(**modules: nn.Module | None) -> nn.Sequential:
-    """A sequence whose layers are called as the keywords say; `None` is left out.
+    """A sequence of layers named by the keywords; `None` is omitted.
 
     >>> [name for name, _ in layers(linear=nn.Linear(2, 2), activation=nn.ReLU(), pool=None).named_children()]
     ['linear', 'activation']
@@ -87,9 +86,9 @@ def activation_named(name: str) -> nn.Module:
 
 @torch.no_grad()
 def initialised(network: nn.Module, init: str) -> nn.Module:
-    """Draw the weights of linear and convolution layers again as `init` says (see `INITS`); return the network.
+    """Initialise the weights of linear and convolution layers by `init` (see `INITS`); return the network.
 
-    Biases keep torch's draw, uniform within +-1/sqrt(fan_in); normalisation layers keep one and zero.
+    Biases keep torch's init, uniform within +-1/sqrt(fan_in); normalisation layers keep scale one and shift zero.
     """
     draw = choice("init", init, INITS)
     for module in network.modules():
@@ -102,7 +101,7 @@ def height_and_width(network: str, img_size: ImageSize, at_least: int = 1) -> tu
     """Image size as (height, width).
 
     Raises:
-        UserError: if a side is shorter than `at_least` pixels, below which the network would have empty maps.
+        UserError: a side is shorter than `at_least` pixels, so that the network would have empty maps.
     """
     height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
     if min(height, width) < at_least:
@@ -121,9 +120,9 @@ def conv_block(
     activation: str = "relu",
     pool: nn.Module | None = None,
 ) -> nn.Sequential:
-    """Convolution (stride 1), batch normalisation if asked for, activation, pool if given.
+    """Convolution (stride 1), optional batch normalisation, activation, optional pool.
 
-    A bias before batch normalisation would be subtracted again, so there is none.
+    With batch normalisation there is no bias, because the normalisation would subtract it.
     """
     return layers(
         conv=nn.Conv2d(in_chans, out_chans, kernel, padding=padding, bias=bias and not batch_norm),
@@ -136,7 +135,7 @@ def conv_block(
 def linear_block(
     in_features: int, out_features: int, *, bias: bool = True, batch_norm: bool = False, activation: str = "relu"
 ) -> nn.Sequential:
-    """Flatten (a flat input stays as it is), linear layer, batch normalisation if asked for, activation."""
+    """Flatten, linear layer, optional batch normalisation, activation."""
     return layers(
         flatten=nn.Flatten(),
         linear=nn.Linear(in_features, out_features, bias=bias and not batch_norm),

@@ -1,4 +1,4 @@
-"""Our networks live in timm's registry, beside everybody else's: one name space, one `create_model`."""
+"""Registration of our networks with timm, so that `timm.create_model` builds them like timm's own."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -11,13 +11,13 @@ from lit_fa.errors import UserError
 
 
 def register(entrypoint: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """Make `entrypoint` a timm network of that name, so that `timm.create_model(name, ...)` builds it.
+    """Register `entrypoint` with timm under its name, so that `timm.create_model(name, ...)` builds it.
 
-    timm hands every entrypoint four arguments about pretrained weights, of which we have none; they are taken here, so
-    that an entrypoint's own signature lists exactly what a user may set.
+    timm passes four arguments about pretrained weights to every entrypoint. They are accepted here, so that the
+    signature of `entrypoint` lists only the options of the user.
 
     Raises:
-        UserError: from the registered function, if pretrained weights are asked for.
+        UserError: from the registered function, if pretrained weights are asked for; there are none.
     """
 
     @wraps(entrypoint)
@@ -30,7 +30,7 @@ def register(entrypoint: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 
 
 def is_ours(name: str) -> bool:
-    """Whether timm's entry of that name is defined in this package."""
+    """Whether the network of that name is defined in this package."""
     return timm.models.model_entrypoint(name).__module__.startswith(f"{__package__}.")
 
 

@@ -3,12 +3,20 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_fa.networks.parts import Chain, ImageSize, activation_named, choice, height_and_width, initialised, layers
+from lit_fa.networks.parts import (
+    BlockNetwork,
+    ImageSize,
+    activation_named,
+    choice,
+    height_and_width,
+    initialised,
+    layers,
+)
 from lit_fa.networks.registry import register
 
 
 class PadShortcut(nn.Module):
-    """Option A: every second pixel, and zeros for the new channels, half before and half after; no weights."""
+    """Option A: every second pixel, and zeros for the new channels, half before and half after the old; no weights."""
 
     def __init__(self, in_chans: int, out_chans: int, stride: int) -> None:
         super().__init__()
@@ -30,9 +38,10 @@ SHORTCUTS = {"A": PadShortcut, "B": projection_shortcut}
 
 
 class ResidualBlock(nn.Module):
-    """act(norm(conv(act(norm(conv(x))))) + shortcut(x)); the shortcut is the identity where the shape stays.
+    """act(norm(conv(act(norm(conv(x))))) + shortcut(x)); the shortcut is the identity if the shape does not change.
 
-    One module, so that a cut after it cuts both branches: credit cannot reach an earlier block through the shortcut.
+    It is one module, so a stop-gradient after it blocks both branches: no error reaches an earlier block through the
+    shortcut.
     """
 
     def __init__(self, in_chans: int, out_chans: int, stride: int, activation: str, shortcut: str) -> None:
@@ -56,7 +65,7 @@ class ResidualBlock(nn.Module):
 
 def residual_network(
     n: int, num_classes: int, in_chans: int, img_size: ImageSize, *, activation: str, shortcut: str, init: str
-) -> Chain:
+) -> BlockNetwork:
     """A stem, 3 n residual blocks of widths 16, 32, 64, the mean over the map, the head."""
     height_and_width("a residual network", img_size, at_least=4)
     stem = layers(
@@ -71,7 +80,7 @@ def residual_network(
             blocks.append(ResidualBlock(width, stage, stride, activation, shortcut))
             width = stage
     head = layers(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), linear=nn.Linear(64, num_classes))
-    return initialised(Chain(blocks, head, num_classes), init)
+    return initialised(BlockNetwork(blocks, head, num_classes), init)
 
 
 @register
@@ -83,7 +92,7 @@ def resnet20_cifar(
     activation: str = "relu",
     shortcut: str = "A",
     init: str = "default",
-) -> Chain:
+) -> BlockNetwork:
     """ResNet-20 (n = 3): 0.27 M weights.
 
     Args:
@@ -91,7 +100,7 @@ def resnet20_cifar(
         in_chans: channels of the images.
         img_size: side, or (height, width), at least 4 pixels.
         activation: name, see `parts.ACTIVATIONS`.
-        shortcut: where the shape changes, `A` pads with zeros (the paper's CIFAR networks), `B` projects (1x1).
+        shortcut: if the shape changes, `A` pads with zeros (the paper's CIFAR networks), `B` projects (1x1).
         init: `default`, `xavier` or `kaiming` (the paper's), see `parts.INITS`.
     """
     options = {"activation": activation, "shortcut": shortcut, "init": init}
@@ -107,7 +116,7 @@ def resnet32_cifar(
     activation: str = "relu",
     shortcut: str = "A",
     init: str = "default",
-) -> Chain:
+) -> BlockNetwork:
     """ResNet-32 (n = 5): 0.46 M weights. Arguments as for `resnet20_cifar`."""
     options = {"activation": activation, "shortcut": shortcut, "init": init}
     return residual_network(5, num_classes, in_chans, img_size, **options)
@@ -122,7 +131,7 @@ def resnet56_cifar(
     activation: str = "relu",
     shortcut: str = "A",
     init: str = "default",
-) -> Chain:
+) -> BlockNetwork:
     """ResNet-56 (n = 9): 0.85 M weights. Arguments as for `resnet20_cifar`."""
     options = {"activation": activation, "shortcut": shortcut, "init": init}
     return residual_network(9, num_classes, in_chans, img_size, **options)

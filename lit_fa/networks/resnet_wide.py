@@ -1,23 +1,32 @@
-"""ResNet-18 and ResNet-50 for small images: He et al. 2016's stages of 64 to 512 channels behind a small stem.
+"""ResNet-18 and ResNet-50 for small images: He et al. 2016's stages of 64 to 512 channels after a small stem.
 
-Instead of the 7 x 7 stem of stride two and the pool a 3 x 3 convolution, of stride one below 64 pixels and of two from
-there on: 28, 32 and 64 pixels all leave maps of 4 x 4 behind the last stage. Papers on CIFAR and on federated
-learning mean this by ResNet-18. With BatchNorm, or with GroupNorm, which knows no running statistics to average.
+The stem is a 3 x 3 convolution in place of the 7 x 7 convolution of stride two and the pool. Its stride is one below 64
+pixels and two from 64 pixels on, so that 28, 32 and 64 pixels all give maps of 4 x 4 after the last stage. Papers on
+CIFAR and on federated learning call this ResNet-18. The normalisation is BatchNorm or GroupNorm; the latter has no
+running statistics to average.
 """
 
 from functools import partial
 
 from torch import Tensor, nn
 
-from lit_fa.networks.parts import Chain, ImageSize, activation_named, choice, height_and_width, initialised, layers
+from lit_fa.networks.parts import (
+    BlockNetwork,
+    ImageSize,
+    activation_named,
+    choice,
+    height_and_width,
+    initialised,
+    layers,
+)
 from lit_fa.networks.registry import register
 
 NORMS = {"batch": nn.BatchNorm2d, "group": partial(nn.GroupNorm, 32)}
-WIDE = 64  # pixels from which the stem halves the image
+WIDE = 64  # from this size on the stem halves the image
 
 
 class Residual(nn.Module):
-    """act(branch(x) + shortcut(x)), where a shortcut projects if the shape changes."""
+    """act(branch(x) + shortcut(x)); the shortcut projects if the shape changes."""
 
     def __init__(self, branch: nn.Sequential, shortcut: nn.Module, activation: str) -> None:
         super().__init__()
@@ -42,7 +51,7 @@ def basic(in_chans: int, width: int, stride: int, norm: str, activation: str) ->
 
 
 def bottleneck(in_chans: int, width: int, stride: int, norm: str, activation: str) -> Residual:
-    """1x1, 3x3 (with the stride) and 1x1 convolutions; to four times `width` channels."""
+    """1x1, 3x3 (with the stride) and 1x1 convolutions to four times `width` channels."""
     make = NORMS[norm]
     branch = layers(
         conv1=nn.Conv2d(in_chans, width, 1, bias=False),
@@ -58,13 +67,13 @@ def bottleneck(in_chans: int, width: int, stride: int, norm: str, activation: st
 
 
 def shortcut(in_chans: int, out_chans: int, stride: int, norm: str) -> nn.Module:
-    """The identity, or a normalised 1x1 convolution where the shape changes."""
+    """The identity, or a normalised 1x1 convolution if the shape changes."""
     if stride == 1 and in_chans == out_chans:
         return nn.Identity()
     return layers(conv=nn.Conv2d(in_chans, out_chans, 1, stride, bias=False), norm=NORMS[norm](out_chans))
 
 
-def wide_network(block, expansion: int, depths: tuple[int, ...], options: dict) -> Chain:
+def wide_network(block, expansion: int, depths: tuple[int, ...], options: dict) -> BlockNetwork:
     """Stem, four stages, the mean over the map, the head."""
     norm, activation = options["norm"], options["activation"]
     size = height_and_width("a ResNet", options["img_size"], at_least=16)
@@ -77,7 +86,7 @@ def wide_network(block, expansion: int, depths: tuple[int, ...], options: dict) 
             blocks.append(block(width, 64 << stage, 2 if stage and not number else 1, norm, activation))
             width = expansion * (64 << stage)
     head = layers(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), linear=nn.Linear(width, options["num_classes"]))
-    return initialised(Chain(blocks, head, options["num_classes"]), options["init"])
+    return initialised(BlockNetwork(blocks, head, options["num_classes"]), options["init"])
 
 
 @register
@@ -89,7 +98,7 @@ def resnet18_small(
     activation: str = "relu",
     norm: str = "batch",
     init: str = "default",
-) -> Chain:
+) -> BlockNetwork:
     """ResNet-18 for images of 28 to 64 pixels: 11.2 M weights.
 
     Args:
@@ -112,6 +121,6 @@ def resnet50_small(
     activation: str = "relu",
     norm: str = "batch",
     init: str = "default",
-) -> Chain:
+) -> BlockNetwork:
     """ResNet-50 for images of 28 to 64 pixels: 23.5 M weights. Arguments as for `resnet18_small`."""
     return wide_network(bottleneck, 4, (3, 4, 6, 3), locals())

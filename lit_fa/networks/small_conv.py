@@ -1,10 +1,10 @@
-"""Small convolutional networks: BioTorch's two LeNets, the SSA line's two of three convolutions, FLFA's of two."""
+"""Small convolutional networks: BioTorch's two LeNets, SSA's two of three convolutions, FLFA's of two."""
 
 from torch import nn
 
 from lit_fa.errors import UserError
 from lit_fa.networks.parts import (
-    Chain,
+    BlockNetwork,
     ImageSize,
     activation_named,
     conv_block,
@@ -25,19 +25,19 @@ def lenet(
     activation: str = "relu",
     bias: bool = True,
     init: str = "default",
-) -> Chain:
+) -> BlockNetwork:
     """LeNet-5 as BioTorch trains it on (Fashion-)MNIST: convolutions 6-16-120 of 5x5, then 84 units (61,706 weights).
 
-    Its tables resize images to 32 x 32. Images of 28 x 28 get two pixels of padding in the first convolution instead,
-    after which all maps have the same sizes.
+    Its tables resize images to 32 x 32. Here images of 28 x 28 have two pixels of padding in the first convolution,
+    which gives maps of the same sizes.
 
     Args:
         num_classes: number of logits.
         in_chans: channels of the images.
         img_size: 28 or 32.
         activation: name, see `parts.ACTIVATIONS`.
-        bias: whether convolutions and linear layers have one.
-        init: `default`, `xavier` (BioTorch, which also sets every bias to one; we do not) or `kaiming`.
+        bias: whether convolutions and linear layers have a bias.
+        init: `default`, `xavier` (as BioTorch, which also sets every bias to one; we do not) or `kaiming`.
 
     Raises:
         UserError: for another image size or an unknown name.
@@ -53,7 +53,7 @@ def lenet(
         conv_block(16, 120, kernel=5, padding=0, **common),
         linear_block(120, 84, **common),
     ]
-    return initialised(Chain(blocks, nn.Linear(84, num_classes, bias=bias), num_classes), init)
+    return initialised(BlockNetwork(blocks, nn.Linear(84, num_classes, bias=bias), num_classes), init)
 
 
 @register
@@ -65,7 +65,7 @@ def lenet_wide(
     activation: str = "relu",
     bias: bool = True,
     init: str = "default",
-) -> Chain:
+) -> BlockNetwork:
     """BioTorch's LeNet for CIFAR-10: convolutions 32-64-128 of 3x3 without padding, each with a pool, then 256 units.
 
     The first two pools are maxima over 2x2, the last is the mean over the map. Arguments as for `lenet`; any image of
@@ -79,7 +79,7 @@ def lenet_wide(
         conv_block(64, 128, padding=0, pool=nn.AdaptiveAvgPool2d(1), **common),
         linear_block(128, 256, **common),
     ]
-    return initialised(Chain(blocks, nn.Linear(256, num_classes, bias=bias), num_classes), init)
+    return initialised(BlockNetwork(blocks, nn.Linear(256, num_classes, bias=bias), num_classes), init)
 
 
 def three_convolutions(
@@ -93,8 +93,8 @@ def three_convolutions(
     batch_norm: bool,
     bias: bool,
     init: str,
-) -> Chain:
-    """Three 3x3 convolutions of the given widths, the map averaged to 2x2, one linear layer of `units`, the head."""
+) -> BlockNetwork:
+    """Three 3x3 convolutions of the given widths, a mean to 2x2, one linear layer of `units`, the head."""
     height_and_width("a network of three convolutions", img_size, at_least=4)
     common = {"bias": bias, "batch_norm": batch_norm, "activation": activation}
     first, second, third = widths
@@ -104,7 +104,7 @@ def three_convolutions(
         conv_block(second, third, pool=nn.AdaptiveAvgPool2d(2), **common),
         linear_block(4 * third, units, **common),
     ]
-    return initialised(Chain(blocks, nn.Linear(units, num_classes, bias=bias), num_classes), init)
+    return initialised(BlockNetwork(blocks, nn.Linear(units, num_classes, bias=bias), num_classes), init)
 
 
 @register
@@ -117,19 +117,19 @@ def conv3_32_64_128(
     batch_norm: bool = True,
     bias: bool = True,
     init: str = "default",
-) -> Chain:
-    """The small network of the SSA line (LLS-DNN's SmallConv): 3x3 convolutions 32-64-128, then 512 units.
+) -> BlockNetwork:
+    """The small network of SSA's authors (LLS-DNN's SmallConv): 3x3 convolutions 32-64-128, then 512 units.
 
     Convolution, batch normalisation, leaky ReLU; maximum over 2x2 after the first two, mean to 2x2 after the third;
-    the linear layer of 512 is normalised as well. 0.36 M weights. Arguments as for `lenet`, and:
+    the linear layer of 512 is normalised as well. 0.36 M weights.
 
     Args:
         num_classes: number of logits.
         in_chans: channels of the images.
         img_size: at least 4.
         activation: name, see `parts.ACTIVATIONS`.
-        batch_norm: whether all layers but the head are normalised (their bias is then left out).
-        bias: whether layers that are not normalised have one.
+        batch_norm: whether all layers except the head are normalised (then they have no bias).
+        bias: whether layers without normalisation have a bias.
         init: `default`, `xavier` or `kaiming`.
     """
     options = {"activation": activation, "batch_norm": batch_norm, "bias": bias, "init": init}
@@ -146,8 +146,8 @@ def conv3_96_192_512(
     batch_norm: bool = True,
     bias: bool = True,
     init: str = "default",
-) -> Chain:
-    """The wide sibling of `conv3_32_64_128` (LLS-DNN's SmallConvL): convolutions 96-192-512, then 1024 units; 3.2 M."""
+) -> BlockNetwork:
+    """The wider form of `conv3_32_64_128` (LLS-DNN's SmallConvL): convolutions 96-192-512, then 1024 units; 3.2 M."""
     options = {"activation": activation, "batch_norm": batch_norm, "bias": bias, "init": init}
     return three_convolutions((96, 192, 512), 1024, num_classes, in_chans, img_size, **options)
 
@@ -161,18 +161,18 @@ def conv2_group_norm(
     activation: str = "relu",
     groups: int = 8,
     init: str = "default",
-) -> Chain:
-    """The small network of FLFA's laboratory: two 3x3 convolutions of 32, each normalised and pooled, then 256 units.
+) -> BlockNetwork:
+    """The small network of FLFA's authors: two 3x3 convolutions of 32, each normalised and pooled, then 256 units.
 
-    0.54 M weights for 32 x 32 pixels. GroupNorm has no running statistics, so that clients can be stacked and the
-    server averages nothing but weights. Kernel and groups are assumed.
+    0.54 M weights for 32 x 32 pixels. GroupNorm has no running statistics, so clients can be stacked, and the server
+    averages only weights. Kernel size and number of groups are assumed.
 
     Args:
         num_classes: number of logits.
         in_chans: channels of the images.
         img_size: at least 4.
         activation: name, see `parts.ACTIVATIONS`.
-        groups: of each normalisation; 32 must be a multiple.
+        groups: of each normalisation; a divisor of 32.
         init: `default`, `xavier` or `kaiming`.
 
     Raises:
@@ -191,4 +191,4 @@ def conv2_group_norm(
         for channels in (in_chans, 32)
     ]
     blocks.append(linear_block(32 * (height // 4) * (width // 4), 256, activation=activation))
-    return initialised(Chain(blocks, nn.Linear(256, num_classes), num_classes), init)
+    return initialised(BlockNetwork(blocks, nn.Linear(256, num_classes), num_classes), init)

@@ -1,4 +1,4 @@
-"""Encoders of the transformers package with a classification head, as modules of one tensor."""
+"""Encoders of transformers with a classification head, as modules that take one tensor."""
 
 import inspect
 import os
@@ -9,11 +9,11 @@ from importlib.resources import files
 import torch
 from torch import Tensor, nn
 
-from lit_fa.errors import UserError, nearest
-from lit_fa.networks.weights import read_out_name
+from lit_fa.errors import UserError, nearest, one_line
+from lit_fa.networks.weights import head_name
 
 PREFIX = "transformers/"
-# what the families call the same thing
+# names of the same options in different families of models
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 DROPOUTS += ("dropout", "attention_dropout", "seq_classif_dropout")
 POSITIONS = "max_position_embeddings"
@@ -23,7 +23,7 @@ class TextNetwork(nn.Module):
     """A sequence classifier of transformers, from one tensor (n, 3, T) to logits (n, c).
 
     The three rows of a text are its token ids, its attention mask (1 for a token, 0 for padding) and its token types,
-    which reach the model only if it tells types apart.
+    which are passed only to models that use them.
 
     Args:
         model: from `AutoModelForSequenceClassification`.
@@ -44,21 +44,21 @@ class TextNetwork(nn.Module):
 
     @property
     def vocabulary(self) -> int:
-        """How many token ids there are."""
+        """Number of token ids."""
         return self.model.config.vocab_size
 
     def token_mask(self, inputs: Tensor) -> Tensor:
-        """(n, T): 1 where a token stands, 0 for padding."""
+        """The mask (n, T) of inputs (n, 3, T): 1 for tokens, 0 for padding."""
         return inputs[:, 1]
 
     @property
     def longest(self) -> int | None:
-        """Tokens of the longest text that it takes; None: there is no limit."""
+        """Largest number of tokens of a text; None: no limit."""
         positions = getattr(self.model.config, POSITIONS, None)
         return None if positions is None else positions - _reserved(self.model.config)
 
     def example(self, n: int = 2, length: int = 4) -> Tensor:
-        """(n, 3, length) a batch that the network can take; zeros would be texts without a token."""
+        """A valid batch (n, 3, length); zeros would be texts without a token."""
         after_padding = (self.model.config.pad_token_id or 0) + torch.arange(1, length + 1, device=self.model.device)
         ids = after_padding.remainder(self.vocabulary).expand(n, -1)
         return torch.stack([ids, torch.ones_like(ids), torch.zeros_like(ids)], 1)
@@ -76,17 +76,17 @@ def text_network(
     """Build the encoder `name` with a fresh head of `num_classes` outputs.
 
     Args:
-        name: ``transformers/`` and a model's name at the hub, a folder, a folder inside an installed package
+        name: ``transformers/`` followed by a model's name at the hub, a folder, a folder inside an installed package
             (``package:<name>/<folder>``), or a kind of model (bert, distilbert, ...).
-        num_classes: number of logits; 1 for a number to predict.
-        image_shape: (3, largest length of a text), what the data say.
-        pretrained: load the model's weights; else its configuration alone counts, and weights are drawn.
-        dropout: one rate for all of the model's dropouts.
-        max_positions: longest text, special tokens included.
-        changes: of the configuration, by the names that the model's family gives its entries.
+        num_classes: number of logits; 1 for regression.
+        image_shape: (3, largest length of a text), from the data.
+        pretrained: load the model's weights; otherwise only its configuration is used and the weights are initialised.
+        dropout: one rate for all dropouts of the model.
+        max_positions: largest number of tokens of a text, including special tokens.
+        changes: of entries of the model's configuration.
 
     Raises:
-        UserError: transformers is missing, an unknown name or entry, no weights, shapes that do not fit.
+        UserError: transformers is missing, an unknown name or entry, no weights, or shapes that do not fit.
     """
     if len(image_shape) != 2 or image_shape[0] != 3:
         raise UserError(
@@ -111,7 +111,7 @@ def _transformers():
 
 
 def _configuration(name: str) -> tuple[object, str | None]:
-    """The model's configuration, and where its weights are; a mere kind of model has none."""
+    """The model's configuration and the location of its weights, which is None for a kind of model."""
     transformers, source = _transformers(), name.removeprefix(PREFIX)
     kinds = transformers.models.auto.configuration_auto.CONFIG_MAPPING_NAMES
     if source in kinds and not os.path.isdir(source):
@@ -127,7 +127,7 @@ def _configuration(name: str) -> tuple[object, str | None]:
 
 
 def _located(source: str) -> str:
-    """A folder, where the source is one: in ``package:<name>/<folder>`` that of an installed package."""
+    """The source with ~ expanded, or the folder of an installed package for ``package:<name>/<folder>``."""
     if not source.startswith("package:"):
         return os.path.expanduser(source)
     package, _, folder = source.removeprefix("package:").partition("/")
@@ -135,7 +135,7 @@ def _located(source: str) -> str:
 
 
 def _reserved(config: object) -> int:
-    """Positions that no token of a text takes: RoBERTa and its kin count from behind the padding id."""
+    """Number of positions that are not used by tokens: RoBERTa and related models count from the padding id on."""
     counts_from_padding = config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
     return config.pad_token_id + 1 if counts_from_padding else 0
 
@@ -150,15 +150,15 @@ def _apply(config: object, name: str, changes: dict, num_classes: int) -> None:
     try:
         for entry, value in {**changes, "num_labels": num_classes}.items():
             setattr(config, entry, value)
-    except Exception as error:  # each family checks its entries with errors of its own
-        raise UserError(f"{name}: {_one_line(error)}") from error
+    except Exception as error:  # the families of models raise different exceptions
+        raise UserError(f"{name}: {one_line(error)}") from error
 
 
 def _drawn(name: str, config: object) -> nn.Module:
     try:
         return _transformers().AutoModelForSequenceClassification.from_config(config).float()
-    except Exception as error:  # sizes that do not divide, families without such a head: each its own kind
-        raise UserError(f"{name} cannot be built: {_one_line(error)}") from error
+    except Exception as error:  # sizes that do not divide, models without such a head: different exceptions
+        raise UserError(f"{name} cannot be built: {one_line(error)}") from error
 
 
 def _with_weights(name: str, source: str | None, config: object) -> nn.Module:
@@ -167,20 +167,20 @@ def _with_weights(name: str, source: str | None, config: object) -> nn.Module:
     auto = _transformers().AutoModelForSequenceClassification
     try:
         with _silence():
-            # the weights' own dtype may be a half
+            # the weights may be stored in half precision
             model, report = auto.from_pretrained(
                 source, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True,
                 trust_remote_code=False,
             )  # fmt: skip
-    except Exception as error:  # files, the network: each its own kind
-        raise UserError(f"the weights of {name} do not load: {_one_line(error)}") from error
+    except Exception as error:  # files and network raise different exceptions
+        raise UserError(f"the weights of {name} do not load: {one_line(error)}") from error
     _check_sizes(name, model, report["mismatched_keys"])
-    return model.train()  # they come in evaluation mode, which Lightning would keep
+    return model.train()  # the model is in evaluation mode after loading, which Lightning would keep
 
 
 def _check_sizes(name: str, model: nn.Module, mismatched: set[tuple[str, torch.Size, torch.Size]]) -> None:
-    """A head of other classes is drawn anew; any other size must be the weights' own."""
-    head = read_out_name(model.state_dict())
+    """Refuse weights of other shapes, except for the head, which is freshly initialised for other classes."""
+    head = head_name(model.state_dict())
     other = sorted(f"{key} is {tuple(a)}, not {tuple(b)}" for key, a, b in mismatched if key.rpartition(".")[0] != head)
     if other:
         remedy = "leave out of network_args what changes a size, or set pretrained: false"
@@ -189,7 +189,7 @@ def _check_sizes(name: str, model: nn.Module, mismatched: set[tuple[str, torch.S
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """No bar, and no report that the head is new."""
+    """Within the block, transformers shows no progress bar and no report about the new head."""
     logging = _transformers().logging
     level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -200,7 +200,3 @@ def _silence() -> Iterator[None]:
         logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

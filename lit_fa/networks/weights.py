@@ -1,4 +1,4 @@
-"""Weights from a file into a network, all of them but a read-out of another number of classes."""
+"""Loads weights from a file into a network; a head for another number of classes is not loaded."""
 
 import logging
 from collections.abc import Mapping
@@ -17,33 +17,33 @@ def load_weights(network: nn.Module, path: str | Path) -> list[str]:
     """Copy the tensors of `path` into `network`, in place.
 
     Args:
-        network: as it was when the file was written, but for the read-out, which may have another number of classes:
-            then it keeps its own draw.
+        network: the network of the file. If the number of classes differs, the head is not changed, so it keeps its
+            fresh initialisation.
         path: a state dictionary, or a checkpoint of `lit-fa fit`.
 
     Returns:
-        Names of the tensors that were left as they are.
+        Names of the tensors that were not loaded.
 
     Raises:
         UserError: no such file, no weights in it, or weights of another network.
     """
-    found, own = read_weights(path), network.state_dict()
-    missing = [name for name in own if name not in found]
+    stored, own = read_weights(path), network.state_dict()
+    missing = [name for name in own if name not in stored]
     if missing:
         raise UserError(
             f"weights {path}: no tensor for {_shown(missing)} of the network: is it another network's file?"
         )
-    other = [name for name, tensor in own.items() if tensor.shape != found[name].shape]
-    if other and not _is_read_out(other, own, found):
-        shapes = [f"{name} is {tuple(found[name].shape)}, not {tuple(own[name].shape)}" for name in other[:3]]
+    other = [name for name, tensor in own.items() if tensor.shape != stored[name].shape]
+    if other and not _is_head(other, own, stored):
+        shapes = [f"{name} is {tuple(stored[name].shape)}, not {tuple(own[name].shape)}" for name in other[:3]]
         raise UserError(f"weights {path} do not fit: {'; '.join(shapes)}: give the network the sizes of the file")
-    network.load_state_dict({name: found[name] for name in own if name not in other}, strict=False)
-    log.info("weights of %s%s", path, f"; {', '.join(other)} drawn anew for other classes" if other else "")
+    network.load_state_dict({name: stored[name] for name in own if name not in other}, strict=False)
+    log.info("weights of %s%s", path, f"; {', '.join(other)} freshly initialised for other classes" if other else "")
     return other
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Name to tensor, without the prefixes that a checkpoint adds.
+    """Name to tensor of a weights file, without the prefixes of a checkpoint.
 
     Raises:
         UserError: see `load_weights`.
@@ -58,20 +58,20 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
     tensors = {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
     if not tensors:
-        raise UserError(f"weights {path} hold no tensors: a state dictionary is expected")
+        raise UserError(f"weights {path} contain no tensors: a state dictionary is expected")
     prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in tensors)), "")
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def read_out_name(tensors: Mapping[str, Tensor]) -> str:
-    """The layer of a network's last tensor of numbers: in every network of timm and transformers its classifier."""
+def head_name(tensors: Mapping[str, Tensor]) -> str:
+    """The layer of the last floating-point tensor: in every network of timm and transformers the classifier."""
     return [name for name, tensor in tensors.items() if tensor.is_floating_point()][-1].rpartition(".")[0]
 
 
-def _is_read_out(names: list[str], own: dict[str, Tensor], found: dict[str, Tensor]) -> bool:
-    """Whether all of them are of one layer, the network's last, and differ in the number of units alone."""
+def _is_head(names: list[str], own: dict[str, Tensor], stored: dict[str, Tensor]) -> bool:
+    """Whether all tensors belong to the network's last layer and differ only in the number of units."""
     layers = {name.rpartition(".")[0] for name in names}
-    return layers == {read_out_name(own)} and all(own[name].shape[1:] == found[name].shape[1:] for name in names)
+    return layers == {head_name(own)} and all(own[name].shape[1:] == stored[name].shape[1:] for name in names)
 
 
 def _shown(names: list[str]) -> str:

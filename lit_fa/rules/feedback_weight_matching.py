@@ -147,7 +147,7 @@ class FeedbackWeightMatching(DirectFeedbackAlignment):
         found = [dense_weight(network.get_submodule(name)) for name in reversed(link)]
         return torch.linalg.multi_dot(found) if len(found) > 1 else found[0].clone() if found else None
 
-    def _solve(self, weights: matching.Chain) -> list[Tensor]:
+    def _solve(self, weights: matching.Weights) -> list[Tensor]:
         drawn = [direct.weight.flatten(1).t().double() for direct in self.feedback.values()]
         if self.solver == "random":
             return drawn
@@ -195,7 +195,7 @@ class FeedbackWeightMatching(DirectFeedbackAlignment):
         dealt = token_shares(mask, self.tokens).square().sum(1).mean()
         return (delta.square().sum(1).mean() / dealt).sqrt()
 
-    def _figures(self, weights: matching.Chain, matched: list[Tensor], feedback: list[Tensor]) -> dict[str, float]:
+    def _figures(self, weights: matching.Weights, matched: list[Tensor], feedback: list[Tensor]) -> dict[str, float]:
         figures = {"match/residual/overall": matching.relative_residual(weights, matched)}
         eps = max(torch.finfo(W.dtype).eps for W in weights if W is not None)
         above = [*feedback[1:], torch.eye(feedback[-1].shape[1]).to(feedback[-1])]

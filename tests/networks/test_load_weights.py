@@ -72,5 +72,5 @@ def test_what_holds_no_weights_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         load_weights(mlp(), tmp_path / "text.pt")
     torch.save({"epoch": 3}, tmp_path / "empty.pt")
-    with pytest.raises(UserError, match="hold no tensors"):
+    with pytest.raises(UserError, match="contain no tensors"):
         load_weights(mlp(), tmp_path / "empty.pt")
