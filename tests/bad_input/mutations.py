@@ -44,7 +44,7 @@ def change(node: Any, last: Any, draw: random.Random, kinds: tuple) -> None:
     elif how == "double" and isinstance(node, list):
         node.append(node[last])
     else:
-        node[last] = draw.choice(kinds)
+        node[last] = copy.deepcopy(draw.choice(kinds))  # later changes are for this draw alone
 
 
 def as_yaml(data: Any, draw: random.Random) -> bytes:
