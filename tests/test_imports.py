@@ -42,7 +42,7 @@ ALLOWED = {
     ],
     "lit_fa/reports": [
         *SHELL,
-        *("yaml", "jinja2", "markupsafe", "markdown_it", "latex2mathml"),
+        *("yaml", "jinja2", "markupsafe", "markdown_it", "mdit_py_plugins", "latex2mathml"),
         *("lit_fa.provenance", "lit_fa.spec", "lit_fa.results"),
     ],
     "lit_fa/sweeps": [

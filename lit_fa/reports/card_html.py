@@ -1,8 +1,7 @@
 """A card in HTML: what its author wrote, cut at the places of its tables; formulas become MathML."""
 
 import re
-import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from os.path import relpath
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,13 +9,12 @@ from urllib.parse import urlsplit
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup, escape
+from mdit_py_plugins.dollarmath import dollarmath_plugin
 
 from lit_fa.reports.card import read_card
 from lit_fa.reports.formulas import mathml
 
 _TABLE = re.compile(r"^[ \t]*<!-- table:([^\n]+):begin -->[ \t]*$.*?^[ \t]*<!-- table:\1:end -->[ \t]*$", re.S | re.M)
-_FORMULA = re.compile(r"\$\$(?P<block>.+?)\$\$|(?<![\w$\\])\$(?P<inline>[^$\s](?:[^$\n]*[^$\s])?)\$(?![\w$])", re.S)
-_CODE = re.compile(r"```.*?```|`[^`\n]+`", re.S)
 _SCHEMES = ("http", "https", "mailto")
 
 
@@ -42,61 +40,29 @@ def story(card: Path, folder: Path) -> tuple[str, list[tuple[str, Markup]]]:
     return title, [(kind, part) for kind, part in shown if part]
 
 
-class _Formulas:
-    """The formulas of a text, each waiting as a word that Markdown leaves alone and that nobody can guess."""
-
-    def __init__(self) -> None:
-        self.name = f"FORMULA{secrets.token_hex(8)}N"
-        self.word = re.compile(rf"{self.name}(\d+)END")
-        self.kept: list[tuple[str, str]] = []  # as written, as HTML
-
-    def keep(self, found: re.Match) -> str:
-        """Puts a formula by; one that cannot be read stays as it is written."""
-        block = found.group("block")
-        math = mathml((block or found.group("inline")).strip(), block=bool(block))
-        if math is None:
-            return found.group()
-        self.kept.append((found.group(), f'<span class="formula">{math}</span>' if block else math))
-        return f"{self.name}{len(self.kept) - 1}END"
-
-    def as_written(self, text: str) -> str:
-        """The text with its formulas as they were: in code, in an address, in a title."""
-        return self.word.sub(lambda found: self.kept[int(found.group(1))][0], text)
-
-    def drawn(self, token: Token) -> Iterator[Token]:
-        """A text as tokens, its formulas as HTML."""
-        for i, part in enumerate(self.word.split(token.content)):  # words and numbers alternate
-            kind, content = ("html_inline", self.kept[int(part)][1]) if i % 2 else ("text", part)
-            if content:
-                yield Token(kind, "", 0, content=content, level=token.level)
-
-
 def _html(markdown: str, home: Path, folder: Path) -> Markup:
     """Markdown without raw HTML and images; links lead to files beside the card or to the web."""
-    formulas = _Formulas()
-    source = _outside_code(markdown, lambda text: _FORMULA.sub(formulas.keep, text))
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
-    tokens = parser.parse(source)
+    parser.use(dollarmath_plugin, allow_labels=False, allow_space=False, allow_digits=False, double_inline=True)
+    for kind in ("math_inline", "math_inline_double", "math_block"):
+        parser.add_render_rule(kind, _formula)
+    tokens = parser.parse(markdown)
     for token in tokens:
-        if token.children is None:
-            token.content, token.info = formulas.as_written(token.content), formulas.as_written(token.info)
-        else:
-            token.children = list(_inline(token.children, formulas, home, folder))
+        token.children = [child for child in token.children or () if child.type != "image"]
+        for child in token.children:
+            if "href" in child.attrs:
+                child.attrs["href"] = _address(str(child.attrs["href"]), home, folder)
     html = parser.renderer.render(tokens, parser.options, {})
     html = html.replace("<table>", '<div class="scroll" tabindex="0"><table>').replace("</table>", "</table></div>")
     return Markup(html.strip())
 
 
-def _inline(children: list[Token], formulas: _Formulas, home: Path, folder: Path) -> Iterator[Token]:
-    for child in children:
-        child.attrs = {name: formulas.as_written(str(value)) for name, value in child.attrs.items()}
-        if child.type == "text":
-            yield from formulas.drawn(child)
-        elif child.type != "image":
-            child.content = formulas.as_written(child.content)
-            if "href" in child.attrs:
-                child.attrs["href"] = _address(str(child.attrs["href"]), home, folder)
-            yield child
+def _formula(_renderer: object, tokens: Sequence[Token], index: int, *_: object) -> str:
+    """A formula as MathML; one that cannot be read stays as it is written."""
+    token, block = tokens[index], tokens[index].markup == "$$"
+    math = mathml(token.content.strip(), block=block) or escape(f"{token.markup}{token.content}{token.markup}")
+    html = f'<span class="formula">{math}</span>' if block else str(math)
+    return f"<p>{html}</p>\n" if token.block else html
 
 
 def _address(target: str, home: Path, folder: Path) -> str:
@@ -113,11 +79,3 @@ def _address(target: str, home: Path, folder: Path) -> str:
 def local(path: Path) -> str:
     """A relative path as an address: with `./` before it, no part of it is taken for a scheme."""
     return path.as_posix() if path.parts[:1] == ("..",) else f"./{path.as_posix()}"
-
-
-def _outside_code(markdown: str, change: Callable[[str], str]) -> str:
-    parts, since = [], 0
-    for code in _CODE.finditer(markdown):
-        parts += [change(markdown[since : code.start()]), code.group()]
-        since = code.end()
-    return "".join([*parts, change(markdown[since:])])

@@ -185,6 +185,12 @@ def test_a_formula_is_known_elements_or_stays_as_it_is_written(tmp_path):
     assert html.startswith("<p>FORMULA0END <math ")
     assert "<code>FORMULA1END $y$</code>" in html
     assert 'href="./a$z$b"' in html
+    (tmp_path / "README.md").write_text("$$\n\\left( <b>\n$$\n\nand $\\left( <i>$, $$\\frac{<s>}{2}$$\n")
+    _, [(_, html)] = story(tmp_path / "README.md", tmp_path)
+    assert "$$\n\\left( &lt;b&gt;\n$$" in html
+    assert "$\\left( &lt;i&gt;$" in html
+    assert html.count("<math") == 1
+    assert not re.search("<[bis]>", html)
 
 
 @pytest.mark.parametrize("text", ["$\\frac", "$\\frac$", "${$", "$x", "a $\\badcommand$ b", "$" * 3])
