@@ -1,4 +1,4 @@
-"""How a rule gets into a network that it did not write: feedback layers, cuts, and the coverage check."""
+"""How a rule is installed in a network: feedback layers, stop-gradients at block boundaries, and the coverage check."""
 
 from lit_fa.layers.coverage import Coverage, coverage, whose
 from lit_fa.layers.exact import exact_layers

@@ -1,8 +1,8 @@
-"""Auxiliary networks: what a local loss reads a block's output with.
+"""Auxiliary networks, through which a local loss reads the output of a block.
 
-A local loss sees a block's output as features: a vector (d), tokens (t, d) averaged to one, or a map (c, h, w). A
-Flatten that ends a block is undone, since what it flattened is the map. Letters: n batch, t tokens, d features,
-c channels, h height, w width.
+The features of a block's output are a vector (d), tokens (t, d) averaged to one vector, or a map (c, h, w). If a block
+ends with Flatten, the features are the map before it. Letters: n batch, t tokens, d features, c channels, h height, w
+width.
 """
 
 import copy
@@ -28,13 +28,14 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Unit:
-    """A block as a local loss sees it.
+    """Description of a block for a local loss.
 
     Attributes:
-        name: of the module that ends it.
-        shape: of its output's features, (d) or (c, h, w).
-        copied: (d) or (c, h, w), what a copy of it has: where a map was pooled away, that of its last convolution.
-        activation: the first activation that runs in it, ReLU where none is known.
+        name: of the module that ends the block.
+        shape: of the features of its output, (d) or (c, h, w).
+        copied: shape (d) or (c, h, w) of a copy of the block: if the block pools its map to a vector, that of its last
+            convolution.
+        activation: the first activation that runs in it; ReLU if there is none.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Unit:
     activation: nn.Module
 
     def features(self, output: Tensor, channels: str = "first") -> Tensor:
-        """(n, ...) output of the block to its features, (n, d) or (n, c, h, w)."""
+        """The features (n, d) or (n, c, h, w) of an output (n, ...) of the block."""
         if output.ndim == 4:
             return output.movedim(-1, 1) if channels == "last" else output
         if output.ndim == 3:
@@ -52,19 +53,19 @@ class Unit:
 
 
 def units(network: nn.Module, example: Tensor, blocks: list[Block], channels: str = "first") -> list[Unit]:
-    """Look at one forward pass of `example` and describe each of the blocks, in their order.
+    """Describe each of the blocks, in their order, from one forward pass of `example`.
 
     Args:
         network: any module.
-        example: (n, ...) one batch of inputs, whose values do not matter.
+        example: (n, ...) one batch of inputs, whose values have no meaning.
         blocks: from `layers.taps.find_blocks`.
-        channels: `first` or `last`, where maps hold their channels.
+        channels: `first` or `last`, the position of the channels in maps.
 
     Raises:
-        ValueError: an output that is no vector, tokens or map of two dimensions.
+        ValueError: an output that is not a vector, tokens or a two-dimensional map.
     """
     modules, ends = dict(network.named_modules()), {block.name: block for block in blocks}
-    found: dict[str, Unit] = {}
+    described: dict[str, Unit] = {}
     layer: tuple[nn.Module | None, Shape] = (None, ())
     activation: nn.Module | None = None
     for name, before, after in _shapes(network, example, {*ends}):
@@ -76,15 +77,16 @@ def units(network: nn.Module, example: Tensor, blocks: list[Block], channels: st
         if name in ends:
             shape = _features_shape(name, before if isinstance(module, nn.Flatten) else (), after, channels)
             pooled = len(shape) == 1 and isinstance(layer[0], nn.Conv2d)
-            found[name] = Unit(name, shape, layer[1] if pooled else shape, activation or nn.ReLU())
+            described[name] = Unit(name, shape, layer[1] if pooled else shape, activation or nn.ReLU())
             activation = None
-    return [found[block.name] for block in blocks]
+    return [described[block.name] for block in blocks]
 
 
 def read_out(shape: Shape, classes: int, limit: int) -> nn.Sequential:
-    """A linear layer (d, classes) with zero weights, behind an average pool of a map to at most `limit` units.
+    """A linear layer (d, classes) with zero weights; before it a map is average-pooled to at most `limit` units.
 
-    The pool is Nøkland & Eidnes': see `pool_window`; a side that its window does not divide is padded with zeros.
+    The pool is that of Nøkland & Eidnes, see `pool_window`; a side that its window does not divide is padded with
+    zeros.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if len(shape) == 3:
@@ -99,9 +101,9 @@ def read_out(shape: Shape, classes: int, limit: int) -> nn.Sequential:
 
 
 def pool_window(shape: Shape, limit: int) -> tuple[int, int]:
-    """(height, width) of the pool that leaves at most `limit` units of a map (c, h, w), if any pool does.
+    """(height, width) of the pool that leaves at most `limit` units of a map (c, h, w), if there is one.
 
-    The height is doubled, then the width, and so on, up to the whole side.
+    The height is doubled, then the width, and so on, up to the size of the side.
 
     >>> pool_window((128, 32, 32), 4096), pool_window((128, 16, 16), 4096), pool_window((16, 8, 8), 4096)
     ((8, 4), (4, 2), (1, 1))
@@ -116,12 +118,13 @@ def pool_window(shape: Shape, limit: int) -> tuple[int, int]:
 
 
 def auxiliary_network(shape: Shape, sources: list[Unit], classes: int) -> nn.Sequential:
-    """Copies of the sources in type and width, one behind another, then a linear classifier of the averaged map.
+    """A sequence of layers with the types and widths of the sources, then a linear classifier of the averaged map.
 
     Args:
-        shape: of the features it reads, (d) or (c, h, w).
-        sources: the blocks to copy; a map is copied as a 3x3 convolution (He's normal draw, fan out, no bias), batch
-            normalisation and activation, a vector as a linear layer and activation. Behind a vector a map becomes one.
+        shape: of the input features, (d) or (c, h, w).
+        sources: the blocks to copy; a map is copied as a 3x3 convolution (He's normal init, fan out, no bias), batch
+            normalisation and activation, a vector as a linear layer and activation. After a vector, a map is copied as
+            a vector.
         classes: number of logits.
     """
     layers: list[nn.Module] = []
@@ -132,10 +135,10 @@ def auxiliary_network(shape: Shape, sources: list[Unit], classes: int) -> nn.Seq
 
 
 def drawn(make: Callable[[], nn.Module], generator: Generator) -> nn.Module:
-    """What `make` returns, its numbers drawn on the CPU from `generator`; the global random state is left alone."""
+    """The module that `make` returns, initialised on the CPU from `generator`; the global random state is unchanged."""
     seed = int(torch.randint(2**62, (), generator=generator))
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the devices' states as well
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also change the states of the devices
         return make()
 
 
@@ -143,11 +146,11 @@ def _copy_of(source: Unit, shape: Shape) -> tuple[nn.Sequential, Shape]:
     width, activation = source.copied[0], copy.deepcopy(source.activation)
     if len(source.copied) == 1 or len(shape) == 1:
         return nn.Sequential(*_averaged(shape), nn.Linear(shape[0], width), activation), (width,)
-    # as far towards the source's map as a stride of two leads, the code's largest
+    # reduces the map towards the source's map by a stride of at most two, as the authors' code
     stride = tuple(min(2, max(1, round(a / b))) for a, b in zip(shape[1:], source.copied[1:], strict=True))
     conv = nn.Conv2d(shape[0], width, 3, stride=stride, padding=1, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    # no running statistics: nobody predicts with it, and the rule's scalar stays a pure function
+    # no running statistics: the auxiliary network is not used for prediction, and the rule's scalar must be pure
     norm = nn.BatchNorm2d(width, track_running_stats=False)
     size = [math.ceil(side / s) for side, s in zip(shape[1:], stride, strict=True)]
     return nn.Sequential(conv, norm, activation), (width, *size)
@@ -161,19 +164,19 @@ def _features_shape(name: str, flattened: Shape, shape: Shape, channels: str) ->
     if len(flattened) == 3 and math.prod(flattened[1:]) > 1 and math.prod(flattened) == math.prod(shape):
         return flattened
     if len(shape) not in (1, 2, 3):
-        raise ValueError(f"a local loss reads vectors, tokens and maps; behind {name} a sample is {len(shape)}-D")
+        raise ValueError(f"a local loss reads vectors, tokens and maps; after {name} a sample is {len(shape)}-D")
     if len(shape) == 3:
         return (shape[2], *shape[:2]) if channels == "last" else shape
     return shape[-1:]
 
 
 def _shapes(network: nn.Module, example: Tensor, ends: set[str]) -> list[tuple[str, Shape, Shape]]:
-    """(name, shape of the first input, shape of the output), without the batch, of what `units` looks at."""
-    looked_at = (*WEIGHT_LAYERS, *ACTIVATIONS)
-    names = [name for name, module in network.named_modules() if name in ends or isinstance(module, looked_at)]
+    """(name, shape of the first input, shape of the output), without the batch, of ends, layers and activations."""
+    kinds = (*WEIGHT_LAYERS, *ACTIVATIONS)
+    names = [name for name, module in network.named_modules() if name in ends or isinstance(module, kinds)]
     return [(call.name, _shape(call.inputs), _shape(call.output)) for call in calls(network, example, names)]
 
 
-def _shape(given: object) -> Shape:
-    first = given[0] if isinstance(given, tuple) and given else given
+def _shape(value: object) -> Shape:
+    first = value[0] if isinstance(value, tuple) and value else value
     return tuple(first.shape[1:]) if isinstance(first, Tensor) else ()

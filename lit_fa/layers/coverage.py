@@ -1,10 +1,10 @@
-r"""Which weights does a rule reach? What it does not reach is named, and refused unless told otherwise.
+r"""The coverage check: which weights a rule reaches. The others are named, and refused by default.
 
-Module surgery misses a weight that a network uses outside its module's forward: `nn.MultiheadAttention` multiplies by
-`in_proj_weight` itself, some timm blocks call ``F.linear(x, self.qkv.weight)``. Such a weight would silently stay
-backprop. So coverage is read off the autograd graph of the rule's own scalar: every parameter is followed, alone or
-joined with others, to where it first meets an activation that carries error. There it transports error, unless the
-operation is known not to (`layers.meeting`).
+Replacing modules misses a weight that is used outside its module's forward: `nn.MultiheadAttention` multiplies by
+`in_proj_weight` directly, some timm blocks call ``F.linear(x, self.qkv.weight)``. Such a weight would silently be
+trained by backprop. Therefore coverage is read from the autograd graph of the rule's own scalar: every parameter is
+followed, alone or combined with others, to the first operation with an activation through which error flows. The error
+passes through the weight there, unless the operation is known not to do so (`layers.meeting`).
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -23,11 +23,11 @@ RECURRENT_LAYERS = (nn.RNNBase, nn.RNNCellBase)
 
 @dataclass(frozen=True)
 class Coverage:
-    """What a rule does with the trainable tensors of a network.
+    """The trainable tensors of a network that a rule does not treat.
 
     Attributes:
-        transported: weights through whose own transpose error travels (backprop) to something that is trained.
-        unreached: trainable tensors that receive no gradient at all.
+        transported: weights whose own transpose is used in the backward pass (backprop) towards a trained tensor.
+        unreached: trainable tensors that receive no gradient.
     """
 
     transported: list[str]
@@ -37,13 +37,13 @@ class Coverage:
 def coverage(
     network: nn.Module, scalar: Callable[[], Tensor], batch: Sequence[Tensor], frozen: Collection[str] = ()
 ) -> Coverage:
-    """Read the graph behind a rule's scalar on one batch, for the parameters of `network`.
+    """Read the autograd graph of a rule's scalar on one batch, for the parameters of `network`.
 
-    Call it with every parameter requiring gradient, frozen ones too: a frozen weight carries error all the same, if
-    anything below it is trained.
+    All parameters must require a gradient, also frozen ones: error passes through a frozen weight as well, if a tensor
+    below it is trained.
 
     Args:
-        network: installed.
+        network: after the rule's `install`.
         scalar: computes the rule's scalar on `batch`.
         batch: inputs and targets.
         frozen: names of parameters that are not trained.
@@ -62,7 +62,7 @@ def coverage(
 
 @contextmanager
 def _read_by_layers(network: nn.Module, follow: Callable[[Tensor], None]) -> Iterator[None]:
-    """What a layer reads is an activation, even where it is a learned one (a query of attention pooling)."""
+    """Within, follow the inputs of all layers: they are activations, even if learned (a query of attention pooling)."""
     hooks = [
         module.register_forward_pre_hook(lambda _module, args: follow(args[0]) if args else None)
         for module in network.modules()
@@ -77,48 +77,49 @@ def _read_by_layers(network: nn.Module, follow: Callable[[Tensor], None]) -> Ite
 
 @dataclass(frozen=True)
 class _Flow:
-    """A graph and what is known of its nodes.
+    """A graph and the properties of its nodes.
 
     Attributes:
         consumers: node to the nodes that use it.
-        led_on: from these nodes error reaches something that is trained.
-        data: they depend on the batch, or on what a layer reads.
-        signals: they do, or they come of a product of a weight and a constant: they are activations.
+        above_trained: nodes from which error reaches a trained tensor.
+        data: nodes that depend on the batch or on the input of a layer.
+        signals: `data`, and nodes that depend on a product of a weight and a constant: all activations.
     """
 
     consumers: Consumers
-    led_on: set[Node]
+    above_trained: set[Node]
     data: set[Node]
     signals: set[Node]
 
     @classmethod
     def of(cls, consumers: Consumers, data: set[Node], trained: list[Node]) -> "_Flow":
         data = data | users(data, consumers)
-        made = {node for node in consumers if _multiplies_a_constant(node)}
-        return cls(consumers, users(trained, consumers), data, data | made | users(made, consumers))
+        products = {node for node in consumers if _multiplies_a_constant(node)}
+        return cls(consumers, users(trained, consumers), data, data | products | users(products, consumers))
 
     def transports(self, leaf: Node) -> bool:
-        """Follow a parameter to where it first meets an activation that carries error."""
+        """Whether error passes through a parameter at its first operation with an activation that carries error."""
         vector = leaf.variable.ndim <= 1
         stack, seen = [leaf], set()
         while stack:
             node = stack.pop()
             for user in (u for u in self.consumers[node] if u not in seen):
                 seen.add(user)
-                # what a weight makes of a constant is an activation to a product; weights are divided by it elsewhere
+                # the product of a weight and a constant is an activation if it enters another product; elsewhere it
+                # may be a divisor of weights
                 activations = self.signals if operation(user) in (*PRODUCTS, "Convolution") else self.data
                 others = [n for n, _ in user.next_functions if n is not None and n is not node]
-                carrying = [n for n in others if n in self.led_on and n in activations]
+                carrying = [n for n in others if n in self.above_trained and n in activations]
                 if self._through_time(user, vector) or (
                     carrying and transports(user, node, carrying, self.consumers, vector=vector and _is_vector(node))
                 ):
                     return True
-                if user not in self.data:  # still made of parameters alone
+                if user not in self.data:  # depends on parameters only
                     stack.append(user)
         return False
 
     def _through_time(self, node: Node, vector: bool) -> bool:
-        return not vector and operation(node) in RECURRENT and node in self.led_on
+        return not vector and operation(node) in RECURRENT and node in self.above_trained
 
 
 def _is_vector(node: Node) -> bool:
@@ -131,9 +132,9 @@ def _multiplies_a_constant(node: Node) -> bool:
 
 
 def whose(network: nn.Module, names: Sequence[str]) -> str:
-    """What is to be said of weights that transport error: whose they are, and what to do."""
+    """The part of an error message about weights that transport error: their modules, and the remedy."""
     modules = {name.rpartition(".")[0]: network.get_submodule(name.rpartition(".")[0]) for name in names}
     recurrent = [f"{name} (nn.{type(m).__name__})" for name, m in modules.items() if isinstance(m, RECURRENT_LAYERS)]
     if recurrent:
         return f"Recurrent layers get no feedback ({', '.join(recurrent[:4])}): write them with nn.Linear layers."
-    return "They are used outside a linear or conv module's own forward, or are no such module."
+    return "They are used outside the forward of a linear or conv module, or belong to another kind of module."

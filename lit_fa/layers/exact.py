@@ -1,4 +1,4 @@
-"""Which layers get backpropagation's error by construction: between their output and the loss nothing replaces it."""
+"""The layers that receive the error of backpropagation by construction, because no layer above them replaces it."""
 
 from collections.abc import Collection
 
@@ -12,15 +12,15 @@ from lit_fa.layers.observing import observing, recording
 
 
 def exact_layers(network: nn.Module, cuts: Collection[str], inputs: Tensor) -> set[str]:
-    """The linear, conv and factored layers whose error is that of backpropagation, whatever the weights are.
+    """The linear, conv and factored layers whose error is that of backpropagation for any weights.
 
-    The error is replaced below a layer with feedback, and at the output of a module behind which a rule cuts. A layer
-    from whose output any path leads to such a place is not exact; all others are. It is read off the graph of one
-    forward pass, so feedback that happens to equal the weights does not make a layer exact.
+    The error is replaced below a layer with feedback, and at a stop-gradient of the rule. A layer is exact if no path
+    leads from its output to such a place. This is read from the graph of one forward pass, so a layer is not exact if
+    its feedback happens to equal the weights.
 
     Args:
-        network: installed.
-        cuts: names of modules, `LearningRule.cuts`; "" is the network itself.
+        network: after the rule's `install`.
+        cuts: names of the modules with a stop-gradient, `LearningRule.cuts`; "" is the network itself.
         inputs: (n, ...) on the network's device.
 
     >>> from lit_fa.layers import RandomFeedback, extend
@@ -31,13 +31,13 @@ def exact_layers(network: nn.Module, cuts: Collection[str], inputs: Tensor) -> s
     """
     layers = {name for name, m in network.named_modules() if isinstance(m, (*WEIGHT_LAYERS, FactoredLayer))}
     replacing = {name for name, m in network.named_modules() if _has_feedback(m)}
-    with observing(network), torch.enable_grad(), recording(network, {*layers, *replacing, *cuts}) as seen:
+    with observing(network), torch.enable_grad(), recording(network, {*layers, *replacing, *cuts}) as recorded:
         network(inputs)
-        starts = [call.inputs[0].grad_fn for call in seen if call.name in replacing]
-        starts += [call.tensor.grad_fn for call in seen if call.name in cuts]
+        starts = [call.inputs[0].grad_fn for call in recorded if call.name in replacing]
+        starts += [call.tensor.grad_fn for call in recorded if call.name in cuts]
         replaced = _below(starts)
-        touched = {call.name for call in seen if call.name in layers and call.tensor.grad_fn in replaced}
-    return layers - touched
+        inexact = {call.name for call in recorded if call.name in layers and call.tensor.grad_fn in replaced}
+    return layers - inexact
 
 
 def _has_feedback(module: nn.Module) -> bool:
@@ -45,12 +45,12 @@ def _has_feedback(module: nn.Module) -> bool:
 
 
 def _below(starts: list[Node | None]) -> set[Node]:
-    """The nodes that an error at any of `starts` reaches, themselves included."""
-    found: set[Node] = set()
+    """The nodes that an error at any of `starts` reaches, including `starts`."""
+    reached: set[Node] = set()
     stack = [node for node in starts if node is not None]
     while stack:
         node = stack.pop()
-        if node not in found:
-            found.add(node)
+        if node not in reached:
+            reached.add(node)
             stack += [child for child, _ in node.next_functions if child is not None]
-    return found
+    return reached

@@ -1,8 +1,8 @@
-r"""Layers whose weight is $U\,\mathrm{diag}(s)\,V^\top$, never formed while they train.
+r"""Layers with the weight $U\,\mathrm{diag}(s)\,V^\top$, which is not computed during training.
 
-`factor` puts such a layer in the place of a linear or conv layer. It has three parameters and the bias; the columns of
-a pruned rank are zero (`mask`) until `shrink` takes them out, of the parameters, the feedback and the optimiser's state
-alike. Feedback, where a rule gives it, has factors of its own, which are buffers.
+`factor` replaces a linear or conv layer by such a layer. It has the parameters U, s, V and the bias. The columns of
+pruned ranks are zero (`mask`) until `shrink` removes them from parameters, feedback and optimiser state. The feedback
+of such a layer is factored too; its factors are buffers.
 """
 
 from collections.abc import Iterator
@@ -21,14 +21,14 @@ HOOKS = (
     "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks", "_forward_hooks_with_kwargs",
     "_forward_hooks_always_called",
 )  # fmt: skip
-COLUMNS = ("U", "s", "V")  # what has one column, or entry, for every rank
+COLUMNS = ("U", "s", "V")  # tensors with one column, or entry, for every rank
 
 
 class FeedbackFactors(nn.Module):
     """B_U, B_s, B_V as buffers of the shapes of U, s, V."""
 
     def __init__(self, factors: Factors):
-        """Keep them."""
+        """Register the buffers."""
         super().__init__()
         for name, tensor in zip(COLUMNS, factors, strict=True):
             self.register_buffer(name, tensor)
@@ -40,11 +40,11 @@ class FeedbackFactors(nn.Module):
 
 
 class FactoredLayer(nn.Module):
-    """What a factored linear and conv layer share.
+    """Base class of factored linear and conv layers.
 
-    `transport`: `feedback` sends error to the input through the feedback's factors; `weights` through U, s, V
-    themselves, which is backprop. An input that needs no gradient gets none, and costs none. `dense` is a weight that
-    takes the factors' place inside `dense_weights`.
+    If `transport` is `feedback`, the backward pass to the input uses the factors of the feedback; if it is `weights`,
+    it uses U, s, V, which is backprop. No input gradient is computed unless it is needed. Within `dense_weights`,
+    `dense` is a weight that replaces the factors.
 
     Args:
         weight: of the dense layer.
@@ -55,15 +55,15 @@ class FactoredLayer(nn.Module):
     feedback: FeedbackFactors | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None, rank: int | None = None):
-        """Factorise."""
+        """Factorise the weight."""
         super().__init__()
         self.shape = tuple(weight.shape)
         for name, tensor in zip(COLUMNS, factored.factorise(weight, rank), strict=True):
             self.register_parameter(name, nn.Parameter(tensor, requires_grad=weight.requires_grad))
-        kept = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
-        self.register_parameter("bias", kept)
+        copy = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
+        self.register_parameter("bias", copy)
         self.register_buffer("mask", torch.ones_like(self.s, dtype=torch.bool))
-        self.register_buffer("energy", self.s.detach().double().square().sum())  # what pruning measures against
+        self.register_buffer("energy", self.s.detach().double().square().sum())  # reference of pruning
         self.feedback, self.transport, self.dense = None, "weights", None
 
     @property
@@ -73,11 +73,11 @@ class FactoredLayer(nn.Module):
 
     @property
     def rank(self) -> int:
-        """Columns that are not pruned."""
+        """Number of columns that are not pruned."""
         return int(self.mask.sum())
 
     def forward(self, x: Tensor) -> Tensor:
-        """The value of the dense layer; the way back is that of `transport`."""
+        """The output of the dense layer; `transport` determines the backward pass."""
         x = self.padded(x)
         if self.transport == "weights":
             return self.own(x)
@@ -85,11 +85,11 @@ class FactoredLayer(nn.Module):
         return FeedbackThrough.apply(z, x, *self.feedback.factors, self.back) if x.requires_grad else z
 
     def own(self, x: Tensor) -> Tensor:
-        """The value of a padded input, by the factors or by `dense`."""
+        """The output for a padded input, computed with the factors or with `dense`."""
         raise NotImplementedError
 
     def by_feedback(self, x: Tensor) -> Tensor:
-        """The value that the layer would have with the feedback for its weight, and no bias."""
+        """The output with the feedback in place of the weight, and without bias."""
         raise NotImplementedError
 
     def back(self, error: Tensor, factors: Factors, shape: torch.Size) -> Tensor:
@@ -97,7 +97,7 @@ class FactoredLayer(nn.Module):
         raise NotImplementedError
 
     def padded(self, x: Tensor) -> Tensor:
-        """The input with whatever padding the convolutions do not make themselves."""
+        """The input with the padding that the convolutions do not apply themselves."""
         return x
 
     def merged(self) -> Tensor:
@@ -106,7 +106,7 @@ class FactoredLayer(nn.Module):
 
     @torch.no_grad()
     def prune(self, kept: Tensor) -> None:
-        """Set all columns but `kept` (indices) to zero, in the feedback too."""
+        """Set all columns except `kept` (indices) to zero, also in the feedback."""
         self.mask.zero_()[kept] = True
         for owner in (self, *([self.feedback] if self.feedback is not None else [])):
             for name in COLUMNS:
@@ -114,7 +114,7 @@ class FactoredLayer(nn.Module):
 
     @torch.no_grad()
     def shrink(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Take the zero columns out of parameters (which stay the same objects), feedback and the optimiser's state."""
+        """Remove the zero columns from parameters, feedback and optimiser state; parameters stay the same objects."""
         kept = self.mask.nonzero().flatten()
         if len(kept) == len(self.mask):
             return
@@ -127,7 +127,7 @@ class FactoredLayer(nn.Module):
         self.mask = self.mask[kept]
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        """Take the rank of what is loaded, which may have been pruned; or the factors of a dense weight."""
+        """Load factors of any rank (they may have been pruned), or factorise a dense weight."""
         saved = state_dict.get(prefix + "s")
         if saved is not None and saved.shape != self.s.shape:
             self._resize(len(saved))
@@ -151,10 +151,10 @@ class FactoredLayer(nn.Module):
 
 
 class FactoredLinear(FactoredLayer):
-    """`nn.Linear` in factors; inputs of any rank, (*, i) to (*, o)."""
+    """Factored `nn.Linear`; any number of leading dimensions, (*, i) to (*, o)."""
 
     def __init__(self, layer: nn.Linear, rank: int | None = None):
-        """The layer's weight at `rank`."""
+        """Factorise the weight of `layer` at `rank`."""
         super().__init__(layer.weight, layer.bias, rank)
 
     def own(self, x: Tensor) -> Tensor:
@@ -171,10 +171,10 @@ class FactoredLinear(FactoredLayer):
 
 
 class FactoredConv2d(FactoredLayer):
-    """`nn.Conv2d` in factors: a vertical and a horizontal convolution; every stride, dilation and padding mode."""
+    """Factored `nn.Conv2d`: a vertical and a horizontal convolution; every stride, dilation and padding mode."""
 
     def __init__(self, layer: nn.Conv2d, rank: int | None = None):
-        """The layer's weight at `rank`."""
+        """Factorise the weight of `layer` at `rank`."""
         super().__init__(layer.weight, layer.bias, rank)
         simple = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
         sides = [0] * 4 if simple else list(layer._reversed_padding_repeated_twice)
@@ -183,7 +183,7 @@ class FactoredConv2d(FactoredLayer):
         self.geometry = Geometry(layer.kernel_size, layer.stride, padding, layer.dilation)
 
     def padded(self, x: Tensor) -> Tensor:
-        """With padding that is unequal or not of zeros."""
+        """The input, padded here if the padding is unequal or not with zeros."""
         return F.pad(x, self.sides, self.mode) if any(self.sides) else x
 
     def own(self, x: Tensor) -> Tensor:
@@ -203,13 +203,13 @@ class FactoredConv2d(FactoredLayer):
 
 
 class FeedbackThrough(torch.autograd.Function):
-    """The value of z; the error goes to z as it is, and to x by `back(error, factors, shape of x)`."""
+    """Forward: z. Backward: the unchanged error to z, and `back(error, factors, shape of x)` to x."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(z, x, u, s, v, back):  # noqa: D102
-        return z.detach()  # a view of z could not be written into by the activation that follows
+        return z.detach()  # an in-place activation after it could not write into a view of z
 
     @staticmethod
     def setup_context(ctx, inputs, _output):  # noqa: D102
@@ -229,7 +229,7 @@ _KINDS = {nn.Linear: FactoredLinear, nn.Conv2d: FactoredConv2d}
 
 
 def why_not(layer: nn.Module) -> str | None:
-    """Why a layer with a weight cannot be factored, or None."""
+    """The reason why a layer cannot be factored, or None."""
     kind = next((k for k in _KINDS if isinstance(layer, k)), None)
     if kind is None:
         return f"a {type(layer).__name__} has no factored form"
@@ -238,25 +238,25 @@ def why_not(layer: nn.Module) -> str | None:
     if getattr(layer, "groups", 1) != 1:
         return f"a convolution in {layer.groups} groups has no matrix"
     if "weight" not in layer._parameters:
-        return "its weight is made of others at every pass (weight or spectral normalisation)"
+        return "its weight is computed from other tensors (weight or spectral normalisation)"
     return None
 
 
 def tied(network: nn.Module, name: str) -> str | None:
-    """Why the layer `name` cannot be factored in its network: another module has its weight or bias; or None."""
+    """The reason why the layer `name` cannot be factored in its network, a shared weight or bias, or None."""
     layer = network.get_submodule(name)
     own = {id(p) for p in layer.parameters(recurse=False)}
     for other, module in network.named_modules():
         if module is not layer and any(id(p) in own for p in module.parameters(recurse=False)):
-            return f"it shares a tensor with {other or 'the network'}, and factors would not"
+            return f"it shares a tensor with {other or 'the network'}, which factors cannot do"
     return None
 
 
 def factor(network: nn.Module, name: str, rank: int | None = None) -> FactoredLayer:
-    """Put a factored layer in the place of the layer `name` of `network`, under every name that leads there.
+    """Replace the layer `name` of `network` by a factored layer, under all its names.
 
     Raises:
-        ValueError: the layer cannot be factored, or the rank is not in 1 to the full one.
+        ValueError: the layer cannot be factored, or the rank is not between 1 and the full rank.
     """
     layer = network.get_submodule(name)
     if reason := why_not(layer) or tied(network, name):
@@ -265,19 +265,19 @@ def factor(network: nn.Module, name: str, rank: int | None = None) -> FactoredLa
     if rank is not None and not 1 <= rank <= full:
         raise ValueError(f"{name} has ranks from 1 to {full}, not {rank}")
     kind = next(k for k in _KINDS if isinstance(layer, k))
-    made = _KINDS[kind](layer, rank).train(layer.training)
-    replace(network, layer, made)
-    return made
+    new = _KINDS[kind](layer, rank).train(layer.training)
+    replace(network, layer, new)
+    return new
 
 
-def replace(network: nn.Module, layer: nn.Module, made: nn.Module) -> None:
-    """Put `made` in the place of `layer` wherever `network` holds it; the hooks on `layer` move to it."""
+def replace(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Replace the module `old` of `network` by `new`, under all its names; its hooks are moved to `new`."""
     for hooks in HOOKS:
-        getattr(made, hooks).update(getattr(layer, hooks))
+        getattr(new, hooks).update(getattr(old, hooks))
     for parent in [*network.modules()]:
         for name, child in parent._modules.items():
-            if child is layer:
-                parent._modules[name] = made
+            if child is old:
+                parent._modules[name] = new
 
 
 def factored_layers(network: nn.Module) -> dict[str, FactoredLayer]:
@@ -287,7 +287,7 @@ def factored_layers(network: nn.Module) -> dict[str, FactoredLayer]:
 
 @contextmanager
 def dense_weights(network: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Within, factored layers compute with dense weights; yields layer to weight, a leaf that gets a gradient."""
+    """Within, factored layers compute with dense weights; yields layer to weight, a leaf that requires a gradient."""
     layers = factored_layers(network)
     for layer in layers.values():
         layer.dense = layer.merged().detach().requires_grad_(True)
@@ -299,10 +299,10 @@ def dense_weights(network: nn.Module) -> Iterator[dict[str, Tensor]]:
 
 
 def _replace(parameter: nn.Parameter, data: Tensor) -> None:
-    """Give a parameter data of another shape; it stays the same object, for the optimiser's sake."""
+    """Give a parameter data of another shape; it stays the same object, because the optimiser refers to it."""
     parameter.grad = None
-    # A graph of an earlier step that somebody still holds keeps the parameter's gradient node, which remembers the old
-    # shape. Torch makes a new one only when the type changes, so it changes twice.
+    # If a graph of an earlier step still exists, it has the parameter's gradient node with the old shape. Torch makes a
+    # new node only if the type changes, so the type is changed twice.
     parameter.data = torch.empty(0, dtype=torch.float16, device=data.device)
     parameter.data = data
 

@@ -1,4 +1,4 @@
-"""Put a whole network in factors: which layers, at which rank, and what is said to those that cannot be."""
+"""Factors a whole network: the choice of layers and ranks, and the errors for layers that cannot be factored."""
 
 import math
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from lit_fa.layers.taps import match
 
 @dataclass(frozen=True)
 class Factoring:
-    """What became of a network.
+    """The layers of a network after factoring.
 
     Attributes:
-        layers: name to factored layer, in the order in which a forward pass meets them.
-        dense: names of the layers that were left as they were.
-        classes: c.
+        layers: name to factored layer, in the order of a forward pass.
+        dense: names of the layers that were not factored.
+        classes: c, the number of outputs.
     """
 
     layers: dict[str, FactoredLayer]
@@ -36,12 +36,12 @@ def factor_network(
     Args:
         network: changed in place.
         example: (n, ...) inputs.
-        rank: None for full, a number (a layer of smaller full rank keeps that), or a share of the full rank, but not
-            fewer than there are classes, nor than four.
-        dense: names or patterns of layers to leave; `unfactorable`: those that have no factors.
+        rank: None for full; a number (at most the full rank of each layer); or a share of the full rank, but at least
+            the number of classes and at least four.
+        dense: names or patterns of layers that are not factored; `unfactorable`: those that cannot be.
 
     Raises:
-        UserError: layers that cannot be factored, by name and reason; no layer at all; a rank above every full rank.
+        UserError: layers that cannot be factored, by name and reason; no layer to factor; a rank above every full rank.
     """
     order, classes = weight_calls(network, example)
     left = left_dense(network, dense)
@@ -55,15 +55,15 @@ def factor_network(
     full = {name: full_rank(network.get_submodule(name).weight.shape) for name in names}
     if isinstance(rank, int) and rank > max(full.values()):
         raise UserError(f"rank {rank} is above the full rank of every layer; the largest is {max(full.values())}")
-    made = {name: factor(network, name, _of_layer(rank, full[name], max(classes, 4))) for name in names}
-    return Factoring(made, left, classes)
+    layers = {name: factor(network, name, _of_layer(rank, full[name], max(classes, 4))) for name in names}
+    return Factoring(layers, left, classes)
 
 
 def weight_calls(network: nn.Module, example: Tensor) -> tuple[list[str], int]:
-    """Layers with a weight in the order of one forward pass, and the number of classes."""
+    """Names of the layers with a weight, in the order of one forward pass, and the number of outputs."""
     weighted = [name for name, m in network.named_modules() if name and isinstance(m, WEIGHT_LAYERS)]
-    *seen, whole = calls(network, example, [*weighted, ""])
-    return [*dict.fromkeys(call.name for call in seen)], whole.output.shape[-1]
+    *layer_calls, whole = calls(network, example, [*weighted, ""])
+    return [*dict.fromkeys(call.name for call in layer_calls)], whole.output.shape[-1]
 
 
 def left_dense(network: nn.Module, dense: list[str] | str | None) -> list[str]:
@@ -75,7 +75,11 @@ def left_dense(network: nn.Module, dense: list[str] | str | None) -> list[str]:
 
 
 def matched(option: str, patterns: list[str], names: list[str]) -> list[str]:
-    """The names that the patterns match; a pattern without a match is a `UserError` that names the option."""
+    """The names that match the patterns.
+
+    Raises:
+        UserError: a pattern without a match; the message names the option.
+    """
     try:
         return match(patterns, names) if patterns else []
     except ValueError as error:

@@ -1,12 +1,12 @@
-r"""Layers that send the error back through another matrix than their own: $\delta_{l-1} = \delta_l B_l$.
+r"""Layers with another matrix than their weight in the backward pass: $\delta_{l-1} = \delta_l B_l$.
 
-`extend` changes a layer in place: it gains a child `feedback` and becomes a subclass of what it was, as torch does for
+`extend` changes a layer in place: it adds a child `feedback` and replaces the class by a subclass, as torch does for
 parametrisations. So names, optimisers, `isinstance`, `layer.weight` and pretrained checkpoints stay valid, and
-`print(network)` shows what happened. Two backends, tested equal:
+`print(network)` shows the feedback. There are two backends, which tests compare:
 
-* `detour`, the sentence itself, for any module with a weight: the layer's own weights see a cut input, and the feedback
-  adds a path that carries only gradient: ``layer(cut(x)) + gradient_only(feedback(x))``.
-* `fused`, one autograd node for the standard forward of linear and conv layers; costs what backprop costs.
+* `detour` is the literal form, for any module with a weight: the layer receives its input through a stop-gradient, and
+  the feedback adds a path in the backward pass only: ``layer(cut(x)) + gradient_only(feedback(x))``.
+* `fused` is one autograd node for the standard forward of linear and conv layers; it costs as much as backprop.
 """
 
 import copy
@@ -28,16 +28,16 @@ WEIGHT_LAYERS = (nn.Linear, *CONVS, *TRANSPOSED)
 
 
 class Feedback(nn.Module):
-    """What a layer stores for its way back. `weight` is a buffer (a parameter if the source is trained) or None.
+    """The stored tensor of a layer's backward pass, `weight`: a buffer, a parameter (if the source is trained) or None.
 
     Attributes:
-        kind: the layer's class before it got feedback.
-        off: the error goes back through the layer's own weight. Nothing is stored meanwhile: the buffer is empty, in
-            memory and in a state dict, from which `off` is read when it is loaded.
+        kind: the layer's class before `extend`.
+        off: the backward pass uses the layer's own weight. Then the buffer is empty, also in a state dict; loading
+            reads `off` from it.
     """
 
     def __init__(self, source: FeedbackSource, layer: nn.Module, generator: torch.Generator):
-        """Draw from `generator` for the weight of `layer`, and move to where that weight is."""
+        """Draw from `generator` for the weight of `layer`, and move the result to its device."""
         super().__init__()
         weight = layer.weight.detach()
         stored = _drawn(source, weight, generator)
@@ -51,8 +51,8 @@ class Feedback(nn.Module):
         """The backward matrix B, of the shape of `weight`."""
         if self.off:
             return weight.detach()
-        moves = self.weight is None or weight.requires_grad  # trained feedback of a frozen weight is frozen
-        return self.source.matrix(weight.detach(), self.weight if moves else self.weight.detach()) * self.gain
+        trained = self.weight is None or weight.requires_grad  # trained feedback of a frozen weight is frozen
+        return self.source.matrix(weight.detach(), self.weight if trained else self.weight.detach()) * self.gain
 
     def extra_repr(self) -> str:
         """Show the source in print(network)."""
@@ -68,14 +68,14 @@ class Feedback(nn.Module):
 
 
 class FeedbackLayer(nn.Module):
-    """Mixed into a layer by `extend`. `transport` is `feedback`, or `weights` inside `true_gradient`."""
+    """Base class that `extend` adds to a layer. `transport` is `feedback`, or `weights` inside `true_gradient`."""
 
     feedback: Feedback
     transport: str
     backend: str
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
-        """The layer's own value; the error goes back through the feedback."""
+        """The layer's own output; the backward pass uses the feedback."""
         if self.transport == "weights" or self.feedback.off:
             return super().forward(x, *args, **kwargs)
         if self.backend == "fused":
@@ -84,14 +84,14 @@ class FeedbackLayer(nn.Module):
         return own + gradient_only(self.detour(x, self.feedback.matrix(self.weight), *args, **kwargs))
 
     def detour(self, x: Tensor, matrix: Tensor, *args, **kwargs) -> Tensor:
-        """The layer's own forward with `matrix` for its weight, no bias, and every other tensor cut."""
+        """The layer's own forward with `matrix` as weight, zero bias, and stop-gradients at all other tensors."""
         others = {name: cut(t) for name, t in (*self._parameters.items(), *self._buffers.items()) if t is not None}
         zero = {} if getattr(self, "bias", None) is None else {"bias": torch.zeros_like(self.bias)}
         return functional_call(self.feedback.twin, {**others, **zero, "weight": matrix}, (x, *args), kwargs)
 
 
 class FeedbackLinear(FeedbackLayer, nn.Linear):
-    """`nn.Linear` with feedback; inputs of any rank, (*, i) to (*, o)."""
+    """`nn.Linear` with feedback; any number of leading dimensions, (*, i) to (*, o)."""
 
     def fused(self, x: Tensor) -> Tensor:
         """One autograd node."""
@@ -105,8 +105,8 @@ class FeedbackLinear(FeedbackLayer, nn.Linear):
 
 class _FeedbackConv(FeedbackLayer):
     def fused(self, x: Tensor) -> Tensor:
-        """One autograd node; padding that is not zero padding of equal sides is made beforehand, as torch does."""
-        if x.ndim < self.weight.ndim:  # a single image, which torch's layers take as well
+        """One autograd node; padding that is unequal or not with zeros is applied before it, as in torch."""
+        if x.ndim < self.weight.ndim:  # a single image, which torch's layers accept as well
             return self.fused(x.unsqueeze(0)).squeeze(0)
         f, padding = self.feedback, self.padding
         if self.padding_mode != "zeros":
@@ -144,11 +144,11 @@ def extend(
     """Give `layer` feedback from `source`, in place.
 
     Args:
-        layer: a linear or (transposed) conv layer, or any subclass with a forward of its own.
-        source: where the backward matrix comes from.
+        layer: a linear or (transposed) conv layer, or a subclass of one with its own forward.
+        source: of the backward matrix.
         generator: CPU generator of the draw.
-        backend: `fused` where the layer's forward is the standard one, `detour` anywhere. Subclasses with their own
-            forward (weight standardisation, "same" padding) take the detour whatever is asked for.
+        backend: `fused` if the layer has the standard forward, `detour` for any layer. Subclasses with their own
+            forward (weight standardisation, "same" padding) always use the detour.
 
     Returns:
         The layer itself.
@@ -169,38 +169,38 @@ def extend(
 
 
 def retract(layer: FeedbackLayer) -> nn.Module:
-    """Undo `extend`, in place: the layer is of the class that it was, and plain backprop."""
+    """Undo `extend`, in place: restore the layer's class, so that it uses backprop."""
     layer.__class__ = layer.feedback.kind
     del layer.feedback, layer.transport, layer.backend
     return layer
 
 
 def feedback_layers(network: nn.Module, *, off: bool = False) -> dict[str, FeedbackLayer]:
-    """Name to layer, for every layer that `extend` has changed; those switched off only if they are asked for."""
+    """Name to layer, for every layer that `extend` has changed; with `off` also those that are switched off."""
     extended = {name: module for name, module in network.named_modules() if isinstance(module, FeedbackLayer)}
     return {name: layer for name, layer in extended.items() if off or not layer.feedback.off}
 
 
 def feedback_parameters(network: nn.Module) -> list[nn.Parameter]:
-    """The trained feedback of a network (Kolen-Pollack's), which are parameters beside its own."""
+    """The trained feedback of a network (Kolen-Pollack's), which are additional parameters."""
     return [p for m in network.modules() if isinstance(m, Feedback) for p in m.parameters(recurse=False)]
 
 
 def switch_off(layer: FeedbackLayer) -> None:
-    """Make the layer plain backprop until it is switched on; free what it stores."""
+    """Make the backward pass use the layer's own weight, and free the stored tensor."""
     layer.feedback.off = True
     layer.feedback.weight = layer.feedback.weight.new_empty(0)
 
 
 def switch_on(layer: FeedbackLayer, generator: torch.Generator) -> None:
-    """Send the error back through what the layer's source draws from `generator`."""
+    """Make the backward pass use the feedback again, which the layer's source draws from `generator`."""
     layer.feedback.off = False
     layer.feedback.weight = _drawn(layer.feedback.source, layer.weight.detach(), generator)
 
 
 @contextmanager
 def true_gradient(network: nn.Module) -> Iterator[None]:
-    """Within, every layer sends the error back through its own weights: backprop on the same network."""
+    """Within, the backward pass of every layer uses its own weight: backprop on the same network."""
     layers = [module for module in network.modules() if getattr(module, "transport", "") == "feedback"]
     for layer in layers:
         layer.transport = "weights"
@@ -212,31 +212,31 @@ def true_gradient(network: nn.Module) -> Iterator[None]:
 
 
 def _drawn(source: FeedbackSource, weight: Tensor, generator: torch.Generator) -> Tensor | None:
-    """What the source stores for a weight, of its device, type and memory layout."""
+    """The tensor that the source stores for a weight, with the weight's device, type and memory layout."""
     stored = source.draw(weight, generator)
     return None if stored is None else torch.empty_like(weight).copy_(stored)
 
 
 def _same_forward(kind: type) -> type | None:
-    """For a subclass of torch's that inherits the standard forward: its out-projection, or a parametrised layer."""
+    """The extended class for torch's own subclasses with the standard forward (out-projection, parametrised layers)."""
     for base, extended in _STATIC.items():
         if issubclass(kind, base) and kind.forward is base.forward and kind.__module__.startswith("torch.nn"):
             if "weight" not in vars(kind):
                 return extended
-            # the weight is a property of the class that torch made for this layer
+            # a parametrised layer: its weight is a property of the class that torch has created for it
             return type(f"Feedback{kind.__name__}", (extended, kind), {})
     return None
 
 
 def _dynamic(layer: nn.Module) -> type:
-    """A subclass made for a type with its own forward; `feedback.twin` is the empty shell that runs it again.
+    """A new subclass for a type with its own forward; `feedback.twin` is a copy of the layer that runs it again.
 
-    Such classes do not pickle; state_dict and deepcopy work.
+    Such classes cannot be pickled; state_dict and deepcopy work.
     """
     shell = copy.copy(layer)
     shell._modules = {name: child for name, child in layer._modules.items() if name != "feedback"}
     shell._parameters, shell._buffers = dict(layer._parameters), dict(layer._buffers)
-    # not registered as a child: its tensors are the layer's own, or are handed in at every call
+    # not registered as a child: its tensors are those of the layer, or are passed at every call
     object.__setattr__(layer.feedback, "twin", shell)
     kind = type(layer)
     if kind not in _DYNAMIC:

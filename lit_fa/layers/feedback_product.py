@@ -1,8 +1,8 @@
-r"""A network as a linear map: its feedback in the place of its weights, and nothing between them.
+r"""The product of all feedback matrices above a block, as a direct feedback matrix.
 
-What a direct feedback matrix of a whole network is made of: $D_l = B_L B_{L-1} \cdots B_{l+1}$ for a chain of linear
-layers. In a network with convolutions, pools and shortcuts the product is the Jacobian of the linearised network, in
-which activations, normalisation and biases are left out and maxima are means.
+For a sequence of linear layers it is $D_l = B_L B_{L-1} \cdots B_{l+1}$. For a network with convolutions, pools and
+shortcuts it is the Jacobian of the linearised network: feedback in place of weights, without activations,
+normalisation and biases, and with means in place of maxima.
 """
 
 from collections.abc import Iterator
@@ -20,33 +20,33 @@ IDENTITIES = (
     nn.Tanh, nn.Hardtanh, nn.Sigmoid, nn.Hardsigmoid, nn.Hardswish, nn.modules.batchnorm._BatchNorm, nn.LayerNorm,
     nn.GroupNorm, nn.modules.instancenorm._InstanceNorm, nn.modules.dropout._DropoutNd,
 )  # fmt: skip
-ROUNDINGS = 1e4  # how far from linear counts as linear, in units of the type's precision
+ROUNDINGS = 1e4  # tolerance of the linearity check, in units of the type's precision
 
 
 def feedback_jacobians(network: nn.Module, example: Tensor, names: list[str]) -> dict[str, Tensor]:
     """Module to D (c, *output of the module): the Jacobian of the logits in the linearised network.
 
     Args:
-        network: of factored layers with feedback; other layers count with their own weights.
+        network: of factored layers with feedback; other layers enter with their own weights.
         example: (n, ...) inputs, for shape and type.
         names: of modules, each run once in a forward pass.
 
     Raises:
-        ValueError: the network is not linear even so (attention, gates, functional activations).
+        ValueError: the linearised network is not linear (attention, gates, functional activations).
     """
     x = torch.randn(example[:1].shape, generator=torch.Generator().manual_seed(0)).to(example)
     with observing(network), linearised(network.eval()), torch.enable_grad():
         _check_linear(network, x)
-        with recording(network, names) as seen:
+        with recording(network, names) as recorded:
             logits = network(x.requires_grad_(True))[0]
-        outputs = {call.name: call.output for call in seen}
+        outputs = {call.name: call.output for call in recorded}
         rows = [torch.autograd.grad(logit, [*outputs.values()], retain_graph=True) for logit in logits]
     return {name: torch.cat(parts) for name, parts in zip(outputs, zip(*rows, strict=True), strict=True)}
 
 
 @contextmanager
 def linearised(network: nn.Module) -> Iterator[None]:
-    """Within, the network is the linear map that its feedback makes."""
+    """Within, the network is the linear map of its feedback."""
     with ExitStack() as stack:
         for module in network.modules():
             if forward := _linear_forward(module):

@@ -1,4 +1,4 @@
-"""The autograd graph behind a scalar: who uses what, of which shape, and which nodes depend on the batch."""
+"""The autograd graph of a scalar: the consumers and shapes of its nodes, and the nodes that depend on the batch."""
 
 import re
 from collections import defaultdict
@@ -15,7 +15,7 @@ Consumers = dict[Node, list[Node]]
 
 
 def consumers_of(root: Node) -> Consumers:
-    """node -> nodes that use its output, for the whole graph behind `root`."""
+    """Node to the nodes that use its output, for the whole graph of `root`."""
     consumers, stack = defaultdict(list), [root]
     seen = {root}
     consumers[root] = []
@@ -32,37 +32,37 @@ def consumers_of(root: Node) -> Consumers:
 
 
 def users(nodes: Iterable[Node], consumers: Consumers) -> set[Node]:
-    """The nodes whose outputs depend on any of `nodes`, those themselves left out unless they do."""
-    found, stack = set(), [*nodes]
+    """The nodes whose outputs depend on the output of any of `nodes`."""
+    dependent, stack = set(), [*nodes]
     while stack:
-        new = {user for user in consumers.get(stack.pop(), ()) if user not in found}
-        found |= new
+        new = {user for user in consumers.get(stack.pop(), ()) if user not in dependent}
+        dependent |= new
         stack += new
-    return found
+    return dependent
 
 
 def operation(node: Node) -> str | None:
-    """Name of torch's own operation, such as `Mul`; None for an `autograd.Function`, whatever it is called.
+    """Name of torch's own operation, such as `Mul`; None for an `autograd.Function` of any name.
 
     >>> operation((torch.ones(2, requires_grad=True) * 2).grad_fn)
     'Mul'
     """
     if isinstance(node, BackwardCFunction):
         return None
-    found = re.fullmatch(r"(\w+?)(Backwards?\d*)?", node.name())
-    return found[1] if found else None
+    name = re.fullmatch(r"(\w+?)(Backwards?\d*)?", node.name())
+    return name[1] if name else None
 
 
 def shape_of(node: Node, output: int = 0) -> tuple[int, ...]:
-    """Shape of the tensor that a node of the graph made, or of a leaf."""
+    """Shape of an output of a node, or of a leaf."""
     return tuple(node.variable.shape if hasattr(node, "variable") else node._input_metadata[output].shape)
 
 
 class DependsOnData(TorchDispatchMode):
-    """Within, notes the nodes whose outputs depend on the given tensors, through cuts and detached tensors too.
+    """Within, records the nodes whose outputs depend on the given tensors, also through stop-gradients.
 
-    Two weights that are multiplied and a weight that multiplies an image look alike in an autograd graph if the image
-    needs no gradient. So memory is followed: what an operation makes of a followed tensor is followed.
+    If an image needs no gradient, its product with a weight looks in the autograd graph like a product of two weights.
+    Therefore memory is followed: the outputs of an operation on a followed tensor are followed too.
 
     >>> image, weight = torch.ones(2), torch.ones(2, requires_grad=True)
     >>> with DependsOnData([image]) as seen:
@@ -75,31 +75,31 @@ class DependsOnData(TorchDispatchMode):
         """Follow `tensors`."""
         super().__init__()
         self.followed = {}
-        self.made: list[Tensor] = []
-        self.found: set[Node] = set()
+        self.outputs: list[Tensor] = []
+        self.recorded: set[Node] = set()
         for tensor in tensors:
             self.follow(tensor)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        """Run the operation and follow what it makes of a followed tensor."""
+        """Run the operation; if an input is followed, follow its outputs."""
         read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and _key(t) in self.followed]
-        # noted now as well, since writing in place gives a tensor another node
-        self.found |= {t.grad_fn for t in read if t.grad_fn is not None}
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made) if read else ():
+        # recorded here as well, because an in-place operation gives a tensor another node
+        self.recorded |= {t.grad_fn for t in read if t.grad_fn is not None}
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result) if read else ():
             if isinstance(tensor, Tensor):
                 self.follow(tensor)
-                self.made.append(tensor)
-        return made
+                self.outputs.append(tensor)
+        return result
 
     def nodes(self) -> set[Node]:
-        """The nodes found so far."""
-        return self.found | {t.grad_fn for t in self.made if t.grad_fn is not None}
+        """The nodes recorded so far."""
+        return self.recorded | {t.grad_fn for t in self.outputs if t.grad_fn is not None}
 
     def follow(self, tensor: Tensor) -> None:
-        """From now on, this tensor too."""
+        """Follow this tensor from now on."""
         if (key := _key(tensor)) is not None:
-            self.followed[key] = tensor.untyped_storage()  # kept, so that no other tensor gets its address
+            self.followed[key] = tensor.untyped_storage()  # referenced, so that its address is not used again
 
 
 def _key(tensor: Tensor) -> int | None:

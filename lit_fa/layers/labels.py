@@ -1,14 +1,14 @@
-r"""How a label gets into the input of a network that knows of none.
+r"""Adds a label to the input of a network that has no input for labels.
 
-`pixels`: it overwrites c entries of the flattened input. `channels`: c constant planes, or features, stand beside the
-input's own; the first layer gains a child `label` that reads them, and called without a label it works as it always
-did.
+`pixels`: the label overwrites c entries of the flattened input. `channels`: the label is c constant planes, or
+features, in addition to the input; the first layer receives a child `label` that reads them. Without a label the layer
+works as before.
 
-A first layer is linear in image and label: with r the length by which the labelled sample is divided,
-$W\,(x + l)/r = W\,(x/r) + W_{\mathrm{label}}\,(l/r)$. So an image is projected once for all labels it is tried with,
-where the network lets rows multiply behind its first layer, which is tried on an example. Elsewhere every pair of image
-and label goes through the network as a sample of its own. Letters: n batch, k labels a sample is tried with, c classes,
-o everything but the batch in the layer's output.
+A first layer is linear in image and label. If the labelled sample is divided by its length r,
+$W\,(x + l)/r = W\,(x/r) + W_{\mathrm{label}}\,(l/r)$. So an image is projected once for all its labels, provided that
+the network accepts a different number of rows after its first layer; this is tested on an example. Otherwise every pair
+of image and label is a separate sample. Letters: n batch, k labels of a sample, c classes, o all dimensions of the
+layer's output except the batch.
 """
 
 import copy
@@ -28,22 +28,23 @@ from lit_fa.layers.observing import calls, observing
 
 
 class LabelledInput:
-    """Runs a network on samples that carry labels.
+    """Runs a network on samples with labels.
 
     Args:
-        network: its first layer is hooked, and gets the child `label` if the label stands in channels.
-        example: (n, ...) inputs, whose values do not matter.
+        network: its first layer is hooked, and receives the child `label` if the label is in channels.
+        example: (n, ...) inputs, whose values have no meaning.
         classes: c.
         position: first of the c entries of the flattened input that the label overwrites; None: channels.
-        kind: what labelled samples are divided by, see `functional.goodness.normalise`.
-        seed: of the label's weights, drawn like torch's default for the widened layer: ±1/sqrt(fan_in).
+        kind: normalisation of labelled samples, see `functional.goodness.normalise`.
+        seed: of the label's weights, initialised like torch's default for the wider layer: ±1/sqrt(fan_in).
 
     Attributes:
-        layer: name of the layer that takes the label by itself; None: the label is written into the input.
-        once: an image is projected once for all of its labels.
+        layer: name of the layer that adds the label to its output; None: the label is written into the input.
+        once: whether an image is projected once for all of its labels.
 
     Raises:
-        UserError: channels, and the first weight layer is no linear or conv layer that reads the input itself.
+        UserError: the label is in channels, but the first weight layer is not a linear or conv layer that reads the
+            input.
     """
 
     def __init__(
@@ -81,15 +82,15 @@ class LabelledInput:
             return network(divided(inputs, r))
 
     def add(self, layer: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
-        """The hook: the layer's output (n, *o) without becomes (k n, *o) with labels."""
+        """The forward hook: turns the output (n, *o) without labels into (k n, *o) with labels."""
         if self.written is None:
             return None
         if self.position is not None:
             tensors = under_autocast(args[0], self.written, layer.weight, layer.bias)
-            # the view is made here: an activation in place may not write into one that a Function returns
+            # the view is created here, because an in-place activation may not write into a view that a Function returns
             return _AddLabel.apply(output.detach(), *tensors, self.position).flatten(0, 1)
         alone = layer.label(self._planes(layer, args[0])).to(output.dtype)
-        # maps whose channels lie together in memory stay so
+        # keep the channels_last memory format
         last = output.ndim == 4 and output.shape[1] == output.stride(3) > output.stride(1) == 1
         output, alone = (t.permute(0, 2, 3, 1) if last else t for t in (output, alone))
         both = _added(output.flatten(1), self.written.to(output.dtype), alone.flatten(1))
@@ -97,7 +98,7 @@ class LabelledInput:
         return both.permute(0, 3, 1, 2) if last else both
 
     def _planes(self, layer: nn.Module, x: Tensor) -> Tensor:
-        """The c labels of strength one, in every place of the layer's input x."""
+        """The c labels of strength one, at every position of the layer's input x."""
         hot = torch.eye(self.classes, dtype=x.dtype, device=x.device)
         if isinstance(layer, nn.Linear):
             return hot.view(self.classes, *[1] * (x.ndim - 2), -1).expand(-1, *x.shape[1:-1], -1)
@@ -112,28 +113,28 @@ class LabelledInput:
             self.written = None
 
     def _may_multiply(self, network: nn.Module, example: Tensor) -> bool:
-        """Try both roads on random samples, in training mode, so that dropout before the layer is noticed."""
+        """Whether both methods agree on random samples; in training mode, to detect dropout before the layer."""
         inputs = _random_like(example)
         labels = torch.eye(self.classes).to(inputs)[:2].unsqueeze(1).expand(-1, len(inputs), -1)
-        found, layer = [], self.layer
+        results, layer = [], self.layer
         for self.once in (False, True):
             self.layer = None if self.position is not None and not self.once else layer
             with observing(network), torch.no_grad():
                 network.train()
                 torch.manual_seed(0)
                 try:
-                    found.append(self(network, inputs, labels))
-                except Exception:  # whatever a network says to rows that multiply: it keeps one row a sample
+                    results.append(self(network, inputs, labels))
+                except Exception:  # the network does not accept another number of rows
                     return False
-        one, other = found
+        one, other = results
         return one.shape == other.shape and bool((one - other).norm() <= _tolerance(one) * one.norm())
 
 
 class _AddLabel(torch.autograd.Function):
     """A linear layer's output (n, o) for images with k labels each, (k, n, o), and all of its gradients.
 
-    The label's columns of the weight's gradient are written into the image's gradient, which is zero there: to
-    differentiate a slice of the weight would take another matrix of its size.
+    The label's columns of the weight's gradient are written into the gradient of the image part, which is zero there;
+    differentiating a slice of the weight would need another matrix of its size.
     """
 
     generate_vmap_rule = True
@@ -164,25 +165,25 @@ class _AddLabel(torch.autograd.Function):
 
 
 def _added(output: Tensor, labels: Tensor, alone: Tensor) -> Tensor:
-    """(k, n, o): output (n, o) + labels (k, n, c) times what each label adds by itself, (c, o)."""
+    """(k, n, o): output (n, o) + labels (k, n, c) times the contribution of each label, `alone` (c, o)."""
     k = len(labels)
     return torch.baddbmm(output.expand(k, *output.shape), labels, alone.expand(k, *alone.shape))
 
 
 def _first_layer(network: nn.Module, example: Tensor) -> tuple[str | None, torch.Size | None]:
-    """Name and input shape of the first weight layer if it reads the network's input itself, and once; else None."""
+    """Name of the first weight layer, and its input shape if it reads the network's input, and only once; else None."""
     layers = [name for name, m in network.named_modules() if isinstance(m, WEIGHT_LAYERS)]
     inputs = _random_like(example)
-    seen = calls(network, inputs, layers)
-    name, read = (seen[0].name, seen[0].inputs[0]) if seen else (None, inputs[:0])
+    recorded = calls(network, inputs, layers)
+    name, read = (recorded[0].name, recorded[0].inputs[0]) if recorded else (None, inputs[:0])
     itself = read.numel() == inputs.numel() and torch.equal(read.flatten(), inputs.flatten())
-    if not itself or not name or sum(call.name == name for call in seen) > 1:
+    if not itself or not name or sum(call.name == name for call in recorded) > 1:
         return name, None
     return name, read.shape
 
 
 def _add_label_weights(network: nn.Module, name: str | None, shape: torch.Size | None, classes: int, seed: int) -> int:
-    """Give the layer `name` the child `label`; returns in how many places of its input a label stands."""
+    """Add the child `label` to the layer `name`; returns the number of positions of its input."""
     layer = network.get_submodule(name) if name else None
     if shape is None or not isinstance(layer, (nn.Linear, *CONVS)):
         first = f"{name} ({type(layer).__name__})" if name else "there is none"

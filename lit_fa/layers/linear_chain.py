@@ -1,4 +1,4 @@
-"""The chain of linear layers between cuts: what stands between the feedback of one layer and that of the next."""
+"""The linear layers between stop-gradients, to which feedback-weight matching applies."""
 
 import copy
 from collections.abc import Sequence
@@ -16,25 +16,25 @@ REMEDY = "only linear layers and activations may follow the first cut"
 
 
 def linear_chain(network: nn.Module, example: Tensor, ends: Sequence[str]) -> list[tuple[str, ...]]:
-    """The linear layer between each cut and the next, and last the read-out; nothing where there are several layers.
+    """The name of the linear layer between each stop-gradient and the next, and at last of the head.
 
-    What comes before the first cut is free: its weights stand between no two cuts.
+    An entry is empty if there are several layers. The layers before the first stop-gradient may be of any kind.
 
     Args:
         network: any module.
         example: (n, ...) inputs, for shape and type.
-        ends: modules behind which the network is cut, in the order in which a forward pass meets them.
+        ends: modules with a stop-gradient after them, in the order of a forward pass.
 
     Raises:
-        UserError: a convolution or a normalisation between cuts, a block whose output is no (n, units), or depends on
-            its input by another way than its linear layer; by name.
+        UserError: a convolution or a normalisation between stop-gradients, or a block whose output is not (n, units) or
+            depends on its input not only through its linear layer; by name.
     """
     modules = {name: m for name, m in network.named_modules() if name}
-    seen = calls(network, example, modules)
-    sections = _sections(seen, ends)[1:]
+    recorded = calls(network, example, modules)
+    sections = _sections(recorded, ends)[1:]
     for section in sections:
         _refuse_by_kind([call.name for call in section], modules)
-    shapes = {call.name: tuple(call.output.shape[1:]) for call in seen if call.name in ends}
+    shapes = {call.name: tuple(call.output.shape[1:]) for call in recorded if call.name in ends}
     for name, shape in shapes.items():
         if len(shape) != 1:
             raise UserError(f"{name} puts out {shape} a sample, feedback matching reads (units,): {REMEDY}")
@@ -47,35 +47,36 @@ def linear_chain(network: nn.Module, example: Tensor, ends: Sequence[str]) -> li
 
 
 def transformer_chain(network: nn.Module, example: Tensor, ends: Sequence[str]) -> list[tuple[str, ...]]:
-    """The same for the parts of a Transformer, where shortcuts, normalisation and attention are looked past.
+    """As `linear_chain` for the sublayers of a Transformer; residual connections, norms and attention are ignored.
 
-    The link between two cuts is the last linear layer before the second, if its weight leads from the units of the one
-    to those of the other: of attention the output's projection, as if attention handed on what it reads. What leads
-    from the last cut to the logits may be several layers (a pooler, a classifier): their product.
+    The entry between two stop-gradients is the last linear layer before the second one, if its weight maps the units of
+    the first to those of the second. Of attention this is the output projection, as if attention were the identity. The
+    entry of the head may have several layers (pooler, classifier), whose product is meant.
     """
     layers = {name: m for name, m in network.named_modules() if name and is_linear(m)}
     layers = {n: m for n, m in layers.items() if not any(n.startswith(outer + ".") for outer in layers)}
-    seen = calls(network, example, [*layers, *ends])
-    units = {call.name: call.tensor.shape[-1] for call in seen}
-    sections = [[call.name for call in section if call.name in layers] for section in _sections(seen, ends)[1:]]
+    recorded = calls(network, example, [*layers, *ends])
+    units = {call.name: call.tensor.shape[-1] for call in recorded}
+    sections = [[call.name for call in section if call.name in layers] for section in _sections(recorded, ends)[1:]]
     shapes = [(units[end], units[begin]) for begin, end in pairwise(ends)]
     chain = []
     for names, shape in zip(sections, shapes, strict=False):
         fits = names and tuple(dense_weight(layers[names[-1]]).shape) == shape
         chain.append((names[-1],) if fits else ())
-    made = [units[ends[-1]], *(units[name] for name in sections[-1])]
-    leads = all(dense_weight(layers[n]).shape == (o, i) for n, (i, o) in zip(sections[-1], pairwise(made), strict=True))
-    return [*chain, tuple(sections[-1]) if leads else ()]
+    sizes = [units[ends[-1]], *(units[name] for name in sections[-1])]
+    shapes = [(o, i) for i, o in pairwise(sizes)]
+    fits = all(dense_weight(layers[name]).shape == shape for name, shape in zip(sections[-1], shapes, strict=True))
+    return [*chain, tuple(sections[-1]) if fits else ()]
 
 
 def is_linear(module: nn.Module) -> bool:
-    """A linear layer, with an adapter or without."""
+    """Whether the module is a linear layer, with or without an adapter."""
     base = module.get_base_layer() if hasattr(module, "get_base_layer") else module
     return isinstance(base, nn.Linear)
 
 
 def dense_weight(layer: nn.Module) -> Tensor:
-    """(out, in) that a linear layer multiplies by, its adapter included."""
+    """The weight (out, in) of a linear layer, including its adapter."""
     if not hasattr(layer, "get_base_layer"):
         return layer.weight.detach()
     merged = copy.deepcopy(layer)
@@ -85,16 +86,16 @@ def dense_weight(layer: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def set_dense_weight(layer: nn.Module, weight: Tensor) -> None:
-    """Make `dense_weight` equal `weight`, in place; an adapter stays what it is, and what it adds to takes the rest."""
+    """Make `dense_weight` equal to `weight`, in place; an adapter is not changed, only the weight below it."""
     if hasattr(layer, "get_base_layer"):
         layer.get_base_layer().weight.add_(weight - dense_weight(layer))
     else:
         layer.weight.copy_(weight)
 
 
-def _sections(seen: list[Call], ends: Sequence[str]) -> list[list[Call]]:
+def _sections(recorded: list[Call], ends: Sequence[str]) -> list[list[Call]]:
     sections: list[list[Call]] = [[]]
-    for call in seen:
+    for call in recorded:
         sections[-1].append(call)
         if call.name in ends:
             sections.append([])
@@ -113,15 +114,15 @@ def _refuse_by_kind(names: list[str], modules: dict[str, nn.Module]) -> None:
 
 
 def _check_link(network: nn.Module, example: Tensor, layer: str, begin: str, end: str | None) -> None:
-    """With the weight at zero nothing that enters the block may leave it."""
+    """Check that the output of the block does not depend on its input if the layer's weight is zero."""
     weight = network.get_submodule(layer).weight
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, *example.shape[1:], generator=generator).to(example)
     names = [begin] if end is None else [begin, end]
-    with observing(network), torch.no_grad(), recording(network, names) as seen:
+    with observing(network), torch.no_grad(), recording(network, names) as recorded:
         network.eval()
         logits = functional_call(network, {f"{layer}.weight": torch.zeros_like(weight)}, (x,))
-    outputs = {call.name: call.output for call in seen}
+    outputs = {call.name: call.output for call in recorded}
     out = logits if end is None else outputs[end]
     if not torch.equal(out[0], out[1]):
         raise UserError(f"something goes past {layer}, from {begin} to {end or 'the logits'} (a shortcut?): {REMEDY}")

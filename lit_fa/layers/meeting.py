@@ -1,8 +1,8 @@
-"""What happens where a weight meets an activation that carries error: does the error go back through the weight?
+"""Whether the backward pass of an operation sends error through a weight to an activation.
 
-Everything that is not known here does: a product, a recurrent layer, somebody's own `autograd.Function`. What does not:
-sums and other ways to put tensors side by side, normalisations, a scaling, and our own functions, which send the error
-through the feedback.
+This holds for products, recurrent layers, any `autograd.Function` that is not ours, and every operation that is not
+listed here. It does not hold for sums and concatenations, normalisations, scalings, and our own functions, whose
+backward pass uses the feedback.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from lit_fa.functional.fused import ConvFeedback, LinearFeedback
 from lit_fa.layers.factored import FeedbackThrough
 from lit_fa.layers.graph import Consumers, operation, shape_of
 
-# known by identity: whatever else is called so is not ours
+# compared by identity, because another class may have the same name
 OWN = {function._backward_cls for function in (LinearFeedback, ConvFeedback, FeedbackThrough)}
-# autograd's names of operations that add, choose or place entries and multiply nothing
+# autograd's names of operations that add, select or place entries and do not multiply
 JOINS = {
     "Add", "Sub", "Rsub", "Cat", "Stack", "Where", "Maximum", "Minimum", "Fmax", "Fmin", "Clamp", "ClampMin",
     "ClampMax", "Copy", "CopySlices", "IndexPut", "IndexPutImpl", "IndexAdd", "IndexCopy", "Scatter", "ScatterAdd",
@@ -26,8 +26,8 @@ NORMALISATIONS = {
     "NativeLayerNorm", "NativeGroupNorm", "FusedRmsNorm", "RmsNorm",
 }  # fmt: skip
 ELEMENTWISE = {"Mul", "Div", "Pow", "Addcmul", "Addcdiv", "Lerp", "Prelu", "PreluKernel"}
-PRODUCTS = {"Mm", "Mv", "Dot", "Vdot", "Bmm", "Addmm", "Addmv", "Addbmm", "Baddbmm"}  # that a vector can take part in
-# operation to the place of the input that is added to its result
+PRODUCTS = {"Mm", "Mv", "Dot", "Vdot", "Bmm", "Addmm", "Addmv", "Addbmm", "Baddbmm"}  # possible with a vector
+# operation to the index of the input that is added to its result
 ADDED = dict.fromkeys(("Addmm", "Addmv", "Addbmm", "Baddbmm", "Addr", "Addcmul", "Addcdiv"), 0) | dict.fromkeys(
     (f"ScaledDotProduct{kind}" for kind in ("EfficientAttention", "CudnnAttention", "FusedAttentionOverrideable")), 3
 )
@@ -36,14 +36,14 @@ SUMS = {"Sum", "Mean"}
 
 
 def transports(node: Node, weight: Node, carrying: Sequence[Node], consumers: Consumers, *, vector: bool) -> bool:
-    """Whether error goes from the output of `node` through `weight`, which it reads, to what is `carrying`.
+    """Whether error goes from the output of `node` through its input `weight` to its inputs `carrying`.
 
     Args:
-        node: reads `weight` and `carrying`.
-        weight: a parameter, or what became of it.
-        carrying: the other inputs of `node` through which error reaches something that is trained.
+        node: an operation with the inputs `weight` and `carrying`.
+        weight: a parameter, or a tensor computed from one.
+        carrying: the other inputs of `node` from which error reaches a trained tensor.
         consumers: of the graph.
-        vector: the weight is one-dimensional; such a bias or scale transports in a product of matrices alone.
+        vector: the weight is one-dimensional: error passes through such a bias or scale only in matrix products.
     """
     name = operation(node)
     place, output = next((i, output) for i, (child, output) in enumerate(node.next_functions) if child is weight)
@@ -56,7 +56,7 @@ def transports(node: Node, weight: Node, carrying: Sequence[Node], consumers: Co
 
 
 def _summed(scaled: Node, scale: tuple[int, ...], consumers: Consumers) -> bool:
-    """Whether a product is summed over a dimension in which the scale differs: then it is an inner product."""
+    """Whether a product is summed over a dimension of the scale, which makes it an inner product."""
     dims = len(shape_of(scaled))
     differs = {dims - len(scale) + i for i, size in enumerate(scale) if size > 1}
     for reader in consumers.get(scaled, ()):
@@ -75,4 +75,4 @@ def _own_shape(node: Node, output: int) -> tuple[int, ...]:
 
 
 def _signed(dim: int) -> int:
-    return dim - 2**64 if dim >= 2**63 else dim  # autograd shows a negative dimension without its sign
+    return dim - 2**64 if dim >= 2**63 else dim  # autograd stores a negative dimension as an unsigned number

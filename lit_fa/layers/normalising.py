@@ -1,4 +1,4 @@
-"""Cuts that pass on the normalised output, so that the next block cannot read the goodness of the last."""
+"""Stop-gradients that normalise, so that the input of a block does not contain the goodness of the block before."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from lit_fa.layers.taps import Taps
 
 
 class NormalisingTaps(Taps):
-    """Cuts that pass on the normalised output. A visitor is shown the sums of its squares (n,) as well."""
+    """Stop-gradients that normalise the output. The visitor also receives the sums of its squares (n,)."""
 
     def __init__(self, network: nn.Module, names: list[str], kind: str):
         """names: in the order of the forward pass; kind: see `functional.goodness.normalise`."""
@@ -19,20 +19,20 @@ class NormalisingTaps(Taps):
         super().__init__(network, names)
 
     def visit(self, name: str, module: nn.Module, args: tuple, output: object) -> object:
-        """Show output and squares to the visitor; pass on the normalised value without its history."""
+        """Call the visitor with output and squares; return the normalised output behind a stop-gradient."""
         if self.visitor is None:
             return output
         tensor = output[0] if isinstance(output, tuple) else output
         passed = cut(tensor)
-        found = squares(passed)
-        self.visitor(name, tensor, found)
+        sums = squares(passed)
+        self.visitor(name, tensor, sums)
         if self.stops and name == self.names[-1]:
             raise _EnoughError
-        passed = divided(passed, length(found, math.prod(passed.shape[1:]), self.kind))
+        passed = divided(passed, length(sums, math.prod(passed.shape[1:]), self.kind))
         return (passed, *output[1:]) if isinstance(output, tuple) else passed
 
     def visit_all(self, visitor: Callable[[str, Tensor, Tensor], None], forward: Callable[[], Tensor]) -> None:
-        """Run `forward`, a forward pass of the network, up to the last cut: the head issues no product."""
+        """Run `forward`, a forward pass of the network, up to the last stop-gradient; the head is not computed."""
         self.stops = True
         try:
             with self.visited_by(visitor):
@@ -44,4 +44,4 @@ class NormalisingTaps(Taps):
 
 
 class _EnoughError(Exception):
-    """The last cut has been visited."""
+    """The last stop-gradient has been reached."""

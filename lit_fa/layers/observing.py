@@ -1,4 +1,4 @@
-"""Looking at a network without changing what happens next."""
+"""Runs a network without changing its state."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Call(NamedTuple):
-    """One run of a module in a forward pass: its name, its positional inputs, and what it returned."""
+    """One call of a module in a forward pass: its name, positional inputs and output."""
 
     name: str
     inputs: tuple
@@ -17,36 +17,42 @@ class Call(NamedTuple):
 
     @property
     def tensor(self) -> object:
-        """What was returned; of a tuple its first entry."""
+        """The output, or the first entry of an output that is a tuple."""
         return self.output[0] if isinstance(self.output, tuple) else self.output
 
 
 def calls(network: nn.Module, example: Tensor, names: Iterable[str]) -> list[Call]:
-    """Every call of the named modules in one observed forward pass, without a graph, in the order of their returns.
+    """Every call of the named modules in one forward pass without graph, in the order in which they return.
+
+    The state of the network is not changed.
 
     Args:
-        network: any module; "" names itself.
+        network: any module; its own name is "".
         example: (n, ...) inputs.
         names: of modules.
     """
-    with observing(network), torch.no_grad(), recording(network, names) as made:
+    with observing(network), torch.no_grad(), recording(network, names) as recorded:
         network(example)
-    return made
+    return recorded
 
 
 @contextmanager
 def recording(network: nn.Module, names: Iterable[str]) -> Iterator[list[Call]]:
-    """Within, every call of the named modules is noted.
+    """Within, every call of the named modules is recorded.
 
-    A graph is of use only inside `observing`, whose end writes into the buffers that the graph has kept.
+    A recorded graph must be used inside `observing`, which at its end writes into the buffers that the graph refers to.
     """
-    made: list[Call] = []
+    recorded: list[Call] = []
+
+    def record(name: str, args: tuple, output: object) -> None:
+        recorded.append(Call(name, args, output))
+
     hooks = [
-        network.get_submodule(name).register_forward_hook(lambda _m, args, out, n=name: made.append(Call(n, args, out)))
+        network.get_submodule(name).register_forward_hook(lambda _m, args, out, n=name: record(n, args, out))
         for name in names
     ]
     try:
-        yield made
+        yield recorded
     finally:
         for hook in hooks:
             hook.remove()
@@ -54,10 +60,10 @@ def recording(network: nn.Module, names: Iterable[str]) -> Iterator[list[Call]]:
 
 @contextmanager
 def observing(network: nn.Module) -> Iterator[None]:
-    """Restore random state, buffers, training mode and gradients of `network` on the way out.
+    """Restore random state, buffers, training mode and gradients of `network` at the end of the block.
 
-    A second forward pass in training mode would move BatchNorm's running statistics and the dropout stream; a probe
-    that does so changes the run it observes.
+    A forward pass in training mode changes BatchNorm's running statistics and the random state (dropout), so without
+    this a measurement would change the run.
     """
     devices = dict.fromkeys(t.device for t in network.parameters() if t.device.type == "cuda")
     buffers = {name: b.detach().clone() for name, b in network.named_buffers() if b is not None}
@@ -80,7 +86,7 @@ def observing(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def unfrozen(network: nn.Module) -> Iterator[set[str]]:
-    """Within, every parameter requires a gradient, frozen ones too; yields the names of those."""
+    """Within, every parameter requires a gradient, also frozen ones; yields the names of the frozen ones."""
     frozen = {name: p for name, p in network.named_parameters() if not p.requires_grad}
     try:
         for p in frozen.values():

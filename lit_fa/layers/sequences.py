@@ -1,4 +1,4 @@
-"""Blocks with an output for every token: one feedback matrix for all of them, and what a network says of padding."""
+"""Blocks with an output for every token: one feedback matrix for all tokens, and the mask of padding."""
 
 from dataclasses import replace
 
@@ -10,21 +10,21 @@ from lit_fa.layers.taps import Block
 
 
 def token_mask(network: nn.Module, inputs: Tensor) -> Tensor | None:
-    """(n, t): 1 for a token and 0 for padding, from a network whose inputs differ in length; None from others."""
+    """(n, t): 1 for a token and 0 for padding, if the network's inputs differ in length; None for other networks."""
     return network.token_mask(inputs) if hasattr(network, "token_mask") else None
 
 
 def shared_by_tokens(network: nn.Module, example: Tensor, blocks: list[Block], kind: str | None) -> list[Block]:
-    """The blocks, with outputs (t, d) as (1, d): what their feedback is drawn for.
+    """The blocks, with shape (1, d) in place of (t, d), the shape for which feedback is drawn.
 
     Args:
-        network: may offer `token_mask`.
+        network: may have a method `token_mask`.
         example: (n, ...) inputs.
         blocks: from `layers.taps.find_blocks`.
-        kind: of `functional.tokens`; None leaves the blocks as they are.
+        kind: see `functional.tokens`; None leaves the blocks unchanged.
 
     Raises:
-        UserError: the kind does not fit the network, or a network for texts is given none.
+        UserError: the kind does not fit the network, or it is None for a network for texts.
     """
     mask = token_mask(network, example)
     if kind is None and mask is None:

@@ -1,8 +1,8 @@
-r"""Where the backward matrix of a layer comes from: drawn, derived from the weight, copied, or learned.
+r"""Sources of the backward matrix of a layer: drawn, derived from the weight, copied, or learned.
 
-A source is a small frozen record with four pure functions. `draw` makes what the layer stores when the rule is
-installed, `matrix` says which matrix the error goes back through, `after_step` and `on_round_start` renew what is
-stored. The layer holds the tensor (`<layer>.feedback.weight`, of the weight's shape), the source holds the options.
+A source is a small frozen dataclass with four pure functions. `draw` returns the tensor that the layer stores when the
+rule is installed, `matrix` returns the matrix of the backward pass, `after_step` and `on_round_start` renew the stored
+tensor. The layer has the tensor (`<layer>.feedback.weight`, of the weight's shape), the source has the options.
 """
 
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from lit_fa.functional import feedback as formula
 
 
 class FeedbackSource:
-    """The contract; by itself it stores nothing and sends the error back through the weight (that is backprop).
+    """Base class of all sources. It stores nothing and uses the weight in the backward pass, which is backprop.
 
     Class attributes:
-        trained: the stored matrix is a parameter that receives the weight's own increments.
-        evolves: `after_step` changes what is stored.
-        renews: `on_round_start` does, from the weight, the seed and the round alone.
-        law: which conservation law holds per neuron (see `lit_fa.functional.conservation`).
+        trained: the stored matrix is a parameter that receives the increments of the weight.
+        evolves: `after_step` changes the stored tensor.
+        renews: `on_round_start` changes it, as a function of the weight, the seed and the round.
+        law: the conservation law of each neuron (see `lit_fa.functional.conservation`).
     """
 
     trained: ClassVar[bool] = False
@@ -31,23 +31,23 @@ class FeedbackSource:
     law: ClassVar[str] = "balance"
 
     def draw(self, weight: Tensor, generator: Generator) -> Tensor | None:
-        """What the layer stores, a float32 CPU tensor of the shape of `weight`, or None."""
+        """The tensor to store, float32 on the CPU with the shape of `weight`, or None."""
         return None
 
     def gain(self, weight: Tensor) -> float:
-        """A constant factor on the matrix, fixed when the rule is installed."""
+        """A constant factor on the matrix, computed when the rule is installed."""
         return 1.0
 
     def matrix(self, weight: Tensor, stored: Tensor | None) -> Tensor:
-        """The backward matrix before `gain`, of the shape of `weight`. Called inside the backward pass."""
+        """The backward matrix without `gain`, with the shape of `weight`. Called during the backward pass."""
         return weight
 
     def after_step(self, weight: Tensor, stored: Tensor, generator: Generator) -> Tensor:
-        """What is stored after an optimiser step."""
+        """The tensor to store after an optimiser step."""
         return stored
 
     def on_round_start(self, weight: Tensor, stored: Tensor, generator: Generator) -> Tensor:
-        """What a federated client stores when it receives the server's weight. generator: of seed, layer and round."""
+        """The tensor to store when a client receives the server's weight; `generator` is of seed, layer and round."""
         return stored
 
 
@@ -74,12 +74,12 @@ class RandomFeedback(FeedbackSource):
 
 @dataclass(frozen=True)
 class SignFeedback(FeedbackSource):
-    """Sign symmetry (Liao et al. 2016): B shares the signs of W, which is looked up at every step.
+    """Sign symmetry (Liao et al. 2016): B has the signs of the current W.
 
     Args:
         variant: `usf`: c sign(W); `brsf`: |M| sign(W), M redrawn at every step; `frsf`: |M| sign(W), M fixed.
-        scale: c of `usf`, see `functional.feedback.sign_scale`; a factor on |M| otherwise (a number).
-        init: how M is drawn.
+        scale: c of `usf`, see `functional.feedback.sign_scale`; for the others a number, the factor on |M|.
+        init: of M, see `functional.feedback.draw`.
         seed: of M.
     """
 
@@ -119,11 +119,11 @@ class SignFeedback(FeedbackSource):
 
 @dataclass(frozen=True)
 class KolenPollackFeedback(RandomFeedback):
-    """B starts at random and receives W's own increments; weight decay then draws them together (Akrout et al. 2019).
+    """B starts at random and receives the same increments as W; weight decay makes them converge (Akrout et al. 2019).
 
-    The layer holds B as a parameter whose gradient is that of W, so any optimiser applies the same increment to both;
-    B also has W's learning rate and bound on the gradient, and is frozen with W (`modules.groups`).
-    Without `weight_decay` in the optimiser W - B stays what it was.
+    B is a parameter of the layer whose gradient is that of W, so any optimiser applies the same increment to both. B
+    also has W's learning rate and gradient clipping, and is frozen with W (`modules.groups`). Without `weight_decay` in
+    the optimiser W - B is constant.
     """
 
     trained: ClassVar[bool] = True
@@ -132,16 +132,16 @@ class KolenPollackFeedback(RandomFeedback):
 
 @dataclass(frozen=True)
 class WeightMirrorFeedback(RandomFeedback):
-    """B learns W from the layer's answers to noise, one mirror batch after every step (Akrout et al. 2019).
+    """B is estimated from the layer's response to noise, with one batch of noise after every step (Akrout et al. 2019).
 
     Args:
         rate: eta_B, on the sum over the patterns.
         noise: half width of the uniform noise.
-        patterns: noise patterns a step.
-        activation: the layer's response in mirror mode, `linear` or `relu`.
+        patterns: number of noise patterns per step.
+        activation: of the layer's response to noise, `linear` or `relu`.
         decay: lambda of B <- (1 - lambda) B.
-        rescale: `norm` sets |B| to |W| after every step, `none` leaves it. The authors' code rescales a loop variable,
-            so that nothing is rescaled; both forms are offered.
+        rescale: `norm` sets |B| to |W| after every step, `none` does not. (The authors' code rescales a loop variable,
+            which has no effect.)
     """
 
     rate: float = 0.01
@@ -171,10 +171,10 @@ class WeightMirrorFeedback(RandomFeedback):
 
 @dataclass(frozen=True)
 class AdaptiveFeedback(RandomFeedback):
-    r"""Three readings of "adaFA", which 2306.01870 names without a definition that could be read. None is the paper's.
+    r"""Three readings of "adaFA" of 2306.01870, whose definition could not be read. None is claimed to be the paper's.
 
     Args:
-        reading: `increment`: B receives W's increments (Kolen-Pollack without decay of its own);
+        reading: `increment`: B receives W's increments (as Kolen-Pollack, without its own decay);
             `norm`: B = sign(W) scaled to the norm of W; `mixture`: B <- (1 - rate) B + rate W after every step.
         rate: of the mixture.
     """
@@ -211,11 +211,11 @@ class AdaptiveFeedback(RandomFeedback):
 
 @dataclass(frozen=True)
 class SnapshotFeedback(FeedbackSource):
-    """B is a copy of W, taken when the rule is installed and again at the start of every round (FLFA, 2512.12762).
+    """B is a copy of W, made when the rule is installed and again at the start of every round (FLFA, 2512.12762).
 
     Args:
-        rescale: `row` gives each row of the copy the norm of the same row of today's W, `matrix` matches the
-            Frobenius norm, `none` uses the copy as it is.
+        rescale: `row` scales each row of the copy to the norm of the same row of the current W, `matrix` scales to the
+            Frobenius norm of W, `none` does not scale.
     """
 
     rescale: str = "row"
@@ -240,7 +240,7 @@ class SnapshotFeedback(FeedbackSource):
 
 @dataclass(frozen=True)
 class SharedRandomFeedback(RandomFeedback):
-    """Random B in the place of the snapshot, the same for all clients: FLFA's ablation (2512.12762).
+    """Random B in place of the copy, the same for all clients: FLFA's ablation (2512.12762).
 
     Args:
         rescale: as for `SnapshotFeedback`.
@@ -271,9 +271,9 @@ class SharedRandomFeedback(RandomFeedback):
         return self.draw(weight, generator).to(stored) if self.renews else stored
 
 
-def _in_range(name: str, value: float, holds: bool, words: str) -> None:
-    if not holds:
-        raise UserError(f"{name} of the feedback is {words}, not {value}")
+def _in_range(name: str, value: float, valid: bool, expected: str) -> None:
+    if not valid:
+        raise UserError(f"{name} of the feedback is {expected}, not {value}")
 
 
 def _check(name: str, value: str, valid: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The stages of a convolutional network: its blocks by the size of their maps, and the layer that ends each stage."""
+"""The stages of a convolutional network, that is, blocks with maps of one size, and the last layer of each stage."""
 
 from collections.abc import Iterable
 
@@ -12,12 +12,12 @@ from lit_fa.layers.taps import chain_of
 
 
 def last_of_stages(network: nn.Module, example: Tensor) -> list[str]:
-    """The last ungrouped convolution of the last block of each stage, then the read-out, in the order of the network.
+    """The last ungrouped convolution of the last block of each stage, then the head, in the order of the network.
 
-    A stage is the blocks whose maps have one size: in a bottleneck ResNet the 1x1 `conv3` of the last block of each, in
-    a basic one its `conv2`, in mobile networks the projection. A block's last convolution ends its longest path, in
-    layers; a projection of the shortcut beside it ends a shorter one, whatever it is called. Of paths of one length
-    the larger kernel counts, then the later call. Depthwise layers are none.
+    In a bottleneck ResNet these are the 1x1 `conv3` of the last block of each stage, in a basic ResNet its `conv2`, in
+    mobile networks the projection. The last convolution of a block is the one that ends its longest path, counted in
+    layers; the projection of a shortcut ends a shorter path. Of paths of equal length the one with the larger kernel
+    counts, then the later call. Depthwise convolutions do not count.
 
     >>> network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.Conv2d(2, 2, 1), nn.Flatten(), nn.Linear(18, 3))
     >>> import torch
@@ -25,32 +25,32 @@ def last_of_stages(network: nn.Module, example: Tensor) -> list[str]:
     ['0', '2', '4']
     """
     layers = [name for name, module in network.named_modules() if isinstance(module, WEIGHT_LAYERS)]
-    with unfrozen(network), observing(network), torch.enable_grad(), recording(network, layers) as seen:
+    with unfrozen(network), observing(network), torch.enable_grad(), recording(network, layers) as recorded:
         network(example.clone().requires_grad_(example.is_floating_point()))
-        depths = _depths(seen)
+        depths = _depths(recorded)
     blocks, ends = [*chain_of(network)], {}
-    for order, (call, depth) in enumerate(zip(seen, depths, strict=True)):
+    for order, (call, depth) in enumerate(zip(recorded, depths, strict=True)):
         layer = network.get_submodule(call.name)
         if isinstance(layer, CONVS) and layer.groups == 1:
             block = next((name for name in blocks if f"{call.name}.".startswith(f"{name}.")), call.name)
             end = (depth, layer.kernel_size, order, call.name, tuple(call.tensor.shape[2:]))
             ends[block] = max(ends.get(block, end), end)
     last = {size: name for *_, name, size in sorted(ends.values())}
-    kept = {*last.values(), *([seen[-1].name] if seen else [])}
-    return [name for name in dict.fromkeys(call.name for call in seen) if name in kept]
+    chosen = {*last.values(), *([recorded[-1].name] if recorded else [])}
+    return [name for name in dict.fromkeys(call.name for call in recorded) if name in chosen]
 
 
-def _depths(seen: list[Call]) -> list[int]:
-    """Of each call, the number of called layers on the longest path from the network's input through it."""
-    nodes = [call.tensor.grad_fn for call in seen]
-    made, depth = {*nodes}, {None: 0}
+def _depths(recorded: list[Call]) -> list[int]:
+    """For each call, the number of recorded layers on the longest path from the network's input to its output."""
+    nodes = [call.tensor.grad_fn for call in recorded]
+    outputs, depth = {*nodes}, {None: 0}
     for node in _from_the_input(nodes):
-        depth[node] = (node in made) + max((depth[child] for child, _ in node.next_functions), default=0)
+        depth[node] = (node in outputs) + max((depth[child] for child, _ in node.next_functions), default=0)
     return [depth[node] for node in nodes]
 
 
 def _from_the_input(ends: Iterable[Node | None]) -> list[Node]:
-    """All nodes behind `ends`, each after those that it reads."""
+    """All nodes of the graphs of `ends`, each after the nodes that it reads."""
     ordered, seen, stack = [], {None}, [(node, False) for node in ends]
     while stack:
         node, read = stack.pop()

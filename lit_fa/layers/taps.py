@@ -1,9 +1,8 @@
-r"""Block boundaries: where a rule that does not backpropagate cuts the network.
+r"""Block boundaries with stop-gradients, for rules that do not backpropagate between blocks.
 
-DFA, DRTP and Forward-Forward send no error across a boundary, so a boundary severs: the output that goes on requires
-no gradient anywhere, and no input gradient of the next block's first layer is ever computed. That is where two thirds
-of backprop's cost come from. Whole residual blocks are the usual unit: a skip connection cannot leak past a boundary
-that lies behind the addition.
+DFA, DRTP and Forward-Forward send no error across a block boundary. The input of the next block requires no gradient,
+so no input gradient of its first layer is computed; this reduces the cost to two thirds of backprop's. A block is
+usually a whole residual block, because no error can pass a boundary after the addition through the skip connection.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,9 +29,9 @@ ACTIVATIONS = ("relu", "elu", "tanh", "sigmoid", "silu", "softplus", "mish", "gl
 
 @dataclass(frozen=True)
 class Block:
-    """A tapped module: its name, the shape of its output without the batch, and the layer that reads it next.
+    """A module that ends a block: its name, its output's shape without the batch, and the next layer that reads it.
 
-    `channels_last`: the output is a map whose channels lie together in memory.
+    `channels_last`: the output is a map in the channels_last memory format.
     """
 
     name: str
@@ -42,7 +41,7 @@ class Block:
 
 
 class Taps:
-    """Cuts behind the named modules of a network, active only inside `visited_by`."""
+    """Stop-gradients after the named modules of a network, active only inside `visited_by`."""
 
     def __init__(self, network: nn.Module, names: list[str]):
         """Hook the modules `names` of `network`."""
@@ -53,7 +52,7 @@ class Taps:
             modules[name].register_forward_hook(partial(self.visit, name))
 
     def visit(self, name: str, module: nn.Module, args: tuple, output: object) -> object:
-        """Show the output to the visitor and pass on its value without its history. A tuple's first entry counts."""
+        """Call the visitor with the output (or its first entry) and return it behind a stop-gradient."""
         if self.visitor is None:
             return output
         tensor = output[0] if isinstance(output, tuple) else output
@@ -62,7 +61,7 @@ class Taps:
 
     @contextmanager
     def visited_by(self, visitor: Visitor) -> Iterator[None]:
-        """Within, every tapped output is handed to `visitor(name, output)` and cut."""
+        """Within, `visitor(name, output)` is called at every block boundary, and the stop-gradients are active."""
         self.visitor = visitor
         try:
             yield
@@ -70,15 +69,15 @@ class Taps:
             self.visitor = None
 
     def owners(self, network: nn.Module, forward: Callable[[], Tensor]) -> dict[str, int]:
-        """Trainable parameter of the network to the number of its block; the head's number is that of the blocks.
+        """Trainable parameter of the network to the number of its block; the head has the last number.
 
-        A parameter that several blocks share is given to the last of them, and named in `shared`.
+        A parameter that several blocks share belongs to the last of them and is listed in `shared`.
         """
         self.shared: set[str] = set()
         params = {name: p for name, p in network.named_parameters() if p.requires_grad}
         outputs: list[Tensor] = []
         owners: dict[str, int] = {}
-        with observing(network), torch.enable_grad():  # to the end: a buffer that is restored breaks the graph
+        with observing(network), torch.enable_grad():  # until the end: restored buffers invalidate the graph
             with self.visited_by(lambda _name, output, *_: outputs.append(output)):
                 outputs.append(forward())
             for number, output in enumerate(outputs):
@@ -91,17 +90,17 @@ class Taps:
 
 
 def block_key(name: str) -> str:
-    """A block's name as a key of `nn.ModuleDict`, which allows no dots; `block_name` goes back."""
+    """A block's name as a key of `nn.ModuleDict`, which allows no dots; `block_name` is the inverse."""
     return name.replace(".", "/")
 
 
 def block_name(key: str) -> str:
-    """The name behind a `block_key`."""
+    """The block's name of a `block_key`."""
     return key.replace("/", ".")
 
 
 def leaks(network: nn.Module, taps: Taps, example: Tensor) -> list[str]:
-    """Parameters that an error reaches from behind more than one cut: past a cut, through a shortcut that it spares."""
+    """Parameters that receive error from more than one block, because a shortcut bypasses a stop-gradient."""
     ends: list[Tensor] = []
     with observing(network), torch.enable_grad(), taps.visited_by(lambda _name, output: ends.append(output)):
         ends.append(network(example))
@@ -112,37 +111,37 @@ def leaks(network: nn.Module, taps: Taps, example: Tensor) -> list[str]:
 
 
 def _leaves(output: Tensor) -> set[int]:
-    """Ids of the tensors that a gradient at `output` would reach."""
-    found, stack, seen = set(), [output.grad_fn], {None}
+    """Ids of the leaf tensors that a gradient at `output` reaches."""
+    leaves, stack, seen = set(), [output.grad_fn], {None}
     while stack:
         node = stack.pop()
         if node in seen:
             continue
         seen.add(node)
         if hasattr(node, "variable"):
-            found.add(id(node.variable))
+            leaves.add(id(node.variable))
         stack += [child for child, _ in node.next_functions]
-    return found
+    return leaves
 
 
 def find_blocks(network: nn.Module, example: Tensor, blocks: str | list[str] = "block") -> list[Block]:
-    """The boundaries of a network, in the order in which one forward pass of `example` meets them.
+    """The block boundaries of a network, in the order of one forward pass of `example`.
 
     Args:
-        network: any module. Its `nn.Sequential` children, however deep, are read as chains.
+        network: any module. Nested `nn.Sequential` children are replaced by their own children.
         example: (n, ...) one batch of inputs.
-        blocks: `block`: behind each link of the chain that holds weights (a residual or Transformer block is one link),
-            together with the weightless or normalising links that follow it; `layer`: behind every linear and conv
-            layer, likewise, but where the next such layer reads something else: a branch and the shortcut beside it
-            share a unit; `macro` or `micro`: one or three points a Transformer block, see `transformer_points`; or a
-            list of module names or patterns (``blocks.*``).
+        blocks: `block`: after each child with weights (for example a residual or Transformer block) and the children
+            without weights, or with normalisations only, that follow it. `layer`: likewise after every linear and conv
+            layer, unless the next layer reads something else (a branch and its shortcut share a block). `macro` or
+            `micro`: at one or three points of each Transformer block, see `transformer_points`. Or a list of module
+            names or patterns (``blocks.*``).
 
     Returns:
-        Blocks, without the last one: behind the read-out stands the loss itself.
+        All blocks except the last one, the head, which is followed by the loss.
 
     Raises:
-        ValueError: a pattern that matches nothing (names the nearest), a module that runs twice in one forward pass,
-            one whose output is no tensor, or a unit that `blocks` would end in front of its activation.
+        ValueError: a pattern without a match (names the nearest), a module that runs twice in one forward pass or whose
+            output is not a tensor, or a block that would end before its activation.
     """
     modules = dict(network.named_modules())
     if isinstance(blocks, str) and blocks not in ("block", "layer", *PRESETS):
@@ -153,9 +152,9 @@ def find_blocks(network: nn.Module, example: Tensor, blocks: str | list[str] = "
         links = chain_of(network) if blocks == "block" else {n: m for n, m in modules.items() if _is_leaf(m)}
     else:
         links = {name: modules[name] for name in match(blocks, [n for n in modules if n])}
-    seen = calls(network, example, {**links, **{n: m for n, m in modules.items() if n and isinstance(m, LEARNS)}})
-    visited = [call.name for call in seen if call.name in links]
-    if isinstance(blocks, str):  # a dropout that serves two branches is no place to cut, and need be none
+    recorded = calls(network, example, {**links, **{n: m for n, m in modules.items() if n and isinstance(m, LEARNS)}})
+    visited = [call.name for call in recorded if call.name in links]
+    if isinstance(blocks, str):  # a module without weights that runs twice (a dropout) is not a possible boundary
         visited = [name for name in visited if visited.count(name) == 1 or _learns(links[name])]
     if twice := sorted({name for name in visited if visited.count(name) > 1}):
         raise ValueError(f"cannot cut behind {', '.join(twice)}: it runs more than once in a forward pass")
@@ -169,11 +168,15 @@ def find_blocks(network: nn.Module, example: Tensor, blocks: str | list[str] = "
                 f"the activation behind {', '.join(early[:4])} is no module that runs once, so that the cut would lie "
                 "in front of it: write it as a module of its own, or name where to cut with blocks: [...]"
             )
-    return [_describe(name, seen, modules, len(example)) for name in ends]
+    return [_describe(name, recorded, modules, len(example)) for name in ends]
 
 
 def match(patterns: list[str], names: list[str]) -> list[str]:
-    """The names that any of the patterns (shell style) matches, in the order of `names`; all patterns must match."""
+    """The names that match any of the patterns (shell style), in the order of `names`.
+
+    Raises:
+        ValueError: a pattern without a match.
+    """
     from lit_fa.errors import nearest
 
     for pattern in patterns:
@@ -183,11 +186,11 @@ def match(patterns: list[str], names: list[str]) -> list[str]:
 
 
 def chain_of(network: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
-    """The links of a network: its children, with every Sequential or ModuleList replaced by its own links."""
+    """The children of a network by name, with every Sequential or ModuleList replaced by its own children."""
     links = {}
     for name, child in network.named_children():
         path = f"{prefix}{name}"
-        if isinstance(child, (nn.Sequential, nn.ModuleList)) or _only_achain_of(child):
+        if isinstance(child, (nn.Sequential, nn.ModuleList)) or _is_stage(child):
             links |= chain_of(child, path + ".")
         else:
             links[path] = child
@@ -202,36 +205,36 @@ def _is_leaf(module: nn.Module) -> bool:
     return isinstance(module, LEARNS) or not [*module.children()]
 
 
-def _only_achain_of(module: nn.Module) -> bool:
-    """A stage: a module that is not a block itself but holds a Sequential of blocks named `blocks` (ConvNeXt, Swin)."""
+def _is_stage(module: nn.Module) -> bool:
+    """Whether a module is a stage, which has a Sequential of blocks named `blocks` (ConvNeXt, Swin)."""
     return isinstance(getattr(module, "blocks", None), (nn.Sequential, nn.ModuleList))
 
 
 def _units(visited: list[str], links: dict[str, nn.Module]) -> list[tuple[str, str, str]]:
-    """(link with weights, the last link of its unit, the next link with weights), the last of them apart."""
+    """(child with weights, the last child of its block, the next child with weights), for all except the last."""
     starts = [i for i, name in enumerate(visited) if _learns(links[name])]
     return [(visited[i], visited[j - 1], visited[j]) for i, j in pairwise(starts)]
 
 
 def _passed_on(network: nn.Module, example: Tensor, units: list[tuple[str, str, str]]) -> tuple[list[str], list[str]]:
-    """Two lists of the ends of units.
+    """Two lists of the ends of blocks.
 
-    First, those that come of their unit's layer and go into what the next layer reads: no ends between two branches.
-    Second, those with an activation, and no parameter, between them and what the next layer reads.
+    First, ends that depend on their block's layer and that the input of the next layer depends on; this excludes ends
+    between two branches. Second, ends with an activation, and no parameter, between them and the next layer's input.
     """
     names = {name for unit in units for name in unit}
-    with observing(network), unfrozen(network), torch.enable_grad(), recording(network, names) as seen:
+    with observing(network), unfrozen(network), torch.enable_grad(), recording(network, names) as recorded:
         with _nodes(network, [end for _, end, _ in units]) as nodes:
             network(example.clone().requires_grad_(example.is_floating_point()).clone())
-        made, read = {c.name: c.output for c in seen}, {c.name: c.inputs[0] for c in seen if c.inputs}
+        output, read = {c.name: c.output for c in recorded}, {c.name: c.inputs[0] for c in recorded if c.inputs}
         units = [unit for unit in units if unit[2] in read]
-        passed = [e for own, e, reader in units if _depends(made[e], made[own]) and _depends(read[reader], made[e])]
+        passed = [e for layer, e, n in units if _depends(output[e], output[layer]) and _depends(read[n], output[e])]
         return passed, [e for _, e, reader in units if _activated(read[reader], nodes[e])]
 
 
 @contextmanager
 def _nodes(network: nn.Module, names: list[str]) -> Iterator[dict[str, object]]:
-    """Within, the node behind a module's output is noted as it runs: an operation in place would replace it."""
+    """Within, record the node of each module's output when it runs; a later in-place operation would replace it."""
     nodes: dict[str, object] = {}
 
     def note(name: str, _module: nn.Module, _args: tuple, output: object) -> None:
@@ -246,19 +249,19 @@ def _nodes(network: nn.Module, names: list[str]) -> Iterator[dict[str, object]]:
 
 
 def _activated(later: object, end: object) -> bool:
-    """Whether an activation, and no parameter, lies on the way from the node `end` to a tensor."""
+    """Whether there is an activation, and no parameter, between the node `end` and the tensor `later`."""
     if not isinstance(later, Tensor) or later.grad_fn is None or end is None:
         return False
-    found, stack = set(), [later.grad_fn]
+    between, stack = set(), [later.grad_fn]
     while stack:
         node = stack.pop()
-        if node is end or node in found:
+        if node is end or node in between:
             continue
         if hasattr(node, "variable"):
             return False
-        found.add(node)
+        between.add(node)
         stack += [child for child, _ in node.next_functions if child is not None]
-    return any(part in node.name().lower() for node in found for part in ACTIVATIONS)
+    return any(part in node.name().lower() for node in between for part in ACTIVATIONS)
 
 
 def _depends(later: object, earlier: object) -> bool:
@@ -269,17 +272,17 @@ def _depends(later: object, earlier: object) -> bool:
     return torch.autograd.grad(later.sum(), earlier, allow_unused=True, retain_graph=True)[0] is not None
 
 
-def _describe(name: str, seen: list[Call], modules: dict[str, nn.Module], samples: int) -> Block:
-    position = next(i for i, call in enumerate(seen) if call.name == name)
-    tensor = seen[position].tensor
+def _describe(name: str, recorded: list[Call], modules: dict[str, nn.Module], samples: int) -> Block:
+    position = next(i for i, call in enumerate(recorded) if call.name == name)
+    tensor = recorded[position].tensor
     if not isinstance(tensor, Tensor):
-        kind = type(seen[position].output).__name__
+        kind = type(recorded[position].output).__name__
         raise ValueError(f"cannot cut behind {name}: its output is a {kind}, not a tensor")
     if len(tensor) != samples:
         rows = f"it makes {len(tensor)} rows (windows, patches) of {samples} samples"
         raise ValueError(f"cannot cut behind {name}: {rows}; cut behind whole blocks, with blocks: block")
     inside = set(modules[name].modules())
-    later = (modules[call.name] for call in seen[position + 1 :])
+    later = (modules[call.name] for call in recorded[position + 1 :])
     reader = next((m for m in later if isinstance(m, LEARNS) and m not in inside), None)
     channels_last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
     return Block(name, tuple(tensor.shape[1:]), reader, channels_last and not tensor.is_contiguous())

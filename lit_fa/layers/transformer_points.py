@@ -1,8 +1,8 @@
-"""Where direct feedback meets a Transformer (Launay et al. 2020): once a block, or at each of its three parts.
+"""The points of a Transformer at which direct feedback enters (Launay et al. 2020): one or three for each block.
 
-`macro` is the output of each block; `micro` is the attention's output, the activation inside the feed-forward part, and
-the block's output. A block is recognised by the names of what it holds, as timm's vision transformers and the encoders
-of transformers spell them (BERT, RoBERTa, ELECTRA; DistilBERT).
+`macro` is the output of each block; `micro` is the output of attention, the activation of the feed-forward part, and
+the block's output. A block is recognised by the names of its modules, as in timm's vision transformers and in the
+encoders of transformers (BERT, RoBERTa, ELECTRA; DistilBERT).
 """
 
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lit_fa.layers.observing import calls
 
 PRESETS = ("macro", "micro")
-# paths inside a block to the outputs of its three parts; "" is the block itself, where nothing inside holds the sum
+# paths inside a block to the outputs of its three parts; "" is the block itself, if no module inside computes the sum
 ANATOMIES = (
     ("attention.output", "intermediate", "output"),
     ("sa_layer_norm", "ffn.activation", "output_layer_norm"),
@@ -19,10 +19,10 @@ ANATOMIES = (
 
 
 def transformer_points(network: nn.Module, example: Tensor, preset: str) -> list[str]:
-    """Names of the modules behind which `preset` cuts.
+    """Names of the modules after which `preset` places stop-gradients.
 
-    Where a block adds its input behind the attention's output (pre-normalisation), that input must be cut as well. It
-    is, by the block before; the first block's is the embedding, which `micro` therefore cuts too.
+    If a block adds its input to the output of attention (pre-normalisation), that input needs a stop-gradient as well.
+    It has the one of the block before; for the first block it is the embedding, where `micro` therefore adds one.
 
     Raises:
         ValueError: no block of a known anatomy.
@@ -39,7 +39,7 @@ def transformer_points(network: nn.Module, example: Tensor, preset: str) -> list
 
 
 def _parts(name: str, module: nn.Module) -> list[str]:
-    """Names of the three parts of a block; empty for a module that is none."""
+    """Names of the three parts of a block; empty for a module that is not a block."""
     for paths in ANATOMIES:
         if all(_holds(module, path) for path in paths):
             return [".".join(filter(None, (name, path))) for path in paths]
@@ -55,7 +55,7 @@ def _holds(module: nn.Module, path: str) -> bool:
 
 
 def _before(network: nn.Module, example: Tensor, block: str) -> list[str]:
-    """The last module outside of any block that ran before the first block: what ends the embedding."""
+    """The last module that runs before the first block, which ends the embedding."""
     inside = block + "."
     outer = [name for name, _ in network.named_modules() if name and not name.startswith(inside)]
     ran = [call.name for call in calls(network, example, outer)]
