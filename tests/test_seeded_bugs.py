@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.seeded_bugs import running
-from benchmarks.seeded_bugs.__main__ import TREE, drawn, shown, tried
+from benchmarks.seeded_bugs.__main__ import TREE, Trials, drawn, shown
 from benchmarks.seeded_bugs.mutations import KINDS, apply, bugs, valid
 from benchmarks.seeded_bugs.tests_of import Imports, stages
 
@@ -61,19 +61,49 @@ def test_a_kind_of_bug_replaces_one_expression(tmp_path, line, kind, becomes):
 
 
 def test_a_bug_is_caught_by_the_first_test_that_fails_or_survives_and_leaves_the_copy_sound(tree, tmp_path, capsys):
-    copy, imports = running.copied(tree, tmp_path / "copy"), Imports(tree)
+    trials = Trials(running.copied(tree, tmp_path / "copy"), Imports(tree), ["near", "contract", "rest"])
     seen, unseen = [bug for bug in bugs(tree, "lit_fa/functional/sums.py") if bug.kind == "sign"]
     assert (seen.line, seen.was, seen.becomes) == (2, "return a - b", "return a + b")
-    caught = tried(seen, copy, imports, ["near", "contract", "rest"])
+    caught = trials.tried(seen)
     assert (caught["fate"], caught["stage"]) == ("caught", "near")
     assert caught["test"] == "tests/functional/test_sums.py::test_difference"
-    survived = tried(unseen, copy, imports, ["near"])
-    assert survived["fate"] == "survived"
+    survived = trials.tried(unseen)
+    assert (survived["fate"], "left out" in survived) == ("survived", False)
     shown([(seen, caught), (unseen, survived)])
     assert "1 of 2 caught" in (said := capsys.readouterr().out)
     assert "survived: lit_fa/functional/sums.py:6: return a - b  ->  return a + b" in said
-    for folder in (tree, copy):
+    for folder in (tree, trials.copy):
         assert (folder / "lit_fa/functional/sums.py").read_text() == SOURCE
+
+
+def test_a_test_that_fails_without_the_bug_or_passes_alone_with_it_does_not_catch_it(tree, tmp_path):
+    test = tree / "tests/functional/test_sums.py"
+    broken = "\n\ndef test_broken():\n    assert difference(2, 2) == 1\n"
+    by_order = "\n\ndef test_order():\n    seen.append(1)\n    assert len(seen) < 2\n\n\n"
+    test.write_text(f"seen = []\n{TEST}{broken}{by_order}test_twice = test_order\n".replace("test_difference", "other"))
+    trials = Trials(running.copied(tree, tmp_path / "copy"), Imports(tree), ["near"])
+    bug = next(bug for bug in bugs(tree, "lit_fa/functional/sums.py") if bug.kind == "sign")
+    name = "tests/functional/test_sums.py::test_"
+    result = trials.tried(bug)
+    assert (result["fate"], result["left out"]) == ("survived", [f"{name}broken", f"{name}twice"])
+    assert trials.passes == {f"{name}broken": False, f"{name}twice": True}
+
+
+def test_a_test_that_ends_its_process_and_a_file_that_cannot_be_imported_are_named(tree, tmp_path):
+    (tree / "tests/functional/test_sums.py").write_text(
+        "import os\nfrom lit_fa.functional.sums import difference, unseen\n\nassert unseen(1, 1) == 0\n\n\n"
+        "def test_ends():\n    difference(1, 1) and os._exit(3)\n"
+    )
+    trials = Trials(running.copied(tree, tmp_path / "copy"), Imports(tree), ["near"])
+    first, second = [bug for bug in bugs(tree, "lit_fa/functional/sums.py") if bug.kind == "sign"]
+    assert trials.tried(first) | {"seconds": 0} == {
+        "fate": "caught",
+        "stage": "near",
+        "test": "tests/functional/test_sums.py::test_ends",
+        "said": "ends with 3",
+        "seconds": 0,
+    }
+    assert trials.tried(second)["test"] == "tests/functional/test_sums.py"
 
 
 def test_tests_are_tried_from_the_nearest_on():

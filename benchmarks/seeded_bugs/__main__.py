@@ -4,8 +4,9 @@
 
 A bug is a sign, a transposition, a factor, a `detach`, a comparison, an index or a term (`mutations.KINDS`), as many of
 each. It is put into a copy of the tree. The tests near its file run first, then the contract's with the rules that use
-the file, then the rest; the first that fails catches it. Nothing is written into the working tree. With `--json` a run
-that was stopped goes on; a bug that survived is tried again when the tests have changed. Bugs that change nothing
+the file, then the rest. The first that fails is run by itself, with the bug and without: if it fails with it and passes
+without it, the bug is caught; if not, the test is left out. Nothing is written into the working tree. With `--json` a
+run that was stopped goes on; a bug that survived is tried again when the tests have changed. Bugs that change nothing
 anybody could see are named, with the reason, in `equivalent.yaml`.
 """
 
@@ -29,7 +30,7 @@ TREE = Path(__file__).parents[2]
 FOLDERS = ("lit_fa/functional", "lit_fa/layers", "lit_fa/rules")
 STAGES = ("near", "contract", "rest")
 EQUIVALENT = Path(__file__).with_name("equivalent.yaml")
-HANGS_AFTER = (300, 60)  # seconds of processor time: of a stage at least, and of each of its files
+HANGS_AFTER = {"stage": 300, "file": 60, "test": 120}  # seconds of processor time; a stage has those of its files
 
 
 def drawn(tree: Path, number: int, seed: int) -> list[Bug]:
@@ -62,24 +63,56 @@ def digest(tree: Path) -> str:
     return found.hexdigest()[:16]
 
 
-def tried(bug: Bug, copy: Path, imports: Imports, asked: list[str]) -> dict:
-    """What becomes of one bug in a copy: caught, by which test of which stage, or survived; the copy is sound again."""
-    path = copy / bug.file
-    sound = path.read_bytes()
-    reaching = frozenset(name.removesuffix(".py").replace("/", ".") for name in imports.distances(bug.file))
-    plan, spent = stages(imports, bug.file), 0.0
-    running.stamp(path, apply(bug, sound))
-    try:
-        for stage in asked:
-            if plan[stage]:
-                limit = max(HANGS_AFTER[0], HANGS_AFTER[1] * len(plan[stage]))
-                failure, seconds = running.first_failure(copy, plan[stage], reaching, limit)
-                spent += seconds
-                if failure:
-                    return {"fate": "caught", "stage": stage, **failure, "seconds": round(spent, 1)}
-    finally:
-        running.stamp(path, sound)
-    return {"fate": "survived", "stages": asked, "seconds": round(spent, 1)}
+class Trials:
+    """Tries bugs in a copy of the tree, which is sound again behind each.
+
+    A bug is caught by a test that, run by itself, fails with the bug and passes without it. What a test says without
+    any bug is asked once.
+    """
+
+    def __init__(self, copy: Path, imports: Imports, asked: list[str]):
+        """`asked` are the stages to run."""
+        self.copy, self.imports, self.asked = copy, imports, asked
+        self.passes: dict[str, bool] = {}
+        self.spent = 0.0
+
+    def tried(self, bug: Bug) -> dict:
+        """What becomes of one bug: caught, by which test of which stage, or survived."""
+        plan, self.spent = stages(self.imports, bug.file), 0.0
+        without = {test for test, passes in self.passes.items() if not passes}
+        for stage in (stage for stage in self.asked if plan[stage]):
+            seconds = max(HANGS_AFTER["stage"], HANGS_AFTER["file"] * len(plan[stage]))
+            while failure := self.failure(bug.file, bug, plan[stage], seconds, without=frozenset(without)):
+                if self.is_to_blame(bug, failure["test"]):
+                    return {"fate": "caught", "stage": stage, **failure, "seconds": round(self.spent, 1)}
+                without.add(failure["test"])
+        result = {"fate": "survived", "stages": self.asked, "seconds": round(self.spent, 1)}
+        return result | ({"left out": sorted(without)} if without else {})
+
+    def is_to_blame(self, bug: Bug, test: str) -> bool:
+        """Whether a test passes without the bug and fails with it; a file that cannot be imported counts as a test."""
+        alone = {"names": [test], "seconds": HANGS_AFTER["test"], "collecting": "::" not in test}
+        if test not in self.passes:
+            self.passes[test] = self.failure(bug.file, None, **alone) is None
+        return self.passes[test] and self.failure(bug.file, bug, **alone) is not None
+
+    def failure(self, file: str, bug: Bug | None, names: list[str], seconds: int, **options: object) -> dict | None:
+        """The first failure of tests that reach `file`, with a bug in it or as it is."""
+        path, reaching = self.copy / file, frozenset(map(module, self.imports.distances(file)))
+        sound = path.read_bytes()
+        running.stamp(path, apply(bug, sound) if bug else sound)
+        try:
+            run = running.Run(tuple(names), reaching, seconds, **options)
+            failure, spent = running.first_failure(self.copy, run)
+        finally:
+            running.stamp(path, sound)
+        self.spent += spent
+        return failure
+
+
+def module(file: str) -> str:
+    """The name by which a file is imported."""
+    return file.removesuffix(".py").replace("/", ".")
 
 
 def shown(found: list[tuple[Bug, dict]]) -> None:
@@ -121,30 +154,32 @@ def main(words: list[str] | None = None) -> int:
 
 def run(chosen: list[Bug], kept: dict, options: argparse.Namespace) -> list[tuple[Bug, dict]]:
     """Bug and fate of all; `kept` is what earlier runs found, and is added to."""
-    known, tests, imports, found = equivalents(), digest(TREE), Imports(TREE), []
+    known, now, found = equivalents(), [digest(TREE), *options.stages], []
     running.warm_up()
     with tempfile.TemporaryDirectory(prefix="seeded-bugs-") as folder:
-        copy = running.copied(TREE, Path(folder) / "tree")
+        trials = Trials(running.copied(TREE, Path(folder) / "tree"), Imports(TREE), options.stages)
         for number, bug in enumerate(chosen, start=1):
             key = f"{bug.id} {bug.was}"
             before = kept.get(key, {})
             if reason := known.get((bug.file, bug.was, bug.becomes)):
                 result = {"fate": "equivalent", "because": reason}
-            elif before.get("fate") == "caught" or (before.get("tests"), before.get("stages")) == (
-                tests,
-                options.stages,
-            ):
+            elif before.get("fate") == "caught" or before.get("tried") == now:
                 result = before
             else:
-                result = tried(bug, copy, imports, options.stages) | {"tried": [tests, *options.stages]}
+                result = trials.tried(bug) | {"tried": now}
                 kept[key] = result | {"file": bug.file, "line": bug.line, "was": bug.was, "becomes": bug.becomes}
+                keep(kept, options.json)
             found.append((bug, result))
             print(f"{number}: {bug.file}:{bug.line} {bug.kind}: {result['fate']} {result.get('test', '')}", flush=True)
-            if options.json:
-                partial = options.json.with_suffix(".part")
-                partial.write_text(json.dumps(kept, indent=1), encoding="utf-8")
-                partial.replace(options.json)
     return found
+
+
+def keep(results: dict, path: Path | None) -> None:
+    """Write the results so far, so that a run that is stopped goes on from them."""
+    if path:
+        partial = path.with_suffix(".part")
+        partial.write_text(json.dumps(results, indent=1), encoding="utf-8")
+        partial.replace(path)
 
 
 if __name__ == "__main__":

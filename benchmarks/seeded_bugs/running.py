@@ -1,5 +1,7 @@
 """Runs tests on a private copy of the tree: one process that has imported the heavy packages, forked for every run."""
 
+import atexit
+import gc
 import json
 import os
 import resource
@@ -7,13 +9,26 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 COPIED = ("lit_fa", "callbacks", "datamodules", "tests", "paper_configs", "benchmarks")
 FILES = ("pyproject.toml", "README.md", "Makefile", "constraints.txt")
-HEAVY = ("torch", "torch.func", "lightning", "timm", "numpy", "jsonargparse", "PIL.Image", "yaml", "rich.console")
+HEAVY = (
+    "hypothesis",
+    "torch",
+    "torch.func",
+    "lightning",
+    "timm",
+    "numpy",
+    "jsonargparse",
+    "PIL.Image",
+    "yaml",
+    "rich.console",
+)
+STARTED = "started.txt"
 IGNORED = shutil.ignore_patterns("__pycache__", "results")
 
 
@@ -33,15 +48,42 @@ def warm_up() -> None:
     """Import what every run needs and no bug is in."""
     for name in HEAVY:
         __import__(name)
+    gc.collect()
+    gc.freeze()  # pytest collects garbage in every run, and need not walk through these
+    atexit.register(gc.unfreeze)  # or extensions report what is frozen as leaked
+
+
+@dataclass(frozen=True)
+class Run:
+    """Tests to run in the copy.
+
+    Attributes:
+        names: test files, or one test, relative to the copy, in order.
+        reaching: the modules that import the file with the bug, itself included; tests of other rules are left out.
+        seconds: of processor time, after which the tests are said to hang, which is a failure.
+        without: tests that are left out.
+        collecting: whether tests are only imported.
+    """
+
+    names: tuple[str, ...]
+    reaching: frozenset[str]
+    seconds: int
+    without: frozenset[str] = frozenset()
+    collecting: bool = False
 
 
 class Observer:
-    """A pytest plugin: leaves the first failure, and puts the rules that use the file first."""
+    """A pytest plugin: leaves the first failure, and the test that runs; keeps the order of files."""
 
-    def __init__(self, out: Path, files: list[str], reaching: frozenset[str]):
-        """`files` is the order of test files; `reaching` are the modules that import the file, itself included."""
-        self.out, self.places, self.reaching = out, {name: k for k, name in enumerate(files)}, reaching
+    def __init__(self, out: Path, run: Run):
+        """`out` is where the failure is written."""
+        self.out, self.run = out, run
+        self.places = {name: k for k, name in enumerate(run.names)}
         self.rules: dict[str, bool] = {}
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """A test that hangs is named."""
+        self.out.with_name(STARTED).write_text(nodeid, encoding="utf-8")
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Leaves out the rules that have no part in the file; keeps the order of `files` otherwise."""
@@ -51,7 +93,9 @@ class Observer:
         )
 
     def concerned(self, item: pytest.Item) -> bool:
-        """Whether the rule of a test of the contract, if it has one, reaches the file."""
+        """Whether a test runs: it is not left out, and the rule of a test of the contract reaches the file."""
+        if item.nodeid in self.run.without:
+            return False
         given = getattr(getattr(item, "callspec", None), "params", {})
         case = getattr(given.get("case"), "name", "").rsplit("-", 1)[0]
         rule = case or given.get("rule", "")
@@ -62,7 +106,7 @@ class Observer:
 
             made = RULES[rule][0]() if rule in RULES else None
             modules = {type(made).__module__, type(getattr(made, "source", None)).__module__}
-            self.rules[rule] = made is None or bool(modules & self.reaching)
+            self.rules[rule] = made is None or bool(modules & self.run.reaching)
         return self.rules[rule]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -82,23 +126,18 @@ class Observer:
             self.out.write_text(json.dumps({"test": test, "said": said[0][:200] if said else ""}), encoding="utf-8")
 
 
-def first_failure(folder: Path, files: list[str], reaching: frozenset[str], seconds: int) -> tuple[dict | None, float]:
-    """Run test files of the copy until one fails.
-
-    Args:
-        folder: the copy.
-        files: test files, relative to it, in order.
-        reaching: see `Observer`.
-        seconds: of processor time, after which the tests are said to hang, which is a failure.
+def first_failure(folder: Path, run: Run) -> tuple[dict | None, float]:
+    """Run tests of the copy until one fails.
 
     Returns:
         The first failing test and what it says, None if all pass; and the seconds of processor time.
     """
-    out, log = folder / "failure.json", folder / "log.txt"
+    out, started = folder / "failure.json", folder / STARTED
     out.unlink(missing_ok=True)
+    started.unlink(missing_ok=True)
     child = os.fork()
     if not child:
-        _run(folder, files, Observer(out, files, reaching), log, seconds)
+        _run(folder, run, Observer(out, run))
     _, status, used = os.wait4(child, 0)
     spent = used.ru_utime + used.ru_stime
     if out.exists():
@@ -106,16 +145,17 @@ def first_failure(folder: Path, files: list[str], reaching: frozenset[str], seco
     code = os.waitstatus_to_exitcode(status)
     if code in (0, 5):  # all passed; nothing collected
         return None, spent
-    hangs = code in (-signal.SIGXCPU, -signal.SIGKILL)
-    return {"test": "hangs" if hangs else f"ends with {code}", "said": ""}, spent
+    said = "hangs" if code in (-signal.SIGXCPU, -signal.SIGKILL) else f"ends with {code}"
+    test = started.read_text(encoding="utf-8") if started.exists() else run.names[0]
+    return {"test": test, "said": said}, spent
 
 
-def _run(folder: Path, files: list[str], observer: Observer, log: Path, seconds: int) -> None:
+def _run(folder: Path, run: Run, observer: Observer) -> None:
     """The body of a run, in a process of its own, which it never leaves."""
     code = 70
     try:
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 10))
-        words = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        resource.setrlimit(resource.RLIMIT_CPU, (run.seconds, run.seconds + 10))
+        words = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(words, 1)
         os.dup2(words, 2)
         os.chdir(folder)
@@ -124,8 +164,10 @@ def _run(folder: Path, files: list[str], observer: Observer, log: Path, seconds:
         ours = ("lit_fa", "callbacks", "datamodules", "tests", "benchmarks")
         for name in [name for name in sys.modules if name.split(".")[0] in ours]:
             del sys.modules[name]
-        options = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:randomly"]
-        code = int(pytest.main([*options, f"--rootdir={folder}", *files], plugins=[observer]))
+        options = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        options += ["-p", "no:hypothesispytest"]  # imports hypothesis at the end of every run
+        options += ["--collect-only"] if run.collecting else []
+        code = int(pytest.main([*options, f"--rootdir={folder}", *run.names], plugins=[observer]))
     finally:
         os._exit(code)
 
