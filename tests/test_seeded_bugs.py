@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.seeded_bugs import running
-from benchmarks.seeded_bugs.__main__ import TREE, Trials, drawn, shown
+from benchmarks.seeded_bugs.__main__ import STAGES, TREE, Trials, drawn, shown
 from benchmarks.seeded_bugs.mutations import KINDS, apply, bugs, valid
 from benchmarks.seeded_bugs.tests_of import Imports, stages
 
@@ -61,11 +61,11 @@ def test_a_kind_of_bug_replaces_one_expression(tmp_path, line, kind, becomes):
 
 
 def test_a_bug_is_caught_by_the_first_test_that_fails_or_survives_and_leaves_the_copy_sound(tree, tmp_path, capsys):
-    trials = Trials(running.copied(tree, tmp_path / "copy"), Imports(tree), ["near", "contract", "rest"])
+    trials = Trials(running.copied(tree, tmp_path / "copy"), Imports(tree), STAGES)
     seen, unseen = [bug for bug in bugs(tree, "lit_fa/functional/sums.py") if bug.kind == "sign"]
     assert (seen.line, seen.was, seen.becomes) == (2, "return a - b", "return a + b")
     caught = trials.tried(seen)
-    assert (caught["fate"], caught["stage"]) == ("caught", "near")
+    assert (caught["fate"], caught["stage"]) == ("caught", "own")
     assert caught["test"] == "tests/functional/test_sums.py::test_difference"
     survived = trials.tried(unseen)
     assert (survived["fate"], "left out" in survived) == ("survived", False)
@@ -81,7 +81,7 @@ def test_a_test_that_fails_without_the_bug_or_passes_alone_with_it_does_not_catc
     broken = "\n\ndef test_broken():\n    assert difference(2, 2) == 1\n"
     by_order = "\n\ndef test_order():\n    seen.append(1)\n    assert len(seen) < 2\n\n\n"
     test.write_text(f"seen = []\n{TEST}{broken}{by_order}test_twice = test_order\n".replace("test_difference", "other"))
-    trials = Trials(running.copied(tree, tmp_path / "copy"), Imports(tree), ["near"])
+    trials = Trials(running.copied(tree, tmp_path / "copy"), Imports(tree), ["own"])
     bug = next(bug for bug in bugs(tree, "lit_fa/functional/sums.py") if bug.kind == "sign")
     name = "tests/functional/test_sums.py::test_"
     result = trials.tried(bug)
@@ -94,11 +94,11 @@ def test_a_test_that_ends_its_process_and_a_file_that_cannot_be_imported_are_nam
         "import os\nfrom lit_fa.functional.sums import difference, unseen\n\nassert unseen(1, 1) == 0\n\n\n"
         "def test_ends():\n    difference(1, 1) and os._exit(3)\n"
     )
-    trials = Trials(running.copied(tree, tmp_path / "copy"), Imports(tree), ["near"])
+    trials = Trials(running.copied(tree, tmp_path / "copy"), Imports(tree), ["own"])
     first, second = [bug for bug in bugs(tree, "lit_fa/functional/sums.py") if bug.kind == "sign"]
     assert trials.tried(first) | {"seconds": 0} == {
         "fate": "caught",
-        "stage": "near",
+        "stage": "own",
         "test": "tests/functional/test_sums.py::test_ends",
         "said": "ends with 3",
         "seconds": 0,
@@ -108,7 +108,7 @@ def test_a_test_that_ends_its_process_and_a_file_that_cannot_be_imported_are_nam
 
 def test_tests_are_tried_from_the_nearest_on():
     plan = stages(Imports(TREE), "lit_fa/functional/matching.py")
-    assert plan["near"][0] == "tests/functional/test_matching.py"
+    assert plan["own"] == ["tests/functional/test_matching.py"]
     assert "tests/rules/test_feedback_weight_matching.py" in plan["near"]
     assert plan["contract"][0] == "tests/contract/test_equals_reference.py"
-    assert not {*plan["near"]} & {*plan["rest"]}
+    assert sum(map(len, plan.values())) == len({name for names in plan.values() for name in names})

@@ -1,13 +1,13 @@
 """Bugs drawn by a seed from all of `functional`, `layers` and `rules`: which test catches each?
 
-    python -m benchmarks.seeded_bugs [--seed 0] [--n 50] [--list] [--json FILE] [--stages near contract rest]
+    python -m benchmarks.seeded_bugs [--seed 0] [--n 50] [--list] [--json FILE] [--stages own near contract rest]
 
 A bug is a sign, a transposition, a factor, a `detach`, a comparison, an index or a term (`mutations.KINDS`), as many of
-each. It is put into a copy of the tree. The tests near its file run first, then the contract's with the rules that use
-the file, then the rest. The first that fails is run by itself, with the bug and without: if it fails with it and passes
-without it, the bug is caught; if not, the test is left out. Nothing is written into the working tree. With `--json` a
-run that was stopped goes on; a bug that survived is tried again when the tests have changed. Bugs that change nothing
-anybody could see are named, with the reason, in `equivalent.yaml`.
+each. It is put into a copy of the tree. The tests of its file run first, then those near it, then the contract's with
+the rules that use the file, then the rest. The first that fails is run by itself, with the bug and without: if it fails
+with it and passes without it, the bug is caught; if not, the test is left out. Nothing is written into the working
+tree. With `--json` a run that was stopped goes on; a bug that survived is tried again when the tests have changed. Bugs
+that change nothing anybody could see are named, with the reason, in `equivalent.yaml`.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from benchmarks.seeded_bugs.tests_of import Imports, stages
 
 TREE = Path(__file__).parents[2]
 FOLDERS = ("lit_fa/functional", "lit_fa/layers", "lit_fa/rules")
-STAGES = ("near", "contract", "rest")
+STAGES = ("own", "near", "contract", "rest")
 EQUIVALENT = Path(__file__).with_name("equivalent.yaml")
 HANGS_AFTER = {"stage": 300, "file": 60, "test": 120}  # seconds of processor time; a stage has those of its files
 

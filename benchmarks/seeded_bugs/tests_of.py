@@ -66,7 +66,7 @@ def stages(imports: Imports, file: str) -> dict[str, list[str]]:
     """Test files in the order in which they are tried.
 
     Returns:
-        `near`: tests that are named after the file, then those of formulas, layers and rules that import from it or
+        `own`: tests that are named after the file; `near`: those of formulas, layers and rules that import from it or
         from what does; `contract`: the suites that every rule goes through; `rest`: all others that reach the file, the
         nearest first.
     """
@@ -80,8 +80,9 @@ def stages(imports: Imports, file: str) -> dict[str, list[str]]:
         return name.startswith(f"tests/{package}/") and stem in Path(name).stem
 
     outside = [name for name in reached if name not in contract]
-    near = [name for name in outside if named_after(name)]
-    near += [name for name in outside if name.startswith(MIRRORS) and steps[name] <= 2 and name not in near]
+    own = [name for name in outside if named_after(name)]
+    near = [name for name in outside if name.startswith(MIRRORS) and steps[name] <= 2 and name not in own]
     quick = ["equals_reference", "weights_as_feedback", "locality", "streaming", "optimiser"]
     contract.sort(key=lambda name: next((k for k, word in enumerate(quick) if word in name), len(quick)))
-    return {"near": near, "contract": contract, "rest": [name for name in outside if name not in near]}
+    rest = [name for name in outside if name not in (*own, *near)]
+    return {"own": own, "near": near, "contract": contract, "rest": rest}

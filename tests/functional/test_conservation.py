@@ -116,3 +116,9 @@ def test_the_diagonal_of_the_matrix_law_is_twice_the_potential():
     torch.testing.assert_close(
         matrix_law(w1, w2, matrix).diagonal(), 2 * potential(outgoing(w2, matrix, 6), incoming(w1))
     )
+
+
+def test_potentials_of_trainable_weights_need_no_gradient():
+    weight, matrix = nn.Parameter(torch.randn(4, 6)), nn.Parameter(torch.randn(4, 6))
+    found = (incoming(weight, nn.Parameter(torch.randn(4))), outgoing(weight, matrix, 6))
+    assert not [tensor for tensor in found if tensor.requires_grad]

@@ -157,3 +157,13 @@ def test_the_bp_product_sends_backprops_own_error_through_a_linear_network():
     error, delta = torch.autograd.grad(nn.functional.cross_entropy(logits, targets), [logits, h])
     feedback = matching.bp_product([layer.weight for layer in network])
     assert torch.allclose(error @ feedback[0].t(), delta, atol=1e-15)
+
+
+def test_what_is_made_of_trainable_weights_needs_no_gradient():
+    weights = [nn.Parameter(weight) for weight in chain()]
+    solvers = (matching.seq_ls, matching.bp_product, matching.als, matching.svd_average)
+    made = [F for solve in solvers for F in solve(weights)]
+    made.append(matching.blend(weights[0], drawn(*weights[0].shape), 0.5))
+    above = drawn(CLASSES, WIDTHS[1])
+    made.append(matching.factor_below(weights[0], nn.Parameter(above), drawn(CLASSES, WIDTHS[0])))
+    assert not [tensor for tensor in made if tensor.requires_grad]

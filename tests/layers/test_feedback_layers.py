@@ -137,3 +137,11 @@ def test_an_eval_batch_of_another_size_uses_its_own_error():
     x = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
     error = torch.randn(2, 3, dtype=torch.float64)
     assert torch.equal(torch.autograd.grad(layer.eval()(x), x, error)[0], error @ layer.feedback.weight)
+
+
+def test_a_snapshot_is_a_copy_that_needs_no_gradient():
+    weight, source, generator = nn.Parameter(torch.randn(3, 4)), SnapshotFeedback(), torch.Generator()
+    for taken in (source.draw(weight, generator), source.on_round_start(weight, torch.zeros(3, 4), generator)):
+        assert torch.equal(taken, weight)
+        assert not taken.requires_grad
+        assert taken.data_ptr() != weight.data_ptr()
