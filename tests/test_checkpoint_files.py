@@ -8,10 +8,10 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 
 from lit_fa.checkpoints.files import UnreadableError, read, save, set_aside
-from lit_fa.checkpoints.lightning_io import WholeCheckpointIO
+from lit_fa.checkpoints.lightning_io import WholeCheckpointIO, use_whole_files
 from lit_fa.errors import UserError
 from tests.checkpoint_attacks import BROKEN, malicious
 
@@ -128,3 +128,23 @@ def test_a_trainer_of_our_modules_writes_files_with_a_digest_without_the_command
     (kept,) = tmp_path.rglob("*.ckpt")
     assert zipfile.ZipFile(kept).comment.startswith(b"lit-fa sha256 ")
     assert os.stat(kept).st_mode & 0o444
+
+
+@pytest.mark.parametrize("plugin", [AsyncCheckpointIO(), AsyncCheckpointIO(TorchCheckpointIO())])
+def test_files_that_a_thread_writes_are_whole_too(plugin, tmp_path):
+    trainer = L.Trainer(accelerator="cpu", plugins=[plugin], logger=False, enable_checkpointing=False)
+    use_whole_files(trainer)
+    trainer.strategy.checkpoint_io.save_checkpoint(CONTENT, tmp_path / "a.ckpt")
+    trainer.strategy.checkpoint_io.teardown()
+    assert trainer.strategy.checkpoint_io is plugin
+    assert zipfile.ZipFile(tmp_path / "a.ckpt").comment.startswith(b"lit-fa sha256 ")
+    assert same(trainer.strategy.checkpoint_io.load_checkpoint(tmp_path / "a.ckpt"))
+
+
+def test_another_way_of_writing_inside_a_thread_is_kept():
+    class Own(TorchCheckpointIO):
+        pass
+
+    plugin = AsyncCheckpointIO(own := Own())
+    use_whole_files(L.Trainer(accelerator="cpu", plugins=[plugin], logger=False, enable_checkpointing=False))
+    assert plugin.checkpoint_io is own

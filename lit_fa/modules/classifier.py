@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from lightning.pytorch.callbacks import OnExceptionCheckpoint
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from lit_fa.modules.groups import clip_gradients, freeze_followers, parameter_gr
 from lit_fa.modules.learner import Learner
 from lit_fa.modules.length import check_length, run_length
 from lit_fa.modules.rates import constructed
-from lit_fa.modules.resume import states_of_ranks, take_up
+from lit_fa.modules.resume import Begun, state_of_rank, states_of_ranks, take_up
 from lit_fa.modules.schedules import ScheduledClassifier
 from lit_fa.modules.shares import check_shares, mean_over_ranks, own_samples, weighted_mean
 from lit_fa.modules.trainer_options import logs_at
@@ -130,6 +131,7 @@ class Classifier(ScheduledClassifier):
         self.probe = probe
         self.prepared: dict[str, float] | None = None  # what preparing the run has found; None before
         self.totals = torch.zeros(3, dtype=torch.float64)  # of this epoch: loss, correct, seen
+        self.begun: Begun | None = None  # how a batch has begun, within it
         self._resumed: list[dict] | None = None  # what a checkpoint holds besides weights, until training starts
 
     def setup(self, stage: str) -> None:
@@ -144,7 +146,7 @@ class Classifier(ScheduledClassifier):
         check_shares(self.trainer, self.rule, self.network)
         if self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
             check_length(self.rule.follows_length, None, None)
-        self.window = Window(self.accumulate)
+        self.window, self.begun = Window(self.accumulate), None
         self.zero_grad(set_to_none=True)
         if self.prepared is None:
             self.prepared = start(self.learner, self.probe, self.trainer)
@@ -154,6 +156,12 @@ class Classifier(ScheduledClassifier):
         super().on_train_start()
         check_length(self.rule.follows_length, *run_length(self.trainer, self.accumulate))
         self.log_dict(self.prepared)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Remember how the batch begins, for a checkpoint of an exception in it."""
+        super().on_train_batch_start(batch, batch_idx)
+        if any(isinstance(callback, OnExceptionCheckpoint) for callback in self.trainer.callbacks):
+            self.begun = Begun.of(self.network, self.totals, self.window.state(self.learner))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Surrogate, backward, edits, clip, step, after_step, schedule."""
@@ -171,6 +179,7 @@ class Classifier(ScheduledClassifier):
         if last:
             self._step()
         self._count(surrogate, batch[1], own)
+        self.begun = None
         return surrogate.loss
 
     def _step(self) -> None:
@@ -226,7 +235,12 @@ class Classifier(ScheduledClassifier):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Keep random states (dropout), the epoch's totals, an open window's gradients and what preparing found."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["lit_fa"] = states_of_ranks(self.totals, self.window.state(self.learner))
+        if self.begun is None:
+            own = state_of_rank(self.totals, self.window.state(self.learner))
+        else:
+            own, kept = self.begun.state, checkpoint["state_dict"]
+            kept |= {key: b for n, b in self.begun.buffers.items() if (key := f"learner.network.{n}") in kept}
+        checkpoint["lit_fa"] = states_of_ranks(own)
         checkpoint["adapters"] = {} if self.adapters is None else self.adapters.state()
         checkpoint["prepared"] = self.prepared
 

@@ -97,6 +97,14 @@ class FitLoop(_FitLoop):
                 self._settle_between_epochs()
         super().reset()
 
+    def on_save_checkpoint(self) -> dict:
+        """A batch that has been delivered and is not done, because an exception has ended it, is delivered again."""
+        state, done = super().on_save_checkpoint(), self.epoch_loop.batch_progress.current.processed
+        for loader in state.get("combined_loader") or ():
+            if isinstance(loader, dict) and loader.get("position") == done + 1:  # of `datamodules`
+                loader["position"] = done
+        return state
+
     def on_run_start(self) -> None:
         """Load the validation data, of which callbacks take their samples, also where no validation is due soon."""
         if self.trainer.enable_validation and self.trainer.val_dataloaders is None:

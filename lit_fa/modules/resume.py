@@ -3,16 +3,42 @@
 Lightning's checkpoints leave out the random state, which dropout draws from, and every rank has its own.
 """
 
+from typing import NamedTuple
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 
 
-def states_of_ranks(totals: Tensor, window: dict) -> list[dict]:
-    """One entry a rank: random states, running totals of the epoch, and the open window. A collective call."""
+class Begun(NamedTuple):
+    """What a batch changes before its step, as it was when the batch began.
+
+    A checkpoint that is written in the middle of a batch (Lightning's `OnExceptionCheckpoint`) holds this, because the
+    batch is done again on resuming.
+
+    Attributes:
+        state: of the rank, see `state_of_rank`.
+        buffers: of the network, by name; feedback, which only a step changes, is left out.
+    """
+
+    state: dict
+    buffers: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, network: nn.Module, totals: Tensor, window: dict) -> "Begun":
+        """As it is now."""
+        kept = {name: b.clone() for name, b in network.named_buffers() if ".feedback." not in name}
+        return cls(state_of_rank(totals.clone(), window), kept)
+
+
+def state_of_rank(totals: Tensor, window: dict) -> dict:
+    """Random states, running totals of the epoch, and the open window."""
     own = {"rng": torch.get_rng_state(), "totals": totals.cpu(), "window": window}
-    if torch.cuda.is_available():
-        own["cuda_rng"] = torch.cuda.get_rng_state()
+    return own | ({"cuda_rng": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+
+def states_of_ranks(own: dict) -> list[dict]:
+    """The states of all ranks. A collective call."""
     if not (dist.is_available() and dist.is_initialized()):
         return [own]
     states: list[dict] = [{}] * dist.get_world_size()

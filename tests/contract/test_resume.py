@@ -78,6 +78,13 @@ def test_it_does_not_matter_at_which_hook_the_checkpoint_is_written(
     assert whole["schedule"][0]["last_epoch"] == 2  # it has seen the loss of every epoch
 
 
+@pytest.mark.parametrize("options", [{"network": "norm"}, {"network": "norm", "accumulate": 2, "n_train": 32}])
+def test_a_batch_that_an_exception_ended_is_done_again(options: dict, tmp_path: Path):
+    whole = {"rule": "fa_uniform", "of_exceptions": True, **options}
+    # behind the forward and backward pass: dropout has drawn, BatchNorm has averaged, gradients are there
+    assert_goes_on(tmp_path, (1, 3, 5), "on_after_backward", **whole)
+
+
 def test_a_callback_may_save_before_the_module_has_ended_the_epoch(tmp_path: Path):
     assert_goes_on(tmp_path, (3, 6), "on_train_epoch_end", early_keep=True, rule="fa_uniform", **PLATEAU)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.cli import ReduceLROnPlateau
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
@@ -54,12 +54,20 @@ def mlp(dropout: float) -> nn.Module:
     )  # fmt: skip
 
 
+def norm(dropout: float) -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Sequential(nn.Conv2d(2, 4, 3, stride=2), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Dropout(dropout)),
+        nn.Linear(36, CLASSES),
+    )
+
+
 SCHEDULERS = {
     "step": partial(torch.optim.lr_scheduler.StepLR, step_size=3, gamma=0.5),
     "epoch": partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5),
     "plateau": partial(ReduceLROnPlateau, monitor="val/loss", patience=0, threshold=0.9),
 }
-NETWORKS = {"conv": network, "mlp": mlp}
+NETWORKS = {"conv": network, "mlp": mlp, "norm": norm}
 
 
 def network_for(rule: str) -> str:
@@ -157,6 +165,7 @@ def train(options: dict) -> None:
     devices = options.get("devices", 1)
     rows, curves = Rows(), Recorder()
     stopping = [EarlyStopping(**options["early"])] if "early" in options else []
+    stopping += [OnExceptionCheckpoint(options["folder"], "kept")] if options.get("of_exceptions") else []
     trainer = L.Trainer(
         accelerator="cpu", devices=devices, max_epochs=options.get("epochs", 3), logger=rows,
         strategy=DDPStrategy(process_group_backend="gloo") if devices > 1 else "auto",
