@@ -80,7 +80,7 @@ class ClientDrift(L.Callback):
     def _chosen(self, network: nn.Module) -> list[str]:
         names = [name for name, m in network.named_modules() if name and isinstance(m, WEIGHT_LAYERS)]
         try:
-            return match(self.layers, names) if self.layers else names
+            return match(self.layers, names) if self.layers is not None else names
         except ValueError as error:
             raise MeasurementError(f"ClientDrift: layers: {error}") from None
 

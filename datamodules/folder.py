@@ -35,6 +35,7 @@ class ImageFolder(VisionDataModule):
         self, path: str, size: int = 224, num_workers: int = 0, in_memory_limit: int = 2 << 30, **options: Any
     ) -> None:
         require(size >= 1 and num_workers >= 0, f"size={size}, num_workers={num_workers}: must not be negative")
+        require(in_memory_limit >= 0, f"in_memory_limit={in_memory_limit}: a number of bytes, at least 0")
         self.path, self.size = Path(path).expanduser(), size
         self.num_workers, self.in_memory_limit = num_workers, in_memory_limit
         super().__init__(**options)

@@ -136,7 +136,9 @@ class GLUE(LoadingDataModule):
         for name in ("batch_size", "eval_batch_size", "limit_train", "limit_test", "max_length"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name}={value}: must be at least 1")
-        require(self.val_size >= 0, f"val_size={self.val_size}: a number of texts or a share of them, from 0")
+        require(
+            0 <= self.val_size < float("inf"), f"val_size={self.val_size}: a number of texts or a share of them, from 0"
+        )
         labelled = [name for name, task in TASKS.items() if task.test]
         fits = self.test_split == "dev" or self.task in labelled
         require(fits, f"test_split=test: {self.task}'s test file has no labels, those of {' and '.join(labelled)} have")

@@ -65,7 +65,10 @@ class Npz(VisionDataModule):
             self._check_split(split, shapes, len(labels[split]))
         lowest = int(min(part.min() for part in labels.values()))
         fits = self.label_offset >= 0 or lowest == 0
-        require(fits, f"label_offset={self.label_offset}: {self.path} has labels from {lowest + self.label_offset} on")
+        smallest = lowest + self.label_offset
+        require(
+            fits, f"label_offset={self.label_offset}: {self.path} has labels from {smallest} on: set it to {smallest}"
+        )
         highest = int(max(part.max() for part in labels.values()))
         self.num_classes = self.wanted_classes or highest + 1
         if self.wanted_classes is None and not isinstance(self.chosen_classes, Sequence):

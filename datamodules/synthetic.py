@@ -36,6 +36,7 @@ class Synthetic(VisionDataModule):
     ) -> None:
         require(min(n_train, n_test, num_classes) >= 1, "n_train, n_test and num_classes must be at least 1")
         require(len(image_shape) == 3 and min(image_shape) >= 1, "image_shape is (channels, height, width), each >= 1")
+        require(0 <= noise < float("inf"), f"noise={noise}: a standard deviation is finite and at least 0")
         self.sizes = {"train": n_train, "test": n_test}
         self.image_shape, self.num_classes = tuple(image_shape), num_classes
         self.data_seed, self.noise = data_seed, noise

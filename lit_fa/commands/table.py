@@ -21,7 +21,7 @@ from lit_fa.config.arguments import Arguments, in_range
 from lit_fa.errors import UserError
 from lit_fa.escaping import plain
 from lit_fa.jobs.emit import add_emit_options, check_emit_options, emit, sweep_of
-from lit_fa.jobs.lock import checkpoints_of, claim_of, clear
+from lit_fa.jobs.lock import clear, in_the_way
 from lit_fa.jobs.pool import DEFAULT_RUNNER, Job, Outcome, missing_jobs, run_jobs
 from lit_fa.jobs.progress import reporter
 from lit_fa.jobs.runners import load_runner
@@ -165,10 +165,10 @@ def _run(tables: Sequence[Table], arguments: argparse.Namespace, output: Console
         for job in jobs:
             _say(output, f"would run {_label(job)} -> {job.record['path']}")
         return 2 if broken else 0
-    blocked = [path for job in jobs if (path := _in_the_way(Path(job.record["path"])))]
-    for path in blocked:
-        _say(output, f"left out: {path} is a link or a folder, where a file of a run should be; move it away")
-    jobs = [job for job in jobs if not _in_the_way(Path(job.record["path"]))]
+    blocked = [line for job in jobs if (line := in_the_way(Path(job.record["path"])))]
+    for line in blocked:
+        _say(output, f"left out: {line}")
+    jobs = [job for job in jobs if not in_the_way(Path(job.record["path"]))]
     for folder in dict.fromkeys(Path(job.record["path"]).parent for job in jobs):
         check_folder(folder, "--out" if arguments.out else "the folder of the records")
     jobs = _with_logs(jobs, output)
@@ -186,12 +186,6 @@ def _run(tables: Sequence[Table], arguments: argparse.Namespace, output: Console
         _log(tables, arguments)
         _say(output, "the W&B runs lie in ./wandb where they could not go to the server; upload with: wandb sync --yes")
     return _conclude(outcomes, output, command) or (2 if blocked or broken else 0)
-
-
-def _in_the_way(record: Path) -> Path | None:
-    """What is no file of ours at the place of a record, its claim or its checkpoints."""
-    beside = (record, claim_of(record), checkpoints_of(record))
-    return next((path for path in beside if path.is_symlink() or (path.is_dir() and path != beside[2])), None)
 
 
 def _with_logs(jobs: list[Job], output: Console) -> list[Job]:

@@ -20,6 +20,7 @@ from lit_fa.checkpoints.lightning_io import use_whole_files
 from lit_fa.config.arguments import take_option
 from lit_fa.config.parser import Parser
 from lit_fa.config.values import check_trains, check_values
+from lit_fa.memory import bounded
 from lit_fa.modules import EvaluatedClassifier, FederatedClassifier
 from lit_fa.modules.trainer_options import check_precision, check_trainer
 from lit_fa.outputs import check_folder, writable_file
@@ -104,6 +105,11 @@ class LitFACLI(LightningCLI):
         for name, attribute in links.items():
             parser.link_arguments(f"data.{attribute}", f"model.init_args.{name}", apply_on="instantiate")
 
+    def instantiate_classes(self) -> None:
+        """Build network, rule and data within the memory that is free."""
+        with bounded():
+            super().instantiate_classes()
+
     def instantiate_trainer(self, **kwargs: object) -> L.Trainer:
         """A trainer that writes checkpoints atomically and reads them as plain data, whatever module it trains."""
         trainer = super().instantiate_trainer(**kwargs)
@@ -169,7 +175,7 @@ class LitFACLI(LightningCLI):
         keepers = [callback for callback in self.trainer.callbacks if isinstance(callback, ModelCheckpoint)]
         folders = [("trainer.callbacks.dirpath", keeper.dirpath) for keeper in keepers]
         folders += [("trainer.logger", logger.save_dir) for logger in self.trainer.loggers]
-        if keepers or self.trainer.loggers:
+        if keepers or self.trainer.loggers or self.asked.trainer.get("default_root_dir"):
             folders += [("trainer.default_root_dir", self.trainer.default_root_dir)]
         for option, folder in folders if self.trainer.is_global_zero else ():
             if folder and "://" not in str(folder):

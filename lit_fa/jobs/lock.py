@@ -28,6 +28,17 @@ def checkpoints_of(record: Path) -> Path:
     return record.with_name(f".{record.stem}")
 
 
+def in_the_way(record: Path) -> str:
+    """The line for what is at the place of a record, its claim or its checkpoints and is none of ours; else ""."""
+    folder = checkpoints_of(record)
+    for path in (record, claim_of(record), folder):
+        ours = not path.is_symlink() and (path.is_dir() if path == folder else path.is_file())
+        if os.path.lexists(path) and not ours:
+            wanted = "a folder of checkpoints" if path == folder else "a file"
+            return f"{path} is in the way of {wanted} of this run: move it away"
+    return ""
+
+
 def clear(record: Path) -> None:
     """Remove what a process that was killed at its end has left beside a finished record: claim and checkpoints.
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from lit_fa.bounded_reading import read_json
 from lit_fa.errors import RanksNeeded
-from lit_fa.jobs.lock import checkpoints_of, claim_of, claimed
+from lit_fa.jobs.lock import checkpoints_of, claim_of, claimed, in_the_way
 from lit_fa.jobs.own_process import run_alone
 from lit_fa.jobs.runners import load_runner
 from lit_fa.outputs import growing
@@ -73,6 +73,8 @@ def work(runner: str, config: dict[str, Any], record: dict[str, Any], log: str) 
     SIGTERM ends the run, which keeps a checkpoint where its runner does, and leaves it unfinished.
     """
     started = time.monotonic()
+    if line := in_the_way(Path(record["path"])):
+        return Done(line, True, 0.0)
     with claimed(claim_of(Path(record["path"]))) as other:
         if other:
             return Done("", False, 0.0, f"left to {other}, which is training it")

@@ -175,10 +175,12 @@ def match(patterns: list[str], names: list[str]) -> list[str]:
     """The names that match any of the patterns (shell style), in the order of `names`.
 
     Raises:
-        ValueError: a pattern without a match.
+        ValueError: no pattern, or a pattern without a match.
     """
     from lit_fa.errors import nearest
 
+    if not patterns:
+        raise ValueError("an empty list names no module: leave the option out, or name modules")
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ValueError(f"no module matches '{pattern}'; {nearest(pattern, names)}")

@@ -32,6 +32,8 @@ def made(names: list[str] | None, num_classes: int) -> nn.ModuleDict:
     Raises:
         UserError: an unknown name, or a metric of classes for a number and the other way round.
     """
+    if num_classes < 1:
+        raise UserError(f"num_classes is at least 1, not {num_classes}")
     numeric = num_classes == 1
     fitting = [*OF_NUMBERS] if numeric else [*OF_CLASSES]
     names = fitting[:1] if names is None else names

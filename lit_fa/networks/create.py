@@ -9,6 +9,7 @@ from typing import Any, Union, get_args, get_origin
 
 import timm
 import torch
+from timm.layers import create_act, create_norm
 from torch import nn
 
 from lit_fa.errors import UserError, nearest
@@ -16,6 +17,11 @@ from lit_fa.networks.registry import is_ours
 from lit_fa.networks.text import PREFIX, text_network
 
 FROM_THE_DATA = ("num_classes", "in_chans", "img_size", "image_shape")
+OF_TIMM = ("kwargs", "cfg", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")  # options of its own
+OF_TIMM += ("scriptable", "exportable", "no_jit")
+BY_NAME = {"act_layer": (create_act, "_ACT_LAYER_DEFAULT"), "norm_layer": (create_norm, "_NORM_MAP")}
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+_PLURAL = {int: "whole numbers", float: "numbers", str: "texts"}
 FROM_THE_MODEL = {
     "name": "write model.init_args.network",
     "model_name": "write model.init_args.network",
@@ -51,6 +57,8 @@ def create_network(
     """
     if name.startswith(PREFIX):
         return text_network(name, num_classes, image_shape, pretrained, **network_args)
+    if num_classes < 1:
+        raise UserError(f"num_classes is at least 1, not {num_classes}")
     if not timm.is_model(name):
         raise UserError(f"network {name!r} is unknown to timm and to lit-fa; {nearest(name, timm.list_models())}")
     parameters = constructor_parameters(name)
@@ -68,6 +76,8 @@ def create_network(
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         if getattr(error, "user_error", False):
             raise
+        if isinstance(error, KeyError) and (line := _unknown_value(error, network_args)):
+            raise UserError(f"{name}: {line}") from error
         options = ", ".join(f"{key}: {value}" for key, value in network_args.items())
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
@@ -86,6 +96,15 @@ def configured(
     """
     check_own(name, network_args)
     return create_network(name, num_classes, image_shape, pretrained, **network_args)
+
+
+def _unknown_value(error: KeyError, network_args: Mapping[str, object]) -> str:
+    """The line for a value that timm has looked up and not found; "" where it is none of the user's."""
+    key = next((key for key, value in network_args.items() if error.args == (value,)), None)
+    if key is None:
+        return ""
+    value, known = network_args[key], [*getattr(*BY_NAME[key], {})] if key in BY_NAME else []
+    return f"{key} {value!r} is unknown to timm; {nearest(value, known) if known else 'take another, or leave it out'}"
 
 
 def example_input(network: nn.Module, shape: tuple[int, ...], n: int = 2) -> torch.Tensor:
@@ -135,13 +154,36 @@ def check_options(name: str, network_args: Mapping[str, object], parameters: Map
     unknown = [key for key in network_args if valid is not None and key not in valid]
     unknown = [key for key in unknown if is_ours(name) or not _taken(name, key, network_args[key])]
     if unknown:
-        visible = sorted(valid - set(FROM_THE_DATA))
+        own = {key for key in parameters if key != "kwargs"} if is_ours(name) else valid - {*OF_TIMM}
+        visible = sorted(own - {*FROM_THE_DATA, *FROM_THE_MODEL})
         raise UserError(f"{name} has no option {unknown[0]!r}; {nearest(unknown[0], visible)}")
-    for key, value in network_args.items() if is_ours(name) else ():
+    for key, value in network_args.items():
         hint = parameters[key].annotation if key in parameters else Any
-        if not _fits(value, hint):
-            expected = getattr(hint, "__name__", "") or str(hint).replace("collections.abc.", "")
-            raise UserError(f"{name}: {key} is {expected}, not {value!r}")
+        # timm's annotations name one of several types that it takes; text is never one of these
+        judged = is_ours(name) or (isinstance(value, str) and {*_members(hint)} <= {int, float, bool, NoneType})
+        if judged and not _fits(value, hint):
+            raise UserError(f"{name}: {key} is {_words(hint)}, not {value!r}")
+
+
+def _members(hint: Any) -> tuple:
+    """The types of a union, or the one type."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _words(hint: Any) -> str:
+    """A type as a user calls it.
+
+    >>> _words(list[int] | int | None)
+    'a list of whole numbers, a whole number or null'
+    """
+    said = []
+    for kind in _members(hint):
+        if get_origin(kind) in (list, tuple, Sequence):
+            inner = [_PLURAL.get(entry, "") for entry in get_args(kind) if entry is not ...]
+            said.append(f"a list of {inner[0]}" if inner and all(inner) else "a list")
+        else:
+            said.append(_WORDS.get(kind) or getattr(kind, "__name__", str(kind)))
+    return " or ".join([", ".join(said[:-1]), said[-1]]) if len(said) > 1 else said[0]
 
 
 def _fits(value: object, hint: Any) -> bool:

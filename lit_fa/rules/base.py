@@ -29,6 +29,7 @@ from lit_fa.layers.observing import observing, unfrozen
 Criterion = Callable[[Tensor, Tensor], Tensor]
 Batch = tuple[Tensor, Tensor]
 Tensors = dict[str, Tensor]
+UNCOVERED = ("raise", "warn", "allow")
 T = TypeVar("T")
 Method = TypeVar("Method", bound=Callable)
 
@@ -270,11 +271,11 @@ def _default(does: Does) -> Callable | None:
     return getattr(LearningRule, does.value, None)
 
 
-def one_of(**options: tuple[str, tuple[str, ...]]) -> None:
+def one_of(**options: tuple[str | None, tuple[str | None, ...]]) -> None:
     """Refuse an option, given as ``name=(value, valid values)``, whose value is none of the valid ones."""
     for name, (value, valid) in options.items():
         if value not in valid:
-            raise UserError(f"{name} is one of {', '.join(valid)}, not '{value}'")
+            raise UserError(f"{name} is one of {', '.join(word or 'null' for word in valid)}, not '{value}'")
 
 
 def refuse(what: str, names: list[str], remedy: str, *, uncovered: str) -> None:
@@ -285,7 +286,11 @@ def refuse(what: str, names: list[str], remedy: str, *, uncovered: str) -> None:
         names: tensors; nothing happens when there are none.
         remedy: what the user can do.
         uncovered: `raise`, `warn` or `allow`.
+
+    Raises:
+        UserError: as asked for; or `uncovered` is none of the three.
     """
+    one_of(uncovered=(uncovered, UNCOVERED))
     if not names or uncovered == "allow":
         return
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

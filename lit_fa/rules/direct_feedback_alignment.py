@@ -37,7 +37,7 @@ from lit_fa.layers.coverage import Coverage
 from lit_fa.layers.observing import observing
 from lit_fa.layers.sequences import shared_by_tokens, token_mask
 from lit_fa.layers.taps import Block, Taps, block_key, block_name, find_blocks, leaks
-from lit_fa.rules.base import Batch, Criterion, LearningRule, Surrogate, Tensors, one_of, refuse
+from lit_fa.rules.base import UNCOVERED, Batch, Criterion, LearningRule, Surrogate, Tensors, one_of, refuse
 
 log = logging.getLogger(__name__)
 SHAPES = ("dense", "per_channel", "shared", "transposed_conv")
@@ -85,10 +85,10 @@ class DirectFeedbackAlignment(LearningRule):
     ):
         """See the class."""
         super().__init__()
-        one_of(tokens=(tokens or SHARES[0], SHARES))
-        one_of(teacher=(teacher, ("error", "target")), shape=(shape, SHAPES), init=(init or INITS[0], INITS))
+        one_of(teacher=(teacher, ("error", "target")), shape=(shape, SHAPES))
+        one_of(init=(init, (None, *INITS)), tokens=(tokens, (None, *SHARES)))
         one_of(channels=(channels, ("auto", "first", "last")), target_reduction=(target_reduction, ("mean", "sum")))
-        one_of(backend=(backend, ("fused", "detour")), uncovered=(uncovered, ("raise", "warn", "allow")))
+        one_of(backend=(backend, ("fused", "detour")), uncovered=(uncovered, UNCOVERED))
         if not scale > 0:
             raise UserError(f"the scale of feedback is a positive number, not {scale}")
         self.teacher, self.shape, self.blocks, self.scale = teacher, shape, blocks, scale

@@ -55,7 +55,18 @@ from lit_fa.layers.labels import LabelledInput
 from lit_fa.layers.normalising import NormalisingTaps
 from lit_fa.layers.observing import observing
 from lit_fa.layers.taps import find_blocks
-from lit_fa.rules.base import Batch, Criterion, Halves, LearningRule, Progress, Surrogate, one_of, provided, refuse
+from lit_fa.rules.base import (
+    UNCOVERED,
+    Batch,
+    Criterion,
+    Halves,
+    LearningRule,
+    Progress,
+    Surrogate,
+    one_of,
+    provided,
+    refuse,
+)
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +143,7 @@ class ForwardForward(LearningRule):
         one_of(negatives=(negatives, ("uniform", "permutation", "hard")), head=(head, ("softmax", "none")))
         one_of(schedule=(schedule, ("simultaneous", "greedy")), predict_by=(predict_by, ("goodness", "softmax")))
         one_of(label=(label, ("pixels", "channels")), backend=(backend, ("closed_form", "autograd")))
-        one_of(uncovered=(uncovered, ("raise", "warn", "allow")))
+        one_of(uncovered=(uncovered, UNCOVERED))
         for option, value in {"sharpness": sharpness, "strength": strength}.items():
             if value is not None and not value > 0:
                 raise UserError(f"{option} is a number above 0, not {value}")

@@ -36,7 +36,7 @@ from lit_fa.layers.auxiliary import Unit, auxiliary_network, drawn, read_out, un
 from lit_fa.layers.coverage import Coverage
 from lit_fa.layers.observing import observing
 from lit_fa.layers.taps import Taps, block_key, find_blocks
-from lit_fa.rules.base import Batch, Criterion, Halves, LearningRule, Surrogate, one_of, refuse
+from lit_fa.rules.base import UNCOVERED, Batch, Criterion, Halves, LearningRule, Surrogate, one_of, refuse
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class LocalLosses(LearningRule):
     def __init__(self, blocks: str | list[str], seed: int, channels: str, uncovered: str):
         """See the class."""
         super().__init__()
-        one_of(channels=(channels, ("first", "last")), uncovered=(uncovered, ("raise", "warn", "allow")))
+        one_of(channels=(channels, ("first", "last")), uncovered=(uncovered, UNCOVERED))
         self.blocks, self.seed, self.channels, self.uncovered = blocks, seed, channels, uncovered
         self.auxiliary = nn.ModuleDict()
         self.units: dict[str, Unit] = {}

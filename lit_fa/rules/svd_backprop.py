@@ -28,7 +28,7 @@ from lit_fa.functional.factored import (
 from lit_fa.layers.coverage import Coverage
 from lit_fa.layers.factored import COLUMNS, FactoredLayer
 from lit_fa.layers.factoring import factor_network, matched
-from lit_fa.rules.base import Criterion, Halves, LearningRule, Progress, Tensors, one_of, provided, refuse
+from lit_fa.rules.base import UNCOVERED, Criterion, Halves, LearningRule, Progress, Tensors, one_of, provided, refuse
 from lit_fa.rules.rank_schedule import Hoyer, Pruning
 
 log = logging.getLogger(__name__)
@@ -210,4 +210,4 @@ def _check(rank, dense, orthogonality, orthogonality_every, retraction, retract_
     if orthogonality_every < 1 or retract_every < 1:
         raise UserError("orthogonality_every and retract_every are numbers of steps, at least 1")
     one_of(retraction=(retraction, (*RETRACTIONS,)), reduction=(reduction, ("mean", "sum")))
-    one_of(uncovered=(uncovered, ("raise", "warn", "allow")))
+    one_of(uncovered=(uncovered, UNCOVERED))

@@ -1,7 +1,9 @@
 """Options of the data and of a federation that are out of range or of another type, and data of another model."""
 
 import json
+from pathlib import Path
 
+import numpy
 import pytest
 
 from tests.bad_input.conftest import FEDERATED, PLAIN, thinned
@@ -31,6 +33,12 @@ DATA = [
     ("transforms", "[foo]", "transforms"),
     ("foo", "1", "has no option 'foo'"),
 ]
+SYNTHETIC = [
+    ("noise", "-1", "noise=-1.0: a standard deviation is finite and at least 0"),
+    ("noise", ".nan", "noise is not a number"),
+    ("n_train", "0", "n_train, n_test and num_classes must be at least 1"),
+    ("image_shape", "[1, 0, 8]", "image_shape is (channels, height, width), each >= 1"),
+]
 FEDERATION = [
     ("--data.init_args.clients", "0", "clients=0: must be at least 1"),
     ("--data.init_args.clients", "1000", "1000"),
@@ -57,6 +65,30 @@ FEDERATION = [
 @pytest.mark.parametrize(("option", "value", "said"), thinned(DATA, 3, NAMED))
 def test_an_option_of_the_data(option, value, said, refused):
     assert said in refused("fit", "--config", "run.yaml", f"--data.init_args.{option}", value)
+
+
+@pytest.mark.parametrize(("option", "value", "said"), thinned(SYNTHETIC, 4))
+def test_an_option_of_images_made_on_the_spot(option, value, said, refused):
+    assert said in refused(
+        "fit", "--config", "run.yaml", "--data", f"{{class_path: Synthetic, init_args: {{{option}: {value}}}}}"
+    )
+
+
+@pytest.mark.parametrize(("offset", "remedy"), [(-5, "set it to 0"), (1, "set label_offset to it")])
+def test_an_offset_that_the_labels_of_a_file_do_not_have(offset, remedy, refused):
+    images, labels = numpy.zeros((8, 8, 8), dtype=numpy.uint8), numpy.arange(8) % 4
+    numpy.savez("a.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    options = {"path": str(Path("a.npz").absolute()), "label_offset": offset, "validation_is_test": "allow"}
+    line = refused("fit", "--config", "run.yaml", "--data", json.dumps({"class_path": "Npz", "init_args": options}))
+    assert remedy in line
+
+
+@pytest.mark.parametrize(("option", "value", "said"), [("in_memory_limit", -1, "a number of bytes, at least 0")])
+def test_an_option_of_a_folder_of_images(option, value, said, refused):
+    options = {"path": ".", option: value}
+    assert said in refused(
+        "fit", "--config", "run.yaml", "--data", json.dumps({"class_path": "ImageFolder", "init_args": options})
+    )
 
 
 @pytest.mark.parametrize(("option", "value", "said"), thinned(FEDERATION, 3))

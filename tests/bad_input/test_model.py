@@ -1,7 +1,14 @@
 """Options of the model, the network and the rule that are out of range or of another type."""
 
-import pytest
+import resource
+import sys
+from pathlib import Path
 
+import pytest
+import torch
+
+from lit_fa import memory
+from lit_fa.foreign_errors import TOO_LARGE
 from tests.bad_input.conftest import thinned
 
 NAMED = (str(10**9), "hidden: abc", "act_layer", "1000000000000]")
@@ -17,16 +24,20 @@ MODEL = [
     ("criterion", "foo", "unknown criterion 'foo'"),
     ("network", "lenett", "nearest: lenet"),
     ("network", "null", "network"),
-    ("network_args", "{hidden: abc}", "mlp: hidden is Sequence[int] | int | None, not 'abc'"),
+    ("network_args", "{hidden: abc}", "mlp: hidden is a list of whole numbers, a whole number or null, not 'abc'"),
     ("network_args", "{hidden: [0]}", "at least one hidden layer of at least one unit"),
     ("network_args", "{hidden: [1.5]}", "mlp: hidden is"),
     ("network_args", "{hidden: [1000000000000]}", "more memory is asked for than there is"),
     ("network_args", "{hidden: [10000000000000000000000]}", "digits"),
     ("network_args", "{width: 8, depth: 100000000}", "hidden layers: write at most 10,000"),
-    ("network_args", "{bias: abc}", "mlp: bias is bool, not 'abc'"),
+    ("network_args", "{bias: abc}", "mlp: bias is true or false, not 'abc'"),
     ("network_args", "{dropout: 2}", "dropout is a probability"),
     ("network_args", "{activation: foo}", "activation 'foo' is unknown"),
-    ("network_args", "{act_layer: foo}", "mlp has no option 'act_layer'"),
+    (
+        "network_args",
+        "{act_layer: foo}",
+        "mlp has no option 'act_layer'; valid: activation, bias, depth, dropout, hidden, init, width",
+    ),
     ("network_args", "[1]", "network_args: expected a mapping or null"),
     ("weights", "none.pt", "weights: there is no file none.pt"),
     ("adapter", "{peft_type: foo}", "adapter"),
@@ -35,6 +46,8 @@ MODEL = [
     ("probe", "{lr: .inf}", "lr is infinite"),
     ("probe", "3", "probe: expected a class"),
 ]
+RULES_OF_ALL_KINDS = ("Backprop", "FeedbackAlignment", "FLFA", "DirectFeedbackAlignment", "ForwardForward", "PredSim")
+RULES_OF_ALL_KINDS += ("AugLocal", "FeedbackWeightMatching", "SVDBackprop", "SVDSpaceAlignment")
 RULES = [
     ("FeedbackAlignment", "source: foo", "unknown feedback source 'foo'"),
     ("FeedbackAlignment", "source: {class_path: RandomFeedback, init_args: {scale: 0}}", "scale of feedback"),
@@ -43,6 +56,11 @@ RULES = [
     ("FeedbackAlignment", "source: {class_path: WeightMirrorFeedback, init_args: {rate: -1}}", "rate of the feedback"),
     ("FeedbackAlignment", "source: {class_path: AdaptiveFeedback, init_args: {rate: 2}}", "rate of the feedback"),
     ("FeedbackAlignment", "layers: [nothing]", "no module matches 'nothing'"),
+    ("FeedbackAlignment", "layers: []", "layers: an empty list names no module: leave the option out"),
+    ("FLFA", "layers: []", "layers: an empty list names no module: leave the option out"),
+    ("DirectFeedbackAlignment", "blocks: []", "blocks: an empty list names no module: leave the option out"),
+    ("DirectFeedbackAlignment", "init: ''", "init is one of null, xavier_uniform"),
+    *[(rule, "uncovered: foo", "uncovered is one of raise, warn, allow, not 'foo'") for rule in RULES_OF_ALL_KINDS],
     ("DirectFeedbackAlignment", "scale: -1", "scale of feedback is a positive number"),
     ("DirectFeedbackAlignment", "blocks: foo", "blocks"),
     ("DirectFeedbackAlignment", f"seed: {10**30}", "31 digits"),
@@ -75,14 +93,18 @@ def test_an_option_of_the_model(option, value, said, refused):
 
 @pytest.mark.parametrize(
     ("network", "options", "said"),
-    [("resnet10t", "{act_layer: foo}", "act_layer: foo"), ("resnet10t", "{stem_width: abc}", "stem_width: abc")],
+    [
+        ("resnet10t", "{act_layer: foo}", "resnet10t: act_layer 'foo' is unknown to timm; valid: "),
+        ("resnet10t", "{act_layer: rellu}", "resnet10t: act_layer 'rellu' is unknown to timm; nearest: relu"),
+        ("resnet10t", "{stem_width: abc}", "resnet10t: stem_width is a whole number, not 'abc'"),
+    ],
 )
 def test_an_option_of_a_network_of_timm(network, options, said, refused):
     words = ("--model.init_args.network", network, "--model.init_args.network_args", options)
     assert said in refused("fit", "--config", "run.yaml", *words)
 
 
-@pytest.mark.parametrize(("rule", "options", "said"), thinned(RULES, 3))
+@pytest.mark.parametrize(("rule", "options", "said"), thinned(RULES, 3, ("[]", "uncovered")))
 def test_an_option_of_a_rule(rule, options, said, refused):
     word = f"{{class_path: {rule}, init_args: {{{options}}}}}"
     assert said in refused("fit", "--config", "run.yaml", "--model.init_args.rule", word)
@@ -91,3 +113,31 @@ def test_an_option_of_a_rule(rule, options, said, refused):
 @pytest.mark.parametrize("words", CLASSES)
 def test_what_is_no_class(words, refused):
     assert CLASSES[words] in refused("fit", "--config", "run.yaml", *words)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory that is free is read on Linux")
+@pytest.mark.parametrize("sizes", ["{hidden: [2000000]}", "{width: 5000, depth: 4}"])  # 0.6 and 0.3 GB
+def test_a_size_between_the_memory_that_is_free_and_the_machines(sizes, refused, monkeypatch):
+    monkeypatch.setattr(memory, "bytes_free", lambda: 200_000_000)
+    assert TOO_LARGE in refused("fit", "--config", "run.yaml", "--model.init_args.network_args", sizes)
+
+
+def test_the_bound_on_memory_ends_with_the_building(monkeypatch):
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    monkeypatch.setattr(memory, "bytes_free", lambda: 100_000_000)
+    with memory.bounded(), pytest.raises(RuntimeError, match="can't allocate memory"):
+        torch.zeros(200_000_000)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    assert len(torch.zeros(200_000_000)) == 200_000_000
+
+
+@pytest.mark.parametrize(
+    ("group", "free"), [({}, 3 << 20), ({"memory.max": "max"}, 3 << 20), ({"memory.max": "1048576"}, 1 << 19)]
+)
+def test_the_memory_that_is_free_is_that_of_the_machine_or_of_the_control_group(group, free, monkeypatch, tmp_path):
+    for name, text in {"meminfo": "MemAvailable: 2048 kB\nSwapFree: 1024 kB\n", **group}.items():
+        Path(name).write_text(text)
+    Path("memory.current").write_text(str(1 << 19))
+    monkeypatch.setattr(memory, "_MEMORY", Path("meminfo"))
+    monkeypatch.setattr(memory, "_GROUP", tmp_path)
+    assert memory.bytes_free() == free

@@ -50,6 +50,7 @@ FLAGS = {
     "accumulate_grad_batches": {"0": "set model.init_args.accumulate"},
     "callbacks": {"foo": "trainer.callbacks", "EarlyStopping": "required: monitor", "[3]": "trainer.callbacks"},
     "plugins": {"foo": "trainer.plugins"},
+    "default_root_dir": {"run.yaml": "cannot write in run.yaml", "run.yaml/x": "cannot write in run.yaml/x"},
     "deterministic": {"foo": "true or false"},
 }
 CALLBACKS = {
@@ -60,7 +61,7 @@ CALLBACKS = {
 }
 
 
-NAMED = ("strategy", "devices', '0'", "profiler', 'foo'", "gpu", "limit_train_batches")
+NAMED = ("strategy", "devices', '0'", "profiler', 'foo'", "gpu", "limit_train_batches", "default_root_dir")
 TRIED = [(option, value, said) for option, tried in FLAGS.items() for value, said in tried.items()]
 
 

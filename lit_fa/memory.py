@@ -1,0 +1,63 @@
+"""A size that the machine cannot hold is refused while it is built, not answered by a kill.
+
+Linux hands out more memory than there is and ends the process that uses it, without a word. Within `bounded` it hands
+out no more than is free, so that torch and NumPy fail as they do for a size beyond the whole machine.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+try:
+    import resource
+except ImportError:  # not POSIX
+    resource = None
+
+SHARE = 0.95  # of what is free
+_STATUS, _MEMORY, _GROUP = Path("/proc/self/status"), Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Within, this process gets no more memory than is free as it begins; elsewhere than on Linux nothing happens."""
+    free = bytes_free() if resource and sys.platform == "linux" else None
+    used = _sizes(_STATUS).get("VmData")
+    if free is None or used is None:
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    bound = used + int(SHARE * free)
+    hard = before[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (bound if hard == resource.RLIM_INFINITY else min(bound, hard), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def bytes_free() -> int | None:
+    """Memory that this process could get without anything being killed, that of its control group if less; or None."""
+    sizes = _sizes(_MEMORY)
+    if "MemAvailable" not in sizes:
+        return None
+    most, used = (_number(_GROUP / name) for name in ("memory.max", "memory.current"))
+    group = [max(most - used, 0)] if most is not None and used is not None else []
+    return min([sizes["MemAvailable"] + sizes.get("SwapFree", 0), *group])
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    """Bytes by name, from the lines of a file as `MemAvailable:  18348416 kB`."""
+    try:
+        lines = [line.split() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+    except OSError:
+        return {}
+    return {line[0].rstrip(":"): 1024 * int(line[1]) for line in lines if len(line) == 3 and line[2] == "kB"}
+
+
+def _number(path: Path) -> int | None:
+    """What a file of a control group says; None for no limit."""
+    try:
+        return int(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
