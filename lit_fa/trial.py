@@ -1,6 +1,7 @@
 """One trial of a sweep: an ordinary `lit-fa fit` whose study hears the metric while it trains and may end it."""
 
 import sys
+from pathlib import Path
 
 import lightning as L
 import optuna
@@ -10,6 +11,7 @@ from callbacks.run_record import RunRecord
 from lit_fa.errors import RanksNeeded, UserError, nearest
 from lit_fa.experiment import run
 from lit_fa.spec.sweep import Halving
+from lit_fa.sweeps.study import storage
 
 
 def fit_trial(config: dict, record: dict) -> None:
@@ -21,7 +23,7 @@ def fit_trial(config: dict, record: dict) -> None:
     """
     study = optuna.load_study(
         study_name=config["study"],
-        storage=config["storage"],
+        storage=storage(Path(config["folder"])),
         sampler=optuna.samplers.RandomSampler(),  # nothing is drawn here
         pruner=pruner(config["halving"]),
     )
@@ -46,7 +48,8 @@ def pruner(halving: Halving | None) -> optuna.pruners.BasePruner:
 class ReportToStudy(Recorder):
     """Hands every value of the sweep's metric to the study, and stops training when its pruner says so.
 
-    The k-th value of the metric is step k, as W&B counts. One process a trial: ranks are not told of a stop.
+    The k-th value of the metric is step k, as W&B counts. One process a trial: ranks are not told of a stop. Optuna's
+    own callback for Lightning hears validation only, ends by an exception instead of a record, and counts epochs.
 
     Args:
         trial: in its study.

@@ -48,7 +48,6 @@ ALLOWED = {
     "lit_fa/sweeps": [
         *SHELL,
         "optuna",
-        "sqlalchemy",
         "filelock",
         "lit_fa.stopping",
         "lit_fa.spec",
@@ -69,7 +68,7 @@ LATE = {
     "lit_fa/jobs": ["torch", "ray"],
     "lit_fa/results": ["scipy", "pandas"],
     "lit_fa/reports": ["matplotlib", "numpy"],
-    "lit_fa/sweeps": ["scipy"],
+    "lit_fa/sweeps": ["scipy", "sqlalchemy"],
 }
 
 

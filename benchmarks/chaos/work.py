@@ -205,12 +205,13 @@ def _weights(path: Path) -> str:
 
 def _trials(folder: Path) -> dict[str, Any]:
     """The records, and what the study says of every trial."""
-    import sqlite3
+    import optuna
 
-    query = """select t.number, t.state, v.value from trials t left join trial_values v on v.trial_id = t.trial_id
-               order by t.number"""
-    with sqlite3.connect(folder / OUT / "study.db") as base:
-        told = {f"trial {number}": [state, value] for number, state, value in base.execute(query)}
+    from lit_fa.sweeps.study import storage
+
+    (study,) = optuna.get_all_study_summaries(storage(folder / OUT))
+    trials = optuna.load_study(study_name=study.study_name, storage=storage(folder / OUT)).trials
+    told = {f"trial {trial.number}": [trial.state.name, trial.value] for trial in trials}
     return _records(folder) | told
 
 

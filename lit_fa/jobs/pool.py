@@ -29,6 +29,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _KILLED = "the worker was killed by the system, twice (out of memory?)"
 GRACE_S = 60.0  # for workers that are asked to stop, to end their step and keep a checkpoint
 _LOOK_S = 0.2  # between two looks for a signal
+_NO_MORE = object()  # the jobs have come to their end
 
 
 class Work(Protocol):
@@ -118,7 +119,7 @@ def run_jobs(
 
     Args:
         jobs: what to run, drawn one by one as workers come free, so that a job may depend on the outcomes before it;
-            a None among them says that there is nothing yet, and is asked again when a job has ended.
+            a None among them says that there is nothing yet; the iterator is asked again until it ends.
         workers: number of processes; each computes with one thread.
         runner: import path `package.module:function` of `runner(config, record) -> None`.
         on_start: called when a job begins.
@@ -135,14 +136,17 @@ def run_jobs(
             asked.check()
             while len(flying) < (1 if again or _retrying(flying) else workers):
                 retry = bool(again)
-                job = again.popleft() if retry else next(fresh, None)
-                if job is None:
+                job = again.popleft() if retry else next(fresh, _NO_MORE)
+                if job is None or job is _NO_MORE:
                     break
                 Path(job.record["path"]).parent.mkdir(parents=True, exist_ok=True)
                 flying[crew.submit(job)] = (job, retry)
                 on_start(job)
-            if not flying:
+            if not flying and job is _NO_MORE:
                 return
+            if not flying:
+                time.sleep(_LOOK_S)
+                continue
             ended, _ = wait(flying, timeout=_LOOK_S, return_when=FIRST_COMPLETED)
             if any(_was_killed(future) for future in ended):
                 crew.dismiss()

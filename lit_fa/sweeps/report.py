@@ -14,7 +14,7 @@ from lit_fa.escaping import csv_value, shown
 from lit_fa.outputs import written
 from lit_fa.spec.sweep import Sweep
 from lit_fa.sweeps.identical_trials import twins
-from lit_fa.sweeps.study import DIVERGED, open_study, short
+from lit_fa.sweeps.study import DIVERGED, has_study, open_study, short
 
 WORDS = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed"}
 STATES = ("finished", "stopped early", "diverged", "failed", "running")
@@ -36,7 +36,7 @@ def print_report(
     Raises:
         UserError: nothing has been run there, or there is no such parameter.
     """
-    if not (folder / "study.db").is_file() or not (trials := ranked(open_study(sweep, folder))):
+    if not has_study(folder) or not (trials := ranked(open_study(sweep, folder))):
         raise UserError(f"no trials of {sweep.path} in {folder}; begin with: lit-fa sweep run {sweep.path}")
     rows = [row(sweep, trial, folder) for trial in trials]
     titles = (shown(name.rpartition(".")[2]) for name in rows[0] if name != "folder")

@@ -1,13 +1,18 @@
-"""The trials of a sweep in its study: an SQLite file that any number of processes share.
+"""The trials of a sweep in its study: a journal file that any number of processes and machines share.
 
-Asking for a trial and telling its end happen under one lock. The process that trains a trial holds the lock of the
-trial's folder; a trial that is running by the study's word while nobody holds its lock was killed, and is the next one
-to be handed out. Its folder is named by its config, so it goes on from its checkpoint. What is drawn for trial k comes
+Asking for a trial and telling its end happen under one lock. The process that trains a trial holds a lease on the
+trial's folder and renews it; a trial that is running in the study while nobody renews its lease was killed, and is
+handed out next. Its folder is named by its config, so it continues from its checkpoint. What is drawn for trial k comes
 from (seed, k), and for bayes from the trials before it, not from how often the sweep was interrupted.
+
+Neither journal nor leases need locks of the file system, which SQLite and flock do and network file systems often lack.
+Optuna's own heartbeat and retry need a database server or SQLite, hence the leases.
 """
 
 import json
 import math
+import platform
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,10 +21,13 @@ from typing import Any
 from urllib.parse import quote
 
 import optuna
-from filelock import FileLock, Timeout
+from filelock import SoftFileLease, Timeout
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import URL
 
+from lit_fa.errors import UserError
+from lit_fa.escaping import plain
 from lit_fa.jobs.worker import Done
 from lit_fa.results.records import Record
 from lit_fa.spec.sweep import Sweep
@@ -29,8 +37,8 @@ from lit_fa.sweeps.identical_trials import FIGURES, figures
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
-
 DIVERGED = "diverged"  # attribute of a trial in its study: where it diverged; samplers see it as pruned
+LEASE_S = 60.0  # seconds without renewal after which a process on another machine is taken for dead
 
 
 @dataclass(frozen=True)
@@ -65,59 +73,75 @@ class Trials:
         """
         self.sweep, self.folder, self.count, self.seed, self.logger = sweep, folder.resolve(), count, seed, logger
         folder.mkdir(parents=True, exist_ok=True)
-        self.lock, self.held = FileLock(self.folder / "study.lock"), dict[int, FileLock]()
+        self.lock, self.leases = _lease(self.folder / "study.lock"), dict[Path, SoftFileLease]()
+        self.training = set[int]()  # numbers of the trials that this process has handed out
         self.unfinished = dict[int, str]()  # what ended the trials that this process has given up
         with self.lock:
+            _remove_torn_line(self.folder / JOURNAL)
             self.study = open_study(sweep, self.folder)
             for point in sweep.grid()[len(self.study.trials) :] if sweep.method == "grid" else ():
                 self.study.enqueue_trial(point)
 
     def __iter__(self) -> Iterator[Trial | None]:
-        """The trials to train, as they are asked for; None while all that are left are being trained elsewhere."""
+        """The trials to train, as they are asked for; None while all that are left are being trained elsewhere.
+
+        It ends when only trials of living processes are left; whether one on another machine lives takes `LEASE_S`.
+        """
+        idle_since = None
         while True:
             with self.lock:
-                trial = self._killed() or self._fresh()
-                if trial is None and (self._reached() or not self._of(TrialState.RUNNING)):
-                    return
+                trial = self._abandoned() or self._fresh()
+                ended = trial is None and (self._reached() or not self._of(TrialState.RUNNING))
+            idle_since = None if trial or self.training else idle_since or time.monotonic()
+            if ended or (idle_since and (not self._other_machines() or time.monotonic() - idle_since > LEASE_S + 5)):
+                return
             yield trial
 
     def tell(self, trial: Trial, done: Done) -> str:
         """Put the end of a trial into the study; returns it as a line. What another process has is left to it.
 
-        A trial that is not finished stays what it is to the study, running: the next command goes on with it.
+        A trial that is not finished stays running in the study: the next command continues it.
         """
-        if done.unfinished:
-            self.unfinished[trial.number] = done.unfinished
-            self.held.pop(trial.number).release()
-            return done.said
-        if done.elsewhere and not Path(trial.record["path"]).is_file():
-            self.held.pop(trial.number).release()
-            return done.elsewhere
-        record = {} if done.reason else json.loads(Path(trial.record["path"]).read_text(encoding="utf-8"))
+        path = Path(trial.record["path"])
+        try:
+            if done.unfinished:
+                self.unfinished[trial.number] = done.unfinished
+                return done.said
+            if done.elsewhere and not path.is_file():
+                return done.elsewhere
+            record = {} if done.reason else json.loads(path.read_text(encoding="utf-8"))
+            with self.lock:
+                return self._tell(trial, record, done.reason)
+        finally:
+            self.training.discard(trial.number)
+            self.leases[path.parent].release()
+
+    def _tell(self, trial: Trial, record: dict[str, Any], reason: str) -> str:
         diverged = Record(Path(trial.record["path"]), record).diverged if record else ""
-        value, reason = (None, "") if diverged else self._value(record, done.reason)
+        value, reason = (None, "") if diverged else self._value(record, reason)
         pruned = bool(record.get("stopped_early") or diverged)
         state = TrialState.FAIL if reason else TrialState.PRUNED if pruned else TrialState.COMPLETE
-        with self.lock:
-            live = optuna.trial.Trial(self.study, self.study.trials[trial.number]._trial_id)
-            for name, said in (
-                ("reason", reason),
-                (DIVERGED, diverged),
-                ("validation_is_test", self._on_test_set(record)),
-                (FIGURES, figures(record)),
-            ):
-                if said:
-                    live.set_user_attr(name, said)
+        attributes = {
+            "reason": reason,
+            DIVERGED: diverged,
+            "validation_is_test": self._on_test_set(record),
+            FIGURES: figures(record),
+        }
+        frozen = self.study.trials[trial.number]
+        if not frozen.state.is_finished():  # else a process that lost its lease was taken for dead
+            live = optuna.trial.Trial(self.study, frozen._trial_id)
+            for name, attribute in attributes.items():
+                if attribute:
+                    live.set_user_attr(name, attribute)
             self.study.tell(live, value if state is TrialState.COMPLETE else None, state=state)
-        self.held.pop(trial.number).release()
         if diverged:
             return f"diverged {diverged}"
         return reason or f"{self.sweep.metric.name} {value:.6g}" + (", stopped early" if pruned else "")
 
     def close(self) -> None:
-        """Whoever comes next may take the trials that were not told."""
-        for lock in self.held.values():
-            lock.release()
+        """Give up the leases: whoever comes next may take the trials that were not told."""
+        for lease in self.leases.values():
+            lease.release(force=True)
 
     @property
     def begun(self) -> int:
@@ -162,12 +186,18 @@ class Trials:
         values = [t.value for t in self._of(TrialState.COMPLETE)] if target is not None else []
         return any(value >= target if higher else value <= target for value in values)
 
-    def _killed(self) -> Trial | None:
-        """A trial whose process is gone, or whose config was another trial's until now."""
-        ours = {*self.held, *self.unfinished}
+    def _abandoned(self) -> Trial | None:
+        """A running trial whose process is gone, or whose config was another trial's until now."""
+        ours = {*self.training, *self.unfinished}
         free = (frozen for frozen in self._of(TrialState.RUNNING) if frozen.number not in ours)
-        running = (self._owned(self._completed(frozen)) for frozen in free)
-        return next((trial for trial in running if trial), None)
+        leased = (self._leased(self._completed(frozen)) for frozen in free)
+        return next((trial for trial in leased if trial), None)
+
+    def _other_machines(self) -> bool:
+        """Some trial is leased on another machine, of whose processes only time tells whether they live."""
+        locks = [Path(lease.lock_file) for lease in self.leases.values() if not lease.is_locked]
+        ours = f"host={platform.node()}\n"
+        return any(ours not in lock.read_text(errors="replace") for lock in locks if lock.is_file())
 
     def _completed(self, frozen: FrozenTrial) -> FrozenTrial:
         """The trial with all its values: a process that is killed while it asks leaves some undrawn."""
@@ -187,7 +217,7 @@ class Trials:
         while self.begun < self.count and not self._reached():
             self.study.sampler = self._sampler(self.begun)
             asked = self.study.ask({name: p.search for name, p in self.sweep.searched.items()})
-            if trial := self._owned(self.study.trials[asked.number]):
+            if trial := self._leased(self.study.trials[asked.number]):
                 return trial
         return None
 
@@ -197,35 +227,41 @@ class Trials:
             return optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         return optuna.samplers.RandomSampler(seed=seed)
 
-    def _owned(self, frozen: FrozenTrial) -> Trial | None:
-        """The trial, once its folder is ours; None if somebody trains there."""
+    def _leased(self, frozen: FrozenTrial) -> Trial | None:
+        """The trial, if its folder could be leased; None if it is being trained."""
         trial = self._trial(frozen)
-        place = Path(trial.record["path"]).parent
-        place.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(place / "trial.lock")
+        folder = Path(trial.record["path"]).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        lease = self.leases.setdefault(folder, _lease(folder / "trial.lock"))
+        if lease.is_locked:  # for another trial of this process with the same config
+            return None
         try:
-            lock.acquire(blocking=False)
+            lease.acquire(blocking=False)
         except Timeout:
             return None
-        self.held[frozen.number] = lock
+        self.training.add(frozen.number)
         return trial
 
     def _trial(self, frozen: FrozenTrial) -> Trial:
         values = self.sweep.values(frozen.params)
         name = self.sweep.trial_id(values)
-        place = self.folder / "trials" / name
+        folder = self.folder / "trials" / name
         before, after = self.sweep.command
-        logger = [_placed(word, place) for word in self.logger]
         config = {
-            "words": [*before, *flags(self.sweep.nested(values)), *after, *logger],
-            "storage": storage(self.folder),
+            "words": [
+                *before,
+                *flags(self.sweep.nested(values)),
+                *after,
+                *(_with_folder(word, folder) for word in self.logger),
+            ],
+            "folder": str(self.folder),
             "study": self.study.study_name,
             "halving": self.sweep.halving,
             "trial": frozen.number,
             "metric": self.sweep.metric.name,
         }
-        record = {"id": name, "sweep": self.sweep.name, "parameters": values, "path": str(place / "record.json")}
-        return Trial(frozen.number, values, config, record, place / "log.txt")
+        record = {"id": name, "sweep": self.sweep.name, "parameters": values, "path": str(folder / "record.json")}
+        return Trial(frozen.number, values, config, record, folder / "log.txt")
 
     def _value(self, record: dict[str, Any], reason: str) -> tuple[float | None, str]:
         """The metric that a run ended with, or why there is none."""
@@ -239,24 +275,61 @@ class Trials:
         return bool(record.get("validation_is_test")) and self.sweep.metric.name.startswith("val/")
 
 
+JOURNAL, SQLITE = "study.journal", "study.db"
+
+
 def open_study(sweep: Sweep, folder: Path) -> optuna.Study:
-    """The sweep's study in the folder's SQLite file; a changed sweep is another study in the same file."""
+    """The sweep's study in the folder; a changed sweep is another study in the same file.
+
+    Raises:
+        UserError: the file of the study cannot be read.
+    """
     name = f"{sweep.name}-{sweep.id}"
-    return optuna.create_study(
-        storage=storage(folder), study_name=name, direction=sweep.metric.goal, load_if_exists=True
-    )
+    try:
+        return optuna.create_study(
+            storage=storage(folder), study_name=name, direction=sweep.metric.goal, load_if_exists=True
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / JOURNAL}: is no journal of Optuna ({plain(str(error))}); move it away") from error
 
 
-def storage(folder: Path) -> str:
-    """Where Optuna finds the study of a folder."""
-    path = quote(str(folder.resolve() / "study.db"))  # Optuna formats the address, so that a brace must not be in it
-    return URL.create("sqlite", database=f"file:{path}", query={"uri": "true"}).render_as_string()
+def has_study(folder: Path) -> bool:
+    """A study was begun in the folder."""
+    return any((folder / name).is_file() for name in (JOURNAL, SQLITE))
 
 
-def _placed(word: str, place: Path) -> str:
+def storage(folder: Path) -> BaseStorage | str:
+    """What Optuna is to open for the study of a folder: a journal, or the SQLite file of an earlier version."""
+    path = folder.resolve() / SQLITE
+    if path.is_file():
+        from sqlalchemy import URL
+
+        address = quote(str(path))  # Optuna formats the address, so that a brace must not be in it
+        return URL.create("sqlite", database=f"file:{address}", query={"uri": "true"}).render_as_string()
+    return JournalStorage(JournalFileBackend(str(folder.resolve() / JOURNAL)))
+
+
+def _remove_torn_line(journal: Path) -> None:
+    """Half a line, left by a full disk or a crash of the machine, would make Optuna refuse all lines after it."""
+    if not journal.is_file():
+        return
+    lock = JournalFileSymlinkLock(str(journal))
+    lock.acquire()
+    try:
+        with journal.open("rb+") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+    finally:
+        lock.release()
+
+
+def _lease(path: Path) -> SoftFileLease:
+    return SoftFileLease(path, lease_duration=LEASE_S)
+
+
+def _with_folder(word: str, folder: Path) -> str:
     """A logger's word with the trial's folder filled in; a project may be called anything."""
     option, _, value = word.partition("=")
-    return f"{option}={place}" if value == "{folder}" and not option.endswith(".project") else word
+    return f"{option}={folder}" if value == "{folder}" and not option.endswith(".project") else word
 
 
 def short(value: Any) -> str:

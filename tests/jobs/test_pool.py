@@ -11,6 +11,7 @@ import pytest
 
 from lit_fa.commands.table import main
 from lit_fa.errors import UserError
+from lit_fa.jobs.pool import run_jobs
 from tests.fake_runner import tries_of
 
 RUNNER = "tests.fake_runner:run"
@@ -45,6 +46,12 @@ def test_a_run_leaves_one_record_for_every_cell_and_seed(declared, save, capfd, 
     assert len({process for process, *_ in tries}) <= 2
     assert {tuple(rest) for _, *rest in tries} == {("1", "False")}
     assert os.environ["OMP_NUM_THREADS"] == "7"
+
+
+def test_the_pool_asks_again_where_there_is_nothing_to_do_yet():
+    jobs = iter([None, None])
+    assert list(run_jobs(jobs, workers=1, runner=RUNNER)) == []
+    assert next(jobs, "asked to the end") == "asked to the end"
 
 
 def test_a_second_run_has_nothing_to_do(declared, save, fill, capfd):

@@ -1,27 +1,60 @@
 """A study lies in its own folder, whatever that is called; trials that computed the same are named."""
 
+from urllib.parse import quote
+
 import optuna
 import pytest
 from optuna.trial import create_trial
+from sqlalchemy import URL
 
+from lit_fa.errors import UserError
+from lit_fa.spec.sweep import load_sweep
 from lit_fa.sweeps.identical_trials import FIGURES, figures, twins
-from lit_fa.sweeps.study import _placed, storage
+from lit_fa.sweeps.study import Trials, _with_folder, open_study, storage
+
+NAMES = ["a?b", "a%20b", "a#b", "{x}", "a b", "it's", "ü", "a:b@c", "a&b=c"]
 
 
-@pytest.mark.parametrize("name", ["a?b", "a%20b", "a#b", "{x}", "a b", "it's", "ü", "a:b@c", "a&b=c"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_study_lies_in_its_folder(tmp_path, name):
     folder = tmp_path / name
     folder.mkdir()
     optuna.create_study(storage=storage(folder), study_name="s")
-    assert [path.name for path in folder.iterdir()] == ["study.db"]
+    assert [path.name for path in folder.iterdir()] == ["study.journal"]
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert optuna.load_study(storage=storage(folder), study_name="s").trials == []
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_study_of_an_earlier_version_continues_in_its_sqlite_file(tmp_path, name, declared, save):
+    sweep, folder = load_sweep(save(declared)), tmp_path / name
+    folder.mkdir()
+    url = URL.create("sqlite", database=f"file:{quote(str(folder / 'study.db'))}", query={"uri": "true"})
+    old = optuna.create_study(storage=url.render_as_string(), study_name=f"{sweep.name}-{sweep.id}")
+    old.add_trial(create_trial(value=0.5))
+    assert [trial.value for trial in open_study(sweep, folder).trials] == [0.5]
+    assert [path.name for path in folder.iterdir()] == ["study.db"]
+
+
+def test_half_a_line_at_the_end_of_a_journal_is_removed_and_a_damaged_journal_is_named(declared, save, tmp_path):
+    sweep = load_sweep(save(declared))
+    Trials(sweep, tmp_path, count=1).close()
+    journal = tmp_path / "study.journal"
+    whole = journal.read_text()
+    journal.write_text(whole + '{"op_code": 4, "stud')
+    trials = Trials(sweep, tmp_path, count=1)
+    assert '"stud\n' not in journal.read_text()
+    assert journal.read_text().startswith(whole)
+    assert len(trials.study.trials) == 6
+    journal.write_text(f"no journal\n{whole}")
+    with pytest.raises(UserError, match=r"study\.journal: is no journal of Optuna .*; move it away"):
+        Trials(sweep, tmp_path, count=1)
+
+
 @pytest.mark.parametrize("project", ["a{b}", "{folder}", "{}", "{0}", "100%"])
 def test_a_project_may_have_any_name(tmp_path, project):
-    assert _placed(f"--trainer.logger.project={project}", tmp_path) == f"--trainer.logger.project={project}"
-    assert _placed("--trainer.logger.dir={folder}", tmp_path) == f"--trainer.logger.dir={tmp_path}"
+    assert _with_folder(f"--trainer.logger.project={project}", tmp_path) == f"--trainer.logger.project={project}"
+    assert _with_folder("--trainer.logger.dir={folder}", tmp_path) == f"--trainer.logger.dir={tmp_path}"
 
 
 def ended(number: int, bias: bool, record: dict):

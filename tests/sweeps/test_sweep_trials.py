@@ -1,6 +1,7 @@
 """What a study hands out: shared, continued after a kill, and the same however often it was interrupted."""
 
 import json
+import platform
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from optuna.trial import TrialState
 
 from lit_fa.jobs.worker import Done
 from lit_fa.spec.sweep import load_sweep
+from lit_fa.sweeps import study
 from lit_fa.sweeps.study import Trials
 
 FINE = Done("", False, 0.0)
@@ -77,6 +79,31 @@ def test_a_trial_whose_process_was_killed_while_it_drew_gets_the_values_it_would
     killed.study.ask({name: first.search})  # the second value was never drawn
     killed.close()
     assert all_of(opened(save, declared, tmp_path / "b", count=3)) == unbroken
+
+
+def test_a_trial_whose_machine_has_died_is_handed_out_again_once_its_lease_has_expired(
+    declared, save, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(study, "LEASE_S", 1.0)
+    dead = opened(save, declared, tmp_path)
+    lost = next(iter(dead))
+    (lock,) = (tmp_path / "out/trials").glob("*/trial.lock")
+    left = lock.read_text().replace(f"host={platform.node()}", "host=another")
+    dead.close()
+    lock.write_text(left)  # which nobody renews
+    trials = opened(save, declared, tmp_path)
+    handed = [trial for trial, _ in zip(trials, range(5), strict=False)]
+    assert lost.number not in [trial.number for trial in handed]
+    for trial in handed:
+        finish(trials, trial)
+    again = next(trial for trial in trials if trial)
+    assert again == lost
+
+
+def test_a_sweep_ends_without_the_trials_that_others_train(declared, save, tmp_path):
+    other, ours = opened(save, declared, tmp_path, count=2), opened(save, declared, tmp_path, count=2)
+    next(iter(other))
+    assert len(all_of(ours)) == 1
 
 
 def all_numbers(trials: Trials):
