@@ -3,8 +3,6 @@
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from hashlib import sha256
 from os.path import relpath
 from pathlib import Path
@@ -31,135 +29,101 @@ GLYPHS = dict(zip(Kind, "✓≈▲▼–○✗", strict=True))
 _USUAL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
-@dataclass(frozen=True)
-class Section:
-    """A table at one scale, compared; `folder` is that of the page, from which records are linked."""
+def section(collected: Collected, comparisons: Sequence[Comparison], folder: Path) -> dict[str, Any]:
+    """A table at one scale; `folder` is that of the page, from which records are linked."""
+    table, scale, stale = collected.table, collected.scale, stale_line(collected)
+    key = unique(table.name, re.sub(r"[^A-Za-z0-9._-]+", "-", table.name))
+    pairs = [(name, value) for name, value in facts(collected) if name != "scale"]
+    texts, pictures = rows(comparisons, table), sparklines.intervals(comparisons)
+    return {
+        "collected": collected,
+        "comparisons": comparisons,
+        "name": table.name,
+        "key": key,  # begins every id: letters, digits, dots, dashes and underscores alone
+        "title": table.paper.table or table.name,
+        "facts": [*pairs, *([("today's code", stale)] if stale else [])],
+        "command": run_command(table, scale),
+        "headers": headers(table),
+        "sources": sources(comparisons),
+        "overrides": as_yaml(scale.set),
+        "cells": [
+            {**_cell(collected, comparison, key, folder), "texts": row, "picture": picture}
+            for comparison, row, picture in zip(comparisons, texts, pictures, strict=True)
+        ],
+        "figures": _figures(collected, key),
+        "partitions": _partitions(collected),
+    }
 
-    collected: Collected
-    comparisons: Sequence[Comparison]
-    folder: Path
 
-    @property
-    def name(self) -> str:
-        """The table's name, unique in its paper."""
-        return self.collected.table.name
-
-    @property
-    def key(self) -> str:
-        """The name as part of an identifier in the page: letters, digits, dots, dashes and underscores alone."""
-        return unique(self.name, re.sub(r"[^A-Za-z0-9._-]+", "-", self.name))
-
-    @property
-    def title(self) -> str:
-        """What the paper calls the table."""
-        return self.collected.table.paper.table or self.name
-
-    @cached_property
-    def facts(self) -> list[tuple[str, str]]:
-        """(name, value) of paper, seeds, time, machine, commits; the page shows scale and command elsewhere."""
-        stale = stale_line(self.collected)
-        pairs = [(name, value) for name, value in facts(self.collected) if name != "scale"]
-        return [*pairs, *([("today's code", stale)] if stale else [])]
-
-    @property
-    def command(self) -> str:
-        """The command that makes all runs of the table."""
-        return run_command(self.collected.table, self.collected.scale)
-
-    @property
-    def headers(self) -> list[str]:
-        """Titles of the columns."""
-        return headers(self.collected.table)
-
-    @property
-    def sources(self) -> list[str]:
-        """Where the published numbers come from."""
-        return sources(self.comparisons)
-
-    @property
-    def overrides(self) -> str:
-        """What the scale changes in every cell, as YAML."""
-        return as_yaml(self.collected.scale.set)
-
-    @cached_property
-    def cells(self) -> list[dict[str, Any]]:
-        """A dict for every cell, with the texts of its row in the table and its runs."""
-        texts = rows(self.comparisons, self.collected.table)
-        pictures = sparklines.intervals(self.comparisons)
-        return [self._cell(*entry) for entry in zip(self.comparisons, texts, pictures, strict=True)]
-
-    @cached_property
-    def figures(self) -> list[dict[str, Any]]:
-        """The declared figures that any record has data for."""
-        collected = self.collected
-        drawn = [
-            {
-                "title": figure.title or figure.y,
-                "wide": figure.kind == "bars",
-                "panels": [
-                    (title, Markup(svg)) for title, svg in panel_images(collected, figure, f"{self.key}-figure{i}")
-                ],
-                "legend": legend(collected, figure),
-                "hline": figure.hline.get("label"),
-            }
-            for i, figure in enumerate(collected.table.figures)
-        ]
-        return [figure for figure in drawn if figure["panels"]]
-
-    @cached_property
-    def partitions(self) -> list[tuple[str, Markup]]:
-        """(columns, picture) of every different partition among the first seeds of the cells."""
-        columns: dict[str, list[str]] = {}
-        for cell in self.collected.cells:
-            for record in self.collected.of(cell)[:1]:
-                if counts := sparklines.counts_of(record):
-                    columns.setdefault(sparklines.partition(counts), []).append(cell.column)
-        return [(", ".join(filter(None, dict.fromkeys(labels))), picture) for picture, labels in columns.items()]
-
-    def _cell(self, c: Comparison, texts: list[str], picture: Markup) -> dict[str, Any]:
-        runs = [run for run in self.collected.runs if run.cell is c.cell]
-        records = {record.seed: record for record in self.collected.of(c.cell)}
-        ended = records | {record.seed: record for record in self.collected.lost(c.cell)}
-        return {
-            "anchor": self._anchor("cell", runs),
-            "label": ", ".join(part for part in (c.cell.row, c.cell.column) if part),
-            "texts": texts,
-            "picture": picture,
-            "kind": c.kind,
-            "glyph": GLYPHS[c.kind],
-            "verdict": verdict_text(c, caveat=False),
-            "reduced": c.verdict.caveat is not None and not c.counts.unlogged,
-            "note": "; ".join(c.cell.notes),
-            "overrides": as_yaml(c.cell.set),
-            "command": run_command(self.collected.table, self.collected.scale, c.cell),
-            "runs": [self._run(c, run, ended.get(run.seed)) for run in runs],
-            "seeds": list(records),
-            "metrics": _metrics(list(records.values())),
-            "curves": _curves(list(records.values())),
+def _figures(collected: Collected, key: str) -> list[dict[str, Any]]:
+    """The declared figures that any record has data for."""
+    views = [
+        {
+            "title": figure.title or figure.y,
+            "wide": figure.kind == "bars",
+            "panels": [(title, Markup(svg)) for title, svg in panel_images(collected, figure, f"{key}-figure{i}")],
+            "legend": legend(collected, figure),
+            "hline": figure.hline.get("label"),
         }
+        for i, figure in enumerate(collected.table.figures)
+    ]
+    return [view for view in views if view["panels"]]
 
-    def _run(self, c: Comparison, run: Run, record: Record | None) -> dict[str, Any]:
-        seen = {"seed": run.seed, "command": run_command(self.collected.table, self.collected.scale, c.cell, run.seed)}
-        seen |= {"anchor": self._anchor("run", [run]), "record": None}
-        if record is None:
-            return seen
-        data, value = record.data, record.value(c.cell.metric)
-        shown = f"{number(value)} {c.cell.metric.unit}" if value is not None else "no number"
-        return seen | {
-            "record": quote(local(Path(relpath(record.path, self.folder)))),
-            "id": data["id"],
-            "value": f"diverged {record.diverged}" if record.diverged else shown,
-            "facts": _facts(data),
-            "broken": data.get("broken") or [],
-        }
 
-    def _anchor(self, kind: str, runs: Sequence[Run]) -> str:
-        """Unique in the page, for file names are within a table."""
-        return f"{kind}-{self.key}-{Path(runs[0].file_name).stem}"
+def _partitions(collected: Collected) -> list[tuple[str, Markup]]:
+    """(columns, picture) of every different partition among the first seeds of the cells."""
+    columns: dict[str, list[str]] = {}
+    for cell in collected.cells:
+        for record in collected.of(cell)[:1]:
+            if counts := sparklines.counts_of(record):
+                columns.setdefault(sparklines.partition(counts), []).append(cell.column)
+    return [(", ".join(filter(None, dict.fromkeys(labels))), picture) for picture, labels in columns.items()]
+
+
+def _cell(collected: Collected, c: Comparison, key: str, folder: Path) -> dict[str, Any]:
+    runs = [run for run in collected.runs if run.cell is c.cell]
+    finished = collected.of(c.cell)
+    ended = {record.seed: record for record in (*finished, *collected.lost(c.cell))}
+    return {
+        "anchor": _anchor("cell", key, runs[0]),
+        "label": ", ".join(filter(None, (c.cell.row, c.cell.column))),
+        "kind": c.kind,
+        "glyph": GLYPHS[c.kind],
+        "verdict": verdict_text(c, caveat=False),
+        "reduced": c.verdict.caveat is not None and not c.counts.unlogged,
+        "note": "; ".join(c.cell.notes),
+        "overrides": as_yaml(c.cell.set),
+        "command": run_command(collected.table, collected.scale, c.cell),
+        "runs": [_run(collected, run, ended.get(run.seed), key, folder) for run in runs],
+        "seeds": [record.seed for record in finished],
+        "metrics": _metrics(finished),
+        "curves": _curves(finished),
+    }
+
+
+def _run(collected: Collected, run: Run, record: Record | None, key: str, folder: Path) -> dict[str, Any]:
+    view = {"seed": run.seed, "command": run_command(collected.table, collected.scale, run.cell, run.seed)}
+    view |= {"anchor": _anchor("run", key, run), "record": None}
+    if record is None:
+        return view
+    value = record.value(run.cell.metric)
+    text = f"{number(value)} {run.cell.metric.unit}" if value is not None else "no number"
+    return view | {
+        "record": quote(local(Path(relpath(record.path, folder)))),
+        "id": record.data["id"],
+        "value": f"diverged {record.diverged}" if record.diverged else text,
+        "facts": _facts(record.data),
+        "broken": record.data.get("broken") or [],
+    }
+
+
+def _anchor(kind: str, key: str, run: Run) -> str:
+    """An id that is unique in the page, because names of records are unique in a table."""
+    return f"{kind}-{key}-{Path(run.file_name).stem}"
 
 
 def unique(name: str, reduced: str) -> str:
-    """`reduced`, with some digits of `name` where that has other characters, so that two names never become one."""
+    """`reduced`, with a hash of `name` if characters were lost, so that two names never become one."""
     return reduced if _USUAL.fullmatch(name) else f"{reduced}-{sha256(name.encode()).hexdigest()[:6]}"
 
 
@@ -169,7 +133,7 @@ def as_yaml(data: dict) -> str:
 
 
 def _facts(data: dict) -> list[tuple[str, str]]:
-    """What a record says of its run beside its numbers; what it lacks is left out."""
+    """The facts that a record has about its run."""
     commit = str(data.get("commit", "unknown"))
     pairs = [
         ("commit", commit[:12] + (" with uncommitted changes" if data.get("dirty") else "")),
