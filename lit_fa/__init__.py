@@ -1,7 +1,7 @@
 """lit-fa: learning without backpropagation on PyTorch Lightning.
 
 A learning rule builds one scalar whose ordinary autograd gradient is the update that the paper prescribes; everything
-else is Lightning. The names below load on first use, so that rendering a table needs no torch.
+else is Lightning. The names below are imported on first use, so that rendering a table does not import torch.
 """
 
 from importlib import import_module

@@ -1,6 +1,7 @@
-"""`lit-fa` and `python -m lit_fa`: one line and exit code 2 for what a user can mend; else a traceback.
+"""The command `lit-fa`, also `python -m lit_fa`.
 
-A signal that ends a command (SIGINT, SIGTERM, SIGHUP) is one line and exit code 128 + its number.
+An error that the user can correct is one line and exit code 2, any other error a traceback. A signal that ends a
+command (SIGINT, SIGTERM, SIGHUP) is one line and exit code 128 + its number.
 """
 
 import io
@@ -13,14 +14,14 @@ USAGE = """usage: lit-fa COMMAND ...
 
   fit | validate | test | predict   one run, configured in YAML (lit-fa fit --help; --config FILE, --logger wandb)
   predict                           also --split train|val|test or --images FOLDER, and --output FILE.csv
-  flower                            a federation over Flower: --config FILE [--nodes N|all] (lit-fa flower --help)
+  flower                            a federated run over Flower: --config FILE [--nodes N|all] (lit-fa flower --help)
   export                            a trained network as ONNX or torch.export, simplified (lit-fa export --help)
   table list | run | watch | report | emit
-                                    a paper's table: its cells, the missing runs, ours beside the published
-  sweep run | report | emit         a W&B sweep file without W&B's server: trials, the best of them
-  runs                              records of runs: listed, filtered, side by side (lit-fa runs --help)
+                                    a paper's table: its cells, missing runs, measured and published numbers
+  sweep run | report | emit         a W&B sweep file without W&B's server: its trials and the best of them
+  runs                              records of runs: listed, filtered, compared (lit-fa runs --help)
 
-A config, a table and a sweep are code: the classes that they name are imported and called (SECURITY.md).
+Configs, tables and sweeps are code: the classes that they name are imported and called (SECURITY.md).
 
   --debug                           with any command: show the traceback of an error"""
 
@@ -35,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a character that the terminal has not is no reason to stop
+            stream.reconfigure(errors="replace")  # the terminal may not have all characters
     try:
         with handled(stop):
             return _dispatch(argv)

@@ -1,6 +1,7 @@
-"""Reading of files that others made: a bounded number of bytes, of regular files only, and JSON that can be trusted.
+"""Safe reading of files of unknown origin: regular files only, a limited number of bytes, and valid JSON.
 
-A pipe is not waited for, a link to /dev/zero has no end, and JSON may be nested deeper than Python can follow.
+Without these limits, reading a pipe would block, a link to /dev/zero would not end, and deeply nested JSON would exceed
+Python's recursion limit.
 """
 
 import json
@@ -9,7 +10,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-LARGEST = 64 << 20  # bytes; the largest of our records has 40 kB
+LARGEST = 64 << 20  # bytes; our records have at most 40 kB
 DEEPEST = 60  # levels of lists and mappings
 
 
@@ -17,8 +18,8 @@ def bounded(path: Path, most: int = LARGEST) -> bytes:
     """The content of a regular file.
 
     Raises:
-        OSError: it is not there or cannot be read.
-        ValueError: it is something else than a file, or has more than `most` bytes.
+        OSError: it does not exist or cannot be read.
+        ValueError: it is not a regular file, or has more than `most` bytes.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     try:
@@ -39,7 +40,7 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: as `bounded`.
-        ValueError: as `bounded`; or it is no JSON, nested too deep, or holds half of a surrogate pair.
+        ValueError: as `bounded`; or it is not JSON, nested too deep, or contains half of a surrogate pair.
     """
     try:
         data = json.loads(bounded(path).decode())
@@ -50,17 +51,17 @@ def read_json(path: Path) -> Any:
 
 
 def reason(error: OSError | ValueError) -> str:
-    """Why a file could not be read, in a few words."""
+    """The reason why a file could not be read, in a few words."""
     if isinstance(error, json.JSONDecodeError):
         return "half-written or not JSON"
     if isinstance(error, UnicodeError):
         return "it is not UTF-8 text"
-    said = getattr(error, "strerror", None) or str(error)
-    return f"{said[:1].lower()}{said[1:]}"
+    text = getattr(error, "strerror", None) or str(error)
+    return f"{text[:1].lower()}{text[1:]}"
 
 
 def _check(data: Any) -> None:
-    """Refuse text that cannot be written again, and depth that a reader of the data could not follow."""
+    """Refuse text that cannot be encoded, and data that are nested too deep."""
     level, depth = [data], 0
     while level:
         if depth > DEEPEST:
@@ -71,12 +72,12 @@ def _check(data: Any) -> None:
                 inside += [*node, *node.values()]
             elif isinstance(node, list):
                 inside += node
-            elif isinstance(node, str) and not _whole(node):
+            elif isinstance(node, str) and not _encodable(node):
                 raise ValueError("it holds half of a surrogate pair")
         level, depth = inside, depth + 1
 
 
-def _whole(text: str) -> bool:
+def _encodable(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,8 +1,8 @@
-"""What an object was made of, as plain data that a checkpoint can hold and from which it is made again.
+"""Descriptions of objects as plain data, which a checkpoint can store and from which the objects are created again.
 
-Plain data are numbers, texts, lists, tuples and dictionaries, so that torch's safe loader reads them. An object is
-`{class_path, init_args}`, a function or class `{import_path}`, one with arguments `{partial_path, init_args}`, and what
-cannot be told, such as a network, `{missing_type}`.
+Plain data are numbers, texts, lists, tuples and dictionaries, which torch's safe loader reads. An object is described
+by `{class_path, init_args}`, a function or class by `{import_path}`, a partial by `{partial_path, init_args}`, and an
+object that cannot be described, such as a network, by `{missing_type}`.
 """
 
 import dataclasses
@@ -20,35 +20,35 @@ from lit_fa.provenance import OURS, installed
 
 MAY_BE_INFINITE = ("clip", "min_delta", "stopping_threshold", "divergence_threshold")
 _ROOTS = ("lit_fa", "datamodules", "callbacks", "lightning", "torch")
-LARGEST = 2**63 - 1  # that torch and NumPy hold
+LARGEST = 2**63 - 1  # largest integer of torch and NumPy
 PLAIN = (bool, int, float, str, type(None))
 
 
 class Described:
-    """Remembers the arguments of its constructor in `constructor`, as plain data, defaults included."""
+    """Base class that stores the arguments of its constructor in `constructor`, as plain data, defaults included."""
 
     constructor: dict[str, Any]
 
     def __new__(cls, *args: object, **kwargs: object):
-        """Describe them before the constructor changes anything.
+        """Describe the arguments before the constructor can change them.
 
         Raises:
-            UserError: a number that is not finite, or that 64 bits do not hold.
+            UserError: a number that is not finite, or too large for 64 bits.
         """
-        made = super().__new__(cls)
-        made.__dict__["constructor"] = of_call(cls, args, kwargs)
+        new = super().__new__(cls)
+        new.__dict__["constructor"] = of_call(cls, args, kwargs)
         if _known(path_of(cls)):
-            check_numbers(made.constructor.get("init_args"), cls.__name__)
-        return made
+            check_numbers(new.constructor.get("init_args"), cls.__name__)
+        return new
 
 
 def check_numbers(plain: Any, where: str) -> None:
-    """Refuse a number that is not finite, or that 64 bits do not hold, anywhere in plain data.
+    """Refuse a number that is not finite, or too large for 64 bits, anywhere in plain data.
 
-    What a class that we do not know makes of its own options is not judged.
+    The options of classes of other packages are not checked.
 
     Raises:
-        UserError: its option, behind `where`.
+        UserError: such a number; the message names its option, after `where`.
     """
     if hasattr(plain, "items"):
         if not _known(plain.get("class_path")):
@@ -72,7 +72,7 @@ def _known(path: Any) -> bool:
 
 
 def of_call(kind: type, args: tuple, kwargs: dict) -> dict[str, Any]:
-    """`{class_path, init_args}` of a call; empty for arguments that do not fit, of which the constructor will tell."""
+    """`{class_path, init_args}` of a call; empty if the arguments do not fit, which the constructor reports."""
     try:
         bound = inspect.signature(kind.__init__).bind(None, *args, **kwargs)
     except TypeError:
@@ -116,7 +116,7 @@ def made(plain: Any) -> Any:
     """The object that `plain` describes.
 
     Raises:
-        UserError: something that is not to be had here, or that only its maker knows.
+        UserError: something that cannot be imported, or that has no description.
     """
     if isinstance(plain, (list, tuple)):
         return type(plain)(made(entry) for entry in plain)
@@ -135,10 +135,12 @@ def made(plain: Any) -> Any:
 
 
 def found(path: str) -> Any:
-    """What is called `path`; no file is imported that is not installed, for anybody may have made the checkpoint.
+    """The class or function with import path `path`.
+
+    Only installed packages are imported, because anybody may have written the checkpoint.
 
     Raises:
-        UserError: it cannot be imported here, or lies outside of the installed packages and is not imported yet.
+        UserError: it cannot be imported, or its module is not installed and has not been imported yet.
     """
     module, _, name = path.rpartition(".")
     if not _is_installed(module):
@@ -150,7 +152,7 @@ def found(path: str) -> Any:
 
 
 def path_of(value: Any) -> str | None:
-    """Where a class or function can be imported from; None where it cannot (a lambda, an instance, a local class)."""
+    """The import path of a class or function; None if it has none (a lambda, an instance, a local class)."""
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     if not module or not name or not name.isidentifier():
         return None
@@ -158,7 +160,7 @@ def path_of(value: Any) -> str | None:
 
 
 def _of_partial(value: partial) -> dict[str, Any]:
-    """A parser's partial calls the parser, and the class that it stands for is its last argument."""
+    """The description of a partial; a partial of the parser calls the parser, and its last argument is the class."""
     args, target = [*value.args], value.func
     by_parser = str(getattr(target, "__module__", "")).partition(".")[0] in ("jsonargparse", "lightning")
     if by_parser and args and isinstance(args[-1], type):
@@ -169,7 +171,7 @@ def _of_partial(value: partial) -> dict[str, Any]:
 
 
 def _trusted(kind: Any) -> type:
-    """A checkpoint names classes of this package and their subclasses, and nothing else is made because it says so."""
+    """The class, if it belongs to this package or is derived from one of its classes; no others are created."""
     ours = isinstance(kind, type) and any(base.__module__.split(".")[0] == "lit_fa" for base in kind.__mro__)
     if not ours:
         raise UserError(f"{path_of(kind)} is no class of lit_fa nor derived from one: pass the object itself")
@@ -177,14 +179,14 @@ def _trusted(kind: Any) -> type:
 
 
 def _callable(path: str) -> str:
-    """The path of an optimiser or a schedule, which is never in the standard library."""
+    """The path of an optimiser or a schedule; functions of the standard library are refused."""
     if path.partition(".")[0] in sys.stdlib_module_names:
         raise UserError(f"{path} is no optimiser and no schedule: pass the object itself")
     return path
 
 
 def _is_installed(module: str) -> bool:
-    """Whether a module is imported already, ours, of the standard library, or in the folders of installed packages."""
+    """Whether a module is already imported, ours, in the standard library, or in the folders of installed packages."""
     top = module.partition(".")[0]
     if module in sys.modules or top in OURS or top in sys.stdlib_module_names:
         return True

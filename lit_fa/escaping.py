@@ -1,7 +1,7 @@
-r"""Text of others, made harmless for where it goes: a line, a cell of Markdown, LaTeX or CSV.
+r"""Escapes text of unknown origin for a line, for Markdown, LaTeX or CSV.
 
-Labels, notes and what records say of a machine come from files that anybody may have written. The last step before a
-text is put together goes through here; for HTML that step is Jinja's own.
+Labels, notes and the description of a machine in a record come from files that anybody may have written. They are
+escaped by these functions when a text is composed; for HTML, Jinja does this.
 """
 
 import re
@@ -10,19 +10,19 @@ from typing import Any
 from rich.markup import escape
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
-_TAG = re.compile(r"<(?=[A-Za-z/!?])")  # where Markdown takes what follows for HTML
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")  # Markdown reads it as the start of HTML
 _ENTITY = re.compile(r"&(?=#?\w+;)")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for one
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet reads them as the start of a formula
 _LATEX = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    | {"[": "{[}", "*": "{*}"}  # which a row's end would take for its own
+    | {"[": "{[}", "*": "{*}"}  # after the end of a row they would be its options
     | {"<": "$<$", ">": "$>$", "|": r"\textbar{}", "±": r"$\pm$", "–": "--", "×": r"$\times$", "≈": r"$\approx$"}
 )
 
 
 def plain(text: str) -> str:
-    r"""`text` in one line: what is no visible character becomes a space, at the ends nothing.
+    r"""`text` in one line: control characters are replaced by a space, and removed at both ends.
 
     >>> plain("a\nb\x1b[31m\ud800c ")
     'a b [31m c'
@@ -31,7 +31,7 @@ def plain(text: str) -> str:
 
 
 def shown(text: str) -> str:
-    r"""`text` in one line for a console, where brackets are no markup.
+    r"""`text` in one line for rich's console, with brackets escaped.
 
     >>> print(shown("[/b] [9]"))
     \[/b] [9]
@@ -40,20 +40,20 @@ def shown(text: str) -> str:
 
 
 def short(value: Any, most: int = 60) -> str:
-    """A value as an error shows it, cut after `most` characters.
+    """The repr of a value for an error message, at most `most` characters long.
 
     >>> short("x" * 100, 10)
     "'xxxxxxxxx..."
     """
     try:
         shown = repr(value)
-    except (ValueError, RecursionError):  # a whole number of more than 4300 digits, a list in itself
+    except (ValueError, RecursionError):  # an integer of more than 4300 digits, a list that contains itself
         shown = f"a large {type(value).__name__}"
     return plain(shown if len(shown) <= most else f"{shown[:most]}...")
 
 
 def prose(text: str) -> str:
-    r"""Markdown of an author that stays one line and brings no HTML and no link: a note, a source.
+    r"""Markdown of an author in one line, without HTML and links: a note, a source.
 
     >>> prose("a `b`\n<!-- end --> & <b>")
     'a `b` &lt;!-- end --> & &lt;b>'
@@ -62,7 +62,7 @@ def prose(text: str) -> str:
 
 
 def literal(text: str) -> str:
-    r"""A label in Markdown, shown as it is written.
+    r"""A label escaped for Markdown, so that it is shown literally.
 
     >>> print(literal("a|b [c](d) `e` *f* <script> &lt;"))
     a\|b \[c\](d) \`e\` \*f\* &lt;script> &amp;lt;
@@ -73,7 +73,7 @@ def literal(text: str) -> str:
 
 
 def code_span(text: str) -> str:
-    r"""A code span of Markdown, whatever backticks are in the text.
+    r"""A Markdown code span of a text that may contain backticks.
 
     >>> print(code_span("a"), code_span("b`c"))
     `a` `` b`c ``
@@ -85,12 +85,12 @@ def code_span(text: str) -> str:
 
 
 def latex_text(text: str) -> str:
-    """A text in LaTeX, shown as it is written."""
+    """A text escaped for LaTeX, so that it is shown literally."""
     return plain(text).translate(_LATEX)
 
 
 def csv_value(value: Any) -> Any:
-    """A value for a CSV: a text that a spreadsheet would take for a formula gets a quote before it; numbers stay.
+    """A value for a CSV: a text that a spreadsheet would read as a formula gets a leading quote; numbers do not.
 
     >>> [csv_value(value) for value in ("=1+1", "-0.5", "- none", -0.5, "FA")]
     ["'=1+1", '-0.5', "'- none", -0.5, 'FA']

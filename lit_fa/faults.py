@@ -1,16 +1,15 @@
-"""Faults by name, for tests and by hand: `LIT_FA_FAULT=kill@37 lit-fa fit ...`.
+"""Fault injection by an environment variable, for tests: `LIT_FA_FAULT=kill@37 lit-fa fit ...`.
 
 | fault | what happens |
 |---|---|
 | `kill@37`, `sigterm@37`, `sigint@37`, `sighup@37` | the signal, before the step after global step 37 |
 | `sigterm@epoch2` | the same at the beginning of epoch 2 (the first is 0) |
-| `nan@5`, `nan@epoch1` | a parameter is no number from there on |
+| `nan@5`, `nan@epoch1` | a parameter is set to NaN at that point |
 | `disk@save`, `readonly@save` | the disk is full, or read-only, while a file is written |
 | `kill@save`, `sigterm@save`, ... | the signal while a file is written |
 
-A file is every output: a checkpoint, a record, a card, a figure, an export.
-
-Where the variable is not set, nothing is attached and nothing is asked.
+A file is any output: a checkpoint, a record, a card, a figure, an export. If the variable is not set, no callback is
+added.
 """
 
 import errno
@@ -28,7 +27,7 @@ SIGNALS = {"kill": "SIGKILL", "sigterm": "SIGTERM", "sigint": "SIGINT", "sighup"
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens, and where: at a global step, at an epoch's beginning, or in a save (neither).
+    """A fault at a global step, at the beginning of an epoch, or (with neither) while a file is written.
 
     Attributes:
         what: kill, sigterm, sigint, sighup, nan, disk or readonly.
@@ -42,16 +41,16 @@ class Fault:
 
     @property
     def in_save(self) -> bool:
-        """It happens while a file is written."""
+        """Whether the fault happens while a file is written."""
         return self.step is None and self.epoch is None
 
     def send(self) -> None:
-        """Send this process its signal."""
+        """Send the signal to this process."""
         os.kill(os.getpid(), getattr(signal, SIGNALS[self.what]))
 
 
 def asked() -> Fault | None:
-    """The fault that the environment asks for.
+    """The fault of the environment variable, or None.
 
     Raises:
         UserError: there is no such fault.
@@ -79,7 +78,7 @@ def parsed(text: str) -> Fault:
 
 
 def while_writing(path: object) -> None:
-    """Called by the writer of every file, when it is written and not yet in its place."""
+    """Inject a fault `@save`; called after a file has been written and before it is renamed to `path`."""
     fault = asked()
     if fault is None or not fault.in_save:
         return

@@ -1,7 +1,7 @@
-"""What other packages say of a user's mistake, as one line that names the remedy: the one table of them.
+"""The table of errors of other packages that a user can correct, each as one line that names the remedy.
 
-An entry is told by the exception's class, by where it was raised (a part of the path of the innermost file) and by its
-message. An error that is in no entry is a fault of a program and keeps its traceback.
+An entry is recognised by the class of the exception, by the file that raised it (a part of its path) and by the
+message. An error that matches no entry is a fault of a program and keeps its traceback.
 """
 
 import re
@@ -15,13 +15,13 @@ from lit_fa.outputs import FULL, space_left
 
 @dataclass(frozen=True)
 class Known:
-    """One kind of foreign error.
+    """One entry of the table.
 
     Attributes:
-        kinds: names of classes; an exception of a subclass is one as well.
-        line: what is said: text in which `\\1` is the first group of `said`, or a function of the error.
+        kinds: names of exception classes; subclasses match as well.
+        line: the message: a text in which `\\1` is the first group of `said`, or a function of the error.
         where: pattern in the path of the file that raised it.
-        said: pattern in the message.
+        said: pattern in the original message.
     """
 
     kinds: tuple[str, ...]
@@ -31,14 +31,14 @@ class Known:
 
 
 def told(error: BaseException) -> str | None:
-    """The line for a foreign error; None for one that is not in the table."""
+    """The message for an error of another package; None if it is not in the table."""
     names = {kind.__name__ for kind in type(error).__mro__}
     frames = traceback.extract_tb(error.__traceback__)
     where = Path(frames[-1].filename).as_posix() if frames else ""
     for known in KNOWN:
-        found = re.search(known.said, str(error), re.DOTALL)
-        if found and names & {*known.kinds} and re.search(known.where, where):
-            line = found.expand(known.line) if isinstance(known.line, str) else known.line(error)
+        match = re.search(known.said, str(error), re.DOTALL)
+        if match and names & {*known.kinds} and re.search(known.where, where):
+            line = match.expand(known.line) if isinstance(known.line, str) else known.line(error)
             return " ".join(line.split())
     return None
 
@@ -48,7 +48,7 @@ def _as_said(error: BaseException) -> str:
 
 
 def _of_another_network(error: BaseException) -> str:
-    """The first differences of a state dict; whose they are says what differs."""
+    """The first differences of a state dict; their names show whether network or rule differs."""
     text = str(error)
     shapes = re.findall(r"size mismatch for ([\w./]+): copying a param with shape torch\.Size\((.*?)\)"
                         r".*?torch\.Size\((.*?)\)", text)  # fmt: skip
@@ -92,7 +92,7 @@ KNOWN = (
     Known(("ValueError", "RuntimeError"), r"optimizer or scheduler: \1", _TORCH_OPTIM, r"(.*)"),
     Known(("MisconfigurationException",), _as_said),
     Known(("ValueError", "TypeError", "FileNotFoundError"), _as_said, _LIGHTNING, "."),
-    Known(("UsageError", "CommError"), r"W&B: \1; mend it, or take --logger csv", r"/wandb/", r"(.*)"),
+    Known(("UsageError", "CommError"), r"W&B: \1; correct it, or take --logger csv", r"/wandb/", r"(.*)"),
     Known(
         ("OperationalError", "DatabaseError"),
         r"the study's database: \1; is the folder writable, and the file study.db whole?",

@@ -1,4 +1,4 @@
-"""Loggers by name, and what a W&B run is called: one run for one config, grouped by table and cell."""
+"""Loggers by name, and id, group and tags of W&B runs: one run for each config, grouped by table and cell."""
 
 import re
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ NOT_RESULTS = ("config", "ckpt_path", "weights_only", "verbose", "return_predict
 
 
 def logger_config(name: str, run: str = "") -> dict:
-    """The logger called `name` in a config, as `trainer.logger` is written out.
+    """The value of `trainer.logger` in a config for the logger called `name`.
 
     Args:
         name: wandb, csv or tensorboard.
-        run: id of a table's run, which has files of its own.
+        run: id of a table's run, which has its own folder.
 
     Raises:
         UserError: another name, or a package that is not installed.
@@ -39,10 +39,10 @@ def logger_config(name: str, run: str = "") -> dict:
 
 
 def only_by_name(words: Sequence[str]) -> None:
-    """Refuse options of a logger beside `--logger NAME`, which would replace them.
+    """Refuse options of a logger together with `--logger NAME`, which would replace them.
 
     Raises:
-        UserError: such an option is there.
+        UserError: there is such an option.
     """
     given = next((word for word in words if re.match(r"--trainer\.logger(?:[.=+]|$)", word)), None)
     if given:
@@ -53,7 +53,7 @@ def only_by_name(words: Sequence[str]) -> None:
 
 
 def written_out(config: dict, run: str) -> dict:
-    """The config with a logger that was given by name, as a table does, written out."""
+    """The config with `trainer.logger` as class and options, if it was given by name, as in a table."""
     trainer = config.get("trainer") or {}
     if not isinstance(name := trainer.get("logger"), str):
         return config
@@ -61,12 +61,12 @@ def written_out(config: dict, run: str) -> dict:
 
 
 def attach(trainer: L.Trainer, config: dict, record: dict) -> None:
-    """Give the trainer's W&B runs, if it has any, id, config, group, job type and tags, and what they show besides.
+    """Set id, config, group, job type and tags of the trainer's W&B loggers, and add the callback `WandbRun`.
 
     Args:
         trainer: not yet running.
         config: of the run, plain data.
-        record: what its table knows of it: id, table, row, column, scale, seed; empty outside a table.
+        record: the run's entries from its table (id, table, row, column, scale, seed); empty outside a table.
     """
     loggers = [logger for logger in trainer.loggers if isinstance(logger, ResumableWandbLogger)]
     config = {key: value for key, value in config.items() if key not in NOT_RESULTS}
@@ -74,11 +74,11 @@ def attach(trainer: L.Trainer, config: dict, record: dict) -> None:
         logger.identify(record.get("id") or run_id(config), config, **names(config, record))
     if loggers and not any(isinstance(callback, WandbRun) for callback in trainer.callbacks):
         trainer.callbacks.append(WandbRun())
-    trainer.callbacks.sort(key=lambda callback: isinstance(callback, Checkpoint))  # they save what the others know
+    trainer.callbacks.sort(key=lambda callback: isinstance(callback, Checkpoint))  # last: they save the others' state
 
 
 def names(config: dict, record: dict) -> dict:
-    """Group, job type, name and tags of a run: table, cell, cell and seed; rule, dataset, scale and commit."""
+    """Group (table), job type (cell), name (cell and seed) and tags (rule, data set, scale, commit) of a run."""
     cell = ", ".join(record[axis] for axis in ("row", "column") if record.get(axis))
     model, data = config.get("model") or {}, config.get("data") or {}
     rule = (model.get("init_args") or {}).get("rule") or {"class_path": "Backprop"}
@@ -93,20 +93,20 @@ def names(config: dict, record: dict) -> dict:
 
 
 def finish(trainer: L.Trainer) -> None:
-    """Close what loggers have open once a command is over: a fit may have had its test still before it."""
+    """Close the W&B runs at the end of a command; the end of a fit does not, because a test may follow."""
     for logger in trainer.loggers:
         if isinstance(logger, ResumableWandbLogger):
             logger.finish()
 
 
 def log_table(table: str, run: str, columns: list[str], data: list[list[str]]) -> None:
-    """A paper's table, ours beside the published, as a run of its own in the group of its cells.
+    """Log a paper's table, with measured and published numbers, as a W&B run in the group of its cells.
 
     Args:
         table: its name, the group of its runs.
-        run: id; the same table at the same scale is the same run, which shows the newest.
+        run: id; a table has one run for each scale, which shows the latest state.
         columns: titles.
-        data: cells as text, one list a row.
+        data: cells as text, one list per row.
     """
     logger = ResumableWandbLogger(id=run, group=table, job_type="table", name=table)
     logger.add({"table": {"columns": columns, "data": data}})

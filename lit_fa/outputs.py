@@ -1,8 +1,8 @@
-"""The one writer: every file is written whole or not at all, and whether it can be written is found before the work.
+"""Atomic writing of all output files, and checks before a run that they can be written.
 
-`written` hands out a temporary file beside the target and renames it once the block has succeeded. A failure leaves
-the old file as it was and no temporary file, and is one line that names the target. A target that is a link stays a
-link, a file keeps its mode, and a read-only file is refused.
+`written` yields a temporary file next to the target and renames it if the block succeeds. After a failure the old file
+is unchanged, the temporary file is deleted, and the error is one line that names the target. A target that is a link
+stays a link, a file keeps its mode, and a read-only file is refused.
 """
 
 import errno
@@ -20,22 +20,22 @@ from lit_fa.faults import while_writing
 from lit_fa.parts import part_of, publish
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_DEVICES = ("/dev/fd/", "/dev/std", "/proc/")  # written to as they are: nothing beside them can be renamed to them
-_SPACE = 1 << 20  # bytes; a disk with less is taken for full
+_DEVICES = ("/dev/fd/", "/dev/std", "/proc/")  # written directly, because no file can be renamed to them
+_SPACE = 1 << 20  # bytes; a disk with less free space counts as full
 
 
 @contextmanager
 def written(path: str | Path, option: str = "", ending: str = ".tmp", *, follow: bool = True) -> Iterator[Path]:
-    """A temporary file to write; it takes the place of `path` when the block ends without an error.
+    """Yield a temporary file to write; it is renamed to `path` when the block ends without an error.
 
     Args:
-        path: of the file; missing folders are made.
+        path: of the file; missing folders are created.
         option: that named it, for the error.
-        ending: of the temporary file, for a library that goes by it.
-        follow: a link at `path` stays one and its target is written; else the link is replaced.
+        ending: of the temporary file's name, for libraries that depend on it.
+        follow: if `path` is a link, write its target; otherwise the link is replaced.
 
     Raises:
-        UserError: it cannot be written. The block must do nothing but write, for its errors are told of this file.
+        UserError: it cannot be written. The block must only write, because every OSError in it is reported as this.
     """
     try:
         target = _target(Path(path), follow)
@@ -52,7 +52,7 @@ def write_text(path: str | Path, text: str, option: str = "", *, follow: bool = 
     """Write `text` in UTF-8, line ends as they are; returns the path.
 
     Raises:
-        UserError: as `written`; or the text has half of a surrogate pair, which UTF-8 cannot hold.
+        UserError: as `written`; or the text contains half of a surrogate pair, which UTF-8 cannot encode.
     """
     try:
         data = text.encode()
@@ -64,7 +64,7 @@ def write_text(path: str | Path, text: str, option: str = "", *, follow: bool = 
 
 
 def growing(path: Path) -> BinaryIO:
-    """An empty file for what comes bit by bit, a log; a link in its place is replaced, not followed.
+    """An empty file that is written step by step, such as a log; a link at `path` is replaced, not followed.
 
     Raises:
         UserError: it cannot be written.
@@ -80,10 +80,10 @@ def growing(path: Path) -> BinaryIO:
 
 
 def writable_file(path: str | Path, option: str) -> Path:
-    """The file's path, once a file can be written there; makes nothing.
+    """The path, after a check that a file can be written there; nothing is created.
 
     Raises:
-        UserError: it is a folder or read-only, or its folder takes no files or cannot be made.
+        UserError: it is a folder or read-only, or its folder is not writable or cannot be created.
     """
     path = Path(path)
     try:
@@ -98,10 +98,10 @@ def writable_file(path: str | Path, option: str) -> Path:
 
 
 def writable_folder(folder: str | Path, option: str) -> Path:
-    """The folder, made where it was not there.
+    """The folder, which is created if necessary.
 
     Raises:
-        UserError: it cannot be made, or takes no files.
+        UserError: it cannot be created, or is not writable.
     """
     folder = Path(folder)
     try:
@@ -113,14 +113,14 @@ def writable_folder(folder: str | Path, option: str) -> Path:
 
 
 def check_folder(folder: str | Path, option: str) -> None:
-    """Refuse a folder that takes no files, or that could not be made; makes nothing.
+    """Refuse a folder that is not writable or cannot be created; nothing is created.
 
     Raises:
         UserError: as `writable_folder`.
     """
     place = Path(folder).absolute()
     try:
-        os.lstat(place)  # a name that is too long is told of here
+        os.lstat(place)  # fails if the name is too long
     except (OSError, ValueError) as error:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             raise UserError(_no_folder(folder, option, error)) from None
@@ -131,10 +131,10 @@ def check_folder(folder: str | Path, option: str) -> None:
 
 
 def usable_folder(folder: Path) -> Path:
-    """The folder, or a new temporary one where it takes no files.
+    """The folder, or a new temporary folder if it is not writable.
 
     Raises:
-        UserError: there is no temporary folder either.
+        UserError: no temporary folder is writable either.
     """
     try:
         check_folder(folder, "")
@@ -147,7 +147,7 @@ def usable_folder(folder: Path) -> Path:
 
 
 def cannot_write(path: str | Path, error: OSError | ValueError, option: str = "") -> str:
-    """The line for an error of writing `path`; TMPDIR is named where the disk of temporary files is the full one."""
+    """The message for an error of writing `path`; it names TMPDIR if the disk of temporary files is full."""
     reason = getattr(error, "strerror", None) or str(error)
     line = f"{_named(path, option)}: cannot be written ({reason})"
     if getattr(error, "errno", None) in FULL:
@@ -156,7 +156,7 @@ def cannot_write(path: str | Path, error: OSError | ValueError, option: str = ""
 
 
 def space_left(error: OSError) -> str:
-    """What to do about a full disk: which one it is, if that can be told."""
+    """The remedy for a full disk, with the full folder if it is known."""
     temporary = Path(os.environ.get("TMPDIR") or "/tmp").resolve()
     named = Path(os.fsdecode(error.filename)).absolute() if isinstance(error.filename, str | bytes) else None
     if (named and temporary in named.parents) or (named is None and _is_full(temporary) and not _is_full(Path.cwd())):
@@ -177,7 +177,7 @@ def _no_folder(folder: str | Path, option: str, error: OSError | ValueError) -> 
 
 
 def _target(path: Path, follow: bool = True) -> Path:
-    """Where the bytes go: a device as it is, else the end of a chain of links.
+    """The path to write: a device itself, or the final target of links.
 
     Raises:
         OSError: no file can be there, or it is read-only.
@@ -201,7 +201,7 @@ def _target(path: Path, follow: bool = True) -> Path:
 
 
 def _is_device(path: Path) -> bool:
-    """Not a file on a disk: a pipe, a terminal, /dev/null."""
+    """Whether the path is not a file on a disk but a pipe, a terminal or /dev/null."""
     if str(path.absolute()).startswith(_DEVICES):
         return True
     try:
@@ -219,6 +219,6 @@ def _is_full(folder: Path) -> bool:
 
 
 def _try(folder: Path) -> None:
-    """Write a byte into a file without a name, for an empty one takes no space."""
+    """Write one byte into a file without a name; an empty file would need no space."""
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(b"\n")

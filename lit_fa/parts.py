@@ -1,7 +1,7 @@
-"""A part: a file that is written beside its target and renamed to it once it is whole.
+"""Parts: temporary files that are written next to their target and renamed to it when they are complete.
 
-A process that is killed while it writes leaves its part behind; the next one that writes the same target removes it.
-Who still writes holds a lock on the part, so two processes do not disturb each other.
+A process that is killed while it writes leaves its part behind; the next process that writes the same target deletes
+it. A process locks its part while it writes, so no other process deletes it.
 """
 
 import fcntl
@@ -18,15 +18,17 @@ from pathlib import Path
 
 @contextmanager
 def part_of(target: Path, ending: str, *, device: bool = False) -> Iterator[Path]:
-    """A new empty file in the target's folder, which is made, with the target's mode, else that of a new file.
+    """Yield a new empty file in the target's folder, with the mode of the target or, without one, of a new file.
+
+    The folder is created if necessary. The part is deleted at the end of the block.
 
     Args:
         target: of the rename.
         ending: of the part's name.
-        device: the target is no file on a disk; the part is a temporary file.
+        device: the target is not a file on a disk; then the part is in the folder of temporary files.
 
     Raises:
-        OSError: as the system says; the part is gone at the end of the block, whatever happens in it.
+        OSError: from the file system.
     """
     folder = Path(tempfile.gettempdir()) if device else target.parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,10 +47,10 @@ def part_of(target: Path, ending: str, *, device: bool = False) -> Iterator[Path
 
 
 def publish(part: Path, target: Path, *, device: bool = False) -> None:
-    """Put a part on the disk and in the place of its target.
+    """Synchronise a part to disk and rename it to its target.
 
     Raises:
-        OSError: as the system says; the target is as it was.
+        OSError: from the file system; the target is unchanged.
     """
     if device:
         with part.open("rb") as source, target.open("wb") as sink:
@@ -56,27 +58,27 @@ def publish(part: Path, target: Path, *, device: bool = False) -> None:
         return
     _sync(part)
     os.replace(part, target)
-    with suppress(OSError):  # a file system whose folders cannot be put on the disk
+    with suppress(OSError):  # some file systems cannot synchronise folders
         _sync(target.parent)
 
 
 def _locked(folder: Path, begin: str, ending: str, mode: int) -> tuple[Path, int]:
-    """A new part and its descriptor, which holds the lock."""
+    """A new part and its locked descriptor."""
     while True:
         part = folder / f"{begin}{secrets.token_hex(4)}{ending}"
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if part.exists():  # else another process took it for abandoned before it was locked
+        if part.exists():  # otherwise another process has deleted it before it was locked
             return part, descriptor
         os.close(descriptor)
 
 
 def _remove_abandoned(folder: Path, begin: str, ending: str) -> None:
-    """Remove what a process that was killed while it wrote has left."""
+    """Delete the parts of processes that were killed while they wrote."""
     for part in sorted(folder.glob(f"{glob.escape(begin)}*{glob.escape(ending)}")):
         with suppress(OSError), part.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # who still writes it holds the lock
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if a process still writes the part
             part.unlink()
 
 

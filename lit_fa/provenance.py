@@ -1,6 +1,6 @@
-"""Which code computed a number: the commit, what differs from it, a hash of our sources, and the classes of others.
+"""The code that computed a number: commit, uncommitted changes, a hash of our sources, and versions of other classes.
 
-The only place that asks git. Nothing here needs torch.
+All calls of git are here. Nothing here imports torch.
 """
 
 import ast
@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-# The packages whose code decides a result. Command line, tables, sweeps and export only call them.
+# The packages whose code determines a result. Command line, tables, sweeps and export only call them.
 DECIDING = (
     *(f"lit_fa/{name}" for name in ("functional", "layers", "rules", "networks", "modules", "federated")),
     "datamodules",
     "callbacks",
 )
 OURS = ("lit_fa", "datamodules", "callbacks")
-CODE = ("*.py", "*.yaml", "pyproject.toml")  # what decides a result; committed results and figures do not
-# A repository's own configuration may name programs. These settings and variables leave nothing that runs one: no file
-# watcher, hook, pager, difference or text conversion, no fetch of what is missing, no question, nothing written.
+CODE = ("*.py", "*.yaml", "pyproject.toml")  # files that determine a result; committed results and figures do not
+# A repository's own configuration may name programs. With these settings and variables git runs none of them: no file
+# watcher, hook, pager, difference tool or text conversion. It fetches nothing, asks nothing and writes nothing.
 _PLAIN = (
     "--no-pager",
     *("-c", "core.fsmonitor=", "-c", "core.hooksPath=/dev/null", "-c", "core.sshCommand=", "-c", "core.pager=cat"),
@@ -45,24 +45,24 @@ _PATIENCE = 120  # seconds
 
 @dataclass(frozen=True)
 class Code:
-    """State of the code: the commit, and a short hash of what differs from it ("" when nothing does)."""
+    """State of the code: the commit, and a short hash of the uncommitted changes ("" if there are none)."""
 
     commit: str
     changes: str = ""
 
     @property
     def dirty(self) -> bool:
-        """Tracked code or configuration differs from the commit."""
+        """Whether tracked code or configuration differs from the commit."""
         return bool(self.changes)
 
     @property
     def key(self) -> str:
-        """A folder name that changes whenever the code does."""
+        """A folder name that is different for different code."""
         return "-".join(part for part in (self.commit[:12], self.changes) if part)
 
 
 def code_in(folder: Path, *files: Path) -> Code:
-    """The state of the repository that `folder` is part of, and of `files` in it beside its code.
+    """The state of the code in the repository of `folder`, and of further `files` in it.
 
     The commit is "unknown" without git, outside a repository, and in a repository that tracks nothing in `folder`.
     """
@@ -87,42 +87,42 @@ def code_in(folder: Path, *files: Path) -> Code:
 
 @cache
 def our_code() -> Code:
-    """The state of this package's own code when it was first asked for: a process does not load changes made later."""
+    """The state of this package's code at the first call; a process does not import later changes."""
     return code_in(ROOT / "lit_fa")
 
 
 def git(folder: Path, *arguments: str) -> str | None:
-    """What git prints about the repository of `folder`; None where git is absent or says no."""
+    """The output of a git command in the repository of `folder`; None without git or if the command fails."""
     printed = git_bytes(folder, *arguments)
     return None if printed is None else printed.decode("utf-8", "replace").strip()
 
 
 def git_bytes(folder: Path, *arguments: str) -> bytes | None:
-    """`git`, as it is printed; no program that the repository names is run."""
+    """As `git`, in bytes; no program that the repository's configuration names is run."""
     filters = without_filters(folder)
     return None if filters is None else _called(folder, *filters, *arguments)
 
 
 def without_filters(folder: Path) -> tuple[str, ...] | None:
-    """Settings that empty the filters of a repository's own configuration, which git would run on changed files.
+    """Settings that disable the filters of a repository's own configuration, which git would run on changed files.
 
-    Filters of the user's configuration stay: Git LFS is one. None where a name cannot be written as a setting.
+    Filters of the user's configuration, such as Git LFS, stay active. None if a name cannot be written as a setting.
     """
     listed = _called(folder, "config", "--list", "--show-scope", "--name-only", "-z")
-    if listed is None:  # a git from before 2.26
+    if listed is None:  # git before version 2.26
         own = (_called(folder, "config", "--local", "--includes", "--list", "--name-only", "-z") or b"").split(b"\0")
     else:
         fields = listed.split(b"\0")
         own = [name for scope, name in zip(fields[::2], fields[1::2], strict=False) if scope in (b"local", b"worktree")]
-    found = dict.fromkeys(match.group(1) for name in map(os.fsdecode, own) if (match := _FILTER.fullmatch(name)))
-    if any("=" in name or "\n" in name for name in found):
+    filters = dict.fromkeys(match.group(1) for name in map(os.fsdecode, own) if (match := _FILTER.fullmatch(name)))
+    if any("=" in name or "\n" in name for name in filters):
         return None
-    empty = [f"filter.{name}.{key}" for name in found for key in ("clean=", "smudge=", "process=", "required=false")]
+    empty = [f"filter.{name}.{key}" for name in filters for key in ("clean=", "smudge=", "process=", "required=false")]
     return tuple(word for setting in empty for word in ("-c", setting))
 
 
 def _called(folder: Path, *arguments: str) -> bytes | None:
-    """What git prints; None where there is no git, or it says no or nothing."""
+    """The output of git; None without git, after a failure or a time-out."""
     at = next((i + 1 for i, word in enumerate(arguments) if word in _WITHOUT_PROGRAMS), 0)
     more = _WITHOUT_PROGRAMS[arguments[at - 1]] if at else ()
     words = ["git", *_PLAIN, "-C", str(folder), *arguments[:at], *more, *arguments[at:]]
@@ -142,7 +142,7 @@ def _called(folder: Path, *arguments: str) -> bytes | None:
 
 @cache
 def sources() -> str:
-    """12 hex digits for the code that decides results, without docstrings and comments; git need not know it."""
+    """A hash (12 hex digits) of the code that determines results, without docstrings and comments; needs no git."""
     digest = hashlib.sha256()
     for file in sorted(file for folder in DECIDING for file in (ROOT / folder).rglob("*.py")):
         digest.update(f"{file.relative_to(ROOT).as_posix()} {code_digest(file.read_text(encoding='utf-8'))}\n".encode())
@@ -151,7 +151,7 @@ def sources() -> str:
 
 @cache
 def code_digest(text: str) -> str:
-    """12 hex digits for a Python source without docstrings, comments and layout; for one that is no Python, its text.
+    """A hash (12 hex digits) of Python source without docstrings, comments and layout; of the text if it is not Python.
 
     >>> code_digest('x = 1  # one') == code_digest('"Doc."\\nx  =  1')
     True
@@ -178,10 +178,10 @@ def class_paths(config: Any) -> Iterator[str]:
 
 
 def outside(config: Any) -> dict[str, str]:
-    """For every class of a config that is not ours, where its code comes from: `peft 0.15.1`, or a hash of its source.
+    """For every class of a config that is not ours, its distribution and version, or a hash of its source.
 
-    A class outside installed distributions, of which a version says little, is `<module> sha256 <12 digits>` of the
-    file that defines it. Classes that were never imported are left out.
+    An installed class gives for example `peft 0.15.1`, any other class `<module> sha256 <12 digits>` of the file that
+    defines it. Classes that have not been imported are omitted.
     """
     others = sorted({path for path in class_paths(config) if path.partition(".")[0] not in OURS})
     return {path: said for path in others if (said := _origin(path))}
@@ -203,7 +203,7 @@ def _origin(path: str) -> str:
 
 
 def source_of(module: str) -> str:
-    """`sha256 <12 digits>` of a module's source file, found without importing it; "" where there is none."""
+    """`sha256 <12 digits>` of a module's source file, which is located without importing it; "" if there is none."""
     top, *inner = module.split(".")
     loaded = getattr(sys.modules.get(module), "__file__", None)
     try:
@@ -219,7 +219,7 @@ def source_of(module: str) -> str:
 
 
 def installed(file: Path) -> bool:
-    """Whether a file lies in the folders of installed distributions."""
+    """Whether a file is in the folders of installed distributions."""
     return any(file.is_relative_to(sysconfig.get_path(kind)) for kind in ("purelib", "platlib"))
 
 

@@ -1,7 +1,7 @@
-"""Signals that ask a process to end: one exception for all of them, and the exit code 128 + the signal's number.
+"""Signals that end a process: one exception for all of them, and exit code 128 + the signal number.
 
-SIGINT (Ctrl-C), SIGTERM (a workflow manager, `kill`) and SIGHUP (a closed terminal) do the same. A signal that the
-process was started to ignore, as under nohup, stays ignored.
+SIGINT (Ctrl-C), SIGTERM (a workflow manager, `kill`) and SIGHUP (a closed terminal) have the same effect. A signal that
+is ignored when the process starts, as under nohup, stays ignored.
 """
 
 import os
@@ -16,11 +16,11 @@ Handler = Callable[[int, FrameType | None], None]
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal has asked this process to end.
+    """A signal has requested the end of this process.
 
     Args:
-        signum: of the signal.
-        said: what to tell the user; by default which signal it was.
+        signum: number of the signal.
+        said: message for the user; by default it names the signal.
     """
 
     def __init__(self, signum: int, said: str = ""):
@@ -33,17 +33,17 @@ class Stopped(KeyboardInterrupt):
 
 
 class Request:
-    """A handler that notes the first signal, for a loop that ends where nothing is lost; a second Ctrl-C ends at once.
+    """A handler that stores the first signal, for a loop that ends at a safe point; a second Ctrl-C ends at once.
 
-    A second SIGTERM or SIGHUP changes nothing: it may be the first one again, to the process and to its group, or come
-    while a checkpoint is written. Whoever does not want to wait can kill.
+    A second SIGTERM or SIGHUP has no effect: it may be the same signal, sent to the process and to its group, or arrive
+    while a checkpoint is written. SIGKILL ends the process without waiting.
 
     Args:
-        patient: a second Ctrl-C changes nothing either.
+        patient: a second Ctrl-C has no effect either.
     """
 
     def __init__(self, *, patient: bool = False):
-        """Nothing is asked yet."""
+        """Start without a signal."""
         self.patient, self.signum, self.insisted = patient, 0, False
 
     def __call__(self, signum: int, frame: FrameType | None = None) -> None:
@@ -59,10 +59,10 @@ class Request:
             raise Stopped(signum)
 
     def check(self) -> None:
-        """End here, if that was asked for.
+        """End here if a signal has arrived.
 
         Raises:
-            Stopped: it was.
+            Stopped: a signal has arrived.
         """
         if self.signum:
             raise Stopped(self.signum)
@@ -75,25 +75,25 @@ def stop(signum: int, frame: FrameType | None = None) -> None:
 
 @contextmanager
 def handled(handler: Handler, signals: Sequence[int] = SIGNALS) -> Iterator[None]:
-    """Signals go to `handler` inside the context, to their handlers of before outside of it.
+    """Within the block, `handler` handles the signals; after it, their previous handlers.
 
-    Only the main thread may set handlers; in another one nothing changes.
+    Only the main thread can set handlers; in other threads this has no effect.
     """
-    mine = threading.current_thread() is threading.main_thread()
-    before = {signum: signal.getsignal(signum) for signum in signals} if mine else {}
-    taken = {signum: old for signum, old in before.items() if old is not signal.SIG_IGN}
-    for signum in taken:
+    in_main = threading.current_thread() is threading.main_thread()
+    before = {signum: signal.getsignal(signum) for signum in signals} if in_main else {}
+    replaced = {signum: old for signum, old in before.items() if old is not signal.SIG_IGN}
+    for signum in replaced:
         signal.signal(signum, handler)
     try:
         yield
     finally:
-        for signum, old in taken.items():
+        for signum, old in replaced.items():
             signal.signal(signum, signal.SIG_DFL if old is None else old)
 
 
 @contextmanager
 def interruptions_as_stopped() -> Iterator[None]:
-    """Raises what has interrupted a fit: Lightning ends one by SystemExit(1), torch by the exit code of a rank."""
+    """Raise the interruption of a fit itself; Lightning raises SystemExit(1) and torch an error with an exit code."""
     try:
         yield
     except SystemExit as end:
@@ -108,15 +108,15 @@ def interruptions_as_stopped() -> Iterator[None]:
 
 
 def exit_code(error: BaseException) -> int:
-    """Of a process that an interruption ends."""
+    """The exit code of a process that is ended by an interruption."""
     return 128 + getattr(error, "signum", signal.SIGINT)
 
 
 def exit_code_of_rank(error: BaseException) -> int:
-    """Of a process that may be a rank which Lightning has started, and that an interruption ends.
+    """The exit code of a process that is ended by an interruption and may be a rank started by Lightning.
 
-    Lightning kills rank 0 when such a rank ends with an error. That is right where rank 0 waits for it, and wrong where
-    the ranks have agreed to stop.
+    Lightning kills rank 0 if such a rank ends with an error. That is right if rank 0 waits for this rank, and wrong if
+    all ranks have agreed to stop; in the latter case the exit code is 0.
     """
     started = int(os.environ.get("LOCAL_RANK", 0)) and "TORCHELASTIC_RUN_ID" not in os.environ
     return 0 if started and getattr(error, "said", "") else exit_code(error)

@@ -1,1 +1,1 @@
-"""Checkpoints: written whole, read without running what is in them, and traced to the run they came from."""
+"""Checkpoints: written atomically, read without executing code, and compared with the run that resumes from them."""

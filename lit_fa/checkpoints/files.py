@@ -1,8 +1,8 @@
-"""Checkpoints as files: written whole or not at all, with a digest, and read without running what is in them.
+"""Checkpoint files: written atomically, with a digest, and read without executing code.
 
-The digest is the comment of the zip archive that `torch.save` makes, so torch, Lightning and every zip reader still
-open the file. It is the SHA-256 of the archive as it was before the comment. A file without a comment, such as one of
-Lightning's own, is read without that check.
+The digest is the comment of the zip archive that `torch.save` writes, so torch, Lightning and every zip reader can open
+the file. It is the SHA-256 of the archive without the comment. A file without a comment, such as one written by
+Lightning, is read without this check.
 """
 
 import hashlib
@@ -23,18 +23,18 @@ TORN = "empty, torn or no checkpoint"
 DAMAGED = "damaged, its bytes are not those that were written"
 _TAG = b"lit-fa sha256 "
 _COMMENT = len(_TAG) + 64  # bytes
-_SIZE = _COMMENT.to_bytes(2, "little")  # how the archive's last record gives the length of its comment
+_SIZE = _COMMENT.to_bytes(2, "little")  # length of the comment in the archive's last record
 _PLAIN_END = re.compile(rb"PK\x05\x06.{16}\x00\x00", re.DOTALL)  # the last record of an archive without a comment
 _CHUNK = 1 << 20
 
 
 class UnreadableError(UserError):
-    """A file that is no checkpoint, is damaged, or would run code if it were read.
+    """A file that is not a checkpoint, is damaged, or would execute code when it is read.
 
     Args:
         path: of the file.
         reason: why it cannot be read.
-        unsafe: it holds more than plain data, which only `weights_only=False` reads.
+        unsafe: whether it contains more than plain data, which only `weights_only=False` reads.
     """
 
     def __init__(self, path: str | Path, reason: str, *, unsafe: bool = False):
@@ -44,32 +44,32 @@ class UnreadableError(UserError):
 
 
 def save(content: object, path: str | Path) -> None:
-    """`torch.save` with a digest, to a file beside `path` that takes its place once it is on the disk.
+    """`torch.save` with a digest, to a temporary file that is then renamed to `path`.
 
     Raises:
-        UserError: the folder or the disk does not take it; what was at `path` before is still there.
+        UserError: it cannot be written; an old file at `path` is unchanged.
     """
     with written(path, ending=".part", follow=False) as part, part.open("r+b") as file:
         writer = _Digesting(file)
         try:
             torch.save(content, writer)
-        except Exception as error:  # torch reports a full disk by errors of its own
+        except Exception as error:  # torch raises other exceptions for a full disk
             raise writer.failed or error from None
         file.seek(-2, os.SEEK_END)
         file.write(_SIZE + _TAG + writer.digest().encode())
 
 
 def read(path: str | Path, map_location: Any = "cpu", *, weights_only: bool = True, mmap: bool = False) -> Any:
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Args:
         path: of a file on this machine.
         map_location: as for `torch.load`.
-        weights_only: read plain data alone; False runs whatever the file asks for.
-        mmap: leave tensors on the disk until they are used.
+        weights_only: read plain data only; False may execute code of the file.
+        mmap: read tensors from disk only when they are used.
 
     Raises:
-        UnreadableError: the file is torn, damaged, no checkpoint, or holds more than plain data.
+        UnreadableError: the file is incomplete, damaged, not a checkpoint, or contains more than plain data.
     """
     try:
         zipped = _check_digest(path)
@@ -84,12 +84,12 @@ def read(path: str | Path, map_location: Any = "cpu", *, weights_only: bool = Tr
         raise _unpicklable(path, error) from None
     except OSError as error:
         raise UnreadableError(path, f"cannot be read ({error.strerror or TORN})") from None
-    except Exception:  # zip, pickle and torch each have their own errors for a broken file
+    except Exception:  # zip, pickle and torch have different exceptions for a broken file
         raise UnreadableError(path, TORN) from None
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a file that cannot be used, so that it is in nobody's way; returns its new path."""
+    """Rename a file that cannot be used to `<name>.unreadable`; returns the new path."""
     aside = path.with_name(f"{path.name}.unreadable")
     if aside.is_dir() and not aside.is_symlink():
         shutil.rmtree(aside)
@@ -98,7 +98,7 @@ def set_aside(path: Path) -> Path:
 
 
 class _Digesting:
-    """What `torch.save` writes to: hands everything on to a file and takes its digest."""
+    """A file for `torch.save` that also computes the digest of what is written."""
 
     def __init__(self, file: IO[bytes]):
         self._file, self._hash, self.failed = file, hashlib.sha256(), None
@@ -119,10 +119,10 @@ class _Digesting:
 
 
 def _check_digest(path: str | Path) -> bool:
-    """Whether the file is a zip archive.
+    """Check the digest; returns whether the file is a zip archive.
 
     Raises:
-        UnreadableError: its digest is wrong, or its end is not what was written.
+        UnreadableError: the digest is wrong, or the end of the file is damaged.
     """
     with Path(path).open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
@@ -138,16 +138,16 @@ def _check_digest(path: str | Path) -> bool:
 
 
 def _digest(file: IO[bytes], size: int) -> str:
-    """Of the first `size` bytes, as they were before the comment; "" where they do not give the comment's length."""
+    """The digest of the first `size` bytes without the comment; "" if their end has another length of the comment."""
     file.seek(0)
-    found, left = hashlib.sha256(), size - 2
+    digest, left = hashlib.sha256(), size - 2
     while left > 0 and (chunk := file.read(min(_CHUNK, left))):
-        found.update(chunk)
+        digest.update(chunk)
         left -= len(chunk)
     if file.read(2) != _SIZE:
         return ""
-    found.update(b"\x00\x00")
-    return found.hexdigest()
+    digest.update(b"\x00\x00")
+    return digest.hexdigest()
 
 
 def _unpicklable(path: str | Path, error: UnpicklingError) -> UnreadableError:

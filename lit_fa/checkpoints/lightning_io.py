@@ -1,4 +1,4 @@
-"""How Lightning writes and reads checkpoints here: whole files with a digest, of which nothing is run."""
+"""Lightning's reading and writing of checkpoints through `lit_fa.checkpoints.files`."""
 
 from typing import Any
 
@@ -11,32 +11,32 @@ from lit_fa.errors import UserError
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Lightning's own checkpoints of one file, written by `checkpoint_files.save` and read by its `read`.
+    """Writes checkpoints by `checkpoint_files.save` and reads them by `checkpoint_files.read`.
 
-    Files at an address (`s3://`, `https://`) are Lightning's business, except that they are read as plain data too.
+    Files at a remote address (`s3://`, `https://`) are written and read by Lightning, but as plain data too.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write the file beside its target and rename it."""
+        """Write the file atomically."""
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
         else:
             checkpoint_files.save(checkpoint, path)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        """What the file holds; plain data alone, unless `weights_only` is False.
+        """The content of the file; plain data only, unless `weights_only` is False.
 
         Raises:
-            UserError: it cannot be read, or holds more than plain data.
+            UserError: it cannot be read, or contains more than plain data.
         """
         weights_only = weights_only is not False
         if "://" not in str(path):
             return checkpoint_files.read(path, map_location, weights_only=weights_only)
         try:
             return super().load_checkpoint(path, map_location, weights_only)
-        except Exception as error:  # every kind of address has errors of its own
-            said = " ".join(str(error).split())[:200]
-            raise UserError(f"{path} cannot be fetched or read ({type(error).__name__}: {said})") from error
+        except Exception as error:  # the kinds of addresses have different exceptions
+            message = " ".join(str(error).split())[:200]
+            raise UserError(f"{path} cannot be fetched or read ({type(error).__name__}: {message})") from error
 
 
 def use_whole_files(trainer: L.Trainer) -> None:

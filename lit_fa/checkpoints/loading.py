@@ -1,4 +1,4 @@
-"""A trained module from its checkpoint alone, or from the folder of its run."""
+"""Loads a trained module from its checkpoint or from the folder of its run."""
 
 import logging
 from collections.abc import Mapping
@@ -15,22 +15,23 @@ if TYPE_CHECKING:  # importing the modules takes seconds
     from lit_fa.modules import EvaluatedClassifier
 
 log = logging.getLogger(__name__)
-LATER = ("optimizer", "scheduler")  # of no use before a fit
+LATER = ("optimizer", "scheduler")  # not needed before a fit
 
 
 def load(path: str | Path, **given: object) -> "EvaluatedClassifier":
     """The trained module of a run, in evaluation mode, on the CPU.
 
     Args:
-        path: a checkpoint, or a folder with some: the newest is taken.
-        given: arguments of the module's constructor that a checkpoint cannot hold (``network=``), or others than its.
+        path: a checkpoint, or a folder, of which the newest checkpoint is used.
+        given: arguments of the module's constructor that a checkpoint cannot store (``network=``), or that replace the
+            stored ones.
 
     Raises:
         UserError: no checkpoint, one that cannot be read, or an argument that must be given.
     """
     file = newest_checkpoint(Path(path))
-    kept = read_checkpoint(file)
-    kind = found(_constructor(kept, file)["class_path"])
+    checkpoint = read_checkpoint(file)
+    kind = found(_constructor(checkpoint, file)["class_path"])
     return kind.load_from_checkpoint(file, map_location="cpu", **given).eval()
 
 
@@ -46,27 +47,27 @@ def newest_checkpoint(path: Path) -> Path:
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu", weights_only: bool = True) -> dict:
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Raises:
-        UserError: no such file, or no checkpoint.
+        UserError: the file does not exist or is not a checkpoint.
     """
     if not Path(path).is_file():
         raise UserError(f"there is no checkpoint {path}")
     try:
-        kept = checkpoint_files.read(path, map_location, weights_only=weights_only)
+        checkpoint = checkpoint_files.read(path, map_location, weights_only=weights_only)
     except checkpoint_files.UnreadableError as error:
         if error.unsafe:
             raise UserError(f"{error}: if you trust it, pass weights_only=False") from None
         raise
-    if not isinstance(kept, dict) or "state_dict" not in kept:
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path} holds no state of a module: give a checkpoint of lit-fa fit")
-    return kept
+    return checkpoint
 
 
-def arguments(kept: Mapping, path: str | Path, given: Mapping[str, object]) -> dict[str, Any]:
-    """Of the module's constructor: those of the checkpoint, without sources of weights that loading replaces."""
-    plain = {} if given and "constructor" not in kept else _constructor(kept, path)["init_args"]
+def arguments(checkpoint: Mapping, path: str | Path, given: Mapping[str, object]) -> dict[str, Any]:
+    """Arguments of the module's constructor: `given`, and the stored ones without sources of initial weights."""
+    plain = {} if given and "constructor" not in checkpoint else _constructor(checkpoint, path)["init_args"]
     args = dict(given)
     for name, value in plain.items():
         if name in given:
@@ -83,17 +84,17 @@ def arguments(kept: Mapping, path: str | Path, given: Mapping[str, object]) -> d
 
 
 def forgotten(*_: object) -> None:
-    """Stands for an optimiser or a schedule that the checkpoint could not hold."""
+    """Replaces an optimiser or a schedule that the checkpoint could not store."""
     raise UserError("the checkpoint does not hold the optimiser or its schedule: pass optimizer=, scheduler= to load")
 
 
-def fill(module: torch.nn.Module, kept: Mapping, path: str | Path, strict: bool = True) -> None:
-    """Copy the state, at the precision in which it was saved.
+def fill(module: torch.nn.Module, checkpoint: Mapping, path: str | Path, strict: bool = True) -> None:
+    """Load the state into the module, at the precision in which it was saved.
 
     Raises:
-        UserError: it is another network's or another rule's.
+        UserError: the state belongs to another network or another rule.
     """
-    state = kept["state_dict"]
+    state = checkpoint["state_dict"]
     own = {name: p.dtype for name, p in module.named_parameters()}
     saved = next((state[name].dtype for name, dtype in own.items() if name in state and dtype.is_floating_point), None)
     if saved is not None and saved != next(iter(own.values())):
@@ -106,7 +107,7 @@ def fill(module: torch.nn.Module, kept: Mapping, path: str | Path, strict: bool 
         raise UserError(f"{path} is of another network or another rule{what}: load it with its own") from error
 
 
-def _constructor(kept: Mapping, path: str | Path) -> dict[str, Any]:
-    if not kept.get("constructor"):
+def _constructor(checkpoint: Mapping, path: str | Path) -> dict[str, Any]:
+    if not checkpoint.get("constructor"):
         raise UserError(f"{path} does not say how its module was made: pass its arguments to load_from_checkpoint")
-    return kept["constructor"]
+    return checkpoint["constructor"]

@@ -1,8 +1,8 @@
-"""Which run a checkpoint came from, and whether a run may go on from it.
+"""Whether a run may resume from a checkpoint.
 
-A checkpoint says what its module was made of (`constructor`) and what data it was trained on (`trained_on`). A fit
-goes on from it if both are its own. `FREE` names the options that may differ: they decide no update, or the checkpoint
-replaces what they give. Options of the trainer, callbacks and loggers may all differ.
+A checkpoint stores the arguments of its module (`constructor`) and a description of its data (`trained_on`). A fit
+resumes from it only if both are equal to its own. `FREE` lists the options that may differ, because they affect no
+update or because the checkpoint replaces their effect. Options of the trainer, callbacks and loggers may all differ.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _LONGEST = 60  # characters of a value in a line
 _BACKPROP = {"class_path": "lit_fa.rules.backprop.Backprop", "init_args": {}}
 _PLAIN_SGD = {"partial_path": "torch.optim.sgd.SGD", "init_args": {"lr": 0.1}}
 _SGD_ONE = {"partial_path": "torch.optim.sgd.SGD", "init_args": {"lr": 1.0}}
-_SAME = {"plain_sgd": _PLAIN_SGD, "averaging_server": _SGD_ONE}  # a function's name to the same as a partial
+_SAME = {"plain_sgd": _PLAIN_SGD, "averaging_server": _SGD_ONE}  # name of a function to the equivalent partial
 
 
 class OtherOriginError(UserError):
@@ -32,9 +32,9 @@ class OtherOriginError(UserError):
 
 
 def data_facts(data: Any) -> dict[str, Any]:
-    """What a datamodule trains on, as plain data: its class, options that change samples, and a digest of its labels.
+    """The training data of a data module as plain data: its class, the options that change samples, a label digest.
 
-    The labels are those of the training set in its own order, so another selection, noise or seed of it differs.
+    The digest is of the training labels in their order, so it differs for another selection, label noise or seed.
     """
     if data is None:
         return {}
@@ -49,20 +49,21 @@ def data_facts(data: Any) -> dict[str, Any]:
 
 
 def check_origin(checkpoint: Mapping[str, Any], constructor: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Refuse to go on from another run's checkpoint.
+    """Refuse to resume from the checkpoint of another run.
 
     Args:
-        checkpoint: what it holds; what it does not say is not compared.
-        constructor: of the module that goes on, see `Described`.
-        data: that it goes on with, see `data_facts`.
+        checkpoint: its content; missing entries are not compared.
+        constructor: of the module that resumes, see `Described`.
+        data: of the run that resumes, see `data_facts`.
 
     Raises:
-        OtherOriginError: the first differences, each as it is there and here.
+        OtherOriginError: with the first differences, each with both values.
     """
     there, here = _options(checkpoint.get("constructor") or {}), _options(constructor)
     apart = [] if not there or not here else [*differences(there, here)]
-    kept = checkpoint.get("trained_on") or {}
-    apart += [(f"data {name}", *sides) for name, *sides in differences(kept, data)] if kept and data else []
+    trained_on = checkpoint.get("trained_on") or {}
+    if trained_on and data:
+        apart += [(f"data {name}", *sides) for name, *sides in differences(trained_on, data)]
     if not apart:
         return
     whose = _OF.get(re.split(r"[. ]", apart[0][0])[0], "another run")
@@ -74,9 +75,9 @@ def check_origin(checkpoint: Mapping[str, Any], constructor: Mapping[str, Any], 
 
 
 def differences(there: Any, here: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(dotted name, value there, value here) wherever two plain descriptions differ, but for what is free.
+    """(dotted name, value there, value here) for every difference of two plain descriptions, except options in `FREE`.
 
-    An option that a checkpoint does not have has its default. What cannot be told of one of them is no difference.
+    A missing option has its default value. A value that has no description equals every value.
     """
     if any(isinstance(side, Mapping) and "missing_type" in side for side in (there, here)):
         return
@@ -87,7 +88,7 @@ def differences(there: Any, here: Any, name: str = "") -> Iterator[tuple[str, An
     if (path := _path(there)) != _path(here):
         yield name, there, here
         return
-    known = path or not name  # of a class, or the whole: what only one side says is an option of other code
+    known = path or not name  # a class, or the whole: a key on one side only belongs to other code
     if path:
         there, here = _completed(there, here), _completed(here, here)
     for key in [*here, *(key for key in there if key not in here)]:
@@ -97,7 +98,7 @@ def differences(there: Any, here: Any, name: str = "") -> Iterator[tuple[str, An
 
 
 def _options(constructor: Mapping[str, Any]) -> dict[str, Any]:
-    """The module's options, with the names that two ways of saying the same have in common."""
+    """The module's options, with equivalent descriptions made equal."""
     options = dict(constructor.get("init_args") or {})
     if "rule" in options:
         options["rule"] = options["rule"] or _BACKPROP
@@ -109,13 +110,13 @@ def _options(constructor: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _path(plain: Mapping[str, Any]) -> str:
-    """The class's or function's own name: a file may be moved."""
+    """The name of the class or function without its module, which may have been renamed."""
     paths = (plain.get(key) for key in ("class_path", "partial_path", "import_path"))
     return next((str(path).rpartition(".")[2] for path in paths if path), "")
 
 
 def _completed(plain: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a class with its defaults; asked of the class of this run, for a checkpoint's is not imported."""
+    """The options of a class with the defaults of this run's class; the checkpoint's class is not imported."""
     given = {key: value for key, value in (plain.get("init_args") or {}).items()}
     try:
         parameters = inspect.signature(found(here.get("class_path") or here["partial_path"])).parameters.values()
@@ -126,12 +127,12 @@ def _completed(plain: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, A
 
 
 def _plain(value: Any) -> Any:
-    """Lists and tuples are alike."""
+    """The value with tuples as lists."""
     return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def _shown(value: Any) -> str:
-    """A class by its name, and no more of another value than fits into a line."""
+    """The name of a class, or a value shortened to fit into a line."""
     text = (isinstance(value, Mapping) and _path(value)) or str(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 

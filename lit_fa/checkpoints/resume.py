@@ -1,4 +1,4 @@
-"""Checkpoints that a run goes on from, the user's and its own, looked at before anything is built."""
+"""Checks of the checkpoints that a run resumes from, the user's and its own, before anything is built."""
 
 import logging
 import os
@@ -14,18 +14,18 @@ from torch import nn
 from lit_fa.checkpoints.files import UnreadableError, read, set_aside
 from lit_fa.errors import UserError
 
-log = logging.getLogger(__name__)  # a table's worker says in its line what is logged here
-WORDS = ("best", "last", "hpc")  # that Lightning takes in place of a path
+log = logging.getLogger(__name__)  # a table's worker shows these messages in the line of its cell
+WORDS = ("best", "last", "hpc")  # words that Lightning accepts in place of a path
 _OPTION = "--ckpt_path"
 _SEVERAL = ("amsgrad", "betas", "dampening", "momentum", "alpha", "rho", "nesterov")
 _TRUSTED = "where you trust it, lit-fa fit, validate, test and predict read it with --weights_only false"
 
 
 def checked(path: str | Path, option: str = _OPTION, *, weights_only: bool = True) -> dict[str, Any]:
-    """The content of a checkpoint that the user names; empty for one at an address.
+    """The content of a checkpoint named by the user; empty for one at a remote address.
 
     Raises:
-        UserError: it is not there, a folder, torn, damaged, something else, or would run code.
+        UserError: it does not exist, is a folder, incomplete, damaged, not a checkpoint, or would execute code.
     """
     if "://" in str(path):
         return {}
@@ -41,9 +41,9 @@ def checked(path: str | Path, option: str = _OPTION, *, weights_only: bool = Tru
 
 
 def own(path: Path) -> Path | None:
-    """A checkpoint that this program has written for itself, or None where there is none.
+    """A checkpoint that this program has written for itself, or None if there is none.
 
-    One that cannot be read is renamed, and a warning says so.
+    If it cannot be read it is renamed, with a warning.
     """
     if not os.path.lexists(path):
         return None
@@ -58,12 +58,12 @@ def own(path: Path) -> Path | None:
 
 
 def give_up(path: Path, reason: str) -> None:
-    """Rename an own file that cannot be used, and say in one line that the run begins afresh."""
+    """Rename a checkpoint that cannot be used, with a warning that the run starts from the beginning."""
     log.warning("%s cannot be used (%s): renamed to %s, the run begins afresh", path, reason, set_aside(path).name)
 
 
 def restoring(trainer: L.Trainer) -> bool:
-    """Whether a trainer is between reading a checkpoint and having taken all of it up."""
+    """Whether a trainer has read a checkpoint and not yet restored all of it."""
     return bool(trainer._checkpoint_connector._loaded_checkpoint)
 
 
@@ -75,10 +75,10 @@ def _content(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
 
 
 def check_word(word: str, trainer: L.Trainer, command: str) -> None:
-    """Refuse `best`, `last` and `hpc` where there is no such checkpoint.
+    """Refuse `best`, `last` and `hpc` if there is no such checkpoint.
 
     Raises:
-        UserError: Lightning would fail, or go on without a checkpoint and say nothing.
+        UserError: there is none; Lightning would fail, or silently start without a checkpoint.
     """
     keepers = [callback for callback in trainer.callbacks if isinstance(callback, ModelCheckpoint)]
     if word == "hpc":
@@ -95,10 +95,10 @@ def check_word(word: str, trainer: L.Trainer, command: str) -> None:
 
 
 def check_optimizer(checkpoint: Mapping[str, Any], make: Callable[..., torch.optim.Optimizer]) -> None:
-    """Refuse to go on with another kind of optimizer: torch would load its state without a word.
+    """Refuse to resume with another kind of optimiser, whose state torch would load without an error.
 
     Raises:
-        UserError: the groups of the two have different options.
+        UserError: the parameter groups of the two have different options.
     """
     states = checkpoint.get("optimizer_states") or []
     if len(states) != 1:

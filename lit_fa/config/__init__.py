@@ -1,1 +1,1 @@
-"""How configurations are read: YAML files, words of a command line, and one-line errors about both."""
+"""Reading of configs: YAML files, the words of a command line, and one-line errors about both."""

@@ -1,4 +1,4 @@
-"""argparse for our commands: what is wrong with a command line is one line, as everything that a user can mend."""
+"""argparse for our commands, with one-line errors."""
 
 import argparse
 import math
@@ -9,10 +9,10 @@ from lit_fa.errors import UserError
 
 
 class Arguments(argparse.ArgumentParser):
-    """Raises a `UserError` where argparse prints its usage and exits; parsers of subcommands are of this class too."""
+    """Raises a `UserError` where argparse would print its usage and exit; also used for subcommands."""
 
     def error(self, message: str) -> NoReturn:
-        """One line that names the command whose help says more."""
+        """Raise the message with a reference to the command's help."""
         raise UserError(f"{message} ({self.prog} --help)")
 
 

@@ -1,9 +1,9 @@
-"""The parser of `lit-fa fit`, which reads files and words as `lit_fa.config.yaml_reader` does.
+"""The parser of `lit-fa fit`, which reads files and words with `lit_fa.config.yaml_reader`.
 
-jsonargparse 4.53 by itself keeps the text of `--a.b VALUE` where `a` is a dict of anything (`false` is then true),
-hands a dict over as Python prints it (`null` becomes the text None), takes the text null where an option wants text,
-lets the last of two equal keys win, and opens files in the locale's encoding. Only `Parser` is changed, no other
-jsonargparse parser of the process.
+It changes the following behaviour of jsonargparse 4.53: the value of `--a.b VALUE` stays text if `a` is a dict of any
+values (so `false` is true); a dict is passed on as Python prints it (`null` becomes the text None); the text null is
+accepted by options that expect text; the last of two equal keys wins; files are opened in the locale's encoding. Only
+`Parser` is changed, not the other jsonargparse parsers of the process.
 """
 
 import re
@@ -29,42 +29,42 @@ _NO_NULL = "null is no value of this option; leave the option out for its defaul
 
 
 class Parser(LightningArgumentParser):
-    """Lightning's parser with the one reader."""
+    """Lightning's parser with our YAML reader."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         """As Lightning's."""
         super().__init__(*args, **{"parser_mode": MODE} | kwargs)
 
     def dump(self, config: Any, **options: Any) -> str:
-        """The config as text. It was validated when it was parsed; a second time costs as much as parsing it."""
+        """The config as text. It is not validated again, which would take as long as parsing it."""
         return super().dump(config, **{"skip_validation": True} | options)
 
     def save(self, config: Any, path: Any, *args: Any, overwrite: bool = False, **options: Any) -> None:
-        """Write the config as UTF-8, whatever the locale; jsonargparse asks the locale, which may know ASCII alone."""
+        """Write the config as UTF-8; jsonargparse uses the encoding of the locale, which may be ASCII."""
         if args or not overwrite or options.get("multifile") or "://" in str(path):
             return super().save(config, path, *args, overwrite=overwrite, **options)
         options.pop("multifile", None)
         write_text(path, self.dump(config, **options))
 
     def _check_value_key(self, action: Any, value: Any, key: str, *args: Any, **kwargs: Any) -> Any:
-        """Refuse null for an option that has a default and takes no null: jsonargparse takes it for "not given"."""
+        """Refuse null for an option with a default that does not accept null; jsonargparse would use the default."""
         if value is None and isinstance(action, ActionTypeHint) and not _takes_null(action):
             raise TypeError(f'Parser key "{key}":\n  {_NO_NULL}')
         return super()._check_value_key(action, value, key, *args, **kwargs)
 
 
 class _FileText(str):
-    """The content of a file, with the path that the user wrote."""
+    """The content of a file, with the path as the user wrote it."""
 
     path = ""
 
 
 class _Word(str):
-    """A word for an inner parser: `type(word) is str` is false, so that the outer one hands it on as it is."""
+    """A word for an inner parser; the outer parser does not read it, because `type(word) is str` is false."""
 
 
 def _load(text: str) -> Any:
-    """A file's content; or a word, which may be text that is no YAML."""
+    """The value of a file's content, or of a word."""
     if path := getattr(text, "path", ""):
         value = reading.load(text, path)
         _check_dotted(value, path)
@@ -79,7 +79,7 @@ def _load(text: str) -> Any:
 
 @lru_cache(maxsize=4096)
 def _scalar(text: str) -> Any:
-    """The value of a word that cannot be a list or a mapping: a config repeats class paths, numbers and names."""
+    """The value of a word that is not a list or a mapping; cached, because configs repeat class paths and names."""
     return reading.parsed(text)
 
 
@@ -97,13 +97,13 @@ def _check_dotted(config: Any, path: str) -> None:
 def _read_text(path: jsonargparse.Path) -> str:
     if path._std_io or path.is_url or path.is_fsspec:
         return _original_read(path)
-    found = _FileText(reading.text_of(str(path.absolute)))
-    found.path = str(path.relative)
-    return found
+    text = _FileText(reading.text_of(str(path.absolute)))
+    text.path = str(path.relative)
+    return text
 
 
 def _called(action: ActionTypeHint, *args: Any, **kwargs: Any) -> Any:
-    """What jsonargparse does with a word of the command line, once the word is read."""
+    """jsonargparse's handling of a word of the command line, after our reader has read it."""
     if not args or not isinstance(args[0], Parser) or not isinstance(args[2], str):
         return _original_call(action, *args, **kwargs)
     parser, config, text, option = args
@@ -127,19 +127,19 @@ def _members(hint: Any) -> tuple:
 
 
 def _wants_text(hint: Any) -> bool:
-    """Text is taken, null is not."""
+    """Whether the type accepts text and not null."""
     members = _members(hint)
     return str in members and type(None) not in members and not any(map(accepts_any_value, members))
 
 
 def _takes_null(action: ActionTypeHint) -> bool:
-    """Null is a value of the option, or it has no default."""
+    """Whether the option accepts null, or has no default."""
     members = _members(action._typehint)
     return action.default is None or type(None) in members or any(map(accepts_any_value, members))
 
 
 def _mapping(hint: Any) -> bool | None:
-    """Whether values of the mapping that is wanted may be anything; None if none is wanted."""
+    """Whether a mapping type accepts any values; None if the type is not a mapping."""
     for member in _members(hint):
         origin = get_origin(member) or member
         if isinstance(origin, type) and issubclass(origin, Mapping):
@@ -149,30 +149,30 @@ def _mapping(hint: Any) -> bool | None:
 
 
 def _merged(before: Any, path: list[str], value: Any) -> dict:
-    """`before` with one entry set, the others kept."""
+    """`before` with one entry replaced."""
     first, *rest = path
-    kept = dict(before) if isinstance(before, Mapping) else {}
-    return kept | {first: _merged(kept.get(first), rest, value) if rest else value}
+    entries = dict(before) if isinstance(before, Mapping) else {}
+    return entries | {first: _merged(entries.get(first), rest, value) if rest else value}
 
 
 def _refused(subtypes: Any, value: Any, errors: list[Exception]) -> None:
-    """The error of a union, which names the class of an exception that says nothing by itself."""
+    """The error of a union type, with the class names of exceptions that have no message."""
     _original_refused(subtypes, value, [_said(error) for error in errors])
 
 
 def _said(error: Exception) -> Exception:
     if str(error) and isinstance(error, ValueError | TypeError | RuntimeError | ArgumentError | ImportError):
         return error
-    made = ValueError(f"{type(error).__name__}{f': {error}' if str(error) else ' without a message'}")
-    made.__cause__ = error
-    return made
+    named = ValueError(f"{type(error).__name__}{f': {error}' if str(error) else ' without a message'}")
+    named.__cause__ = error
+    return named
 
 
 def _rank(member: Any) -> float:
     """Rank of a type in a union: `int` is tried before `float`, which would turn 1 (one batch) into 1.0 (all of them).
 
-    The order of an annotation is no safe guide: `typing` caches unions, and `Optional[Union[int, float]]` may return
-    the `Optional[Union[float, int]]` that another package has built before.
+    The order in an annotation is not reliable: `typing` caches unions, so `Optional[Union[int, float]]` may return the
+    `Optional[Union[float, int]]` that another package has created before.
     """
     return -1 if member is int else _original_rank(member)
 

@@ -1,4 +1,4 @@
-"""What a parser of nested types says, as one line that a user can act on; names are checked before it is asked."""
+"""One-line errors in place of the parser's messages about nested types; class names are checked before parsing."""
 
 import re
 from collections.abc import Callable
@@ -22,13 +22,13 @@ from lit_fa.modules.distributed import lost_rank
 
 T = TypeVar("T")
 
-# where a class named in YAML may live, and what a user calls such a thing
+# kind of object in a config to the package of its classes
 ROOMS = {"rule": lit_fa.rules, "data": datamodules, "model": lit_fa.modules, "callbacks": callbacks}
 ROOMS |= dict.fromkeys(("algorithm", "local_optimizer", "local_schedule"), lit_fa.federated)
 
 
 def check_names(config: dict) -> None:
-    """Refuse a dataset, model or rule that does not exist, with the nearest that do."""
+    """Refuse an unknown data set, model or rule; the error names the nearest known ones."""
     model = config.get("model") or {}
     chosen = {"data": config.get("data"), "model": model, "rule": (model.get("init_args") or {}).get("rule")}
     for kind, value in chosen.items():
@@ -51,9 +51,10 @@ def _check_class(kind: str, name: str) -> None:
 
 
 def guarded(run: Callable[[], T]) -> T:
-    """What `run` returns.
+    """The result of `run`; errors of the parser and of Lightning become one-line `UserError`s.
 
-    A parser's many lines become one that a user can act on; a user error inside keeps its own sentence.
+    Raises:
+        UserError: with the original message if it already was a user error.
     """
     try:
         return run()
@@ -70,14 +71,14 @@ def guarded(run: Callable[[], T]) -> T:
 
 
 def of_the_trainer(error: Exception) -> str | None:
-    """What Lightning says of an option or a callback, in one line; None for an error that is none of its own."""
+    """Lightning's message about an option or a callback, in one line; None for other errors."""
     said = " ".join(str(error).split())
     ours = isinstance(error, MisconfigurationException) or said.startswith(_SAID_BY_LIGHTNING)
     return said if ours else None
 
 
 def _readable(text: str) -> str:
-    """The sentences in a parser's message that say what is wrong, without the tree of types around them."""
+    """The sentences of a parser's message that describe the problem, without the tree of types."""
     keys = _KEY.findall(text)
     key = keys[-1] if keys else ""
     owners = _OWNER.findall(text)
@@ -87,7 +88,7 @@ def _readable(text: str) -> str:
         if wrong := re.search(said, text):
             return wrong.expand(line)
     text = _CALLABLE.sub("", _NAMESPACE.sub("", text))
-    if owners or "NestedArg" in text:  # the options of a class; whether the class itself may be null says nothing
+    if owners or "NestedArg" in text:  # the error is in the options of a class, not in the class being null
         text = "".join(text.rpartition("- Expected a <class 'NoneType'>")[::2])
     if key in _CLASSES and (wrong := re.search(_DOTTED, text)):
         if key.endswith(("_fn", "_lambda")):
@@ -132,7 +133,7 @@ def _options(path: str) -> list[str]:
 
 
 def _names(key: str) -> list[str]:
-    """Classes that an option may name."""
+    """Names of the classes that an option accepts."""
     if module := _MODULES.get(key):
         kinds = {name: kind for name, kind in vars(module).items() if isinstance(kind, type) and name[0] != "_"}
         return [name for name, kind in kinds.items() if hasattr(kind, _METHODS[key]) and name not in _ABSTRACT]
@@ -142,7 +143,7 @@ def _names(key: str) -> list[str]:
     ]
 
 
-# options that name a class of another package: where it is, and what it has
+# options that name a class of another package: its module, and a method of the class
 _MODULES = {"optimizer": torch.optim, "scheduler": torch.optim.lr_scheduler, "trainer.logger": loggers}
 _METHODS = {"optimizer": "step", "scheduler": "step", "trainer.logger": "log_metrics"}
 _ABSTRACT = ("Optimizer", "LRScheduler", "Logger", "LBFGS", "SparseAdam")
@@ -167,7 +168,7 @@ _WHOLE = (
     (r"File does not exist: '(.*)'", r"--config: there is no file \1: give the path of a YAML file"),
     (r"(?:File is not readable|Path is not a file): '(.*)'", r"--config: \1 cannot be read: give a YAML file"),
 )
-# beginnings of what Lightning says by other classes than its own
+# beginnings of Lightning's messages in exceptions of other classes
 _SAID_BY_LIGHTNING = ("Early stopping conditioned on metric", "Requirement '", "`Trainer(", "The strategy `")
 _KEY = re.compile(r'Parser key "([^"]*)"(?: element \d+)?:?')
 _GOT = re.compile(r"\. Got value: (.*)$", re.MULTILINE)

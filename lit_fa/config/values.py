@@ -1,7 +1,7 @@
-"""Values of a config that no run can honour, refused by option before anything is built.
+"""Checks of config values before anything is built.
 
-Constructors check what they are given; here stands what holds of every option, and of Lightning's trainer, whose own
-refusals come late and name no remedy.
+Constructors check their own arguments. Here are the checks of all numbers and of the options of Lightning's trainer,
+whose own errors come late and name no remedy.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,13 +21,13 @@ TPU = ("xla", "single_xla", "tpu", "hpu")
 
 
 def check_values(config: Mapping[str, Any]) -> None:
-    """Refuse the first number that is none, or that no 64 bits hold, and what the trainer cannot do.
+    """Refuse the first number that is nan, infinite or too large for 64 bits, and invalid options of the trainer.
 
     Args:
         config: of one run: seed_everything, trainer, model, data.
 
     Raises:
-        UserError: its option, and what to write instead.
+        UserError: such a value; the message names its option and the remedy.
     """
     _check_seed(config.get("seed_everything"))
     for part in ("trainer", "model", "data"):
@@ -43,7 +43,7 @@ def check_values(config: Mapping[str, Any]) -> None:
 
 
 def check_trains(config: Mapping[str, Any]) -> None:
-    """Refuse a fit that leaves every batch out. Pretraining alone, and a probe of the read-out, say `max_epochs: 0`."""
+    """Refuse a fit without any batch. (A run that only pretrains or only probes the head has `max_epochs: 0`.)"""
     trainer = config.get("trainer") or {}
     none = trainer.get("limit_train_batches") in (0, 0.0) and not trainer.get("overfit_batches")
     if none and 0 not in (trainer.get("max_epochs"), trainer.get("max_steps")) and not trainer.get("fast_dev_run"):
@@ -58,7 +58,7 @@ def _check_seed(seed: Any) -> None:
 
 
 def _check_devices(trainer: Mapping[str, Any]) -> None:
-    """What the machine lacks, and numbers of devices that none has."""
+    """Refuse an accelerator that this machine does not have, and impossible numbers of devices."""
     accelerator, devices = trainer.get("accelerator", "auto"), trainer.get("devices", "auto")
     if isinstance(accelerator, str) and accelerator not in (*AcceleratorRegistry.available_accelerators(), *_WORDS):
         known = [name for name in (*_WORDS, *AcceleratorRegistry.available_accelerators()) if name != "tpu"]
@@ -106,11 +106,11 @@ def _positive_time(value: Any) -> bool:
 def _interval(value: Any) -> bool:
     if isinstance(value, str):
         return _positive_time(value)
-    return not isinstance(value, int | float) or _share_or_number(value)  # 0 has a refusal of its own
+    return not isinstance(value, int | float) or _share_or_number(value)  # 0 is refused elsewhere
 
 
 def _shown(strategy: Any) -> str:
-    """A strategy's name, or the class that a config names."""
+    """The name of a strategy, or of its class."""
     path = strategy if isinstance(strategy, str) else str(getattr(strategy, "get", {}.get)("class_path") or strategy)
     return path.rpartition(".")[2]
 
@@ -127,7 +127,7 @@ _LENGTH = (lambda value: value >= -1, "write a number, or -1 for no limit")
 _TIME = "write DD:HH:MM:SS, such as 00:01:30:00, or {hours: 1.5}, above zero"
 
 
-# option of the trainer to what a value must be, and what the user reads where it is not
+# option of the trainer to the check of its value, and the remedy in the error message
 TRAINER: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_nodes": (lambda value: value >= 1, "write a number of machines from 1 on"),
     "profiler": (

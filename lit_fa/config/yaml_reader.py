@@ -1,4 +1,4 @@
-"""The one reader of YAML: of config files, tables and sweep files, of a word of the command line, of a sweep's values.
+"""Reads YAML: config files, tables, sweep files, words of the command line and values of a sweep.
 
     text        read as
     ----------  -------------------------------------------------------------------------------------------------
@@ -10,9 +10,10 @@
     (7, 7)      refused: there are no tuples, a list is written [7, 7]
     a: 1, a: 2  refused: a key is written once
 
-What anchors would blow up, what contains itself, and what is nested beyond `DEEPEST` is refused before it is built.
+Text with too many values (through anchors), an anchor that contains itself, and nesting deeper than `DEEPEST` are
+refused before any value is built.
 
-Text that looks like something else is put in quotes. `dump` writes what `load` reads back as the same.
+Text that looks like another value needs quotes. `load` reads the output of `dump` as the same value.
 """
 
 import re
@@ -43,27 +44,27 @@ _RESOLVED = [
 DEEPEST = 50  # levels
 _DEEP = f"nested more than {DEEPEST} levels deep; write it flatter"
 _UNUSED = [f"{_TAG}{name}" for name in ("set", "omap", "pairs", "binary", "timestamp")]
-LARGEST = 1_000_000  # characters of a text; also values, each alias counted as what it stands for
+LARGEST = 1_000_000  # characters of a text; also number of values, with aliases expanded
 
 
 class Unbounded(yaml.MarkedYAMLError):
-    """Too deep, too large, or without an end."""
+    """Nested too deep, too large, or infinite."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML, read as the head of this file says."""
+    """Safe YAML with the rules of the table above."""
 
     yaml_implicit_resolvers: dict = {}
     yaml_constructors = {tag: made for tag, made in yaml.SafeLoader.yaml_constructors.items() if tag not in _UNUSED}
 
     def __init__(self, stream: str):
-        """At the top level."""
+        """Start at the top level."""
         super().__init__(stream)
         self.level = 0
         self.sizes: dict[int, int] = {}  # values that a node stands for, by the node's id
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
-        """One value, once its depth and, with its aliases, its size are known to be sane."""
+        """One value, with checks of its depth and of its size with aliases expanded."""
         alias = self.check_event(yaml.AliasEvent)
         self.level += 1
         node = super().compose_node(parent, index)
@@ -75,13 +76,13 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def fetch_flow_collection_start(self, kind: type) -> None:
-        """The same for brackets, of which the scanner looks at many at once."""
+        """Check the depth of brackets, which the scanner reads ahead."""
         if self.flow_level > DEEPEST:
             raise Unbounded(None, None, _DEEP, self.get_mark())
         super().fetch_flow_collection_start(kind)
 
     def get_event(self) -> yaml.Event:
-        """The next event; refuses depth before the parser goes there."""
+        """The next event, with a check of its depth."""
         event = super().get_event()
         if self.level > DEEPEST and isinstance(event, yaml.CollectionStartEvent):
             raise Unbounded(None, None, _DEEP, event.start_mark)
@@ -98,12 +99,12 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts in quotes what the loader would take for something else than text."""
+    """Quotes text that the loader would read as another value."""
 
     yaml_implicit_resolvers: dict = {}
 
     def ignore_aliases(self, data: Any) -> bool:
-        """A value that occurs twice is written twice."""
+        """Write a value that occurs twice two times, without an alias."""
         return True
 
 
@@ -154,10 +155,10 @@ _Loader.add_constructor(_TUPLE, _no_tuple)
 
 
 def parsed(text: str) -> Any:
-    """The value that YAML text stands for.
+    """The value of YAML text.
 
     Raises:
-        yaml.YAMLError: as the library words it.
+        yaml.YAMLError: with the message of the library.
     """
     if len(text) > LARGEST:
         raise yaml.YAMLError(f"more than {LARGEST:,} characters; a config is shorter")
@@ -168,11 +169,11 @@ def parsed(text: str) -> Any:
 
 
 def load(text: str, where: str = "") -> Any:
-    """The value that YAML text stands for; what is wrong with it in one line.
+    """The value of YAML text, with one-line errors.
 
     Args:
         text: a file's content, or a word.
-        where: the file's name, for the error; without, the text itself is named.
+        where: the file's name, for the error; without it the error shows the text.
 
     Raises:
         UserError: one line with file and line number.
@@ -205,7 +206,7 @@ def dump(data: Any, **layout: Any) -> str:
 
 
 def word(value: Any) -> str:
-    """A value as one word of a command line, which is read back as the same value; text stays as it is.
+    """A value as one word of a command line, which is read as the same value; text is not changed.
 
     >>> [word(value) for value in (1e-05, True, None, "relu", {"a": None, "b": [16]})]
     ['1e-05', 'true', 'null', 'relu', '{a: null, b: [16]}']
@@ -221,7 +222,7 @@ def text_of(path: Path | str) -> str:
     """The text of a UTF-8 file.
 
     Raises:
-        UserError: the file is not there, cannot be read, or is not text.
+        UserError: the file does not exist, cannot be read, or is not text.
     """
     try:
         return Path(path).read_text(encoding="utf-8-sig")
@@ -232,9 +233,9 @@ def text_of(path: Path | str) -> str:
 
 
 def read_yaml(path: Path | str) -> Any:
-    """The content of a YAML file; one line that names file and line number when it cannot be read.
+    """The content of a YAML file.
 
     Raises:
-        UserError: the file is not there, is not text, or is not YAML.
+        UserError: the file does not exist, is not text, or is not YAML; one line with file and line number.
     """
     return load(text_of(path), str(path))

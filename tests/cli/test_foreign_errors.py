@@ -80,7 +80,7 @@ def test_a_text_with_braces_and_backslashes_is_told_as_it_is():
     code = compile("raise kind(said)", "/site-packages/wandb/sdk.py", "exec")
     with pytest.raises(UsageError) as caught:
         exec(code, {"kind": UsageError, "said": r"project 'a{b}\1'"})
-    assert told(caught.value) == r"W&B: project 'a{b}\1'; mend it, or take --logger csv"
+    assert told(caught.value) == r"W&B: project 'a{b}\1'; correct it, or take --logger csv"
 
 
 def test_a_locale_of_ascii_reads_and_writes_utf_8(tmp_path):
