@@ -1,1 +1,1 @@
-"""From a trained classifier to the network that is run: merged or factored layers, folded normalisation, a file."""
+"""Export of a trained classifier: merged or factored layers, folded normalisation, a file."""

@@ -1,4 +1,4 @@
-"""What a forward pass costs: products, and seconds beside another's."""
+"""The cost of a forward pass: multiply-adds, and time compared with other networks."""
 
 import statistics
 import time
@@ -17,18 +17,18 @@ def macs(module: nn.Module, x: Tensor) -> float:
 
 
 def turns(modules: Sequence[nn.Module], x: Tensor, rounds: int, warm: int = 3) -> list[list[float]]:
-    """Seconds of forward passes of each module, which take turns in every round; `warm` rounds do not count."""
-    taken: list[list[float]] = [[] for _ in modules]
+    """Seconds of the forward passes of each module, which alternate in every round; `warm` rounds do not count."""
+    seconds: list[list[float]] = [[] for _ in modules]
     with torch.no_grad():
         for turn in range(-warm, rounds):
             for place in (*range(turn % len(modules), len(modules)), *range(turn % len(modules))):
                 began = time.perf_counter()
                 modules[place](x)
                 if turn >= 0:
-                    taken[place].append(time.perf_counter() - began)
-    return taken
+                    seconds[place].append(time.perf_counter() - began)
+    return seconds
 
 
-def ratio(taken: Sequence[float], base: Sequence[float]) -> float:
-    """Median over rounds of the one's time over the other's; noise that outlasts a round is in both."""
-    return statistics.median(a / b for a, b in zip(taken, base, strict=True))
+def ratio(seconds: Sequence[float], base: Sequence[float]) -> float:
+    """Median over rounds of the ratio of two times; noise that is longer than a round affects both."""
+    return statistics.median(a / b for a, b in zip(seconds, base, strict=True))

@@ -1,4 +1,4 @@
-"""A network in a file that runs without us: ONNX, or torch.export's own."""
+"""Files of a network that do not need lit-fa: ONNX, or the format of torch.export."""
 
 import io
 from pathlib import Path
@@ -7,27 +7,27 @@ import torch
 from torch import Tensor, nn
 
 from lit_fa.deployment.simplify import same
-from lit_fa.errors import UserError
+from lit_fa.errors import UserError, one_line
 from lit_fa.outputs import written
 
 FORMATS = (".onnx", ".pt2")
 
 
 def write(network: nn.Module, example: Tensor, path: Path, expected: Tensor | None = None) -> float:
-    """Export for batches of any size, and texts of any length; the file is written whole or not at all.
+    """Export for batches of any size and texts of any length; the file is written atomically.
 
     Args:
         network: simplified.
         example: (n, ...) images or (n, 3, T) texts, n and T >= 2.
         path: ends with .onnx or .pt2.
-        expected: outputs that the file has to give on `example`, by more than rounding; None: they are not looked at.
+        expected: outputs of the trained network on `example`, compared with those of the file; None: not compared.
 
     Returns:
         The largest difference from `expected`.
 
     Raises:
-        UserError: another ending, ONNX without its packages, a network that torch cannot export, a file that computes
-            something else or cannot be written.
+        UserError: another file type, missing packages of ONNX, a network that torch cannot export, a file whose outputs
+            differ by more than rounding or that cannot be written.
     """
     _check(path)
     with written(path, "--output", ending=path.suffix) as part:
@@ -39,29 +39,27 @@ def _export(network: nn.Module, example: Tensor, path: Path) -> None:
     try:
         _write(network, example, path)
     except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"torch cannot export this network to {path.suffix} ({type(error).__name__}: {said})"
-        ) from error
+        reason = f"{type(error).__name__}: {one_line(error, most=200)}"
+        raise UserError(f"torch cannot export this network to {path.suffix} ({reason})") from error
 
 
 def check(path: Path, example: Tensor, expected: Tensor) -> float:
-    """The largest difference of the file's outputs from the `expected` ones of the trained network.
+    """The largest difference between the outputs of the file and the `expected` ones of the trained network.
 
     Raises:
-        UserError: it is more than rounding; the file is removed.
+        UserError: it is more than rounding; the file is deleted.
     """
-    found = run(path, example)
-    if not same(found, expected):
+    logits = run(path, example)
+    if not same(logits, expected):
         path.unlink()
         raise UserError("the file computes something else than the trained network, and is not kept: no export")
-    return (found - expected).abs().max().item()
+    return (logits - expected).abs().max().item()
 
 
 def _write(network: nn.Module, example: Tensor, path: Path) -> None:
     sizes = _free_sizes(network, example)
     if path.suffix == ".pt2":
-        packed = io.BytesIO()  # torch's own writer words a full disk as an error of its archive
+        packed = io.BytesIO()  # torch's own writer reports a full disk as an error of its archive
         torch.export.save(torch.export.export(network, (example,), dynamic_shapes=(sizes,)), packed)
         path.write_bytes(packed.getbuffer())
         return
@@ -72,7 +70,7 @@ def _write(network: nn.Module, example: Tensor, path: Path) -> None:
 
 
 def run(path: Path, inputs: Tensor) -> Tensor:
-    """The logits that the file computes, by onnxruntime or torch."""
+    """The logits of the file, computed by onnxruntime or torch."""
     _check(path)
     if path.suffix == ".pt2":
         return torch.export.load(path).module()(inputs)
@@ -83,7 +81,7 @@ def run(path: Path, inputs: Tensor) -> Tensor:
 
 
 def _free_sizes(network: nn.Module, example: Tensor) -> dict[int, object]:
-    """Axis to the size that may differ from the example's: of the batch, and of texts up to the longest."""
+    """Axes whose size may differ from the example's: the batch, and for texts the length, up to the longest."""
     sizes = {0: torch.export.Dim("batch", min=1)}
     if not example.is_floating_point():
         sizes[2] = torch.export.Dim("length", min=1, max=network.longest)

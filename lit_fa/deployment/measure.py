@@ -1,4 +1,4 @@
-"""Before and after: parameters, products, and seconds side by side."""
+"""Comparison of networks: parameters, multiply-adds and time."""
 
 import statistics
 from collections.abc import Mapping
@@ -13,9 +13,14 @@ from lit_fa.layers.factored import factored_layers, replace
 
 @torch.no_grad()
 def compared(networks: Mapping[str, nn.Module], example: Tensor, rounds: int = 30) -> dict[str, dict[str, float]]:
-    """Network to its parameters, multiply-adds a sample, milliseconds a batch (median) and ratio to the first's time.
+    """Name to parameters, multiply-adds per sample, milliseconds per batch (median), and ratio to the first network.
 
-    The networks take turns; the ratio is the median over the rounds.
+    The networks alternate; the ratio of times is the median over the rounds.
+
+    Args:
+        networks: name to network, in evaluation mode.
+        example: (n, ...) the timed batch.
+        rounds: number of timings.
     """
     seconds = dict(zip(networks, turns([*networks.values()], example, rounds), strict=True))
     first = next(iter(seconds.values()))
@@ -31,8 +36,8 @@ def compared(networks: Mapping[str, nn.Module], example: Tensor, rounds: int = 3
 
 
 def dense_twin(network: nn.Module, example: Tensor) -> nn.Module:
-    """The network with every factored layer merged, and nothing else changed: what dense training would have left."""
-    made = without_rule(network).eval()
-    for layer in factored_layers(made).values():
-        replace(made, layer, dense_form(layer))
-    return fold_batch_norm(made, example)
+    """A copy of the network with every factored layer merged and batch normalisation folded."""
+    copy = without_rule(network).eval()
+    for layer in factored_layers(copy).values():
+        replace(copy, layer, dense_form(layer))
+    return fold_batch_norm(copy, example)

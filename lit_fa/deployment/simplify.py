@@ -1,8 +1,8 @@
-r"""The network as it is run: every factored layer in its cheaper form, batch normalisation folded, rules gone.
+r"""Simplifies a network for prediction: the cheaper form of every factored layer, folded batch norm, no rule.
 
-A factored layer of rank r costs $r(a + b)$ products a position where the dense one costs $ab$, so below a rank of about
-half the full one two small layers stay, with $\sqrt{s}$ on either side; above it they are merged. Batch normalisation
-that follows a linear or conv layer is a scale and a shift of its output, and goes into it.
+A factored layer of rank r needs $r(a + b)$ products per position, a dense layer $ab$. So below about half of the full
+rank the layer is replaced by two small layers, each with $\sqrt{s}$; above it the factors are merged. Batch
+normalisation after a linear or conv layer is a scale and a shift of its output and is folded into the layer.
 """
 
 import copy
@@ -27,11 +27,11 @@ from lit_fa.layers.taps import Taps
 from lit_fa.networks import merge_adapters
 
 FOLDED = {nn.Conv2d: fuse_conv_bn_eval, nn.Linear: fuse_linear_bn_eval}
-TOLERANCE = 1e-3  # of the largest logit: folding rounds in another order, and no more
+TOLERANCE = 1e-3  # relative to the largest logit: folding changes only the order of rounding
 
 
 class Pad(nn.Module):
-    """The padding that a convolution does not make itself."""
+    """The padding that a convolution does not apply itself."""
 
     def __init__(self, sides: list[int], mode: str):
         """`sides` and `mode` as for `torch.nn.functional.pad`."""
@@ -39,35 +39,35 @@ class Pad(nn.Module):
         self.sides, self.mode = sides, mode
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, c, h, w) with its border."""
+        """(n, c, h, w), padded."""
         return F.pad(x, self.sides, self.mode)
 
 
 @torch.no_grad()
 def simplified(network: nn.Module, example: Tensor, by: str = "macs") -> nn.Module:
-    """A copy of `network` for prediction alone, in evaluation mode; its outputs are those of the original.
+    """A copy of `network` for prediction only, in evaluation mode, with the same outputs.
 
-    Draws no random number. Hooks of others stay; a weight that is made of others (weight or spectral normalisation) is
-    fixed at what it is.
+    The random state is not changed. Hooks of other code are kept. A weight that is computed from other tensors (weight
+    or spectral normalisation) is fixed at its current value.
 
     Args:
         network: trained under any rule that predicts by a forward pass.
-        example: (n, ...) inputs, whose size decides which form of a layer is cheaper.
-        by: `macs`: the form with fewer multiply-adds; `time`: the one that is faster here, for this batch; merged where
-            they are as fast.
+        example: (n, ...) inputs, whose size determines which form of a layer is cheaper.
+        by: `macs`: the form with fewer multiply-adds; `time`: the form that is faster on this machine for this batch,
+            and the merged form if they are equally fast.
 
     Raises:
-        UserError: the copy computes something else, or the network itself never computes the same.
+        UserError: the outputs of the copy differ, or the network's outputs are random.
     """
     cheaper = CHEAPER[by]
     expected = outputs(network, example)
-    made = without_rule(network).eval()
-    inputs = {call.name: call.inputs[0] for call in calls(made, example, factored_layers(made))}
-    for name, layer in factored_layers(made).items():
+    plain = without_rule(network).eval()
+    inputs = {call.name: call.inputs[0] for call in calls(plain, example, factored_layers(plain))}
+    for name, layer in factored_layers(plain).items():
         if name in inputs:
-            replace(made, layer, cheaper(*forms(layer), inputs[name]))
-    folded = fold_batch_norm(copy.deepcopy(made), example)
-    for candidate in (folded, made):  # a layer whose output is read elsewhere too must keep its normalisation
+            replace(plain, layer, cheaper(*forms(layer), inputs[name]))
+    folded = fold_batch_norm(copy.deepcopy(plain), example)
+    for candidate in (folded, plain):  # a layer whose output is also read elsewhere must keep its normalisation
         if same(candidate(example), expected):
             return candidate
     raise UserError(
@@ -78,10 +78,10 @@ def simplified(network: nn.Module, example: Tensor, by: str = "macs") -> nn.Modu
 
 @torch.no_grad()
 def outputs(network: nn.Module, example: Tensor) -> Tensor:
-    """What the network itself predicts, in evaluation mode; nothing of it changes.
+    """The outputs of the network in evaluation mode; its state is not changed.
 
     Raises:
-        UserError: it predicts something else the second time.
+        UserError: a second forward pass gives other outputs.
     """
     with observing(network):
         network.eval()
@@ -91,42 +91,40 @@ def outputs(network: nn.Module, example: Tensor) -> Tensor:
     return first
 
 
-def same(found: Tensor, expected: Tensor) -> bool:
-    """Whether outputs are equal to rounding."""
-    return found.shape == expected.shape and bool(
-        (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
-    )  # false for what is not finite
+def same(actual: Tensor, expected: Tensor) -> bool:
+    """Whether outputs are equal up to rounding; false if a value is not finite."""
+    return actual.shape == expected.shape and bool((actual - expected).abs().max() <= TOLERANCE * expected.abs().max())
 
 
 def without_rule(network: nn.Module) -> nn.Module:
-    """A copy without what rules and adapters put in, and without gradients; what others put in stays."""
-    made = merge_adapters(copy.deepcopy(network))
-    for module in made.modules():
+    """A copy without the additions of rules and adapters, and without gradients; hooks of other code are kept."""
+    plain = merge_adapters(copy.deepcopy(network))
+    for module in plain.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            for key in [key for key, hook in hooks.items() if _is_a_rules(hook)]:
+            for key in [key for key, hook in hooks.items() if _belongs_to_rule(hook)]:
                 del hooks[key]
-    for layer in feedback_layers(made, off=True).values():
+    for layer in feedback_layers(plain, off=True).values():
         retract(layer)
-    for layer in factored_layers(made).values():
+    for layer in factored_layers(plain).values():
         layer.transport, layer.feedback = "weights", None
-    for module in [*made.modules()]:
+    for module in [*plain.modules()]:
         _fix_weights(module)
-    return made.requires_grad_(False)
+    return plain.requires_grad_(False)
 
 
-def _is_a_rules(hook: Callable) -> bool:
-    """Whether a hook is a method of taps or of a labelled input, as it is or with arguments given."""
+def _belongs_to_rule(hook: Callable) -> bool:
+    """Whether a hook is a method of taps or of a labelled input, possibly as a partial."""
     return isinstance(getattr(getattr(hook, "func", hook), "__self__", None), Taps | LabelledInput)
 
 
 def _fix_weights(module: nn.Module) -> None:
-    """Make the weight a tensor of its own where a parametrisation or a hook of torch's makes it at every pass."""
+    """Replace a weight that torch's parametrisation or hook computes at every pass by a parameter."""
     if parametrize.is_parametrized(module):
-        # torch's own removal takes the tensors off the class, which the original network shares
-        made = {name: getattr(module, name).detach().clone() for name in module.parametrizations}
+        # torch's own removal deletes the properties of the class, which the original network uses too
+        tensors = {name: getattr(module, name).detach().clone() for name in module.parametrizations}
         del module.parametrizations
         module.__class__ = type(module).__bases__[0]
-        for name, tensor in made.items():
+        for name, tensor in tensors.items():
             module.register_parameter(name, nn.Parameter(tensor))
     for hook in [*module._forward_pre_hooks.values()]:
         if isinstance(hook, WeightNorm):
@@ -136,21 +134,21 @@ def _fix_weights(module: nn.Module) -> None:
 
 
 def forms(layer: FactoredLayer) -> tuple[nn.Module, nn.Module]:
-    """The layer merged, and in two."""
+    """The merged form and the factored form of a layer."""
     return dense_form(layer), factored_form(layer)
 
 
 def dense_form(layer: FactoredLayer) -> nn.Module:
     """One layer with the merged weight."""
     if isinstance(layer, FactoredLinear):
-        made = skip_init(nn.Linear, layer.shape[1], layer.shape[0], bias=layer.bias is not None)
+        dense = skip_init(nn.Linear, layer.shape[1], layer.shape[0], bias=layer.bias is not None)
     else:
-        made = skip_init(nn.Conv2d, layer.shape[1], layer.shape[0], *layer.geometry, bias=layer.bias is not None)
-    return _padded(layer, _filled(made, layer.merged(), layer.bias))
+        dense = skip_init(nn.Conv2d, layer.shape[1], layer.shape[0], *layer.geometry, bias=layer.bias is not None)
+    return _padded(layer, _filled(dense, layer.merged(), layer.bias))
 
 
 def factored_form(layer: FactoredLayer) -> nn.Module:
-    """Two layers without anything between them, the square roots of s in both."""
+    """Two consecutive layers, each with the square roots of s."""
     kept, root = layer.mask, layer.s[layer.mask].sqrt()
     scaled = layer.factors._replace(U=layer.U[:, kept] * root, s=torch.ones_like(root), V=layer.V[:, kept] * root)
     rank, bias = len(root), layer.bias is not None
@@ -172,27 +170,27 @@ def fewer_macs(dense: nn.Module, factored: nn.Module, x: Tensor) -> nn.Module:
 
 
 def faster(dense: nn.Module, factored: nn.Module, x: Tensor) -> nn.Module:
-    """The factored module if it is surely faster: by a twentieth, in the median of 31 rounds."""
-    base, taken = turns((dense, factored), x, rounds=31)
-    return factored if ratio(taken, base) < 0.95 else dense
+    """The factored module if it is faster by more than 5 %, in the median of 31 rounds; otherwise the dense one."""
+    base, seconds = turns((dense, factored), x, rounds=31)
+    return factored if ratio(seconds, base) < 0.95 else dense
 
 
 CHEAPER: dict[str, Callable[[nn.Module, nn.Module, Tensor], nn.Module]] = {"macs": fewer_macs, "time": faster}
 
 
 def fold_batch_norm(network: nn.Module, example: Tensor) -> nn.Module:
-    """Put every batch normalisation into the layer whose output it reads, in place."""
+    """Fold every batch normalisation into the layer whose output it reads, in place."""
     norms = (nn.BatchNorm1d, nn.BatchNorm2d)
     names = [name for name, module in network.eval().named_modules() if type(module) in (*FOLDED, *norms)]
-    seen = calls(network, example, names)
-    made = {id(call.output): call.name for call in seen if type(network.get_submodule(call.name)) in FOLDED}
-    pairs = [(made[id(call.inputs[0])], call.name) for call in seen if id(call.inputs[0]) in made]
+    recorded = calls(network, example, names)
+    layer_of = {id(call.output): call.name for call in recorded if type(network.get_submodule(call.name)) in FOLDED}
+    pairs = [(layer_of[id(call.inputs[0])], call.name) for call in recorded if id(call.inputs[0]) in layer_of]
     pairs = [(layer, norm) for layer, norm in pairs if type(network.get_submodule(norm)) in norms]
-    ran = [call.name for call in seen]
+    ran = [call.name for call in recorded]
     for layer, norm in pairs:
         if any(ran.count(name) > 1 or _has_hooks(network.get_submodule(name)) for name in (layer, norm)):
             continue
-        if network.get_submodule(norm).running_mean is None:  # it normalises by the batch, which differs
+        if network.get_submodule(norm).running_mean is None:  # it normalises by the statistics of the batch
             continue
         linear, normalisation = network.get_submodule(layer), network.get_submodule(norm)
         replace(network, linear, FOLDED[type(linear)](linear, normalisation))

@@ -1,1 +1,1 @@
-"""The same rounds over Flower: the server is Lightning's trainer, and its executor sends each SuperNode its clients."""
+"""Federated rounds over Flower: the server is Lightning's trainer, whose executor sends each SuperNode its clients."""

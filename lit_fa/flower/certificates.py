@@ -1,4 +1,4 @@
-"""Certificates for a federation on this machine: made for one run, kept in its folder, worthless behind it."""
+"""Certificates for a federated run on this machine, created for one run and stored in its folder."""
 
 import datetime
 import ipaddress
@@ -17,7 +17,7 @@ LIFE = datetime.timedelta(days=365)
 
 @dataclass(frozen=True)
 class Certificates:
-    """Files of one run: the authority that its processes trust, and the server's certificate and key."""
+    """Files of one run: the certificate authority of its processes, and the server's certificate and key."""
 
     authority: Path
     certificate: Path
@@ -25,13 +25,13 @@ class Certificates:
 
     @property
     def served(self) -> list[str]:
-        """Options of a process of Flower's that listens."""
+        """Options of a Flower process that listens on a port."""
         files = {"--ssl-certfile": self.certificate, "--ssl-keyfile": self.key, "--ssl-ca-certfile": self.authority}
         return [word for option, file in files.items() for word in (option, str(file))]
 
 
 def make(folder: Path) -> Certificates:
-    """A certificate for 127.0.0.1 whose authority's key is thrown away; files that only the owner reads."""
+    """Create a certificate for 127.0.0.1, in files that only the owner can read; the authority's key is not stored."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     signing, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     issuer, subject = _name("lit-fa authority"), _name("lit-fa")

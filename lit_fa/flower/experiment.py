@@ -1,4 +1,4 @@
-"""An experiment as text: it travels inside the Flower app, and server and nodes build the same objects from it."""
+"""An experiment as text inside the Flower app, from which server and nodes build the same objects."""
 
 import hashlib
 from functools import lru_cache
@@ -15,26 +15,26 @@ DEFAULTS: dict[str, Any] = {"experiment": "", "nodes": 2, "allow-failures": Fals
 
 
 def resolved(argv: list[str]) -> tuple[str, int]:
-    """The YAML of an experiment given as the words of a command line, every default written out; and its clients.
+    """The YAML of an experiment given as words of a command line, including defaults, and its number of clients.
 
     Raises:
-        UserError: it is no federation, or its trainer wants several devices.
+        UserError: it is not a federated experiment, or its trainer uses several devices.
     """
     experiment = build(argv)
     check(experiment)
-    experiment.data.prepare_data()  # once, before several nodes would fetch it at a time
+    experiment.data.prepare_data()  # once, before several nodes would download at the same time
     experiment.data.setup("fit")
     return experiment.cli.parser.dump(experiment.cli.config), len(experiment.data.parts)
 
 
 def at_server(text: str) -> Experiment:
-    """Trainer, module and data as `lit-fa fit` would build them."""
+    """Trainer, module and data, as `lit-fa fit` builds them."""
     return build(load(text))
 
 
 @lru_cache(maxsize=1)
 def at_node(text: str) -> Experiment:
-    """The same, without loggers and callbacks; kept, where Flower keeps the process between messages."""
+    """As `at_server`, without loggers and callbacks; cached, because Flower may keep the process between messages."""
     config = load(text)
     config["trainer"] |= {"logger": False, "callbacks": None, "enable_checkpointing": False}
     return build(config)
@@ -46,7 +46,7 @@ def fingerprint(experiment: Experiment) -> str:
 
 
 def check(experiment: Experiment) -> None:
-    """Refuse an experiment without clients, and one that would start ranks beside Flower's nodes."""
+    """Refuse an experiment without clients, and one that would start ranks in addition to Flower's nodes."""
     if not isinstance(experiment.model, FederatedClassifier) or not hasattr(experiment.data, "parts"):
         raise UserError("lit-fa flower runs a federation: model FederatedClassifier with data Federated")
     if experiment.trainer.world_size > 1:
@@ -54,7 +54,7 @@ def check(experiment: Experiment) -> None:
 
 
 def toml(config: dict[str, Any]) -> str:
-    """The `pyproject.toml` of a Flower app that carries the experiment; lit-fa itself is installed on every machine."""
+    """The `pyproject.toml` of a Flower app with the experiment; lit-fa must be installed on every machine."""
     import tomli_w  # comes with flwr
 
     flwr = {"app": {"publisher": "lit-fa", "components": COMPONENTS, "config": DEFAULTS | config}}

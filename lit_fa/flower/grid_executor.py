@@ -1,4 +1,4 @@
-"""The executor of a federation over Flower: clients are trained where they live, sums are added in fixed order."""
+"""The executor of a federated run over Flower: nodes train their clients, and sums are added in a fixed order."""
 
 import logging
 import time
@@ -16,48 +16,49 @@ from lit_fa.flower.messages import packed_server, packed_work, unpacked_directio
 from lit_fa.flower.node import FAILED
 
 log = logging.getLogger(__name__)
-POLL_S = 0.2  # between two looks for replies; Flower's own send_and_receive waits 3 s
+POLL_S = 0.2  # seconds between two requests for replies; Flower's own send_and_receive waits 3 s
 
 
 class NodeError(UserError):
-    """A SuperNode failed or is gone."""
+    """A SuperNode failed or did not answer."""
 
 
 class GridExecutor:
-    """Sends every node its clients of a round and adds what comes back, node by node.
+    """Sends every node its clients of a round and adds the results in the order of the nodes.
 
     Args:
         grid: Flower's.
-        nodes: how many SuperNodes share the clients: client c lives on the one with partition-id c modulo nodes.
-        allow_failures: go on with the clients that answered, weighted as if only they had been sampled.
-        patience_s: how long to wait for the nodes to connect, and for the replies of a round.
+        nodes: number of SuperNodes; client c belongs to the one with partition-id c modulo nodes.
+        allow_failures: continue with the clients that answered, with the weights of a round in which only they were
+            sampled.
+        patience_s: seconds to wait for the nodes to connect, and for the replies of a round.
     """
 
     name = "flower"
 
     def __init__(self, grid: Grid, nodes: int, allow_failures: bool = False, patience_s: float = 600.0):
-        """Nobody is asked yet."""
+        """See the class."""
         self.grid, self.nodes, self.allow_failures, self.patience_s = grid, nodes, allow_failures, patience_s
         self.node_of: dict[int, int] = {}  # partition-id to node id
         self.made_by: dict[int, str] = {}  # partition-id to its executor
 
     def refusal(self, learner: Learner, local: LocalTraining) -> str | None:
-        """Nodes refuse by themselves."""
+        """None: the nodes check the experiment themselves."""
         return None
 
     def connect(self, federation: str) -> None:
-        """Wait until every part of the clients has a node, and see that all know the same federation.
+        """Wait until every part of the clients has a node, and check that all have the same data.
 
         Raises:
-            NodeError: too few nodes, a part that nobody or two hold, another federation.
+            NodeError: too few nodes, a part without a node or with two, or other data.
         """
         deadline = time.monotonic() + self.patience_s
         while len(ids := sorted(self.grid.get_node_ids())) < self.nodes:
             if time.monotonic() > deadline:
                 raise NodeError(f"{len(ids)} of {self.nodes} SuperNodes are connected after {self.patience_s:g} s")
             time.sleep(POLL_S)
-        told = self._asked({id: RecordDict() for id in ids}, "query")
-        for id, content in told.items():
+        answers = self._answers({id: RecordDict() for id in ids}, "query")
+        for id, content in answers.items():
             if isinstance(content, str):
                 raise NodeError(f"SuperNode {id} cannot build the experiment: {content}")
             known = content.config_records["who"]
@@ -72,7 +73,7 @@ class GridExecutor:
         lanes = {part: _lanes(work, part, self.nodes) for part in range(self.nodes)}
         lanes = {part: chosen for part, chosen in lanes.items() if chosen}
         sent = {self.node_of[part]: packed_work(work.take(chosen), learner) for part, chosen in lanes.items()}
-        replies = self._asked(sent, "train", str(work.round.number))
+        replies = self._answers(sent, "train", str(work.round.number))
         outcome, answered = Outcome({}, {}, {}), []
         for part, chosen in lanes.items():
             content = replies[self.node_of[part]]
@@ -87,21 +88,21 @@ class GridExecutor:
         return outcome if len(answered) == len(work.states) else _reweighted(outcome, local, work, sorted(answered))
 
     def directions(self, learner: Learner, number: int, names: Sequence[str]) -> Directions:
-        """The sum over all clients of all nodes, by ascending partition-id; the nodes know the layers themselves.
+        """The sum over all clients of all nodes, by ascending partition-id; the nodes determine the layers themselves.
 
         Raises:
-            NodeError: a node does not answer: layers are chosen by all clients, whatever failures are allowed.
+            NodeError: a node does not answer; choosing layers needs all clients, even with `allow_failures`.
         """
         buffers = {n: b for n, b in learner.named_buffers() if not n.endswith("feedback.weight")}
         server = packed_server(dict(learner.named_parameters()), buffers, number, self.nodes)
-        told = self._asked({id: server for id in self.node_of.values()}, "query.compare", str(number))
-        found = Directions({}, {}, 0)
+        answers = self._answers({id: server for id in self.node_of.values()}, "query.compare", str(number))
+        total = Directions({}, {}, 0)
         for part in range(self.nodes):
-            content = told[self.node_of[part]]
+            content = answers[self.node_of[part]]
             if isinstance(content, str):
                 raise NodeError(f"SuperNode {part} did not compare its clients before round {number}: {content}")
-            found.add(unpacked_directions(content, next(learner.parameters()).device))
-        return found
+            total.add(unpacked_directions(content, next(learner.parameters()).device))
+        return total
 
     def _place(self, part: int, id: int, same: bool) -> None:
         if part in self.node_of or not 0 <= part < self.nodes:
@@ -110,15 +111,15 @@ class GridExecutor:
             raise NodeError(f"the SuperNode with partition-id {part} deals out other data than the server: same files?")
         self.node_of[part] = id
 
-    def _failed(self, part: int, lanes: list[int], work: Work, said: str) -> None:
+    def _failed(self, part: int, lanes: list[int], work: Work, reason: str) -> None:
         clients = ", ".join(str(work.round.clients[lane]) for lane in lanes)
-        what = f"SuperNode {part} failed in round {work.round.number} (clients {clients}): {said}"
+        what = f"SuperNode {part} failed in round {work.round.number} (clients {clients}): {reason}"
         if not self.allow_failures:
             raise NodeError(f"{what}; the last checkpoint stays usable: start again with --ckpt_path")
         log.warning("%s; going on without", what)
 
-    def _asked(self, contents: dict[int, RecordDict], kind: str, group: str = "") -> dict[int, RecordDict | str]:
-        """Node id to its answer, or to what went wrong."""
+    def _answers(self, contents: dict[int, RecordDict], kind: str, group: str = "") -> dict[int, RecordDict | str]:
+        """Send the messages; returns node id to its answer, or to a description of its failure."""
         sent = {id: Message(content, id, kind, group_id=group) for id, content in contents.items()}
         of = dict(zip(self.grid.push_messages([*sent.values()]), sent, strict=True))  # message id to node id
         answers: dict[int, RecordDict | str] = {}
@@ -146,7 +147,7 @@ def _lanes(work: Work, part: int, nodes: int) -> list[int]:
 
 
 def _reweighted(outcome: Outcome, local: LocalTraining, work: Work, answered: list[int]) -> Outcome:
-    """The outcome of a round in which only some clients were sampled: every algorithm's shares keep their ratios."""
+    """The outcome with the client weights of a round in which only `answered` were sampled; their ratios are equal."""
     if not answered:
         raise NodeError(f"no client answered in round {work.round.number}; the last checkpoint stays usable")
     left = work.round.take(answered)

@@ -1,8 +1,8 @@
-"""Ends a federation's processes when the one that started them is gone, whatever ended it.
+"""A process that ends all processes of a federated run when `lit-fa flower` ends in any way.
 
-`lit-fa flower` holds the writing end of this process's standard input: the system closes it even on SIGKILL. Every
-process of a federation, also those that Flower starts in sessions of their own, carries the path of the run's report
-in its environment, by which it is found.
+`lit-fa flower` has the writing end of this process's standard input, which the system closes even after SIGKILL. Every
+process of the run, including those that Flower starts in separate sessions, has the path of the run's report in its
+environment, and is found by it.
 """
 
 import os
@@ -15,23 +15,23 @@ from pathlib import Path
 
 import psutil
 
-REPORT = "LIT_FA_FLOWER_REPORT"  # names the file that tells the command that started a run how it ended
+REPORT = "LIT_FA_FLOWER_REPORT"  # path of the file in which the server writes how the run ended
 
 
 def family(report: str) -> list[psutil.Process]:
-    """The processes of the federation with this report, the calling one left out."""
-    found = []
+    """The processes of the run with this report, except the calling one."""
+    members = []
     for process in psutil.process_iter():
         try:
             if process.pid != os.getpid() and process.environ().get(REPORT) == report:
-                found.append(process)
-        except (psutil.Error, OSError):  # of another user, or gone
+                members.append(process)
+        except (psutil.Error, OSError):  # of another user, or ended
             continue
-    return found
+    return members
 
 
 def end(report: str, grace_s: float = 5.0) -> None:
-    """End them: SIGTERM first, SIGKILL to those that are left; again, for one may have started another meanwhile."""
+    """End these processes by SIGTERM, then by SIGKILL, repeatedly, because one may have started another meanwhile."""
     for process in (asked := family(report)):
         _quietly(process.terminate)
     psutil.wait_procs(asked, timeout=grace_s)
@@ -43,9 +43,9 @@ def end(report: str, grace_s: float = 5.0) -> None:
 
 
 def main(report: str) -> None:
-    """Wait for the end of standard input, then end the federation and remove its folder."""
+    """Wait for the end of standard input, then end the processes of the run and delete its folder."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        signal.signal(getattr(signal, name), signal.SIG_IGN)  # the parent ends in its own way, and then this one does
+        signal.signal(getattr(signal, name), signal.SIG_IGN)  # this process ends only after its parent
     sys.stdin.buffer.read()
     end(report, grace_s=1.0)
     shutil.rmtree(Path(report).parent, ignore_errors=True)

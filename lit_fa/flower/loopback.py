@@ -1,7 +1,8 @@
-"""A SuperLink and its SuperNodes on this machine, started for one run and ended with it, whatever happens.
+"""A SuperLink and its SuperNodes on this machine, started for one run and always ended with it.
 
-Loopback is open to every user of the machine. So connections are encrypted, by a certificate of the run's own that
-keeps a foreign server from taking a port's place, and every port answers to its owner alone (`lit_fa.flower.owner`).
+Loopback is open to every user of the machine. Therefore connections are encrypted with a certificate made for the run,
+so that no other server can take the place of one of its ports, and every port accepts only its owner
+(`lit_fa.flower.owner`).
 """
 
 import json
@@ -23,26 +24,26 @@ from lit_fa.flower.keeper import REPORT
 from lit_fa.flower.server import CHECKPOINT, PROGRESS
 
 log = logging.getLogger(__name__)
-LINK = "lit-fa"  # what the SuperLink is called in the run's own Flower config
+LINK = "lit-fa"  # name of the SuperLink in the run's Flower config
 POLL_S, START_S = 0.2, 60.0
 
 
 class Federation:
-    """The processes of one run; each one's output goes to a file of its own.
+    """The processes of one run; the output of each goes to its own file.
 
     Args:
-        folder: for Flower's own files and the logs; nothing of the user's.
-        nodes: SuperNodes to start; node i gets partition-id i.
+        folder: of Flower's files and the logs, not of the user's files.
+        nodes: number of SuperNodes; node i has partition-id i.
     """
 
     def __init__(self, folder: Path, nodes: int):
-        """Nothing is started yet."""
+        """Create the certificates; no process is started yet."""
         self.folder, self.nodes, self.port = folder, nodes, free_port()
         self.certificates = make(folder / "certificates")
         self.started: dict[str, subprocess.Popen] = {}
 
     def start(self) -> None:
-        """Who ends them first, then the SuperLink, then the nodes, which find it."""
+        """Start the process that ends the others, then the SuperLink, then the nodes, which connect to it."""
         self._keep()
         common = ["--host", HOST, *self.certificates.served]
         offline = ["--disable-runtime-dependency-installation"]
@@ -56,21 +57,21 @@ class Federation:
 
     def submit(self, app: Path) -> None:
         """`flwr run`, which returns once the SuperLink has the app."""
-        found = subprocess.run(
+        completed = subprocess.run(
             [_tool("flwr"), "run", str(app), LINK],
             env=self._environment(),
             capture_output=True,
             encoding="utf-8",
             errors="replace",
         )
-        if found.returncode:
-            raise UserError(f"flwr run: {' '.join((found.stdout + found.stderr).split())[-400:]}")
+        if completed.returncode:
+            raise UserError(f"flwr run: {' '.join((completed.stdout + completed.stderr).split())[-400:]}")
 
     def wait(self, allow_failures: bool) -> dict:
-        """What the server reports in the end; its progress is shown meanwhile.
+        """Show the server's progress until the run ends; returns its report.
 
         Raises:
-            UserError: a process ended before the run did.
+            UserError: a process ended before the run.
         """
         shown = 0
         while not self.report.is_file() or not self.report.stat().st_size:
@@ -86,7 +87,7 @@ class Federation:
         return json.loads(self.report.read_text(encoding="utf-8"))
 
     def end(self) -> None:
-        """End every process and all that they started: Flower's own workers are in sessions of their own."""
+        """End every process, including those that Flower has started in separate sessions."""
         try:
             keeper.end(str(self.report))
         finally:
@@ -97,17 +98,17 @@ class Federation:
 
     @property
     def checkpoint(self) -> str:
-        """The server's newest checkpoint; "" where there is none yet."""
-        told = self.folder / CHECKPOINT
-        return told.read_text(encoding="utf-8") if told.is_file() else ""
+        """The server's newest checkpoint; "" if there is none yet."""
+        file = self.folder / CHECKPOINT
+        return file.read_text(encoding="utf-8") if file.is_file() else ""
 
     @property
     def report(self) -> Path:
-        """Where the server writes how the run ended."""
+        """The file in which the server writes how the run ended."""
         return self.folder / "report.json"
 
     def _keep(self) -> None:
-        """A process that outlives this one by a moment, and ends the others then; it has their end to wait for."""
+        """Start the process that ends the others after the end of this one (`lit_fa.flower.keeper`)."""
         words = [sys.executable, "-m", "lit_fa.flower.keeper", str(self.report)]
         self.started["the process that ends the others"] = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -123,7 +124,7 @@ class Federation:
             )
 
     def _environment(self) -> dict[str, str]:
-        """Flower's home is the run's, its tools are this environment's, and it calls nobody."""
+        """Environment of Flower's processes: a home folder of the run, this environment's tools, no telemetry."""
         quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         here = {"FLWR_HOME": str(self.folder / "flwr"), REPORT: str(self.report), "PATH": path}
@@ -145,19 +146,19 @@ class Federation:
         raise UserError(f"the SuperLink did not start: {self._last_line('SuperLink')}")
 
     def _show(self, shown: int) -> int:
-        """Print what the server has logged since; returns how far it was read."""
+        """Print the new complete lines of the server's log; returns the position up to which it was read."""
         progress = self.report.with_name(PROGRESS)
         text = progress.read_text(encoding="utf-8") if progress.is_file() else ""
-        whole = text.rfind("\n") + 1
-        for line in text[shown:whole].splitlines():
+        end = text.rfind("\n") + 1
+        for line in text[shown:end].splitlines():
             log.info(line)
-        return max(shown, whole)
+        return max(shown, end)
 
     def _last_line(self, name: str) -> str:
-        told = self.folder / f"{name}.log"
-        text = told.read_text(encoding="utf-8", errors="replace") if told.is_file() else ""
+        file = self.folder / f"{name}.log"
+        text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return lines[-1][-200:] if lines else "it said nothing"
+        return lines[-1][-200:] if lines else "it printed nothing"
 
 
 @contextmanager
@@ -173,12 +174,12 @@ def federation(nodes: int) -> Iterator[Federation]:
 
 
 def free_port() -> int:
-    """One that nobody listens on."""
+    """A port of loopback on which no process listens."""
     with socket.socket() as trial:
         trial.bind((HOST, 0))
         return trial.getsockname()[1]
 
 
 def _tool(name: str) -> str:
-    beside = Path(sys.executable).parent / name
-    return str(beside) if beside.exists() else name
+    script = Path(sys.executable).parent / name
+    return str(script) if script.exists() else name

@@ -1,6 +1,6 @@
-"""A round's work and its outcome as Flower's records: what travels, by name, bit for bit.
+"""The task and the result of a round as Flower's records.
 
-Floats of the plan travel as 64-bit numbers and tensors in their own dtype, so that a round over the wire is the round.
+Numbers are sent in 64 bits and tensors in their own dtype, so that a round over Flower gives the same bits.
 """
 
 from collections.abc import Callable
@@ -16,13 +16,13 @@ from lit_fa.layers.feedback import feedback_layers
 from lit_fa.rules.base import Does, Tensors
 
 PLAN, CHOSEN = "plan", "chosen"
-STATE = "state."  # before a client's id: what it keeps from round to round
+STATE = "state."  # prefix of a client's id: its state between rounds
 
 
 def packed_work(work: Work, learner: Learner) -> RecordDict:
-    """What a SuperNode needs besides the experiment: who trains, from which parameters, with which coefficients.
+    """The message to a SuperNode for one round: clients, parameters and coefficients.
 
-    Feedback that follows from the parameters stays behind; of layers that were chosen their names go along.
+    Feedback that can be computed from the parameters is not sent; of chosen layers only the names are sent.
     """
     plan = {
         "number": work.round.number,
@@ -41,23 +41,23 @@ def packed_work(work: Work, learner: Learner) -> RecordDict:
 def unpacked_work(
     content: RecordDict, learner: Learner, round_of: Callable[[int, tuple[int, ...]], Round], to: Any
 ) -> Work:
-    """The work again, on a node, whose learner then has the server's buffers and chosen layers.
+    """The work of a message, on a node; its learner receives the server's buffers and chosen layers.
 
     Args:
         content: of the message.
         learner: built by the node from the same experiment.
-        round_of: (number, clients) to the round, from the node's own data.
+        round_of: (number, clients) to the round, from the node's data.
         to: device of the tensors.
     """
     plan, params = content.config_records[PLAN], _tensors(content, "params", to)
     clients = tuple(plan["clients"])
     if CHOSEN in plan:
         learner.rule.switch(learner.network, plan[CHOSEN])
-    held = dict(learner.named_buffers())
-    buffers = held | _tensors(content, "buffers", to)
+    own = dict(learner.named_buffers())
+    buffers = own | _tensors(content, "buffers", to)
     buffers |= learner.renewed(params, buffers, plan["number"])
     for name, buffer in buffers.items():
-        held[name].copy_(buffer)
+        own[name].copy_(buffer)
     return Work(
         round=replace(round_of(plan["number"], clients), dtype=next(iter(params.values())).dtype),
         shares=tensor(plan["shares"], dtype=float64),
@@ -72,41 +72,41 @@ def unpacked_work(
 
 
 def packed_server(params: Tensors, buffers: Tensors, number: int, nodes: int) -> RecordDict:
-    """What a SuperNode, one of so many, needs to compare its clients before a round."""
+    """The message to a SuperNode that compares the gradients of its clients before a round."""
     plan = ConfigRecord({"number": number, "nodes": nodes})
     return RecordDict({PLAN: plan, **_arrays({"params": params, "buffers": buffers})})
 
 
 def unpacked_server(content: RecordDict, learner: Learner, to: Any) -> tuple[int, int]:
-    """The round's number and how many nodes there are; the learner has the server's parameters and buffers."""
-    held = dict(learner.named_parameters()) | dict(learner.named_buffers())
+    """The number of the round and of the nodes; the learner receives the server's parameters and buffers."""
+    own = dict(learner.named_parameters()) | dict(learner.named_buffers())
     for name, sent in (_tensors(content, "params", to) | _tensors(content, "buffers", to)).items():
-        held[name].data.copy_(sent)
+        own[name].data.copy_(sent)
     plan = content.config_records[PLAN]
     return plan["number"], plan["nodes"]
 
 
-def packed_directions(found: Directions) -> RecordDict:
-    """A node's sums over its clients."""
-    groups = _arrays({"totals": found.totals, "squares": found.squares})
-    return RecordDict({PLAN: ConfigRecord({"clients": found.clients}), **groups})
+def packed_directions(total: Directions) -> RecordDict:
+    """The reply of a node with the sums over its clients."""
+    groups = _arrays({"totals": total.totals, "squares": total.squares})
+    return RecordDict({PLAN: ConfigRecord({"clients": total.clients}), **groups})
 
 
 def unpacked_directions(content: RecordDict, to: Any) -> Directions:
-    """The same at the server."""
+    """The sums of a node's reply, at the server."""
     clients = content.config_records[PLAN]["clients"]
     return Directions(_tensors(content, "totals", to), _tensors(content, "squares", to), clients)
 
 
 def packed_outcome(outcome: Outcome, executor: str) -> RecordDict:
-    """A node's sums, and which executor made them."""
+    """The reply of a node: its sums, and the executor that computed them."""
     groups = {"update": outcome.update, "buffers": outcome.buffers, "change": outcome.change}
     groups |= {"totals": {"totals": outcome.totals}} | _by_client(outcome.states)
     return RecordDict({"made": ConfigRecord({"executor": executor}), **_arrays(groups)})
 
 
 def unpacked_outcome(content: RecordDict, to: Any) -> Outcome:
-    """A node's sums again, at the server."""
+    """The sums of a node's reply, at the server."""
     ids = [int(name.removeprefix(STATE)) for name in content.array_records if name.startswith(STATE)]
     return Outcome(
         _tensors(content, "update", to),

@@ -1,7 +1,7 @@
-"""The ClientApp: one SuperNode holds the clients whose id is its partition-id modulo the number of nodes.
+"""The ClientApp. A SuperNode has the clients whose id equals its partition-id modulo the number of nodes.
 
-It builds the experiment of the message, runs our executor on its clients and hands back their sum: one message a round
-and node, however many clients it holds.
+It builds the experiment, runs our executor on its clients and returns their sum: one message per round and node for any
+number of clients.
 """
 
 import logging
@@ -25,19 +25,19 @@ app = ClientApp()
 
 @app.query()
 def who(message: Message, context: Context) -> Message:
-    """Which part of the clients this node holds, and a fingerprint of the federation as it sees it."""
+    """The part of the clients that this node has, and a fingerprint of its data."""
 
-    def told() -> RecordDict:
+    def answer() -> RecordDict:
         part = int(context.node_config.get("partition-id", 0))
         known = {"partition-id": part, "federation": fingerprint(_ready(context))}
         return RecordDict({"who": ConfigRecord(known)})
 
-    return _replied(message, told)
+    return _replied(message, answer)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """The local training of this node's clients of a round."""
+    """Train this node's clients of a round."""
 
     def trained() -> RecordDict:
         experiment = _placed(context)
@@ -55,7 +55,7 @@ def train(message: Message, context: Context) -> Message:
 
 @app.query("compare")
 def compare(message: Message, context: Context) -> Message:
-    """The sum of the directions of this node's clients' gradients, for a rule that chooses layers by them."""
+    """The sum of the gradient directions of this node's clients, for a rule that chooses layers by them."""
 
     def compared() -> RecordDict:
         experiment = _placed(context)
@@ -69,21 +69,22 @@ def compare(message: Message, context: Context) -> Message:
             return packed_directions(Directions({}, {}, 0))
         rule, names = learner.rule, learner.rule.candidates(learner.network)
         with experiment.trainer.precision_plugin.train_step_context():
-            found = directions(learner, whole.take(lanes), names, experiment.model.local.seed, rule.private)
-            return packed_directions(found)
+            return packed_directions(
+                directions(learner, whole.take(lanes), names, experiment.model.local.seed, rule.private)
+            )
 
     return _replied(message, compared)
 
 
 def _placed(context: Context) -> Experiment:
-    """The experiment, ready, with its model in the trainer's precision and on its device."""
+    """The experiment with its data, and its model in the trainer's precision and on its device."""
     experiment = _ready(context)
     experiment.trainer.precision_plugin.convert_module(experiment.model).to(experiment.trainer.strategy.root_device)
     return experiment
 
 
 def _ready(context: Context) -> Experiment:
-    """The experiment with its data read and dealt out."""
+    """The experiment with its data read and split among the clients."""
     experiment = at_node(context.run_config["experiment"])
     experiment.data.prepare_data()
     experiment.data.setup("fit")
@@ -91,7 +92,7 @@ def _ready(context: Context) -> Experiment:
 
 
 def _outcome(experiment: Experiment, work: Work, context: Context) -> tuple[Outcome, str]:
-    """Run the executor of the config; `auto` is timed in a node's first round and remembered by the node."""
+    """Run the executor of the config; `auto` is chosen by timing in a node's first round and stored by the node."""
     module = experiment.model
     learner, local, features = module.learner, module.local, module.features
     executor = module.executor
@@ -104,11 +105,11 @@ def _outcome(experiment: Experiment, work: Work, context: Context) -> tuple[Outc
 
 
 def _replied(message: Message, answer) -> Message:
-    """The answer, or one line about what went wrong: Flower's own report of an exception has no text."""
+    """The answer, or a one-line error; Flower's own report of an exception has no text."""
     try:
         content = guarded(answer)
     except Exception as error:
         log.exception("a message was not answered")
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:400]
-        content = RecordDict({FAILED: ConfigRecord({"said": said})})
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+        content = RecordDict({FAILED: ConfigRecord({"said": reason})})
     return Message(content=content, reply_to=message)

@@ -1,7 +1,7 @@
-"""A process of Flower's whose port answers only to its owner: `python -m lit_fa.flower.owner flower-superlink ...`.
+"""Runs a Flower process whose port accepts only its owner: `python -m lit_fa.flower.owner flower-superlink ...`.
 
-Loopback is open to every user of a machine, and whoever reaches a SuperLink runs code as its owner. The kernel knows
-whose a connection is; a request from another user's is answered with 403 and goes no further.
+Loopback is open to every user of a machine, and whoever can connect to a SuperLink can run code as its owner. The
+kernel reports the owner of a connection; a request of another user is answered with 403.
 """
 
 import os
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 Address = tuple[str, int]
-TABLE = Path("/proc/net/tcp")  # of connections over IPv4, which is what our processes listen on
+TABLE = Path("/proc/net/tcp")  # of connections over IPv4; our processes listen on IPv4 only
 
 
 class OwnerOnly:
-    """An ASGI application that hears its own user alone.
+    """An ASGI application that accepts only requests of its own user.
 
     Args:
         app: the application.
@@ -38,7 +38,7 @@ class OwnerOnly:
 
 
 def owner_of(client: Address | None, server: Address | None) -> int | None:
-    """The user whose socket `client` is, connected to `server`; None where nobody knows."""
+    """The id of the user who has the socket `client`, connected to `server`; None if it is not known."""
     if not client or not server:
         return None
     if TABLE.exists():
@@ -47,7 +47,7 @@ def owner_of(client: Address | None, server: Address | None) -> int | None:
 
 
 def _by_kernel(client: Address, server: Address) -> int | None:
-    """By Linux's table of connections: both ends of each, as hexadecimal numbers, and the user."""
+    """From Linux's table of connections, with both ends of each as hexadecimal numbers, and the user."""
     wanted = [_hexadecimal(*client), _hexadecimal(*server)]
     for line in TABLE.read_text(encoding="ascii").splitlines()[1:]:
         _, here, there, _, _, _, _, user, *_ = line.split()
@@ -61,7 +61,7 @@ def _hexadecimal(host: str, port: int) -> str:
 
 
 def _by_processes(client: Address, server: Address) -> int | None:
-    """Elsewhere: ours, where one of our processes has the socket."""
+    """On other systems: our user id, if one of our processes has the socket."""
     import psutil
 
     for process in psutil.process_iter():
@@ -77,7 +77,7 @@ def _by_processes(client: Address, server: Address) -> int | None:
 
 
 def guard() -> None:
-    """From here on, every server that uvicorn starts in this process answers to its owner alone."""
+    """Make every server that uvicorn starts in this process accept only its owner."""
     import uvicorn
 
     begin = uvicorn.Config.__init__
@@ -89,7 +89,7 @@ def guard() -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Become the tool that the first word names."""
+    """Run the tool that the first word names."""
     (tool,) = entry_points(group="console_scripts", name=argv[0])
     guard()
     sys.argv = argv

@@ -1,7 +1,7 @@
 """The ServerApp: Lightning's trainer with an executor that sends the clients' work to the SuperNodes.
 
-Checkpoints, callbacks and loggers of the config are the server's, as in `lit-fa fit`; a relative path in it starts in
-the folder where the SuperLink was started.
+Checkpoints, callbacks and loggers of the config work at the server as in `lit-fa fit`. Relative paths are relative to
+the folder in which the SuperLink was started.
 """
 
 import json
@@ -18,14 +18,14 @@ from lit_fa.flower.experiment import at_server, check, fingerprint
 from lit_fa.flower.grid_executor import GridExecutor
 from lit_fa.flower.keeper import REPORT
 
-PROGRESS = "progress.log"  # beside the report, line by line: Flower shows a server's output only to those who stream it
-CHECKPOINT = "checkpoint"  # beside it: the path of the newest one
+PROGRESS = "progress.log"  # log next to the report; Flower shows a server's output only with `--stream`
+CHECKPOINT = "checkpoint"  # file next to the report with the path of the newest checkpoint
 app = ServerApp()
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """The whole run."""
+    """Run the experiment and write the report."""
     _log()
     try:
         _report({"metrics": guarded(lambda: run(grid, **context.run_config))})
@@ -45,21 +45,21 @@ def run(grid: Grid, **config: object) -> dict[str, float]:
     executor.connect(fingerprint(experiment))
     experiment.model.executor = executor
     experiment.model.executed_by = {"executor": executor.name, "nodes": executor.nodes}
-    experiment.trainer.callbacks.append(_TellCheckpoint())
+    experiment.trainer.callbacks.append(_WriteCheckpointPath())
     experiment.trainer.fit(experiment.model, experiment.data, ckpt_path=config["ckpt-path"] or None, weights_only=True)
     return {name: float(value) for name, value in experiment.trainer.callback_metrics.items()}
 
 
-class _TellCheckpoint(L.Callback):
-    """Leaves the path of the newest checkpoint beside the report, after every round."""
+class _WriteCheckpointPath(L.Callback):
+    """Writes the path of the newest checkpoint to a file next to the report, after every round."""
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
-        self._tell(trainer)
+        self._write(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._tell(trainer)
+        self._write(trainer)
 
-    def _tell(self, trainer: L.Trainer) -> None:
+    def _write(self, trainer: L.Trainer) -> None:
         paths = [c.last_model_path or c.best_model_path for c in trainer.checkpoint_callbacks if hasattr(c, "dirpath")]
         if (report := os.environ.get(REPORT)) and any(paths):
             Path(report).with_name(CHECKPOINT).write_text(next(filter(None, paths)), encoding="utf-8")
@@ -73,6 +73,6 @@ def _log() -> None:
         logger.addHandler(logging.FileHandler(Path(path).with_name(PROGRESS)))
 
 
-def _report(found: dict) -> None:
+def _report(content: dict) -> None:
     if path := os.environ.get(REPORT):
-        Path(path).write_text(json.dumps(found), encoding="utf-8")
+        Path(path).write_text(json.dumps(content), encoding="utf-8")
