@@ -31,15 +31,7 @@ ALLOWED = {
     "lit_fa/modules": [None, "lit_fa"],
     "lit_fa/spec": [*SHELL, "yaml", "optuna", "pydantic", "pydantic_core", "lit_fa.provenance"],
     "lit_fa/results": [*SHELL, "lit_fa.provenance", "lit_fa.spec"],
-    "lit_fa/jobs": [
-        *SHELL,
-        "yaml",
-        "filelock",
-        "lit_fa.stopping",
-        "lit_fa.provenance",
-        "lit_fa.spec",
-        "lit_fa.results",
-    ],
+    "lit_fa/jobs": [*SHELL, "yaml", "filelock", "lit_fa.stopping", "lit_fa.results.records"],
     "lit_fa/reports": [
         *SHELL,
         *("yaml", "jinja2", "markupsafe", "markdown_it", "mdit_py_plugins", "latex2mathml"),

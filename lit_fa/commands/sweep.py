@@ -17,7 +17,7 @@ from lit_fa.config.arguments import Arguments, in_range
 from lit_fa.errors import UserError
 from lit_fa.jobs.emit import add_emit_options, check_emit_options, emit
 from lit_fa.jobs.pool import Outcome, run_jobs
-from lit_fa.jobs.progress import Reporter, reporter
+from lit_fa.jobs.progress import Reporter, reporter, say
 from lit_fa.outputs import writable_file, writable_folder
 from lit_fa.spec.output_paths import root_of
 from lit_fa.spec.sweep import Sweep, load_sweep
@@ -119,50 +119,46 @@ def _run(
 ) -> int:
     logger = tuple(word.replace("{project}", sweep.project) for word in LOGGERS[arguments.logger])
     for note in _notes(sweep):
-        _say(output, f"note: {note}")
+        say(output, f"note: {note}")
     with closing(Trials(sweep, folder, count=count, seed=arguments.seed, logger=logger)) as trials:
-        _say(
-            output, f"{sweep.path}: {trials.ended} of {count} trials done; study {trials.study.study_name} in {folder}"
-        )
+        say(output, f"{sweep.path}: {trials.ended} of {count} trials done; study {trials.study.study_name} in {folder}")
         outcomes: list[Outcome[Trial]] = []
         try:
             with reporter(count - trials.ended, output) as shown:
                 _work(trials, outcomes, arguments.jobs, runner, shown)
         except KeyboardInterrupt as stopped:
-            _say(output, f"interrupted: {trials.ended} of {count} trials done; go on with: {command}")
+            say(output, f"interrupted: {trials.ended} of {count} trials done; go on with: {command}")
             return exit_code(stopped)
         return _conclude(trials, outcomes, output, command)
 
 
 def _work(trials: Trials, outcomes: list[Outcome[Trial]], jobs: int, runner: str, shown: Reporter) -> None:
     """Trains trials until there is none left; what the user can mend ends a sweep of which nothing has succeeded."""
-    started, retried = (lambda trial: shown.started(trial.label)), (lambda trial: shown.retried(trial.label))
-    told = {"on_start": started, "on_retry": retried, "on_stop": shown.stopping}
-    with closing(run_jobs(trials, workers=jobs, runner=runner, **told)) as going:
-        for outcome in going:
+    with closing(run_jobs(trials, workers=jobs, reporter=shown, runner=runner)) as running:
+        for outcome in running:
             if outcome.done.user_error and not trials.succeeded:
                 raise UserError(f"{trials.sweep.path}: {outcome.done.reason} (log: {outcome.job.log})")
             outcomes.append(outcome)
             note = f"; {outcome.done.note}" if outcome.done.note else ""
-            told = trials.tell(outcome.job, outcome.done)
-            shown.ended(outcome.job.label, f"{told}, {outcome.done.seconds:.1f} s{note}")
+            end = trials.tell(outcome.job, outcome.done)
+            shown.ended(outcome.job.label, f"{end}, {outcome.done.seconds:.1f} s{note}")
 
 
 def _conclude(trials: Trials, outcomes: Sequence[Outcome[Trial]], output: Console, command: str) -> int:
     failed = trials.failed
     lost = f"{len(trials.diverged)} of them diverged, " if trials.diverged else ""
-    _say(output, f"{trials.ended} of {trials.count} trials done, {lost}{len(failed)} of them failed")
+    say(output, f"{trials.ended} of {trials.count} trials done, {lost}{len(failed)} of them failed")
     for number, where in trials.diverged.items():
-        _say(output, f"diverged: trial {number}: {where}")
+        say(output, f"diverged: trial {number}: {where}")
     for number, reason in failed.items():
-        _say(output, f"failed: trial {number}: {reason}")
+        say(output, f"failed: trial {number}: {reason}")
     for number, reason in trials.unfinished.items():
-        _say(output, f"not finished: trial {number}: {reason}; go on with: {command}")
+        say(output, f"not finished: trial {number}: {reason}; go on with: {command}")
     for line in twins(trials.study.trials):
-        _say(output, f"note: {line}")
+        say(output, f"note: {line}")
     if trials.judged_by_the_test_set:
         hint = "hold images out: data.init_args.val_size"
-        _say(
+        say(
             output,
             f"note: {trials.sweep.metric.name} was measured on the test set, which this data validates on; {hint}",
         )
@@ -173,7 +169,3 @@ def _notes(sweep: Sweep) -> list[str]:
     test = sweep.metric.name.startswith("test/")
     chosen = [f"{sweep.metric.name} chooses by the test set; report another number than the one that is chosen by"]
     return [*(chosen if test else []), *sweep.notes]
-
-
-def _say(output: Console, line: str) -> None:
-    output.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -6,39 +6,34 @@ number a signal (130: Ctrl-C, 143: SIGTERM).
 """
 
 import argparse
-import json
 import shlex
 import stat
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
+from lit_fa.commands.table_jobs import all_missing, missing, with_logs, write_json
+from lit_fa.commands.table_view import look
 from lit_fa.config.arguments import Arguments, in_range
 from lit_fa.errors import UserError
-from lit_fa.escaping import plain
 from lit_fa.jobs.emit import add_emit_options, check_emit_options, emit, sweep_of
-from lit_fa.jobs.lock import clear, in_the_way
-from lit_fa.jobs.pool import DEFAULT_RUNNER, Job, Outcome, missing_jobs, run_jobs
-from lit_fa.jobs.progress import reporter
+from lit_fa.jobs.lock import in_the_way
+from lit_fa.jobs.pool import DEFAULT_RUNNER, Job, Outcome, run_jobs
+from lit_fa.jobs.progress import reporter, say
 from lit_fa.jobs.runners import load_runner
 from lit_fa.jobs.watch import watch
-from lit_fa.jobs.worker import Done
-from lit_fa.outputs import check_folder, usable_folder, writable_file, write_text
+from lit_fa.outputs import check_folder, writable_file
 from lit_fa.reports.listing import find_tables, print_list
 from lit_fa.reports.report import report
 from lit_fa.reports.rows import headers, rows
 from lit_fa.results.compare import compare
 from lit_fa.results.records import collect
-from lit_fa.results.stale import stale_line
-from lit_fa.spec.command import read_only
-from lit_fa.spec.expand import expand, slug
-from lit_fa.spec.output_paths import check_inside, places, tree_of
+from lit_fa.spec.expand import slug
+from lit_fa.spec.output_paths import places, tree_of
 from lit_fa.spec.table import Table, load_table
-from lit_fa.spec.validation import choice
 from lit_fa.stopping import exit_code
 
 TABLE_LOGGER = "lit_fa.loggers:log_table"  # by its path, as runners are: tables import nothing that trains
@@ -68,7 +63,7 @@ def _carry_out(
     if arguments.command == "emit":
         return _emit(tables, arguments, Console(stderr=True))
     if arguments.command == "watch":
-        return watch(tables, output, arguments.scale, arguments.out, arguments.every)
+        return watch(lambda: look(tables, arguments.scale, arguments.out), output, arguments.every)
     if arguments.command == "run":
         return _run(tables, arguments, output, runner, command)
     given = (arguments.scale, arguments.out, arguments.card, arguments.format, arguments.json, arguments.write)
@@ -90,7 +85,7 @@ def _load(paths: Sequence[Path], output: Console) -> tuple[list[Table], int]:
     if broken and not tables:
         raise broken[0]
     for error in broken:
-        _say(output, f"left out: {error}")
+        say(output, f"left out: {error}")
     return tables, len(broken)
 
 
@@ -160,41 +155,32 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(tables: Sequence[Table], arguments: argparse.Namespace, output: Console, runner: str, command: str) -> int:
-    jobs, broken = _all_missing(tables, arguments, output)
+    jobs, broken = all_missing(tables, arguments, output)
     if arguments.dry_run:
         for job in jobs:
-            _say(output, f"would run {_label(job)} -> {job.record['path']}")
+            say(output, f"would run {job.label} -> {job.record['path']}")
         return 2 if broken else 0
     blocked = [line for job in jobs if (line := in_the_way(Path(job.record["path"])))]
     for line in blocked:
-        _say(output, f"left out: {line}")
+        say(output, f"left out: {line}")
     jobs = [job for job in jobs if not in_the_way(Path(job.record["path"]))]
     for folder in dict.fromkeys(Path(job.record["path"]).parent for job in jobs):
         check_folder(folder, "--out" if arguments.out else "the folder of the records")
-    jobs = _with_logs(jobs, output)
+    jobs = with_logs(jobs, output)
     outcomes: list[Outcome] = []
     try:
         _work(jobs, outcomes, arguments.jobs, runner, output)
     except KeyboardInterrupt as stopped:
         finished = sum(outcome.done.finished for outcome in outcomes)
-        _say(output, f"interrupted: {finished} of {len(jobs)} runs finished; go on with: {command}")
+        say(output, f"interrupted: {finished} of {len(jobs)} runs finished; go on with: {command}")
         return exit_code(stopped)
     finally:
         if arguments.json:
-            _write_json(arguments.json, jobs, outcomes)
+            write_json(arguments.json, jobs, outcomes)
     if arguments.logger == "wandb":
         _log(tables, arguments)
-        _say(output, "the W&B runs lie in ./wandb where they could not go to the server; upload with: wandb sync --yes")
+        say(output, "the W&B runs lie in ./wandb where they could not go to the server; upload with: wandb sync --yes")
     return _conclude(outcomes, output, command) or (2 if blocked or broken else 0)
-
-
-def _with_logs(jobs: list[Job], output: Console) -> list[Job]:
-    """The jobs with logs that can be written: beside the table, or in a temporary folder where that is read-only."""
-    folders = {folder: usable_folder(folder) for folder in dict.fromkeys(job.log.parent for job in jobs)}
-    for folder, used in folders.items():
-        if used != folder:
-            _say(output, f"{folder} takes no files; the logs of the runs go to {used}")
-    return [replace(job, log=folders[job.log.parent] / job.log.name) for job in jobs]
 
 
 def _log(tables: Sequence[Table], arguments: argparse.Namespace) -> None:
@@ -207,74 +193,27 @@ def _log(tables: Sequence[Table], arguments: argparse.Namespace) -> None:
         load_runner(TABLE_LOGGER)(table.name, name, headers(table), rows(compared, table))
 
 
-def _all_missing(tables: Sequence[Table], arguments: argparse.Namespace, output: Console) -> tuple[list[Job], int]:
-    """The jobs of all tables, and how many tables are left out because something is wrong with them.
-
-    Raises:
-        UserError: something is wrong with the only table.
-    """
-    jobs, broken = [], 0
-    for table in tables:
-        try:
-            jobs += _missing(table, arguments, output)
-        except UserError as error:
-            if len(tables) == 1:
-                raise
-            broken += 1
-            _say(output, f"left out: {error}")
-    return jobs, broken
-
-
-def _missing(table: Table, arguments: argparse.Namespace, output: Console) -> list[Job]:
-    """The jobs of one table, after saying how many of its runs are done and what does not count."""
-    scale, tree = table.scale(arguments.scale), tree_of(table)
-    runs = expand(table, scale, only=read_only(arguments.only), seeds=_seeds(arguments.seeds))
-    if arguments.id:
-        known = {run.id: run for run in runs}
-        runs = [known[choice(name, known, f"{table.path}: --id")] for name in arguments.id]
-    where = places(table, scale.name, tree, out=arguments.out, allow_dirty=arguments.allow_dirty)
-    jobs, problems = missing_jobs(table, runs, where, tree, arguments.logger, stale=arguments.stale)
-    if not getattr(arguments, "dry_run", True):  # `emit` has no such option and removes nothing
-        missing = {job.run.id for job in jobs}
-        for run in runs:
-            if run.id not in missing:
-                clear(where.target / run.file_name)
-    for problem in problems:
-        _say(output, f"skipped {problem}")
-    _say(output, f"{table.path} ({scale.name}): {len(runs) - len(jobs)} of {len(runs)} runs done, {len(jobs)} to run")
-    if not arguments.stale and (line := stale_line(collect(table, scale, where.results))):
-        _say(output, f"{line}; --stale runs them again")
-    if arguments.out is None:
-        check_inside(where.target, table, where.scratch)
-    if where.diverted and jobs:
-        note = f"{len(jobs)} runs go to {where.target} and will not be counted"
-        _say(output, f"the code has uncommitted changes: {note}; commit first or give --allow-dirty")
-    return jobs
-
-
 def _emit(tables: Sequence[Table], arguments: argparse.Namespace, output: Console) -> int:
     """A line of `table run` for every missing run of one table."""
     if len(tables) > 1:
         raise UserError(f"emit takes one table, not {len(tables)}; give its file")
-    table, jobs = tables[0], _missing(tables[0], arguments, output)
+    table, jobs = tables[0], missing(tables[0], arguments, output)
     if not jobs:
         return 0
     line = ["lit-fa", "table", "run", str(table.path), "--scale", table.scale(arguments.scale).name]
     line += ["--out", str(arguments.out.resolve())] if arguments.out else []
     line += ["--allow-dirty"] if arguments.allow_dirty else []
-    ids = [job.run.id for job in jobs]
+    ids = [job.record["id"] for job in jobs]
     return emit([[*line, "--id", i] for i in ids], arguments, table.name, sweep_file=sweep_of(line, "id", ids))
 
 
 def _work(jobs: Sequence[Job], outcomes: list[Outcome], workers: int, runner: str, output: Console) -> None:
     """Runs the jobs; `outcomes` grows as they end, so that an interruption knows what was finished."""
-    with reporter(len(jobs), output, [_label(job) for job in jobs]) as shown:
-        started, retried = (lambda job: shown.started(_label(job))), (lambda job: shown.retried(_label(job)))
-        told = {"on_start": started, "on_retry": retried, "on_stop": shown.stopping}
-        with closing(run_jobs(jobs, workers=workers, runner=runner, **told)) as going:
-            for outcome in going:
+    with reporter(len(jobs), output, [job.label for job in jobs]) as shown:
+        with closing(run_jobs(jobs, workers=workers, reporter=shown, runner=runner)) as running:
+            for outcome in running:
                 outcomes.append(outcome)
-                shown.ended(_label(outcome.job), outcome.done.said)
+                shown.ended(outcome.job.label, outcome.done.said)
 
 
 def _conclude(outcomes: Sequence[Outcome], output: Console, command: str) -> int:
@@ -286,44 +225,9 @@ def _conclude(outcomes: Sequence[Outcome], output: Console, command: str) -> int
     lost = f", {diverged} diverged" if diverged else ""
     finished = len(outcomes) - len(failed) - len(open_) - others - diverged
     left += f", {len(open_)} not finished" if open_ else ""
-    _say(output, f"{finished} runs finished{lost}, {len(failed)} failed{left}")
+    say(output, f"{finished} runs finished{lost}, {len(failed)} failed{left}")
     for outcome in failed:
-        _say(output, f"failed: {_label(outcome.job)}: {outcome.done.reason} (log: {outcome.job.log})")
+        say(output, f"failed: {outcome.job.label}: {outcome.done.reason} (log: {outcome.job.log})")
     for outcome in open_:
-        _say(output, f"not finished: {_label(outcome.job)}: {outcome.done.unfinished}; go on with: {command}")
+        say(output, f"not finished: {outcome.job.label}: {outcome.done.unfinished}; go on with: {command}")
     return 2 if any(outcome.done.user_error for outcome in failed) else int(bool(failed or open_))
-
-
-def _write_json(path: Path, jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
-    ended = {outcome.job.record["path"]: outcome.done for outcome in outcomes}
-    entries = []
-    for job in jobs:
-        done = ended.get(job.record["path"])
-        reason = done.reason or done.unfinished or done.diverged if done else ""
-        entries.append({**job.record, "status": _status(done), "reason": reason, "log": str(job.log)})
-    write_text(path, json.dumps(entries, indent=1) + "\n", "--json")
-
-
-def _status(done: Done | None) -> str:
-    if done is None or done.elsewhere:
-        return "not run"
-    if done.unfinished:
-        return "not finished"
-    return "failed" if done.reason else "diverged" if done.diverged else "finished"
-
-
-def _label(job: Job) -> str:
-    return f"{job.record['table']}: {job.run.label}"
-
-
-def _seeds(given: str | None) -> list[int] | None:
-    if given is None:
-        return None
-    try:
-        return [int(seed) for seed in given.split(",")]
-    except ValueError:
-        raise UserError(f"--seeds {given!r}: write whole numbers separated by commas, such as 0,1") from None
-
-
-def _say(output: Console, line: str) -> None:
-    output.print(plain(line), markup=False, highlight=False, soft_wrap=True)

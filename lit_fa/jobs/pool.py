@@ -5,23 +5,18 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
-from lit_fa.jobs.worker import Done, made, prepare, work
-from lit_fa.provenance import Code
-from lit_fa.results.records import read_record
-from lit_fa.results.stale import of_other_code
-from lit_fa.spec.expand import Run
-from lit_fa.spec.output_paths import Places
-from lit_fa.spec.table import Table
+from lit_fa.jobs.progress import Reporter
+from lit_fa.jobs.worker import Done, prepare, work
 from lit_fa.stopping import Request, handled
 
 DEFAULT_RUNNER = "lit_fa.experiment:run"
@@ -32,37 +27,20 @@ _LOOK_S = 0.2  # between two looks for a signal
 _NO_MORE = object()  # the jobs have come to their end
 
 
-class Work(Protocol):
-    """What a worker takes."""
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """For the runner."""
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """Its head: `path`, `id` and what else it is to say."""
-
-    @property
-    def log(self) -> Path:
-        """Where its output goes."""
-
-
-J = TypeVar("J", bound=Work)
-
-
 @dataclass(frozen=True)
 class Job:
-    """A run that is missing, with what the runner is to write: the head of its record, `path` among it."""
+    """One run to carry out: what a person calls it, the runner's config, the head of its record, the file of its log.
 
-    run: Run
+    The head has `path`, where the runner writes the record, `id`, and whatever else the record is to say.
+    """
+
+    label: str
+    config: dict[str, Any]
     record: dict[str, Any]
     log: Path
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """Of the run."""
-        return self.run.config
+
+J = TypeVar("J", bound=Job)
 
 
 @dataclass(frozen=True)
@@ -73,41 +51,12 @@ class Outcome(Generic[J]):
     done: Done
 
 
-def missing_jobs(
-    table: Table,
-    runs: Sequence[Run],
-    where: Places,
-    tree: Code,
-    logger: str | None = None,
-    *,
-    stale: bool = False,
-) -> tuple[list[Job], list[str]]:
-    """The runs without a record of their end, as jobs, and a line for every file that does not count.
-
-    `logger` is the name of one that the runs get, whatever their configs say: it changes no number and no id. With
-    `stale`, runs whose records are from other code than today's are missing too.
-    """
-    jobs, problems = [], []
-    for run in runs:
-        found = [read_record(folder / run.file_name, run) for folder in dict.fromkeys((where.results, where.target))]
-        problems += [problem for _, problem in found if problem]
-        records = [record for record, _ in found if record]
-        if all(stale and of_other_code(record, run) for record in records):
-            head = _head(table, run, tree, where.target / run.file_name)
-            head |= {"replaces": made(records[0].data)} if records else {}
-            log = where.scratch / "logs" / f"{run.id}.log"
-            jobs.append(Job(_with_logger(run, logger) if logger else run, head, log))
-    return jobs, problems
-
-
 def run_jobs(
     jobs: Iterable[J | None],
     *,
     workers: int,
+    reporter: Reporter,
     runner: str = DEFAULT_RUNNER,
-    on_start: Callable[[J], None] = lambda job: None,
-    on_retry: Callable[[J], None] = lambda job: None,
-    on_stop: Callable[[], None] = lambda: None,
 ) -> Iterator[Outcome[J]]:
     """Runs the jobs in order on `workers` processes and yields each outcome as it comes.
 
@@ -121,16 +70,15 @@ def run_jobs(
         jobs: what to run, drawn one by one as workers come free, so that a job may depend on the outcomes before it;
             a None among them says that there is nothing yet; the iterator is asked again until it ends.
         workers: number of processes; each computes with one thread.
+        reporter: gets the label of a job that starts or is retried, and hears that the workers are asked to stop; the
+            caller reports the end.
         runner: import path `package.module:function` of `runner(config, record) -> None`.
-        on_start: called when a job begins.
-        on_retry: called when a job's worker was ended and the job will be tried again.
-        on_stop: called when a signal has come and the workers are asked to stop.
 
     Raises:
         Stopped: a signal has come.
     """
     fresh, again, asked = iter(jobs), deque[J](), Request()
-    crew, flying = _Crew(workers, runner, asked, on_stop), dict[Future, tuple[J, bool]]()
+    crew, flying = _Crew(workers, runner, asked, reporter.stopping), dict[Future, tuple[J, bool]]()
     with _one_thread_each(), handled(asked), crew:
         while True:
             asked.check()
@@ -141,7 +89,7 @@ def run_jobs(
                     break
                 Path(job.record["path"]).parent.mkdir(parents=True, exist_ok=True)
                 flying[crew.submit(job)] = (job, retry)
-                on_start(job)
+                reporter.started(job.label)
             if not flying and job is _NO_MORE:
                 return
             if not flying:
@@ -157,7 +105,7 @@ def run_jobs(
                     yield Outcome(job, done)
                 elif not asked.signum:
                     again.append(job)
-                    on_retry(job)
+                    reporter.retried(job.label)
 
 
 class _Crew:
@@ -168,7 +116,7 @@ class _Crew:
         self.pool: ProcessPoolExecutor | None = None
         self.strangers = set(multiprocessing.active_children())
 
-    def submit(self, job: Work) -> Future:
+    def submit(self, job: Job) -> Future:
         """Hands a job to a worker; a pool that broke while it was idle is replaced."""
         arguments = (work, self.runner, job.config, job.record, str(job.log))
         # A worker that is being born inherits the blocked signals, which leaves a terminal's to the parent; so does
@@ -231,25 +179,6 @@ def _was_killed(future: Future) -> bool:
 
 def _retrying(flying: dict[Future, tuple[J, bool]]) -> bool:
     return any(retry for _, retry in flying.values())
-
-
-def _with_logger(run: Run, logger: str) -> Run:
-    return replace(run, config=run.config | {"trainer": (run.config.get("trainer") or {}) | {"logger": logger}})
-
-
-def _head(table: Table, run: Run, tree: Code, path: Path) -> dict[str, Any]:
-    return {
-        "id": run.id,
-        "paper": table.paper.key,
-        "table": table.name,
-        "row": run.cell.row,
-        "column": run.cell.column,
-        "scale": run.scale,
-        "seed": run.seed,
-        "commit": tree.commit,
-        "dirty": tree.dirty,
-        "path": str(path.parent.resolve() / path.name),
-    }
 
 
 @contextmanager

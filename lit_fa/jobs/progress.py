@@ -9,6 +9,8 @@ from typing import Protocol, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lit_fa.escaping import plain
+
 _STOPPING = "the runs under way finish their step and keep a checkpoint; press Ctrl-C again to stop at once"
 
 
@@ -32,6 +34,11 @@ class Reporter(Protocol):
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None: ...
 
 
+def say(console: Console, line: str) -> None:
+    """Print a line as it is: without markup, and without what is no visible character."""
+    console.print(plain(line), markup=False, highlight=False, soft_wrap=True)
+
+
 def reporter(total: int, console: Console, labels: Sequence[str] = ()) -> Reporter:
     """A bar where the console is a terminal, plain lines elsewhere; by labels, `cell, seed k`, it counts cells too."""
     return _Bar(total, labels, console) if console.is_terminal else _Lines(total, console)
@@ -40,30 +47,28 @@ def reporter(total: int, console: Console, labels: Sequence[str] = ()) -> Report
 class _Lines:
     def __init__(self, total: int, console: Console) -> None:
         self.total, self.console = total, console
-        self.done, self.begun = 0, time.monotonic()
+        self.done, self.start = 0, time.monotonic()
 
     def started(self, label: str) -> None:
-        self._print(f"start  {label}")
+        say(self.console, f"start  {label}")
 
     def ended(self, label: str, outcome: str) -> None:
         self.done += 1
-        left = (time.monotonic() - self.begun) / self.done * (self.total - self.done)
-        self._print(f"[{self.done}/{self.total}] {label}: {outcome}" + (f", about {left:.0f} s left" if left else ""))
+        seconds = (time.monotonic() - self.start) / self.done * (self.total - self.done)
+        left = f", about {seconds:.0f} s left" if seconds else ""
+        say(self.console, f"[{self.done}/{self.total}] {label}: {outcome}{left}")
 
     def retried(self, label: str) -> None:
-        self._print(f"the worker of {label} was killed by the system; trying once more")
+        say(self.console, f"the worker of {label} was killed by the system; trying once more")
 
     def stopping(self) -> None:
-        self._print(_STOPPING)
+        say(self.console, _STOPPING)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         pass
-
-    def _print(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class _Bar:

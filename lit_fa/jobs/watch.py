@@ -1,105 +1,37 @@
-"""A table while its runs go on, here or in other processes: seeds done, who is at which run, what came out so far."""
+"""A view of runs that is renewed until all are done."""
 
-import statistics
 import time
-from collections.abc import Sequence
-from datetime import timedelta
-from pathlib import Path
+from collections.abc import Callable
 
-from rich.console import Console, Group
+from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.table import Table as ConsoleTable
-from rich.text import Text
 
-from lit_fa.errors import UserError
-from lit_fa.escaping import plain, shown
-from lit_fa.jobs.lock import claim_of, claimant
-from lit_fa.results.records import Record, read_record
-from lit_fa.results.summary import headline, mean_sd, summarise
-from lit_fa.spec.expand import Run, expand
-from lit_fa.spec.output_paths import Places, places, tree_of
-from lit_fa.spec.table import Cell, Table
 from lit_fa.stopping import exit_code
 
-_LONGEST = 10**12  # seconds
+Look = Callable[[], tuple[RenderableType, int]]
 
 
-def watch(tables: Sequence[Table], output: Console, scale: str | None, out: Path | None, every: float) -> int:
-    """Shows the tables until every run is done, looking again every so many seconds; once where there is no terminal.
+def watch(look: Look, output: Console, every: float) -> int:
+    """Shows what `look` returns until no run is left; once where there is no terminal.
+
+    Args:
+        look: returns the view and how many runs are left.
+        output: where to show it.
+        every: seconds between two looks.
 
     Returns:
-        0, or 128 + the number of the signal that ended it, 130 for Ctrl-C; the runs go on.
+        0, or 128 + the number of the signal that ended it, 130 for Ctrl-C; the runs continue.
     """
-    seen, left = look(tables, scale, out)
+    view, left = look()
     if not output.is_terminal:
-        output.print(seen)
+        output.print(view)
         return 0
     try:
-        with Live(seen, console=output, auto_refresh=False) as shown:
+        with Live(view, console=output, auto_refresh=False) as live:
             while left:
                 time.sleep(every)
-                seen, left = look(tables, scale, out)
-                shown.update(seen, refresh=True)
+                view, left = look()
+                live.update(view, refresh=True)
     except KeyboardInterrupt as stopped:
         return exit_code(stopped)
     return 0
-
-
-def look(tables: Sequence[Table], scale: str | None, out: Path | None) -> tuple[Group, int]:
-    """The tables as they are now, and how many runs are left."""
-    views, left = [], 0
-    for table in tables:
-        chosen, tree = table.scale(scale), tree_of(table)
-        where = places(table, chosen.name, tree, out=out)
-        try:
-            runs = expand(table, chosen)
-        except UserError as error:
-            if len(tables) == 1:
-                raise
-            views.append(Text(plain(f"left out: {error}")))
-            continue
-        records = {run.file_name: record for run in runs if (record := _record(run, where))}
-        at_work = {run.file_name: who for run in runs if (who := _at_work(run, records, where))}
-        views.append(_view(table, chosen.name, runs, records, at_work))
-        left += len(runs) - len(records)
-    return Group(*views), left
-
-
-def _record(run: Run, where: Places) -> Record | None:
-    found = (read_record(folder / run.file_name, run)[0] for folder in (where.results, where.target))
-    return next((record for record in found if record), None)
-
-
-def _at_work(run: Run, records: dict[str, Record], where: Places) -> str:
-    return "" if run.file_name in records else claimant(claim_of(where.target / run.file_name))
-
-
-def _view(
-    table: Table, scale: str, runs: Sequence[Run], records: dict[str, Record], at_work: dict[str, str]
-) -> ConsoleTable:
-    title = shown(f"{table.path} ({scale}): {len(records)} of {len(runs)} runs done")
-    titles = ("row", "column", "seeds", shown(headline(table.metric)), "at work")
-    view = ConsoleTable(*titles, title=title, title_justify="left")
-    view.caption = _time_left(len(runs) - len(records), list(records.values()), len(at_work))
-    for cell in dict.fromkeys(run.cell.id for run in runs):
-        view.add_row(*map(shown, _row([run for run in runs if run.cell.id == cell], records, at_work)))
-    return view
-
-
-def _row(runs: Sequence[Run], records: dict[str, Record], at_work: dict[str, str]) -> list[str]:
-    cell: Cell = runs[0].cell
-    done = [records[run.file_name] for run in runs if run.file_name in records]
-    values = [v for record in done if not record.diverged and (v := record.value(cell.metric)) is not None]
-    lost = sum(bool(record.diverged) for record in done)
-    busy = [f"seed {run.seed}: {at_work[run.file_name]}" for run in runs if run.file_name in at_work]
-    seeds = f"{len(done)}/{len(runs)}" + (f", {lost} diverged" if lost else "")
-    return [cell.row, cell.column, seeds, mean_sd(summarise(values, cell.metric)), "; ".join(busy)]
-
-
-def _time_left(left: int, done: Sequence[Record], workers: int) -> str:
-    """A guess from the finished runs' wall time, were all runs alike."""
-    spent = [record.data["wall_time_s"] for record in done if isinstance(record.data.get("wall_time_s"), int | float)]
-    if not left or not workers or not spent:
-        return "" if not left else f"{left} runs left, {workers} at work"
-    guess = timedelta(seconds=min(round(statistics.median(spent) * left / workers), _LONGEST))
-    return f"{left} runs left, {workers} at work, about {guess}"

@@ -17,7 +17,7 @@ from typing import Any
 
 from lit_fa.bounded_reading import read_json
 from lit_fa.errors import RanksNeeded
-from lit_fa.jobs.lock import checkpoints_of, claim_of, claimed, in_the_way
+from lit_fa.jobs.lock import checkpoints_of, in_the_way, lock_of, locked
 from lit_fa.jobs.own_process import run_alone
 from lit_fa.jobs.runners import load_runner
 from lit_fa.outputs import growing
@@ -75,7 +75,7 @@ def work(runner: str, config: dict[str, Any], record: dict[str, Any], log: str) 
     started = time.monotonic()
     if line := in_the_way(Path(record["path"])):
         return Done(line, True, 0.0)
-    with claimed(claim_of(Path(record["path"]))) as other:
+    with locked(lock_of(Path(record["path"]))) as other:
         if other:
             return Done("", False, 0.0, f"left to {other}, which is training it")
         if not _unwritten(record):
@@ -151,7 +151,7 @@ def _unwritten(record: dict[str, Any]) -> str:
     written = _written(record)
     if not written:
         return f"the record at {path} is half-written"
-    if "replaces" in record and made(written) == record["replaces"]:
+    if "replaces" in record and version_of(written) == record["replaces"]:
         return f"the record at {path} is still the old one"
     if written.get("status") in ENDED and written.get("id") == record["id"]:
         return ""
@@ -167,7 +167,7 @@ def _written(record: dict[str, Any]) -> dict[str, Any]:
     return written if isinstance(written, dict) else {}
 
 
-def made(data: dict[str, Any]) -> dict[str, Any]:
+def version_of(data: dict[str, Any]) -> dict[str, Any]:
     """When and by which commit a record was made, which tells it from a later one of the same run."""
     return {key: data.get(key) for key in ("commit", "finished")}
 

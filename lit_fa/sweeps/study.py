@@ -28,6 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lit_fa.errors import UserError
 from lit_fa.escaping import plain
+from lit_fa.jobs.pool import Job
 from lit_fa.jobs.worker import Done
 from lit_fa.results.records import Record
 from lit_fa.spec.sweep import Sweep
@@ -42,20 +43,11 @@ LEASE_S = 60.0  # seconds without renewal after which a process on another machi
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A trial to train: the words of its `lit-fa fit` and where it is told, the head of its record, its log."""
+class Trial(Job):
+    """A trial to train; its config has the words of its `lit-fa fit` and says where its study is."""
 
     number: int
     values: dict[str, Any]
-    config: dict[str, Any]
-    record: dict[str, Any]
-    log: Path
-
-    @property
-    def label(self) -> str:
-        """`trial 3: lr=0.1, alpha=2`, by the last words of the parameters' names."""
-        said = (f"{name.rpartition('.')[2]}={short(value)}" for name, value in self.values.items())
-        return f"trial {self.number}: {', '.join(said)}"
 
 
 class Trials:
@@ -261,7 +253,8 @@ class Trials:
             "metric": self.sweep.metric.name,
         }
         record = {"id": name, "sweep": self.sweep.name, "parameters": values, "path": str(folder / "record.json")}
-        return Trial(frozen.number, values, config, record, folder / "log.txt")
+        said = ", ".join(f"{key.rpartition('.')[2]}={short(value)}" for key, value in values.items())
+        return Trial(f"trial {frozen.number}: {said}", config, record, folder / "log.txt", frozen.number, values)
 
     def _value(self, record: dict[str, Any], reason: str) -> tuple[float | None, str]:
         """The metric that a run ended with, or why there is none."""

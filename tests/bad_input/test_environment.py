@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from lit_fa.__main__ import main
-from lit_fa.jobs.lock import checkpoints_of, claim_of, in_the_way
+from lit_fa.jobs.lock import checkpoints_of, in_the_way, lock_of
 from lit_fa.jobs.worker import work
 from lit_fa.spec.expand import expand
 from lit_fa.spec.output_paths import places, tree_of
@@ -34,9 +34,9 @@ def test_data_in_a_file(monkeypatch, refused):
     ("place", "make", "wanted"),
     [
         (checkpoints_of, Path.touch, "a folder of checkpoints"),
-        (claim_of, Path.mkdir, "a file"),
+        (lock_of, Path.mkdir, "a file"),
         (lambda record: record, Path.mkdir, "a file"),
-        (claim_of, os.mkfifo, "a file"),
+        (lock_of, os.mkfifo, "a file"),
         (checkpoints_of, lambda path: path.symlink_to("elsewhere"), "a folder of checkpoints"),
     ],
 )

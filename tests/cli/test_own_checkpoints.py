@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lit_fa.experiment import run
-from lit_fa.jobs.lock import claim_of, claimed, clear
+from lit_fa.jobs.lock import clear, lock_of, locked
 from tests.checkpoint_attacks import BROKEN, malicious
 from tests.cli.test_command_line import RUN
 from tests.cli.test_equal_runs import TIMES
@@ -75,7 +75,7 @@ def test_what_a_killed_process_has_left_beside_a_record_is_removed(tmp_path):
     folder.mkdir()
     for file in (folder / "last.ckpt", claim, record):
         file.touch()
-    with claimed(claim_of(record)):
+    with locked(lock_of(record)):
         clear(record)
         assert folder.exists()  # somebody trains it again
     os.utime(folder / "last.ckpt", (2**31, 2**31))

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from lit_fa.commands.table import main
-from lit_fa.jobs.lock import checkpoints_of, claim_of, claimant, claimed
+from lit_fa.jobs.lock import checkpoints_of, holder, lock_of, locked
 from lit_fa.jobs.progress import reporter
 from lit_fa.jobs.worker import work
 from lit_fa.spec.expand import expand
@@ -26,11 +26,11 @@ RUNNER = "tests.fake_runner:run"
 def claims(path):
     table = load_table(path)
     where = places(table, "cpu", tree_of(table))
-    return [(run, claim_of(where.target / run.file_name)) for run in expand(table, table.scale("cpu"))]
+    return [(run, lock_of(where.target / run.file_name)) for run in expand(table, table.scale("cpu"))]
 
 
 def hold(claim, held):
-    with claimed(claim) as other:
+    with locked(claim) as other:
         assert other == ""
         held.set()
         time.sleep(60)
@@ -69,11 +69,11 @@ def test_a_run_that_another_process_trains_is_left_to_it_and_the_others_are_run(
 
 def test_a_claim_ends_with_its_process_however_that_ends(tmp_path, elsewhere):
     process = elsewhere(tmp_path / "claim")
-    assert claimant(tmp_path / "claim").startswith(f"process {process.pid} on ")
+    assert holder(tmp_path / "claim").startswith(f"process {process.pid} on ")
     process.kill()
     process.join()
-    assert claimant(tmp_path / "claim") == ""
-    with claimed(tmp_path / "claim") as other:
+    assert holder(tmp_path / "claim") == ""
+    with locked(tmp_path / "claim") as other:
         assert other == ""
 
 
@@ -90,7 +90,7 @@ def test_a_record_that_came_meanwhile_is_not_written_again(declared, save, fill,
 def test_what_killed_processes_have_left_of_finished_runs_goes_at_the_next_run(declared, save, fill, capfd):
     path = save(declared)
     record = fill(path, "cpu")[0]
-    claim, folder = claim_of(record), checkpoints_of(record)
+    claim, folder = lock_of(record), checkpoints_of(record)
     folder.mkdir()
     for file in (claim, folder / "last.ckpt"):
         file.touch()

@@ -8,10 +8,12 @@ import sys
 import time
 
 import pytest
+from rich.console import Console
 
 from lit_fa.commands.table import main
 from lit_fa.errors import UserError
 from lit_fa.jobs.pool import run_jobs
+from lit_fa.jobs.progress import reporter
 from tests.fake_runner import tries_of
 
 RUNNER = "tests.fake_runner:run"
@@ -50,7 +52,7 @@ def test_a_run_leaves_one_record_for_every_cell_and_seed(declared, save, capfd, 
 
 def test_the_pool_asks_again_where_there_is_nothing_to_do_yet():
     jobs = iter([None, None])
-    assert list(run_jobs(jobs, workers=1, runner=RUNNER)) == []
+    assert list(run_jobs(jobs, workers=1, reporter=reporter(0, Console()), runner=RUNNER)) == []
     assert next(jobs, "asked to the end") == "asked to the end"
 
 

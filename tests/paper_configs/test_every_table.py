@@ -9,7 +9,7 @@ import pytest
 
 from lit_fa import experiment
 from lit_fa.commands.table import main
-from lit_fa.jobs.pool import missing_jobs
+from lit_fa.commands.table_jobs import missing_jobs
 from lit_fa.reports.card import is_stale, read_block
 from lit_fa.results.records import collect
 from lit_fa.spec.expand import expand
@@ -39,7 +39,7 @@ def test_every_scale_expands_to_runs_of_their_own(path):
 @pytest.mark.parametrize("path", tables())
 def test_every_choice_of_a_model_runs_at_scale_smoke(path, tmp_path, monkeypatch):
     def choose(jobs):
-        return [job for job in jobs if job.run.id in first_with_a_choice()[path]]
+        return [job for job in jobs if job.record["id"] in first_with_a_choice()[path]]
 
     runs_at_scale_smoke(path, tmp_path, monkeypatch, choose, narrow)
 
@@ -63,7 +63,7 @@ def runs_at_scale_smoke(path, tmp_path, monkeypatch, choose, changed):
     jobs = missing_jobs(table, runs, where, tree)[0]
     chosen = choose(jobs)
     for job in chosen:
-        experiment.run(changed(job.run.config), job.record)
+        experiment.run(changed(job.config), job.record)
     found = collect(table, table.scale("smoke"), where.target)
     assert len(found.missing) == len(jobs) - len(chosen)
     assert not found.problems

@@ -1,0 +1,153 @@
+"""The runs of tables that are missing, as jobs, and what is said of them."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lit_fa.errors import UserError
+from lit_fa.jobs.lock import clear
+from lit_fa.jobs.pool import Job, Outcome
+from lit_fa.jobs.progress import say
+from lit_fa.jobs.worker import Done, version_of
+from lit_fa.outputs import usable_folder, write_text
+from lit_fa.provenance import Code
+from lit_fa.results.records import collect, read_record
+from lit_fa.results.stale import of_other_code, stale_line
+from lit_fa.spec.command import read_only
+from lit_fa.spec.expand import Run, expand
+from lit_fa.spec.output_paths import Places, check_inside, places, tree_of
+from lit_fa.spec.table import Table
+from lit_fa.spec.validation import choice
+
+
+def all_missing(tables: Sequence[Table], arguments: argparse.Namespace, output: Console) -> tuple[list[Job], int]:
+    """The jobs of all tables, and how many tables are left out because something is wrong with them.
+
+    Raises:
+        UserError: something is wrong with the only table.
+    """
+    jobs, broken = [], 0
+    for table in tables:
+        try:
+            jobs += missing(table, arguments, output)
+        except UserError as error:
+            if len(tables) == 1:
+                raise
+            broken += 1
+            say(output, f"left out: {error}")
+    return jobs, broken
+
+
+def missing(table: Table, arguments: argparse.Namespace, output: Console) -> list[Job]:
+    """The jobs of one table, after saying how many of its runs are done and what does not count."""
+    scale, tree = table.scale(arguments.scale), tree_of(table)
+    runs = expand(table, scale, only=read_only(arguments.only), seeds=_seeds(arguments.seeds))
+    if arguments.id:
+        known = {run.id: run for run in runs}
+        runs = [known[choice(name, known, f"{table.path}: --id")] for name in arguments.id]
+    where = places(table, scale.name, tree, out=arguments.out, allow_dirty=arguments.allow_dirty)
+    jobs, problems = missing_jobs(table, runs, where, tree, arguments.logger, stale=arguments.stale)
+    if not getattr(arguments, "dry_run", True):  # `emit` has no such option and removes nothing
+        to_run = {job.record["id"] for job in jobs}
+        for run in runs:
+            if run.id not in to_run:
+                clear(where.target / run.file_name)
+    for problem in problems:
+        say(output, f"skipped {problem}")
+    say(output, f"{table.path} ({scale.name}): {len(runs) - len(jobs)} of {len(runs)} runs done, {len(jobs)} to run")
+    if not arguments.stale and (line := stale_line(collect(table, scale, where.results))):
+        say(output, f"{line}; --stale runs them again")
+    if arguments.out is None:
+        check_inside(where.target, table, where.scratch)
+    if where.diverted and jobs:
+        note = f"{len(jobs)} runs go to {where.target} and will not be counted"
+        say(output, f"the code has uncommitted changes: {note}; commit first or give --allow-dirty")
+    return jobs
+
+
+def missing_jobs(
+    table: Table,
+    runs: Sequence[Run],
+    where: Places,
+    tree: Code,
+    logger: str | None = None,
+    *,
+    stale: bool = False,
+) -> tuple[list[Job], list[str]]:
+    """The runs without a record of their end, as jobs, and a line for every file that does not count.
+
+    `logger` is the name of one that the runs get, whatever their configs say: it changes no number and no id. With
+    `stale`, runs whose records are from other code than today's are missing too.
+    """
+    jobs, problems = [], []
+    for run in runs:
+        read = [read_record(folder / run.file_name, run) for folder in dict.fromkeys((where.results, where.target))]
+        problems += [problem for _, problem in read if problem]
+        records = [record for record, _ in read if record]
+        if all(stale and of_other_code(record, run) for record in records):
+            head = _head(table, run, tree, where.target / run.file_name)
+            head |= {"replaces": version_of(records[0].data)} if records else {}
+            log = where.scratch / "logs" / f"{run.id}.log"
+            jobs.append(Job(f"{table.name}: {run.label}", _with_logger(run.config, logger), head, log))
+    return jobs, problems
+
+
+def with_logs(jobs: list[Job], output: Console) -> list[Job]:
+    """The jobs with logs that can be written: beside the table, or in a temporary folder where that is read-only."""
+    folders = {folder: usable_folder(folder) for folder in dict.fromkeys(job.log.parent for job in jobs)}
+    for folder, used in folders.items():
+        if used != folder:
+            say(output, f"{folder} takes no files; the logs of the runs go to {used}")
+    return [replace(job, log=folders[job.log.parent] / job.log.name) for job in jobs]
+
+
+def write_json(path: Path, jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
+    """Write how each job ended, with the head of its record."""
+    ended = {outcome.job.record["path"]: outcome.done for outcome in outcomes}
+    entries = []
+    for job in jobs:
+        done = ended.get(job.record["path"])
+        reason = done.reason or done.unfinished or done.diverged if done else ""
+        entries.append({**job.record, "status": _status(done), "reason": reason, "log": str(job.log)})
+    write_text(path, json.dumps(entries, indent=1) + "\n", "--json")
+
+
+def _status(done: Done | None) -> str:
+    if done is None or done.elsewhere:
+        return "not run"
+    if done.unfinished:
+        return "not finished"
+    return "failed" if done.reason else "diverged" if done.diverged else "finished"
+
+
+def _seeds(given: str | None) -> list[int] | None:
+    if given is None:
+        return None
+    try:
+        return [int(seed) for seed in given.split(",")]
+    except ValueError:
+        raise UserError(f"--seeds {given!r}: write whole numbers separated by commas, such as 0,1") from None
+
+
+def _with_logger(config: dict[str, Any], logger: str | None) -> dict[str, Any]:
+    return config | {"trainer": (config.get("trainer") or {}) | {"logger": logger}} if logger else config
+
+
+def _head(table: Table, run: Run, tree: Code, path: Path) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "paper": table.paper.key,
+        "table": table.name,
+        "row": run.cell.row,
+        "column": run.cell.column,
+        "scale": run.scale,
+        "seed": run.seed,
+        "commit": tree.commit,
+        "dirty": tree.dirty,
+        "path": str(path.parent.resolve() / path.name),
+    }
