@@ -1,1 +1,1 @@
-"""What a training step costs, measured. Timing lives here and never in a test that passes or fails."""
+"""Measurements of cost. All timing is here; no test depends on a time."""

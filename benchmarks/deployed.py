@@ -1,11 +1,11 @@
-"""What ranks buy where a network is run: the exported network beside the dense one, one thread.
+"""Cost of the exported network at several ranks, compared with the dense network, on one thread.
 
     python -m benchmarks.deployed [--networks vgg13_cifar,resnet32_cifar,conv3_32_64_128] [--ranks 0.5,0.25,0.125]
                                   [--batches 1,32] [--rounds 15] [--json FILE]
 
-Both take turns in one process; `time` is the median over rounds of (exported / dense in the same round). `by macs` and
-`by time` are the two ways of choosing between the forms of a layer, see `lit-fa export --by`. Weights are drawn:
-neither products nor times depend on them.
+Both alternate in one process; `time` is the median over rounds of (exported / dense in the same round). `by macs` and
+`by time` are the two criteria for the form of a layer, see `lit-fa export --by`. The weights are random, because
+neither multiply-adds nor times depend on them.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from lit_fa.rules import SVDBackprop
 
 
 def row_of(name: str, rank: float, batch: int, by: str, rounds: int) -> dict:
-    """Parameters, multiply-adds and time of one export, as shares of the dense network's."""
+    """Parameters, multiply-adds and time of one export, relative to the dense network."""
     torch.manual_seed(0)
     x = torch.randn(max(batch, 2), 3, 32, 32)
     network = create_network(name, 10, (3, 32, 32))
@@ -38,7 +38,7 @@ def row_of(name: str, rank: float, batch: int, by: str, rounds: int) -> dict:
 
 
 def show(rows: list[dict]) -> None:
-    """The rows at the terminal."""
+    """Print the rows."""
     table = Table(title=f"exported / dense, one thread, torch {torch.__version__}")
     for column in ("network", "rank", "batch", "by", "parameters", "MACs", "time", "ms", "dense ms"):
         table.add_column(column, justify="left" if column in ("network", "by") else "right")

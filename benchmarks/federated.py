@@ -1,15 +1,15 @@
-"""One federated round: our executors against loops written by hand; interleaved, one thread.
+"""One federated round: our executors compared with plain loops; alternating, on one thread.
 
     python -m benchmarks.federated [--rounds 7] [--passes 3] [--pfl PYTHON] [--flower PYTHON] [--json FILE]
 
-The work: 100 clients of 600 MNIST images (random images of that shape where there is no MNIST), 10 a round, MLP
-784-200-200-10, batch 10, one local epoch, plain SGD. Contenders take turns round by round, in processor time of the one
-thread; `ratio` is the median over rounds of (theirs / stacked in the same round). Between them: a FedFwd round on
-784-500-500, five local epochs, batch 50, beside backprop's.
+The work: 100 clients of 600 MNIST images (random images of the same shape without MNIST), 10 per round, MLP
+784-200-200-10, batch 10, one local epoch, plain SGD. The methods alternate in every round and are measured in processor
+time of the one thread; `ratio` is the median over rounds of (method / stacked in the same round). Also measured: a
+FedFwd round on 784-500-500, five local epochs, batch 50, compared with backprop's.
 
-In processes of their own, in wall time: one rank under the real Trainer, two ranks, and two runs at once that share
-nothing but the machine. With them pfl and Flower's simulation, given the interpreters of environments that have them
-(pip install 'pfl[pytorch]'; pip install 'flwr[simulation]==1.41.0' torch numpy).
+In separate processes and in wall time: one rank under the Trainer, two ranks, and two independent runs at the same
+time; also pfl and Flower's simulation, given the interpreters of environments that have them (pip install
+'pfl[pytorch]'; pip install 'flwr[simulation]==1.41.0' torch numpy).
 """
 
 import argparse
@@ -54,7 +54,7 @@ PEERS = {"pfl": ("pfl", 1), "Flower, 1 actor": ("flower", 1), "Flower, 2 actors"
 
 
 def federation(batch_size: int = 10, local_epochs: int = 1) -> Federated:
-    """100 clients of 600 images, of the real MNIST where it is."""
+    """100 clients of 600 images, from MNIST if it is available."""
     options = {"normalize": "unit", "flatten": True, "limit_test": 100}
     work = {"batch_size": batch_size, "local_epochs": local_epochs, "rounds_per_epoch": 1}
     try:
@@ -68,7 +68,7 @@ def federation(batch_size: int = 10, local_epochs: int = 1) -> Federated:
 
 
 def module_of(rule: LearningRule, hidden: list[int], lr: float = LR) -> FederatedClassifier:
-    """The MLP under a rule; executors are handed in."""
+    """The MLP under a rule; executors are passed as arguments."""
     torch.manual_seed(0)
     return FederatedClassifier(
         "mlp",
@@ -81,7 +81,7 @@ def module_of(rule: LearningRule, hidden: list[int], lr: float = LR) -> Federate
 
 
 def executed(name: str, module: FederatedClassifier) -> Callable[[Round], dict]:
-    """A round by an executor of ours: the new server weights."""
+    """A round by one of our executors: the new server weights."""
     executor = executor_named(name)
     module.rounds = lambda: 1
 
@@ -94,7 +94,7 @@ def executed(name: str, module: FederatedClassifier) -> Callable[[Round], dict]:
 
 
 def tuned_loop(network: nn.Module) -> Callable[[Round], dict]:
-    """As anyone would write it who cares: one model reused, index tensors, no loader and no optimiser object."""
+    """An optimised plain loop: one reused model, index tensors, no loader and no optimiser object."""
     params = list(network.parameters())
 
     def run(round: Round) -> dict:
@@ -119,7 +119,7 @@ def tuned_loop(network: nn.Module) -> Callable[[Round], dict]:
 
 
 def naive_loop(network: nn.Module) -> Callable[[Round], dict]:
-    """As tutorials write it: a copy of the model, a DataLoader and an optimiser for every client."""
+    """A loop as in tutorials: a copy of the model, a DataLoader and an optimiser for every client."""
 
     def run(round: Round) -> dict:
         total, mean = sum(round.sizes), {n: torch.zeros_like(p) for n, p in network.named_parameters()}
@@ -139,7 +139,7 @@ def naive_loop(network: nn.Module) -> Callable[[Round], dict]:
 
 
 def interleaved(contenders: dict[str, Callable], data: Federated, rounds: int, label: str) -> dict[str, list[float]]:
-    """Seconds of processor time of each contender in each round; the first round does not count, the order turns."""
+    """Processor seconds of each method in each round, without the first round; the order rotates."""
     loader, names = data.train_dataloader(), [*contenders]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in track(range(rounds + 1), description=label, transient=True):
@@ -153,7 +153,7 @@ def interleaved(contenders: dict[str, Callable], data: Federated, rounds: int, l
 
 
 def check_same(contenders: dict[str, Callable], round: Round) -> None:
-    """All contenders must come to the same weights."""
+    """Check that all methods give the same weights."""
     results = {name: run(round) for name, run in contenders.items()}
     first = next(iter(results.values()))
     for name, result in results.items():
@@ -162,7 +162,7 @@ def check_same(contenders: dict[str, Callable], round: Round) -> None:
 
 
 def rows_of(seconds: dict[str, list[float]], what: str, reference: str) -> list[dict]:
-    """One row a contender, with its median ratio to the reference in the same round."""
+    """One row per method, with its median ratio to the reference in the same round."""
     rows = []
     for name, values in seconds.items():
         ratios = [a / b for a, b in zip(values, seconds[reference], strict=True)]
@@ -173,7 +173,7 @@ def rows_of(seconds: dict[str, list[float]], what: str, reference: str) -> list[
 
 
 def in_one_thread(rounds: int) -> list[dict]:
-    """The round of the docstring, in this process."""
+    """The alternating measurement, in this process."""
     data, network = federation(), module_of(Backprop(), [200, 200]).network
     ours = {name: executed(name, module_of(Backprop(), [200, 200])) for name in ("stacked", "vmap", "sequential")}
     contenders = ours | {"tuned loop": tuned_loop(copy.deepcopy(network)), "naive loop": naive_loop(network)}
@@ -183,7 +183,7 @@ def in_one_thread(rounds: int) -> list[dict]:
 
 
 def fedfwd_round(rounds: int) -> list[dict]:
-    """Forward-Forward beside backprop, both written out."""
+    """A Forward-Forward round compared with backprop, both by the stacked executor."""
     data = federation(50, 5)
     contenders = {
         "FedAvg": executed("stacked", module_of(Backprop(), [500, 500])),
@@ -193,7 +193,7 @@ def fedfwd_round(rounds: int) -> list[dict]:
 
 
 def trained(devices: int, rounds: int) -> float:
-    """Median wall seconds of a round of `Trainer.fit` on so many ranks of one thread; the first does not count."""
+    """Median wall seconds of a round of `Trainer.fit` on ranks of one thread each, without the first round."""
     times: list[float] = []
 
     class Clock(RoundCost):
@@ -222,7 +222,7 @@ def trained(devices: int, rounds: int) -> float:
 
 
 def in_processes(rounds: int, passes: int, pythons: dict[str, str | None]) -> list[dict]:
-    """Wall time of a round of fresh processes, one after the other, in turns; peers under pythons of their own."""
+    """Wall time of a round in new processes, which alternate; other packages run under their own interpreters."""
     worker = [sys.executable, "-m", "benchmarks.federated", "--rounds", str(rounds), "--ranks"]
     commands = {ONE: [*worker, "1"], BESIDE: [*worker, "1"], TWO: [*worker, "2"]}
     with tempfile.TemporaryDirectory() as folder:
@@ -244,14 +244,14 @@ def in_processes(rounds: int, passes: int, pythons: dict[str, str | None]) -> li
 
 
 def _write(data: Federated, path: str) -> None:
-    """The images, labels and clients, for those who cannot read ours."""
+    """Write images, labels and clients to a file for the other packages."""
     images = data.train_dataloader().images
     parts = torch.stack([*data.parts]).numpy()
     np.savez(path, x=images.images.numpy(), y=images.labels.numpy(), parts=parts)
 
 
 def _ask(name: str, command: list[str], copies: int) -> float:
-    """Seconds that a process prints in the end; of several at once their mean."""
+    """The seconds that a process prints at its end; for several at the same time, their mean."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     running = [subprocess.Popen(command, env=environment, **pipes) for _ in range(copies)]
@@ -266,7 +266,7 @@ def _ask(name: str, command: list[str], copies: int) -> float:
 
 
 def show(rows: list[dict], console: Console) -> None:
-    """The rows as a table at the terminal."""
+    """Print the rows as a table."""
     table = Table(title=f"a federated round, torch {torch.__version__}, load average {os.getloadavg()[0]:.1f}")
     for column in ("work", "contender", "ms", "ratio", "quartiles"):
         table.add_column(column, justify="left" if column in ("work", "contender") else "right")

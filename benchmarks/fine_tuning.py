@@ -1,12 +1,12 @@
-"""A fine-tuning step by direct feedback against the same step by backprop: an FCN, a ViT, a ViT with adapters.
+"""A fine-tuning step by direct feedback compared with the same step by backprop: an FCN, a ViT, a ViT with adapters.
 
     python -m benchmarks.fine_tuning [--rounds 15] [--cases fcn,vit,lora] [--json FILE]
 
-Interleaved in one process, one thread, in processor time of that thread: `ratio` is the median over rounds of (direct
-feedback / backprop in the same round), `spread` its quartiles, `limit` the ratio of counted products. `fcn` is
-3072-1024x5-10 at batch 128; `vit` is timm's ViT-Tiny at 96 x 96 (STL-10's size) and batch 64, cut behind attention,
-activation and block; `lora` the same with adapters of rank 8 in all dense layers, so that the frozen weights get no
-gradient under either rule. Backprop is our own `Backprop` with the same network, optimiser and adapters.
+The two alternate in one process on one thread, in processor time of that thread: `ratio` is the median over rounds of
+(direct feedback / backprop in the same round), `spread` its quartiles, `limit` the ratio of counted products. `fcn` is
+3072-1024x5-10 at batch 128; `vit` is timm's ViT-Tiny at 96 x 96 (STL-10's size) and batch 64, with stop-gradients after
+attention, activation and block; `lora` is the same with adapters of rank 8 in all dense layers, so that the frozen
+weights receive no gradient under either rule. Backprop is our `Backprop` with the same network, optimiser and adapters.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def vit() -> nn.Module:
 
 
 def lora() -> nn.Module:
-    """The same, with adapters."""
+    """ViT-Tiny with adapters."""
     network = vit()
     Adapters(network, LORA)
     return network
@@ -96,7 +96,7 @@ def _products(step: Callable[[], None]) -> int:
 
 
 def show(rows: list[dict]) -> None:
-    """The rows at the terminal."""
+    """Print the rows."""
     table = Table(title=f"direct feedback / backprop, one step, 1 thread, torch {torch.__version__}")
     for column in ("case", "bp ms", "dfa ms", "ratio", "quartiles", "limit", "bp MB", "dfa MB"):
         table.add_column(column, justify="left" if column == "case" else "right")

@@ -1,13 +1,13 @@
-"""What logging and measuring add to training: the MLP 784-1024x3-10 under feedback alignment, batch 128, at defaults.
+"""Cost of logging and of measuring callbacks: MLP 784-1024x3-10 under feedback alignment, batch 128, default options.
 
     python -m benchmarks.logging_cost [--rounds 7] [--json FILE]
 
-Three fits take turns in every round: without a logger, with an offline W&B run (`ResumableWandbLogger`, `WandbRun`),
-and with every measuring callback as well. Each is one epoch of MNIST's length, 468 steps of synthetic digits, between
-two validations; the clock runs from the eleventh step to the end of training: the end of the epoch, where callbacks
-measure, is in it. What a run pays once is not: W&B's start, the first measurement, figures and final table. `ratio` is
-the median over rounds of the time of a step over that without a logger in the same round: on the wall, and in this
-process alone (CPU seconds, which neighbours on the machine disturb less, but W&B's own process is not in them).
+Three fits alternate in every round: without a logger, with an offline W&B run (`ResumableWandbLogger`, `WandbRun`), and
+with every measuring callback as well. Each is one epoch of MNIST's length, 468 steps of synthetic digits, with a
+validation before and after. The clock runs from the eleventh step to the end of training. This includes the end of the
+epoch, at which callbacks measure, but not the one-time costs: W&B's start, the first measurement, figures and final
+table. `ratio` is the median over rounds of the time of a step relative to that without a logger in the same round, in
+wall time and in CPU time of this process (which other processes disturb less, but which excludes W&B's process).
 """
 
 import argparse
@@ -53,17 +53,17 @@ class Clock(L.Callback):
             self.start = now()
 
     def on_train_end(self, *_) -> None:
-        """Read it, when all others have measured."""
+        """Read the clock, after all other callbacks."""
         self.seconds = tuple(end - start for end, start in zip(now(), self.start, strict=True))
 
 
 def now() -> tuple[float, float]:
-    """Seconds on the wall, and CPU seconds of this process."""
+    """Wall seconds, and CPU seconds of this process."""
     return time.perf_counter(), time.process_time()
 
 
 def seconds_a_step(kind: str) -> tuple[float, float]:
-    """One fit of one epoch in a folder of its own: wall and CPU."""
+    """Wall and CPU seconds per step of a fit of one epoch, in its own folder."""
     with tempfile.TemporaryDirectory() as folder:
         logger = False if kind == KINDS[0] else callbacks.ResumableWandbLogger(offline=True, folder=folder, dir=folder)
         shown = [callbacks.WandbRun()] if logger else []
@@ -86,7 +86,7 @@ def seconds_a_step(kind: str) -> tuple[float, float]:
 
 
 def row(kind: int, clock: int, rounds: list[list[tuple[float, float]]]) -> dict:
-    """Median milliseconds of a step, and median and quartiles of its ratio to that without a logger."""
+    """Median milliseconds per step, and median and quartiles of the ratio to a step without a logger."""
     ratios = [fits[kind][clock] / fits[0][clock] for fits in rounds]
     low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
     ms = 1e3 * statistics.median(fits[kind][clock] for fits in rounds)

@@ -1,4 +1,4 @@
-"""The networks of the step benchmark, and what their arithmetic allows."""
+"""The networks of the step benchmark, and the ratios that their number of products allows."""
 
 from itertools import pairwise
 
@@ -52,12 +52,13 @@ NETWORKS["group_norm"] = (group_norm, (3, 32, 32))
 
 
 def arithmetic_limit(rule: str, name: str) -> float:
-    """Products of the rule's step over those of backprop's, from the shapes alone.
+    """Products of a step of the rule relative to those of backprop, computed from the shapes.
 
-    F_l is the forward product of layer l, F their sum, P the feedback's projections. Backprop: 3F - F_1 (the first
-    layer needs no input gradient). Feedback alignment and sign symmetry: the same. Direct feedback: 2F + P, the last
-    layer's input gradient included where it has to be (a cut before it makes it unnecessary). Forward-Forward without
-    a head: two samples for one, so 4F - 2F_1, or 4F if the first layer is a convolution, with F that of hidden layers.
+    F_l is the number of products of the forward pass of layer l, F their sum, P that of the feedback projections.
+    Backprop: 3F - F_1 (the first layer needs no input gradient). Feedback alignment and sign symmetry: the same. Direct
+    feedback: 2F + P, plus the input gradient of the last layer if there is no stop-gradient before it. Forward-Forward
+    without a head: two samples for one, so 4F - 2F_1, or 4F if the first layer is a convolution, with F that of the
+    hidden layers.
     """
     build, shape = NETWORKS[name]
     network, units = build(), []

@@ -1,9 +1,9 @@
-"""What Lightning costs: `Trainer` + `Classifier` against a bare loop that does the same work, on MLP 784-1024x3-10.
+"""Cost of Lightning: `Trainer` + `Classifier` compared with a plain loop that does the same work, MLP 784-1024x3-10.
 
     python -m benchmarks.overhead [--rounds 11] [--steps 40] [--json FILE]
 
 Both read the same loader (synthetic digits, batch 128), run the same rule and take the same optimiser step. A round
-times `steps` steps of each, one after the other, after ten that do not count; `ratio` is the median over rounds.
+times `steps` steps of each, after ten warm-up steps; `ratio` is the median over rounds.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def classifier(rule: str) -> Classifier:
 
 
 def under_trainer(rule: str, steps: int) -> float:
-    """Seconds a step of `Trainer.fit`."""
+    """Seconds per step of `Trainer.fit`."""
     clock = Clock()
     trainer = L.Trainer(
         max_steps=WARM_UP + steps,
@@ -72,7 +72,7 @@ def under_trainer(rule: str, steps: int) -> float:
 
 
 def bare_loop(rule: str, steps: int) -> float:
-    """Seconds a step of a loop written by hand around the same learner and loader."""
+    """Seconds per step of a plain loop with the same learner and loader."""
     learner, module = classifier(rule).learner, data()
     module.prepare_data()
     module.setup("fit")

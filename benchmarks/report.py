@@ -1,9 +1,9 @@
-"""What a written report costs: `lit-fa table report PATH --write DIR`, a process of its own each time.
+"""Time of a written report: `lit-fa table report PATH --write DIR`, each in a new process.
 
     python -m benchmarks.report [PATH] [--rounds 3] [--json FILE]
 
-PATH is a folder of a paper or of several; it is copied first, so that no card and no figure is touched. Seconds are of
-the whole command, Python's start and the figures' PNG files among them.
+PATH is a folder of a paper or of several papers; it is copied first, so that no card and no figure changes. The time is
+that of the whole command, including Python's start and the PNG files of the figures.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from lit_fa.outputs import writable_file, write_text
 
 
 def main() -> None:
-    """Prints records, pages, megabytes and seconds."""
+    """Print the number of records and pages, megabytes and seconds."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("path", nargs="?", type=Path, default=Path("paper_configs/foundations"))
     parser.add_argument("--rounds", type=int, default=3)
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def measure(path: Path, folder: Path, rounds: int) -> dict[str, float]:
-    """Median, least and most seconds, and CPU seconds, of `rounds` reports of a copy of `path` in `folder`."""
+    """Median, minimum and maximum of seconds, and CPU seconds, of `rounds` reports of a copy of `path` in `folder`."""
     copy = shutil.copytree(path, folder / path.resolve().name)
     (folder / "pyproject.toml").touch()  # what names the project's folder in the printed commands
     command = [sys.executable, "-m", "lit_fa", "table", "report", str(copy), "--write", str(folder / "pages")]

@@ -1,16 +1,16 @@
-"""One training step of every rule against plain backprop: interleaved in one process, one thread, median of rounds.
+"""One training step of every rule compared with plain backprop: alternating in one process on one thread, medians.
 
     python -m benchmarks.step [--rounds 25] [--networks mlp,lenet,vgg] [--rules fa,dfa] [--peers] [--json FILE]
 
-A step is zero_grad, forward, cross-entropy, backward, the rule's edits if it has any, and SGD with momentum, on random
-data of batch 128, in processor time of the one thread, which neighbours on a shared machine disturb less than the wall
-clock. `ratio` is the median over rounds of (rule / backprop in the same round), `spread` its quartiles, `limit` the
-ratio of matrix products, `peak_bytes` the live tensor bytes above the start of a step (gradients included). Backprop is
-plain torch with nothing of ours. Conv nets run in the memory layout in which that plain backprop is fastest,
-channels_last on the CPUs we met; `--layout contiguous` asks for the other.
+A step is zero_grad, forward pass, cross-entropy, backward pass, the rule's gradient edits, and SGD with momentum, on
+random data of batch 128. It is measured in processor time of the one thread, which other processes disturb less than
+wall time. `ratio` is the median over rounds of (rule / backprop in the same round), `spread` its quartiles, `limit`
+the ratio of matrix products, `peak_bytes` the live tensor bytes above the start of a step (including gradients).
+Backprop is plain torch without our code. Convolutional networks use the memory format in which plain backprop is fastest,
+channels_last on the CPUs we have tested; `--layout contiguous` selects the other.
 
-SSA and SVD training hold an eighth of the full rank; `ssa` adds the orthogonality gradient and retracts in every tenth
-step, `ssa_every_step` in all.
+SSA and SVD training use an eighth of the full rank; `ssa` adds the orthogonality gradient and retracts in every tenth
+step, `ssa_every_step` in every step.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def problem(name: str, layout: str) -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def plain_step(name: str, layout: str) -> Callable[[], None]:
-    """Backprop as anyone would write it, without a line of ours: what every ratio is taken against."""
+    """Backprop in plain torch, without our code: the reference of every ratio."""
     network, x, y = problem(name, layout)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
 
@@ -90,7 +90,7 @@ def plain_step(name: str, layout: str) -> Callable[[], None]:
 
 
 def rule_step(rule: str, name: str, layout: str) -> Callable[[], None]:
-    """The same step with a rule of ours."""
+    """The same step with one of our rules."""
     network, x, y = problem(name, layout)
     learner = Learner(network, RULES[rule](), x[:2])
     optimizer = torch.optim.SGD([p for p in learner.parameters() if p.requires_grad], lr=1e-3, momentum=0.9)
@@ -127,7 +127,7 @@ def peer_step(mode: str, name: str, layout: str) -> Callable[[], None]:
 
 
 def measure(steps: dict[str, Callable], rounds: int, label: str) -> dict[str, list[float]]:
-    """Seconds of each step in each round, after five rounds that do not count; the order turns with the round."""
+    """Seconds of each step in each round, after five warm-up rounds; the order rotates."""
     names, seconds = [*steps], {name: [] for name in steps}
     for turn in track(range(-5, rounds), description=label, transient=True):
         shift = turn % len(names)
@@ -140,7 +140,7 @@ def measure(steps: dict[str, Callable], rounds: int, label: str) -> dict[str, li
 
 
 def counted_limit(steps: dict[str, Callable], rule: str) -> float:
-    """Products that ten steps of the rule issue over those of backprop: for rules whose steps are not all alike."""
+    """Products of ten steps of the rule relative to backprop, for rules whose steps differ."""
     counted = {}
     for name in ("bp", rule):
         with FlopCounterMode(display=False) as counter:
@@ -151,7 +151,7 @@ def counted_limit(steps: dict[str, Callable], rule: str) -> float:
 
 
 def peak_bytes(step: Callable[[], None]) -> int:
-    """Most live tensor bytes during one step above its start, gradients included: they are freed before it."""
+    """Peak of live tensor bytes during one step, above its start, including gradients, which are freed before it."""
     step()
     gc.collect()
     # the step before left gradients alive; the allocator's events count them as freed when zero_grad drops them
@@ -167,7 +167,7 @@ def peak_bytes(step: Callable[[], None]) -> int:
 
 
 def rows_of(name: str, rounds: int, rules: list[str], peers: bool, layout: str) -> list[dict]:
-    """One row a rule for the network called `name`."""
+    """One row per rule for the network called `name`."""
     steps = {"bp": plain_step(name, layout)} | {r: rule_step(r, name, layout) for r in rules if r != "bp"}
     steps |= {f"biotorch {mode}": peer_step(mode, name, layout) for mode in PEERS} if peers else {}
     rows = []
@@ -192,7 +192,7 @@ def rows_of(name: str, rounds: int, rules: list[str], peers: bool, layout: str) 
 
 
 def show(rows: list[dict], console: Console) -> None:
-    """The rows as a table at the terminal."""
+    """Print the rows as a table."""
     table = Table(
         title=f"one training step, batch {BATCH}, {torch.get_num_threads()} thread, torch {torch.__version__}"
     )

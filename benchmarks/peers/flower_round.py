@@ -2,8 +2,9 @@
 
     python benchmarks/peers/flower_round.py DATA.npz ROUNDS ACTORS
 
-DATA.npz holds x (60000, 784) float32, y and parts (100, 600). An actor has one thread; its client is the tuned loop;
-the first round does not count. Flower draws the clients itself, so the weights are not ours; the work is.
+DATA.npz contains x (60000, 784) float32, y and parts (100, 600). An actor has one thread; its client is the tuned loop;
+the first round does not count. Flower samples the clients itself, so the weights differ from ours, but the amount of
+work is the same.
 """
 
 import json
@@ -32,7 +33,7 @@ client, server = ClientApp(), ServerApp()
 
 @cache
 def data() -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-    """Read once in every actor."""
+    """The data, read once in every actor."""
     torch.set_num_threads(1)
     held = np.load(os.environ["PEER_DATA"])
     return torch.from_numpy(held["x"]), torch.from_numpy(held["y"]), held["parts"]
@@ -61,7 +62,7 @@ def train(message: Message, context: Context) -> Message:
 
 @server.main()
 def serve(grid: Grid, context: Context) -> None:
-    """FedAvg; the clock is read where the global model would be evaluated."""
+    """FedAvg; the clock is read when the global model would be evaluated."""
     times = [time.perf_counter()]
     strategy = FedAvg(fraction_train=0.1, min_train_nodes=10, fraction_evaluate=0.0, min_available_nodes=100)
     strategy.start(

@@ -2,8 +2,8 @@
 
     python benchmarks/peers/pfl_round.py DATA.npz ROUNDS [1]
 
-DATA.npz holds x (60000, 784) float32, y and parts (100, 600). One process, one thread; the first round does not count.
-Clients are drawn by pfl itself, so the weights are not ours; the work is.
+DATA.npz contains x (60000, 784) float32, y and parts (100, 600). One process, one thread; the first round does not
+count. pfl samples the clients itself, so the weights differ from ours, but the amount of work is the same.
 """
 
 import json
@@ -40,7 +40,7 @@ class Net(nn.Module):
 
     @torch.no_grad()
     def metrics(self, x, y, eval=True):
-        """pfl asks for them."""
+        """Metrics, which pfl requires."""
         return {"loss": Weighted(self.loss(x, y).item() * len(y), len(y))}
 
 
