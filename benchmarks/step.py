@@ -5,8 +5,8 @@
 A step is zero_grad, forward pass, cross-entropy, backward pass, the rule's gradient edits, and SGD with momentum, on
 random data of batch 128. It is measured in processor time of the one thread, which other processes disturb less than
 wall time. `ratio` is the median over rounds of (rule / backprop in the same round), `spread` its quartiles, `limit`
-the ratio of matrix products, `peak_bytes` the live tensor bytes above the start of a step (including gradients).
-Backprop is plain torch without our code. Convolutional networks use the memory format in which plain backprop is fastest,
+the ratio of matrix products, `peak_bytes` the live tensor bytes above the start of a step, with gradients. Backprop is
+plain torch without our code. Convolutional networks use the memory format in which plain backprop is fastest,
 channels_last on the CPUs we have tested; `--layout contiguous` selects the other.
 
 SSA and SVD training use an eighth of the full rank; `ssa` adds the orthogonality gradient and retracts in every tenth

@@ -1,1 +1,1 @@
-"""Real work, killed at random, resumed and compared with an unbroken run."""
+"""Chaos tests: real runs are killed at random, resumed and compared with an uninterrupted run."""

@@ -1,9 +1,9 @@
 """`python -m benchmarks.chaos --kills 100 --kinds table,sweep,federated,fit --seed 0 [--json FILE]`.
 
-Every attack starts real work in a folder of its own, sends a random signal to the session, the command or one of its
-workers, or takes the disk away, lets the work go on to its end and compares every record with an unbroken run's. The
-attacks come from the seed; what is done is kept in the folder, in done.jsonl, so that the same command goes on where it
-stopped. `--combine FILE...` makes one table in Markdown of several such files and attacks nothing.
+Every attack starts a real run in its own folder, sends a random signal to the session, the command or one of its
+workers, or makes the disk full or read-only, resumes the run to its end and compares every record with an uninterrupted
+run. The attacks are drawn from the seed. Results are stored in done.jsonl in the folder, so that the same command
+continues where it stopped. `--combine FILE...` makes one Markdown table of several such files, without attacks.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from lit_fa.stopping import handled, stop
 
 
 def main() -> None:
-    """The command line; a signal ends what is under way, and mends its disk."""
+    """The command line; a signal ends the current attack and restores its disk."""
     arguments = _parser().parse_args()
     if arguments.combine:
         outcomes = [outcome for path in arguments.combine for outcome in outcomes_in(path)]
@@ -64,7 +64,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _kinds(given: str) -> list[str]:
-    """The kinds that exist; the others are named and left out."""
+    """The known kinds; unknown ones are named and ignored."""
     asked = given.split(",")
     for name in asked:
         if name not in KINDS:
@@ -73,7 +73,7 @@ def _kinds(given: str) -> list[str]:
 
 
 def _unbroken(kind: str, folder: Path, fork: bool) -> dict:
-    """What the work leaves when nothing happens, and how long it takes; made twice, for equal runs must be equal."""
+    """Results and duration of the uninterrupted run; it is made twice, to check that equal runs give equal results."""
     kept = folder / f"unbroken-{kind}.json"
     if kept.is_file():
         return json.loads(kept.read_text(encoding="utf-8"))

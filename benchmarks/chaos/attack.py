@@ -1,4 +1,4 @@
-"""One attack: a signal to somebody, or a disk that is full or read-only, at a random moment; then the work goes on."""
+"""One attack: a signal, or a disk that is full or read-only, at a random moment; then the run is resumed."""
 
 import os
 import random
@@ -23,7 +23,7 @@ STOPPED_S, ENDS_S, LEAVES_S, TRIES = (0.3, 2.0), 120.0, 15.0, 4
 
 @dataclass(frozen=True)
 class Attack:
-    """What happens to which kind of work, after which share of an unbroken run's time."""
+    """The kind of run, the attack, and its time as a share of the duration of an uninterrupted run."""
 
     number: int
     kind: str
@@ -39,16 +39,16 @@ class Attack:
 
 @dataclass
 class Outcome:
-    """How it ended.
+    """The result of an attack.
 
     Attributes:
-        survived: the command went on to its end, with exit code 0.
-        lost: names of what an unbroken run leaves and this one did not, or not readable.
-        doubled: names of what only this one left.
-        differing: names of what differs.
-        code: exit code of the command that was attacked; None: it had ended before.
-        remarks: what else is wrong: processes left behind, a traceback, leaked semaphores, another exit code.
-        late: the command had ended before the attack, at every try.
+        survived: the resumed command completed, with exit code 0.
+        lost: names of results of an uninterrupted run that are missing or not readable.
+        doubled: names of results that an uninterrupted run does not have.
+        differing: names of results that differ.
+        code: exit code of the attacked command; None: it had ended before.
+        remarks: other problems: remaining processes, a traceback, leaked semaphores, another exit code.
+        late: the command had ended before the attack, in every attempt.
     """
 
     attack: Attack
@@ -71,7 +71,7 @@ class Outcome:
 
 
 def drawn(seed: int, count: int, kinds: list[str]) -> list[Attack]:
-    """The attacks of a seed; more of them begin with the same ones."""
+    """The attacks of a seed; a larger number starts with the same attacks."""
     found = []
     for number in range(count):
         dice = random.Random(f"{seed}-{number}")
@@ -84,10 +84,10 @@ def drawn(seed: int, count: int, kinds: list[str]) -> list[Attack]:
 
 
 def attacked(attack: Attack, folder: Path, unbroken: dict[str, Any], seconds: float, *, fork: bool) -> Outcome:
-    """Do it, let the work go on to its end, and compare what is left with an unbroken run.
+    """Make the attack, resume the run to its end, and compare the results with an uninterrupted run.
 
-    An attack that comes too late, because the machine is faster than it was, comes earlier the next time. The fault of
-    a disk is one by name where nothing may be mounted, or where a file is open for writing all the time.
+    If the command has ended before the attack, the attack is repeated at an earlier time. If mounting is not permitted,
+    or a file stays open for writing, the fault of the disk is injected by `LIT_FA_FAULT`.
     """
     named = attack.means in DISKS and not can_mount(folder.parent)
     for share in (1.0, 0.5, 0.25):

@@ -1,4 +1,4 @@
-"""Where the outputs of an attacked command lie: a small disk that can be filled or made read-only, where permitted."""
+"""The disk of an attacked command's outputs, a small tmpfs that can be filled or made read-only, if permitted."""
 
 import subprocess
 import time
@@ -31,7 +31,7 @@ class Disk:
         return self
 
     def strike(self) -> bool:
-        """Fill it, or make it read-only once no file is open for writing; whether that has come about."""
+        """Fill it, or make it read-only once no file is open for writing; returns whether this succeeded."""
         if self.means == "disk full":
             with suppress(OSError), (self.place / ".filler").open("wb") as file:
                 while True:

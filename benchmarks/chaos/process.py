@@ -1,4 +1,4 @@
-"""One command in a session of its own: started, watched, ended; new, or forked from this process to save imports."""
+"""One command in its own session, as a new process or forked from this one, which saves the imports."""
 
 import multiprocessing
 import os

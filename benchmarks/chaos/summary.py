@@ -1,4 +1,4 @@
-"""What came of attacks: a table at the terminal, and the one of the docs, in Markdown."""
+"""Summary of attacks: a table on the terminal, and the Markdown table of the documentation."""
 
 import json
 from collections import Counter
@@ -23,9 +23,9 @@ def outcomes_in(path: Path) -> list[dict]:
 
 
 def counted(outcomes: Sequence[dict], by: Sequence[str]) -> Counts:
-    """How many were tried, survived, and left something wrong, by fields of the attack and for all of them.
+    """Numbers of attacks that were tried, survived, or left a problem, by fields of the attack and in total.
 
-    Attacks that came too late, when the command had ended, are left out.
+    Attacks after the end of the command are not counted.
     """
     found: Counts = {}
     for outcome in outcomes:

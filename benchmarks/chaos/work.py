@@ -1,8 +1,8 @@
-"""The work that is attacked: small runs on the digits that scikit-learn brings, one folder each.
+"""The runs that are attacked: small runs on scikit-learn's digits, each in its own folder.
 
-A kind writes its files into a folder, says the command, how it goes on and how it reports, and reads what it leaves as
-plain data. What may differ between an unbroken and a resumed run is named here: `VOLATILE`, fields of a record, and
-`VOLATILE_FACTS`, what a report says of them, a line each.
+A kind of run writes its files into a folder, gives its command, the command that resumes it and the command of its
+report, and reads its results as plain data. `VOLATILE`, fields of a record, and `VOLATILE_FACTS`, lines of a report,
+may differ between an uninterrupted and a resumed run.
 """
 
 import hashlib

@@ -1,1 +1,1 @@
-"""Bugs that are seeded into the rules, and the tests that catch them."""
+"""Bugs that are inserted into the rules, and the tests that catch them."""

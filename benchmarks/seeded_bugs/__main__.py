@@ -2,12 +2,12 @@
 
     python -m benchmarks.seeded_bugs [--seed 0] [--n 50] [--list] [--json FILE] [--stages own near contract rest]
 
-A bug is a sign, a transposition, a factor, a `detach`, a comparison, an index or a term (`mutations.KINDS`), as many of
-each. It is put into a copy of the tree. The tests of its file run first, then those near it, then the contract's with
-the rules that use the file, then the rest. The first that fails is run by itself, with the bug and without: if it fails
-with it and passes without it, the bug is caught; if not, the test is left out. Nothing is written into the working
-tree. With `--json` a run that was stopped goes on; a bug that survived is tried again when the tests have changed. Bugs
-that change nothing anybody could see are named, with the reason, in `equivalent.yaml`.
+A bug is a wrong sign, transposition, factor, comparison, index or term, or a missing `detach` (`mutations.KINDS`), the
+same number of each. It is inserted into a copy of the tree. The tests of its file run first, then those near it, then
+the contract tests of the rules that use the file, then all others. The first test that fails is run by itself, with the
+bug and without it. If it fails with the bug and passes without it, the bug is caught; otherwise the test is ignored.
+Nothing is written into the working tree. With `--json` a stopped run continues; a bug that survived is tried again if
+the tests have changed. Bugs that change no behaviour are listed, with the reason, in `equivalent.yaml`.
 """
 
 import argparse
@@ -34,7 +34,7 @@ HANGS_AFTER = {"stage": 300, "file": 60, "test": 120}  # seconds of processor ti
 
 
 def drawn(tree: Path, number: int, seed: int) -> list[Bug]:
-    """So many bugs: every kind in turn, one a line, from all files alike."""
+    """`n` bugs: every kind in turn, at most one per line, drawn equally from all files."""
     files = [str(p.relative_to(tree)) for folder in FOLDERS for p in sorted((tree / folder).glob("*.py"))]
     pool = [bug for file in files for bug in bugs(tree, file)]
     draw = random.Random(seed)
@@ -50,7 +50,7 @@ def drawn(tree: Path, number: int, seed: int) -> list[Bug]:
 
 
 def equivalents() -> dict[tuple[str, str, str], str]:
-    """(file, line, line with the bug) to the reason why nobody could see it."""
+    """(file, line, line with the bug) to the reason why it changes no behaviour."""
     known = yaml.safe_load(EQUIVALENT.read_text(encoding="utf-8")) or []
     return {(entry["file"], entry["was"], entry["becomes"]): entry["because"] for entry in known}
 

@@ -1,7 +1,7 @@
-"""Every bug of a kind that could be seeded into a source file, found on its syntax tree.
+"""All bugs of each kind that can be inserted into a source file, from its syntax tree.
 
-A bug is a replacement of one expression, operator or number by another, at an exact place. Messages of errors,
-annotations and documentation are left alone: nothing is computed from them.
+A bug replaces one expression, operator or number by another. Error messages, annotations and documentation are not
+changed, because nothing is computed from them.
 """
 
 import ast

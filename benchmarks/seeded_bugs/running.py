@@ -1,4 +1,4 @@
-"""Runs tests on a private copy of the tree: one process that has imported the heavy packages, forked for every run."""
+"""Runs tests on a copy of the tree, in forks of one process that has imported the large packages."""
 
 import atexit
 import gc

@@ -1,4 +1,4 @@
-"""Which tests belong to a source file: read from the imports, so that a new test or rule is found by itself."""
+"""The tests that belong to a source file, determined from the imports."""
 
 import ast
 from collections import deque
