@@ -4,7 +4,7 @@ import lightning as L
 import torch
 
 from callbacks.probe import Periodic
-from lit_fa.functional.factored import full_rank, hoyer, orthogonality
+from lit_fa.functional.svd_factors import full_rank, hoyer, orthogonality
 from lit_fa.layers.factored import factored_layers
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from callbacks.probe import Batch, Probe
 from lit_fa.functional.alignment import angle, sample_angle
-from lit_fa.functional.factored import Factors, effective_update
+from lit_fa.functional.svd_factors import Factors, effective_update
 from lit_fa.layers import WEIGHT_LAYERS, exact_layers, feedback_parameters, observing, true_gradient
 from lit_fa.layers.factored import FactoredLayer, dense_weights, factored_layers
 

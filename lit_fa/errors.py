@@ -1,6 +1,10 @@
 """The error class for input that the user can correct, and the texts of such errors."""
 
+import inspect
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 
 class UserError(ValueError):
@@ -31,3 +35,45 @@ def one_line(error: BaseException, *, most: int = 300) -> str:
     """The text of an error in one line of at most `most` characters, or its type if the text is empty."""
     text = " ".join(str(error).split())[:most]
     return text if text not in ("", "None") else type(error).__name__
+
+
+def not_one_of(name: str, valid: Sequence[str], value: object) -> str:
+    """The sentence that an option has none of its valid values.
+
+    >>> not_one_of("head", ["softmax", "none"], "sofmax")
+    "head is one of softmax, none, not 'sofmax'; nearest: softmax"
+    """
+    close = get_close_matches(str(value), valid, n=1, cutoff=0.5)
+    return f"{name} is one of {', '.join(valid)}, not {value!r}" + (f"; nearest: {close[0]}" if close else "")
+
+
+def check_literals(kind: type, values: Mapping[str, Any]) -> None:
+    """Check the options of a constructor against its `Literal` annotations.
+
+    Args:
+        kind: the class whose `__init__` is annotated.
+        values: name to value: the constructor's `locals()`, or the fields of a dataclass.
+
+    Raises:
+        UserError: a value that its `Literal` does not have, with the nearest that it has.
+    """
+    for name, parameter in inspect.signature(kind.__init__).parameters.items():
+        valid, rest = literals(parameter.annotation)
+        value = values.get(name)
+        if valid and name in values and value not in valid and (isinstance(value, str) or not rest):
+            raise UserError(not_one_of(name, [*valid, *(_WORDS[r] for r in rest if r in _WORDS)], value))
+
+
+def literals(annotation: Any) -> tuple[list[Any], list[Any]]:
+    """The values of the `Literal` in an annotation, and the origins of the other members of its union.
+
+    >>> literals(Literal["a", "b"] | None)
+    (['a', 'b'], [<class 'NoneType'>])
+    """
+    union = get_origin(annotation) in (Union, UnionType)
+    members = get_args(annotation) if union else (annotation,)
+    valid = [value for member in members if get_origin(member) is Literal for value in get_args(member)]
+    return valid, [get_origin(member) or member for member in members if get_origin(member) is not Literal]
+
+
+_WORDS = {list: "a list", float: "a number", NoneType: "null"}

@@ -16,7 +16,7 @@ import datamodules
 import lit_fa.federated
 import lit_fa.modules
 import lit_fa.rules
-from lit_fa.errors import UserError, nearest
+from lit_fa.errors import UserError, nearest, not_one_of
 from lit_fa.foreign_errors import NO_MEMORY, TOO_LARGE, told
 from lit_fa.modules.distributed import lost_rank
 
@@ -84,6 +84,8 @@ def _readable(text: str) -> str:
     owners = _OWNER.findall(text)
     if (wrong := re.search(r"Option '([\w.]+)' is not accepted", text)) and owners:
         return f"{owners[-1]} has no option '{wrong[1]}'; {nearest(wrong[1], _options(owners[-1]))}"
+    if line := _not_in_literal(text):
+        return line
     for said, line in _WHOLE:
         if wrong := re.search(said, text):
             return wrong.expand(line)
@@ -106,6 +108,19 @@ def _readable(text: str) -> str:
     return _CLASS.sub(r"\1", f"{key}: {'; '.join(told)}{shown}".removeprefix(": "))[:600]
 
 
+def _not_in_literal(text: str) -> str | None:
+    """The sentence of the innermost option whose `Literal` lacks the given value; None if that is not what is wrong."""
+    key, _, inner = text.rpartition('Parser key "')[2].partition('"')
+    said, *values = re.split(r"(?:Got|Given) value: ", inner)
+    if not (found := _LITERAL.search(said)) or not values:
+        return None
+    others = [
+        _TYPES[kind] for kind in _CLASS.findall(said.partition("Errors:")[2]) if kind in ("float", "list", "NoneType")
+    ]
+    value = values[0].splitlines()[0]
+    return not_one_of(key.rpartition(".")[2], [*re.findall(r"'([^']*)'", found[1]), *others], value)
+
+
 def _expected(types: list[str], key: str) -> str:
     """`expected a whole number or null`, from the parser's lines about types."""
     if key in ("optimizer", "scheduler"):
@@ -116,8 +131,6 @@ def _expected(types: list[str], key: str) -> str:
             continue
         kind = _GOT.sub("", line).removeprefix("Expected a ").removeprefix("Expected ").rstrip(". ")
         name = _CLASS.sub(r"\1", kind).removeprefix("typing.")
-        if choices := re.match(r"Literal\[(.*)\]$", name):
-            name = f"one of {choices[1]}"
         kinds.append(_TYPES.get(name, name))
     if kinds == ["null"]:
         return "expected a class, by class_path and init_args, or null"
@@ -172,6 +185,7 @@ _WHOLE = (
 _SAID_BY_LIGHTNING = ("Early stopping conditioned on metric", "Requirement '", "`Trainer(", "The strategy `")
 _KEY = re.compile(r'Parser key "([^"]*)"(?: element \d+)?:?')
 _GOT = re.compile(r"\. Got value: (.*)$", re.MULTILINE)
+_LITERAL = re.compile(r"Expected a typing\.Literal\[(.*?)\]")
 _CLASS = re.compile(r"<class '([\w.]+)'>")
 _INTERNAL = re.compile(r"\b(?:Namespace|NestedArg)\(")
 _SCAFFOLD = (

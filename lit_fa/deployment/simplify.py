@@ -18,7 +18,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from lit_fa.deployment.cost import macs, ratio, turns
 from lit_fa.errors import UserError
-from lit_fa.functional.factored import kernels
+from lit_fa.functional.svd_factors import kernels
 from lit_fa.layers.factored import FactoredLayer, FactoredLinear, factored_layers, replace
 from lit_fa.layers.feedback import feedback_layers, retract
 from lit_fa.layers.labels import LabelledInput

@@ -6,9 +6,12 @@ explicitly. So `backward`, DDP, mixed precision, `torch.compile` and `torch.func
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+Backend = Literal["fused", "detour"]
 
 
 def cut(x: Tensor) -> Tensor:
@@ -68,7 +71,7 @@ class _ErrorLink(torch.autograd.Function):
         return (delta.permute(0, 3, 1, 2) if ctx.channels_last else delta).expand(ctx.shape), None
 
 
-def error_link(output: Tensor, feedback: Tensor, *, backend: str = "fused") -> Tensor:
+def error_link(output: Tensor, feedback: Tensor, *, backend: Backend = "fused") -> Tensor:
     r"""Connect a block's output to the logits in the backward pass only: $\delta = e F$ (Nøkland 2016).
 
     Adding the result to the logits does not change them, and sends the loss gradient at the logits through `feedback`

@@ -7,11 +7,15 @@ and ranks agree, and redrawing one layer changes no other.
 
 import hashlib
 import math
+from typing import Literal, get_args
 
 import torch
 from torch import Generator, Tensor
 
-INITS = ("xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal", "uniform", "normal", "orthogonal")
+Init = Literal[
+    "xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal", "uniform", "normal", "orthogonal"
+]
+INITS: tuple[str, ...] = get_args(Init)
 
 
 def named_generator(seed: int, *names: object) -> Generator:
@@ -126,6 +130,7 @@ def as_it_is(matrix: Tensor, weight: Tensor) -> Tensor:
     return matrix
 
 
+Rescale = Literal["row", "matrix", "none"]
 RESCALES = {"row": rescale_rows, "matrix": rescale_matrix, "none": as_it_is}
 
 

@@ -10,6 +10,7 @@ compile.
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,8 @@ from torch import Tensor
 
 from lit_fa.functional.criteria import one_hot
 
-NORMALISATIONS = ("rms", "l2", "none")
-LOSSES = ("threshold", "symba", "margin")
+Normalisation = Literal["rms", "l2", "none"]
+Loss = Literal["threshold", "symba", "margin"]
 _PRIME = 2**31 - 1
 _BITS = 2**32 - 1
 

@@ -10,10 +10,13 @@ $\delta_t = w_t\, e F$. F is (c, d), the same for all tokens, so T may vary:
 Letters: n batch, t token, d width.
 """
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
-SHARES = ("all", "first", "mean")
+Share = Literal["all", "first", "mean"]
+SHARES: tuple[str, ...] = get_args(Share)
 
 
 def token_shares(mask: Tensor, kind: str) -> Tensor:

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from lit_fa.functional import factored
+from lit_fa.functional import svd_factors
 from lit_fa.functional.credit import cut
-from lit_fa.functional.factored import Factors, Geometry
+from lit_fa.functional.svd_factors import Factors, Geometry
 
 HOOKS = (
     "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks", "_forward_hooks_with_kwargs",
@@ -58,7 +58,7 @@ class FactoredLayer(nn.Module):
         """Factorise the weight."""
         super().__init__()
         self.shape = tuple(weight.shape)
-        for name, tensor in zip(COLUMNS, factored.factorise(weight, rank), strict=True):
+        for name, tensor in zip(COLUMNS, svd_factors.factorise(weight, rank), strict=True):
             self.register_parameter(name, nn.Parameter(tensor, requires_grad=weight.requires_grad))
         copy = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
         self.register_parameter("bias", copy)
@@ -102,7 +102,7 @@ class FactoredLayer(nn.Module):
 
     def merged(self) -> Tensor:
         """The dense weight (o, i, *k)."""
-        return factored.compose(self.factors, self.shape)
+        return svd_factors.compose(self.factors, self.shape)
 
     @torch.no_grad()
     def prune(self, kept: Tensor) -> None:
@@ -133,7 +133,7 @@ class FactoredLayer(nn.Module):
             self._resize(len(saved))
         if (weight := state_dict.get(prefix + "weight")) is not None:
             state_dict = {key: t for key, t in state_dict.items() if key != prefix + "weight"}
-            factors = factored.factorise(weight, len(self.s))
+            factors = svd_factors.factorise(weight, len(self.s))
             state_dict |= {prefix + name: t for name, t in zip(COLUMNS, factors, strict=True)}
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -147,7 +147,7 @@ class FactoredLayer(nn.Module):
 
     def extra_repr(self) -> str:
         """Shape of the weight and rank."""
-        return f"{'x'.join(map(str, self.shape))}, rank {self.rank} of {factored.full_rank(self.shape)}"
+        return f"{'x'.join(map(str, self.shape))}, rank {self.rank} of {svd_factors.full_rank(self.shape)}"
 
 
 class FactoredLinear(FactoredLayer):
@@ -159,15 +159,17 @@ class FactoredLinear(FactoredLayer):
 
     def own(self, x: Tensor) -> Tensor:
         """(*, i) to (*, o)."""
-        return factored.linear(x, self.factors, self.bias) if self.dense is None else F.linear(x, self.dense, self.bias)
+        return (
+            svd_factors.linear(x, self.factors, self.bias) if self.dense is None else F.linear(x, self.dense, self.bias)
+        )
 
     def by_feedback(self, x: Tensor) -> Tensor:
         """(*, i) to (*, o)."""
-        return factored.linear(x, self.feedback.factors, None)
+        return svd_factors.linear(x, self.feedback.factors, None)
 
     def back(self, error: Tensor, factors: Factors, shape: torch.Size) -> Tensor:
         """(*, o) to (*, i)."""
-        return factored.linear_back(error, factors)
+        return svd_factors.linear_back(error, factors)
 
 
 class FactoredConv2d(FactoredLayer):
@@ -189,17 +191,17 @@ class FactoredConv2d(FactoredLayer):
     def own(self, x: Tensor) -> Tensor:
         """(n, i, h, w) to (n, o, h', w')."""
         if self.dense is None:
-            return factored.conv2d(x, self.factors, self.bias, self.geometry)
+            return svd_factors.conv2d(x, self.factors, self.bias, self.geometry)
         _, stride, padding, dilation = self.geometry
         return F.conv2d(x, self.dense, self.bias, stride, padding, dilation)
 
     def by_feedback(self, x: Tensor) -> Tensor:
         """(n, i, h, w) to (n, o, h', w')."""
-        return factored.conv2d(self.padded(x), self.feedback.factors, None, self.geometry)
+        return svd_factors.conv2d(self.padded(x), self.feedback.factors, None, self.geometry)
 
     def back(self, error: Tensor, factors: Factors, shape: torch.Size) -> Tensor:
         """(n, o, h', w') to (n, i, h, w)."""
-        return factored.conv2d_back(error, factors, self.geometry, shape[2:])
+        return svd_factors.conv2d_back(error, factors, self.geometry, shape[2:])
 
 
 class FeedbackThrough(torch.autograd.Function):
@@ -261,7 +263,7 @@ def factor(network: nn.Module, name: str, rank: int | None = None) -> FactoredLa
     layer = network.get_submodule(name)
     if reason := why_not(layer) or tied(network, name):
         raise ValueError(f"{name}: {reason}")
-    full = factored.full_rank(layer.weight.shape)
+    full = svd_factors.full_rank(layer.weight.shape)
     if rank is not None and not 1 <= rank <= full:
         raise ValueError(f"{name} has ranks from 1 to {full}, not {rank}")
     kind = next(k for k in _KINDS if isinstance(layer, k))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lit_fa.functional import fused
-from lit_fa.functional.credit import cut, gradient_only
+from lit_fa.functional.credit import Backend, cut, gradient_only
 from lit_fa.layers.sources import FeedbackSource
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -139,7 +139,7 @@ _DYNAMIC: dict[type, type] = {}
 
 
 def extend(
-    layer: nn.Module, source: FeedbackSource, generator: torch.Generator, *, backend: str = "fused"
+    layer: nn.Module, source: FeedbackSource, generator: torch.Generator, *, backend: Backend = "fused"
 ) -> nn.Module:
     """Give `layer` feedback from `source`, in place.
 

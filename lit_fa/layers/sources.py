@@ -6,12 +6,12 @@ tensor. The layer has the tensor (`<layer>.feedback.weight`, of the weight's sha
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
 
-from lit_fa.errors import UserError
+from lit_fa.errors import UserError, check_literals
 from lit_fa.functional import feedback as formula
 
 
@@ -29,6 +29,10 @@ class FeedbackSource:
     evolves: ClassVar[bool] = False
     renews: ClassVar[bool] = False
     law: ClassVar[str] = "balance"
+
+    def __post_init__(self):
+        """Check the options of a source that is a dataclass."""
+        check_literals(type(self), vars(self))
 
     def draw(self, weight: Tensor, generator: Generator) -> Tensor | None:
         """The tensor to store, float32 on the CPU with the shape of `weight`, or None."""
@@ -55,13 +59,13 @@ class FeedbackSource:
 class RandomFeedback(FeedbackSource):
     """Fixed random B (Lillicrap et al. 2016). `init` and `seed` as in `functional.feedback.draw`."""
 
-    init: str = "xavier_uniform"
+    init: formula.Init = "xavier_uniform"
     scale: float = 1.0
     seed: int = 0
     law: ClassVar[str] = "feedback"
 
     def __post_init__(self):
-        _check("init", self.init, formula.INITS)
+        super().__post_init__()
         if not 0 < self.scale < float("inf"):
             raise UserError(f"the scale of feedback is a positive number, not {self.scale}")
 
@@ -83,16 +87,15 @@ class SignFeedback(FeedbackSource):
         seed: of M.
     """
 
-    variant: str = "usf"
-    scale: str | float = "xavier"
-    init: str = "xavier_uniform"
+    variant: Literal["usf", "brsf", "frsf"] = "usf"
+    scale: Literal["xavier", "fan_in"] | float = "xavier"
+    init: formula.Init = "xavier_uniform"
     seed: int = 0
 
     def __post_init__(self):
-        _check("variant", self.variant, ("usf", "brsf", "frsf"))
-        _check("init", self.init, formula.INITS)
         if self.scale not in ("xavier", "fan_in") and (isinstance(self.scale, str) or self.scale <= 0):
             raise UserError(f"scale is xavier, fan_in or a positive number, not {self.scale!r}")
+        super().__post_init__()
 
     @property
     def evolves(self) -> bool:  # noqa: D102
@@ -147,16 +150,14 @@ class WeightMirrorFeedback(RandomFeedback):
     rate: float = 0.01
     noise: float = 0.05
     patterns: int = 128
-    activation: str = "linear"
+    activation: Literal["linear", "relu"] = "linear"
     decay: float = 0.0
-    rescale: str = "norm"
+    rescale: Literal["norm", "none"] = "norm"
     evolves: ClassVar[bool] = True
     law: ClassVar[str] = "path"
 
     def __post_init__(self):
         super().__post_init__()
-        _check("activation", self.activation, ("linear", "relu"))
-        _check("rescale", self.rescale, ("norm", "none"))
         _in_range("rate", self.rate, self.rate > 0, "a number above 0")
         _in_range("noise", self.noise, self.noise > 0, "a number above 0")
         _in_range("patterns", self.patterns, 1 <= self.patterns <= 10**6, "from 1 to 1,000,000")
@@ -179,12 +180,11 @@ class AdaptiveFeedback(RandomFeedback):
         rate: of the mixture.
     """
 
-    reading: str = "mixture"
+    reading: Literal["increment", "norm", "mixture"] = "mixture"
     rate: float = 0.01
 
     def __post_init__(self):
         super().__post_init__()
-        _check("reading", self.reading, ("increment", "norm", "mixture"))
         _in_range("rate", self.rate, 0 <= self.rate <= 1, "a share from 0 to 1")
 
     @property
@@ -218,11 +218,8 @@ class SnapshotFeedback(FeedbackSource):
             Frobenius norm of W, `none` does not scale.
     """
 
-    rescale: str = "row"
+    rescale: formula.Rescale = "row"
     renews: ClassVar[bool] = True
-
-    def __post_init__(self):
-        _check("rescale", self.rescale, (*formula.RESCALES,))
 
     @property
     def law(self) -> str:  # noqa: D102
@@ -247,14 +244,9 @@ class SharedRandomFeedback(RandomFeedback):
         redraw: `never`: one B for all rounds; `round`: a new one for each.
     """
 
-    init: str = "kaiming_normal"
-    rescale: str = "row"
-    redraw: str = "never"
-
-    def __post_init__(self):
-        super().__post_init__()
-        _check("rescale", self.rescale, (*formula.RESCALES,))
-        _check("redraw", self.redraw, ("never", "round"))
+    init: formula.Init = "kaiming_normal"
+    rescale: formula.Rescale = "row"
+    redraw: Literal["never", "round"] = "never"
 
     @property
     def renews(self) -> bool:  # noqa: D102
@@ -274,11 +266,6 @@ class SharedRandomFeedback(RandomFeedback):
 def _in_range(name: str, value: float, valid: bool, expected: str) -> None:
     if not valid:
         raise UserError(f"{name} of the feedback is {expected}, not {value}")
-
-
-def _check(name: str, value: str, valid: tuple[str, ...]) -> None:
-    if value not in valid:
-        raise UserError(f"{name} is one of {', '.join(valid)}, not '{value}'")
 
 
 SOURCES = {

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from lit_fa.layers.feedback import WEIGHT_LAYERS
 from lit_fa.layers.observing import Call, calls, observing, recording, unfrozen
 from lit_fa.layers.transformer_points import PRESETS, transformer_points
 
+Blocks = Literal["block", "layer", "macro", "micro"] | list[str]
 Visitor = Callable[[str, Tensor], None]
 LEARNS = (*WEIGHT_LAYERS, FactoredLayer)
 # parts of the names of autograd nodes
@@ -124,7 +126,7 @@ def _leaves(output: Tensor) -> set[int]:
     return leaves
 
 
-def find_blocks(network: nn.Module, example: Tensor, blocks: str | list[str] = "block") -> list[Block]:
+def find_blocks(network: nn.Module, example: Tensor, blocks: Blocks = "block") -> list[Block]:
     """The block boundaries of a network, in the order of one forward pass of `example`.
 
     Args:

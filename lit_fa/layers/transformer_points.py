@@ -47,11 +47,7 @@ def _parts(name: str, module: nn.Module) -> list[str]:
 
 
 def _holds(module: nn.Module, path: str) -> bool:
-    try:
-        module.get_submodule(path)
-    except AttributeError:
-        return False
-    return True
+    return path in dict(module.named_modules(remove_duplicate=False))
 
 
 def _before(network: nn.Module, example: Tensor, block: str) -> list[str]:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 import torch
 from lightning.pytorch.callbacks import OnExceptionCheckpoint
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from lit_fa.errors import UserError
+from lit_fa.errors import UserError, check_literals
 from lit_fa.modules.accumulation import Window
 from lit_fa.modules.averages import check_averages, renews_statistics
 from lit_fa.modules.finite import NonFiniteLossError, first_non_finite
@@ -84,14 +85,14 @@ class Classifier(ScheduledClassifier):
         criterion: str = "cross_entropy",
         optimizer: OptimizerCallable = plain_sgd,
         scheduler: LRSchedulerCallable | None = None,
-        scheduler_interval: str = "epoch",
+        scheduler_interval: Literal["epoch", "step"] = "epoch",
         layer_lr: dict[str, float] | None = None,
         network_args: dict | None = None,
         pretrained: bool = False,
         weights: str | None = None,
         adapter: dict | None = None,
         clip: float | None = None,
-        clip_by: str = "norm",
+        clip_by: Literal["norm", "value"] = "norm",
         accumulate: int = 1,
         stream: bool = False,
         compile: bool = False,
@@ -101,7 +102,8 @@ class Classifier(ScheduledClassifier):
     ):
         """Build the network and install the rule."""
         super().__init__()
-        _check(accumulate, clip, clip_by, scheduler_interval)
+        check_literals(__class__, locals())
+        _check(accumulate, clip)
         if num_classes == 1 and criterion in ("cross_entropy", "bce"):
             raise UserError(f"one output is a number to predict, and {criterion} is for classes: set criterion: mse")
         self.num_classes = num_classes
@@ -313,12 +315,8 @@ class Classifier(ScheduledClassifier):
             self.log("train/loss", weighted_mean(surrogate.loss, seen, self.trainer), prog_bar=True)
 
 
-def _check(accumulate: int, clip: float | None, clip_by: str, interval: str) -> None:
+def _check(accumulate: int, clip: float | None) -> None:
     if not 1 <= accumulate <= MOST:
         raise UserError(f"accumulate is from 1 to {MOST:,} batches, not {accumulate}")
     if clip is not None and not clip > 0:
         raise UserError(f"clip is a positive bound or null, not {clip}")
-    if clip_by not in ("norm", "value"):
-        raise UserError(f"clip_by is norm or value, not '{clip_by}'")
-    if interval not in ("epoch", "step"):
-        raise UserError(f"scheduler_interval is epoch or step, not '{interval}'")

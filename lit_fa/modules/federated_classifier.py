@@ -10,12 +10,13 @@ import logging
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from lit_fa.errors import UserError
+from lit_fa.errors import UserError, check_literals
 from lit_fa.federated.algorithms import FedAvg, FederatedAlgorithm
 from lit_fa.federated.client_batch import changing_buffers
 from lit_fa.federated.executors import EXECUTORS, Executor, checked, executor_named, fastest
@@ -89,7 +90,7 @@ class FederatedClassifier(ScheduledClassifier):
         local_schedule: LocalSchedule | None = None,
         optimizer: OptimizerCallable = averaging_server,
         scheduler: LRSchedulerCallable | None = None,
-        executor: str = "auto",
+        executor: Literal["sequential", "vmap", "stacked", "auto"] = "auto",
         lanes: int | None = None,
         validate_every: int = 1,
         seed: int = 0,
@@ -103,7 +104,8 @@ class FederatedClassifier(ScheduledClassifier):
     ):
         """Build the network and install the rule."""
         super().__init__()
-        _check(executor, lanes, validate_every)
+        check_literals(__class__, locals())
+        _check(lanes, validate_every)
         self.automatic_optimization = False
         if isinstance(network, str):
             network = configured(network, num_classes, tuple(image_shape), pretrained, network_args or {})
@@ -314,9 +316,7 @@ class FederatedClassifier(ScheduledClassifier):
         )
 
 
-def _check(executor: str, lanes: int | None, validate_every: int) -> None:
-    if executor not in EXECUTORS:
-        raise UserError(f"executor is one of {', '.join(EXECUTORS)}, not '{executor}'")
+def _check(lanes: int | None, validate_every: int) -> None:
     if lanes is not None and lanes < 1:
         raise UserError(f"lanes is at least 1 or null, not {lanes}")
     if validate_every < 1:

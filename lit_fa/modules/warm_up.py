@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from typing import Literal
 
 import lightning as L
 import torch
@@ -13,12 +14,12 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from lit_fa.errors import UserError
+from lit_fa.errors import UserError, check_literals
 from lit_fa.layers.observing import observing, recording
 from lit_fa.layers.taps import LEARNS
 from lit_fa.modules.learner import Learner
 from lit_fa.modules.shares import mean_over_ranks, own_samples
-from lit_fa.rules.base import Batch, Does, one_of
+from lit_fa.rules.base import Batch, Does
 
 log = logging.getLogger(__name__)
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
@@ -48,14 +49,14 @@ class HeadProbe:
 
     epochs: int = 1
     lr: float = 1e-3
-    optimizer: str = "adam"
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     weight_decay: float = 0.0
     seed: int = 0
     keep: bool = False
 
     def __post_init__(self):
         """Check."""
-        one_of(optimizer=(self.optimizer, (*OPTIMIZERS,)))
+        check_literals(type(self), vars(self))
         sound = self.epochs >= 1 and 0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf
         if not sound or not 0 <= self.seed < 2**63:
             raise UserError(

@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import timm
 import torch
@@ -181,6 +181,8 @@ def _words(hint: Any) -> str:
         if get_origin(kind) in (list, tuple, Sequence):
             inner = [_PLURAL.get(entry, "") for entry in get_args(kind) if entry is not ...]
             said.append(f"a list of {inner[0]}" if inner and all(inner) else "a list")
+        elif get_origin(kind) is Literal:
+            said += get_args(kind)
         else:
             said.append(_WORDS.get(kind) or getattr(kind, "__name__", str(kind)))
     return " or ".join([", ".join(said[:-1]), said[-1]]) if len(said) > 1 else said[0]
@@ -197,6 +199,8 @@ def _fits(value: object, hint: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
+    if kind is Literal:  # the network says which values it has
+        return isinstance(value, str)
     if kind in (bool, str):
         return isinstance(value, kind)
     if kind in (list, tuple, Sequence):

@@ -6,7 +6,7 @@ from itertools import pairwise
 from torch import nn
 
 from lit_fa.errors import UserError
-from lit_fa.networks.parts import BlockNetwork, ImageSize, height_and_width, initialised, linear_block
+from lit_fa.networks.parts import Activation, BlockNetwork, ImageSize, Init, height_and_width, initialised, linear_block
 from lit_fa.networks.registry import register
 
 DEEPEST = 10_000  # hidden layers
@@ -39,10 +39,10 @@ def mlp(
     hidden: Sequence[int] | int | None = None,
     width: int | None = None,
     depth: int | None = None,
-    activation: str = "relu",
+    activation: Activation = "relu",
     bias: bool = True,
     dropout: float = 0.0,
-    init: str = "default",
+    init: Init = "default",
 ) -> BlockNetwork:
     """Hidden layers of the given widths and a linear head; images are flattened.
 

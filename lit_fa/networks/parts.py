@@ -5,15 +5,20 @@ head`, every operation (activation, pool, flatten, a whole residual branch) is a
 """
 
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from lit_fa.errors import UserError, nearest
 
+Activation = Literal[
+    "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "tanh", "hard_tanh", "sigmoid", "hard_sigmoid", "identity"
+]
+Init = Literal["default", "xavier", "kaiming"]
 ImageSize = int | tuple[int, int] | list[int]
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
     "elu": nn.ELU,
@@ -32,7 +37,7 @@ def _keep_default(weight: Tensor) -> Tensor:
     return weight
 
 
-INITS: dict[str, Callable[[Tensor], Tensor]] = {
+INITS: dict[Init, Callable[[Tensor], Tensor]] = {
     "default": _keep_default,  # torch: uniform within +-1/sqrt(fan_in)
     "xavier": nn.init.xavier_uniform_,  # Glorot & Bengio 2010, uniform; BioTorch's tables
     "kaiming": nn.init.kaiming_normal_,  # He et al. 2015, normal, fan_in, gain sqrt(2)
@@ -79,13 +84,13 @@ def choice(what: str, name: str, valid: dict):
     return valid[name]
 
 
-def activation_named(name: str) -> nn.Module:
+def activation_named(name: Activation) -> nn.Module:
     """A new activation module, e.g. `relu`, `leaky_relu` (slope 0.01), `tanh`, `identity`; see `ACTIVATIONS`."""
     return choice("activation", name, ACTIVATIONS)()
 
 
 @torch.no_grad()
-def initialised(network: nn.Module, init: str) -> nn.Module:
+def initialised(network: nn.Module, init: Init) -> nn.Module:
     """Initialise the weights of linear and convolution layers by `init` (see `INITS`); return the network.
 
     Biases keep torch's init, uniform within +-1/sqrt(fan_in); normalisation layers keep scale one and shift zero.
@@ -117,7 +122,7 @@ def conv_block(
     padding: int = 1,
     bias: bool = True,
     batch_norm: bool = False,
-    activation: str = "relu",
+    activation: Activation = "relu",
     pool: nn.Module | None = None,
 ) -> nn.Sequential:
     """Convolution (stride 1), optional batch normalisation, activation, optional pool.
@@ -133,7 +138,7 @@ def conv_block(
 
 
 def linear_block(
-    in_features: int, out_features: int, *, bias: bool = True, batch_norm: bool = False, activation: str = "relu"
+    in_features: int, out_features: int, *, bias: bool = True, batch_norm: bool = False, activation: Activation = "relu"
 ) -> nn.Sequential:
     """Flatten, linear layer, optional batch normalisation, activation."""
     return layers(

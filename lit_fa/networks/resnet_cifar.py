@@ -1,11 +1,15 @@
 """The residual networks of He et al. 2016 (section 4.2) for 32 x 32 images: 6 n + 2 layers, widths 16, 32, 64."""
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_fa.networks.parts import (
+    Activation,
     BlockNetwork,
     ImageSize,
+    Init,
     activation_named,
     choice,
     height_and_width,
@@ -34,6 +38,7 @@ def projection_shortcut(in_chans: int, out_chans: int, stride: int) -> nn.Sequen
     return layers(conv=nn.Conv2d(in_chans, out_chans, 1, stride=stride, bias=False), norm=nn.BatchNorm2d(out_chans))
 
 
+Shortcut = Literal["A", "B"]
 SHORTCUTS = {"A": PadShortcut, "B": projection_shortcut}
 
 
@@ -44,7 +49,7 @@ class ResidualBlock(nn.Module):
     shortcut.
     """
 
-    def __init__(self, in_chans: int, out_chans: int, stride: int, activation: str, shortcut: str) -> None:
+    def __init__(self, in_chans: int, out_chans: int, stride: int, activation: Activation, shortcut: Shortcut) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_chans, out_chans, 3, stride=stride, padding=1, bias=False)
         self.norm1 = nn.BatchNorm2d(out_chans)
@@ -64,7 +69,14 @@ class ResidualBlock(nn.Module):
 
 
 def residual_network(
-    n: int, num_classes: int, in_chans: int, img_size: ImageSize, *, activation: str, shortcut: str, init: str
+    n: int,
+    num_classes: int,
+    in_chans: int,
+    img_size: ImageSize,
+    *,
+    activation: Activation,
+    shortcut: Shortcut,
+    init: Init,
 ) -> BlockNetwork:
     """A stem, 3 n residual blocks of widths 16, 32, 64, the mean over the map, the head."""
     height_and_width("a residual network", img_size, at_least=4)
@@ -89,9 +101,9 @@ def resnet20_cifar(
     num_classes: int = 10,
     in_chans: int = 3,
     img_size: ImageSize = 32,
-    activation: str = "relu",
-    shortcut: str = "A",
-    init: str = "default",
+    activation: Activation = "relu",
+    shortcut: Shortcut = "A",
+    init: Init = "default",
 ) -> BlockNetwork:
     """ResNet-20 (n = 3): 0.27 M weights.
 
@@ -113,9 +125,9 @@ def resnet32_cifar(
     num_classes: int = 10,
     in_chans: int = 3,
     img_size: ImageSize = 32,
-    activation: str = "relu",
-    shortcut: str = "A",
-    init: str = "default",
+    activation: Activation = "relu",
+    shortcut: Shortcut = "A",
+    init: Init = "default",
 ) -> BlockNetwork:
     """ResNet-32 (n = 5): 0.46 M weights. Arguments as for `resnet20_cifar`."""
     options = {"activation": activation, "shortcut": shortcut, "init": init}
@@ -128,9 +140,9 @@ def resnet56_cifar(
     num_classes: int = 10,
     in_chans: int = 3,
     img_size: ImageSize = 32,
-    activation: str = "relu",
-    shortcut: str = "A",
-    init: str = "default",
+    activation: Activation = "relu",
+    shortcut: Shortcut = "A",
+    init: Init = "default",
 ) -> BlockNetwork:
     """ResNet-56 (n = 9): 0.85 M weights. Arguments as for `resnet20_cifar`."""
     options = {"activation": activation, "shortcut": shortcut, "init": init}

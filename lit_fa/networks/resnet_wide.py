@@ -7,12 +7,15 @@ running statistics to average.
 """
 
 from functools import partial
+from typing import Literal
 
 from torch import Tensor, nn
 
 from lit_fa.networks.parts import (
+    Activation,
     BlockNetwork,
     ImageSize,
+    Init,
     activation_named,
     choice,
     height_and_width,
@@ -21,6 +24,7 @@ from lit_fa.networks.parts import (
 )
 from lit_fa.networks.registry import register
 
+Norm = Literal["batch", "group"]
 NORMS = {"batch": nn.BatchNorm2d, "group": partial(nn.GroupNorm, 32)}
 WIDE = 64  # from this size on the stem halves the image
 
@@ -28,7 +32,7 @@ WIDE = 64  # from this size on the stem halves the image
 class Residual(nn.Module):
     """act(branch(x) + shortcut(x)); the shortcut projects if the shape changes."""
 
-    def __init__(self, branch: nn.Sequential, shortcut: nn.Module, activation: str) -> None:
+    def __init__(self, branch: nn.Sequential, shortcut: nn.Module, activation: Activation) -> None:
         super().__init__()
         self.branch, self.shortcut, self.activation = branch, shortcut, activation_named(activation)
 
@@ -37,7 +41,7 @@ class Residual(nn.Module):
         return self.activation(self.branch(maps) + self.shortcut(maps))
 
 
-def basic(in_chans: int, width: int, stride: int, norm: str, activation: str) -> Residual:
+def basic(in_chans: int, width: int, stride: int, norm: Norm, activation: Activation) -> Residual:
     """Two 3x3 convolutions to `width` channels."""
     make = NORMS[norm]
     branch = layers(
@@ -50,7 +54,7 @@ def basic(in_chans: int, width: int, stride: int, norm: str, activation: str) ->
     return Residual(branch, shortcut(in_chans, width, stride, norm), activation)
 
 
-def bottleneck(in_chans: int, width: int, stride: int, norm: str, activation: str) -> Residual:
+def bottleneck(in_chans: int, width: int, stride: int, norm: Norm, activation: Activation) -> Residual:
     """1x1, 3x3 (with the stride) and 1x1 convolutions to four times `width` channels."""
     make = NORMS[norm]
     branch = layers(
@@ -66,7 +70,7 @@ def bottleneck(in_chans: int, width: int, stride: int, norm: str, activation: st
     return Residual(branch, shortcut(in_chans, 4 * width, stride, norm), activation)
 
 
-def shortcut(in_chans: int, out_chans: int, stride: int, norm: str) -> nn.Module:
+def shortcut(in_chans: int, out_chans: int, stride: int, norm: Norm) -> nn.Module:
     """The identity, or a normalised 1x1 convolution if the shape changes."""
     if stride == 1 and in_chans == out_chans:
         return nn.Identity()
@@ -95,9 +99,9 @@ def resnet18_small(
     num_classes: int = 10,
     in_chans: int = 3,
     img_size: ImageSize = 32,
-    activation: str = "relu",
-    norm: str = "batch",
-    init: str = "default",
+    activation: Activation = "relu",
+    norm: Norm = "batch",
+    init: Init = "default",
 ) -> BlockNetwork:
     """ResNet-18 for images of 28 to 64 pixels: 11.2 M weights.
 
@@ -118,9 +122,9 @@ def resnet50_small(
     num_classes: int = 10,
     in_chans: int = 3,
     img_size: ImageSize = 32,
-    activation: str = "relu",
-    norm: str = "batch",
-    init: str = "default",
+    activation: Activation = "relu",
+    norm: Norm = "batch",
+    init: Init = "default",
 ) -> BlockNetwork:
     """ResNet-50 for images of 28 to 64 pixels: 23.5 M weights. Arguments as for `resnet18_small`."""
     return wide_network(bottleneck, 4, (3, 4, 6, 3), locals())

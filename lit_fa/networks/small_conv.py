@@ -4,8 +4,10 @@ from torch import nn
 
 from lit_fa.errors import UserError
 from lit_fa.networks.parts import (
+    Activation,
     BlockNetwork,
     ImageSize,
+    Init,
     activation_named,
     conv_block,
     height_and_width,
@@ -22,9 +24,9 @@ def lenet(
     num_classes: int = 10,
     in_chans: int = 1,
     img_size: ImageSize = 28,
-    activation: str = "relu",
+    activation: Activation = "relu",
     bias: bool = True,
-    init: str = "default",
+    init: Init = "default",
 ) -> BlockNetwork:
     """LeNet-5 as BioTorch trains it on (Fashion-)MNIST: convolutions 6-16-120 of 5x5, then 84 units (61,706 weights).
 
@@ -62,9 +64,9 @@ def lenet_wide(
     num_classes: int = 10,
     in_chans: int = 3,
     img_size: ImageSize = 32,
-    activation: str = "relu",
+    activation: Activation = "relu",
     bias: bool = True,
-    init: str = "default",
+    init: Init = "default",
 ) -> BlockNetwork:
     """BioTorch's LeNet for CIFAR-10: convolutions 32-64-128 of 3x3 without padding, each with a pool, then 256 units.
 
@@ -89,10 +91,10 @@ def three_convolutions(
     in_chans: int,
     img_size: ImageSize,
     *,
-    activation: str,
+    activation: Activation,
     batch_norm: bool,
     bias: bool,
-    init: str,
+    init: Init,
 ) -> BlockNetwork:
     """Three 3x3 convolutions of the given widths, a mean to 2x2, one linear layer of `units`, the head."""
     height_and_width("a network of three convolutions", img_size, at_least=4)
@@ -113,10 +115,10 @@ def conv3_32_64_128(
     num_classes: int = 10,
     in_chans: int = 3,
     img_size: ImageSize = 32,
-    activation: str = "leaky_relu",
+    activation: Activation = "leaky_relu",
     batch_norm: bool = True,
     bias: bool = True,
-    init: str = "default",
+    init: Init = "default",
 ) -> BlockNetwork:
     """The small network of SSA's authors (LLS-DNN's SmallConv): 3x3 convolutions 32-64-128, then 512 units.
 
@@ -142,10 +144,10 @@ def conv3_96_192_512(
     num_classes: int = 10,
     in_chans: int = 3,
     img_size: ImageSize = 32,
-    activation: str = "leaky_relu",
+    activation: Activation = "leaky_relu",
     batch_norm: bool = True,
     bias: bool = True,
-    init: str = "default",
+    init: Init = "default",
 ) -> BlockNetwork:
     """The wider form of `conv3_32_64_128` (LLS-DNN's SmallConvL): convolutions 96-192-512, then 1024 units; 3.2 M."""
     options = {"activation": activation, "batch_norm": batch_norm, "bias": bias, "init": init}
@@ -158,9 +160,9 @@ def conv2_group_norm(
     num_classes: int = 10,
     in_chans: int = 3,
     img_size: ImageSize = 32,
-    activation: str = "relu",
+    activation: Activation = "relu",
     groups: int = 8,
-    init: str = "default",
+    init: Init = "default",
 ) -> BlockNetwork:
     """The small network of FLFA's authors: two 3x3 convolutions of 32, each normalised and pooled, then 256 units.
 

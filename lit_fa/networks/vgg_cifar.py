@@ -3,8 +3,10 @@
 from torch import nn
 
 from lit_fa.networks.parts import (
+    Activation,
     BlockNetwork,
     ImageSize,
+    Init,
     conv_block,
     height_and_width,
     initialised,
@@ -33,9 +35,9 @@ def vgg_small(
     num_classes: int = 10,
     in_chans: int = 3,
     img_size: ImageSize = 32,
-    activation: str = "relu",
+    activation: Activation = "relu",
     bias: bool = True,
-    init: str = "default",
+    init: Init = "default",
 ) -> BlockNetwork:
     """Convolutions 32-32-pool-64-64-pool-128-128-pool, then 256 units: a network for comparing step times.
 
@@ -60,10 +62,10 @@ def vgg13_cifar(
     num_classes: int = 10,
     in_chans: int = 3,
     img_size: ImageSize = 32,
-    activation: str = "relu",
+    activation: Activation = "relu",
     batch_norm: bool = True,
     bias: bool = True,
-    init: str = "default",
+    init: Init = "default",
 ) -> BlockNetwork:
     """VGG-13 (Simonyan & Zisserman 2015, configuration B) with one linear layer 512-classes as head: 9.41 M weights.
 

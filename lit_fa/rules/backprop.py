@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from lit_fa.errors import check_literals
 from lit_fa.layers.coverage import Coverage
-from lit_fa.rules.base import Criterion, LearningRule, refuse
+from lit_fa.rules.base import Criterion, LearningRule, Uncovered, refuse
 
 
 class Backprop(LearningRule):
@@ -20,9 +21,10 @@ class Backprop(LearningRule):
 
     paper: ClassVar[str] = "Rumelhart, Hinton & Williams 1986"
 
-    def __init__(self, uncovered: str = "allow"):
+    def __init__(self, uncovered: Uncovered = "allow"):
         """See the class."""
         super().__init__()
+        check_literals(__class__, locals())
         self.uncovered = uncovered
 
     def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:

@@ -16,20 +16,20 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar, Generic, NamedTuple, TypeVar
+from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
 from lit_fa.described import Described
-from lit_fa.errors import UserError
+from lit_fa.errors import UserError, not_one_of
 from lit_fa.layers.coverage import Coverage, coverage
 from lit_fa.layers.observing import observing, unfrozen
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 Batch = tuple[Tensor, Tensor]
 Tensors = dict[str, Tensor]
-UNCOVERED = ("raise", "warn", "allow")
+Uncovered = Literal["raise", "warn", "allow"]
 T = TypeVar("T")
 Method = TypeVar("Method", bound=Callable)
 
@@ -271,14 +271,7 @@ def _default(does: Does) -> Callable | None:
     return getattr(LearningRule, does.value, None)
 
 
-def one_of(**options: tuple[str | None, tuple[str | None, ...]]) -> None:
-    """Refuse an option, given as ``name=(value, valid values)``, whose value is none of the valid ones."""
-    for name, (value, valid) in options.items():
-        if value not in valid:
-            raise UserError(f"{name} is one of {', '.join(word or 'null' for word in valid)}, not '{value}'")
-
-
-def refuse(what: str, names: list[str], remedy: str, *, uncovered: str) -> None:
+def refuse(what: str, names: list[str], remedy: str, *, uncovered: Uncovered) -> None:
     """Raise, warn or stay silent about tensors that a rule does not reach.
 
     Args:
@@ -290,7 +283,8 @@ def refuse(what: str, names: list[str], remedy: str, *, uncovered: str) -> None:
     Raises:
         UserError: as asked for; or `uncovered` is none of the three.
     """
-    one_of(uncovered=(uncovered, UNCOVERED))
+    if uncovered not in get_args(Uncovered):
+        raise UserError(not_one_of("uncovered", get_args(Uncovered), uncovered))
     if not names or uncovered == "allow":
         return
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

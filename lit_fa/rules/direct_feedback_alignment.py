@@ -23,24 +23,24 @@ layer norms and the projections to queries, keys and values learn inside their s
 import logging
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from lit_fa.errors import UserError
-from lit_fa.functional.credit import error_link
+from lit_fa.errors import UserError, check_literals
+from lit_fa.functional.credit import Backend, error_link
 from lit_fa.functional.criteria import outputs_wanted
-from lit_fa.functional.feedback import INITS, draw, named_generator, shared_slices
-from lit_fa.functional.tokens import SHARES, gathered
+from lit_fa.functional.feedback import INITS, Init, draw, named_generator, shared_slices
+from lit_fa.functional.tokens import Share, gathered
 from lit_fa.layers.coverage import Coverage
 from lit_fa.layers.observing import observing
 from lit_fa.layers.sequences import shared_by_tokens, token_mask
-from lit_fa.layers.taps import Block, Taps, block_key, block_name, find_blocks, leaks
-from lit_fa.rules.base import UNCOVERED, Batch, Criterion, LearningRule, Surrogate, Tensors, one_of, refuse
+from lit_fa.layers.taps import Block, Blocks, Taps, block_key, block_name, find_blocks, leaks
+from lit_fa.rules.base import Batch, Criterion, LearningRule, Surrogate, Tensors, Uncovered, refuse
 
 log = logging.getLogger(__name__)
-SHAPES = ("dense", "per_channel", "shared", "transposed_conv")
+Shape = Literal["dense", "per_channel", "shared", "transposed_conv"]
 
 
 class DirectFeedbackAlignment(LearningRule):
@@ -71,24 +71,21 @@ class DirectFeedbackAlignment(LearningRule):
 
     def __init__(
         self,
-        teacher: str = "error",
-        shape: str = "dense",
-        blocks: str | list[str] = "block",
-        init: str | None = None,
+        teacher: Literal["error", "target"] = "error",
+        shape: Shape = "dense",
+        blocks: Blocks = "block",
+        init: Init | None = None,
         scale: float = 1.0,
         seed: int = 0,
-        channels: str = "auto",
-        target_reduction: str = "mean",
-        backend: str = "fused",
-        uncovered: str = "raise",
-        tokens: str | None = None,
+        channels: Literal["auto", "first", "last"] = "auto",
+        target_reduction: Literal["mean", "sum"] = "mean",
+        backend: Backend = "fused",
+        uncovered: Uncovered = "raise",
+        tokens: Share | None = None,
     ):
         """See the class."""
         super().__init__()
-        one_of(teacher=(teacher, ("error", "target")), shape=(shape, SHAPES))
-        one_of(init=(init, (None, *INITS)), tokens=(tokens, (None, *SHARES)))
-        one_of(channels=(channels, ("auto", "first", "last")), target_reduction=(target_reduction, ("mean", "sum")))
-        one_of(backend=(backend, ("fused", "detour")), uncovered=(uncovered, UNCOVERED))
+        check_literals(__class__, locals())
         if not scale > 0:
             raise UserError(f"the scale of feedback is a positive number, not {scale}")
         self.teacher, self.shape, self.blocks, self.scale = teacher, shape, blocks, scale

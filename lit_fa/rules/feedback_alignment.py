@@ -17,14 +17,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lit_fa.errors import UserError, nearest
+from lit_fa.errors import UserError, check_literals, nearest
+from lit_fa.functional.credit import Backend
 from lit_fa.functional.feedback import named_generator
 from lit_fa.layers.coverage import Coverage, whose
 from lit_fa.layers.feedback import WEIGHT_LAYERS, FeedbackLayer, extend, feedback_layers
 from lit_fa.layers.observing import observing, recording
 from lit_fa.layers.sources import SOURCES, FeedbackSource
 from lit_fa.layers.taps import match
-from lit_fa.rules.base import Criterion, Halves, LearningRule, Progress, provided, refuse
+from lit_fa.rules.base import Criterion, Halves, LearningRule, Progress, Uncovered, provided, refuse
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +57,14 @@ class FeedbackAlignment(LearningRule):
         self,
         source: FeedbackSource | str = "random",
         layers: list[str] | None = None,
-        backend: str = "fused",
-        uncovered: str = "raise",
+        backend: Backend = "fused",
+        uncovered: Uncovered = "raise",
     ):
         """See the class."""
         super().__init__()
         if isinstance(source, str) and source not in SOURCES:
             raise UserError(f"unknown feedback source '{source}'; {nearest(source, [*SOURCES])}")
-        if backend not in ("fused", "detour"):
-            raise UserError(f"backend is fused or detour, not '{backend}'")
+        check_literals(__class__, locals())
         self.source = SOURCES[source]() if isinstance(source, str) else source
         self.layers, self.backend, self.uncovered = layers, backend, uncovered
         self.extended: dict[str, FeedbackLayer] = {}  # not registered: they belong to the network

@@ -25,25 +25,27 @@ where a block does, behind its activation, as everywhere in this package.
 
 import logging
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from lit_fa.errors import UserError
+from lit_fa.errors import UserError, check_literals
 from lit_fa.functional import matching
-from lit_fa.functional.tokens import token_shares
+from lit_fa.functional.credit import Backend
+from lit_fa.functional.feedback import Init
+from lit_fa.functional.tokens import Share, token_shares
 from lit_fa.layers.coverage import Coverage
 from lit_fa.layers.linear_chain import dense_weight, linear_chain, set_dense_weight, transformer_chain
 from lit_fa.layers.observing import observing, recording, unfrozen
 from lit_fa.layers.sequences import token_mask
-from lit_fa.layers.taps import LEARNS
+from lit_fa.layers.taps import LEARNS, Blocks
 from lit_fa.layers.transformer_points import PRESETS
-from lit_fa.rules.base import Batch, Criterion, one_of
+from lit_fa.rules.base import Batch, Criterion, Uncovered
 from lit_fa.rules.direct_feedback_alignment import DirectFeedbackAlignment
 
 log = logging.getLogger(__name__)
-SOLVERS = ("seq_ls", "als", "svd_average", "bp_product", "random")
+Solver = Literal["seq_ls", "als", "svd_average", "bp_product", "random"]
 SAMPLES = 2048  # that accuracy before and after matching is measured on
 
 
@@ -79,24 +81,25 @@ class FeedbackWeightMatching(DirectFeedbackAlignment):
 
     def __init__(
         self,
-        solver: str = "als",
+        solver: Solver = "als",
         weight_match: float = 1.0,
         keep_norm: bool = False,
-        feedback_scale: str | float = "none",
-        head: str = "kept",
+        feedback_scale: Literal["none", "bp"] | float = "none",
+        head: Literal["kept", "transposed"] = "kept",
         sweeps: int = 50,
         normalise: bool = False,
-        blocks: str | list[str] = "block",
-        init: str = "xavier_uniform",
+        blocks: Blocks = "block",
+        init: Init = "xavier_uniform",
         scale: float = 1.0,
         seed: int = 0,
-        backend: str = "fused",
-        uncovered: str = "raise",
-        tokens: str | None = None,
+        backend: Backend = "fused",
+        uncovered: Uncovered = "raise",
+        tokens: Share | None = None,
     ):
         """See the class."""
         drawn = {"init": init, "scale": scale, "seed": seed}
         super().__init__(blocks=blocks, backend=backend, uncovered=uncovered, tokens=tokens, **drawn)
+        check_literals(__class__, locals())
         _check(solver, weight_match, feedback_scale, head, sweeps, normalise)
         self.solver, self.weight_match, self.keep_norm = solver, weight_match, keep_norm
         self.feedback_scale, self.head, self.sweeps, self.normalise = feedback_scale, head, sweeps, normalise
@@ -254,7 +257,6 @@ def _first_samples(batches: Iterable[Batch]) -> list[Batch]:
 
 
 def _check(solver: str, beta: float, scale: str | float, head: str, sweeps: int, normalise: bool) -> None:
-    one_of(solver=(solver, SOLVERS), head=(head, ("kept", "transposed")))
     if not 0 <= beta <= 1:
         raise UserError(f"weight_match is between 0 and 1, not {beta}")
     if scale not in ("none", "bp") and (isinstance(scale, str) or not scale > 0):

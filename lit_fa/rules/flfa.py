@@ -15,21 +15,20 @@ not be read; this one is ours.
 
 import re
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from lit_fa.errors import UserError
-from lit_fa.functional.feedback import named_generator
+from lit_fa.errors import UserError, check_literals
+from lit_fa.functional.credit import Backend
+from lit_fa.functional.feedback import Rescale, named_generator
 from lit_fa.layers.coverage import Coverage
 from lit_fa.layers.feedback import feedback_layers, switch_off, switch_on
 from lit_fa.layers.sources import FeedbackSource, SharedRandomFeedback, SnapshotFeedback
 from lit_fa.layers.stages import last_of_stages
-from lit_fa.rules.base import Criterion, Does, one_of, provided
+from lit_fa.rules.base import Criterion, Does, Uncovered, provided
 from lit_fa.rules.comparing import ComparesClients, PrivateComparison
 from lit_fa.rules.feedback_alignment import FeedbackAlignment, carriers
-
-FEEDBACK = ("snapshot", "random", "redrawn")
 
 
 class FLFA(ComparesClients, FeedbackAlignment):
@@ -53,16 +52,16 @@ class FLFA(ComparesClients, FeedbackAlignment):
     def __init__(
         self,
         layers: list[str] | str | None = "official",
-        feedback: str = "snapshot",
-        rescale: str = "row",
+        feedback: Literal["snapshot", "random", "redrawn"] = "snapshot",
+        rescale: Rescale = "row",
         reselect_every: int = 0,
         private: PrivateComparison | None = None,
         seed: int = 0,
-        backend: str = "fused",
-        uncovered: str = "raise",
+        backend: Backend = "fused",
+        uncovered: Uncovered = "raise",
     ):
         """See the class."""
-        one_of(feedback=(feedback, FEEDBACK))
+        check_literals(__class__, locals())
         super().__init__(_source(feedback, rescale, seed), layers, backend, uncovered)
         self.which, self.most = _selection(layers)
         self.reselect_every, self.private = reselect_every, private

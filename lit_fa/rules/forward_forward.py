@@ -30,16 +30,16 @@ normalisation compares the units' means over the batch, not running means.
 import logging
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from lit_fa.errors import UserError
+from lit_fa.errors import UserError, check_literals
 from lit_fa.functional.criteria import one_hot
 from lit_fa.functional.goodness import (
-    LOSSES,
-    NORMALISATIONS,
+    Loss,
+    Normalisation,
     contrast,
     goodness,
     likely_labels,
@@ -54,19 +54,8 @@ from lit_fa.layers.coverage import Coverage
 from lit_fa.layers.labels import LabelledInput
 from lit_fa.layers.normalising import NormalisingTaps
 from lit_fa.layers.observing import observing
-from lit_fa.layers.taps import find_blocks
-from lit_fa.rules.base import (
-    UNCOVERED,
-    Batch,
-    Criterion,
-    Halves,
-    LearningRule,
-    Progress,
-    Surrogate,
-    one_of,
-    provided,
-    refuse,
-)
+from lit_fa.layers.taps import Blocks, find_blocks
+from lit_fa.rules.base import Batch, Criterion, Halves, LearningRule, Progress, Surrogate, Uncovered, provided, refuse
 
 log = logging.getLogger(__name__)
 
@@ -118,32 +107,28 @@ class ForwardForward(LearningRule):
 
     def __init__(
         self,
-        loss: str = "threshold",
-        goodness: str = "mean",
+        loss: Loss = "threshold",
+        goodness: Literal["mean", "sum"] = "mean",
         threshold: float | None = None,
         sharpness: float | None = None,
-        negatives: str = "uniform",
-        normalise: str = "rms",
-        label: str = "pixels",
+        negatives: Literal["uniform", "permutation", "hard"] = "uniform",
+        normalise: Normalisation = "rms",
+        label: Literal["pixels", "channels"] = "pixels",
         strength: float = 1.0,
         position: int = 0,
         peer: float = 0.0,
-        schedule: str = "simultaneous",
-        blocks: str | list[str] = "block",
-        head: str = "softmax",
-        predict_by: str = "goodness",
+        schedule: Literal["simultaneous", "greedy"] = "simultaneous",
+        blocks: Blocks = "block",
+        head: Literal["softmax", "none"] = "softmax",
+        predict_by: Literal["goodness", "softmax"] = "goodness",
         predict_from: int | None = None,
-        backend: str = "closed_form",
+        backend: Literal["closed_form", "autograd"] = "closed_form",
         seed: int = 0,
-        uncovered: str = "raise",
+        uncovered: Uncovered = "raise",
     ):
         """See the class."""
         super().__init__()
-        one_of(loss=(loss, LOSSES), goodness=(goodness, ("mean", "sum")), normalise=(normalise, NORMALISATIONS))
-        one_of(negatives=(negatives, ("uniform", "permutation", "hard")), head=(head, ("softmax", "none")))
-        one_of(schedule=(schedule, ("simultaneous", "greedy")), predict_by=(predict_by, ("goodness", "softmax")))
-        one_of(label=(label, ("pixels", "channels")), backend=(backend, ("closed_form", "autograd")))
-        one_of(uncovered=(uncovered, UNCOVERED))
+        check_literals(__class__, locals())
         for option, value in {"sharpness": sharpness, "strength": strength}.items():
             if value is not None and not value > 0:
                 raise UserError(f"{option} is a number above 0, not {value}")

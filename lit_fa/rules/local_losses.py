@@ -22,12 +22,12 @@ as one convolution with batch normalisation, not as a residual block; a linear b
 
 import logging
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from lit_fa.errors import UserError
+from lit_fa.errors import UserError, check_literals
 from lit_fa.functional.criteria import one_hot
 from lit_fa.functional.feedback import named_generator
 from lit_fa.functional.pyramid import pyramidal_depth, sampled_blocks
@@ -35,10 +35,11 @@ from lit_fa.functional.similarity import similarity_matching
 from lit_fa.layers.auxiliary import Unit, auxiliary_network, drawn, read_out, units
 from lit_fa.layers.coverage import Coverage
 from lit_fa.layers.observing import observing
-from lit_fa.layers.taps import Taps, block_key, find_blocks
-from lit_fa.rules.base import UNCOVERED, Batch, Criterion, Halves, LearningRule, Surrogate, one_of, refuse
+from lit_fa.layers.taps import Blocks, Taps, block_key, find_blocks
+from lit_fa.rules.base import Batch, Criterion, Halves, LearningRule, Surrogate, Uncovered, refuse
 
 log = logging.getLogger(__name__)
+Channels = Literal["first", "last"]
 
 
 class LocalLosses(LearningRule):
@@ -51,10 +52,10 @@ class LocalLosses(LearningRule):
         uncovered: what to do about tensors without gradient: `raise`, `warn` or `allow`.
     """
 
-    def __init__(self, blocks: str | list[str], seed: int, channels: str, uncovered: str):
+    def __init__(self, blocks: Blocks, seed: int, channels: Channels, uncovered: Uncovered):
         """See the class."""
         super().__init__()
-        one_of(channels=(channels, ("first", "last")), uncovered=(uncovered, UNCOVERED))
+        check_literals(__class__, locals())
         self.blocks, self.seed, self.channels, self.uncovered = blocks, seed, channels, uncovered
         self.auxiliary = nn.ModuleDict()
         self.units: dict[str, Unit] = {}
@@ -150,17 +151,17 @@ class PredSim(LocalLosses):
 
     def __init__(
         self,
-        loss: str = "predsim",
+        loss: Literal["predsim", "pred", "sim"] = "predsim",
         beta: float = 0.99,
         decoder_units: int = 4096,
-        blocks: str | list[str] = "block",
+        blocks: Blocks = "block",
         seed: int = 0,
-        channels: str = "first",
-        uncovered: str = "raise",
+        channels: Channels = "first",
+        uncovered: Uncovered = "raise",
     ):
         """See the class."""
         super().__init__(blocks, seed, channels, uncovered)
-        one_of(loss=(loss, ("predsim", "pred", "sim")))
+        check_literals(__class__, locals())
         if not 0 <= beta <= 1:
             raise UserError(f"beta is a weight from 0 to 1, not {beta}")
         if decoder_units < 1:
@@ -213,10 +214,10 @@ class AugLocal(LocalLosses):
         self,
         depth: int = 2,
         pyramid: float = 0.5,
-        blocks: str | list[str] = "block",
+        blocks: Blocks = "block",
         seed: int = 0,
-        channels: str = "first",
-        uncovered: str = "raise",
+        channels: Channels = "first",
+        uncovered: Uncovered = "raise",
     ):
         """See the class."""
         super().__init__(blocks, seed, channels, uncovered)

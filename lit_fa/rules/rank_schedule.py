@@ -2,8 +2,9 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
-from lit_fa.errors import UserError
+from lit_fa.errors import UserError, check_literals
 from lit_fa.rules.base import Progress
 
 
@@ -55,19 +56,18 @@ class Pruning:
     energy: float = 0.95
     every: int = 10
     after: float = 0.3
-    of: str = "first"
+    of: Literal["first", "current"] = "first"
     floor: int | None = None
     keep: list[str] | None = None
     physical: bool = True
 
     def __post_init__(self):
         """Check."""
+        check_literals(type(self), vars(self))
         if not 0 < self.energy <= 1:
             raise UserError(f"pruning keeps a share of the energy between 0 and 1, not {self.energy}")
         if self.every < 1 or not 0 <= self.after < 1:
             raise UserError(f"pruning needs every >= 1 and after in 0 to 1, not {self.every} and {self.after}")
-        if self.of not in ("first", "current"):
-            raise UserError(f"pruning counts the energy of first or current, not '{self.of}'")
         if self.floor is not None and self.floor < 1:
             raise UserError(f"a layer of rank {self.floor} passes nothing: pruning.floor is at least 1")
 

@@ -11,13 +11,13 @@ by hand: they need no graph. It is the SVD-BP of SSA's table 2, and what SSA its
 """
 
 import logging
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from lit_fa.errors import UserError
-from lit_fa.functional.factored import (
+from lit_fa.errors import UserError, check_literals
+from lit_fa.functional.svd_factors import (
     energy_rank,
     hoyer_gradient,
     newton_schulz,
@@ -26,12 +26,14 @@ from lit_fa.functional.factored import (
     tangent,
 )
 from lit_fa.layers.coverage import Coverage
+from lit_fa.layers.factor_network import factor_network, matched
 from lit_fa.layers.factored import COLUMNS, FactoredLayer
-from lit_fa.layers.factoring import factor_network, matched
-from lit_fa.rules.base import UNCOVERED, Criterion, Halves, LearningRule, Progress, Tensors, one_of, provided, refuse
+from lit_fa.rules.base import Criterion, Halves, LearningRule, Progress, Tensors, Uncovered, provided, refuse
 from lit_fa.rules.rank_schedule import Hoyer, Pruning
 
 log = logging.getLogger(__name__)
+Retraction = Literal["none", "newton_schulz", "qr"]
+Reduction = Literal["mean", "sum"]
 RETRACTIONS = {"none": None, "newton_schulz": newton_schulz, "qr": qr_retraction}
 
 
@@ -61,18 +63,19 @@ class SVDBackprop(LearningRule):
         rank: int | float | None = None,
         orthogonality: float = 1.0,
         orthogonality_every: int = 1,
-        retraction: str = "none",
+        retraction: Retraction = "none",
         retract_every: int = 1,
         project: bool = False,
         hoyer: Hoyer | None = None,
         pruning: Pruning | None = None,
-        reduction: str = "mean",
-        dense: list[str] | str | None = None,
-        uncovered: str = "raise",
+        reduction: Reduction = "mean",
+        dense: list[str] | Literal["unfactorable"] | None = None,
+        uncovered: Uncovered = "raise",
     ):
         """See the class."""
         super().__init__()
-        _check(rank, dense, orthogonality, orthogonality_every, retraction, retract_every, reduction, uncovered)
+        check_literals(__class__, locals())
+        _check(rank, orthogonality, orthogonality_every, retract_every)
         self.rank, self.orthogonality, self.orthogonality_every = rank, orthogonality, orthogonality_every
         self.retraction, self.retract_every, self.project = retraction, retract_every, project
         self.hoyer, self.pruning, self.reduction = hoyer, pruning, reduction
@@ -200,14 +203,10 @@ def _orthonormal(factor: Tensor, mask: Tensor) -> Tensor:
     return made
 
 
-def _check(rank, dense, orthogonality, orthogonality_every, retraction, retract_every, reduction, uncovered) -> None:
+def _check(rank: int | float | None, orthogonality: float, orthogonality_every: int, retract_every: int) -> None:
     if rank is not None and (rank <= 0 or (isinstance(rank, float) and rank > 1)):
         raise UserError(f"rank is a number of at least 1, a share of the full rank in 0 to 1, or null, not {rank}")
-    if isinstance(dense, str) and dense != "unfactorable":
-        raise UserError(f"dense is a list of layers, or unfactorable, not '{dense}'")
     if orthogonality < 0:
         raise UserError(f"orthogonality is a factor of at least 0, not {orthogonality}")
     if orthogonality_every < 1 or retract_every < 1:
         raise UserError("orthogonality_every and retract_every are numbers of steps, at least 1")
-    one_of(retraction=(retraction, (*RETRACTIONS,)), reduction=(reduction, ("mean", "sum")))
-    one_of(uncovered=(uncovered, UNCOVERED))

@@ -24,24 +24,24 @@ input gradient across a cut. The read-out has the exact error; alpha weighs the 
 import logging
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from lit_fa.errors import UserError
-from lit_fa.functional.factored import factorise
-from lit_fa.functional.feedback import INITS, draw, named_generator
+from lit_fa.errors import UserError, check_literals
+from lit_fa.functional.feedback import Init, draw, named_generator
+from lit_fa.functional.svd_factors import factorise
 from lit_fa.layers.coverage import Coverage, whose
 from lit_fa.layers.factored import FactoredLayer, FeedbackFactors
 from lit_fa.layers.feedback_product import feedback_jacobians
-from lit_fa.layers.taps import block_name
-from lit_fa.rules.base import Batch, Criterion, Halves, Progress, Surrogate, Tensors, one_of, provided, refuse
-from lit_fa.rules.direct_feedback_alignment import DirectFeedbackAlignment
+from lit_fa.layers.taps import Blocks, block_name
+from lit_fa.rules.base import Batch, Criterion, Halves, Progress, Surrogate, Tensors, Uncovered, provided, refuse
+from lit_fa.rules.direct_feedback_alignment import DirectFeedbackAlignment, Shape
 from lit_fa.rules.rank_schedule import Hoyer, Pruning
-from lit_fa.rules.svd_backprop import SVDBackprop
+from lit_fa.rules.svd_backprop import Reduction, Retraction, SVDBackprop
 
 log = logging.getLogger(__name__)
-ROUTES = ("direct_product", "direct_random", "sequential")
+Schedule = Literal["constant", "linear", "cosine"]
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
     "linear": lambda done: 1.0 - done,
@@ -73,34 +73,36 @@ class SVDSpaceAlignment(SVDBackprop):
 
     def __init__(
         self,
-        route: str = "direct_random",
+        route: Literal["direct_product", "direct_random", "sequential"] = "direct_random",
         alpha: float = 1.0,
         beta: float = 1e-3,
-        beta_schedule: str = "constant",
+        beta_schedule: Schedule = "constant",
         gamma: float = 1.0,
-        feedback: str = "independent",
-        init: str = "kaiming_normal",
-        shape: str = "dense",
+        feedback: Literal["independent", "copy"] = "independent",
+        init: Init = "kaiming_normal",
+        shape: Shape = "dense",
         scale: float = 1.0,
-        blocks: str | list[str] = "layer",
+        blocks: Blocks = "layer",
         seed: int = 0,
         rank: int | float | None = None,
         orthogonality_every: int = 1,
-        retraction: str = "newton_schulz",
+        retraction: Retraction = "newton_schulz",
         retract_every: int = 1,
         project: bool = True,
         hoyer: Hoyer | None = None,
         pruning: Pruning | None = None,
-        reduction: str = "mean",
-        dense: list[str] | str | None = None,
-        uncovered: str = "raise",
+        reduction: Reduction = "mean",
+        dense: list[str] | Literal["unfactorable"] | None = None,
+        uncovered: Uncovered = "raise",
     ):
         """See the class."""
         super().__init__(
             rank, gamma, orthogonality_every, retraction, retract_every, project, hoyer, pruning, reduction, dense,
             uncovered,
         )  # fmt: skip
-        _check(route, alpha, beta, beta_schedule, feedback, init)
+        check_literals(__class__, locals())
+        if alpha < 0 or beta < 0:
+            raise UserError(f"alpha and beta are factors of at least 0, not {alpha} and {beta}")
         self.route, self.alpha, self.beta, self.beta_schedule = route, alpha, beta, beta_schedule
         self.feedback, self.init, self.seed = feedback, init, seed
         self.direct: DirectFeedbackAlignment | None = None
@@ -181,10 +183,3 @@ class SVDSpaceAlignment(SVDBackprop):
             raise UserError(f"direct_product: {error}; take route: direct_random or sequential") from None
         for name, product in products.items():
             self.direct.feedback[keys[name]].weight = self.direct.scale * product
-
-
-def _check(route: str, alpha: float, beta: float, schedule: str, feedback: str, init: str) -> None:
-    one_of(route=(route, ROUTES), beta_schedule=(schedule, (*SCHEDULES,)), init=(init, INITS))
-    one_of(feedback=(feedback, ("independent", "copy")))
-    if alpha < 0 or beta < 0:
-        raise UserError(f"alpha and beta are factors of at least 0, not {alpha} and {beta}")

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from lit_fa.layers.factor_network import factor_network
 from lit_fa.layers.factored import dense_weights, factor, factored_layers
-from lit_fa.layers.factoring import factor_network
 from lit_fa.layers.taps import find_blocks
 from lit_fa.networks.resnet_cifar import ResidualBlock
 from tests.small_networks import NETWORKS

@@ -6,8 +6,8 @@ from torch import nn
 
 from lit_fa.errors import UserError
 from lit_fa.layers import feedback_layers
+from lit_fa.layers.factor_network import factor_network
 from lit_fa.layers.factored import FactoredLayer, factor
-from lit_fa.layers.factoring import factor_network
 from lit_fa.modules import Learner
 from lit_fa.rules import FeedbackAlignment, KolenPollackFeedback, Pruning, SVDBackprop, SVDSpaceAlignment
 from lit_fa.rules.base import Progress

@@ -177,7 +177,7 @@ def test_a_residual_network_is_cut_behind_whole_blocks():
         ({"channels": "middle"}, "channels is one of"),
         ({"target_reduction": "none"}, "target_reduction is one of mean, sum"),
         ({"backend": "fast"}, "backend is one of fused, detour"),
-        ({"blocks": "stage"}, "blocks: blocks is 'block', 'layer'"),
+        ({"blocks": "stage"}, "blocks is one of block, layer"),
         ({"blocks": ["9"]}, "blocks: no module matches '9'"),
     ],
 )

@@ -235,7 +235,7 @@ def test_every_block_of_a_timm_network_learns(rule: Callable, name: str, side: i
         (lambda: AugLocal(pyramid=-0.1), "pyramid is a fraction from 0 to 1, not -0.1"),
         (lambda: AugLocal(uncovered="no"), "uncovered is one of raise, warn, allow"),
         (lambda: learner(mlp(), PredSim(blocks=["9"]), 6), "blocks: no module matches '9'"),
-        (lambda: learner(mlp(), AugLocal(blocks="stage"), 6), "blocks: blocks is 'block', 'layer'"),
+        (lambda: learner(mlp(), AugLocal(blocks="stage"), 6), "blocks is one of block, layer"),
         (lambda: learner(nn.Sequential(nn.Linear(6, 5)).double(), PredSim(), 6), "need a hidden block"),
         (lambda: learner(mlp(), AugLocal(blocks=["1"]), 6), "name two or more"),
     ],

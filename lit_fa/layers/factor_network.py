@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lit_fa.errors import UserError
-from lit_fa.functional.factored import full_rank
+from lit_fa.functional.svd_factors import full_rank
 from lit_fa.layers.factored import FactoredLayer, factor, tied, why_not
 from lit_fa.layers.feedback import WEIGHT_LAYERS
 from lit_fa.layers.observing import calls
