@@ -34,7 +34,7 @@ HANGS_AFTER = {"stage": 300, "file": 60, "test": 120}  # seconds of processor ti
 
 
 def drawn(tree: Path, number: int, seed: int) -> list[Bug]:
-    """`n` bugs: every kind in turn, at most one per line, drawn equally from all files."""
+    """`number` bugs: every kind in turn, at most one per line, drawn equally from all files."""
     files = [str(p.relative_to(tree)) for folder in FOLDERS for p in sorted((tree / folder).glob("*.py"))]
     pool = [bug for file in files for bug in bugs(tree, file)]
     draw = random.Random(seed)
