@@ -1,10 +1,15 @@
-"""What was measured while training, and who keeps it: one road from a measurement to loggers, monitors and records."""
+"""Curves of what was measured while training, and `publish`, which hands a measurement to loggers and monitors."""
 
 import math
+from collections.abc import Mapping
 
 import lightning as L
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
+
+from callbacks.errors import MeasurementError
+from lit_fa.lightning_privates import batches_processed, epoch_is_ending, in_epoch
 
 Point = tuple[int, float, float]
 LAST = 10  # points at the end of a curve that a record keeps whole
@@ -44,22 +49,54 @@ class Curves:
         return {key: _spread(curve[:-LAST], most - LAST) + curve[-LAST:] for key, curve in self.points.items()}
 
 
-class Recorder(L.Callback):
-    """A callback that keeps curves: what `publish` says, and what modules log once per epoch.
+class Recorder(Logger, L.Callback):
+    """A logger that keeps curves, and the callback that collects a module's epoch metrics for them.
 
-    Values of `val/` are taken when validation ends, all others when the epoch has ended; `test/` is no curve, nor is
-    `match/` and `select/`, which are of the moment before a step.
+    As a logger it receives what callbacks measure, by `log_metrics` (see `publish`); the callback adds it to the
+    trainer's loggers while training goes on. A module's own metrics reach loggers only after the hooks in which
+    checkpoints are saved, so a resumed run would lack them: they are read from `callback_metrics` in those hooks.
+    Values of `val/` are read when validation ends, all others when the epoch has ended. `test/` is no curve, nor are
+    `match/` and `select/`, which belong to the moment before a step.
     """
+
+    name = version = ""  # a logger has them; with these, and `save_dir`, folders are as without this logger
 
     def __init__(self) -> None:
         """Empty curves."""
+        super().__init__()
         self.curves = Curves()
         self.published: set[str] = set()
+        self.trainer: L.Trainer | None = None  # while training goes on
 
-    def receive(self, step: int, epoch: float, values: dict[str, float]) -> None:
-        """Take what a measuring callback publishes."""
-        self.published |= values.keys()
-        self.curves.add(step, epoch, values)
+    @property
+    def save_dir(self) -> str | None:
+        """The trainer's root folder, as where there is no logger."""
+        return self.trainer and self.trainer.default_root_dir
+
+    def log_hyperparams(self, *_: object) -> None:
+        """Nothing: a record has the whole config."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Take what a callback has measured; of rows with `epoch`, which are a module's own metrics, nothing.
+
+        Raises:
+            MeasurementError: it is a logger of the trainer, and not among its callbacks.
+        """
+        if self.trainer is None:
+            raise MeasurementError(f"{type(self).__name__} belongs under trainer.callbacks, not trainer.logger")
+        if "epoch" not in metrics:
+            self.published |= metrics.keys()
+            self.curves.add(self.trainer.global_step if step is None else step, epochs_done(self.trainer), metrics)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Be a logger from here on."""
+        self.trainer = trainer
+        if self not in trainer.loggers:
+            trainer.loggers.append(self)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Be no logger of what may follow."""
+        self._leave()
 
     def collect(self, trainer: L.Trainer, *, validation: bool) -> None:
         """Take this moment's epoch metrics: those of validation, or all the others."""
@@ -81,10 +118,13 @@ class Recorder(L.Callback):
         """Collect the last epoch's end."""
         self.collect(trainer, validation=False)
 
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Be no logger of the test that may follow."""
+        self._leave()
+
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
         """At an epoch's end, add what it has logged: a checkpoint holds curves, but no metrics."""
-        ending = trainer.training and trainer.fit_loop.epoch_progress.current.processed > trainer.current_epoch
-        if ending and self.state_key in checkpoint.get("callbacks", {}):
+        if epoch_is_ending(trainer) and self.state_key in checkpoint.get("callbacks", {}):
             ended = Curves(self.curves.points)
             ended.add(trainer.global_step, epochs_done(trainer), self._logged(trainer, validation=False))
             checkpoint["callbacks"][self.state_key]["curves"] = ended.points
@@ -96,6 +136,11 @@ class Recorder(L.Callback):
     def load_state_dict(self, state: dict) -> None:
         """Go on with the saved curves."""
         self.curves, self.published = Curves(state["curves"]), set(state["published"])
+
+    def _leave(self) -> None:
+        if self.trainer is not None and self in self.trainer.loggers:
+            self.trainer.loggers.remove(self)
+        self.trainer = None
 
     def _logged(self, trainer: L.Trainer, *, validation: bool) -> dict[str, float]:
         logged = trainer.callback_metrics
@@ -110,7 +155,7 @@ class Recorder(L.Callback):
 
 
 def publish(trainer: L.Trainer, module: L.LightningModule, values: dict[str, float], *, monitored: bool) -> None:
-    """Hand measured values to all loggers, at this optimiser step, and to all recorders.
+    """Hand measured values to all loggers, records among them, at this optimiser step.
 
     Args:
         trainer: in the middle of a fit.
@@ -118,22 +163,17 @@ def publish(trainer: L.Trainer, module: L.LightningModule, values: dict[str, flo
         values: key to float.
         monitored: also make them metrics that ModelCheckpoint and EarlyStopping see. Allowed at an epoch's end.
     """
-    step, epoch = trainer.global_step, epochs_done(trainer)
     for logger in trainer.loggers:
-        logger.log_metrics(values, step=step)
-    for callback in trainer.callbacks:
-        if isinstance(callback, Recorder):
-            callback.receive(step, epoch, values)
+        logger.log_metrics(values, step=trainer.global_step)
     if monitored:
         module.log_dict(values, logger=False, rank_zero_only=True)
 
 
 def epochs_done(trainer: L.Trainer) -> float:
-    """Epochs trained so far, with the part of the present one."""
+    """Epochs trained so far, with the fraction of the current one."""
     batches = trainer.num_training_batches
-    progress = trainer.fit_loop.epoch_loop.batch_progress.current
-    inside = trainer.fit_loop.epoch_progress.current.ready > trainer.current_epoch
-    part = progress.processed / batches if inside and batches and math.isfinite(batches) else 0.0
+    known = in_epoch(trainer) and batches and math.isfinite(batches)
+    part = batches_processed(trainer) / batches if known else 0.0
     return round(trainer.current_epoch + part, 4)
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_fa.errors import RanksNeeded
+from lit_fa.lightning_privates import forking_launcher, ranks_by_command_line
 from lit_fa.stopping import SIGNALS, Request, Stopped, exit_code
 
 
@@ -99,7 +99,7 @@ class Interruption(Checkpoint):
         path = self.path or Path(trainer.log_dir or trainer.default_root_dir) / "interrupted.ckpt"
         trainer.save_checkpoint(path)
         stopped = Stopped(signum, f"interrupted after step {trainer.global_step}; {self.going_on(str(path))}")
-        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        if forking_launcher(trainer):
             if trainer.is_global_zero:
                 print(stopped, flush=True)
             raise SystemExit(exit_code(stopped))  # torch would treat a KeyboardInterrupt of a forked rank as success
@@ -118,8 +118,8 @@ def hand_on_to_ranks(trainer: L.Trainer) -> None:
 
     The caller restores the handlers.
     """
-    launcher, parent, request = trainer.strategy.launcher, os.getpid(), Request(patient=True)
-    if not isinstance(launcher, _MultiProcessingLauncher) or threading.current_thread() is not threading.main_thread():
+    launcher, parent, request = forking_launcher(trainer), os.getpid(), Request(patient=True)
+    if launcher is None or threading.current_thread() is not threading.main_thread():
         return
 
     def hand_on(signum: int, frame: object = None) -> None:
@@ -141,7 +141,5 @@ def check_process(trainer: L.Trainer) -> None:
     Raises:
         RanksNeeded: this is a worker, and the trainer would start ranks.
     """
-    launcher = trainer.strategy.launcher
-    ranks = launcher.num_processes if isinstance(launcher, _SubprocessScriptLauncher) else 1
-    if ranks > 1 and multiprocessing.parent_process() is not None:
+    if ranks_by_command_line(trainer) > 1 and multiprocessing.parent_process() is not None:
         raise RanksNeeded

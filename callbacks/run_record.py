@@ -85,6 +85,7 @@ class RunRecord(Recorder):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """A run that diverged is a result: write what it was when it did. Any other error leaves no new record."""
+        super().on_exception(trainer, pl_module, exception)
         self.diverged = getattr(exception, "diverged", None) or _broke_down(trainer, pl_module, exception)
         if self.diverged is None:
             return
@@ -96,6 +97,7 @@ class RunRecord(Recorder):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Stop the clock."""
+        super().teardown(trainer, pl_module, stage)
         self.spent, self.spent_cpu, self.since = self.wall_time(), self.cpu_time(), None
 
     def wall_time(self) -> float:

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from callbacks.offline import why_offline
+from lit_fa.lightning_privates import forget_wandb_run, name_wandb_run, wandb_options
 
 Row = dict[str, Any]
 # Keys that are measured at optimiser steps and have them as x-axis; modules log by batches.
@@ -59,7 +60,8 @@ class ResumableWandbLogger(WandbLogger):
         """See the class."""
         dir = str(Path(dir or os.environ.get("WANDB_DIR", ".")).resolve())  # W&B keeps the first folder of a process
         super().__init__(id=id, project=project, name=name, save_dir=dir, group=group, job_type=job_type, tags=tags)
-        del self._wandb_init["anonymous"]  # W&B warns that it has no effect
+        self.options = wandb_options(self)
+        del self.options["anonymous"]  # W&B warns that it has no effect
         self.folder, self.offline = folder, offline
         self.rows: list[Row] = []
         self.sent = 0  # number of rows that have been sent
@@ -69,16 +71,17 @@ class ResumableWandbLogger(WandbLogger):
 
     def identify(self, id: str, config: dict, **names: object) -> None:
         """Set the config, and those of id, `group`, `job_type`, `tags` and `name` that are not set yet."""
-        self._id = self._id or id
-        self.run_folder = Path(self.folder) / self._id
-        self._wandb_init["config"] = config
-        self._wandb_init |= {key: value for key, value in names.items() if not self._wandb_init.get(key)}
-        self._name = self._wandb_init["name"]
+        name_wandb_run(self, id=self.version or id)
+        self.run_folder = Path(self.folder) / self.version
+        self.options["config"] = config
+        self.options |= {key: value for key, value in names.items() if not self.options.get(key)}
+        name_wandb_run(self, name=self.options["name"])
 
     def continue_run(self, id: str, rows: list[Row]) -> None:
         """Continue the run of a checkpoint, unless a run is open already."""
         if not self.opened:
-            self._id, self.rows = id, [*rows]
+            name_wandb_run(self, id=id)
+            self.rows = [*rows]
 
     @property
     @rank_zero_experiment
@@ -102,14 +105,15 @@ class ResumableWandbLogger(WandbLogger):
         mode = "offline" if self.offline or reason else None
         # W&B's git calls would run programs named in a repository's configuration; the commit is among our tags
         settings = wandb.Settings(console="off", silent=True, disable_git=True)
-        self._wandb_init |= {"id": self._id, "mode": mode, "settings": settings}
+        self.options |= {"id": self.version, "mode": mode, "settings": settings}
         self.opened = True
         try:
             run = self.experiment
         except (wandb.errors.CommError, wandb.errors.AuthenticationError, wandb.errors.UsageError) as error:
-            reason, self._wandb_init["mode"] = f"the server said: {str(error).splitlines()[0]}", "offline"
+            reason, self.options["mode"] = f"the server said: {str(error).splitlines()[0]}", "offline"
             run = self.experiment
-        self._id, self.sent, self._measured = run.id, run.starting_step, set()
+        name_wandb_run(self, id=run.id)
+        self.sent, self._measured = run.starting_step, set()
         if run.offline:
             set_aside(run.settings.sync_dir, run.id)
         if reason:
@@ -157,7 +161,8 @@ class ResumableWandbLogger(WandbLogger):
         """Close the W&B run; for an offline run, log the command that uploads it."""
         if not self.opened:
             return
-        run, self._experiment, self.opened = self.experiment, None, False
+        run, self.opened = self.experiment, False
+        forget_wandb_run(self)
         run.finish(exit_code=exit_code)
         if run.offline:
             rank_zero_info(f"upload the W&B run with: wandb sync {Path(run.settings.sync_dir).as_posix()}")

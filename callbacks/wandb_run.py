@@ -13,6 +13,7 @@ from callbacks.environment import hardware, versions
 from callbacks.errors import MeasurementError
 from callbacks.wandb_logger import AXIS, ResumableWandbLogger, Row
 from lit_fa.layers import WEIGHT_LAYERS
+from lit_fa.lightning_privates import batch_is_ending, epoch_is_ending, logs_this_batch, values_to_log
 from lit_fa.provenance import our_code
 from lit_fa.stopping import exit_code
 
@@ -100,12 +101,10 @@ def _loggers(trainer: L.Trainer) -> list[ResumableWandbLogger]:
 
 def _coming(trainer: L.Trainer) -> list[Row]:
     """What the trainer logs after its callbacks have ended a batch or an epoch, and a resumed run would not log."""
-    batch, epoch = trainer.fit_loop.epoch_loop.batch_progress.current, trainer.fit_loop.epoch_progress.current
-    connector = trainer._logger_connector
-    batch_ends = batch.processed != batch.completed and connector.should_update_logs
-    if not trainer.training or not (batch_ends or epoch.processed != epoch.completed):
+    batch_is_logged = trainer.training and batch_is_ending(trainer) and logs_this_batch(trainer)
+    if not (batch_is_logged or epoch_is_ending(trainer)):
         return []
-    values = {key: float(value) for key, value in connector.metrics["log"].items()}
+    values = {key: float(value) for key, value in values_to_log(trainer).items()}
     place = {"epoch": float(trainer.current_epoch), "trainer/global_step": trainer.fit_loop.total_batch_idx}
     return [values | place] if values else []
 

@@ -24,6 +24,7 @@ from lit_fa.config.cli import LitFACLI
 from lit_fa.config.parser_errors import check_names, guarded
 from lit_fa.config.values import check_trains
 from lit_fa.jobs.lock import checkpoints_of
+from lit_fa.lightning_privates import is_restoring
 from lit_fa.modules import NonFiniteLossError
 from lit_fa.stopping import interruptions_as_stopped
 
@@ -132,7 +133,7 @@ def _recorded(config: Config, record: dict, observers: Sequence[L.Callback], tes
             raise
         log.warning("diverged: %s", error)
     except Exception as error:
-        if not resume.restoring(trainer) or trainer.world_size > 1:
+        if not is_restoring(trainer) or trainer.world_size > 1:
             raise
         resume.give_up(last, " ".join(str(error).split())[:200])
         return _recorded(config, record, observers, test)

@@ -1,6 +1,7 @@
 """One trial of a sweep: an ordinary `lit-fa fit` whose study hears the metric while it trains and may end it."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import lightning as L
@@ -75,10 +76,11 @@ class ReportToStudy(Recorder):
         for logger in trainer.loggers:
             logger.log_hyperparams(self.parameters)
 
-    def receive(self, step: int, epoch: float, values: dict[str, float]) -> None:
-        """Take what a measuring callback publishes."""
-        super().receive(step, epoch, values)
-        if self.metric in values:
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Report the metric, if a measuring callback publishes it."""
+        known = len(self._points)
+        super().log_metrics(metrics, step)
+        if len(self._points) > known:
             self._report()
 
     def collect(self, trainer: L.Trainer, *, validation: bool) -> None:

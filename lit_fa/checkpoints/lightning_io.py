@@ -4,10 +4,10 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
 
 from lit_fa.checkpoints import files as checkpoint_files
 from lit_fa.errors import UserError
+from lit_fa.lightning_privates import replace_innermost_io
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -44,12 +44,4 @@ def use_whole_files(trainer: L.Trainer) -> None:
 
     What Lightning wraps around its own way, such as `AsyncCheckpointIO`, is kept around ours.
     """
-    wrapper, inner = None, trainer.strategy.checkpoint_io
-    while isinstance(inner, _WrappingCheckpointIO) and inner.checkpoint_io is not None:
-        wrapper, inner = inner, inner.checkpoint_io
-    if type(inner) is not TorchCheckpointIO:
-        return
-    if wrapper is None:
-        trainer.strategy.checkpoint_io = WholeCheckpointIO()
-    else:
-        wrapper._checkpoint_io = WholeCheckpointIO()  # its setter takes a first one alone
+    replace_innermost_io(trainer, TorchCheckpointIO, WholeCheckpointIO)

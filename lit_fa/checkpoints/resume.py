@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
+from lit_fa import lightning_privates as privates
 from lit_fa.checkpoints.files import UnreadableError, read, set_aside
 from lit_fa.errors import UserError
 
@@ -62,11 +63,6 @@ def give_up(path: Path, reason: str) -> None:
     log.warning("%s cannot be used (%s): renamed to %s, the run begins afresh", path, reason, set_aside(path).name)
 
 
-def restoring(trainer: L.Trainer) -> bool:
-    """Whether a trainer has read a checkpoint and not yet restored all of it."""
-    return bool(trainer._checkpoint_connector._loaded_checkpoint)
-
-
 def _content(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
     found = read(path, weights_only=weights_only, mmap=True)
     if not isinstance(found, Mapping) or not {"state_dict", "pytorch-lightning_version"} <= found.keys():
@@ -82,7 +78,7 @@ def check_word(word: str, trainer: L.Trainer, command: str) -> None:
     """
     keepers = [callback for callback in trainer.callbacks if isinstance(callback, ModelCheckpoint)]
     if word == "hpc":
-        if trainer._checkpoint_connector._hpc_resume_path is None:
+        if privates.slurm_checkpoint(trainer) is None:
             raise UserError(
                 f"{_OPTION} hpc: there is none in {trainer.default_root_dir}; give the path of a checkpoint"
             )
@@ -90,7 +86,7 @@ def check_word(word: str, trainer: L.Trainer, command: str) -> None:
         raise UserError(f"{_OPTION} {word}: the trainer has no ModelCheckpoint; give the path of a checkpoint")
     elif word == "best":
         raise UserError(f"{_OPTION} best: a new process knows of no best checkpoint; give its path")
-    elif not any(keeper._find_last_checkpoints(trainer) for keeper in keepers):
+    elif not any(privates.last_checkpoints(keeper, trainer) for keeper in keepers):
         raise UserError(f"{_OPTION} last: there is none yet; give the path of a checkpoint")
 
 

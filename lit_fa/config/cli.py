@@ -20,6 +20,7 @@ from lit_fa.checkpoints.lightning_io import use_whole_files
 from lit_fa.config.arguments import take_option
 from lit_fa.config.parser import Parser
 from lit_fa.config.values import check_trains, check_values
+from lit_fa.lightning_privates import command_parser
 from lit_fa.memory import bounded
 from lit_fa.modules import EvaluatedClassifier, FederatedClassifier
 from lit_fa.modules.trainer_options import check_precision, check_trainer
@@ -186,7 +187,7 @@ class LitFACLI(LightningCLI):
 
     def written(self) -> dict:
         """The config, defaults included, as plain data."""
-        return json.loads(self._parser(self.subcommand).dump(self.asked, format="json"))
+        return json.loads(command_parser(self).dump(self.asked, format="json"))
 
     def recorded(self) -> dict:
         """The config in a record: defaults included, without devices, workers, paths and loggers."""

@@ -4,6 +4,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 
+from lit_fa import lightning_privates as privates
 from lit_fa.errors import UserError
 from lit_fa.modules.learner import Learner
 from lit_fa.rules.base import Does
@@ -30,7 +31,7 @@ def check_averages(trainer: L.Trainer, learner: Learner) -> None:
 def check_no_renewal(trainer: L.Trainer) -> None:
     """Refuse a pass over training data that the server of a federation does not have."""
     for callback in trainer.callbacks:
-        if isinstance(callback, StochasticWeightAveraging) and callback._model_contains_batch_norm:
+        if isinstance(callback, StochasticWeightAveraging) and privates.renews_batch_norm(callback):
             raise UserError(
                 "StochasticWeightAveraging renews BatchNorm's statistics on training data, which a server does not "
                 "have: take lightning.pytorch.callbacks.EMAWeightAveraging, which averages them"
@@ -40,10 +41,12 @@ def check_no_renewal(trainer: L.Trainer) -> None:
 def renews_statistics(trainer: L.Trainer) -> bool:
     """Whether this is the pass of `StochasticWeightAveraging` that renews BatchNorm's statistics, and takes no step."""
     averaging = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)
-    return averaging and trainer.fit_loop._skip_backward
+    return averaging and privates.skips_backward(trainer)
 
 
 def _takes_differences(callback: L.Callback) -> bool:
-    """Torch's plain average subtracts, which truth values do not."""
-    plain = isinstance(callback, WeightAveraging) and not {"avg_fn", "multi_avg_fn"} & {*callback._kwargs}
-    return plain and callback._use_buffers
+    """Whether buffers are averaged by torch's default, which subtracts; booleans cannot be subtracted."""
+    if not isinstance(callback, WeightAveraging):
+        return False
+    use_buffers, options = privates.average_options(callback)
+    return use_buffers and not {"avg_fn", "multi_avg_fn"} & options

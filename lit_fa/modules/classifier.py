@@ -10,6 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from lit_fa.errors import UserError, check_literals
+from lit_fa.lightning_privates import trainer_of
 from lit_fa.modules.accumulation import Window
 from lit_fa.modules.averages import check_averages, renews_statistics
 from lit_fa.modules.finite import NonFiniteLossError, first_non_finite
@@ -251,7 +252,7 @@ class Classifier(ScheduledClassifier):
         super().on_load_checkpoint(checkpoint)
         if self.adapters is not None:
             self.adapters.take_up(checkpoint.get("adapters", {}))
-        if self._trainer is not None and self.trainer.state.fn == "fit":  # loaded otherwise, it is where a run starts
+        if (trainer := trainer_of(self)) and trainer.state.fn == "fit":  # loaded otherwise, it is where a run starts
             self.prepared = checkpoint.get("prepared") or {}
             self._resumed = checkpoint.get("lit_fa")
 

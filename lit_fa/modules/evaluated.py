@@ -16,10 +16,11 @@ from lit_fa.checkpoints.loading import arguments, fill, read_checkpoint
 from lit_fa.checkpoints.origin import check_origin, data_facts
 from lit_fa.described import Described, found
 from lit_fa.errors import UserError
+from lit_fa.lightning_privates import epoch_is_ending, trainer_of, values_to_log
 from lit_fa.modules.inputs import check_inputs, check_smallest_batch
 from lit_fa.modules.learner import Learner
 from lit_fa.modules.metrics import made, predictions
-from lit_fa.modules.restart import epoch_is_ending, goes_on_exactly
+from lit_fa.modules.restart import goes_on_exactly
 from lit_fa.modules.shares import own_samples
 from lit_fa.modules.timed_checkpoints import TimedCheckpoints, timed
 from lit_fa.modules.trainer_options import check_optimizers, check_trainer, validate_one_batch
@@ -158,10 +159,10 @@ class EvaluatedClassifier(Described, L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Keep what the module was made of and trained on, as plain data, and the newest value of everything logged."""
         checkpoint["constructor"] = self.constructor
-        checkpoint["trained_on"] = data_facts(self.trainer.datamodule) if self._trainer is not None else {}
+        checkpoint["trained_on"] = data_facts(self.trainer.datamodule) if trainer_of(self) else {}
         checkpoint["metrics"] = _plain(self.trainer.callback_metrics)
         ending = epoch_is_ending(self.trainer)
-        checkpoint["unlogged"] = _plain(self.trainer._logger_connector.metrics["log"]) if ending else {}
+        checkpoint["unlogged"] = _plain(values_to_log(self.trainer)) if ending else {}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Refuse to train on from another run's checkpoint; take 64-bit weights as they are.
@@ -171,11 +172,13 @@ class EvaluatedClassifier(Described, L.LightningModule):
         Raises:
             OtherOriginError: it is of another rule, network, optimiser, schedule or data.
         """
-        if self._trainer is not None and self.trainer.state.fn == "fit":
+        trainer = trainer_of(self)
+        fitting = trainer is not None and trainer.state.fn == "fit"
+        if fitting:
             check_origin(checkpoint, self.constructor, data_facts(self.trainer.datamodule))
-        if self._trainer is not None and self.trainer.precision == "64-true":
+        if trainer is not None and trainer.precision == "64-true":
             self.double()
-        if self._trainer is not None and self.trainer.state.fn == "fit":
+        if fitting:
             kept = checkpoint.get("metrics") or {}
             self.measured = {key: value.to(self.device) for key, value in kept.items()}
             self.unlogged = checkpoint.get("unlogged") or {}

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lit_fa.errors import UserError
 from lit_fa.layers.observing import observing
+from lit_fa.lightning_privates import training_loader
 from lit_fa.modules.learner import Learner
 from lit_fa.modules.warm_up import batches_an_epoch
 
@@ -44,7 +45,7 @@ def check_smallest_batch(trainer: L.Trainer, learner: Learner, example: Tensor) 
     """
     if not any(isinstance(module, BATCH_NORM) for module in learner.network.modules()):
         return
-    loader = trainer.fit_loop._data_source.dataloader()
+    loader = training_loader(trainer)
     batches = rounds_of(trainer, loader) if hasattr(loader, "parts") else batches_an_epoch(trainer, loader)
     if smallest_batch(loader, batches) == 1 and normalises_alone(learner, example):
         whose = "a client's batch" if hasattr(loader, "parts") else "a training batch"

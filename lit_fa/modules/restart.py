@@ -1,4 +1,4 @@
-"""Lightning's training loops, except that a resumed run first does what came between its checkpoint and the next batch.
+"""Lightning's training loops, except that a resumed run first does what follows its checkpoint before the next batch.
 
 A checkpoint can be written at four points around the end of an epoch:
 
@@ -18,16 +18,14 @@ from collections.abc import Iterator
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
-from lightning.pytorch.loops.fetchers import _DataFetcher
-from lightning.pytorch.loops.fit_loop import _FitLoop
-from lightning.pytorch.loops.loop import _Loop
-from lightning.pytorch.loops.progress import _Progress
-from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+
+from lit_fa import lightning_privates as privates
+from lit_fa.lightning_privates import DataFetcher, PlainEpochLoop, PlainFitLoop, Progress
 
 VALIDATION, ITERATION_END, EPOCH_END = "validation", "iteration end", "epoch end"  # what comes first on resuming
 
 
-class EpochLoop(_TrainingEpochLoop):
+class EpochLoop(PlainEpochLoop):
     """Begins a resumed epoch with the rest of the iteration in which the checkpoint was written."""
 
     rest: str | None = None  # where it goes on in that iteration; None: the next batch comes next
@@ -41,7 +39,7 @@ class EpochLoop(_TrainingEpochLoop):
         elif batch.current.completed < batch.current.processed:
             batch.increment_completed()
             self.rest = VALIDATION
-        elif self._num_ready_batches_reached() or self._should_check_val_fx(self.trainer.fit_loop._data_fetcher):
+        elif privates.iteration_ends_epoch_or_validates(self):
             self.rest = ITERATION_END if _whole(self.val_loop.batch_progress) else VALIDATION
 
     @property
@@ -49,19 +47,20 @@ class EpochLoop(_TrainingEpochLoop):
         """Not before the iteration is."""
         return self.rest is None and super().done
 
-    def advance(self, data_fetcher: _DataFetcher) -> None:
+    def advance(self, data_fetcher: DataFetcher) -> None:
         """The next batch, or none: what follows a batch then comes at once."""
-        self._restarting = self.val_loop.restarting = False  # Lightning would guess what `settle` knows
+        self.restarting = False  # Lightning would guess what `settle` knows
         rest, self.rest = self.rest, None
         if rest is None:
             super().advance(data_fetcher)
             return
         self.trainer.lightning_module.take_up()
-        self._skip_next_val = rest != VALIDATION
-        self._batches_that_stepped -= rest == EPOCH_END  # it has been counted
+        privates.skip_validation(self, rest != VALIDATION)
+        if rest == EPOCH_END:
+            privates.uncount_logged_batch(self)
 
 
-class FitLoop(_FitLoop):
+class FitLoop(PlainFitLoop):
     """Goes on from a checkpoint at the point at which it was written."""
 
     epoch_loop: EpochLoop
@@ -69,7 +68,7 @@ class FitLoop(_FitLoop):
     @property
     def skip(self) -> bool:
         """Not where a resumed run has anything left to do, be it the end of training alone."""
-        if not self._loaded_from_state_dict or _finished(self.epoch_progress):
+        if not privates.was_loaded(self) or _finished(self.epoch_progress):
             return super().skip
         return self.max_batches == 0 or self.trainer.limit_train_batches == 0
 
@@ -80,13 +79,13 @@ class FitLoop(_FitLoop):
 
     def run(self) -> None:
         """Begin with the metrics that the checkpoint knew: callbacks that look at them, and records, miss none."""
-        if self._loaded_from_state_dict:
-            self.trainer._logger_connector._callback_metrics.update(self.trainer.lightning_module.measured)
+        if privates.was_loaded(self):
+            self.trainer.callback_metrics.update(self.trainer.lightning_module.measured)
         super().run()
 
     def reset(self) -> None:
         """Of a resumed run, settle the counters: they stand after a batch, or between two epochs."""
-        if self._loaded_from_state_dict:
+        if privates.was_loaded(self):
             self.trainer.should_stop |= any(_stopped(self.trainer))
             epochs, ended = self.epoch_progress.current, self.trainer.lightning_module.epochs_ended
             if epochs.processed < epochs.started:
@@ -117,44 +116,37 @@ class FitLoop(_FitLoop):
         """A callback has written the checkpoint before the module has ended the epoch: all of it is done again."""
         for counts in (self.epoch_progress.current, self.epoch_progress.total):
             counts.processed -= 1
-        _Loop.restarting.fset(self, True)
+        privates.mark_restarting(self, True)
         self.epoch_loop.rest = EPOCH_END
 
     def _settle_between_epochs(self) -> None:
         self._log_ended_epoch()
         for counts in (self.epoch_progress.current, self.epoch_progress.total):
             counts.ready = counts.completed = counts.processed
-        _Loop.restarting.fset(self, False)
-        self._resuming_from_checkpoint = False  # the next epoch asks its loader for an iterator of its own
+        privates.mark_restarting(self, False)
+        privates.end_resuming(self)
 
     def _log_ended_epoch(self) -> None:
         """As where Lightning logs an epoch's metrics; a logger that keeps its rows in checkpoints has them."""
         trainer, loggers = self.trainer, self.trainer.loggers
         trainer.loggers = [logger for logger in loggers if not getattr(logger, "keeps_rows", False)]
-        self.epoch_loop._batches_that_stepped -= 1
-        trainer._logger_connector.log_metrics(dict(trainer.lightning_module.unlogged))
-        self.epoch_loop._batches_that_stepped += 1
+        privates.log_values(trainer, dict(trainer.lightning_module.unlogged))
         trainer.loggers = loggers
-
-
-def epoch_is_ending(trainer: L.Trainer) -> bool:
-    """Whether the hooks of a training epoch's end are being called."""
-    return trainer.training and trainer.fit_loop.epoch_progress.current.processed > trainer.current_epoch
 
 
 def goes_on_exactly(trainer: L.Trainer) -> None:
     """Let the trainer's loops be those above; loops that are not Lightning's own are left alone."""
-    if type(trainer.fit_loop) is _FitLoop and type(trainer.fit_loop.epoch_loop) is _TrainingEpochLoop:
+    if type(trainer.fit_loop) is PlainFitLoop and type(trainer.fit_loop.epoch_loop) is PlainEpochLoop:
         trainer.fit_loop.__class__, trainer.fit_loop.epoch_loop.__class__ = FitLoop, EpochLoop
     if isinstance(trainer.fit_loop.epoch_loop, EpochLoop):
         trainer.fit_loop.epoch_loop.rest = None
 
 
-def _finished(epochs: _Progress) -> bool:
+def _finished(epochs: Progress) -> bool:
     return epochs.current.ready == epochs.current.completed
 
 
-def _whole(batches: _Progress) -> bool:
+def _whole(batches: Progress) -> bool:
     return batches.is_last_batch and batches.current.ready == batches.current.completed
 
 

@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lit_fa.errors import UserError, nearest
+from lit_fa.lightning_privates import trainer_of
 from lit_fa.modules.evaluated import EvaluatedClassifier
 from lit_fa.modules.length import run_length
 from lit_fa.modules.rates import check_groups, check_rates, check_schedule, constructed
@@ -139,7 +140,7 @@ class ScheduledClassifier(EvaluatedClassifier):
         """Take it up."""
         super().on_load_checkpoint(checkpoint)
         kept = checkpoint.get("plateau") or {"value": None, "stepped": False}
-        if self._trainer is not None and self.trainer.state.fn == "fit":
+        if (trainer := trainer_of(self)) and trainer.state.fn == "fit":
             self._arrived, self._kept, self._stepped = kept["value"] is not None, kept["value"], kept["stepped"]
             self.epochs_ended = checkpoint.get("epochs_ended")
 

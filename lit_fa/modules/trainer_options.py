@@ -13,6 +13,7 @@ from lightning.pytorch import callbacks as shipped
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import nn, optim
 
+from lit_fa import lightning_privates as privates
 from lit_fa.errors import UserError
 from lit_fa.rules.base import Does
 
@@ -89,7 +90,7 @@ def loses_hooks(trainer: L.Trainer, module: L.LightningModule) -> bool:
 
 
 def _syncs(trainer: L.Trainer) -> bool:
-    return getattr(trainer.strategy, "_layer_sync", None) is not None and trainer.world_size > 1
+    return privates.syncs_batch_norm(trainer.strategy) and trainer.world_size > 1
 
 
 def _counts_the_pair(trainer: L.Trainer, module: L.LightningModule) -> bool:
@@ -98,7 +99,7 @@ def _counts_the_pair(trainer: L.Trainer, module: L.LightningModule) -> bool:
 
 def _registered_in_vain(trainer: L.Trainer, module: L.LightningModule) -> bool:
     saves = [type(c).__name__ for c in trainer.callbacks]
-    return trainer._model_registry is not None and "LitModelCheckpoint" not in saves
+    return privates.model_registry(trainer) is not None and "LitModelCheckpoint" not in saves
 
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
@@ -174,7 +175,7 @@ REFUSALS = (
     ),
     Refusal(
         "strategy",
-        lambda trainer, _: getattr(trainer.strategy, "_start_method", "") in ("spawn", "forkserver"),
+        lambda trainer, _: privates.start_method(trainer.strategy) in ("spawn", "forkserver"),
         "trainer.strategy: a network with a rule cannot be pickled for a spawned process: set ddp",
     ),
     Refusal(

@@ -17,6 +17,7 @@ from torch import distributed as dist
 from lit_fa.errors import UserError, check_literals
 from lit_fa.layers.observing import observing, recording
 from lit_fa.layers.taps import LEARNS
+from lit_fa.lightning_privates import training_loader
 from lit_fa.modules.learner import Learner
 from lit_fa.modules.shares import mean_over_ranks, own_samples
 from lit_fa.rules.base import Batch, Does
@@ -151,7 +152,7 @@ def training_batches(trainer: L.Trainer, *, whole: bool = False) -> Iterator[Epo
 
     whole: all samples of each batch, on every rank, instead of the rank's share; a foreign loader gives its share.
     """
-    loader = trainer.fit_loop._data_source.dataloader()  # Lightning's own is at its first batch already
+    loader = training_loader(trainer)
     loader = loader.whole() if whole and hasattr(loader, "whole") else loader
     state = loader.state_dict() if hasattr(loader, "state_dict") else None
     generator = getattr(loader, "generator", None)

@@ -9,6 +9,7 @@ from itertools import pairwise
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.loggers import Logger
 
 from callbacks import ConservationPotential, Curves, MeasurementError, Recorder, RunRecord, publish
 from callbacks.environment import cpu_seconds, hardware, versions
@@ -243,3 +244,24 @@ def test_a_run_that_went_on_with_other_code_names_the_commits_of_its_parts():
 def test_the_last_finite_value_of_a_curve_is_kept():
     curves = Curves({"a": [(1, 1.0, 0.5), (2, 2.0, float("nan"))], "b": [(1, 1.0, float("inf"))]})
     assert curves.last_finite() == {"a": 0.5}
+
+
+def test_a_record_is_a_logger_while_training_goes_on(tmp_path):
+    class Measures(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            for logger in trainer.loggers:
+                logger.log_metrics({"mine": float(trainer.global_step)}, step=trainer.global_step)
+
+    record = RunRecord(str(tmp_path / "r.json"))
+    trainer, _ = fit(mlp(), FeedbackAlignment(), [Measures(), record], epochs=1)
+    steps = trainer.global_step
+    assert isinstance(record, Logger)
+    assert [step for step, _, value in record.curves.points["mine"] if step == value] == [*range(1, steps + 1)]
+    assert json.loads((tmp_path / "r.json").read_text())["metrics"]["mine"] == steps
+    assert trainer.loggers == []
+    assert trainer.log_dir == trainer.default_root_dir
+
+
+def test_a_record_that_is_only_a_logger_is_refused_in_one_line():
+    with pytest.raises(MeasurementError, match=r"RunRecord belongs under trainer\.callbacks, not trainer\.logger"):
+        fit(mlp(), FeedbackAlignment(), logger=RunRecord(), epochs=1)

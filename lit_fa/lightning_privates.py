@@ -1,0 +1,245 @@
+"""Every private attribute of Lightning that this project reads or sets, one function each.
+
+Each docstring says why the public API is not enough. `tests/test_lightning_privates.py` has a test of the same name for
+every function, so that an upgrade of Lightning that breaks one names it. `pyproject.toml` bounds the version.
+"""
+
+import time
+from datetime import timedelta
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loops.fetchers import _DataFetcher as DataFetcher
+from lightning.pytorch.loops.fit_loop import _FitLoop as PlainFitLoop
+from lightning.pytorch.loops.loop import _Loop
+from lightning.pytorch.loops.progress import _Progress as Progress
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop as PlainEpochLoop
+from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
+from lightning.pytorch.strategies.strategy import Strategy
+
+# The classes that `lit_fa.modules.restart` extends or names; Lightning has made its loops private.
+LOOPS = (PlainFitLoop, PlainEpochLoop, DataFetcher, Progress)
+
+# ---- the trainer of a module, and its data
+
+
+def trainer_of(module: L.LightningModule) -> L.Trainer | None:
+    """The module's trainer; `module.trainer` raises an error where there is none."""
+    return module._trainer
+
+
+def training_loader(trainer: L.Trainer) -> Any:
+    """What `train_dataloader()` returns, or the loader given to `fit`, anew.
+
+    `trainer.train_dataloader` is the one that training has an iterator of, already at its first batch.
+    """
+    return trainer.fit_loop._data_source.dataloader()
+
+
+# ---- progress within an epoch
+
+
+def batches_processed(trainer: L.Trainer) -> int:
+    """Training batches of this epoch whose optimiser step is done; hooks get `batch_idx`, but not all hooks do."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.processed
+
+
+def in_epoch(trainer: L.Trainer) -> bool:
+    """Whether a training epoch has begun and not ended; `current_epoch` counts ended epochs only."""
+    return trainer.fit_loop.epoch_progress.current.ready > trainer.current_epoch
+
+
+def epoch_is_ending(trainer: L.Trainer) -> bool:
+    """Whether the hooks of a training epoch's end are being called; the public state is `training` before and after."""
+    return trainer.training and trainer.fit_loop.epoch_progress.current.processed > trainer.current_epoch
+
+
+def batch_is_ending(trainer: L.Trainer) -> bool:
+    """Whether the hooks of a training batch's end are being called; there is no public state for it."""
+    batch = trainer.fit_loop.epoch_loop.batch_progress.current
+    return batch.processed != batch.completed
+
+
+# ---- what is logged
+
+
+def values_to_log(trainer: L.Trainer) -> dict[str, Any]:
+    """What loggers receive next; `logged_metrics` keeps the values of earlier batches and epochs too."""
+    return trainer._logger_connector.metrics["log"]
+
+
+def logs_this_batch(trainer: L.Trainer) -> bool:
+    """Whether `log_every_n_steps` is due; the trainer counts batches for it that no public attribute shows."""
+    return trainer._logger_connector.should_update_logs
+
+
+def log_values(trainer: L.Trainer, values: dict[str, Any]) -> None:
+    """Hand values to the loggers as the end of an epoch does; public logging is tied to a hook of the epoch."""
+    loop = trainer.fit_loop.epoch_loop
+    loop._batches_that_stepped -= 1
+    trainer._logger_connector.log_metrics(values)
+    loop._batches_that_stepped += 1
+
+
+# ---- resuming: the loops
+
+
+def was_loaded(loop: PlainFitLoop) -> bool:
+    """Whether the loop's counters come from a checkpoint; nothing public says so during a run."""
+    return loop._loaded_from_state_dict
+
+
+def mark_restarting(loop: PlainFitLoop, value: bool) -> None:
+    """Set `restarting` of a fit loop and of the loops in it; its own setter ignores the value under `max_steps`."""
+    _Loop.restarting.fset(loop, value)
+
+
+def end_resuming(loop: PlainFitLoop) -> None:
+    """Let the next epoch ask its loader for a new iterator; Lightning does so only one epoch later."""
+    loop._resuming_from_checkpoint = False
+
+
+def iteration_ends_epoch_or_validates(loop: PlainEpochLoop) -> bool:
+    """Whether validation or the epoch's end follows the last batch; Lightning's rule for it is not public."""
+    return loop._num_ready_batches_reached() or loop._should_check_val_fx(loop.trainer.fit_loop._data_fetcher)
+
+
+def skip_validation(loop: PlainEpochLoop, skip: bool) -> None:
+    """Whether the next `on_advance_end` leaves validation out; there is no public switch for one iteration."""
+    loop._skip_next_val = skip
+
+
+def uncount_logged_batch(loop: PlainEpochLoop) -> None:
+    """Take one from the batches that loggers count as steps; a resumed epoch's end would count its last batch twice."""
+    loop._batches_that_stepped -= 1
+
+
+# ---- checkpoints
+
+
+def is_restoring(trainer: L.Trainer) -> bool:
+    """Whether a checkpoint has been read and not yet restored in full; no hook comes after the last part of it."""
+    return bool(trainer._checkpoint_connector._loaded_checkpoint)
+
+
+def slurm_checkpoint(trainer: L.Trainer) -> str | None:
+    """The checkpoint that `ckpt_path: hpc` means; Lightning tells only once it has started to load."""
+    return trainer._checkpoint_connector._hpc_resume_path
+
+
+def last_checkpoints(keeper: ModelCheckpoint, trainer: L.Trainer) -> set[str]:
+    """The files that `ckpt_path: last` chooses from; `last_model_path` is empty in a new process."""
+    return keeper._find_last_checkpoints(trainer)
+
+
+def replace_innermost_io(trainer: L.Trainer, old: type[CheckpointIO], new: type[CheckpointIO]) -> None:
+    """Replace the plugin that writes files, if it is exactly an `old`, inside wrappers such as `AsyncCheckpointIO`.
+
+    The base class of wrappers is private, and a wrapper's setter takes only its first plugin.
+    """
+    wrapper, inner = None, trainer.strategy.checkpoint_io
+    while isinstance(inner, _WrappingCheckpointIO) and inner.checkpoint_io is not None:
+        wrapper, inner = inner, inner.checkpoint_io
+    if type(inner) is not old:
+        return
+    if wrapper is None:
+        trainer.strategy.checkpoint_io = new()
+    else:
+        wrapper._checkpoint_io = new()
+
+
+def save_interval(keeper: ModelCheckpoint) -> timedelta | None:
+    """`train_time_interval`, which has no public attribute."""
+    return keeper._train_time_interval
+
+
+def save_is_due(keeper: ModelCheckpoint) -> bool:
+    """Whether `train_time_interval` is over; when the callback has last saved is not public."""
+    since, interval = keeper._last_time_checked, save_interval(keeper)
+    return since is not None and interval is not None and time.monotonic() - since >= interval.total_seconds()
+
+
+def save_by_time(keeper: ModelCheckpoint, trainer: L.Trainer) -> None:
+    """Save as `ModelCheckpoint.on_train_batch_end` does; under manual optimisation that returns before it saves."""
+    if keeper._should_skip_saving_checkpoint(trainer):
+        return
+    keeper._last_time_checked = time.monotonic()
+    candidates = keeper._monitor_candidates(trainer)
+    if keeper.monitor is not None and keeper.monitor not in candidates:
+        keeper._defer_save_until_validation = True
+        return
+    keeper._save_topk_checkpoint(trainer, candidates)
+    keeper._save_last_checkpoint(trainer, candidates)
+
+
+# ---- options of the trainer and of its callbacks, which their constructors keep to themselves
+
+
+def renews_batch_norm(callback: StochasticWeightAveraging) -> bool | None:
+    """Whether the callback will renew BatchNorm's statistics; None before its `setup`."""
+    return callback._model_contains_batch_norm
+
+
+def skips_backward(trainer: L.Trainer) -> bool:
+    """Whether this epoch only renews BatchNorm's statistics for `StochasticWeightAveraging`."""
+    return trainer.fit_loop._skip_backward
+
+
+def average_options(callback: WeightAveraging) -> tuple[bool, frozenset[str]]:
+    """`use_buffers` of a weight average, and the names of its further options."""
+    return callback._use_buffers, frozenset(callback._kwargs)
+
+
+def syncs_batch_norm(strategy: Strategy) -> bool:
+    """Whether `sync_batchnorm` is on."""
+    return getattr(strategy, "_layer_sync", None) is not None
+
+
+def start_method(strategy: Strategy) -> str:
+    """spawn, fork, forkserver or popen; "" for a strategy that starts no process."""
+    return getattr(strategy, "_start_method", "")
+
+
+def model_registry(trainer: L.Trainer) -> str | None:
+    """`model_registry` of the trainer."""
+    return trainer._model_registry
+
+
+def forking_launcher(trainer: L.Trainer) -> Any | None:
+    """The launcher that forks ranks, whose `procs` are its children; None for another one. Its class is private."""
+    launcher = trainer.strategy.launcher
+    return launcher if isinstance(launcher, _MultiProcessingLauncher) else None
+
+
+def ranks_by_command_line(trainer: L.Trainer) -> int:
+    """How many ranks this machine gets by `sys.argv`, the first among them; 1 otherwise. The launcher is private."""
+    launcher = trainer.strategy.launcher
+    return launcher.num_processes if isinstance(launcher, _SubprocessScriptLauncher) else 1
+
+
+# ---- the command line and W&B
+
+
+def command_parser(cli: LightningCLI) -> LightningArgumentParser:
+    """The parser of the subcommand that runs, or the only one; `cli.parser` is that of all subcommands."""
+    return cli._parser(cli.subcommand)
+
+
+def wandb_options(logger: WandbLogger) -> dict[str, Any]:
+    """Arguments of `wandb.init`, to be changed before the run opens; the constructor takes no `None` for "not yet"."""
+    return logger._wandb_init
+
+
+def name_wandb_run(logger: WandbLogger, id: str | None = None, name: str | None = None) -> None:
+    """Set id or name of a run that has not opened; `version` and `name` are read-only."""
+    logger._id, logger._name = id or logger._id, name or logger._name
+
+
+def forget_wandb_run(logger: WandbLogger) -> None:
+    """Let the logger open a new run when it is next asked; `experiment` has no setter."""
+    logger._experiment = None
