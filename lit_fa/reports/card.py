@@ -1,4 +1,4 @@
-"""The result table in a paper's README, between two markers; CI asks whether it is what the records say."""
+"""The result table in a paper's README, between two markers; a test checks it against the records."""
 
 import re
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _SCALE = re.compile(r"<!-- scale: (\w+) -->")
 
 
 def block(collected: Collected, card: Path, out: Path) -> str:
-    """What stands between the markers of a card; links to figures in `out` are relative to the card."""
+    """The text between the markers of a card; links to figures in `out` are relative to the card."""
     images = [
         (figure.title or figure.y, Path(relpath(figure_path(collected, figure, out), card.parent)).as_posix())
         for figure in collected.table.figures
@@ -34,7 +34,7 @@ def markers(name: str) -> tuple[str, str]:
 
 
 def read_card(card: Path) -> str:
-    """The text of a card, line ends as they are; nothing where there is none.
+    """The text of a card with its own line ends; "" if there is no card.
 
     Raises:
         UserError: it cannot be read, or is not UTF-8.
@@ -48,18 +48,18 @@ def read_card(card: Path) -> str:
 
 
 def read_block(card: Path, name: str) -> str | None:
-    """What the card holds for the table `name`, None where there is no card or it has no markers for it.
+    """The text for the table `name` in a card; None if there is no card or it has no markers for the table.
 
     Raises:
         UserError: the card cannot be read, or has the markers more than once.
     """
     content = read_card(card)
-    place = _place(content, name, card)
-    return None if place is None else content[slice(*place)].replace("\r\n", "\n").strip()
+    span = _span(content, name, card)
+    return None if span is None else content[slice(*span)].replace("\r\n", "\n").strip()
 
 
-def _place(content: str, name: str, card: Path) -> tuple[int, int] | None:
-    """Where the text between the markers begins and ends. A marker has a line to itself, outside fenced code."""
+def _span(content: str, name: str, card: Path) -> tuple[int, int] | None:
+    """Begin and end of the text between the markers. A marker is a line of its own, outside fenced code."""
     begins, ends = (_lines(content, marker) for marker in markers(name))
     if len(begins) > 1 or len(ends) > 1:
         raise UserError(f"{card}: the markers of the table {name} are there more than once; keep one pair")
@@ -69,15 +69,15 @@ def _place(content: str, name: str, card: Path) -> tuple[int, int] | None:
 
 
 def _lines(content: str, marker: str) -> list[re.Match]:
-    fences = [found.span() for found in _FENCE.finditer(content)]
-    found = re.finditer(rf"^[ \t]*{re.escape(marker)}[ \t]*\r?$", content, re.M)
-    return [line for line in found if not any(begin < line.start() < end for begin, end in fences)]
+    fences = [fence.span() for fence in _FENCE.finditer(content)]
+    lines = re.finditer(rf"^[ \t]*{re.escape(marker)}[ \t]*\r?$", content, re.M)
+    return [line for line in lines if not any(begin < line.start() < end for begin, end in fences)]
 
 
 def scale_in(card_block: str) -> str | None:
     """The scale that a card's block shows, None for an empty block."""
-    found = _SCALE.search(card_block)
-    return found.group(1) if found else None
+    match = _SCALE.search(card_block)
+    return match.group(1) if match else None
 
 
 def check_card(card: Path, names: Sequence[str]) -> None:
@@ -93,26 +93,26 @@ def check_card(card: Path, names: Sequence[str]) -> None:
 
 
 def write_block(card: Path, name: str, content: str) -> None:
-    """Replaces what stands between the markers; the rest of the card is kept to the byte.
+    """Replaces the text between the markers; no other byte of the card changes.
 
     Raises:
         UserError: the card has no markers for this table, or cannot be read or written.
     """
     before = read_card(card)
     check_card(card, [name])
-    place = _place(before, name, card)
+    begin, end = _span(before, name, card)
     between = f"\n{content}\n"
     if "\r\n" in before:
         between = between.replace("\n", "\r\n")
-    write_text(card, f"{before[: place[0]].removesuffix(chr(13))}{between}{before[place[1] :]}")
+    write_text(card, f"{before[:begin].removesuffix(chr(13))}{between}{before[end:]}")
 
 
 def is_stale(table_path: Path | str, card_path: Path | str, out: Path | None = None) -> bool:
-    """Whether the card shows anything else than what the committed records say, at the scale that the card shows.
+    """Whether the card differs from what its records give, at the scale that the card shows.
 
     Args:
         table_path: the table's YAML.
-        card_path: the README with the table's markers; without them, or with nothing between them, it is stale.
+        card_path: the README with the table's markers; it is stale without them, or with nothing between them.
         out: the folder of the records, `results` beside the table unless it is given.
     """
     table, card = load_table(table_path), Path(card_path)

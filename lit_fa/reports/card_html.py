@@ -1,4 +1,4 @@
-"""A card in HTML: what its author wrote, cut at the places of its tables; formulas become MathML."""
+"""A card as HTML, split at the markers of its tables; formulas become MathML."""
 
 import re
 from collections.abc import Sequence
@@ -19,19 +19,19 @@ _SCHEMES = ("http", "https", "mailto")
 
 
 def story(card: Path, folder: Path) -> tuple[str, list[tuple[str, Markup]]]:
-    """The card's title, and its pieces in order: ("words", HTML) or ("table", name); nothing where there is no card.
+    """The card's title, and its pieces in order: ("words", HTML) or ("table", name); empty if there is no card.
 
     Args:
         card: the README with the markers of its tables.
-        folder: of the page; relative links are made to work from there. Images by hand are left out.
+        folder: of the page; relative links are rewritten to start there. Images are left out.
 
     Raises:
         UserError: the card cannot be read.
     """
     content = read_card(card).replace("\r\n", "\n")
     title, pieces, since = "", [], 0
-    if found := re.match(r"\s*# (.+)\n", content):
-        title, since = found.group(1).strip(), found.end()
+    if heading := re.match(r"\s*# (.+)\n", content):
+        title, since = heading.group(1).strip(), heading.end()
     for table in _TABLE.finditer(content):
         pieces += [("words", content[since : table.start()]), ("table", Markup(escape(table.group(1))))]
         since = table.end()
@@ -41,7 +41,7 @@ def story(card: Path, folder: Path) -> tuple[str, list[tuple[str, Markup]]]:
 
 
 def _html(markdown: str, home: Path, folder: Path) -> Markup:
-    """Markdown without raw HTML and images; links lead to files beside the card or to the web."""
+    """Markdown without raw HTML and images, with the links of `_address`."""
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     parser.use(dollarmath_plugin, allow_labels=False, allow_space=False, allow_digits=False, double_inline=True)
     for kind in ("math_inline", "math_inline_double", "math_block"):
@@ -58,7 +58,7 @@ def _html(markdown: str, home: Path, folder: Path) -> Markup:
 
 
 def _formula(_renderer: object, tokens: Sequence[Token], index: int, *_: object) -> str:
-    """A formula as MathML; one that cannot be read stays as it is written."""
+    """A formula as MathML, or its source if it cannot be parsed."""
     token, block = tokens[index], tokens[index].markup == "$$"
     math = mathml(token.content.strip(), block=block) or escape(f"{token.markup}{token.content}{token.markup}")
     html = f'<span class="formula">{math}</span>' if block else str(math)
@@ -66,7 +66,7 @@ def _formula(_renderer: object, tokens: Sequence[Token], index: int, *_: object)
 
 
 def _address(target: str, home: Path, folder: Path) -> str:
-    """Where a link leads from the page: within it, to the web, or to a file; nowhere for any other scheme."""
+    """The target of a link in the page: an anchor, the web or a file; `#` for every other scheme."""
     try:
         scheme = urlsplit(target).scheme
     except ValueError:
@@ -77,5 +77,5 @@ def _address(target: str, home: Path, folder: Path) -> str:
 
 
 def local(path: Path) -> str:
-    """A relative path as an address: with `./` before it, no part of it is taken for a scheme."""
+    """A relative path as an address; the `./` keeps a colon in a name from being read as a scheme."""
     return path.as_posix() if path.parts[:1] == ("..",) else f"./{path.as_posix()}"

@@ -19,10 +19,10 @@ Line = list[tuple[float, float, float]]
 _PANEL = (4.2, 3.2)  # inches
 
 
-def mathless(text: str) -> str:
-    r"""A label as matplotlib shows it: between dollars as mathematics, where that can be read; else as it is written.
+def math_label(text: str) -> str:
+    r"""A label for matplotlib: text between dollars is mathematics if it can be parsed, else literal text.
 
-    >>> mathless("$x_1$"), mathless(r"$\frac$")
+    >>> math_label("$x_1$"), math_label(r"$\frac$")
     ('$x_1$', '\\$\\frac\\$')
     """
     from matplotlib.mathtext import MathTextParser
@@ -37,7 +37,7 @@ def mathless(text: str) -> str:
 
 
 def draw(collected: Collected, figure: Figure, out: Path) -> Path | None:
-    """Writes one figure and returns its path; None where no record has what it shows."""
+    """Writes one figure and returns its path; None if no record has its data."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
@@ -49,10 +49,10 @@ def draw(collected: Collected, figure: Figure, out: Path) -> Path | None:
     axes = canvas.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for ax, (title, lines) in zip(axes, panels.items(), strict=True):
         draw_panel(ax, collected, figure, title, lines)
-    axes[0].set_ylabel(mathless(figure.ylabel or figure.y))
+    axes[0].set_ylabel(math_label(figure.ylabel or figure.y))
     max(axes, key=lambda ax: len(ax.get_legend_handles_labels()[0])).legend(fontsize="small")
     if figure.title:
-        canvas.suptitle(mathless(figure.title), fontsize="medium")
+        canvas.suptitle(math_label(figure.title), fontsize="medium")
     path = figure_path(collected, figure, out)
     # No version and no date inside: the same records give the same bytes.
     stamp = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
@@ -68,13 +68,15 @@ def figure_path(collected: Collected, figure: Figure, out: Path) -> Path:
 
 
 def drawable(collected: Collected, figure: Figure) -> bool:
-    """Whether any record has what the figure shows."""
+    """Whether any record has the data of the figure."""
     return bool(panels_of(collected, figure))
 
 
 def panels_of(collected: Collected, figure: Figure) -> dict[str, dict[str, Line]]:
-    """The data of a figure: panel -> line -> points; panels and lines without data are left out."""
-    cells = [cell for cell in collected.cells if all(getattr(cell, a) in kept for a, kept in figure.where.items())]
+    """The data of a figure: panel -> line -> points, without empty panels and lines."""
+    cells = [
+        cell for cell in collected.cells if all(getattr(cell, axis) in labels for axis, labels in figure.where.items())
+    ]
     by_panel = _grouped(cells, figure.panels, collected.table.cells) if figure.panels else {"": cells}
     panels = {}
     for title, group in by_panel.items():
@@ -101,7 +103,7 @@ def _line(collected: Collected, figure: Figure, cells: Sequence[Cell]) -> Line:
 
 
 def _point(collected: Collected, figure: Figure, cell: Cell) -> tuple[float, float, float] | None:
-    """Where a cell stands: x by its label or by another metric, and its mean and deviation over seeds."""
+    """The point of a cell: x from its label or another metric, mean and deviation over seeds."""
     values, positions = (_finals(collected, cell, key) for key in (figure.y, figure.x))
     if not values or (figure.kind == "against" and not positions):
         return None
@@ -118,7 +120,7 @@ def _finals(collected: Collected, cell: Cell, key: str) -> list[float]:
 
 
 def colours_of(collected: Collected, figure: Figure) -> dict[str, str]:
-    """The colour of each line, C0 to C9 again and again; a line has one colour in all panels."""
+    """The colour of each line, C0 to C9 in turn; a line has the same colour in all panels."""
     labels = split(figure.lines, collected.table.cells, "figure")[1]
     return {label: f"C{i % 10}" for i, label in enumerate(labels)}
 
@@ -127,40 +129,40 @@ def draw_panel(ax: "Axes", collected: Collected, figure: Figure, title: str, lin
     """Draws the lines of one panel, axes and grid; no legend."""
     colours = colours_of(collected, figure)
     ax.set(
-        title=mathless(title),
-        xlabel=mathless(figure.xlabel or ("" if figure.kind == "bars" else figure.x)),
+        title=math_label(title),
+        xlabel=math_label(figure.xlabel or ("" if figure.kind == "bars" else figure.x)),
         yscale=figure.yscale,
         xscale=figure.xscale,
     )
-    for place, (label, line) in enumerate(lines.items()):
+    for i, (label, line) in enumerate(lines.items()):
         x, mean, sd = (list(values) for values in zip(*line, strict=True))
-        look = {"label": mathless(label), "color": colours[label]}
+        style = {"label": math_label(label), "color": colours[label]}
         if figure.kind == "bars":
             width = 0.8 / len(lines)
-            x = [group + (place + 0.5) * width - 0.4 for group in x]
-            ax.bar(x, mean, width, yerr=sd if figure.band == "std" and any(sd) else None, **look)
+            x = [group + (i + 0.5) * width - 0.4 for group in x]
+            ax.bar(x, mean, width, yerr=sd if figure.band == "std" and any(sd) else None, **style)
         elif figure.kind == "curves":
-            _draw_curve(ax, figure, x, mean, sd, look)
+            _draw_curve(ax, figure, x, mean, sd, style)
         else:
-            ax.errorbar(x, mean, yerr=sd if figure.band == "std" else None, marker="o", capsize=3, **look)
+            ax.errorbar(x, mean, yerr=sd if figure.band == "std" else None, marker="o", capsize=3, **style)
     if figure.kind == "final":
-        places = sorted({x for line in lines.values() for x, *_ in line})
-        ax.set_xticks(places, [f"{x:g}" for x in places])
+        ticks = sorted({x for line in lines.values() for x, *_ in line})
+        ax.set_xticks(ticks, [f"{x:g}" for x in ticks])
         ax.minorticks_off()
     if figure.kind == "bars":
         groups = labels_of(collected.cells, figure.x)
-        ax.set_xticks(range(len(groups)), list(map(mathless, groups)), rotation=30, ha="right", fontsize="small")
+        ax.set_xticks(range(len(groups)), list(map(math_label, groups)), rotation=30, ha="right", fontsize="small")
     if figure.hline:
-        named = mathless(figure.hline.get("label", "")) or None
-        ax.axhline(figure.hline["value"], color="black", linestyle="--", linewidth=1, label=named)
+        label = math_label(figure.hline.get("label", "")) or None
+        ax.axhline(figure.hline["value"], color="black", linestyle="--", linewidth=1, label=label)
     ax.grid(alpha=0.3)
 
 
-def _draw_curve(ax: "Axes", figure: Figure, x: list[float], mean: list[float], sd: list[float], look: dict) -> None:
-    ax.plot(x, mean, linewidth=1.4, **look)
+def _draw_curve(ax: "Axes", figure: Figure, x: list[float], mean: list[float], sd: list[float], style: dict) -> None:
+    ax.plot(x, mean, linewidth=1.4, **style)
     if figure.band == "std" and any(sd):
         low, high = zip(*((m - s, m + s) for m, s in zip(mean, sd, strict=True)), strict=True)
-        ax.fill_between(x, low, high, color=look["color"], alpha=0.2, linewidth=0)
+        ax.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
 
 
 def _grouped(cells: Sequence[Cell], by: str | list[str], known: Sequence[Cell]) -> dict[str, list[Cell]]:
@@ -170,5 +172,5 @@ def _grouped(cells: Sequence[Cell], by: str | list[str], known: Sequence[Cell]) 
 
 def _mean_sd(values: Sequence[float]) -> tuple[float, float]:
     if not all(map(math.isfinite, values)):
-        return math.nan, 0.0  # a diverged seed leaves a gap in the line
+        return math.nan, 0.0  # a gap in the line
     return fmean(values), stdev(values) if len(values) > 1 else 0.0

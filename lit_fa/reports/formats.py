@@ -87,11 +87,10 @@ def entries(collected: Collected, comparisons: Sequence[Comparison]) -> list[dic
 
 
 def _entry(comparison: Comparison, summary: Summary) -> dict:
-    cell, metric = comparison.cell, summary.metric
+    cell, metric, counts = comparison.cell, summary.metric, comparison.counts
     main = summary is comparison.summary
     published = cell.published if main else published_also(cell, summary)
-    paired = comparison.paired if main else None
-    published_paired = cell.published_difference if main else None
+    paired, printed = (comparison.paired, cell.published_difference) if main else (None, None)
     return {
         "row": cell.row,
         "column": cell.column,
@@ -102,22 +101,20 @@ def _entry(comparison: Comparison, summary: Summary) -> dict:
         "sd": summary.sd,
         "interval_95": summary.interval,
         "n": summary.n,
-        "expected": comparison.counts.expected,
+        "expected": counts.expected,
         "values": [_finite(value) for value in summary.values],
-        "published": published.value if published else None,
-        "published_unit": published.unit if published else None,
-        "published_std": published.std if published else None,
-        "published_n": published.n if published else None,
+        "published": getattr(published, "value", None),
+        **{f"published_{name}": getattr(published, name, None) for name in ("unit", "std", "n")},
         "difference": comparison.difference if main else None,
         "verdict": verdict_text(comparison) if main else "",
         "note": "; ".join(cell.notes),
         "paired_with": cell.paired_with if main else "",
-        "paired_difference": _finite(paired.mean) if paired else None,
-        "paired_interval_95": paired.interval if paired else None,
-        "paired_n": paired.n if paired else None,
-        "published_paired": published_paired.value if published_paired else None,
-        "published_paired_unit": published_paired.unit if published_paired else None,
-        "diverged": comparison.counts.diverged,
+        "paired_difference": _finite(getattr(paired, "mean", None)),
+        "paired_interval_95": getattr(paired, "interval", None),
+        "paired_n": getattr(paired, "n", None),
+        "published_paired": getattr(printed, "value", None),
+        "published_paired_unit": getattr(printed, "unit", None),
+        "diverged": counts.diverged,
     }
 
 

@@ -1,4 +1,4 @@
-"""LaTeX formulas as MathML of known elements and attributes alone: nothing in it can run or load."""
+"""LaTeX formulas as MathML. Only listed elements and attributes are written: nothing can run or load."""
 
 import html
 from xml.etree.ElementTree import Element
@@ -25,24 +25,24 @@ _ATTRIBUTES = frozenset(
 
 
 def mathml(latex: str, *, block: bool) -> str | None:
-    """The formula as an element of HTML; None where it cannot be read.
+    """The formula as MathML; None if it cannot be parsed.
 
-    Links, classes and styles of a formula are left out; `\\text{<b>}` shows what it says.
+    Links, classes and styles are dropped; `\\text{<b>}` is shown literally.
     """
     try:
-        return _written(convert_to_element(latex, display="block" if block else "inline"))
-    except Exception:  # the package raises a class of its own for every kind of mistake
+        return _element(convert_to_element(latex, display="block" if block else "inline"))
+    except Exception:  # the package has a class for every kind of error
         return None
 
 
-def _written(element: Element) -> str:
+def _element(element: Element) -> str:
     if element.tag not in _ELEMENTS:
         raise ValueError(element.tag)
     attributes = "".join(f' {name}="{_text(value)}"' for name, value in element.items() if name in _ATTRIBUTES)
-    inside = _text(element.text) + "".join(_written(child) + _text(child.tail) for child in element)
+    inside = _text(element.text) + "".join(_element(child) + _text(child.tail) for child in element)
     return f"<{element.tag}{attributes}>{inside}</{element.tag}>"
 
 
 def _text(text: str | None) -> str:
-    """The package writes symbols as character references, and leaves the rest as it was."""
+    """The package writes symbols as character references and does not escape the rest."""
     return str(escape(html.unescape(text or "")))

@@ -1,4 +1,4 @@
-"""All tables of a folder, and how much of each is done."""
+"""The tables of a folder, and how many of their runs are done."""
 
 import json
 import re
@@ -30,15 +30,15 @@ def find_tables(path: Path) -> list[Path]:
         raise UserError(f"{path}: no such file or folder; give a table or a folder of them")
     if not path.is_dir():
         return [path]
-    found = [file for file in sorted(path.rglob("*.yaml")) if file.is_file() and _is_table(file)]
-    if not found:
+    tables = [file for file in sorted(path.rglob("*.yaml")) if file.is_file() and _is_table(file)]
+    if not tables:
         raise UserError(f"{path}: no table in this folder; a table is a YAML file with `paper` and `cells` or `grid`")
-    return found
+    return tables
 
 
 def print_list(path: Path, output: Console, json_file: Path | None = None) -> int:
     """Prints every table with its cells and, for each scale, the runs done; 2 if a table cannot be read."""
-    listed, entries, broken = ConsoleTable("table", "paper", "cells", *SCALES), [], []
+    view, entries, broken = ConsoleTable("table", "paper", "cells", *SCALES), [], []
     for file in find_tables(path):
         try:
             table = load_table(file)
@@ -48,9 +48,9 @@ def print_list(path: Path, output: Console, json_file: Path | None = None) -> in
             continue
         paper = ", ".join(part for part in (table.paper.key, table.paper.table) if part)
         counts = (_counts(done[name]) if name in done else "–" for name in SCALES)
-        listed.add_row(shown(str(file)), shown(paper), str(len(table.cells)), *counts)
+        view.add_row(shown(str(file)), shown(paper), str(len(table.cells)), *counts)
         entries.append({"table": str(file), "paper": table.paper.key, "cells": len(table.cells), "scales": done})
-    output.print(listed)
+    output.print(view)
     for line in broken:
         output.print(f"broken: {line}", markup=False, highlight=False, soft_wrap=True)
     if json_file:
@@ -59,12 +59,11 @@ def print_list(path: Path, output: Console, json_file: Path | None = None) -> in
 
 
 def _done(table: Table, name: str) -> dict[str, int]:
-    """Runs done and missing at a scale, in the folder that counts."""
-    found = collect(table, table.scales[name], places(table, name, tree_of(table)).results)
-    lost = len(found.ended) - len(found.all)
-    stale = sum(bool(change) for change in changes(found))
-    told = {"diverged": lost, "stale": stale}
-    return {"done": len(found.ended), "missing": len(found.missing)} | {kind: n for kind, n in told.items() if n}
+    """Numbers of runs done and missing at a scale, in the folder of results."""
+    collected = collect(table, table.scales[name], places(table, name, tree_of(table)).results)
+    ended = len(collected.ended)
+    further = {"diverged": ended - len(collected.all), "stale": sum(map(bool, changes(collected)))}
+    return {"done": ended, "missing": len(collected.missing)} | {kind: n for kind, n in further.items() if n}
 
 
 def _counts(done: dict[str, int]) -> str:
@@ -72,7 +71,7 @@ def _counts(done: dict[str, int]) -> str:
 
 
 def _is_table(file: Path) -> bool:
-    """The file is a table; so is one that says `paper:` and cannot be read, which is named where it is loaded."""
+    """Whether a file is a table. Invalid YAML with a line `paper:` counts, so that loading it reports the error."""
     try:
         text = bounded(file, _LARGEST).decode()
         data = load(text, str(file))

@@ -1,4 +1,4 @@
-"""A report: records read, compared, printed, drawn, and written into the card."""
+"""A report: records are read, compared, printed and drawn, and the card is written."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -30,46 +30,46 @@ def report(
     as_json: Path | None = None,
     write: Path | None = None,
 ) -> int:
-    """Prints each table in the asked form, draws its figures, and brings its card up to date; pages go to `write`.
+    """Prints each table in the format `form`, draws its figures and updates its card; HTML pages go to `write`.
 
-    Without `card`, the README beside the table is written if it has the table's markers and shows this scale or
-    nothing yet, and only for the records in the default folder: an experiment elsewhere leaves the card alone.
+    Without `card`, the README beside the table is updated if it has the table's markers and shows this scale or
+    nothing yet. Records of another folder (`out`) never change it.
 
     Returns:
-        How many things went wrong: tables that cannot be read, cards and figures that cannot be written. Each is named
-        in a line, and the rest is done.
+        The number of errors: tables that cannot be read, cards and figures that cannot be written. Each is printed in
+        one line, and the rest is done.
 
     Raises:
-        UserError: the only table cannot be read, `card` has no place for a table, or a file that was asked for cannot
-            be written.
+        UserError: the only table cannot be read, `card` has no markers for a table, or an output file cannot be
+            written.
     """
     quiet = Console(stderr=True) if form != "console" else output
     if card:
         check_card(card, [table.name for table in tables])
-    shown, problems = [], []
+    reports, problems = [], []
     for table in tables:
         try:
-            shown.append(_compared(table, scale, out))
+            reports.append(_compared(table, scale, out))
         except UserError as error:
             if len(tables) == 1:
                 raise
             problems.append(error)
-    for collected, compared, where in shown:
+    for collected, compared, where in reports:
         figures = out or where.results.parent.parent
         steps = (
             partial(_print, collected, compared, form, figures, output),
             partial(_draw, collected, where, out, quiet),
-            partial(_say_problems, collected, where, quiet),
+            partial(_print_problems, collected, where, quiet),
             partial(_write_card, collected, figures, out, card, quiet),
         )
         problems += [error for error in map(_error_of, steps) if error]
     if as_json:
-        data = [entry for collected, compared, _ in shown for entry in entries(collected, compared)]
+        data = [entry for collected, compared, _ in reports for entry in entries(collected, compared)]
         write_text(as_json, json.dumps(data, indent=1) + "\n", "--json")
     if write:
-        _write_pages([(collected, compared) for collected, compared, _ in shown], write, quiet)
+        _write_pages([(collected, compared) for collected, compared, _ in reports], write, quiet)
     for error in problems:
-        _say(quiet, f"left out: {plain(str(error))}")
+        _print_line(quiet, f"left out: {plain(str(error))}")
     return len(problems)
 
 
@@ -88,20 +88,20 @@ def _error_of(step: Callable[[], None]) -> UserError | None:
     return None
 
 
-def _write_pages(shown: Sequence[tuple[Collected, Sequence[Comparison]]], folder: Path, output: Console) -> None:
-    from lit_fa.reports.pages import write_pages  # templates take time to import; only pages need them
+def _write_pages(compared: Sequence[tuple[Collected, Sequence[Comparison]]], folder: Path, output: Console) -> None:
+    from lit_fa.reports.pages import write_pages  # templates are slow to import, and only pages need them
 
-    for page in write_pages(shown, folder):
-        _say(output, f"wrote {page}")
+    for page in write_pages(compared, folder):
+        _print_line(output, f"wrote {page}")
 
 
 def _print(collected: Collected, compared: Sequence[Comparison], form: str, out: Path, output: Console) -> None:
     if form == "console":
         output.print(console(collected, compared))
     elif form == "md":
-        _say(output, block(collected, collected.table.path, out))
+        _print_line(output, block(collected, collected.table.path, out))
     else:
-        _say(output, (latex if form == "latex" else comma_separated)(collected, compared).rstrip("\n"))
+        _print_line(output, (latex if form == "latex" else comma_separated)(collected, compared).rstrip("\n"))
 
 
 def _draw(collected: Collected, where: Places, out: Path | None, output: Console) -> None:
@@ -110,28 +110,28 @@ def _draw(collected: Collected, where: Places, out: Path | None, output: Console
         if out is None:
             check_inside(figure_path(collected, figure, folder), collected.table, where.scratch)
         path = draw(collected, figure, folder)
-        _say(output, f"drew {path}" if path else f"{figure.file}: no record has {figure.y}; not drawn")
+        _print_line(output, f"drew {path}" if path else f"{figure.file}: no record has {figure.y}; not drawn")
 
 
 def _write_card(collected: Collected, figures: Path, out: Path | None, card: Path | None, output: Console) -> None:
     if target := card or _default_card(collected, out, output):
         write_block(target, collected.table.name, block(collected, target, figures))
-        _say(output, f"wrote the table into {target}")
+        _print_line(output, f"wrote the table into {target}")
 
 
-def _say_problems(collected: Collected, where: Places, output: Console) -> None:
+def _print_problems(collected: Collected, where: Places, output: Console) -> None:
     for problem in collected.problems:
-        _say(output, f"skipped {problem}")
+        _print_line(output, f"skipped {problem}")
     if line := stale_line(collected):
-        _say(output, line)
-    names = {run.file_name for run in collected.missing}
-    aside = (
-        dirty_records(collected.table, collected.scale.name, where.scratch) if collected.scale.name != "smoke" else []
-    )
-    if ignored := len({path.name for path in aside} & names):
-        _say(output, f"{ignored} dirty runs not counted (in {where.scratch}); commit and run again, or --allow-dirty")
+        _print_line(output, line)
+    scale, missing = collected.scale.name, {run.file_name for run in collected.missing}
+    dirty = dirty_records(collected.table, scale, where.scratch) if scale != "smoke" else []
+    if ignored := len({path.name for path in dirty} & missing):
+        _print_line(
+            output, f"{ignored} dirty runs not counted (in {where.scratch}); commit and run again, or --allow-dirty"
+        )
     if any(record.data.get("commit") == "unknown" for record in collected.all):
-        _say(output, "the commit of some runs is unknown (no git where they ran); they are counted")
+        _print_line(output, "the commit of some runs is unknown (no git where they ran); they are counted")
 
 
 def _default_card(collected: Collected, out: Path | None, output: Console) -> Path | None:
@@ -140,10 +140,12 @@ def _default_card(collected: Collected, out: Path | None, output: Console) -> Pa
     if shown is None or out is not None or collected.scale.name == "smoke":
         return None
     if scale_in(shown) not in (None, collected.scale.name):
-        _say(output, f"{card} shows the {scale_in(shown)} scale and is left alone; give --card {card} to replace it")
+        _print_line(
+            output, f"{card} shows the {scale_in(shown)} scale and is left alone; give --card {card} to replace it"
+        )
         return None
     return card
 
 
-def _say(output: Console, text: str) -> None:
+def _print_line(output: Console, text: str) -> None:
     output.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -2,9 +2,18 @@
 
 from collections.abc import Sequence
 
-from lit_fa.results.compare import Comparison, Reason
+from lit_fa.results.compare import Comparison, Kind, Reason, Verdict
 from lit_fa.results.summary import Summary, headline, mean_sd, number
 from lit_fa.spec.table import Cell, Published, Scale, Table
+
+_REASONS = {
+    Reason.NOT_RUN: "not run",
+    Reason.NOT_FINITE: "not finite in {summary.not_finite} of {summary.n} runs",
+    Reason.UNPUBLISHED: "no published number",
+    Reason.OTHER_UNIT: "not comparable (published in {published.unit}, measured in {summary.metric.unit})",
+    Reason.OTHER_METRIC: "not comparable (published is {published.metric}, measured is {summary.metric.name})",
+    Reason.PAIR_NOT_RUN: "not comparable (its pair is not run)",
+}
 
 
 def headers(table: Table) -> list[str]:
@@ -78,35 +87,19 @@ def published_also(cell: Cell, summary: Summary) -> Published | None:
 
 
 def _outcome(comparison: Comparison, caveat: bool) -> str:
-    if comparison.verdict.reason is Reason.PAIR_NOT_RUN:
-        return "not comparable (its pair is not run)"
-    text = _reason(comparison) or _agreement(comparison, caveat)
-    return f"{text}; of the difference" if comparison.on_pairs else text
+    (summary, published), reason = comparison.judged, comparison.verdict.reason
+    if reason:
+        text = _REASONS[reason].format(summary=summary, published=published)
+    else:
+        text = _agreement(comparison.verdict, caveat)
+    return f"{text}; of the difference" if comparison.on_pairs and reason is not Reason.PAIR_NOT_RUN else text
 
 
-def _reason(comparison: Comparison) -> str:
-    """Why the number is not compared; "" where it is."""
-    (summary, published), metric = comparison.judged, comparison.summary.metric
-    match comparison.verdict.reason:
-        case Reason.NOT_RUN:
-            return "not run"
-        case Reason.NOT_FINITE:
-            return f"not finite in {summary.not_finite} of {summary.n} runs"
-        case Reason.UNPUBLISHED:
-            return "no published number"
-        case Reason.OTHER_UNIT:
-            return f"not comparable (published in {published.unit}, measured in {metric.unit})"
-        case Reason.OTHER_METRIC:
-            return f"not comparable (published is {published.metric}, measured is {metric.name})"
-    return ""
-
-
-def _agreement(comparison: Comparison, caveat: bool) -> str:
-    verdict = comparison.verdict
+def _agreement(verdict: Verdict, caveat: bool) -> str:
+    kind = verdict.kind
     if verdict.caveat is None:
-        return verdict.kind.value
-    within = verdict.kind == "within"
-    size = f"within {verdict.margin:.2g}" if within else f"{verdict.kind.value} by {abs(verdict.difference):.2g}"
+        return kind.value
+    size = f"within {verdict.margin:.2g}" if kind is Kind.WITHIN else f"{kind.value} by {abs(verdict.difference):.2g}"
     return f"{size} {caveat_text(verdict.caveat)}" if caveat else size
 
 

@@ -19,9 +19,9 @@ _BLUE = (0.12, 0.47, 0.71)  # seen on white and on black
 
 
 def intervals(comparisons: Sequence[Comparison]) -> list[Markup]:
-    """For every cell its runs as dots, mean and interval as a bar, the published number as a diamond.
+    """A picture for every cell: runs are dots, mean and interval a bar, the published number a diamond.
 
-    The cells of one column and metric share an axis, so that rows can be compared; columns are often other data sets.
+    The cells of one column and metric share an axis, so that rows can be compared; columns are often data sets.
     """
     spans: dict[tuple[str, ...], list[float]] = {}
     for c in comparisons:
@@ -29,8 +29,8 @@ def intervals(comparisons: Sequence[Comparison]) -> list[Markup]:
     return [_interval(c, spans[_axis(c)]) for c in comparisons]
 
 
-def curve(lines: Sequence[Sequence[tuple[float, float]]], said: str) -> Markup:
-    """Lines of (x, y) on one pair of axes, without labels; `said` is the picture in words."""
+def curve(lines: Sequence[Sequence[tuple[float, float]]], description: str) -> Markup:
+    """Lines of (x, y) on one pair of axes, without labels; `description` is for screen readers."""
     finite = [[(x, y) for x, y in line if math.isfinite(y)] for line in lines]
     points = [point for line in finite for point in line]
     if not points:
@@ -41,11 +41,11 @@ def curve(lines: Sequence[Sequence[tuple[float, float]]], said: str) -> Markup:
         for line in map(_thinned, finite)
         if line
     )
-    return _image("curve", f"-2 -2 {width + 4} {height + 4}", said, drawn)
+    return _image("curve", f"-2 -2 {width + 4} {height + 4}", description, drawn)
 
 
 def partition(counts: Sequence[Sequence[int]]) -> Markup:
-    """Samples of each client (row) in each class (column), denser where there are more; the first hundred clients."""
+    """Samples of each client (row) in each class (column), darker for more samples; the first hundred clients."""
     import numpy as np
     from matplotlib.image import imsave  # a hundred clients are a kilobyte as PNG and fifty as SVG
 
@@ -54,13 +54,13 @@ def partition(counts: Sequence[Sequence[int]]) -> Markup:
     pixels = np.array([[(*_BLUE, count / most) for count in row] for row in shown])
     imsave(image, pixels, format="png", metadata={"Software": None})
     sizes = [sum(row) for row in counts]
-    said = f"{len(counts)} clients of {min(sizes)} to {max(sizes)} samples in {len(counts[0])} classes"
+    description = f"{len(counts)} clients of {min(sizes)} to {max(sizes)} samples in {len(counts[0])} classes"
     source = f"data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}"
-    return Markup('<img class="partition" alt="{}" title="{}" src="{}">').format(said, said, source)
+    return Markup('<img class="partition" alt="{}" title="{}" src="{}">').format(description, description, source)
 
 
 def counts_of(record: Record) -> list[list[int]]:
-    """The (clients, classes) counts that a federated run recorded; empty where there are none to draw."""
+    """The (clients, classes) counts that a federated run recorded; empty if there are none, or they cannot be drawn."""
     counts = record.data.get("partition")
     fits = isinstance(counts, list) and counts and all(isinstance(row, list) and row for row in counts)
     whole = fits and all(isinstance(count, int) and count >= 0 for row in counts for count in row)
@@ -73,10 +73,11 @@ def _axis(c: Comparison) -> tuple[str, ...]:
 
 
 def _extent(c: Comparison) -> list[float]:
-    """Every number that the picture of a cell has to hold."""
+    """All numbers in the picture of a cell."""
     mean, half = c.summary.mean, c.summary.interval or 0.0
-    held = [*c.summary.values, *([mean - half, mean + half] if mean is not None else [])]
-    return [v for v in [*held, *([c.cell.published.value] if c.difference is not None else [])] if math.isfinite(v)]
+    published = [c.cell.published.value] if c.difference is not None else []
+    interval = [mean - half, mean + half] if mean is not None else []
+    return [v for v in (*c.summary.values, *interval, *published) if math.isfinite(v)]
 
 
 def _interval(c: Comparison, extent: Sequence[float]) -> Markup:
@@ -90,15 +91,15 @@ def _interval(c: Comparison, extent: Sequence[float]) -> Markup:
     if c.difference is not None:
         at = _at(c.cell.published.value, span, _WIDTH)
         drawn += f'<path class="published" d="M{at} {middle - 5}l5 5l-5 5l-5 -5z"/>'
-    said = f"runs {', '.join(f'{v:.4g}' for v in c.summary.values)}" + (f"; 95 % ± {half:.2g}" if half else "")
-    said += f"; published {c.cell.published.value:g}" if c.difference is not None else ""
-    return _image("interval", f"-6 0 {_WIDTH + 12} {_HEIGHT}", said, drawn)
+    description = f"runs {', '.join(f'{v:.4g}' for v in c.summary.values)}" + (f"; 95 % ± {half:.2g}" if half else "")
+    description += f"; published {c.cell.published.value:g}" if c.difference is not None else ""
+    return _image("interval", f"-6 0 {_WIDTH + 12} {_HEIGHT}", description, drawn)
 
 
-def _image(kind: str, box: str, said: str, body: str) -> Markup:
-    said = escape(said)
+def _image(kind: str, box: str, description: str, body: str) -> Markup:
+    text = escape(description)
     return Markup(
-        f'<svg class="{kind}" viewBox="{box}" role="img" aria-label="{said}"><title>{said}</title>{body}</svg>'
+        f'<svg class="{kind}" viewBox="{box}" role="img" aria-label="{text}"><title>{text}</title>{body}</svg>'
     )
 
 

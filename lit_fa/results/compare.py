@@ -27,17 +27,19 @@ class Kind(StrEnum):
 
 
 class Reason(Enum):
-    """Why there is no difference from a published number; `kind` is that of the verdict which follows."""
+    """Why there is no difference from a published number."""
 
-    NOT_RUN = Kind.MISSING, "no run"
-    NOT_FINITE = Kind.FAILED, "a value is nan or infinite"
-    UNPUBLISHED = Kind.OPEN, "no published number"
-    OTHER_UNIT = Kind.OPEN, "published in another unit"
-    OTHER_METRIC = Kind.OPEN, "another metric is published"
-    PAIR_NOT_RUN = Kind.OPEN, "no run of the paired cell"
+    NOT_RUN = "no run"
+    NOT_FINITE = "a value is nan or infinite"
+    UNPUBLISHED = "no published number"
+    OTHER_UNIT = "published in another unit"
+    OTHER_METRIC = "another metric is published"
+    PAIR_NOT_RUN = "no run of the paired cell"
 
-    def __init__(self, kind: Kind, text: str) -> None:
-        self.kind, self.text = kind, text
+    @property
+    def kind(self) -> Kind:
+        """The kind of verdict that follows."""
+        return {Reason.NOT_RUN: Kind.MISSING, Reason.NOT_FINITE: Kind.FAILED}.get(self, Kind.OPEN)
 
 
 @dataclass(frozen=True)
@@ -168,12 +170,10 @@ def _compare_cell(collected: Collected, cell: Cell) -> Comparison:
     metrics = (cell.metric, *table.also)
     summary, *also = (summarise(_values(records, metric), metric) for metric in metrics)
     paired = _paired(collected, cell)
-    if not _on_pairs(cell, summary):
-        verdict = judge(summary, cell.published, scale, table.floor)
-    elif paired.n:
-        verdict = judge(paired, cell.published_difference, scale, table.floor)
-    else:
-        verdict = Verdict(Reason.PAIR_NOT_RUN.kind, Reason.PAIR_NOT_RUN)
+    judged = (paired, cell.published_difference) if _on_pairs(cell, summary) else (summary, cell.published)
+    verdict = judge(*judged, scale, table.floor)
+    if judged[0] is paired and not paired.n:
+        verdict = Verdict(Kind.OPEN, Reason.PAIR_NOT_RUN)
     return Comparison(cell, summary, tuple(also), verdict, _count(collected, cell, summary), paired)
 
 

@@ -1,11 +1,11 @@
-"""Numbers that an older record does not hold under today's key, computed from what it does hold.
+"""Metrics of today's names for older records, computed from what these contain.
 
 `align/gradient/inexact` and `align/delta/inexact` are the mean angle over the layers whose update is not exact by
-construction. Records from before these keys hold the angle of every layer, and an `overall` that includes the exact
-layers. An exact layer's angle is zero at every measured point, the first and the last; the mean is over the others.
+construction. Older records contain the angle of every layer, and an `overall` that includes the exact layers. The angle
+of an exact layer is zero at every measured point; the mean is over the other layers.
 
-`drift/transport` is summed over all local steps of a client. In records without a schema number it ended with the last
-step of the client with the fewest; there it is read as `drift/transport_common`.
+`drift/transport` is summed over all local steps of a client. In records without a schema number the sum ends at the
+last step of the client with the fewest steps; it is read as `drift/transport_common`.
 """
 
 import math
@@ -16,7 +16,7 @@ _ZERO = 1e-3  # degrees; in the committed records an exact layer has 0, any othe
 
 
 def with_derived(data: dict[str, Any]) -> dict[str, Any]:
-    """The record with the keys of today; what it already holds stays as it is."""
+    """The record with today's keys; existing values do not change."""
     old = "schema" not in data
     metrics, curves = ({_renamed(key) if old else key: v for key, v in data[k].items()} for k in ("metrics", "curves"))
     for kind in ANGLES:
@@ -39,12 +39,12 @@ def _renamed(key: str) -> str:
 
 
 def _mean_curve(curves: list[list]) -> list[list]:
-    """Point by point where all curves have the same points; nan, an angle that does not exist, is left out."""
+    """The mean at each point, without nan (an undefined angle); empty if the curves have different points."""
     if len({len(curve) for curve in curves}) != 1:
         return []
     return [[*points[0][:2], _mean([value for *_, value in points])] for points in zip(*curves, strict=True)]
 
 
 def _mean(values: list[float]) -> float:
-    there = [value for value in values if not math.isnan(value)]
-    return sum(there) / len(there) if there else math.nan
+    defined = [value for value in values if not math.isnan(value)]
+    return sum(defined) / len(defined) if defined else math.nan

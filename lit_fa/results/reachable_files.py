@@ -1,7 +1,7 @@
-"""Which of our files a run can reach: the files of its config's classes, and what they import, read from the source.
+"""The source files of ours that a run can reach: those of its config's classes, and the files that they import.
 
-Names that a package re-exports lead to the file that defines them, so a config that names one rule does not reach the
-others. Nothing is imported.
+Import statements are parsed, not executed. A name that a package re-exports leads to the file that defines it, so a
+config with one rule does not reach the other rules.
 """
 
 import ast
@@ -16,7 +16,7 @@ from lit_fa.provenance import DECIDING, OURS, ROOT, class_paths
 def reached(config: dict[str, Any], root: Path = ROOT) -> frozenset[str]:
     """Paths below `root` of every file of ours whose code a run of this config can use.
 
-    The classes of the config, at any depth, and the network by its name are where it begins.
+    The search begins at the classes of the config, at any depth, and at its network.
     """
     roots = {file for path in class_paths(config) for file in _named(root, path)}
     return _closure(root, frozenset(roots | {file for name in _networks(config) for file in _network(root, name)}))
@@ -24,29 +24,29 @@ def reached(config: dict[str, Any], root: Path = ROOT) -> frozenset[str]:
 
 @cache
 def _closure(root: Path, files: frozenset[str]) -> frozenset[str]:
-    found, left = set(files), sorted(files)
-    while left:
-        new = _imported(root, left.pop()) - found
-        found |= new
-        left += new
-    return frozenset(file for file in found if file.startswith(tuple(f"{package}/" for package in DECIDING)))
+    reached, queue = set(files), sorted(files)
+    while queue:
+        new = _imported(root, queue.pop()) - reached
+        reached |= new
+        queue += new
+    return frozenset(file for file in reached if file.startswith(tuple(f"{package}/" for package in DECIDING)))
 
 
 @cache
 def _imported(root: Path, file: str) -> frozenset[str]:
-    """The files of ours that a file's import statements lead to, wherever they stand in it."""
-    found: set[str] = set()
+    """The files of ours that any import statement of a file leads to."""
+    files: set[str] = set()
     for node in ast.walk(_tree(root, file)):
         if isinstance(node, ast.Import):
-            found |= {target for alias in node.names for target in _whole(root, alias.name)}
+            files |= {target for alias in node.names for target in _whole(root, alias.name)}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found |= {target for alias in node.names for target in _named(root, f"{node.module}.{alias.name}")}
-    return frozenset(found - {file})
+            files |= {target for alias in node.names for target in _named(root, f"{node.module}.{alias.name}")}
+    return frozenset(files - {file})
 
 
 @cache
 def _named(root: Path, path: str) -> frozenset[str]:
-    """The file in which the thing at a dotted path is defined; nothing for what is not ours."""
+    """The file that defines the object at a dotted path; empty for code that is not ours."""
     package, _, name = path.rpartition(".")
     if path.partition(".")[0] not in OURS or not package:
         return frozenset()
@@ -54,7 +54,7 @@ def _named(root: Path, path: str) -> frozenset[str]:
         return frozenset({file})
     home = _file(root, package)
     if home is None:
-        return _named(root, package)  # an attribute of something
+        return _named(root, package)  # an attribute of an object
     if not home.endswith("__init__.py"):
         return frozenset({home})
     for node in _tree(root, home).body:
@@ -65,7 +65,7 @@ def _named(root: Path, path: str) -> frozenset[str]:
 
 
 def _whole(root: Path, module: str) -> frozenset[str]:
-    """`import a.b`: the module, and all that its package brings."""
+    """The files of `import a.b`: the module and what it imports."""
     file = _file(root, module) if module.partition(".")[0] in OURS else None
     return frozenset() if file is None else frozenset({file}) | _imported(root, file)
 
@@ -84,7 +84,7 @@ def _tree(root: Path, file: str) -> ast.Module:
 
 
 def _networks(config: Any) -> Iterator[str]:
-    """Every network that a config names, that of its pretraining too."""
+    """The networks of a config, that of its pretraining included."""
     if isinstance(config, dict):
         if isinstance(name := config.get("network"), str):
             yield name
@@ -95,7 +95,7 @@ def _networks(config: Any) -> Iterator[str]:
 
 @cache
 def _network(root: Path, name: str) -> frozenset[str]:
-    """The file that registers one of our networks: the one that has a function of its name."""
+    """The file that registers one of our networks: it has a function of that name."""
     files = [path.relative_to(root).as_posix() for path in sorted((root / "lit_fa" / "networks").glob("*.py"))]
     named = (
         f for f in files for node in _tree(root, f).body if isinstance(node, ast.FunctionDef) and node.name == name

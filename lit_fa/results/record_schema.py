@@ -1,7 +1,7 @@
-"""What a run record must hold to be counted; the one check, made where a record is read.
+"""The types of a run record's fields, checked once, when the record is read.
 
-A record comes from another process, machine or person, so that every field is looked at before anything computes with
-it. A field that is absent or null is fine: older records lack some.
+A record comes from another process, machine or person, so every field is checked before it is used. A field may be
+absent or null, because older records lack some.
 """
 
 import math
@@ -15,7 +15,7 @@ Check = Callable[[Any], bool]
 
 
 def odd_fields(data: dict[str, Any]) -> list[str]:
-    """The fields that are of another kind than a record's, by dotted name."""
+    """The dotted names of fields with a wrong type or range."""
     wrong = [name for name, fits in _FIELDS.items() if data.get(name) is not None and not fits(data[name])]
     for name, fields in _INSIDE.items():
         inner = data.get(name) or {}
@@ -25,7 +25,7 @@ def odd_fields(data: dict[str, Any]) -> list[str]:
 
 
 def numeric(metrics: Any, curves: Any) -> bool:
-    """Metrics are numbers by name, curves lists of [step, epoch, number] by name; null is a number that was none."""
+    """Whether metrics are numbers by name and curves lists of [step, epoch, number] by name; null is not finite."""
     if not isinstance(metrics, dict) or not isinstance(curves, dict):
         return False
     lists = all(isinstance(curve, list) for curve in curves.values())
@@ -33,7 +33,7 @@ def numeric(metrics: Any, curves: Any) -> bool:
 
 
 def restored(data: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The record with nan for null and infinity for what is too large to be summed; and the names of the latter."""
+    """The record with nan for null and infinity for numbers too large to be summed, and the names of the latter."""
     huge: list[str] = []
 
     def number(key: str, value: float | None) -> float:

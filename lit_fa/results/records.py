@@ -1,7 +1,7 @@
-"""Reading run records back: one small JSON a run; what cannot be counted is named and left out.
+"""Reading run records: one small JSON per run; files that cannot be counted are named and left out.
 
-JSON has no number for what is not finite, a correlation with constant predictions or a loss that has blown up: records
-hold null there, and it is nan again here.
+JSON has no number for nan or infinity (an undefined correlation, a loss that diverged): records contain null, which is
+read as nan.
 """
 
 import math
@@ -19,7 +19,7 @@ from lit_fa.results.record_schema import numeric, odd_fields, restored
 from lit_fa.spec.expand import Run, expand
 from lit_fa.spec.table import Cell, Metric, Scale, Table
 
-ENDED = ("finished", "diverged")  # what a record says of a run that is not to be run again
+ENDED = ("finished", "diverged")  # status of a run that is not repeated
 
 
 @dataclass(frozen=True)
@@ -39,21 +39,21 @@ class Record:
         """Where the run diverged, `at step 40 (the output of head)`; "" for a run that finished."""
         if self.data.get("status") != "diverged":
             return ""
-        told = self.data.get("diverged") or {}
-        step, first = told.get("step"), told.get("first")
+        divergence = self.data.get("diverged") or {}
+        step, first = divergence.get("step"), divergence.get("first")
         at = f"at step {step}" if step is not None else "at an unknown step"
         return f"{at} ({first})" if first else at
 
     def curve(self, name: str) -> list[tuple[float, float, float]]:
-        """The points of a curve, empty where the run logged none of that name."""
+        """The points of a curve; empty if the run did not log it."""
         return [(point[0], point[1], point[2]) for point in self.data["curves"].get(name, [])]
 
     def value(self, metric: Metric) -> float | None:
-        """The metric at the point it asks for, None where the run has no such number.
+        """The metric at its point `at`; None if the run did not log it.
 
-        `last` is the final metric, else the end of the curve; `first`, `best`, `mean_last_10` (of ten logged points, or
-        of all if there are fewer), `median` and `max_abs` read the curve of that name. What is made of a point that is
-        not finite is nan; only `best` passes over such points.
+        `last` is the final metric, or else the end of the curve; `first`, `best`, `mean_last_10` (of the last ten
+        points, or of all if there are fewer), `median` and `max_abs` are of the curve. A point that is not finite makes
+        the result nan; only `best` ignores such points.
         """
         points = [value for *_, value in self.curve(metric.name)]
         if metric.at == "last" and metric.name in self.data["metrics"]:
@@ -68,7 +68,7 @@ class Record:
         if metric.at == "mean_last_10":
             return sum(points[-10:]) / len(points[-10:])
         if metric.at in ("median", "max_abs") and not all(map(math.isfinite, points)):
-            return math.nan  # which has no place in an order
+            return math.nan  # nan has no order
         if metric.at == "median":
             return statistics.median(points)
         return max(abs(value) for value in points) if metric.at == "max_abs" else points[-1]
@@ -76,9 +76,9 @@ class Record:
 
 @dataclass(frozen=True)
 class Collected:
-    """The records of a table at one scale: what was wanted, what is there, and what was left out with the reason.
+    """The records of a table at one scale, with its runs and a line for every file that was left out.
 
-    `records` are of finished runs and `diverged` of those that diverged, whose numbers no mean takes in.
+    `records` are of finished runs, `diverged` of runs that diverged, by cell id; means are over `records` alone.
     """
 
     table: Table
@@ -90,16 +90,16 @@ class Collected:
     diverged: dict[str, tuple[Record, ...]] = field(default_factory=dict)
 
     def of(self, cell: Cell) -> tuple[Record, ...]:
-        """The finished records of a cell, one a seed, in the order of the seeds."""
+        """The finished records of a cell, one per seed, in the order of the seeds."""
         return self.records.get(cell.id, ())
 
     def lost(self, cell: Cell) -> tuple[Record, ...]:
-        """The records of a cell's runs that diverged, in the order of the seeds."""
+        """The records of a cell's diverged runs, in the order of the seeds."""
         return self.diverged.get(cell.id, ())
 
     @property
     def ended(self) -> list[Record]:
-        """Every record, of finished runs and of those that diverged, in the order of the table."""
+        """The records of finished and diverged runs, in the order of the table."""
         return [record for cell in self.table.cells for record in (*self.of(cell), *self.lost(cell))]
 
     @property
@@ -114,7 +114,7 @@ class Collected:
 
 
 def collect(table: Table, scale: Scale, folder: Path) -> Collected:
-    """Reads every wanted record in `folder`; unreadable and foreign files become lines in `problems`, never errors."""
+    """Reads the record of every run; unreadable and unknown files in `folder` become lines of `problems`."""
     runs = expand(table, scale)
     finished: dict[str, list[Record]] = {}
     diverged: dict[str, list[Record]] = {}
@@ -127,14 +127,14 @@ def collect(table: Table, scale: Scale, folder: Path) -> Collected:
         else:
             missing.append(run)
     problems += foreign(folder, runs)
-    kept, lost = ({cell: tuple(found) for cell, found in kind.items()} for kind in (finished, diverged))
-    return Collected(table, scale, tuple(runs), kept, tuple(problems), tuple(missing), lost)
+    finished, diverged = ({cell: tuple(records) for cell, records in kind.items()} for kind in (finished, diverged))
+    return Collected(table, scale, tuple(runs), finished, tuple(problems), tuple(missing), diverged)
 
 
 def read_record(path: Path, run: Run) -> tuple[Record | None, str]:
-    """The record of `run` at `path`, finished or diverged, or None; and a line where it does not count as it is.
+    """The record of `run` at `path`, or None; and a line about what is wrong with it.
 
-    None and "" where there is no file. A record with numbers too large to be summed counts, as not finite.
+    (None, "") if there is no file. Numbers too large to be summed are read as not finite.
     """
     if not os.path.lexists(path):
         return None, ""
@@ -146,15 +146,15 @@ def read_record(path: Path, run: Run) -> tuple[Record | None, str]:
     if problem:
         return None, plain(f"{path.name}: {problem}; it will be run again")
     data, huge = restored(data)
-    said = f"{path.name}: {', '.join(huge)}: too large a number, not finite here" if huge else ""
-    return Record(path, with_derived(data)), plain(said)
+    warning = f"{path.name}: {', '.join(huge)}: too large a number, not finite here" if huge else ""
+    return Record(path, with_derived(data)), plain(warning)
 
 
 def foreign(folder: Path, runs: Sequence[Run]) -> list[str]:
-    """A line for every JSON file in `folder` that is not a run of this table as it is declared now."""
+    """A line for every JSON file in `folder` that does not belong to a run of the table."""
     known = {run.file_name for run in runs}
-    strangers = sorted(path.name for path in folder.glob("*.json") if path.name not in known)
-    return [plain(f"{name}: not a run of this table as it is now; skipped") for name in strangers]
+    unknown = sorted(path.name for path in folder.glob("*.json") if path.name not in known)
+    return [plain(f"{name}: not a run of this table as it is now; skipped") for name in unknown]
 
 
 def unfinished(data: Any, run_id: str) -> str:

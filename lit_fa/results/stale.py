@@ -1,8 +1,8 @@
-"""Records whose code is no longer today's: told, never refused.
+"""Records whose code has changed since they were written. They are reported, never refused.
 
-Where git knows the commit of a record, the files that its run can reach are compared one by one, without docstrings and
-comments. Elsewhere the hash of all our sources decides, which records have from schema 2 on. A class that is not ours
-has changed where its source or its distribution's version has.
+If git knows the commit of a record, the files that its run can reach are compared one by one, without docstrings and
+comments. Otherwise the hash of all our sources decides, which records contain since schema 2. A class that is not ours
+has changed if its source or the version of its distribution has.
 """
 
 import io
@@ -18,45 +18,45 @@ from lit_fa.results.reachable_files import reached
 from lit_fa.results.records import Collected, Record
 from lit_fa.spec.expand import Run
 
-_COMMIT = re.compile(r"[0-9a-fA-F]{4,64}")  # a record may say anything
+_COMMIT = re.compile(r"[0-9a-fA-F]{4,64}")  # a record may contain any text
 SHOWN = 4  # files in a line
-# Packages of which a record says the version anyway; another one is not other code.
+# Packages whose versions are recorded separately; another version does not make a record stale.
 _VERSIONED = ("torch", "lightning", "torchvision", "timm", "numpy", "python")
 
 
 def changed(record: dict[str, Any], config: dict[str, Any]) -> tuple[str, ...]:
-    """What differs today from the code that a record was made by: files, and classes that are not ours; () if nothing.
+    """What differs from the code that wrote a record: files of ours, and classes that are not ours; () if nothing.
 
     Args:
-        record: as it was read.
+        record: the content of its file.
         config: of its run.
     """
-    found = [name for name, said in (record.get("outside") or {}).items() if not _still(said)]
+    foreign = [name for name, source in (record.get("outside") or {}).items() if not _unchanged(source)]
     commits = [str(record.get("commit", "unknown")), *(record.get("resumed_from") or [])]
     if record.get("pretrained"):
         commits.append(str(record["pretrained"].get("commit")))
     parts = [_since(commit, config) for commit in commits]
     if record.get("dirty") or any(part is None for part in parts):
-        noted = record.get("sources")
-        return tuple([*found, *(["the package's sources"] if noted and noted != sources() else [])])
-    return tuple(dict.fromkeys([*found, *(file for part in parts for file in part or ())]))
+        digest = record.get("sources")
+        return tuple([*foreign, *(["the package's sources"] if digest and digest != sources() else [])])
+    return tuple(dict.fromkeys([*foreign, *(file for part in parts for file in part or ())]))
 
 
 def stale_line(collected: Collected) -> str:
-    """`2 of 6 records are from code that has changed since: lit_fa/rules/flfa.py`; "" where none is."""
-    found = changes(collected)
-    files = sorted({file for change in found for file in change})
+    """`2 of 6 records are from code that has changed since: lit_fa/rules/flfa.py`; "" if none is."""
+    by_record = changes(collected)
+    files = sorted({file for change in by_record for file in change})
     if not files:
         return ""
-    stale = sum(bool(change) for change in found)
+    stale = sum(map(bool, by_record))
     more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
     verb = "is" if stale == 1 else "are"
-    named = plain(", ".join(files[:SHOWN]))
-    return f"{stale} of {len(found)} records {verb} from code that has changed since: {named}{more}"
+    names = plain(", ".join(files[:SHOWN]))
+    return f"{stale} of {len(by_record)} records {verb} from code that has changed since: {names}{more}"
 
 
 def changes(collected: Collected) -> list[tuple[str, ...]]:
-    """Of each record, finished or diverged, what has changed since."""
+    """For each finished or diverged record, what has changed since."""
     configs = {(run.cell.id, run.seed): run.config for run in collected.runs}
     cells = [(cell, record) for cell in collected.cells for record in (*collected.of(cell), *collected.lost(cell))]
     return [changed(record.data, configs[cell.id, record.seed]) for cell, record in cells]
@@ -68,14 +68,14 @@ def of_other_code(record: Record, run: Run) -> bool:
 
 
 def _since(commit: str, config: dict[str, Any]) -> tuple[str, ...] | None:
-    """The files that a config reaches whose code differs from that of a commit; None where git does not know it."""
+    """The files that a config reaches whose code differs from that of a commit; None if git does not know it."""
     touched = _touched(commit)
     return None if touched is None else _different(commit, tuple(sorted(reached(config) & touched)))
 
 
 @cache
 def _touched(commit: str) -> frozenset[str] | None:
-    """The files of the deciding packages whose text is not what it was at `commit`."""
+    """The files of the deciding packages whose text has changed since `commit`."""
     if not _COMMIT.fullmatch(commit):
         return None
     printed = git(ROOT, "diff", "--no-renames", "--name-only", commit, "--", *DECIDING)
@@ -108,21 +108,21 @@ def _texts(commit: str) -> dict[str, str]:
         return {m.name: archive.extractfile(m).read().decode("utf-8", "replace") for m in members}
 
 
-def _still(said: str) -> bool:
-    """Whether the code is what a record says of a class that is not ours: `peft 0.15.1`, or `my.rules sha256 ...`."""
-    origin, _, rest = said.partition(" ")
+def _unchanged(source: str) -> bool:
+    """Whether a class that is not ours has the recorded source: `peft 0.15.1`, or `my.rules sha256 ...`."""
+    origin, _, rest = source.partition(" ")
     if rest.startswith("sha256 "):
         try:
             return source_of(origin) == rest
         except (OSError, ValueError):  # a name that no file can have
             return False
-    return all(_version_is(*part.split(" ", 1)) for part in said.split(", ") if " " in part)
+    return all(_version_is(*part.split(" ", 1)) for part in source.split(", ") if " " in part)
 
 
-def _version_is(distribution: str, noted: str) -> bool:
+def _version_is(distribution: str, recorded: str) -> bool:
     if distribution in _VERSIONED:
         return True
     try:
-        return version(distribution) == noted
+        return version(distribution) == recorded
     except (PackageNotFoundError, ValueError):
         return False

@@ -20,7 +20,7 @@ from lit_fa.escaping import csv_value
 from lit_fa.jobs.emit import job_array
 from lit_fa.reports.card import block, markers
 from lit_fa.reports.card_html import story
-from lit_fa.reports.figures import mathless
+from lit_fa.reports.figures import math_label
 from lit_fa.reports.formats import comma_separated
 from lit_fa.reports.formulas import mathml
 from lit_fa.results.compare import compare
@@ -198,9 +198,9 @@ def test_a_label_that_is_no_mathematics_is_drawn_as_it_is_written(text):
     from matplotlib.figure import Figure
 
     figure = Figure()
-    figure.subplots().set_title(mathless(text))
+    figure.subplots().set_title(math_label(text))
     figure.savefig(io.BytesIO(), format="png")
-    assert mathless("$x^2$") == "$x^2$"
+    assert math_label("$x^2$") == "$x^2$"
 
 
 @pytest.mark.parametrize(
