@@ -168,17 +168,21 @@ def _said(error: Exception) -> Exception:
     return named
 
 
-def _rank(member: Any) -> float:
-    """Rank of a type in a union: `int` is tried before `float`, which would turn 1 (one batch) into 1.0 (all of them).
+def _sorted_members(members: Any, *context: Any) -> list:
+    """The types of a union as they are tried: `int` before `float`, which would turn 1 (one batch) into 1.0 (all).
 
-    The order in an annotation is not reliable: `typing` caches unions, so `Optional[Union[int, float]]` may return the
-    `Optional[Union[float, int]]` that another package has created before.
+    The order of an annotation is no safe guide: `typing` caches unions, and `Optional[Union[int, float]]` may return
+    the `Optional[Union[float, int]]` that another package has built before.
     """
-    return -1 if member is int else _original_rank(member)
+    ordered = list(_original_sort(members, *context))
+    if int in ordered and float in ordered and ordered.index(float) < ordered.index(int):
+        ordered.remove(int)
+        ordered.insert(ordered.index(float), int)
+    return ordered
 
 
 _ABSENT = object()
-_original_rank, _typehints.union_subtype_sort_key = _typehints.union_subtype_sort_key, _rank
+_original_sort, _typehints.sort_subtypes_for_union = _typehints.sort_subtypes_for_union, _sorted_members
 _original_refused, _typehints.raise_union_unexpected_value = _typehints.raise_union_unexpected_value, _refused
 _original_call, ActionTypeHint.__call__ = ActionTypeHint.__call__, _called
 _original_read, jsonargparse.Path.read_text = jsonargparse.Path.read_text, _read_text
