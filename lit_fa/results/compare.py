@@ -1,7 +1,7 @@
 """Measured against published: for every cell the mean over seeds, and a verdict as data.
 
-A verdict holds the kind of outcome and the numbers that decided it; `lit_fa.reports` turns it into text. Whatever is
-measured at a reduced scale is never called reproduced: its verdict carries the scale as a caveat.
+A verdict holds the kind of outcome and the numbers that decided it; `lit_fa.reports` turns it into text. `judge` is the
+only statistical test. A mean at a reduced scale is never called reproduced: its verdict has the scale as a caveat.
 """
 
 import math
@@ -82,9 +82,10 @@ class Comparison:
         cell: that was measured.
         summary: the cell's metric over seeds.
         also: the table's further metrics over seeds.
-        verdict: on the summary, or on `paired` if the paper prints only the difference from the paired cell.
+        verdict: on the summary, or on `paired` with `on_pairs`.
         counts: of the cell's runs.
         paired: this cell's value minus the paired cell's, seed by seed; None without a paired cell.
+        on_pairs: the paper prints only the difference from the paired cell, so the verdict is on that.
     """
 
     cell: Cell
@@ -93,16 +94,12 @@ class Comparison:
     verdict: Verdict
     counts: Counts
     paired: Summary | None = None
+    on_pairs: bool = False
 
     @property
     def kind(self) -> Kind:
         """The kind of the verdict; failed if a run diverged or did not log the metric."""
         return Kind.FAILED if self.counts.diverged or self.counts.unlogged else self.verdict.kind
-
-    @property
-    def on_pairs(self) -> bool:
-        """Whether the verdict is on the paired difference."""
-        return _on_pairs(self.cell, self.summary)
 
     @property
     def judged(self) -> tuple[Summary, Published | None]:
@@ -169,20 +166,17 @@ def _compare_cell(collected: Collected, cell: Cell) -> Comparison:
     table, scale, records = collected.table, collected.scale, collected.of(cell)
     metrics = (cell.metric, *table.also)
     summary, *also = (summarise(_values(records, metric), metric) for metric in metrics)
-    paired = _paired(collected, cell)
-    judged = (paired, cell.published_difference) if _on_pairs(cell, summary) else (summary, cell.published)
-    verdict = judge(*judged, scale, table.floor)
-    if judged[0] is paired and not paired.n:
+    paired, on_pairs = _paired(collected, cell), bool(not cell.published and cell.published_difference and summary.n)
+    if on_pairs and not paired.n:
         verdict = Verdict(Kind.OPEN, Reason.PAIR_NOT_RUN)
-    return Comparison(cell, summary, tuple(also), verdict, _count(collected, cell, summary), paired)
+    else:
+        judged = (paired, cell.published_difference) if on_pairs else (summary, cell.published)
+        verdict = judge(*judged, scale, table.floor)
+    return Comparison(cell, summary, tuple(also), verdict, _count(collected, cell, summary), paired, on_pairs)
 
 
 def _values(records: Sequence[Record], metric: Metric) -> list[float]:
     return [value for record in records if (value := record.value(metric)) is not None]
-
-
-def _on_pairs(cell: Cell, summary: Summary) -> bool:
-    return bool(cell.published is None and cell.published_difference and summary.n)
 
 
 def _count(collected: Collected, cell: Cell, summary: Summary) -> Counts:

@@ -24,7 +24,8 @@ def compared(values, published, scale, *, pair=None, **counts) -> Comparison:
     verdict = judge(summary if pair is None else paired, published, scale, 0.3)
     if pair == []:
         verdict = Verdict(Kind.OPEN, Reason.PAIR_NOT_RUN)
-    return Comparison(cell, summary, (), verdict, Counts(**{"expected": n, "finished": n} | counts), paired)
+    runs = Counts(**{"expected": n, "finished": n} | counts)
+    return Comparison(cell, summary, (), verdict, runs, paired, on_pairs=pair is not None)
 
 
 @pytest.mark.parametrize(
