@@ -86,9 +86,9 @@ def executed(name: str, module: FederatedClassifier) -> Callable[[Round], dict]:
     module.rounds = lambda: 1
 
     def run(round: Round) -> dict:
-        work = module.work_of(round)
-        outcome = executor.run(module.learner, module.local, work)
-        return module.learner.split({n: p - outcome.update[n] for n, p in work.params.items()}).network
+        task = module.round_task(round)
+        result = executor.run(module.learner, module.local, task)
+        return module.learner.split({n: p - result.update[n] for n, p in task.params.items()}).network
 
     return run
 

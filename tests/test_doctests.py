@@ -6,13 +6,18 @@ import pkgutil
 
 import pytest
 
+import lit_fa.federated
 import lit_fa.functional
 import lit_fa.layers
 import lit_fa.modules
 import lit_fa.rules
 
-PACKAGES = (lit_fa.functional, lit_fa.layers, lit_fa.rules, lit_fa.modules)
-MODULES = ["lit_fa.errors", *(m.name for p in PACKAGES for m in pkgutil.iter_modules(p.__path__, p.__name__ + "."))]
+PACKAGES = (lit_fa.federated, lit_fa.functional, lit_fa.layers, lit_fa.rules, lit_fa.modules)
+MODULES = [
+    "lit_fa.errors",
+    "lit_fa.federated",
+    *(m.name for p in PACKAGES for m in pkgutil.iter_modules(p.__path__, p.__name__ + ".")),
+]
 SHOWN = [name for name in MODULES if doctest.DocTestFinder().find(importlib.import_module(name), globs={})]
 
 

@@ -1,132 +1,108 @@
-"""Clients side by side: their parameters are stacked, and one step is taken by all that still have one.
+"""Clients side by side: their parameters are stacked, and all that still have a local step take it together.
 
-Clients are sorted by their number of steps, so that those still active are always the first: a step works on views
+Clients are sorted by their number of steps, so that those still active are always the first ones: a step works on views
 `stack[:active]`, and no client is padded to the length of the longest.
 
-Legend: k lanes (clients) of a stack, a of them active.
+Legend: k clients of a batch.
 """
 
 import math
-from abc import abstractmethod
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, vmap
 
-from lit_fa.federated.features import Features
-from lit_fa.federated.local_optimizers import State
-from lit_fa.federated.round_task import Learner, LocalTraining, Outcome, Work
+from lit_fa.federated.client_step import Gradient, TrainingClient, client_step
+from lit_fa.federated.round_task import Learner, LocalTraining, RoundResult, RoundTask, changing_buffers
 from lit_fa.rules.base import Tensors
 
-CACHE = 10 << 20  # bytes of parameters that lanes may take on a CPU: beyond, they leave the cache between two steps
+CACHE = 10 << 20  # bytes of parameters of a client batch on a CPU: larger ones leave its cache between two steps
 
 
-class Lanes:
-    """The stack of some clients while they train.
+class ClientBatch(TrainingClient):
+    """Some clients side by side; their tensors are views of the first rows of the stacks.
 
     Attributes:
-        work: of these clients, those with most steps first.
-        steps: that each of them takes.
-        params: (k, ...) of every client.
-        buffers: (k, ...) those that change; `shared`: the others, as at the server.
-        optimizer: state of the local optimiser.
-        states: (k, ...) what the clients kept.
-        active: lanes that still have a step.
+        task: of these clients, those with most steps first.
+        active: number of clients that still have a step.
     """
 
-    def __init__(self, local: LocalTraining, work: Work, changing: set[str]):
+    def __init__(self, local: LocalTraining, task: RoundTask, changing: list[str]):
         """Stack the server's tensors."""
-        k = len(work.round.clients)
-        self.work, self.active, self.steps = work, k, work.round.steps
-        self._params = {name: p.expand(k, *p.shape).clone() for name, p in work.params.items()}
-        self._buffers = {n: b.expand(k, *b.shape).clone() for n, b in work.buffers.items() if n in changing}
-        self.shared = {n: b for n, b in work.buffers.items() if n not in changing}
-        self._optimizer = local.optimizer.init(self._params)
-        self._states = {name: torch.stack([s[name] for s in work.states]) for name in work.states[0]}
-        self._view(k)
+        k = len(task.round.clients)
+        self.task, self.steps = task, task.round.steps
+        self.shared = {name: b for name, b in task.buffers.items() if name not in changing}
+        self._params = {name: p.expand(k, *p.shape).clone() for name, p in task.params.items()}
+        self._buffers = {name: task.buffers[name].expand(k, *task.buffers[name].shape).clone() for name in changing}
+        self._optimizer_state = local.optimizer.init(self._params)
+        self._state = {name: torch.stack([state[name] for state in task.states]) for name in task.states[0]}
+        self._narrow(k)
 
     def advance(self, step: int) -> None:
-        """Narrow every view to the lanes that take this step."""
+        """Narrow every view to the clients that take this step."""
         active = sum(steps > step for steps in self.steps)
         if active != self.active:
-            self._view(active)
+            self._narrow(active)
 
-    def _view(self, active: int) -> None:
+    def result(self, local: LocalTraining, totals: Tensor) -> RoundResult:
+        """The sums over these clients after their last step."""
+        steps = torch.tensor(self.steps, dtype=torch.float64)
+        return self.task.result(local.algorithm, self._params, self._buffers, self._state, steps, totals)
+
+    def _narrow(self, active: int) -> None:
         self.active = active
         self.params, self.buffers = _first(self._params, active), _first(self._buffers, active)
-        self.states = _first(self._states, active)
-        self.optimizer: State = {kind: _first(tensors, active) for kind, tensors in self._optimizer.items()}
-
-    def handed_back(self, local: LocalTraining, totals: Tensor) -> Outcome:
-        """The sums over these clients."""
-        self._view(len(self.work.round.clients))
-        work, algorithm = self.work, local.algorithm
-        steps = torch.tensor(work.round.steps, dtype=torch.float64)
-        new = algorithm.new_state(self.params, work.params, self.states, work.server, steps, work.lr)
-        change = {name: (t - self.states[name]).sum(0) for name, t in new.items()} if algorithm.has_server_state else {}
-        kept = {c: {n: t[i].clone() for n, t in new.items()} for i, c in enumerate(work.round.clients)} if new else {}
-        update = {n: _weighted(work.shares, work.params[n] - p) for n, p in self.params.items()}
-        buffers = {n: _over_lanes(work.fractions, b) for n, b in self.buffers.items()}
-        return Outcome(update, buffers, change, kept, totals)
+        self.state = _first(self._state, active)
+        self.optimizer_state = {kind: _first(t, active) for kind, t in self._optimizer_state.items()}
 
 
-class LaneExecutor:
-    """What the executors with stacked clients share: chunks, order, and the loop over steps."""
+class ClientBatchExecutor(ABC):
+    """What the executors of stacked clients have in common; they differ in how a gradient is computed."""
 
     name = ""
 
-    def __init__(self, lanes: int | None = None):
-        """lanes: clients that are stacked at once; None: as many as fit into the cache of a CPU, all on a GPU."""
-        self.lanes = lanes
-
-    @torch.no_grad()
-    def run(self, learner: Learner, local: LocalTraining, work: Work, features: Features | None = None) -> Outcome:
-        """Train every client of the piece of work; the learner is left as it is."""
-        outcome = Outcome({}, {}, {})
-        changing = changing_buffers(learner, work)
-        for chunk in self._chunks(work):
-            lanes = Lanes(local, work.take(chunk), changing)
-            outcome.add(lanes.handed_back(local, self.train(learner, local, lanes, features)))
-        return outcome
+    def __init__(self, size: int | None = None):
+        """size: most clients of a batch; None: as many as fit into the cache of a CPU, all on a GPU."""
+        self.size = size
 
     @abstractmethod
-    def train(self, learner: Learner, local: LocalTraining, lanes: Lanes, features: Features | None) -> Tensor:
-        """Take all local steps in place; returns (3,) float64: loss times samples, correct, samples."""
+    def refusal(self, learner: Learner, local: LocalTraining) -> str | None:
+        """Why this executor cannot train this learner, or None."""
 
-    def _chunks(self, work: Work) -> Iterator[list[int]]:
-        steps = work.round.steps
-        order = sorted(range(len(steps)), key=lambda lane: -steps[lane])
-        chunks = math.ceil(len(order) / (self.lanes or _that_fit(work)))
-        size = math.ceil(len(order) / chunks)  # no chunk is left with a lane or two
-        return (order[i : i + size] for i in range(0, len(order), size))
+    @abstractmethod
+    def gradient(self, learner: Learner, local: LocalTraining, clients: ClientBatch) -> Gradient:
+        """The gradient of the surrogate of all active clients, or {} where it has updated the weights itself."""
+
+    @torch.no_grad()
+    def run(self, learner: Learner, local: LocalTraining, task: RoundTask) -> RoundResult:
+        """Train every client of the task; the learner does not change."""
+        result, changing = RoundResult(), changing_buffers(learner)
+        each = partial(vmap, randomness="same")  # what a rule draws depends on its seed and the step alone
+        for indices in self.batches(task):
+            clients = ClientBatch(local, task.take(indices), changing)
+            gradient, totals = self.gradient(learner, local, clients), 0
+            for step in range(clients.steps[0]):
+                clients.advance(step)
+                totals = totals + client_step(learner, local, clients.task, clients, step, gradient, each)
+            result.add(clients.result(local, totals))
+        return result
+
+    def batches(self, task: RoundTask) -> list[list[int]]:
+        """Indices of the clients of each batch: most steps first, and batches of nearly equal size."""
+        steps = task.round.steps
+        order = sorted(range(len(steps)), key=lambda index: -steps[index])
+        number = math.ceil(len(order) / (self.size or _fitting(task)))
+        size = math.ceil(len(order) / number)
+        return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def changing_buffers(learner: Learner, work: Work) -> set[str]:
-    """Names of the buffers that local steps may change: running statistics, and what the rule renews."""
-    names = {
-        f"{prefix}.{name}"
-        for prefix, module in learner.named_modules()
-        if getattr(module, "track_running_stats", False)
-        for name, _ in module.named_buffers(recurse=False)
-    }
-    _, renewed = learner.evolved(dict(work.params), dict(work.buffers), work.progress(0))
-    return names | set(renewed)
-
-
-def _that_fit(work: Work) -> int:
-    size = sum(p.nbytes for p in work.params.values())
-    on_cpu = all(p.device.type == "cpu" for p in work.params.values())
-    return max(2, CACHE // max(size, 1)) if on_cpu else len(work.round.clients)
+def _fitting(task: RoundTask) -> int:
+    """Clients whose parameters fit into the cache."""
+    nbytes = sum(p.nbytes for p in task.params.values())
+    on_cpu = all(p.device.type == "cpu" for p in task.params.values())
+    return max(2, CACHE // max(nbytes, 1)) if on_cpu else len(task.round.clients)
 
 
 def _first(tensors: Tensors, active: int) -> Tensors:
-    return {name: t[:active] for name, t in tensors.items()}
-
-
-def _weighted(weights: Tensor, stacked: Tensor) -> Tensor:
-    """Sum over lanes of weight times tensor, (k,) and (k, ...) to (...)."""
-    return torch.tensordot(weights.to(stacked), stacked, 1)
-
-
-def _over_lanes(fractions: Tensor, stacked: Tensor) -> Tensor:
-    return _weighted(fractions, stacked) if stacked.is_floating_point() else stacked.amax(0)
+    return {name: tensor[:active] for name, tensor in tensors.items()}

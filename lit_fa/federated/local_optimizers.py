@@ -1,6 +1,8 @@
 """The clients' optimisers, new in every round: torch's arithmetic on dictionaries of tensors, in place.
 
-Everything is elementwise, so stacked parameters (lanes, ...) and views of their first lanes are stepped the same way.
+Everything is elementwise, so stacked parameters (k, ...) and views of their first clients are updated the same way.
+torch's functional forms, such as `torch.optim.adam.adam`, would need a step tensor for each parameter, and copy
+gradients for weight decay.
 """
 
 import math

@@ -1,6 +1,6 @@
-"""What one rank does in one round, and what it hands back: sums over clients, so that ranks and chunks simply add up.
+"""What one rank trains in one round, and what it returns: sums over clients, so that ranks and batches simply add up.
 
-Legend: k clients of this piece of work, n their samples.
+Legend: k clients of the task. `index` is a client's place in the task, its id is `round.clients[index]`.
 """
 
 from collections.abc import Sequence
@@ -11,13 +11,12 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from lit_fa.federated.algorithms import FedAvg
+from lit_fa.federated.algorithms import FederatedAlgorithm
+from lit_fa.federated.features import Features
 from lit_fa.federated.local_optimizers import LocalOptimizer
 from lit_fa.rules.base import Batch, Progress, Tensors
 
-Learner = (
-    nn.Module
-)  # `modules.learner.Learner`: network and rule as one function of a batch; that file sees Lightning's side
+Learner = nn.Module  # a `lit_fa.modules.learner.Learner`, which may not be imported here
 
 _STRIDE = 2**20  # more local steps than any round has
 
@@ -28,11 +27,11 @@ class Round(Protocol):
     Attributes:
         number: of the round, from 0 on.
         clients: their ids, ascending.
-        population: clients there are, sampled or not.
-        sizes: samples that each client has.
-        steps: local steps that each client takes.
+        population: number of all clients, sampled or not.
+        sizes: samples of each client.
+        steps: local steps of each client.
         rows: (k, longest) on the CPU: samples in each step, 0 after a client's last step.
-        dtype: of the inputs that `batch` and `stacked` give.
+        dtype: of the inputs that `batch` and `stacked` return.
     """
 
     number: int
@@ -44,43 +43,52 @@ class Round(Protocol):
     dtype: torch.dtype | None
 
     def take(self, lanes: Sequence[int]) -> "Round":
-        """The round of only these lanes."""
+        """The round of only these clients."""
 
     def batch(self, lane: int, step: int) -> Batch:
         """Inputs (b, ...) and targets (b,) of one client's step."""
 
     def stacked(self, active: int, step: int) -> Batch:
-        """Inputs (active, b, ...) and targets (active, b) of the first lanes; shorter steps are padded."""
+        """Inputs (active, b, ...) and targets (active, b) of the first clients; shorter steps are padded."""
 
 
 @dataclass(frozen=True)
 class LocalTraining:
-    """How every client trains: `stream` frees a block's activations before the next block runs (sequential only)."""
+    """How every client trains.
 
-    algorithm: FedAvg
+    Attributes:
+        algorithm: what is added to local training and to averaging.
+        optimizer: the clients' optimiser.
+        seed: of what clients draw (dropout).
+        stream: free a block's activations before the next block runs (sequential executor only).
+        features: records the representation; None if the algorithm does not use it.
+    """
+
+    algorithm: FederatedAlgorithm
     optimizer: LocalOptimizer
     seed: int = 0
     stream: bool = False
+    features: Features | None = None
 
 
 @dataclass(frozen=True)
-class Work:
-    """A piece of a round.
+class RoundTask:
+    """Clients of a round and what the server sends them.
 
     Attributes:
         round: the clients and their batches.
-        shares: (k,) float64, coefficient of each client's movement in the server's gradient.
-        fractions: (k,) float64, each client's part of the round's samples, by which buffers are averaged.
-        params, buffers: the server's; executors read them.
-        states: what each client kept.
+        client_weights: (k,) float64, coefficient of each client's update in the server's gradient.
+        sample_shares: (k,) float64, each client's share of the round's samples, by which buffers are averaged.
+        params, buffers: the server's; executors only read them.
+        states: what the algorithm keeps for each client from round to round.
         server: what the algorithm keeps at the server.
-        lr: of this round.
-        rounds: of the whole run; None where that is not known.
+        lr: local learning rate of this round.
+        rounds: of the whole run; None if it is not known.
     """
 
     round: Round
-    shares: Tensor
-    fractions: Tensor
+    client_weights: Tensor
+    sample_shares: Tensor
     params: Tensors
     buffers: Tensors
     states: Sequence[Tensors]
@@ -88,71 +96,114 @@ class Work:
     lr: float
     rounds: int | None = None
 
-    def take(self, lanes: Sequence[int]) -> "Work":
-        """The work of only these lanes."""
-        chosen = torch.tensor(lanes, dtype=torch.int64)
+    def take(self, indices: Sequence[int]) -> "RoundTask":
+        """The task of only these clients."""
+        chosen = torch.tensor(indices, dtype=torch.int64)
         return replace(
             self,
-            round=self.round.take(lanes),
-            shares=self.shares[chosen],
-            fractions=self.fractions[chosen],
-            states=[self.states[lane] for lane in lanes],
+            round=self.round.take(indices),
+            client_weights=self.client_weights[chosen],
+            sample_shares=self.sample_shares[chosen],
+            states=[self.states[index] for index in indices],
         )
 
     def progress(self, step: int) -> Progress:
-        """Where a client stands after `step` local steps; no two rounds share a number, on which draws depend."""
+        """After `step` local steps. No two rounds share a step number, on which random draws depend."""
         number = self.round.number
         return Progress(number * _STRIDE + step, number, total_epochs=self.rounds)
 
+    def result(
+        self,
+        algorithm: FederatedAlgorithm,
+        params: Tensors,
+        buffers: Tensors,
+        state: Tensors,
+        steps: int | Tensor,
+        totals: Tensor,
+    ) -> "RoundResult":
+        """The result of the clients after their last step.
 
-def travelling(work: Work, learner: Learner) -> dict[str, Tensors]:
-    """What the server sends to clients: not the feedback that follows from the parameters, and no client's state."""
-    follows = learner.renewed(work.params, work.buffers, work.round.number)
-    buffers = {name: b for name, b in work.buffers.items() if name not in follows}
-    return {"params": work.params, "buffers": buffers, "server": work.server}
+        Args:
+            algorithm: makes the clients' new states.
+            params, buffers, state: (k, ...) of all clients of the task; `buffers` are those that may have changed.
+            steps: taken by each client, (k,); or by the only one.
+            totals: as in `RoundResult`.
+        """
+        new = algorithm.new_state(params, self.params, state, self.server, steps, self.lr)
+        update = {name: _weighted(self.client_weights, self.params[name] - p) for name, p in params.items()}
+        averaged = {
+            name: _weighted(self.sample_shares, b) if b.is_floating_point() else b.amax(0)
+            for name, b in buffers.items()
+        }
+        change = {name: (t - state[name]).sum(0) for name, t in new.items()} if algorithm.has_server_state else {}
+        clients = enumerate(self.round.clients if new else ())
+        states = {client: {name: t[index].clone() for name, t in new.items()} for index, client in clients}
+        return RoundResult(update, averaged, change, states, totals.cpu())
 
 
 @dataclass
-class Outcome:
+class RoundResult:
     """Sums over clients.
 
     Attributes:
-        update: sum of share times (server's minus client's parameters).
-        buffers: those that clients change: floating-point ones averaged by fraction, the largest of the integers.
-        change: sum of (new minus old) client state.
-        states: client id to what it keeps now.
-        totals: (3,) float64: loss times samples, correct, samples, over all local steps.
+        update: sum of client weight times (server's minus client's parameters).
+        buffers: those that clients change: mean by sample share of floats, maximum of integers.
+        state_change: sum of (new minus old) client state, if the server averages the states.
+        states: client id to its new state.
+        totals: (3,) float64: loss times samples, correct predictions, samples, over all local steps.
     """
 
-    update: Tensors
-    buffers: Tensors
-    change: Tensors
+    update: Tensors = field(default_factory=dict)
+    buffers: Tensors = field(default_factory=dict)
+    state_change: Tensors = field(default_factory=dict)
     states: dict[int, Tensors] = field(default_factory=dict)
     totals: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
 
-    def add(self, other: "Outcome") -> "Outcome":
-        """The sum of two pieces of work."""
+    def add(self, other: "RoundResult") -> None:
+        """Add the result of other clients."""
         self.update = _sum(self.update, other.update)
-        self.change = _sum(self.change, other.change)
-        self.buffers = {n: _joined(self.buffers[n], b) if n in self.buffers else b for n, b in other.buffers.items()}
+        self.state_change = _sum(self.state_change, other.state_change)
+        self.buffers = _sum(self.buffers, other.buffers)
         self.states |= other.states
         self.totals = self.totals.to(other.totals.device) + other.totals
-        return self
 
 
-def client_seed(seed: int, number: int, client: int) -> int:
-    """The random state a client starts a round with: of seed, round and client, never of executor, rank or lane."""
-    return int.from_bytes(blake2b(repr(("client", seed, number, client)).encode(), digest_size=8).digest()) >> 1
+def sent_to_clients(task: RoundTask, learner: Learner) -> dict[str, Tensors]:
+    """What the server sends to all clients: no feedback that follows from the parameters, and no client's state."""
+    follows = learner.renewed(task.params, task.buffers, task.round.number)
+    buffers = {name: b for name, b in task.buffers.items() if name not in follows}
+    return {"params": task.params, "buffers": buffers, "server": task.server}
 
 
 def trainable(learner: Learner) -> Tensors:
-    """What clients train and the server averages."""
+    """The parameters that clients train and the server averages."""
     return {name: p for name, p in learner.named_parameters() if p.requires_grad}
 
 
+def changing_buffers(learner: Learner) -> list[str]:
+    """Sorted names of the buffers that local steps may change: running statistics, and what the rule evolves."""
+    statistics = {
+        f"{prefix}.{name}"
+        for prefix, module in learner.named_modules()
+        if getattr(module, "track_running_stats", False)
+        for name, _ in module.named_buffers(recurse=False)
+    }
+    return sorted(statistics | {*learner.evolving()})
+
+
+def client_seed(seed: int, number: int, client: int) -> int:
+    """Random seed of a client in round `number`; it depends on neither executor nor rank."""
+    return int.from_bytes(blake2b(repr(("client", seed, number, client)).encode(), digest_size=8).digest()) >> 1
+
+
+def _weighted(weights: Tensor, stacked: Tensor) -> Tensor:
+    """Sum over clients of weight times tensor, (k,) and (k, ...) to (...)."""
+    if len(weights) == 1:  # a product in the tensor's own precision
+        return stacked[0] * float(weights[0])
+    return torch.tensordot(weights.to(stacked), stacked, 1)
+
+
 def _sum(a: Tensors, b: Tensors) -> Tensors:
-    return {name: a[name] + t if name in a else t for name, t in b.items()} | {n: t for n, t in a.items() if n not in b}
-
-
-def _joined(a: Tensor, b: Tensor) -> Tensor:
-    return a + b if a.is_floating_point() else torch.maximum(a, b)
+    """Sum by name; the maximum of integers."""
+    both = {n: a[n] + b[n] if a[n].is_floating_point() else torch.maximum(a[n], b[n]) for n in a.keys() & b.keys()}
+    return a | b | both

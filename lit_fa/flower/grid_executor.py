@@ -9,10 +9,9 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from lit_fa.errors import UserError
-from lit_fa.federated.features import Features
 from lit_fa.federated.gradient_similarity import Directions
-from lit_fa.federated.round_task import Learner, LocalTraining, Outcome, Work
-from lit_fa.flower.messages import packed_server, packed_work, unpacked_directions, unpacked_outcome
+from lit_fa.federated.round_task import Learner, LocalTraining, RoundResult, RoundTask
+from lit_fa.flower.messages import packed_server, packed_task, unpacked_directions, unpacked_result
 from lit_fa.flower.node import FAILED
 
 log = logging.getLogger(__name__)
@@ -67,25 +66,25 @@ class GridExecutor:
         if missing:
             raise NodeError(f"no SuperNode has partition-id {missing[0]} (of {self.nodes}): set it in --node-config")
 
-    def run(self, learner: Learner, local: LocalTraining, work: Work, features: Features | None = None) -> Outcome:
+    def run(self, learner: Learner, local: LocalTraining, task: RoundTask) -> RoundResult:
         """One round; the sum over nodes by ascending partition-id."""
-        began, device = time.perf_counter(), next(iter(work.params.values())).device
-        lanes = {part: _lanes(work, part, self.nodes) for part in range(self.nodes)}
-        lanes = {part: chosen for part, chosen in lanes.items() if chosen}
-        sent = {self.node_of[part]: packed_work(work.take(chosen), learner) for part, chosen in lanes.items()}
-        replies = self._answers(sent, "train", str(work.round.number))
-        outcome, answered = Outcome({}, {}, {}), []
-        for part, chosen in lanes.items():
+        began, device = time.perf_counter(), next(iter(task.params.values())).device
+        indices = {part: _indices(task, part, self.nodes) for part in range(self.nodes)}
+        indices = {part: chosen for part, chosen in indices.items() if chosen}
+        sent = {self.node_of[part]: packed_task(task.take(chosen), learner) for part, chosen in indices.items()}
+        replies = self._answers(sent, "train", str(task.round.number))
+        result, answered = RoundResult(), []
+        for part, chosen in indices.items():
             content = replies[self.node_of[part]]
             if isinstance(content, str):
-                self._failed(part, chosen, work, content)
+                self._failed(part, chosen, task, content)
                 continue
             self.made_by[part] = str(content.config_records["made"]["executor"])
-            outcome.add(unpacked_outcome(content, device))
+            result.add(unpacked_result(content, device))
             answered += chosen
         took = time.perf_counter() - began
-        log.info("round %d: %d clients on %d nodes, %.1f s", work.round.number, len(answered), len(lanes), took)
-        return outcome if len(answered) == len(work.states) else _reweighted(outcome, local, work, sorted(answered))
+        log.info("round %d: %d clients on %d nodes, %.1f s", task.round.number, len(answered), len(indices), took)
+        return result if len(answered) == len(task.states) else _reweighted(result, local, task, sorted(answered))
 
     def directions(self, learner: Learner, number: int, names: Sequence[str]) -> Directions:
         """The sum over all clients of all nodes, by ascending partition-id; the nodes determine the layers themselves.
@@ -111,9 +110,9 @@ class GridExecutor:
             raise NodeError(f"the SuperNode with partition-id {part} deals out other data than the server: same files?")
         self.node_of[part] = id
 
-    def _failed(self, part: int, lanes: list[int], work: Work, reason: str) -> None:
-        clients = ", ".join(str(work.round.clients[lane]) for lane in lanes)
-        what = f"SuperNode {part} failed in round {work.round.number} (clients {clients}): {reason}"
+    def _failed(self, part: int, indices: list[int], task: RoundTask, reason: str) -> None:
+        clients = ", ".join(str(task.round.clients[index]) for index in indices)
+        what = f"SuperNode {part} failed in round {task.round.number} (clients {clients}): {reason}"
         if not self.allow_failures:
             raise NodeError(f"{what}; the last checkpoint stays usable: start again with --ckpt_path")
         log.warning("%s; going on without", what)
@@ -142,17 +141,18 @@ def _content(reply: Message) -> RecordDict | str:
     return reply.content
 
 
-def _lanes(work: Work, part: int, nodes: int) -> list[int]:
-    return [lane for lane, client in enumerate(work.round.clients) if client % nodes == part]
+def _indices(task: RoundTask, part: int, nodes: int) -> list[int]:
+    return [index for index, client in enumerate(task.round.clients) if client % nodes == part]
 
 
-def _reweighted(outcome: Outcome, local: LocalTraining, work: Work, answered: list[int]) -> Outcome:
-    """The outcome with the client weights of a round in which only `answered` were sampled; their ratios are equal."""
+def _reweighted(result: RoundResult, local: LocalTraining, task: RoundTask, answered: list[int]) -> RoundResult:
+    """The result with the client weights of a round in which only `answered` were sampled; their ratios are equal."""
     if not answered:
-        raise NodeError(f"no client answered in round {work.round.number}; the last checkpoint stays usable")
-    left = work.round.take(answered)
-    scale = float(local.algorithm.shares(left.sizes, left.steps, local.optimizer)[0] / work.shares[answered[0]])
-    whole = float(work.fractions[answered].sum())
-    update = {name: t * scale for name, t in outcome.update.items()}
-    buffers = {name: b / whole if b.is_floating_point() else b for name, b in outcome.buffers.items()}
-    return replace(outcome, update=update, buffers=buffers)
+        raise NodeError(f"no client answered in round {task.round.number}; the last checkpoint stays usable")
+    left = task.round.take(answered)
+    weights = local.algorithm.client_weights(left.sizes, left.steps, local.optimizer)
+    scale = float(weights[0] / task.client_weights[answered[0]])
+    whole = float(task.sample_shares[answered].sum())
+    update = {name: t * scale for name, t in result.update.items()}
+    buffers = {name: b / whole if b.is_floating_point() else b for name, b in result.buffers.items()}
+    return replace(result, update=update, buffers=buffers)

@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor, float64, tensor
 
 from lit_fa.federated.gradient_similarity import Directions
-from lit_fa.federated.round_task import Learner, Outcome, Round, Work, travelling
+from lit_fa.federated.round_task import Learner, Round, RoundResult, RoundTask, sent_to_clients
 from lit_fa.layers.feedback import feedback_layers
 from lit_fa.rules.base import Does, Tensors
 
@@ -19,29 +19,29 @@ PLAN, CHOSEN = "plan", "chosen"
 STATE = "state."  # prefix of a client's id: its state between rounds
 
 
-def packed_work(work: Work, learner: Learner) -> RecordDict:
+def packed_task(task: RoundTask, learner: Learner) -> RecordDict:
     """The message to a SuperNode for one round: clients, parameters and coefficients.
 
     Feedback that can be computed from the parameters is not sent; of chosen layers only the names are sent.
     """
     plan = {
-        "number": work.round.number,
-        "clients": list(work.round.clients),
-        "shares": work.shares.tolist(),
-        "fractions": work.fractions.tolist(),
-        "lr": float(work.lr),
-        "rounds": work.rounds or 0,  # 0: not known
+        "number": task.round.number,
+        "clients": list(task.round.clients),
+        "client_weights": task.client_weights.tolist(),
+        "sample_shares": task.sample_shares.tolist(),
+        "lr": float(task.lr),
+        "rounds": task.rounds or 0,  # 0: not known
     }
     if Does.COMPARES in learner.rule.does:
         plan[CHOSEN] = [*feedback_layers(learner.network)]
-    groups = travelling(work, learner) | _by_client(dict(zip(work.round.clients, work.states, strict=True)))
+    groups = sent_to_clients(task, learner) | _by_client(dict(zip(task.round.clients, task.states, strict=True)))
     return RecordDict({PLAN: ConfigRecord(plan), **_arrays(groups)})
 
 
-def unpacked_work(
+def unpacked_task(
     content: RecordDict, learner: Learner, round_of: Callable[[int, tuple[int, ...]], Round], to: Any
-) -> Work:
-    """The work of a message, on a node; its learner receives the server's buffers and chosen layers.
+) -> RoundTask:
+    """The task of a message, on a node; its learner receives the server's buffers and chosen layers.
 
     Args:
         content: of the message.
@@ -58,10 +58,10 @@ def unpacked_work(
     buffers |= learner.renewed(params, buffers, plan["number"])
     for name, buffer in buffers.items():
         own[name].copy_(buffer)
-    return Work(
+    return RoundTask(
         round=replace(round_of(plan["number"], clients), dtype=next(iter(params.values())).dtype),
-        shares=tensor(plan["shares"], dtype=float64),
-        fractions=tensor(plan["fractions"], dtype=float64),
+        client_weights=tensor(plan["client_weights"], dtype=float64),
+        sample_shares=tensor(plan["sample_shares"], dtype=float64),
         params=params,
         buffers={name: b.clone() for name, b in buffers.items()},
         states=[_tensors(content, f"{STATE}{client}", to) for client in clients],
@@ -98,20 +98,20 @@ def unpacked_directions(content: RecordDict, to: Any) -> Directions:
     return Directions(_tensors(content, "totals", to), _tensors(content, "squares", to), clients)
 
 
-def packed_outcome(outcome: Outcome, executor: str) -> RecordDict:
+def packed_result(result: RoundResult, executor: str) -> RecordDict:
     """The reply of a node: its sums, and the executor that computed them."""
-    groups = {"update": outcome.update, "buffers": outcome.buffers, "change": outcome.change}
-    groups |= {"totals": {"totals": outcome.totals}} | _by_client(outcome.states)
+    groups = {"update": result.update, "buffers": result.buffers, "state_change": result.state_change}
+    groups |= {"totals": {"totals": result.totals}} | _by_client(result.states)
     return RecordDict({"made": ConfigRecord({"executor": executor}), **_arrays(groups)})
 
 
-def unpacked_outcome(content: RecordDict, to: Any) -> Outcome:
+def unpacked_result(content: RecordDict, to: Any) -> RoundResult:
     """The sums of a node's reply, at the server."""
     ids = [int(name.removeprefix(STATE)) for name in content.array_records if name.startswith(STATE)]
-    return Outcome(
+    return RoundResult(
         _tensors(content, "update", to),
         _tensors(content, "buffers", to),
-        _tensors(content, "change", to),
+        _tensors(content, "state_change", to),
         {client: _tensors(content, f"{STATE}{client}", to) for client in sorted(ids)},
         _tensors(content, "totals", to)["totals"],
     )

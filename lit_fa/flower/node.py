@@ -14,9 +14,9 @@ from lit_fa.config.parser_errors import guarded
 from lit_fa.experiment import Experiment
 from lit_fa.federated.executors import checked, executor_named, fastest
 from lit_fa.federated.gradient_similarity import Directions, directions
-from lit_fa.federated.round_task import Outcome, Work
+from lit_fa.federated.round_task import RoundResult, RoundTask
 from lit_fa.flower.experiment import at_node, fingerprint
-from lit_fa.flower.messages import packed_directions, packed_outcome, unpacked_server, unpacked_work
+from lit_fa.flower.messages import packed_directions, packed_result, unpacked_server, unpacked_task
 
 log = logging.getLogger(__name__)
 FAILED = "failed"
@@ -46,9 +46,9 @@ def train(message: Message, context: Context) -> Message:
         def round_of(number: int, clients: tuple[int, ...]):
             return loader.round_of(number, clients).to(device)
 
-        work = unpacked_work(message.content, experiment.model.learner, round_of, device)
+        task = unpacked_task(message.content, experiment.model.learner, round_of, device)
         with experiment.trainer.precision_plugin.train_step_context():
-            return packed_outcome(*_outcome(experiment, work, context))
+            return packed_result(*_result(experiment, task, context))
 
     return _replied(message, trained)
 
@@ -64,13 +64,13 @@ def compare(message: Message, context: Context) -> Message:
         whole = experiment.data.train_dataloader().whole(number).to(device)
         whole = replace(whole, dtype=next(learner.parameters()).dtype)
         part = int(context.node_config.get("partition-id", 0))
-        lanes = [lane for lane, client in enumerate(whole.clients) if client % nodes == part]
-        if not lanes:
+        indices = [index for index, client in enumerate(whole.clients) if client % nodes == part]
+        if not indices:
             return packed_directions(Directions({}, {}, 0))
         rule, names = learner.rule, learner.rule.candidates(learner.network)
         with experiment.trainer.precision_plugin.train_step_context():
             return packed_directions(
-                directions(learner, whole.take(lanes), names, experiment.model.local.seed, rule.private)
+                directions(learner, whole.take(indices), names, experiment.model.local.seed, rule.private)
             )
 
     return _replied(message, compared)
@@ -91,17 +91,17 @@ def _ready(context: Context) -> Experiment:
     return experiment
 
 
-def _outcome(experiment: Experiment, work: Work, context: Context) -> tuple[Outcome, str]:
+def _result(experiment: Experiment, task: RoundTask, context: Context) -> tuple[RoundResult, str]:
     """Run the executor of the config; `auto` is chosen by timing in a node's first round and stored by the node."""
     module = experiment.model
-    learner, local, features = module.learner, module.local, module.features
+    learner, local = module.learner, module.local
     executor = module.executor
     if executor is None and "executor" in context.state.config_records:
         executor = executor_named(context.state.config_records["executor"]["name"], module.lanes)
     if executor is None:
-        executor, _ = fastest(learner, local, work, features, module.lanes)
+        executor, _ = fastest(learner, local, task, module.lanes)
         context.state["executor"] = ConfigRecord({"name": executor.name})
-    return checked(executor, learner, local).run(learner, local, work, features), executor.name
+    return checked(executor, learner, local).run(learner, local, task), executor.name
 
 
 def _replied(message: Message, answer) -> Message:

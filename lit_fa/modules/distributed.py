@@ -1,4 +1,4 @@
-"""A round shared by ranks: who trains which client, and the sum of what all of them hand back."""
+"""A round shared by ranks: which rank trains which client, and the sum of their results."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from lightning.pytorch.strategies import Strategy
 from torch import distributed as dist
 
 from lit_fa.errors import UserError
-from lit_fa.federated.round_task import Outcome
+from lit_fa.federated.round_task import RoundResult
 from lit_fa.rules.base import Tensors
 
 _GONE = (  # of gloo and of NCCL's sockets, of NCCL itself, of the store that rank 0 keeps
@@ -41,7 +41,7 @@ def lost_rank(error: BaseException) -> LostRankError | None:
 
 
 def share_of(steps: Sequence[int], rank: int, ranks: int) -> list[int]:
-    """Lanes of one rank: the longest client first, each to the rank with the least to do.
+    """Indices of one rank's clients: the longest client first, each to the rank with the fewest steps.
 
     >>> [share_of([5, 1, 4, 2], rank, 2) for rank in (0, 1)]
     [[0, 1], [2, 3]]
@@ -54,25 +54,27 @@ def share_of(steps: Sequence[int], rank: int, ranks: int) -> list[int]:
     return sorted(shares[rank])
 
 
-def summed(outcome: Outcome, params: Tensors, buffers: Tensors, strategy: Strategy, *, changes: bool) -> Outcome:
+def summed(
+    result: RoundResult, params: Tensors, buffers: Tensors, strategy: Strategy, *, state_changes: bool
+) -> RoundResult:
     """The sum over all ranks, on each of them; three reductions of flat vectors, whatever the network.
 
     Args:
-        outcome: of this rank; a rank without a client has nothing in it.
+        result: of this rank; empty on a rank without a client.
         params: the server's, for names and shapes.
         buffers: those that clients change.
         strategy: Lightning's.
-        changes: whether the algorithm's clients keep a state that the server averages.
+        state_changes: whether the server averages the clients' states.
     """
     floats = {n: b for n, b in buffers.items() if b.is_floating_point()}
     counts = {n: b for n, b in buffers.items() if not b.is_floating_point()}
-    update = _reduced(outcome.update, params, strategy, "sum")
-    change = _reduced(outcome.change, params, strategy, "sum") if changes else {}
-    averaged = _reduced(outcome.buffers, floats, strategy, "sum") | _reduced(outcome.buffers, counts, strategy, "max")
+    update = _reduced(result.update, params, strategy, "sum")
+    change = _reduced(result.state_change, params, strategy, "sum") if state_changes else {}
+    averaged = _reduced(result.buffers, floats, strategy, "sum") | _reduced(result.buffers, counts, strategy, "max")
     device = next(iter(params.values())).device
-    totals = strategy.reduce(outcome.totals.to(device), reduce_op="sum")
-    states = _everybodys(outcome.states, device) if changes or _anywhere(outcome.states, device) else {}
-    return Outcome(update, averaged, change, states, totals)
+    totals = strategy.reduce(result.totals.to(device), reduce_op="sum")
+    states = _gathered(result.states, device) if state_changes or _anywhere(result.states, device) else {}
+    return RoundResult(update, averaged, change, states, totals)
 
 
 def _reduced(tensors: Tensors, like: Tensors, strategy: Strategy, how: str) -> Tensors:
@@ -91,9 +93,9 @@ def _anywhere(states: dict[int, Tensors], device: torch.device) -> bool:
     return bool(flag)
 
 
-def _everybodys(states: dict[int, Tensors], device: torch.device) -> dict[int, Tensors]:
+def _gathered(states: dict[int, Tensors], device: torch.device) -> dict[int, Tensors]:
     if not (dist.is_available() and dist.is_initialized()):
         return states
-    gathered: list = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, {c: {n: t.cpu() for n, t in s.items()} for c, s in states.items()})
-    return {c: {n: t.to(device) for n, t in s.items()} for part in gathered for c, s in part.items()}
+    ranks: list = [None] * dist.get_world_size()
+    dist.all_gather_object(ranks, {c: {n: t.cpu() for n, t in s.items()} for c, s in states.items()})
+    return {c: {n: t.to(device) for n, t in s.items()} for own in ranks for c, s in own.items()}

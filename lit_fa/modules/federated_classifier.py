@@ -1,9 +1,9 @@
-r"""One batch is one round: the server's gradient is what the clients moved away from, its optimiser takes the step.
+r"""One batch is one round: the clients' weighted updates are the server's gradient, on which its optimiser steps.
 
 McMahan et al. 2017 (arXiv:1602.05629): the server sends w to the sampled clients, each trains on its own data, and the
-server averages what comes back. With $\Delta = \sum_i p_i (w - w_i)$ as the gradient, SGD with rate one is that
-average, and another optimiser is another server (Reddi et al. 2021, arXiv:2003.00295). So `max_steps` counts rounds,
-and checkpoints, resuming, callbacks and loggers need nothing federated.
+server averages their parameters. With the gradient $\Delta = \sum_i p_i (w - w_i)$, SGD with learning rate one gives
+that average; other optimisers give other servers (Reddi et al. 2021, arXiv:2003.00295). So `max_steps` counts rounds,
+and checkpoints, resuming, callbacks and loggers need no code for federations.
 """
 
 import logging
@@ -18,11 +18,18 @@ from torch import Tensor, nn
 
 from lit_fa.errors import UserError, check_literals
 from lit_fa.federated.algorithms import FedAvg, FederatedAlgorithm
-from lit_fa.federated.client_batch import changing_buffers
 from lit_fa.federated.executors import EXECUTORS, Executor, checked, executor_named, fastest
 from lit_fa.federated.features import Features
 from lit_fa.federated.local_optimizers import LocalOptimizer, LocalSchedule, LocalSGD
-from lit_fa.federated.round_task import LocalTraining, Outcome, Round, Work, trainable, travelling
+from lit_fa.federated.round_task import (
+    LocalTraining,
+    Round,
+    RoundResult,
+    RoundTask,
+    changing_buffers,
+    sent_to_clients,
+    trainable,
+)
 from lit_fa.federated.sequential import SequentialExecutor
 from lit_fa.modules.averages import check_averages, check_no_renewal
 from lit_fa.modules.distributed import share_of, summed
@@ -118,11 +125,12 @@ class FederatedClassifier(ScheduledClassifier):
         if Does.PREPARES in rule.does:
             raise UserError(f"{type(rule).__name__} prepares itself on training batches, which a server does not have")
         self.learner = Learner(network, rule, example, criterion)
+        algorithm = FedAvg() if algorithm is None else algorithm
         local_optimizer = LocalSGD() if local_optimizer is None else local_optimizer
-        self.local = LocalTraining(FedAvg() if algorithm is None else algorithm, local_optimizer, seed, stream)
-        self.local.algorithm.check(local_optimizer)
+        algorithm.check(local_optimizer)
         taps = getattr(getattr(rule, "taps", None), "names", [])
-        self.features = Features(network, example, taps) if self.local.algorithm.wants_features else None
+        features = Features(network, example, taps) if algorithm.wants_features else None
+        self.local = LocalTraining(algorithm, local_optimizer, seed, stream, features)
         self.local_schedule = LocalSchedule() if local_schedule is None else local_schedule
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.lanes, self.validate_every = lanes, validate_every
@@ -131,8 +139,8 @@ class FederatedClassifier(ScheduledClassifier):
         if executor != "auto":
             self.executor = checked(executor_named(executor, lanes), self.learner, self.local)
             self.executed_by = {"executor": executor}
-        self.states: dict[int, Tensors] = {}  # client id to what it keeps from round to round
-        self.server: Tensors = {}  # what the algorithm keeps at the server
+        self.states: dict[int, Tensors] = {}  # client id to its state of the algorithm
+        self.server: Tensors = {}  # the algorithm's state at the server
         self.selections: list[dict] = []
         self.measure(num_classes)
 
@@ -143,20 +151,20 @@ class FederatedClassifier(ScheduledClassifier):
     def training_step(self, batch: Round, batch_idx: int) -> Tensor:
         """One round: the clients' training, the sum over ranks, the server's step."""
         self.choose_layers(batch.number)
-        work = self.work_of(batch)
-        changing = {n: work.buffers[n] for n in sorted(changing_buffers(self.learner, work))}
-        lanes = share_of(batch.steps, self.global_rank, self.trainer.world_size)
-        own = work.take(lanes) if lanes else None
-        executor = self._agreed_executor(own)  # by a broadcast, which a rank without a client takes part in
-        outcome = executor.run(self.learner, self.local, own, self.features) if own else Outcome({}, {}, {})
-        algorithm = self.local.algorithm
-        changes = algorithm.has_server_state
-        outcome = summed(outcome, work.params, changing, self.trainer.strategy, changes=changes)
-        loss, correct, seen = outcome.totals.tolist()
-        self._check_finite(loss, work)
-        self._serve(outcome, batch.population)
-        self.log_dict({"train/loss": loss / seen, "train/accuracy": 100 * correct / seen, "train/local_lr": work.lr})
-        return torch.tensor(loss / seen)
+        task = self.round_task(batch)
+        indices = share_of(batch.steps, self.global_rank, self.trainer.world_size)
+        own = task.take(indices) if indices else None
+        executor = self._agreed_executor(own)  # by a broadcast, in which a rank without a client takes part
+        result = executor.run(self.learner, self.local, own) if own else RoundResult()
+        changing = {name: task.buffers[name] for name in changing_buffers(self.learner)}
+        state_changes = self.local.algorithm.has_server_state
+        result = summed(result, task.params, changing, self.trainer.strategy, state_changes=state_changes)
+        loss, correct, samples = result.totals.tolist()
+        self._check_finite(loss, task)
+        self._server_step(result, batch.population)
+        metrics = {"train/loss": loss / samples, "train/accuracy": 100 * correct / samples}
+        self.log_dict(metrics | {"train/local_lr": task.lr})
+        return torch.tensor(loss / samples)
 
     def choose_layers(self, number: int) -> None:
         """Let a rule that compares clients choose its layers before round `number`; a second call does nothing."""
@@ -166,27 +174,27 @@ class FederatedClassifier(ScheduledClassifier):
             self.log_dict(logged(self.selections[-1]))
 
     def movements(self, batch: Round) -> Iterator[tuple[int, Tensors]]:
-        """What each client of a round would move by, (id, name to W_i - W^r), one after another on the learner itself.
+        """The change of each client's parameters in a round, (id, name to W_i - W^r), one client after another.
 
-        For observers, before the round: parameters and buffers are as before between any two of them.
+        For observers, before the round. Between any two clients the learner's parameters and buffers are as before.
         """
         self.choose_layers(batch.number)
-        work = self.work_of(batch)
-        for lane, client in enumerate(batch.clients):
-            alone = replace(work.take([lane]), shares=torch.ones(1, dtype=torch.float64))
-            outcome = SequentialExecutor().run(self.learner, self.local, alone, self.features)
-            yield client, {name: -moved for name, moved in outcome.update.items()}
+        task = self.round_task(batch)
+        for index, client in enumerate(batch.clients):
+            alone = replace(task.take([index]), client_weights=torch.ones(1, dtype=torch.float64))
+            result = SequentialExecutor().run(self.learner, self.local, alone)
+            yield client, {name: -update for name, update in result.update.items()}
 
     def client_bytes(self, batch: Round) -> int:
-        """Bytes that one client of a round receives, without its state, and hands back, by Flower's messages."""
-        work = self.work_of(batch)
-        sent = [t for tensors in travelling(work, self.learner).values() for t in tensors.values()]
-        back = [*work.params.values(), *(work.buffers[n] for n in sorted(changing_buffers(self.learner, work)))]
-        back += [*work.server.values()]  # what a client's state has changed by
-        return sum(t.nbytes for t in (*sent, *back))
+        """Bytes that one client of a round receives, without its state, and returns, by Flower's messages."""
+        task = self.round_task(batch)
+        sent = [t for tensors in sent_to_clients(task, self.learner).values() for t in tensors.values()]
+        returned = [*task.params.values(), *(task.buffers[name] for name in changing_buffers(self.learner))]
+        returned += [*task.server.values()]  # the change of a client's state
+        return sum(t.nbytes for t in (*sent, *returned))
 
     @torch.no_grad()
-    def work_of(self, batch: Round) -> Work:
+    def round_task(self, batch: Round) -> RoundTask:
         """What the clients of a round receive. The rule's feedback is renewed first, if it is renewed by rounds."""
         params, buffers = trainable(self.learner), dict(self.learner.named_buffers())
         for name, tensor in self.learner.renewed(params, buffers, batch.number).items():
@@ -196,10 +204,10 @@ class FederatedClassifier(ScheduledClassifier):
         if algorithm.has_server_state and not self.server:
             self.server = {name: torch.zeros_like(p) for name, p in sent.items()}
         rounds = self.rounds()
-        return Work(
+        return RoundTask(
             round=replace(batch, dtype=next(iter(sent.values())).dtype),
-            shares=algorithm.shares(batch.sizes, batch.steps, self.local.optimizer),
-            fractions=sizes / sizes.sum(),
+            client_weights=algorithm.client_weights(batch.sizes, batch.steps, self.local.optimizer),
+            sample_shares=sizes / sizes.sum(),
             params=sent,
             buffers={name: b.clone() for name, b in buffers.items()},
             states=[self.states.get(c) or algorithm.initial_state(sent) for c in batch.clients],
@@ -275,43 +283,44 @@ class FederatedClassifier(ScheduledClassifier):
         self.states = {c: {n: t.to(self.device) for n, t in s.items()} for c, s in self.states.items()}
         self.server = {n: t.to(self.device) for n, t in self.server.items()}
 
-    def _agreed_executor(self, own: Work | None) -> Executor:
+    def _agreed_executor(self, own: RoundTask | None) -> Executor:
         """The executor of all ranks; with `auto`, timed in the first round on rank 0, which always has a client."""
         if self.executor is None:
-            executor, found = None, None
+            executor, report = None, None
             if self.global_rank == 0:
-                executor, found = fastest(self.learner, self.local, own, self.features, self.lanes)
-            self.executed_by = self.trainer.strategy.broadcast(found)
+                executor, report = fastest(self.learner, self.local, own, self.lanes)
+            self.executed_by = self.trainer.strategy.broadcast(report)
             self.executor = executor or executor_named(self.executed_by["executor"], self.lanes)
             for logger in self.trainer.loggers:
                 logger.log_hyperparams({"executor": self.executed_by["executor"]})
         return self.executor
 
-    def _serve(self, outcome: Outcome, population: int) -> None:
-        """The server's step on the pseudo-gradient; buffers that clients change become their average."""
-        algorithm, optimizer = self.local.algorithm, self.optimizers()
-        self.states |= outcome.states
-        self.server = {n: self.server[n] + change / population for n, change in outcome.change.items()} or self.server
-        gradient = algorithm.server_gradient(outcome.update, self.server)
+    def _server_step(self, result: RoundResult, population: int) -> None:
+        """The server's step on the clients' update; buffers that clients change become their average."""
+        optimizer, buffers = self.optimizers(), dict(self.learner.named_buffers())
+        self.states |= result.states
+        self.server = {
+            n: self.server[n] + change / population for n, change in result.state_change.items()
+        } or self.server
+        gradient = self.local.algorithm.server_gradient(result.update, self.server)
         for name, p in trainable(self.learner).items():
             p.grad = gradient[name]
-        buffers = dict(self.learner.named_buffers())
-        for name, value in outcome.buffers.items():
+        for name, value in result.buffers.items():
             buffers[name].copy_(value)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self.schedule("step")
 
-    def _check_finite(self, loss: float, work: Work) -> None:
+    def _check_finite(self, loss: float, task: RoundTask) -> None:
         if math.isfinite(loss):
             return
         with watched(self.network) as found:  # the same round once more, client by client
-            SequentialExecutor().run(self.learner, self.local, work, self.features)
+            SequentialExecutor().run(self.learner, self.local, task)
         first = f"the output of {found[0]}" if found else "the loss itself"
         raise NonFiniteLossError(
-            f"the clients' loss is {loss} in round {work.round.number}; first not finite: {first}",
+            f"the clients' loss is {loss} in round {task.round.number}; first not finite: {first}",
             "The last checkpoint stays; lower the learning rate of model.init_args.local_optimizer.",
-            step=work.round.number,
+            step=task.round.number,
             first=first,
         )
 

@@ -96,6 +96,12 @@ class Learner(nn.Module):
         params, buffers = self.rule.after_step(self.split(params), self.split(buffers), progress)
         return self.join(params), self.join(buffers)
 
+    def evolving(self) -> list[str]:
+        """Names of the buffers that `evolved` may change."""
+        if Does.EVOLVES not in self.rule.does:
+            return []
+        return [*self.join(self.rule.evolving(self.split(dict(self.named_buffers()))))]
+
     def renewed(self, params: Tensors, buffers: Tensors, number: int) -> Tensors:
         """The buffers that the rule changes when round `number` starts, by the learner's names. Pure."""
         return self.join(self.rule.on_round_start(self.split(params), self.split(buffers), number))

@@ -226,6 +226,10 @@ class LearningRule(Described, nn.Module):
         """Parameters and buffers that change after an optimiser step; returns only those. Pure."""
         return Halves({}, {}), Halves({}, {})
 
+    def evolving(self, buffers: Halves[Tensor]) -> Halves[Tensor]:
+        """The buffers that `after_step` may change; all of them, unless a rule says which."""
+        return buffers
+
     def reshape(self, network: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
         """Change shapes of parameters, buffers and the optimiser's state between two epochs; on one device only."""
 

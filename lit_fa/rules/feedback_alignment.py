@@ -92,6 +92,11 @@ class FeedbackAlignment(LearningRule):
         """Renew what evolves: mirror, mix, or redraw. The draw depends on seed, layer and step alone."""
         return Halves({}, {}), self._renewed(self.source.after_step, params, buffers, progress.step)
 
+    def evolving(self, buffers: Halves[Tensor]) -> Halves[Tensor]:
+        """The stored feedback of each layer that is switched on."""
+        names = [f"{name}.feedback.weight" for name, layer in self.extended.items() if not layer.feedback.off]
+        return Halves({name: buffers.network[name] for name in names if name in buffers.network}, {})
+
     def on_round_start(self, params: Halves[Tensor], buffers: Halves[Tensor], number: int) -> Halves[Tensor]:
         """Take a new snapshot, or draw anew, if the source is of that kind."""
         if not self.source.renews:

@@ -230,6 +230,10 @@ class ForwardForward(LearningRule):
         own = {"steps": buffers.rule["steps"] + 1, "active": torch.full_like(buffers.rule["active"], turn)}
         return Halves({}, {}), Halves({}, own)
 
+    def evolving(self, buffers: Halves[Tensor]) -> Halves[Tensor]:
+        """The count of steps and the active block."""
+        return Halves({}, {name: buffers.rule[name] for name in ("steps", "active")})
+
     def predict(self, network: nn.Module, inputs: Tensor) -> Tensor:
         """(n, c): the goodness with each label, of the blocks that count; or the head's logits."""
         if self.predict_by == "softmax":
@@ -267,12 +271,15 @@ class ForwardForward(LearningRule):
             heights.append(of_squares(squares, math.prod(output.shape[1:]), self.goodness))
 
         self.taps.visit_all(judge, lambda: self.labelled(network, inputs, labels))
-        return self._between_two(targets, wrong, sum(heights[self._first_that_counts :])) if logits is None else logits
+        return self._between_two(targets, wrong, sum(heights[self.first_counted :])) if logits is None else logits
+
+    def contrast_options(self, units: int) -> tuple[str, float, float]:
+        """Loss, threshold and sharpness of `functional.goodness.contrast` for a block of so many units."""
+        usual = float(units) if self.goodness == "sum" else 2.0
+        return self.loss, usual if self.threshold is None else self.threshold, self.sharpness
 
     def _loss(self, output: Tensor, squares: Tensor) -> Tensor:
-        units = math.prod(output.shape[1:])
-        usual = float(units) if self.goodness == "sum" else 2.0
-        options = self.loss, usual if self.threshold is None else self.threshold, self.sharpness
+        options = self.contrast_options(math.prod(output.shape[1:]))
         if self.backend == "closed_form":
             loss = local_loss(output, squares, *options, self.goodness)
         else:
@@ -286,7 +293,7 @@ class ForwardForward(LearningRule):
             lambda _name, output, _squares: heights.append(goodness(output, self.goodness)),
             lambda: self.labelled(network, inputs, labels),
         )
-        return sum(heights[self._first_that_counts :]).view(len(labels), -1)
+        return sum(heights[self.first_counted :]).view(len(labels), -1)
 
     def _hot(self, labels: Tensor, like: Tensor) -> Tensor:
         return one_hot(labels, like.new_zeros(self.classes))
@@ -302,7 +309,8 @@ class ForwardForward(LearningRule):
         return [""]
 
     @property
-    def _first_that_counts(self) -> int:
+    def first_counted(self) -> int:
+        """The first block whose goodness counts in a prediction."""
         usual = 0 if len(self.taps.names) <= 2 else 1
         return usual if self.predict_from is None else self.predict_from
 

@@ -158,6 +158,10 @@ class SVDBackprop(LearningRule):
             changed |= {f"{name}.{side}": t for side, t in layer.items()}
         return Halves(changed, {}), Halves(renewed, {})
 
+    def evolving(self, buffers: Halves[Tensor]) -> Halves[Tensor]:
+        """Masks, energies and the feedback of pruned ranks."""
+        return Halves({} if self.pruning is None else buffers.network, {})
+
     @provided(lambda rule: rule.pruning is not None and rule.pruning.physical)
     @torch.no_grad()
     def reshape(self, network: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:

@@ -11,8 +11,8 @@ from lit_fa.errors import UserError
 from lit_fa.federated import FedDecorr, FedDyn, FedNova, FedProx, LocalAdam, LocalSGD, Moon, Scaffold
 from lit_fa.federated.executors import executor_named
 from lit_fa.federated.round_task import client_seed
-from lit_fa.modules import FederatedClassifier
-from lit_fa.rules import FLFA, FeedbackAlignment, ForwardForward
+from lit_fa.modules import FederatedClassifier, Learner
+from lit_fa.rules import FLFA, FeedbackAlignment, ForwardForward, Progress
 from tests import cases
 from tests.federated.federation import CLASSES, largest_difference, loader, network, quiet, trained, weights
 
@@ -61,6 +61,16 @@ def test_vmap_gives_what_one_client_after_another_gives(rule: str):
     options = {"local_optimizer": LocalSGD(0.2), "rounds": 2 if rule in MORE else 1}
     expected = result("sequential", rule=RULES[rule](), **options)
     assert largest_difference(result("vmap", rule=RULES[rule](), **options), expected) < 1e-13
+
+
+def test_rules_say_which_buffers_they_evolve():
+    for name, make in RULES.items():
+        learner = Learner(deep(), make(), torch.randn(2, 8, dtype=torch.float64))
+        params, buffers = dict(learner.named_parameters()), dict(learner.named_buffers())
+        with torch.no_grad():
+            _, evolved = learner.evolved(params, buffers, Progress(0, total_epochs=1))
+        assert evolved.keys() <= {*learner.evolving()} <= buffers.keys(), name
+        assert len(evolved) == len(learner.evolving()) or "pruned" in name, name
 
 
 @pytest.mark.parametrize("rule", [*cases.rules("written_out", distinct=True), *MORE])

@@ -1,4 +1,4 @@
-"""The explicit executor: what it hands back is what one client after another hands back, and what it refuses."""
+"""The executor of dense chains: its result is that of one client after another; what it refuses."""
 
 import copy
 from functools import partial
@@ -6,15 +6,11 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from torch.func import grad, vmap
 
 from lit_fa.federated import FederatedAlgorithm, FedProx, LocalAdam, LocalOptimizer, LocalSGD, Moon
-from lit_fa.federated.apply_update import Rows
-from lit_fa.federated.round_task import LocalTraining, Outcome, Work, trainable
+from lit_fa.federated._dense_chain import StackedExecutor
+from lit_fa.federated.round_task import LocalTraining, RoundResult, RoundTask, trainable
 from lit_fa.federated.sequential import SequentialExecutor
-from lit_fa.federated.stacked import StackedExecutor
-from lit_fa.federated.stacked_forward_forward import contrasts, permuted_rows
-from lit_fa.functional.goodness import contrast, permuted_labels
 from lit_fa.modules.learner import Learner
 from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, ForwardForward, LearningRule
 from tests.federated.federation import CLASSES, largest_difference, loader
@@ -35,7 +31,7 @@ def learner_of(net: nn.Module, rule: LearningRule, criterion="cross_entropy") ->
     return Learner(net, rule, torch.randn(2, INPUTS, dtype=torch.float64), criterion)
 
 
-def work_of(learner: Learner, number: int = 0) -> Work:
+def task_of(learner: Learner, number: int = 0) -> RoundTask:
     """Four unequal clients in a shape of their own, (3, 3); last batches of a pass are not full."""
     batch = loader(inputs=INPUTS).round_of(number, [1, 2, 4, 5])
     object.__setattr__(batch, "images", batch.images.unflatten(1, (3, 3)))
@@ -43,14 +39,14 @@ def work_of(learner: Learner, number: int = 0) -> Work:
     params = {name: p.detach().clone() for name, p in trainable(learner).items()}
     buffers = {name: b.clone() for name, b in learner.named_buffers()}
     share = sizes / sizes.sum()
-    return Work(batch, share, share, params, buffers, [{}] * 4, {}, lr=0.1)
+    return RoundTask(batch, share, share, params, buffers, [{}] * 4, {}, lr=0.1)
 
 
-def handed_back(
+def result_of(
     executor, learner: Learner, algorithm: FederatedAlgorithm | None = None, optimizer: LocalOptimizer | None = None
-) -> Outcome:
+) -> RoundResult:
     local = LocalTraining(algorithm or FederatedAlgorithm(), optimizer or LocalSGD(0.1))
-    return executor.run(learner, local, work_of(learner))
+    return executor.run(learner, local, task_of(learner))
 
 
 CASES = {
@@ -71,63 +67,44 @@ CASES = {
 
 @pytest.mark.parametrize("optimizer", [LocalSGD(0.1, weight_decay=0.2), LocalAdam(0.01)])
 @pytest.mark.parametrize("case", CASES)
-def test_everything_handed_back_is_that_of_one_client_after_another(case: str, optimizer: LocalOptimizer):
+def test_every_result_is_that_of_one_client_after_another(case: str, optimizer: LocalOptimizer):
     make, criterion, activation = CASES[case]
     learner = learner_of(deep(activation), make(), criterion)
     one, side_by_side = (
-        handed_back(executor, learner, optimizer=optimizer) for executor in (SequentialExecutor(), StackedExecutor(3))
+        result_of(executor, learner, optimizer=optimizer) for executor in (SequentialExecutor(), StackedExecutor(3))
     )
     assert largest_difference(side_by_side.update, one.update) < 1e-13
     assert largest_difference(side_by_side.buffers | {"": 0}, one.buffers | {"": 0}) == 0
     assert (side_by_side.totals - one.totals).abs().max() < 1e-10
-    assert one.totals[2] == 2 * sum(work_of(learner).round.sizes)
+    assert one.totals[2] == 2 * sum(task_of(learner).round.sizes)
 
 
 def test_weights_move_where_rules_say_and_the_learner_does_not():
     learner = learner_of(deep(), symba())
     before = {n: t.clone() for n, t in learner.state_dict().items()}
-    work = work_of(learner)
-    images = work.round.images.clone()
-    StackedExecutor().run(learner, LocalTraining(FederatedAlgorithm(), LocalSGD(0.1)), work)
+    task = task_of(learner)
+    images = task.round.images.clone()
+    StackedExecutor().run(learner, LocalTraining(FederatedAlgorithm(), LocalSGD(0.1)), task)
     assert largest_difference(learner.state_dict(), before) == 0
-    assert torch.equal(work.round.images, images)  # where label entries are blanked for the step
+    assert torch.equal(task.round.images, images)  # where label entries are blanked for the step
 
 
 def test_steps_straight_into_the_weights_are_those_of_gradients():
     learner = learner_of(deep(), ForwardForward())
-    straight = handed_back(StackedExecutor(), learner)
-    by_gradients = handed_back(StackedExecutor(), learner, FedProx(0.0))  # corrects by nothing, but corrects
+    straight = result_of(StackedExecutor(), learner)
+    by_gradients = result_of(StackedExecutor(), learner, FedProx(0.0))  # corrects by nothing, but corrects
     assert largest_difference(straight.update, by_gradients.update) < 1e-14
 
 
 def test_running_twice_gives_the_same_bit_for_bit():
     learner = learner_of(deep(), ForwardForward(negatives="hard"))
-    a, b = (handed_back(StackedExecutor(2), learner) for _ in range(2))
+    a, b = (result_of(StackedExecutor(2), learner) for _ in range(2))
     assert largest_difference(a.update, b.update) == 0
 
 
-def test_padding_takes_no_part_in_a_permutation():
-    g = torch.Generator().manual_seed(0)
-    targets, numbers = torch.randint(5, (3, 9), generator=g), torch.randint(4, (3, 9), generator=g)  # many ties
-    counts = torch.tensor([9, 4, 1])
-    valid = (torch.arange(9) < counts[:, None]).double()
-    wrong = permuted_rows(targets, numbers, Rows(counts, valid, valid))
-    for lane, n in enumerate(counts):
-        assert torch.equal(wrong[lane, :n], permuted_labels(targets[lane, :n], numbers[lane, :n]))
-
-
-@pytest.mark.parametrize("loss", ["threshold", "symba", "margin"])
-def test_slopes_of_the_contrast_are_its_derivatives(loss: str):
-    height = 3 * torch.rand(4, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    rows, slopes = contrasts(height, loss, 1.3, 0.7)
-    value = lambda pair: contrast(*pair.chunk(2), loss, 1.3, 0.7)  # noqa: E731
-    assert (rows.mean(1) - vmap(value)(height)).abs().max() < 1e-15
-    assert (slopes / 6 - vmap(grad(value))(height)).abs().max() < 1e-15
-
-
-def test_chunks_of_clients_have_about_the_same_size():
-    work = work_of(learner_of(deep(), Backprop()))
-    sizes = [len(chunk) for chunk in StackedExecutor(3)._chunks(work)]
+def test_client_batches_have_nearly_the_same_size():
+    task = task_of(learner_of(deep(), Backprop()))
+    sizes = [len(clients) for clients in StackedExecutor(3).batches(task)]
     assert sizes == [2, 2]
 
 
@@ -166,7 +143,7 @@ REFUSED = {
     "a layer that runs twice": (lambda: learner_of(twice(), Backprop()), "share a weight"),
     "dropout in evaluation": (lambda: learner_of(asleep(), Backprop()), "1 draws random numbers"),
     "a last activation": (lambda: learner_of(ending(nn.Tanh()), Backprop()), "follows the last linear layer"),
-    "a softplus": (lambda: learner_of(deep(nn.Softplus()), Backprop()), "Softplus, whose derivative"),
+    "a softplus": (lambda: learner_of(deep(nn.Softplus()), Backprop()), "Softplus, which has no explicit derivative"),
     "a norm": (lambda: learner_of(ending(nn.LayerNorm(CLASSES)), Backprop()), "LayerNorm"),
     "a cut before phi": (lambda: learner_of(deep(), DirectFeedbackAlignment(blocks=["1", "3"])), "every hidden layer"),
     "one block of two": (lambda: learner_of(deep(), symba(blocks=["4"])), "not one hidden layer"),
@@ -181,7 +158,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_not_written_out_is_refused_by_name(case: str):
+def test_what_has_no_explicit_gradient_is_refused_by_name(case: str):
     make, reason = REFUSED[case]
     found = StackedExecutor().refusal(make(), LocalTraining(FederatedAlgorithm(), LocalSGD()))
     assert reason in (found or "nothing")

@@ -152,6 +152,6 @@ def test_too_few_nodes_are_an_error_after_the_patience(tmp_path: Path, monkeypat
 
 
 def test_lost_shares_keep_the_ratios_of_the_algorithm():
-    shares = FedNova().shares([3, 9, 6], [1, 3, 2], LocalSGD())
-    left = FedNova().shares([3, 6], [1, 2], LocalSGD())
+    shares = FedNova().client_weights([3, 9, 6], [1, 3, 2], LocalSGD())
+    left = FedNova().client_weights([3, 6], [1, 2], LocalSGD())
     assert torch.allclose(shares[[0, 2]] * (left[0] / shares[0]), left)

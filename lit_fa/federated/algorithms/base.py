@@ -1,8 +1,8 @@
 """What a federated algorithm adds to local training and to averaging; by itself nothing: FedAvg.
 
-Legend: w_0 the server's parameters (anchor), w_i a client's, p_i = n_i / n its part of the round's samples, tau_i its
-local steps. Gradients, parameters and client states may carry a leading dimension of lanes (clients side by side); what
-the server holds never does.
+Legend: w_0 the server's parameters (anchor), w_i a client's, p_i = n_i / n its share of the round's samples, tau_i its
+local steps. Gradients, parameters and client states may have a leading dimension of clients, (k, ...); the server's
+tensors never have.
 """
 
 from collections.abc import Sequence
@@ -17,30 +17,36 @@ from lit_fa.rules.base import Tensors
 
 
 class FederatedAlgorithm:
-    """Six small methods, pure but for `correct`, which writes into the gradients it is given.
+    """Seven methods; all are pure but `correct`, which changes gradients in place.
 
     Class attributes:
         paper: citation.
         stateful: a client keeps tensors from round to round.
         has_server_state: the server keeps the mean over ALL clients of their states, zero at first.
-        wants_features: `penalty` looks at the penultimate representation.
+        wants_features: `penalty` is added to the loss, and needs the penultimate representation.
+        corrects: `correct` does something; true of a class that overrides it.
     """
 
     paper: ClassVar[str] = ""
     stateful: ClassVar[bool] = False
     has_server_state: ClassVar[bool] = False
     wants_features: ClassVar[bool] = False
+    corrects: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        """See `corrects`."""
+        cls.corrects = cls.correct is not FederatedAlgorithm.correct
 
     def check(self, optimizer: LocalOptimizer) -> None:
         """Raise a `UserError` if the algorithm's formula does not hold for this local optimiser."""
 
-    def shares(self, sizes: Sequence[int], steps: Sequence[int], optimizer: LocalOptimizer) -> Tensor:
-        """(k,) float64: the coefficient of each client's w_0 - w_i in the server's gradient."""
+    def client_weights(self, sizes: Sequence[int], steps: Sequence[int], optimizer: LocalOptimizer) -> Tensor:
+        """(k,) float64: the coefficient of each client's update w_0 - w_i in the server's gradient."""
         n = torch.tensor(sizes, dtype=torch.float64)
         return n / n.sum()
 
     def initial_state(self, anchor: Tensors) -> Tensors:
-        """What a client that is sampled for the first time has kept."""
+        """The state of a client that is sampled for the first time."""
         return {}
 
     def correct(self, grads: Tensors, params: Tensors, anchor: Tensors, state: Tensors, server: Tensors) -> None:
@@ -53,21 +59,21 @@ class FederatedAlgorithm:
     def new_state(
         self, params: Tensors, anchor: Tensors, state: Tensors, server: Tensors, steps: int | Tensor, lr: float
     ) -> Tensors:
-        """What a client keeps after its last step. steps: taken by it, or (lanes,)."""
+        """The state of a client after its last step. steps: taken by it, or (k,)."""
         return {}
 
     def server_gradient(self, update: Tensors, server: Tensors) -> Tensors:
-        """What the server's optimiser steps on. update: sum of share times (w_0 - w_i); server: already renewed."""
+        """The server's gradient, from the weighted sum of updates w_0 - w_i; server: its new state."""
         return update
 
 
-def equal_shares(clients: int) -> Tensor:
-    """(k,) float64: clients count alike, whatever their size."""
+def equal_weights(clients: int) -> Tensor:
+    """(k,) float64: all clients have the same weight, whatever their size."""
     return torch.full((clients,), 1 / clients, dtype=torch.float64)
 
 
 def zeros(anchor: Tensors) -> Tensors:
-    """A client's state before its first round, where that is nothing."""
+    """A client's state before its first round: zeros."""
     return {name: torch.zeros_like(t) for name, t in anchor.items()}
 
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lit_fa.federated.algorithms.base import FederatedAlgorithm, equal_shares, positive, pull, zeros
+from lit_fa.federated.algorithms.base import FederatedAlgorithm, equal_weights, positive, pull, zeros
 from lit_fa.federated.local_optimizers import LocalOptimizer
 from lit_fa.rules.base import Tensors
 
@@ -30,9 +30,9 @@ class FedDyn(FederatedAlgorithm):
         """The server divides by alpha."""
         positive("FedDyn: alpha", self.alpha, zero=False)
 
-    def shares(self, sizes: Sequence[int], steps: Sequence[int], optimizer: LocalOptimizer) -> Tensor:
+    def client_weights(self, sizes: Sequence[int], steps: Sequence[int], optimizer: LocalOptimizer) -> Tensor:
         """1 / |S|."""
-        return equal_shares(len(sizes))
+        return equal_weights(len(sizes))
 
     def initial_state(self, anchor: Tensors) -> Tensors:
         """g_i = 0."""

@@ -30,9 +30,9 @@ class FedNova(FederatedAlgorithm):
         if not isinstance(optimizer, LocalSGD) or optimizer.nesterov:
             raise UserError("FedNova knows how far SGD moves in so many steps: use LocalSGD without nesterov")
 
-    def shares(self, sizes: Sequence[int], steps: Sequence[int], optimizer: LocalSGD) -> Tensor:
+    def client_weights(self, sizes: Sequence[int], steps: Sequence[int], optimizer: LocalSGD) -> Tensor:
         """p_i tau_eff / a_i."""
-        p = super().shares(sizes, steps, optimizer)
+        p = super().client_weights(sizes, steps, optimizer)
         tau, rho = torch.tensor(steps, dtype=torch.float64), optimizer.momentum
         a = (tau - rho * (1 - rho**tau) / (1 - rho)) / (1 - rho)
         return p * (p * a).sum() / a

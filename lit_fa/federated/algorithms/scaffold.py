@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lit_fa.federated.algorithms.base import FederatedAlgorithm, equal_shares, refuse_unless_plain, zeros
+from lit_fa.federated.algorithms.base import FederatedAlgorithm, equal_weights, refuse_unless_plain, zeros
 from lit_fa.federated.local_optimizers import LocalOptimizer
 from lit_fa.rules.base import Tensors
 
@@ -28,9 +28,9 @@ class Scaffold(FederatedAlgorithm):
         """(x - y) / (K eta) is a mean gradient for plain SGD alone."""
         refuse_unless_plain("Scaffold", optimizer)
 
-    def shares(self, sizes: Sequence[int], steps: Sequence[int], optimizer: LocalOptimizer) -> Tensor:
+    def client_weights(self, sizes: Sequence[int], steps: Sequence[int], optimizer: LocalOptimizer) -> Tensor:
         """1 / |S|."""
-        return equal_shares(len(sizes))
+        return equal_weights(len(sizes))
 
     def initial_state(self, anchor: Tensors) -> Tensors:
         """c_i = 0."""
@@ -49,5 +49,5 @@ class Scaffold(FederatedAlgorithm):
 
 
 def _like(value: float | Tensor, tensor: Tensor) -> float | Tensor:
-    """A number, or one a lane (lanes,) so that it divides (lanes, ...)."""
+    """A number as it is; one per client, (k,), in a shape that divides (k, ...)."""
     return value.to(tensor).view(-1, *[1] * (tensor.ndim - 1)) if isinstance(value, Tensor) else value

@@ -1,0 +1,198 @@
+r"""A network read as a chain of dense layers, for parameters that are stacked over clients.
+
+$z_l = h_{l-1} W_l^\top + b_l$, $h_l = \phi_l(z_l)$; whatever the rule, $G_l = \delta_l^\top h_{l-1}$ for the error
+$\delta_l$ behind $\phi_l'$. The derivative of $\phi$ is a function of its value, so h overwrites z.
+
+Letters: a active clients, b rows of a local batch, i in, o out.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_fa.errors import UserError
+from lit_fa.federated.round_task import Learner
+from lit_fa.layers.feedback import Feedback, FeedbackLinear
+from lit_fa.layers.observing import observing
+from lit_fa.rules.base import Halves, Tensors
+
+Named = list[tuple[str, nn.Module]]
+
+
+class Unsupported(UserError):
+    """What has no explicit gradient, in one sentence."""
+
+
+class Activation(NamedTuple):
+    """phi of a tensor, in place.
+
+    Attributes:
+        apply_: overwrites z by phi(z).
+        backward_: (error, h) overwrites the error behind phi by that before it, from h = phi(z).
+        is_mask: the derivative is one wherever h is not zero: an error that is a multiple of h does not change.
+    """
+
+    apply_: Callable[[Tensor], object]
+    backward_: Callable[[Tensor, Tensor], object]
+    is_mask: bool = False
+
+
+@dataclass(frozen=True)
+class DenseLayer:
+    """One layer of the chain.
+
+    Attributes:
+        weight, bias, feedback_weight: names in the learner.
+        units: o.
+        activation: phi.
+        feedback: what a `FeedbackLinear` sends the error back through; None: its own weight.
+        outputs: positions of the modules, among the network's, whose output is h.
+    """
+
+    weight: str
+    bias: str | None
+    feedback_weight: str
+    units: int
+    activation: Activation
+    feedback: Feedback | None
+    outputs: range
+
+    def output(self, x: Tensor, params: Tensors, out: Tensor) -> Tensor:
+        """phi(x W^T + b) for x (a, b, i), into out (a, b, o)."""
+        weight = params[self.weight].mT
+        if self.bias is None:
+            torch.bmm(x, weight, out=out)
+        else:
+            torch.baddbmm(params[self.bias].unsqueeze(1), x, weight, out=out)
+        self.activation.apply_(out)
+        return out
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Layers in order; `modules`: names of the network's modules without children, in order."""
+
+    layers: tuple[DenseLayer, ...]
+    modules: tuple[str, ...]
+
+    def is_cut_behind(self, names: list[str]) -> bool:
+        """Whether the modules `names` end the hidden layers, one each."""
+        ends = [max(p for p, m in enumerate(self.modules) if f"{m}.".startswith(f"{name}.")) for name in names]
+        hidden = self.layers[:-1]
+        return len(ends) == len(hidden) and all(e in layer.outputs for e, layer in zip(ends, hidden, strict=True))
+
+
+def read_chain(learner: Learner) -> Chain:
+    """The linear layers of the learner's network with what follows each; `check_value` says if that is the network.
+
+    Raises:
+        Unsupported: parts of it have no explicit gradient.
+    """
+    modules = [*_leaves(learner.network)]
+    starts = [p for p, (_, module) in enumerate(modules) if isinstance(module, nn.Linear)]
+    if not starts:
+        raise Unsupported("the network has no linear layer")
+    if _nonlinear(modules[: starts[0]]):
+        raise Unsupported("the network changes its input before the first linear layer")
+    ends = [*starts[1:], len(modules)]
+    layers = tuple(_layer(learner, modules, start, end) for start, end in zip(starts, ends, strict=True))
+    if layers[-1].outputs.start > starts[-1]:
+        raise Unsupported("an activation follows the last linear layer")
+    _check_parameters(learner, layers)
+    return Chain(layers, tuple(name for name, _ in modules))
+
+
+def _leaves(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Names and modules without children, in the order in which they were added; one that is registered twice twice."""
+    children = {} if isinstance(module, nn.Linear) else {n: m for n, m in module._modules.items() if m is not None}
+    if not children and name:
+        yield name, module
+    for child, inner in children.items():
+        yield from _leaves(inner, f"{name}.{child}" if name else child)
+
+
+def _layer(learner: Learner, modules: Named, start: int, end: int) -> DenseLayer:
+    name, module = modules[start]
+    if type(module) not in (nn.Linear, FeedbackLinear):
+        raise Unsupported(f"{name} is a {type(module).__name__}, a linear layer of its own kind")
+    activations = _nonlinear(modules[start + 1 : end])
+    if len(activations) > 1:
+        raise Unsupported(f"several activations follow {name}")
+    tensors = (f"{name}.{tensor}" for tensor in ("weight", "bias", "feedback.weight"))
+    weight, bias, feedback_weight = learner.join(Halves(dict.fromkeys(tensors), {}))
+    return DenseLayer(
+        weight=weight,
+        bias=None if module.bias is None else bias,
+        feedback_weight=feedback_weight,
+        units=len(module.weight),
+        activation=_activation(activations),
+        feedback=module.feedback if isinstance(module, FeedbackLinear) and not module.feedback.off else None,
+        outputs=range(start + 1 + activations[0][0] if activations else start, end),
+    )
+
+
+def _nonlinear(modules: Named) -> list[tuple[int, str, nn.Module]]:
+    """Of modules without weights those that change values, with their positions."""
+    for name, module in modules:
+        if isinstance(module, nn.Dropout) and module.p > 0:
+            raise Unsupported(f"{name} draws random numbers")
+        if isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) != (1, -1):
+            raise Unsupported(f"{name} flattens other than all dimensions")
+    same = (nn.Identity, nn.Dropout, nn.Flatten)
+    return [(place, name, module) for place, (name, module) in enumerate(modules) if type(module) not in same]
+
+
+def _activation(found: list[tuple[int, str, nn.Module]]) -> Activation:
+    aten = torch.ops.aten
+    if not found:
+        return Activation(lambda z: z, lambda error, h: error, is_mask=True)
+    _, name, module = found[0]
+    if type(module) is nn.ReLU:
+        return Activation(torch.relu_, lambda e, h: aten.threshold_backward.grad_input(e, h, 0, grad_input=e), True)
+    if type(module) is nn.LeakyReLU and module.negative_slope > 0:
+        slope = module.negative_slope
+        backward = lambda e, h: aten.leaky_relu_backward.grad_input(e, h, slope, True, grad_input=e)  # noqa: E731
+        return Activation(partial(F.leaky_relu_, negative_slope=slope), backward)
+    if type(module) is nn.Tanh:
+        return Activation(torch.tanh_, lambda e, h: aten.tanh_backward.grad_input(e, h, grad_input=e))
+    if type(module) is nn.Sigmoid:
+        return Activation(torch.sigmoid_, lambda e, h: aten.sigmoid_backward.grad_input(e, h, grad_input=e))
+    raise Unsupported(f"{name} is a {type(module).__name__}, which has no explicit derivative")
+
+
+def _check_parameters(learner: Learner, layers: tuple[DenseLayer, ...]) -> None:
+    named = dict(learner.named_parameters(remove_duplicate=False))
+    names = [n for layer in layers for n in (layer.weight, layer.bias) if n]
+    if len({id(named[n]) for n in names}) < len(names):
+        raise Unsupported("layers share a weight")
+    others = [n for n, p in named.items() if p.requires_grad and n not in names]
+    if others:
+        raise Unsupported(f"{others[0]} is trained, and is no weight or bias of a linear layer")
+    if named[names[0]].dtype not in (torch.float32, torch.float64):
+        raise Unsupported(f"the parameters are {named[names[0]].dtype}")
+
+
+def check_value(learner: Learner, chain: Chain) -> None:
+    """Raise `Unsupported` unless the chain's value on random inputs is the network's.
+
+    So no module is skipped, added to another, or run twice.
+    """
+    network = learner.network
+    params = {name: p.detach().unsqueeze(0) for name, p in learner.named_parameters()}
+    first = params[chain.layers[0].weight]
+    x = torch.randn(3, first.shape[2], generator=torch.Generator().manual_seed(0)).to(first)
+    with observing(network), torch.no_grad():
+        try:
+            value = network(x)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise Unsupported("the network takes no flat input") from error
+        h = x.unsqueeze(0)
+        for layer in chain.layers:
+            h = layer.output(h, params, h.new_empty(1, 3, layer.units))
+    if value.shape != h[0].shape or not torch.allclose(value, h[0], rtol=1e-3, atol=1e-4):
+        raise Unsupported("the network is more than a chain of its layers")
