@@ -105,8 +105,8 @@ def _agreement(verdict: Verdict, caveat: bool) -> str:
 
 def _measured_difference(comparison: Comparison, paired: Summary) -> str:
     like, lost = comparison.summary.mean, comparison.counts.pairs_lost
-    row, _, column = comparison.cell.paired_with.partition("|")
-    pair = row if column == comparison.cell.column else f"{row}, {column}"
+    other = comparison.pair
+    pair = other.row if other.column == comparison.cell.column else f"{other.row}, {other.column}"
     half = f" ± {number(paired.interval, like)}" if paired.interval is not None else ""
     diverged = f", {lost} lost to divergence" if lost else ""
     return f"{'+' * (paired.mean >= 0)}{number(paired.mean, like)}{half} to {pair}, n {paired.n}{diverged}"

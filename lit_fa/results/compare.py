@@ -84,7 +84,8 @@ class Comparison:
         also: the table's further metrics over seeds.
         verdict: on the summary, or on `paired` with `on_pairs`.
         counts: of the cell's runs.
-        paired: this cell's value minus the paired cell's, seed by seed; None without a paired cell.
+        pair: the paired cell, None without one.
+        paired: this cell's value minus that of `pair`, seed by seed; None without one.
         on_pairs: the paper prints only the difference from the paired cell, so the verdict is on that.
     """
 
@@ -93,6 +94,7 @@ class Comparison:
     also: tuple[Summary, ...]
     verdict: Verdict
     counts: Counts
+    pair: Cell | None = None
     paired: Summary | None = None
     on_pairs: bool = False
 
@@ -166,13 +168,15 @@ def _compare_cell(collected: Collected, cell: Cell) -> Comparison:
     table, scale, records = collected.table, collected.scale, collected.of(cell)
     metrics = (cell.metric, *table.also)
     summary, *also = (summarise(_values(records, metric), metric) for metric in metrics)
-    paired, on_pairs = _paired(collected, cell), bool(not cell.published and cell.published_difference and summary.n)
+    pair = next((other for other in table.cells if other.id == cell.paired_with), None)
+    paired = _paired(collected, cell, pair) if pair else None
+    on_pairs = bool(not cell.published and cell.published_difference and summary.n)
     if on_pairs and not paired.n:
         verdict = Verdict(Kind.OPEN, Reason.PAIR_NOT_RUN)
     else:
         judged = (paired, cell.published_difference) if on_pairs else (summary, cell.published)
         verdict = judge(*judged, scale, table.floor)
-    return Comparison(cell, summary, tuple(also), verdict, _count(collected, cell, summary), paired, on_pairs)
+    return Comparison(cell, summary, tuple(also), verdict, _count(collected, cell, summary), pair, paired, on_pairs)
 
 
 def _values(records: Sequence[Record], metric: Metric) -> list[float]:
@@ -190,13 +194,10 @@ def _count(collected: Collected, cell: Cell, summary: Summary) -> Counts:
     )
 
 
-def _paired(collected: Collected, cell: Cell) -> Summary | None:
-    """This cell's values minus the paired cell's, for the seeds that both have; None without a paired cell."""
-    if not cell.paired_with:
-        return None
+def _paired(collected: Collected, cell: Cell, pair: Cell) -> Summary:
+    """This cell's values minus the paired cell's, for the seeds that both have."""
     own, other = (
-        {record.seed: record.value(cell.metric) for record in collected.records.get(id, ())}
-        for id in (cell.id, cell.paired_with)
+        {record.seed: value for record in collected.of(c) if (value := record.value(cell.metric)) is not None}
+        for c in (cell, pair)
     )
-    both = [(own[seed], other[seed]) for seed in own if own[seed] is not None and other.get(seed) is not None]
-    return summarise([a - b for a, b in both], cell.metric)
+    return summarise([own[seed] - other[seed] for seed in own if seed in other], cell.metric)

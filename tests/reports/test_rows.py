@@ -25,7 +25,7 @@ def compared(values, published, scale, *, pair=None, **counts) -> Comparison:
     if pair == []:
         verdict = Verdict(Kind.OPEN, Reason.PAIR_NOT_RUN)
     runs = Counts(**{"expected": n, "finished": n} | counts)
-    return Comparison(cell, summary, (), verdict, runs, paired, on_pairs=pair is not None)
+    return Comparison(cell, summary, (), verdict, runs, paired=paired, on_pairs=pair is not None)
 
 
 @pytest.mark.parametrize(

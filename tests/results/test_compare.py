@@ -150,6 +150,16 @@ def test_pairs_are_subtracted_seed_by_seed(declared, save, fill):
     assert paired_difference(fa) == "+2.00 ± 2.48 to BP, n 3"
 
 
+def test_a_label_with_a_bar_names_the_pair(declared, save, fill):
+    declared["cells"][1]["row"] = "a|b"
+    declared["cells"][0]["paired_with"] = "a|b|width 32"
+    path = save(declared)
+    fill(path, "full")
+    table = load_table(path)
+    fa, _ = compare(collect(table, table.scale("full"), path.parent / "results/table1/full"))
+    assert paired_difference(fa).endswith(" to a|b, n 3")
+
+
 def with_difference(declared, save, fill, scale, **printed):
     declared["cells"][0] |= {"paired_with": "BP", "published_difference": {"value": 2.5, "unit": "%", **printed}}
     del declared["cells"][0]["published"]
