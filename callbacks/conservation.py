@@ -123,7 +123,7 @@ class ConservationPotential(Periodic):
         return self.path_potential(name) if self.neurons[name].law == "sign" else self.potential(name)
 
     @torch.no_grad()
-    def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
+    def observe(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
         """The logged values, by key."""
         values, summed, whole = {}, torch.zeros(4, dtype=torch.float64), {}
         for name in self.neurons:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import nn
 
 from callbacks.errors import MeasurementError
 from callbacks.probe import Batch, Periodic
@@ -43,21 +43,21 @@ class DeployedCost(Periodic):
         if by not in CHEAPER:
             raise MeasurementError(f"by is one of {', '.join(CHEAPER)}, not '{by}'")
         self.by, self.batch, self.rounds = by, batch, rounds
-        self.inputs: Tensor | None = None
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
         """Store some training images."""
-        inputs = batch[0][: self.batch].cpu()
-        self.inputs = inputs.float() if inputs.is_floating_point() else inputs  # token ids stay integers
+        self.data = batch[0][: self.batch].cpu(), batch[1][: self.batch].cpu()
 
-    def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
+    def measure(self, learner: nn.Module, batch: Batch) -> dict[str, float]:
         """Simplify a copy of the network, and count and time it."""
-        if Does.PREDICTS in module.rule.does:
+        if Does.PREDICTS in learner.rule.does:
             return {}
-        network = copy.deepcopy(module.network).float().cpu()
+        inputs = batch[0].cpu()
+        inputs = inputs.float() if inputs.is_floating_point() else inputs  # token ids stay integers
+        network = copy.deepcopy(learner.network).float().cpu()
         with one_thread():
-            exported = simplified(network, self.inputs, self.by)
-            rows = compared({"dense": dense_twin(network, self.inputs), "exported": exported}, self.inputs, self.rounds)
+            exported = simplified(network, inputs, self.by)
+            rows = compared({"dense": dense_twin(network, inputs), "exported": exported}, inputs, self.rounds)
         exported, dense = rows["exported"], rows["dense"]
         return {
             "deployed/parameters": float(exported["parameters"]),
@@ -70,7 +70,7 @@ class DeployedCost(Periodic):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Release the images."""
-        self.inputs = None
+        self.data = None
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import copy
 import lightning as L
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
+from torch import nn
 
 from callbacks.curves import publish
 from callbacks.gradient_alignment import rule_gradients, true_gradients
@@ -43,12 +44,16 @@ class AlignmentDominance(Probe):
         """Advance the time by the learning rate."""
         self.time += float(optimizer.param_groups[0]["lr"])
 
-    def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
+    def measure(self, learner: nn.Module, batch: Batch) -> dict[str, float]:
         """q and the loss, by key."""
-        with trainer.precision_plugin.train_step_context():
-            loss, q = self._on_all(trainer, module) if self.full else descent(module, [self.data])
-        self.points.append((self.time, loss, q))
+        loss, q = descent(learner, [batch])
         return {"dominance/q": q, "dominance/loss": loss}
+
+    def observe(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
+        """As `measure`, or on all training data; the point is stored."""
+        values = self._on_all(trainer, module) if self.full else super().observe(trainer, module)
+        self.points.append((self.time, values["dominance/loss"], values["dominance/q"]))
+        return values
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Fit alpha and the exponent, compare the bounds with the loss, and log the results."""
@@ -70,20 +75,21 @@ class AlignmentDominance(Probe):
         """Restore time and points."""
         self.time, self.points = state["time"], [tuple(point) for point in state["points"]]
 
-    def _on_all(self, trainer: L.Trainer, module: L.LightningModule) -> tuple[float, float]:
+    def _on_all(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
         # a copy, so that the position of a resumable loader does not change
         loader = copy.copy(unshared(trainer.train_dataloader))
-        with isolate_rng(include_cuda=False):
-            return descent(module, on_device(trainer, loader))
+        with isolate_rng(include_cuda=False), trainer.precision_plugin.train_step_context():
+            loss, q = descent(module.learner, on_device(trainer, loader))
+        return {"dominance/q": q, "dominance/loss": loss}
 
 
-def descent(module: L.LightningModule, batches: list[Batch]) -> tuple[float, float]:
+def descent(learner: nn.Module, batches: list[Batch]) -> tuple[float, float]:
     """(loss, <gradient, update>); loss, gradient and update are averaged over all samples of `batches`."""
     samples, loss = 0, 0.0
     sums: dict[str, dict[str, torch.Tensor]] = {"true": {}, "rule": {}}
     for batch in batches:
         n = len(batch[0])
-        true, rule = true_gradients(module, batch), rule_gradients(module, batch)
+        true, rule = true_gradients(learner, batch), rule_gradients(learner, batch)
         samples, loss = samples + n, loss + n * true.loss
         for kind, gradients in (("true", true.parameters), ("rule", rule.parameters)):
             for name, gradient in gradients.items():

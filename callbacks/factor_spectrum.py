@@ -1,9 +1,9 @@
 """Ranks, energy and orthogonality of factored layers."""
 
-import lightning as L
 import torch
+from torch import nn
 
-from callbacks.probe import Periodic
+from callbacks.probe import Batch, Periodic
 from lit_fa.functional.svd_factors import full_rank, hoyer, orthogonality
 from lit_fa.layers.factored import factored_layers
 
@@ -22,9 +22,9 @@ class FactorSpectrum(Periodic):
     """
 
     @torch.no_grad()
-    def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
+    def measure(self, learner: nn.Module, batch: Batch | None = None) -> dict[str, float]:
         """The logged values, by key; none for a network without factored layers."""
-        layers, values, errors = factored_layers(module.network), {}, []
+        layers, values, errors = factored_layers(learner.network), {}, []
         for name, layer in layers.items():
             errors.append((orthogonality(layer.U) + orthogonality(layer.V)).item())
             values[f"rank/{name}"] = float(layer.rank)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 
@@ -37,11 +36,11 @@ class GradientAlignment(Probe):
         """See the class."""
         super().__init__(every_n_steps, batch)
 
-    def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
+    def measure(self, learner: nn.Module, batch: Batch) -> dict[str, float]:
         """The angles, by key."""
-        with trainer.precision_plugin.train_step_context(), dense_weights(module.network):
-            rule, true = rule_gradients(module, self.data), true_gradients(module, self.data)
-            exact = exact_layers(module.network, module.rule.cuts, self.data[0])
+        with dense_weights(learner.network):
+            rule, true = rule_gradients(learner, batch), true_gradients(learner, batch)
+            exact = exact_layers(learner.network, learner.rule.cuts, batch[0])
         weights = {n: (g, true.weights[n]) for n, g in rule.weights.items() if n in true.weights}
         deltas = {n: (d, true.deltas[n]) for n, d in rule.deltas.items() if n in true.deltas}
         updates = {name: angle(*pair).item() for name, pair in weights.items()}
@@ -49,23 +48,7 @@ class GradientAlignment(Probe):
         errors = {name: sample_angle(*pair).item() for name, pair in same.items()}
         inexact = updates.keys() - exact
         values = _named("align/gradient", updates, inexact) | _named("align/delta", errors, inexact)
-        return values | self._effective(trainer, module, true.weights)
-
-    def _effective(self, trainer: L.Trainer, module: L.LightningModule, true: dict[str, Tensor]) -> dict[str, float]:
-        layers = factored_layers(module.network)
-        if not layers:
-            return {}
-        with trainer.precision_plugin.train_step_context():
-            grads = rule_gradients(module, self.data).parameters
-        updates = {}
-        for name, layer in layers.items():
-            gradients = [grads[f"{name}.{side}"] for side in Factors._fields if f"{name}.{side}" in grads]
-            if len(gradients) == 3 and name in true:
-                factors = Factors(*(factor.detach() for factor in layer.factors))
-                updates[name] = effective_update(factors, Factors(*gradients), layer.shape)
-        values = {f"align/effective/{name}": angle(update, true[name]).item() for name, update in updates.items()}
-        sides = (torch.cat([t.flatten() for t in s]) for s in ([*updates.values()], [true[name] for name in updates]))
-        return values | ({"align/effective/overall": angle(*sides).item()} if updates else {})
+        return values | _effective(learner, batch, true.weights)
 
 
 def _named(kind: str, angles: dict[str, float], inexact: set[str]) -> dict[str, float]:
@@ -77,6 +60,22 @@ def _named(kind: str, angles: dict[str, float], inexact: set[str]) -> dict[str, 
     elif counted:
         values[f"{kind}/inexact"] = torch.tensor(counted, dtype=torch.float64).nanmean().item()
     return values
+
+
+def _effective(learner: nn.Module, batch: Batch, true: dict[str, Tensor]) -> dict[str, float]:
+    layers = factored_layers(learner.network)
+    if not layers:
+        return {}
+    grads = rule_gradients(learner, batch).parameters
+    updates = {}
+    for name, layer in layers.items():
+        gradients = [grads[f"{name}.{side}"] for side in Factors._fields if f"{name}.{side}" in grads]
+        if len(gradients) == 3 and name in true:
+            factors = Factors(*(factor.detach() for factor in layer.factors))
+            updates[name] = effective_update(factors, Factors(*gradients), layer.shape)
+    values = {f"align/effective/{name}": angle(update, true[name]).item() for name, update in updates.items()}
+    sides = (torch.cat([t.flatten() for t in s]) for s in ([*updates.values()], [true[name] for name in updates]))
+    return values | ({"align/effective/overall": angle(*sides).item()} if updates else {})
 
 
 @dataclass(frozen=True)
@@ -96,17 +95,17 @@ class Gradients:
     deltas: dict[str, Tensor]
 
 
-def rule_gradients(module: L.LightningModule, batch: Batch) -> Gradients:
+def rule_gradients(learner: nn.Module, batch: Batch) -> Gradients:
     """The update that the rule prescribes for `batch`; the network's state is not changed."""
-    rule, network, criterion = module.rule, module.network, module.learner.criterion
+    rule, network, criterion = learner.rule, learner.network, learner.criterion
     return _gradients(network, lambda: rule.surrogate(network, batch, criterion).value)
 
 
-def true_gradients(module: L.LightningModule, batch: Batch) -> Gradients:
+def true_gradients(learner: nn.Module, batch: Batch) -> Gradients:
     """The gradient of the criterion on `batch` by backpropagation through the same network."""
-    network, (inputs, targets) = module.network, batch
+    network, (inputs, targets) = learner.network, batch
     with true_gradient(network):
-        return _gradients(network, lambda: module.learner.criterion(network(inputs), targets))
+        return _gradients(network, lambda: learner.criterion(network(inputs), targets))
 
 
 def _gradients(network: nn.Module, scalar) -> Gradients:

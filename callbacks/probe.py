@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import lightning as L
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor
+from torch import Tensor, nn
 
 from callbacks.curves import publish
 from callbacks.errors import MeasurementError
@@ -33,14 +33,24 @@ class Periodic(L.Callback):
             raise MeasurementError(f"every_n_steps is a number of steps, or 0 for once per epoch, not {every_n_steps}")
         self.every_n_steps = every_n_steps
         self.ready = False
+        self.data: Batch | None = None
         self.measured_at = -1  # optimiser step: with accumulation, several batches end at the same step
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
         """Called once, before the first step of a run or of a resumed run; `batch` is on the device."""
 
-    def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
-        """The values to log, by key."""
+    def measure(self, learner: nn.Module, batch: Batch) -> dict[str, float]:
+        """The measured values, by key.
+
+        Args:
+            learner: of a `Classifier` or `FederatedClassifier`; no Trainer is needed, so that a notebook can measure.
+            batch: inputs (n, ...) and targets (n,) on the learner's device.
+        """
         raise NotImplementedError
+
+    def observe(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
+        """What is logged: `measure` on the batch that `prepare` has stored; a callback that sums over a run differs."""
+        return self.measure(module.learner, self.data)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Make the next batch call `prepare` again."""
@@ -79,7 +89,7 @@ class Periodic(L.Callback):
             return
         self.be_ready(trainer, module)
         self.measured_at = trainer.global_step
-        publish(trainer, module, self.measure(trainer, module), monitored=monitored)
+        publish(trainer, module, self.observe(trainer, module), monitored=monitored)
 
 
 class Probe(Periodic):
@@ -101,7 +111,6 @@ class Probe(Periodic):
         if batch < 2:
             raise MeasurementError(f"a probe batch has at least 2 samples, not {batch}")
         self.batch = batch
-        self.data: Batch | None = None
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
         """Store the probe batch."""
@@ -109,6 +118,11 @@ class Probe(Periodic):
         if held_out is None and trainer.world_size > 1:
             batch = first_batch(trainer, module, whole=True)
         self.data = (batch[0][: self.batch], batch[1][: self.batch]) if held_out is None else held_out
+
+    def observe(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
+        """As `measure`, in the trainer's precision."""
+        with trainer.precision_plugin.train_step_context():
+            return super().observe(trainer, module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Release the probe batch."""

@@ -32,26 +32,28 @@ class TrainingCost(Periodic):
     def __init__(self, every_n_steps: int = 0):
         """See the class."""
         super().__init__(every_n_steps)
-        self.data: Batch | None = None
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
         """Store one training batch."""
         self.data = batch[0], batch[1]
 
-    def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
+    def measure(self, learner: nn.Module, batch: Batch) -> dict[str, float]:
         """Count one step and one prediction."""
-        learner, samples = module.learner, len(self.data[0])
+        samples = len(batch[0])
         values = {
             "cost/parameters": sum(p.numel() for p in learner.parameters() if p.requires_grad),
             "cost/feedback_bytes": sum(b.nbytes for name, b in learner.named_buffers() if "feedback" in name),
-            "cost/step_macs": step_macs(learner, self.data) / samples,
-            "cost/inference_macs": prediction_macs(learner, self.data[0]) / samples,
-            "cost/step_bytes": step_bytes(learner, self.data),
-            "cost/optimizer_bytes": optimizer_bytes(trainer),
+            "cost/step_macs": step_macs(learner, batch) / samples,
+            "cost/inference_macs": prediction_macs(learner, batch[0]) / samples,
+            "cost/step_bytes": step_bytes(learner, batch),
         }
         if Does.STREAMS in learner.rule.does:
-            values["cost/streamed_step_bytes"] = step_bytes(learner, self.data, stream=True)
+            values["cost/streamed_step_bytes"] = step_bytes(learner, batch, stream=True)
         return {name: float(value) for name, value in values.items()}
+
+    def observe(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
+        """As `measure`, and the optimiser's state."""
+        return super().observe(trainer, module) | {"cost/optimizer_bytes": float(optimizer_bytes(trainer))}
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Release the batch."""

@@ -31,7 +31,7 @@ class TrainingScore(Periodic):
             raise MeasurementError(f"a score takes at least 1 sample, not {samples}")
         self.samples = samples
 
-    def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
+    def observe(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
         """The metrics over the first samples, by key."""
         cuda, precision = module.device.type == "cuda", trainer.precision_plugin.forward_context()
         with isolate_rng(include_cuda=cuda), observing(module.network), torch.no_grad(), precision:

@@ -41,25 +41,37 @@ class WeightAlignment(Periodic):
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
         """Find the direct feedback matrices of each layer, and log the layers that cannot be compared."""
-        if getattr(module.rule, "tokens", None) is not None:
-            self.products = transformer_links(module.network, module.rule, batch[0])
-        elif module.rule.links:
-            self.products = block_links(module.network, module.rule, trace(module.network, batch[0]))
+        self.products = _products(module.learner, batch[0])
         layers = [name for name, m in module.network.named_modules() if isinstance(m, WEIGHT_LAYERS)]
         compared = {part for name in counterparts(module.network, self.products) for part in name.split(PRODUCT)}
         if left_out := [name for name in layers if name not in compared]:
             rank_zero_info(f"weight alignment: no feedback of the weight's shape for {', '.join(left_out)}")
 
-    @torch.no_grad()
-    def measure(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
-        """Angles and cosines, by key."""
-        compared = counterparts(module.network, self.products)
-        pairs = {name: (compared_weight(module.network, name), b) for name, b in compared.items()}
-        if single := [pair for name, pair in pairs.items() if PRODUCT not in name]:
-            weights, feedback = zip(*single, strict=True)
-            pairs["overall"] = tuple(torch.cat([t.flatten() for t in side]) for side in (weights, feedback))
-        angles = {f"align/weight/{name}": angle(*pair).item() for name, pair in pairs.items()}
-        return angles | {f"align/weight_cosine/{name}": cosine(*pair).item() for name, pair in pairs.items()}
+    def measure(self, learner: nn.Module, batch: Batch) -> dict[str, float]:
+        """Angles and cosines, by key; the batch shows how the layers follow one another."""
+        return _angles(learner.network, _products(learner, batch[0]))
+
+    def observe(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
+        """As `measure`, with the order of the layers that `prepare` has found."""
+        return _angles(module.network, self.products)
+
+
+def _products(learner: nn.Module, inputs: Tensor) -> dict[str, tuple[Tensor, ...]]:
+    network, rule = learner.network, learner.rule
+    if getattr(rule, "tokens", None) is not None:
+        return transformer_links(network, rule, inputs)
+    return block_links(network, rule, trace(network, inputs)) if rule.links else {}
+
+
+@torch.no_grad()
+def _angles(network: nn.Module, products: dict[str, tuple[Tensor, ...]]) -> dict[str, float]:
+    compared = counterparts(network, products)
+    pairs = {name: (compared_weight(network, name), b) for name, b in compared.items()}
+    if single := [pair for name, pair in pairs.items() if PRODUCT not in name]:
+        weights, feedback = zip(*single, strict=True)
+        pairs["overall"] = tuple(torch.cat([t.flatten() for t in side]) for side in (weights, feedback))
+    angles = {f"align/weight/{name}": angle(*pair).item() for name, pair in pairs.items()}
+    return angles | {f"align/weight_cosine/{name}": cosine(*pair).item() for name, pair in pairs.items()}
 
 
 def compared_weight(network: nn.Module, name: str) -> Tensor:

@@ -7,10 +7,11 @@ gradients for weight decay.
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
-from lit_fa.errors import UserError, nearest
+from lit_fa.errors import UserError, check_literals
 from lit_fa.rules.base import Tensors
 
 State = dict[str, Tensors]
@@ -123,16 +124,14 @@ class LocalSchedule:
         floor: where `cosine` ends.
     """
 
-    kind: str = "constant"
+    kind: Literal["constant", "exponential", "cosine", "milestones"] = "constant"
     gamma: float = 1.0
     milestones: list[int] = field(default_factory=list)
     floor: float = 0.0
 
     def __post_init__(self):
         """Refuse an unknown kind and factors that do not shrink."""
-        kinds = ["constant", "exponential", "cosine", "milestones"]
-        if self.kind not in kinds:
-            raise UserError(f"local_schedule: kind '{self.kind}' is unknown; {nearest(self.kind, kinds)}")
+        check_literals(type(self), vars(self))
         if not 0 < self.gamma <= 1:
             raise UserError(f"local_schedule: gamma lies in (0, 1], not {self.gamma}")
         if not 0 <= self.floor <= 1:

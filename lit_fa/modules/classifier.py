@@ -54,7 +54,7 @@ class Classifier(ScheduledClassifier):
         network_args: further arguments of the network.
         pretrained: load the network's weights.
         weights: file to load weights from; see `networks.load_weights`.
-        adapter: config of peft: the rule trains adapters and the read-out alone; see `networks.Adapters`.
+        adapter: config of peft: the rule trains adapters and the head alone; see `networks.Adapters`.
         clip: bound on the gradient, or None. Trained feedback, whose gradient is its weight's, does not count in the
             norm and is scaled with its weight. Where blocks learn from losses of their own (`ForwardForward`,
             `PredSim`, `AugLocal`, the direct routes of `SVDSpaceAlignment`), every block with what reads it, and what
@@ -65,7 +65,7 @@ class Classifier(ScheduledClassifier):
             `PredSim`'s similarity, Forward-Forward's `negatives: permutation` and `peer`; dropout draws anew.
         stream: free each block's activations before the next block runs (rules with cuts, one device).
         compile: compile the learner.
-        probe: train the read-out alone before the first step of a fresh run, or None. See `HeadProbe`.
+        probe: train the head alone before the first step of a fresh run, or None. See `HeadProbe`.
         metrics: on held-out data, by name: accuracy, f1, matthews, top5 for classes; pearson, spearman where
             num_classes is 1, which is a number to predict. The progress bar shows the first. None: accuracy, or
             pearson.
@@ -143,7 +143,7 @@ class Classifier(ScheduledClassifier):
         freeze_followers(self.learner)
 
     def on_fit_start(self) -> None:
-        """Before a fresh run, also one of no steps: probe the read-out, then let the rule prepare."""
+        """Before a fresh run, also one of no steps: probe the head, then let the rule prepare."""
         super().on_fit_start()
         check_averages(self.trainer, self.learner)
         check_shares(self.trainer, self.rule, self.network)

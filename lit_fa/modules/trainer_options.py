@@ -208,13 +208,13 @@ REFUSALS = (
     Refusal(
         "BackboneFinetuning",
         has(shipped.BackboneFinetuning),
-        "BackboneFinetuning wants a module named backbone: train the read-out first by model.init_args.probe, or give "
+        "BackboneFinetuning wants a module named backbone: train the head first by model.init_args.probe, or give "
         "rates by layer_lr",
     ),
     Refusal(
         "BaseFinetuning",
         has(shipped.BaseFinetuning, exactly=True),
-        "BaseFinetuning says nothing by itself: subclass it, or train the read-out first by model.init_args.probe",
+        "BaseFinetuning says nothing by itself: subclass it, or train the head first by model.init_args.probe",
     ),
     Refusal(
         "BaseFinetuning",

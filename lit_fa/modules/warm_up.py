@@ -1,4 +1,4 @@
-"""How a fresh run starts: the read-out is probed, then the rule prepares; a resumed run does neither again."""
+"""How a fresh run starts: the head is probed, then the rule prepares; a resumed run does neither again."""
 
 import logging
 import math
@@ -29,7 +29,7 @@ Epoch = Callable[[int], Iterable[Batch]]
 
 @dataclass(frozen=True)
 class HeadProbe:
-    """Train the read-out alone, on the training batches, with the body frozen.
+    """Train the head alone, on the training batches, with the body frozen.
 
     Its gradient, the error at the logits times the features, is the delta rule's and exact under every rule of this
     package, so that the probe sends no error back either. The body is in evaluation mode, without dropout, and its
@@ -67,7 +67,7 @@ class HeadProbe:
     def train(
         self, learner: Learner, batches: Epoch, mean: Callable[[Tensor, int], Tensor] = lambda grad, samples: grad
     ) -> str:
-        """Move the read-out's parameters; returns its name.
+        """Move the head's parameters; returns its name.
 
         Args:
             learner: on its device.
@@ -78,7 +78,7 @@ class HeadProbe:
         layer = learner.get_submodule(name)
         params = [p for p in layer.parameters() if p.requires_grad]
         if not params:
-            raise UserError(f"the probe trains the read-out, and {name} is frozen")
+            raise UserError(f"the probe trains the head, and {name} is frozen")
         optimizer = OPTIMIZERS[self.optimizer](params, lr=self.lr, weight_decay=self.weight_decay)
         with observing(learner):
             learner.eval()
@@ -110,7 +110,7 @@ def read_out(learner: nn.Module, inputs: Tensor) -> str:
         logits = learner.eval().predict(inputs)
     found = [call.name for call in seen if call.output is logits]
     if not found:
-        raise UserError("there is no read-out to probe: the logits are not the output of a linear layer")
+        raise UserError("there is no head to probe: the logits are not the output of a linear layer")
     return found[-1]
 
 

@@ -53,7 +53,7 @@ class FeedbackWeightMatching(DirectFeedbackAlignment):
     """Direct feedback alignment that begins with a match of feedback and weights.
 
     Options are checked when the rule is made. What the network is (its linear layers, what stands between them, its
-    classes) is checked when the rule is installed; nothing is matched before a fit. A read-out of zeros is refused when
+    classes) is checked when the rule is installed; nothing is matched before a fit. A head of zeros is refused when
     the fit begins.
 
     Args:
@@ -66,7 +66,7 @@ class FeedbackWeightMatching(DirectFeedbackAlignment):
             square for one sample (the batch's errors, which the criterion divides by n, times n).
         head: `kept`: W_L stays, and is fixed in equation 6, so that equation 8 holds with every solver but `random`;
             `transposed`: equation 8, whatever `weight_match` says, and als may move F_{L-1} from W_L for the other
-            layers' sake. With solver `random` the paper's weight matching needs `transposed`. A read-out of two layers
+            layers' sake. With solver `random` the paper's weight matching needs `transposed`. A head of two layers
             (pooler and classifier) is matched by their product: the lower one is changed as little as gives it.
         sweeps: of als.
         normalise: every class sends an error of norm one to every layer; of svd_average, as in Refinetti's code.
@@ -110,7 +110,7 @@ class FeedbackWeightMatching(DirectFeedbackAlignment):
         if self.blocks == "macro":
             raise UserError("whole blocks hold many layers each, so none can be matched: take blocks: micro")
         linear = sum(isinstance(m, LEARNS) for m in network.modules())
-        least = 3 if self.solver == "svd_average" else 2  # the SVD does not look at the read-out
+        least = 3 if self.solver == "svd_average" else 2  # the SVD does not look at the head
         if linear < least:
             raise UserError(f"{self.solver} matches the feedback of at least {least} linear layers, not {linear}")
         found = super().install(network, example, criterion)
@@ -120,7 +120,7 @@ class FeedbackWeightMatching(DirectFeedbackAlignment):
         if not any(self.chain):
             raise UserError("no two cuts have a single linear layer between them, so none can be matched")
         if self.head == "transposed" and not self.chain[-1]:
-            raise UserError("behind the last cut stands no read-out that equation 8 could set: set head: kept")
+            raise UserError("behind the last cut stands no head that equation 8 could set: set head: kept")
         self._check_classes()
         return found
 
@@ -160,7 +160,7 @@ class FeedbackWeightMatching(DirectFeedbackAlignment):
         }
         found = getattr(matching, self.solver)(weights, drawn, **options.get(self.solver, {}))
         if dead := [block for block, F in zip(self.taps.names, found, strict=True) if not F.any()]:
-            raise UserError(f"matching makes the feedback of {', '.join(dead)} zero: probe the read-out first")
+            raise UserError(f"matching makes the feedback of {', '.join(dead)} zero: probe the head first")
         return found
 
     def _match_weights(self, network: nn.Module, matched: list[Tensor]) -> None:
@@ -178,7 +178,7 @@ class FeedbackWeightMatching(DirectFeedbackAlignment):
         found = matching.factor_below(lower, above, product)
         if found is None:
             few = f"{' and '.join(link[1:])} has fewer ranks than there are classes"
-            raise UserError(f"{few}: probe the read-out first, or set head: kept")
+            raise UserError(f"{few}: probe the head first, or set head: kept")
         return found
 
     def _rescaled(self, network: nn.Module, feedback: list[Tensor], batch: Batch, criterion: Criterion) -> list[Tensor]:
@@ -264,6 +264,6 @@ def _check(solver: str, beta: float, scale: str | float, head: str, sweeps: int,
     if sweeps < 0:
         raise UserError(f"sweeps of als are at least 0, not {sweeps}")
     if solver == "svd_average" and head == "kept":
-        raise UserError("svd_average gives every class some singular vector, whatever the read-out: head: transposed")
+        raise UserError("svd_average gives every class some singular vector, whatever the head: set head: transposed")
     if normalise and solver != "svd_average":
         raise UserError(f"normalise is svd_average's, and {solver} would lose its residual by it")

@@ -11,7 +11,7 @@ averaged over the 2n samples.
 
 The network is cut behind every block, and what goes on is normalised, so that the next block cannot read the goodness
 of the last. Positive and negative samples go through in one batch of 2n. The criterion never reaches a hidden block.
-The network's head, which the paper does not have, is a softmax read-out: it learns by the criterion from the last
+The network's head, which the paper does not have, is a softmax classifier: it learns by the criterion from the last
 block's normalised output for the neutral label (1/c everywhere), which is Hinton's one-pass classifier, except that his
 reads earlier blocks too.
 
@@ -69,7 +69,7 @@ class ForwardForward(LearningRule):
         threshold: theta; None: 2 for the mean, the number of units for the sum. symba has none.
         sharpness: factor on goodness in the loss; None: 4 for symba, 1 otherwise.
         negatives: where the wrong label comes from. `uniform`: the c - 1 others; `permutation`: another sample of the
-            (rank's own) batch; `hard`: the read-out's softmax over the others.
+            (rank's own) batch; `hard`: the head's softmax over the others.
         normalise: what inputs and outputs of blocks are divided by: `rms`, `l2` or `none`.
         label: `pixels`: it overwrites c entries of the flattened input; `channels`: it stands in c constant planes (or
             features) beside the input's own, read by weights that the first layer gains, see `layers.labels`.

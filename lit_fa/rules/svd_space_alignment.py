@@ -18,7 +18,7 @@ not say; three readings, `route`:
   weights to be transported, but layers wait for each other.
 
 With direct routes the network is cut behind every layer, so the gradient of a weight's size is never formed, nor any
-input gradient across a cut. The read-out has the exact error; alpha weighs the CE of the factors before it.
+input gradient across a cut. The head has the exact error; alpha weighs the CE of the factors before it.
 """
 
 import logging
@@ -54,7 +54,7 @@ class SVDSpaceAlignment(SVDBackprop):
 
     Args:
         route: how the error reaches a layer, see above.
-        alpha: factor on CE for all factors but the read-out's.
+        alpha: factor on CE for all factors but the head's.
         beta: factor on the alignment term.
         beta_schedule: of beta over training: `constant`, or to zero, `linear` or `cosine`.
         gamma: factor on the orthogonality term.

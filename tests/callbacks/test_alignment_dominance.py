@@ -15,8 +15,8 @@ from tests.callbacks.training import CLASSES, IMAGE, fit, mlp, task
 def test_under_backprop_q_is_the_squared_gradient():
     module = Classifier(mlp().double(), Backprop(), CLASSES, IMAGE)
     batch = task()
-    true = true_gradients(module, batch)
-    loss, q = descent(module, [batch])
+    true = true_gradients(module.learner, batch)
+    loss, q = descent(module.learner, [batch])
     assert q == pytest.approx(sum(g.square().sum().item() for g in true.parameters.values()))
     assert loss == pytest.approx(true.loss)
 
@@ -26,14 +26,14 @@ def test_all_batches_together_are_one_large_batch(rule):
     module = Classifier(mlp().double(), rule(), CLASSES, IMAGE)
     x, y = task(45)
     parts = list(zip(x.split(16), y.split(16), strict=True))
-    assert descent(module, parts) == pytest.approx(descent(module, [(x, y)]), rel=1e-12)
+    assert descent(module.learner, parts) == pytest.approx(descent(module.learner, [(x, y)]), rel=1e-12)
 
 
 def test_q_is_the_descent_of_a_small_step():
     torch.manual_seed(2)
     module = Classifier(mlp().double(), FeedbackAlignment(), CLASSES, IMAGE)
     batch = task()
-    loss, q = descent(module, [batch])
+    loss, q = descent(module.learner, [batch])
     module.learner(batch).value.backward()
     with torch.no_grad():
         for p in module.network.parameters():

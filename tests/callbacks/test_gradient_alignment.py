@@ -78,7 +78,7 @@ def test_angles_equal_literal_arithmetic():
     torch.manual_seed(3)
     network, (x, y) = mlp([5], nn.Tanh), task(6)
     module = Classifier(network.double(), FeedbackAlignment(), CLASSES, IMAGE)
-    rule, true = rule_gradients(module, (x, y)), true_gradients(module, (x, y))
+    rule, true = rule_gradients(module.learner, (x, y)), true_gradients(module.learner, (x, y))
     h = np.tanh(x.flatten(1).numpy() @ network[1].weight.detach().numpy().T + network[1].bias.detach().numpy())
     z = h @ network[3].weight.detach().numpy().T + network[3].bias.detach().numpy()
     p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
@@ -97,7 +97,7 @@ def test_the_first_measurement_is_that_of_the_validation_data_and_the_untrained_
     values, _ = logged(network, FeedbackAlignment(), batch=20)
     module = Classifier(before.double(), FeedbackAlignment(), CLASSES, IMAGE)
     batch = [t[:20] for t in task()]
-    a, b = rule_gradients(module, batch).weights["1"], true_gradients(module, batch).weights["1"]
+    a, b = rule_gradients(module.learner, batch).weights["1"], true_gradients(module.learner, batch).weights["1"]
     assert values["align/gradient/1"] == pytest.approx(literal.angle(a.numpy(), b.numpy()), rel=1e-9)
 
 
@@ -113,7 +113,7 @@ def test_both_gradients_see_the_same_dropout():
     network = norm_net()
     module = Classifier(network.double(), Backprop(), CLASSES, IMAGE)
     batch = task(12)
-    a, b = rule_gradients(module, batch), true_gradients(module, batch)
+    a, b = rule_gradients(module.learner, batch), true_gradients(module.learner, batch)
     assert all(torch.equal(a.parameters[name], b.parameters[name]) for name in a.parameters)
 
 

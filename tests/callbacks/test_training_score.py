@@ -24,9 +24,9 @@ def test_the_score_is_taken_in_the_trainers_precision():
     network, kinds = norm_net(), []
 
     class Watched(TrainingScore):
-        def measure(self, *args):
+        def observe(self, *args):
             with network[-1].register_forward_hook(lambda layer, inputs, output: kinds.append(output.dtype)):
-                return super().measure(*args)
+                return super().observe(*args)
 
     fit(network, FeedbackAlignment(), [Watched()], epochs=1, double=False, precision="bf16-mixed")
     assert set(kinds) == {torch.bfloat16}

@@ -1,4 +1,4 @@
-"""How a fresh run starts: the probe moves the read-out, nothing else, once."""
+"""How a fresh run starts: the probe moves the head, nothing else, once."""
 
 from functools import partial
 
@@ -214,9 +214,9 @@ def test_what_cannot_be_probed_is_refused():
     with pytest.raises(UserError, match="epochs >= 1, finite lr > 0"):
         HeadProbe(lr=0.0)
     squashed = nn.Sequential(nn.Flatten(), nn.Linear(16, CLASSES), nn.Tanh())
-    with pytest.raises(UserError, match="no read-out to probe"):
+    with pytest.raises(UserError, match="no head to probe"):
         fit(classifier(probe=HeadProbe(), network=squashed))
-    with pytest.raises(UserError, match="no read-out to probe"):
+    with pytest.raises(UserError, match="no head to probe"):
         fit(classifier(ForwardForward(head="none", predict_by="goodness"), HeadProbe()))
     frozen = network()
     frozen[-1].requires_grad_(False)

@@ -138,7 +138,7 @@ def test_a_transposed_head_is_the_last_feedback_however_little_the_others_move()
 
 
 def test_a_transposed_head_is_refused_where_no_single_layer_leads_to_the_logits():
-    with pytest.raises(UserError, match="no read-out that equation 8 could set: set head: kept"):
+    with pytest.raises(UserError, match="no head that equation 8 could set: set head: kept"):
         learner(mlp(), head="transposed", blocks=["1", "3"])
 
 
@@ -254,7 +254,7 @@ REFUSED_OPTIONS = {
     "a scale in words": ({"feedback_scale": "big"}, "feedback_scale is none, bp or a positive number, not 'big'"),
     "a negative scale": ({"feedback_scale": -1.0}, "feedback_scale is none, bp or a positive number, not -1.0"),
     "sweeps": ({"sweeps": -1}, "sweeps of als are at least 0, not -1"),
-    "a head without class": ({"solver": "svd_average"}, "whatever the read-out: head: transposed"),
+    "a head without class": ({"solver": "svd_average"}, "whatever the head: set head: transposed"),
     "rows of another solver": ({"normalise": True}, "normalise is svd_average's, and als would lose"),
     "DFA's own": ({"scale": 0.0}, "the scale of feedback is a positive number, not 0.0"),
 }
@@ -297,7 +297,7 @@ def test_a_network_is_refused_when_the_rule_is_installed(case: str):
 def test_a_read_out_of_zeros_is_refused_when_the_fit_begins():
     made = learner(solver="seq_ls")
     nn.init.zeros_(made.network[-1].weight)
-    with pytest.raises(UserError, match="the feedback of 1, 3, 5 zero: probe the read-out first"):
+    with pytest.raises(UserError, match="the feedback of 1, 3, 5 zero: probe the head first"):
         made.prepare([batch()])
     with pytest.raises(UserError, match="looks at training batches, and there are none"):
         made.prepare([])

@@ -7,6 +7,7 @@ import pytest
 
 from lit_fa import rules
 from lit_fa.errors import UserError, literals
+from lit_fa.federated import LocalSchedule
 from lit_fa.layers.sources import SOURCES
 from lit_fa.modules import Classifier, FederatedClassifier, HeadProbe
 from lit_fa.networks import parts, resnet_cifar, resnet_wide
@@ -16,7 +17,7 @@ FREE = {"network", "criterion", "weights", "source", "layers"}
 CLASSES = [
     *SOURCES.values(),
     *(kind for _, kind in inspect.getmembers(rules, inspect.isclass) if issubclass(kind, rules.LearningRule)),
-    *(rules.Pruning, HeadProbe, Classifier, FederatedClassifier),
+    *(rules.Pruning, HeadProbe, LocalSchedule, Classifier, FederatedClassifier),
 ]
 OPTIONS = [
     (kind, name, *literals(parameter.annotation))
