@@ -22,7 +22,7 @@ from lit_fa.outputs import writable_file, writable_folder
 from lit_fa.spec.output_paths import root_of
 from lit_fa.spec.sweep import Sweep, load_sweep
 from lit_fa.stopping import exit_code
-from lit_fa.sweeps.identical_trials import twins
+from lit_fa.sweeps.identical_trials import identical_trials
 from lit_fa.sweeps.report import print_report
 from lit_fa.sweeps.study import Trial, Trials
 
@@ -154,7 +154,7 @@ def _conclude(trials: Trials, outcomes: Sequence[Outcome[Trial]], output: Consol
         say(output, f"failed: trial {number}: {reason}")
     for number, reason in trials.unfinished.items():
         say(output, f"not finished: trial {number}: {reason}; go on with: {command}")
-    for line in twins(trials.study.trials):
+    for line in identical_trials(trials.study.trials):
         say(output, f"note: {line}")
     if trials.judged_by_the_test_set:
         hint = "hold images out: data.init_args.val_size"

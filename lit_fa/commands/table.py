@@ -32,7 +32,7 @@ from lit_fa.reports.rows import headers, rows
 from lit_fa.results.compare import compare
 from lit_fa.results.records import collect
 from lit_fa.spec.expand import slug
-from lit_fa.spec.output_paths import places, tree_of
+from lit_fa.spec.output_paths import output_paths, tree_of
 from lit_fa.spec.table import Table, load_table
 from lit_fa.stopping import exit_code
 
@@ -66,8 +66,8 @@ def _carry_out(
         return watch(lambda: look(tables, arguments.scale, arguments.out), output, arguments.every)
     if arguments.command == "run":
         return _run(tables, arguments, output, runner, command)
-    given = (arguments.scale, arguments.out, arguments.card, arguments.format, arguments.json, arguments.write)
-    return 2 if report(tables, output, *given) else 0
+    options = (arguments.scale, arguments.out, arguments.card, arguments.format, arguments.json, arguments.write)
+    return 2 if report(tables, output, *options) else 0
 
 
 def _load(paths: Sequence[Path], output: Console) -> tuple[list[Table], int]:
@@ -77,7 +77,7 @@ def _load(paths: Sequence[Path], output: Console) -> tuple[list[Table], int]:
         UserError: none of them can be read.
     """
     tables, broken = [], []
-    for file in [file for given in paths for file in find_tables(given)]:
+    for file in [file for path in paths for file in find_tables(path)]:
         try:
             tables.append(load_table(file))
         except UserError as error:
@@ -114,8 +114,8 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = Arguments(prog="lit-fa table", description="Papers' tables: declared, run, compared.")
     commands = parser.add_subparsers(dest="command", required=True)
-    shelf = commands.add_parser("list", help="all tables, and how many of their runs are done")
-    shelf.add_argument("path", nargs="?", type=Path, default=Path("paper_configs"), help="a table or a folder of them")
+    listed = commands.add_parser("list", help="all tables, and how many of their runs are done")
+    listed.add_argument("path", nargs="?", type=Path, default=Path("paper_configs"), help="a table or a folder of them")
     texts = {"run": "train what is missing", "watch": "follow runs", "report": "compare what is there with the paper"}
     for name, text in (texts | {"emit": "the missing runs for a cluster"}).items():
         command = commands.add_parser(name, help=text, description=_TRUST if name == "run" else None)
@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--out", type=Path, help="folder of the records; default: results beside the table")
     add_emit_options(commands.choices["emit"])
     commands.choices["emit"].set_defaults(logger=None, stale=False)
-    for command in (shelf, commands.choices["run"], commands.choices["report"]):
+    for command in (listed, commands.choices["run"], commands.choices["report"]):
         command.add_argument("--json", type=Path, metavar="FILE", help="write the outcome as JSON as well")
     run, shown = commands.choices["run"], commands.choices["report"]
     watched = commands.choices["watch"]
@@ -187,7 +187,7 @@ def _log(tables: Sequence[Table], arguments: argparse.Namespace) -> None:
     """Each table as it is now, as a run of W&B."""
     for table in tables:
         scale = table.scale(arguments.scale)
-        where = places(table, scale.name, tree_of(table), out=arguments.out, allow_dirty=arguments.allow_dirty)
+        where = output_paths(table, scale.name, tree_of(table), out=arguments.out, allow_dirty=arguments.allow_dirty)
         compared = compare(collect(table, scale, where.target))
         name = slug(f"{table.paper.key}-{table.name}-{scale.name}").replace(".", "-")
         load_runner(TABLE_LOGGER)(table.name, name, headers(table), rows(compared, table))

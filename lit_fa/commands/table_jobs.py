@@ -20,7 +20,7 @@ from lit_fa.results.records import collect, read_record
 from lit_fa.results.stale import of_other_code, stale_line
 from lit_fa.spec.command import read_only
 from lit_fa.spec.expand import Run, expand
-from lit_fa.spec.output_paths import Places, check_inside, places, tree_of
+from lit_fa.spec.output_paths import OutputPaths, check_inside, output_paths, tree_of
 from lit_fa.spec.table import Table
 from lit_fa.spec.validation import choice
 
@@ -50,7 +50,7 @@ def missing(table: Table, arguments: argparse.Namespace, output: Console) -> lis
     if arguments.id:
         known = {run.id: run for run in runs}
         runs = [known[choice(name, known, f"{table.path}: --id")] for name in arguments.id]
-    where = places(table, scale.name, tree, out=arguments.out, allow_dirty=arguments.allow_dirty)
+    where = output_paths(table, scale.name, tree, out=arguments.out, allow_dirty=arguments.allow_dirty)
     jobs, problems = missing_jobs(table, runs, where, tree, arguments.logger, stale=arguments.stale)
     if not getattr(arguments, "dry_run", True):  # `emit` has no such option and removes nothing
         to_run = {job.record["id"] for job in jobs}
@@ -73,7 +73,7 @@ def missing(table: Table, arguments: argparse.Namespace, output: Console) -> lis
 def missing_jobs(
     table: Table,
     runs: Sequence[Run],
-    where: Places,
+    where: OutputPaths,
     tree: Code,
     logger: str | None = None,
     *,
@@ -125,13 +125,13 @@ def _status(done: Done | None) -> str:
     return "failed" if done.reason else "diverged" if done.diverged else "finished"
 
 
-def _seeds(given: str | None) -> list[int] | None:
-    if given is None:
+def _seeds(option: str | None) -> list[int] | None:
+    if option is None:
         return None
     try:
-        return [int(seed) for seed in given.split(",")]
+        return [int(seed) for seed in option.split(",")]
     except ValueError:
-        raise UserError(f"--seeds {given!r}: write whole numbers separated by commas, such as 0,1") from None
+        raise UserError(f"--seeds {option!r}: write whole numbers separated by commas, such as 0,1") from None
 
 
 def _with_logger(config: dict[str, Any], logger: str | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from lit_fa.jobs.lock import holder, lock_of
 from lit_fa.results.records import Record, read_record
 from lit_fa.results.summary import headline, mean_sd, summarise
 from lit_fa.spec.expand import Run, expand
-from lit_fa.spec.output_paths import Places, places, tree_of
+from lit_fa.spec.output_paths import OutputPaths, output_paths, tree_of
 from lit_fa.spec.table import Cell, Table
 
 _LONGEST = 10**12  # seconds
@@ -26,7 +26,7 @@ def look(tables: Sequence[Table], scale: str | None, out: Path | None) -> tuple[
     views, left = [], 0
     for table in tables:
         chosen, tree = table.scale(scale), tree_of(table)
-        where = places(table, chosen.name, tree, out=out)
+        where = output_paths(table, chosen.name, tree, out=out)
         try:
             runs = expand(table, chosen)
         except UserError as error:
@@ -41,12 +41,12 @@ def look(tables: Sequence[Table], scale: str | None, out: Path | None) -> tuple[
     return Group(*views), left
 
 
-def _record(run: Run, where: Places) -> Record | None:
-    found = (read_record(folder / run.file_name, run)[0] for folder in (where.results, where.target))
-    return next((record for record in found if record), None)
+def _record(run: Run, where: OutputPaths) -> Record | None:
+    records = (read_record(folder / run.file_name, run)[0] for folder in (where.results, where.target))
+    return next((record for record in records if record), None)
 
 
-def _at_work(run: Run, records: dict[str, Record], where: Places) -> str:
+def _at_work(run: Run, records: dict[str, Record], where: OutputPaths) -> str:
     return "" if run.file_name in records else holder(lock_of(where.target / run.file_name))
 
 

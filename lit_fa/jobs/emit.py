@@ -73,10 +73,10 @@ def job_array(lines: Sequence[Line], name: str, options: Sequence[str] = ()) -> 
     """A script for sbatch; task k of the array runs line k, also without Slurm: SLURM_ARRAY_TASK_ID=k bash FILE."""
     name, last = _UNSAFE.sub("-", name), len(lines) - 1
     head = [f"job-name=lit-fa-{name}", f"array=0-{last}", "cpus-per-task=1", "output=slurm-%A_%a.out"]
-    given = [f"#SBATCH --{option}" for option in (*head, *options)]
+    directives = [f"#SBATCH --{option}" for option in (*head, *options)]
     tasks = [f"  {shlex.quote(shlex.join(_here(line)))}" for line in lines]
     end = [f"cd {shlex.quote(str(Path.cwd()))}", 'eval "exec ${lines[$SLURM_ARRAY_TASK_ID]}"']
-    return "\n".join(["#!/bin/bash", *given, "lines=(", *tasks, ")", *end, ""])
+    return "\n".join(["#!/bin/bash", *directives, "lines=(", *tasks, ")", *end, ""])
 
 
 def sweep_of(line: Line, option: str, values: Sequence[str]) -> str:

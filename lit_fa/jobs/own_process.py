@@ -56,11 +56,11 @@ def run_alone(runner: str, config: dict[str, Any], record: dict[str, Any]) -> No
 
 def main(words: list[str]) -> int:
     """One rank of a run; returns the exit code, as of the command line."""
-    runner, given = words
+    runner, arguments = words
     threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
     try:
         with handled(stop), interruptions_as_stopped():
-            load_runner(runner)(*json.loads(given))
+            load_runner(runner)(*json.loads(arguments))
     except KeyboardInterrupt as stopped:
         print(stopped, flush=True)
         return exit_code_of_rank(stopped)

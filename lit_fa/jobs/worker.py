@@ -52,7 +52,7 @@ class Done:
 
     @property
     def finished(self) -> bool:
-        """There is a result, and this process has made it."""
+        """This process has written a result."""
         return not (self.reason or self.unfinished or self.elsewhere)
 
 
@@ -110,36 +110,36 @@ def _train(runner: str, config: dict[str, Any], record: dict[str, Any], log: Pat
             function = load_runner(runner)
             _one_thread()
             with interruptions_as_stopped():
-                given = copy.deepcopy(config)  # a parser puts its own objects into the other
+                original = copy.deepcopy(config)  # a parser puts its own objects into the other
                 try:
                     function(config, record)
                 except RanksNeeded:
-                    run_alone(runner, given, record)
+                    run_alone(runner, original, record)
             if problem := _unwritten(record):
                 raise RuntimeError(problem)
         except (Exception, SystemExit) as error:
             if not _unwritten(record) and _written(record)["status"] == "diverged":
                 return "", False
-            reason, user_error = one_line(error, log), _mendable(error)
+            reason, user_error = _reason(error, log), _user_can_correct(error)
             if not getattr(error, "user_error", False):
                 sys.excepthook(type(error), error, error.__traceback__)
             return reason, user_error
     return "", False
 
 
-def _mendable(error: BaseException) -> bool:
-    """The user can mend it; a parser that exits with 2 has said how."""
+def _user_can_correct(error: BaseException) -> bool:
+    """The user can correct the error; a parser that exits with 2 has printed how."""
     return getattr(error, "user_error", False) or (isinstance(error, SystemExit) and error.code == 2)
 
 
-def one_line(error: BaseException, log: Path) -> str:
-    """An error as one line; a run that called exit is described by the last thing it printed."""
+def _reason(error: BaseException, log: Path) -> str:
+    """An error as one line; a run that called exit is described by the last line of its log."""
     if isinstance(error, SystemExit):
         sys.stdout.flush()
         sys.stderr.flush()
         said = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
         return f"exit {error.code}: {said[-1] if said else 'nothing was printed'}"
-    message = next(iter(str(error).strip().splitlines()), "")
+    message = next(iter(str(error).strip().splitlines()), "")  # of more lines the first says most
     return message if getattr(error, "user_error", False) else f"{type(error).__name__}: {message}"
 
 
@@ -168,7 +168,7 @@ def _written(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def version_of(data: dict[str, Any]) -> dict[str, Any]:
-    """When and by which commit a record was made, which tells it from a later one of the same run."""
+    """When and by which commit a record was written: two records of one run differ in it."""
     return {key: data.get(key) for key in ("commit", "finished")}
 
 

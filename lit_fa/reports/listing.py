@@ -14,7 +14,7 @@ from lit_fa.escaping import plain, shown
 from lit_fa.outputs import write_text
 from lit_fa.results.records import collect
 from lit_fa.results.stale import changes
-from lit_fa.spec.output_paths import places, tree_of
+from lit_fa.spec.output_paths import output_paths, tree_of
 from lit_fa.spec.table import SCALES, Table, load_table
 
 _LARGEST = 4 << 20  # bytes of a table
@@ -60,7 +60,7 @@ def print_list(path: Path, output: Console, json_file: Path | None = None) -> in
 
 def _done(table: Table, name: str) -> dict[str, int]:
     """Numbers of runs done and missing at a scale, in the folder of results."""
-    collected = collect(table, table.scales[name], places(table, name, tree_of(table)).results)
+    collected = collect(table, table.scales[name], output_paths(table, name, tree_of(table)).results)
     ended = len(collected.ended)
     further = {"diverged": ended - len(collected.all), "stale": sum(map(bool, changes(collected)))}
     return {"done": ended, "missing": len(collected.missing)} | {kind: n for kind, n in further.items() if n}

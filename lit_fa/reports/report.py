@@ -16,7 +16,7 @@ from lit_fa.reports.formats import comma_separated, console, entries, latex
 from lit_fa.results.compare import Comparison, compare
 from lit_fa.results.records import Collected, collect
 from lit_fa.results.stale import stale_line
-from lit_fa.spec.output_paths import Places, check_inside, dirty_records, places, tree_of
+from lit_fa.spec.output_paths import OutputPaths, check_inside, dirty_records, output_paths, tree_of
 from lit_fa.spec.table import Table
 
 
@@ -73,9 +73,9 @@ def report(
     return len(problems)
 
 
-def _compared(table: Table, scale: str | None, out: Path | None) -> tuple[Collected, list[Comparison], Places]:
+def _compared(table: Table, scale: str | None, out: Path | None) -> tuple[Collected, list[Comparison], OutputPaths]:
     chosen = table.scale(scale)
-    where = places(table, chosen.name, tree_of(table), out=out)
+    where = output_paths(table, chosen.name, tree_of(table), out=out)
     collected = collect(table, chosen, where.results)
     return collected, compare(collected), where
 
@@ -104,7 +104,7 @@ def _print(collected: Collected, compared: Sequence[Comparison], form: str, out:
         _print_line(output, (latex if form == "latex" else comma_separated)(collected, compared).rstrip("\n"))
 
 
-def _draw(collected: Collected, where: Places, out: Path | None, output: Console) -> None:
+def _draw(collected: Collected, where: OutputPaths, out: Path | None, output: Console) -> None:
     folder = out or where.results.parent.parent
     for figure in collected.table.figures:
         if out is None:
@@ -119,7 +119,7 @@ def _write_card(collected: Collected, figures: Path, out: Path | None, card: Pat
         _print_line(output, f"wrote the table into {target}")
 
 
-def _print_problems(collected: Collected, where: Places, output: Console) -> None:
+def _print_problems(collected: Collected, where: OutputPaths, output: Console) -> None:
     for problem in collected.problems:
         _print_line(output, f"skipped {problem}")
     if line := stale_line(collected):

@@ -12,7 +12,7 @@ from lit_fa.errors import UserError
 from lit_fa.escaping import plain
 from lit_fa.results.record_schema import numeric
 from lit_fa.results.records import Collected, Record, collect
-from lit_fa.spec.output_paths import places, tree_of
+from lit_fa.spec.output_paths import output_paths, tree_of
 from lit_fa.spec.table import Metric, Table, load_table
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _sources(source: Any) -> Iterator[tuple[Record, Sequence[Metric]]]:
         source = load_table(path) if path.suffix in (".yaml", ".yml") else read([path])[0]
     if isinstance(source, Table):
         for name, scale in source.scales.items():
-            yield from _sources(collect(source, scale, places(source, name, tree_of(source)).results))
+            yield from _sources(collect(source, scale, output_paths(source, name, tree_of(source)).results))
     elif isinstance(source, Collected):
         for cell in source.cells:
             for record in (*source.of(cell), *source.lost(cell)):

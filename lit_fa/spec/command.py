@@ -1,4 +1,4 @@
-"""Commands as text: the one that makes a table, a cell or a run, and the reading of its `--only`."""
+"""The command line that runs a table, a cell or a run, and the parsing of its `--only`."""
 
 import re
 import shlex
@@ -13,7 +13,7 @@ def run_command(table: Table, scale: Scale, cell: Cell | None = None, seed: int 
     """`lit-fa table run ...` for a table, one cell or one seed of it, quoted for a shell in the project's folder.
 
     Raises:
-        UserError: a label that `--only` could not tell from two.
+        UserError: `--only` cannot express a label, because it would read it as two.
     """
     words = ["lit-fa", "table", "run", name_of(table), "--scale", scale.name]
     if cell:
@@ -24,19 +24,19 @@ def run_command(table: Table, scale: Scale, cell: Cell | None = None, seed: int 
     return shlex.join([*words, *(["--seeds", str(seed)] if seed is not None else [])])
 
 
-def read_only(given: Sequence[str]) -> dict[str, list[str]]:
-    """`["row=FA,column=w32, no bias"]` as labels by axis; a comma parts two only where an axis follows.
+def read_only(options: Sequence[str]) -> dict[str, list[str]]:
+    """`["row=FA,column=w32, no bias"]` as labels by axis; a comma separates two only if an axis follows.
 
     >>> read_only(["row=FA,column=w32, no bias"])
     {'row': ['FA'], 'column': ['w32, no bias']}
     """
-    kept: dict[str, list[str]] = {}
-    for part in (part for text in given for part in re.split(r",(?=\s*(?:row|column)\s*=)", text)):
+    labels: dict[str, list[str]] = {}
+    for part in (part for text in options for part in re.split(r",(?=\s*(?:row|column)\s*=)", text)):
         axis, equals, label = (piece.strip() for piece in part.partition("="))
         if not equals or axis not in ("row", "column"):
             raise UserError(f"--only {part!r}: write row=LABEL or column=LABEL, separated by commas")
-        kept.setdefault(axis, []).append(label)
-    return kept
+        labels.setdefault(axis, []).append(label)
+    return labels
 
 
 def name_of(table: Table) -> str:

@@ -1,4 +1,4 @@
-"""W&B's distributions of a parameter, as what Optuna searches and what becomes of a draw.
+"""W&B's distributions of a parameter, as what Optuna samples and the value that a sample stands for.
 
 Where Optuna has the distribution, the search is over the parameter itself, q_ being rounded afterwards. Where it has
 not (normal, beta, probabilities of categories), it is over the quantile u in (0, 1) and the parameter is the inverse of
@@ -87,7 +87,7 @@ def parameter(data: dict[str, Any], where: str) -> Parameter:
 
 
 def categorical(values: tuple) -> Parameter:
-    """One of `values`; lists and mappings are kept in the study as text."""
+    """One of `values`; the study stores lists and mappings as JSON."""
     plain = (str, int, float, bool, type(None))
     coded = [value if isinstance(value, plain) else json.dumps(value) for value in values]
     return Parameter(CategoricalDistribution(coded), lambda drawn: values[coded.index(drawn)], values)

@@ -69,12 +69,12 @@ def expand(
     Raises:
         UserError: a label or seed that the table does not have, or an override that does not fit the base.
     """
-    cells = [cell for cell in table.cells if scale.name in cell.scales and _kept(cell, only or {})]
+    cells = [cell for cell in table.cells if scale.name in cell.scales and _selected(cell, only or {})]
     for axis, labels in (only or {}).items():
         _require(labels, [getattr(cell, axis) for cell in table.cells], f"{table.path}: no {axis}")
     _require(seeds or [], scale.seeds, f"{table.path}: at scale {scale.name} no seed")
-    kept = [seed for seed in scale.seeds if seeds is None or seed in seeds]
-    runs = [_run(table, cell, scale, seed) for seed in kept for cell in cells]
+    chosen = [seed for seed in scale.seeds if seeds is None or seed in seeds]
+    runs = [_run(table, cell, scale, seed) for seed in chosen for cell in cells]
     names = [run.file_name for run in runs]
     for run in runs:
         if len(run.file_name) > _LONGEST:
@@ -130,14 +130,14 @@ def run_id(config: dict[str, Any]) -> str:
 
 def without_machine(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a config that decides the numbers."""
-    kept = dict(config)
-    if isinstance(kept.get("trainer"), dict):
-        kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key not in _TRAINER_MACHINE}
-    if "data" in kept:
-        kept["data"] = _without(kept["data"], _DATA_MACHINE)
-    if isinstance(kept.get("pretrain"), dict):
-        kept["pretrain"] = without_machine(kept["pretrain"])
-    return kept
+    part = dict(config)
+    if isinstance(part.get("trainer"), dict):
+        part["trainer"] = {key: value for key, value in part["trainer"].items() if key not in _TRAINER_MACHINE}
+    if "data" in part:
+        part["data"] = _without(part["data"], _DATA_MACHINE)
+    if isinstance(part.get("pretrain"), dict):
+        part["pretrain"] = without_machine(part["pretrain"])
+    return part
 
 
 def slug(label: str) -> str:
@@ -150,7 +150,7 @@ def _run(table: Table, cell: Cell, scale: Scale, seed: int) -> Run:
     return Run(run_id(config), cell, scale.name, seed, config)
 
 
-def _kept(cell: Cell, only: Mapping[str, Sequence[str]]) -> bool:
+def _selected(cell: Cell, only: Mapping[str, Sequence[str]]) -> bool:
     return all(getattr(cell, axis) in labels for axis, labels in only.items())
 
 

@@ -113,8 +113,8 @@ def labels_of(cells: Sequence[Labelled], axis: str) -> list[str]:
 
 def number_in(label: str) -> float | None:
     """The first number in a label: 128.0 for "width 128"; a dash is a minus only where a word does not end."""
-    found = re.search(r"(?:(?<![\w-])-)?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?", label)
-    number = float(found.group()) if found else math.inf
+    match = re.search(r"(?:(?<![\w-])-)?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?", label)
+    number = float(match.group()) if match else math.inf
     return number if math.isfinite(number) else None
 
 

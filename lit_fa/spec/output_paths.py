@@ -10,8 +10,8 @@ from lit_fa.spec.table import Table
 
 
 @dataclass(frozen=True)
-class Places:
-    """The two folders of a table at a scale: `results` is counted, `target` receives the new records."""
+class OutputPaths:
+    """The folders of a table at a scale: `results` is counted, `target` receives new records, `scratch` holds logs."""
 
     results: Path
     target: Path
@@ -35,18 +35,21 @@ def root_of(table: Table) -> Path:
     return next(marked, folder)
 
 
-def places(table: Table, scale: str, tree: Code, *, out: Path | None = None, allow_dirty: bool = False) -> Places:
-    """Results are `<out>/<table>/<scale>`, `out` being `results` beside the table unless it is given.
+def output_paths(
+    table: Table, scale: str, tree: Code, *, out: Path | None = None, allow_dirty: bool = False
+) -> OutputPaths:
+    """Where the records of a table at a scale are read and written.
 
-    A dirty tree writes to scratch unless `allow_dirty`; the smoke scale does unless `out` is given. Scratch has one
-    folder for each state of the code, so that yesterday's code is not taken for today's.
+    Results are in `<out>/<table>/<scale>`; the default of `out` is `results` beside the table. A dirty tree writes to
+    scratch unless `allow_dirty`; the smoke scale does unless `out` is given. Scratch has one folder for each state of
+    the code, so that records of different code are not mixed.
     """
     results = (out or table.path.parent / "results") / table.name / scale
     scratch = root_of(table) / "scratch"
     aside = scratch / "tables" / tree.key / table.paper.key / table.name / scale
     if scale == "smoke" and out is None:
-        return Places(aside, aside, scratch)
-    return Places(results, aside if tree.dirty and not allow_dirty else results, scratch)
+        return OutputPaths(aside, aside, scratch)
+    return OutputPaths(results, aside if tree.dirty and not allow_dirty else results, scratch)
 
 
 def dirty_records(table: Table, scale: str, scratch: Path) -> list[Path]:
@@ -60,6 +63,6 @@ def check_inside(path: Path, table: Table, scratch: Path) -> None:
     Raises:
         UserError: it leads outside both the project and its folder `scratch`.
     """
-    found, homes = path.resolve(), (root_of(table).resolve(), scratch.resolve())
-    if not any(found.is_relative_to(home) for home in homes):
-        raise UserError(f"{path}: is a link to {found}, outside {homes[0]}; give the folder with --out")
+    target, allowed = path.resolve(), (root_of(table).resolve(), scratch.resolve())
+    if not any(target.is_relative_to(folder) for folder in allowed):
+        raise UserError(f"{path}: is a link to {target}, outside {allowed[0]}; give the folder with --out")

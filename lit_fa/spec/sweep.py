@@ -146,8 +146,8 @@ class Sweep:
     def configs(self) -> list[Path]:
         """The config files of the command."""
         words = [word for part in self.command for word in part]
-        given = [words[i + 1] for i, word in enumerate(words[:-1]) if word in ("--config", "-c")]
-        return [Path(file) for file in given + [w.partition("=")[2] for w in words if w.startswith("--config=")]]
+        separate = [words[i + 1] for i, word in enumerate(words[:-1]) if word in ("--config", "-c")]
+        return [Path(file) for file in separate + [w.partition("=")[2] for w in words if w.startswith("--config=")]]
 
     def grid(self) -> list[dict[str, Any]]:
         """Every point of the grid as Optuna draws it, in W&B's order: the last name in the alphabet turns fastest."""

@@ -1,4 +1,4 @@
-"""Trials that computed the same: a parameter that never reached the run is found by it."""
+"""Trials with equal results but different parameters: a sign that a parameter never reaches the run."""
 
 import hashlib
 import json
@@ -8,31 +8,31 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-FIGURES = "figures"
+DIGEST = "figures"  # attribute of a trial in its study
 # metrics of the machine, or of an option itself, not of what was learned
 _MACHINE = re.compile(r"time|second|memory|bytes|energy|/s$|\blr|epoch$|step$")
 
 
-def figures(record: dict[str, Any]) -> str:
+def digest(record: dict[str, Any]) -> str:
     """A digest of all that a run has measured, to the last digit; empty where nothing was.
 
     Equal for two runs that computed the same; times and memory are left out.
     """
-    told = {
+    measured = {
         name: {key: value for key, value in (record.get(name) or {}).items() if not _MACHINE.search(key)}
         for name in ("metrics", "curves")
     }
-    if not any(told.values()):
+    if not any(measured.values()):
         return ""
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def twins(trials: Iterable[FrozenTrial]) -> list[str]:
+def identical_trials(trials: Iterable[FrozenTrial]) -> list[str]:
     """One line for each group of trials with different parameters whose figures agree to the last digit."""
     groups: dict[str, list[FrozenTrial]] = {}
     for trial in sorted(trials, key=lambda trial: trial.number):
-        if digest := trial.user_attrs.get(FIGURES):
-            groups.setdefault(digest, []).append(trial)
+        if value := trial.user_attrs.get(DIGEST):
+            groups.setdefault(value, []).append(trial)
     return [
         f"trials {' and '.join(str(trial.number) for trial in group)} agree to the last digit in all that they "
         f"measured, with another {' and '.join(apart)}: does it reach the run?"

@@ -1,4 +1,4 @@
-"""What a sweep has found: the best trials at the terminal, all of them as CSV."""
+"""The report of a sweep: the best trials at the terminal, all of them as CSV."""
 
 import csv
 from pathlib import Path
@@ -13,7 +13,7 @@ from lit_fa.errors import UserError, nearest
 from lit_fa.escaping import csv_value, shown
 from lit_fa.outputs import written
 from lit_fa.spec.sweep import Sweep
-from lit_fa.sweeps.identical_trials import twins
+from lit_fa.sweeps.identical_trials import identical_trials
 from lit_fa.sweeps.study import DIVERGED, has_study, open_study, short
 
 WORDS = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed"}
@@ -45,7 +45,7 @@ def print_report(
         texts = ("–" if value is None else short(value) for name, value in entry.items() if name != "folder")
         drawn.add_row(*map(shown, texts))
     output.print(drawn)
-    for line in twins(trials):
+    for line in identical_trials(trials):
         output.print(f"note: {line}", markup=False, highlight=False, soft_wrap=True)
     if csv_file:
         with written(csv_file, "--csv") as part, part.open("w", newline="", encoding="utf-8") as file:
@@ -59,11 +59,11 @@ def ranked(study: optuna.Study) -> list[FrozenTrial]:
     """Finished trials, the best first; those stopped early, by their last value; the diverged; then the others."""
     sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
 
-    def place(trial: FrozenTrial) -> tuple:
+    def order(trial: FrozenTrial) -> tuple:
         value = trial.value if trial.value is not None else 0.0
         return STATES.index(state_of(trial)), sign * value, trial.number
 
-    return sorted((trial for trial in study.trials if trial.state is not TrialState.WAITING), key=place)
+    return sorted((trial for trial in study.trials if trial.state is not TrialState.WAITING), key=order)
 
 
 def state_of(trial: FrozenTrial) -> str:

@@ -33,7 +33,7 @@ from lit_fa.jobs.worker import Done
 from lit_fa.results.records import Record
 from lit_fa.spec.sweep import Sweep
 from lit_fa.spec.sweep_command import flags
-from lit_fa.sweeps.identical_trials import FIGURES, figures
+from lit_fa.sweeps.identical_trials import DIGEST, digest
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -51,7 +51,7 @@ class Trial(Job):
 
 
 class Trials:
-    """What a sweep still has to train, drawn one trial at a time; closed, it hands back what was not told."""
+    """The trials that a sweep still has to train, drawn one at a time; `close` gives up the unfinished ones."""
 
     def __init__(self, sweep: Sweep, folder: Path, *, count: int, seed: int = 0, logger: tuple[str, ...] = ()):
         """Open the study in `folder`, or begin it.
@@ -67,7 +67,7 @@ class Trials:
         folder.mkdir(parents=True, exist_ok=True)
         self.lock, self.leases = _lease(self.folder / "study.lock"), dict[Path, SoftFileLease]()
         self.training = set[int]()  # numbers of the trials that this process has handed out
-        self.unfinished = dict[int, str]()  # what ended the trials that this process has given up
+        self.unfinished = dict[int, str]()  # number to what ended a trial that this process does not retry
         with self.lock:
             _remove_torn_line(self.folder / JOURNAL)
             self.study = open_study(sweep, self.folder)
@@ -117,7 +117,7 @@ class Trials:
             "reason": reason,
             DIVERGED: diverged,
             "validation_is_test": self._on_test_set(record),
-            FIGURES: figures(record),
+            DIGEST: digest(record),
         }
         frozen = self.study.trials[trial.number]
         if not frozen.state.is_finished():  # else a process that lost its lease was taken for dead
@@ -131,7 +131,7 @@ class Trials:
         return reason or f"{self.sweep.metric.name} {value:.6g}" + (", stopped early" if pruned else "")
 
     def close(self) -> None:
-        """Give up the leases: whoever comes next may take the trials that were not told."""
+        """Give up the leases, so that another process may take the unfinished trials."""
         for lease in self.leases.values():
             lease.release(force=True)
 

@@ -11,7 +11,7 @@ from lit_fa.__main__ import main
 from lit_fa.jobs.lock import checkpoints_of, in_the_way, lock_of
 from lit_fa.jobs.worker import work
 from lit_fa.spec.expand import expand
-from lit_fa.spec.output_paths import places, tree_of
+from lit_fa.spec.output_paths import output_paths, tree_of
 from lit_fa.spec.table import load_table
 from tests.bad_input.conftest import PLAIN
 
@@ -43,7 +43,7 @@ def test_data_in_a_file(monkeypatch, refused):
 def test_what_is_in_the_way_of_a_cell_is_named_and_left_alone(place, make, wanted, capsys):
     table = load_table("table.yaml")
     first, *_ = expand(table, table.scales["smoke"])
-    path = place(places(table, "smoke", tree_of(table), out=Path("out")).target / first.file_name)
+    path = place(output_paths(table, "smoke", tree_of(table), out=Path("out")).target / first.file_name)
     path.parent.mkdir(parents=True)
     make(path)
     assert main(["table", "run", "table.yaml", "--scale", "smoke", "--out", "out", "--seeds", "0"]) == 2

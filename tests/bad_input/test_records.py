@@ -8,7 +8,7 @@ import pytest
 
 from lit_fa.__main__ import main
 from lit_fa.spec.expand import expand
-from lit_fa.spec.output_paths import places, tree_of
+from lit_fa.spec.output_paths import output_paths, tree_of
 from lit_fa.spec.table import load_table
 from tests.bad_input.mutations import mutated
 from tests.fake_runner import record_of
@@ -19,7 +19,7 @@ HEAD = {"table": "table", "scale": "full", "commit": "a" * 40, "dirty": False, "
 
 def records() -> list[tuple[Path, dict]]:
     table = load_table("table.yaml")
-    folder = places(table, "full", tree_of(table), out=Path("results")).results
+    folder = output_paths(table, "full", tree_of(table), out=Path("results")).results
     folder.mkdir(parents=True)
     made = []
     for run in expand(table, table.scales["full"]):

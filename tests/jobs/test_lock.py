@@ -16,7 +16,7 @@ from lit_fa.jobs.lock import checkpoints_of, holder, lock_of, locked
 from lit_fa.jobs.progress import reporter
 from lit_fa.jobs.worker import work
 from lit_fa.spec.expand import expand
-from lit_fa.spec.output_paths import places, tree_of
+from lit_fa.spec.output_paths import output_paths, tree_of
 from lit_fa.spec.table import load_table
 from tests import fake_runner
 
@@ -25,7 +25,7 @@ RUNNER = "tests.fake_runner:run"
 
 def claims(path):
     table = load_table(path)
-    where = places(table, "cpu", tree_of(table))
+    where = output_paths(table, "cpu", tree_of(table))
     return [(run, lock_of(where.target / run.file_name)) for run in expand(table, table.scale("cpu"))]
 
 

@@ -13,7 +13,7 @@ from lit_fa.commands.table_jobs import missing_jobs
 from lit_fa.reports.card import is_stale, read_block
 from lit_fa.results.records import collect
 from lit_fa.spec.expand import expand
-from lit_fa.spec.output_paths import places, tree_of
+from lit_fa.spec.output_paths import output_paths, tree_of
 from lit_fa.spec.table import load_table
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +58,7 @@ def runs_at_scale_smoke(path, tmp_path, monkeypatch, choose, changed):
     monkeypatch.setenv("LIT_FA_CACHE", str(tmp_path / "cache"))
     table = load_table(path)
     runs, tree = expand(table, table.scale("smoke")), tree_of(table)
-    where = places(table, "smoke", tree, out=tmp_path / "records", allow_dirty=True)
+    where = output_paths(table, "smoke", tree, out=tmp_path / "records", allow_dirty=True)
     where.target.mkdir(parents=True)
     jobs = missing_jobs(table, runs, where, tree)[0]
     chosen = choose(jobs)

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from lit_fa.commands.table import main
-from lit_fa.spec.output_paths import places, tree_of
+from lit_fa.spec.output_paths import output_paths, tree_of
 from lit_fa.spec.table import load_table
 
 RUNNER = "tests.fake_runner:run"
@@ -81,5 +81,5 @@ def test_allowed_dirty_runs_are_counted_and_said_in_the_block(committed, tmp_pat
 def test_the_smoke_scale_goes_to_scratch_unless_a_folder_is_given(committed, tmp_path):
     table = load_table(committed)
     tree = tree_of(table)
-    assert places(table, "smoke", tree).results.is_relative_to(tmp_path / "scratch" / "tables" / tree.key)
-    assert places(table, "smoke", tree, out=tmp_path / "o").target == tmp_path / "o" / "table1" / "smoke"
+    assert output_paths(table, "smoke", tree).results.is_relative_to(tmp_path / "scratch" / "tables" / tree.key)
+    assert output_paths(table, "smoke", tree, out=tmp_path / "o").target == tmp_path / "o" / "table1" / "smoke"

@@ -9,7 +9,7 @@ from sqlalchemy import URL
 
 from lit_fa.errors import UserError
 from lit_fa.spec.sweep import load_sweep
-from lit_fa.sweeps.identical_trials import FIGURES, figures, twins
+from lit_fa.sweeps.identical_trials import DIGEST, digest, identical_trials
 from lit_fa.sweeps.study import Trials, _with_folder, open_study, storage
 
 NAMES = ["a?b", "a%20b", "a#b", "{x}", "a b", "it's", "ü", "a:b@c", "a&b=c"]
@@ -60,7 +60,7 @@ def test_a_project_may_have_any_name(tmp_path, project):
 def ended(number: int, bias: bool, record: dict):
     choice = optuna.distributions.CategoricalDistribution([True, False])
     trial = create_trial(
-        value=1.0, params={"bias": bias}, distributions={"bias": choice}, user_attrs={FIGURES: figures(record)}
+        value=1.0, params={"bias": bias}, distributions={"bias": choice}, user_attrs={DIGEST: digest(record)}
     )
     trial.number = number
     return trial
@@ -70,8 +70,8 @@ def test_trials_that_agree_to_the_last_digit_are_named():
     one = {"metrics": {"val/accuracy": 90.0, "train/loss": 0.125, "time/total_seconds": 1.0}}
     same = {"metrics": one["metrics"] | {"time/total_seconds": 2.0}}
     other = {"metrics": one["metrics"] | {"train/loss": 0.126}}
-    (line,) = twins([ended(0, True, one), ended(1, False, same), ended(2, False, other)])
+    (line,) = identical_trials([ended(0, True, one), ended(1, False, same), ended(2, False, other)])
     assert line.startswith("trials 0 and 1 agree to the last digit")
     assert "bias" in line
-    assert not twins([ended(0, True, one), ended(1, False, other)])
-    assert not twins([ended(0, True, {}), ended(1, False, {})])
+    assert not identical_trials([ended(0, True, one), ended(1, False, other)])
+    assert not identical_trials([ended(0, True, {}), ended(1, False, {})])
