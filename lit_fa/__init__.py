@@ -1,32 +1,33 @@
 """lit-fa: learning without backpropagation on PyTorch Lightning.
 
 A learning rule builds one scalar whose ordinary autograd gradient is the update that the paper prescribes; everything
-else is Lightning. The names below are imported on first use, so that rendering a table does not import torch.
+else is Lightning.
+
+>>> import lit_fa
+>>> lit_fa.FeedbackAlignment(layers=["0", "2"]).layers
+['0', '2']
+
+`__init__.pyi` lists the public names and their modules, for editors and for this file. A name is imported when it is
+first used, so that `import lit_fa` and the tables need no torch.
 """
 
-from importlib import import_module
+import ast
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any
 
-_HOMES = {
-    "Backprop": "lit_fa.rules",
-    "FeedbackAlignment": "lit_fa.rules",
-    "DirectFeedbackAlignment": "lit_fa.rules",
-    "ForwardForward": "lit_fa.rules",
-    "PredSim": "lit_fa.rules",
-    "AugLocal": "lit_fa.rules",
-    "LearningRule": "lit_fa.rules",
-    "Surrogate": "lit_fa.rules",
-    "Learner": "lit_fa.modules",
-    "Classifier": "lit_fa.modules",
-    "create_network": "lit_fa.networks",
-    "true_gradient": "lit_fa.layers",
-    "FederatedClassifier": "lit_fa.modules",
-    "load": "lit_fa.checkpoints.loading",
-    "UserError": "lit_fa.errors",
-}
-__all__ = list(_HOMES)
+_STUB = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+_HOMES = {a.name: node.module for node in _STUB.body if isinstance(node, ast.ImportFrom) for a in node.names}
+__all__ = [*sorted(_HOMES)]
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return metadata.version("lit-fa")
     if name not in _HOMES:
         raise AttributeError(f"module 'lit_fa' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

@@ -112,6 +112,37 @@ def described(value: object) -> Any:
     return {"class_path": path_of(type(value)), "init_args": {}} if bare else {"missing_type": type(value).__name__}
 
 
+def as_call(plain: Any) -> str:
+    """Plain data as the call that makes it, classes without their modules.
+
+    >>> as_call({"class_path": "lit_fa.rules.Pruning", "init_args": {"every": 2, "kind": {"import_path": "a.f"}}})
+    'Pruning(every=2, kind=f)'
+    """
+    match plain:
+        case {"class_path": path, "init_args": options}:
+            return f"{_short(path)}({as_options(options)})"
+        case {"partial_path": path, "init_args": options}:
+            return f"partial({', '.join(part for part in (_short(path), as_options(options)) if part)})"
+        case {"import_path": path}:
+            return _short(path)
+        case {"missing_type": name}:
+            return f"<{name}>"
+        case dict():
+            return "{" + ", ".join(f"{key!r}: {as_call(value)}" for key, value in plain.items()) + "}"
+        case list():
+            return f"[{', '.join(map(as_call, plain))}]"
+    return repr(plain)
+
+
+def as_options(options: dict[str, Any]) -> str:
+    """Arguments of a call by name: `rank=8, seed=0`."""
+    return ", ".join(f"{name}={as_call(value)}" for name, value in options.items())
+
+
+def _short(path: str) -> str:
+    return path.rpartition(".")[2]
+
+
 def made(plain: Any) -> Any:
     """The object that `plain` describes.
 

@@ -14,7 +14,7 @@ import lit_fa.rules
 
 PACKAGES = (lit_fa.federated, lit_fa.functional, lit_fa.layers, lit_fa.rules, lit_fa.modules)
 MODULES = [
-    "lit_fa.errors",
+    *("lit_fa", "lit_fa.config.arguments", "lit_fa.described", "lit_fa.errors", "lit_fa.experiment"),
     "lit_fa.federated",
     *(m.name for p in PACKAGES for m in pkgutil.iter_modules(p.__path__, p.__name__ + ".")),
 ]

@@ -21,7 +21,7 @@ from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar, get_args
 import torch
 from torch import Tensor, nn
 
-from lit_fa.described import Described
+from lit_fa.described import Described, as_options
 from lit_fa.errors import UserError, not_one_of
 from lit_fa.layers.coverage import Coverage, coverage
 from lit_fa.layers.observing import observing, unfrozen
@@ -151,6 +151,15 @@ class LearningRule(Described, nn.Module):
         conditions = {does: getattr(getattr(type(self), does.value), "condition", None) for does in self.overrides}
         found = {does for does, condition in conditions.items() if condition is None or condition(self)}
         return frozenset(found | {Does.SUMS} if self.sums else found)
+
+    def extra_repr(self) -> str:
+        """The options, which `repr` shows.
+
+        >>> from lit_fa.rules import SVDBackprop
+        >>> repr(SVDBackprop(rank=4))[:20]
+        'SVDBackprop(rank=4, '
+        """
+        return as_options(self.constructor.get("init_args", {}))
 
     @property
     def compares_samples(self) -> list[str]:
