@@ -31,9 +31,10 @@ bench: $(STAMP) ## time one training step of every rule against backprop, altern
 bench-federated: $(STAMP) ## time a federated round: our executors, plain loops, two ranks
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.federated $(BENCH) $(if $(JSON),--json $(JSON))
 
-lint: $(STAMP) ## run ruff
+lint: $(STAMP) ## check style, format and the types of the packages that pyproject lists
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 venv: $(STAMP) ## create the virtual environment only
 
@@ -44,4 +45,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean: ## delete what can be made again (not results, not data)
-	rm -rf $(VENV) scratch build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) scratch build *.egg-info .pytest_cache .ruff_cache .mypy_cache

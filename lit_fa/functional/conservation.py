@@ -88,12 +88,15 @@ def drift(law: str, lr: float, incoming_squares: Tensor, outgoing_squares: Tenso
         outgoing_squares: (u,) $\|g_{i+1}[:,j]\|^2$ for balance, $\|g_B[:,j]\|^2$ for kolen_pollack.
 
     Raises:
-        ValueError: an unknown law.
+        ValueError: an unknown law, or one that needs `outgoing_squares` without them.
     """
     if law not in LAWS:
         raise ValueError(f"unknown conservation law '{law}': choose one of {', '.join(LAWS)}")
-    outgoing_part = outgoing_squares if law in ("balance", "kolen_pollack") else 0.0
-    return 0.5 * lr**2 * (outgoing_part - incoming_squares)
+    if law not in ("balance", "kolen_pollack"):
+        return -0.5 * lr**2 * incoming_squares
+    if outgoing_squares is None:
+        raise ValueError(f"the law '{law}' needs outgoing_squares")
+    return 0.5 * lr**2 * (outgoing_squares - incoming_squares)
 
 
 def path_step(lr: float, matrix: Tensor, gradient: Tensor, units: int) -> Tensor:

@@ -6,7 +6,7 @@ explicitly. So `backward`, DDP, mixed precision, `torch.compile` and `torch.func
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ class _ErrorLink(torch.autograd.Function):
         return output.new_zeros(output.shape[0], feedback.shape[0])
 
     @staticmethod
-    def setup_context(ctx, inputs, _output):
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], _output: Tensor) -> None:
         output, feedback = inputs
         ctx.save_for_backward(feedback)
         ctx.shape = output.shape
@@ -62,7 +62,7 @@ class _ErrorLink(torch.autograd.Function):
         ctx.channels_last = output.ndim == 4 and output.shape[1] == output.stride(3) > output.stride(1) == 1
 
     @staticmethod
-    def backward(ctx, error):
+    def backward(ctx: Any, error: Tensor) -> tuple[Tensor, None]:
         (feedback,) = ctx.saved_tensors
         if ctx.channels_last:
             feedback = feedback.permute(0, 2, 3, 1)

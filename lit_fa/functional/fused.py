@@ -9,12 +9,14 @@ sign) is therefore not stored between the passes, and it is freed before the gra
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Matrix = Callable[[Tensor, Tensor | None], Tensor]
+Geometry = tuple[list[int], list[int], list[int], int]  # stride, padding, dilation, groups
 
 
 class LinearFeedback(torch.autograd.Function):
@@ -23,16 +25,16 @@ class LinearFeedback(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, weight, bias, stored, matrix, gain):  # noqa: D102
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, *_: object) -> Tensor:  # noqa: D102
         return F.linear(x, weight, bias)
 
     @staticmethod
-    def setup_context(ctx, inputs, _output):  # noqa: D102
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], _output: Tensor) -> None:  # noqa: D102
         x, weight, _, stored, ctx.matrix, ctx.gain = inputs
         ctx.save_for_backward(x, weight, stored)
 
     @staticmethod
-    def backward(ctx, error):  # noqa: D102
+    def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
         x, weight, stored = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, needs_stored = ctx.needs_input_grad[:4]
         grad_x = grad_weight = grad_bias = derived = None
@@ -59,18 +61,18 @@ class ConvFeedback(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, weight, bias, stored, matrix, gain, geometry):  # noqa: D102
-        stride, padding, dilation, groups = geometry
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, *others: Any) -> Tensor:  # noqa: D102
+        stride, padding, dilation, groups = others[-1]
         return torch.convolution(x, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
 
     @staticmethod
-    def setup_context(ctx, inputs, _output):  # noqa: D102
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], _output: Tensor) -> None:  # noqa: D102
         x, weight, bias, stored, ctx.matrix, ctx.gain, ctx.geometry = inputs
         ctx.save_for_backward(x, weight, stored)
         ctx.bias_size = None if bias is None else [weight.shape[0]]
 
     @staticmethod
-    def backward(ctx, error):  # noqa: D102
+    def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
         x, weight, stored = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, needs_stored = ctx.needs_input_grad[:4]
         stride, padding, dilation, groups = ctx.geometry
@@ -95,14 +97,22 @@ def _product_into(unused: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
     return torch.mm(left, right, out=unused)
 
 
-def linear_feedback(x: Tensor, weight: Tensor, bias: Tensor | None, stored: Tensor | None, matrix: Matrix, gain: float):
+def linear_feedback(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stored: Tensor | None, matrix: Matrix, gain: float
+) -> Tensor:
     """Linear layer with B in its backward pass; see `LinearFeedback`. x: (*, i) to (*, o)."""
     return LinearFeedback.apply(*under_autocast(x, weight, bias, stored), matrix, gain)
 
 
 def conv_feedback(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stored: Tensor | None, matrix: Matrix, gain: float, geometry: tuple
-):
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stored: Tensor | None,
+    matrix: Matrix,
+    gain: float,
+    geometry: Geometry,
+) -> Tensor:
     """Convolution with B in its backward pass; see `ConvFeedback`. x: (n, i, *space) to (n, o, *space)."""
     return ConvFeedback.apply(*under_autocast(x, weight, bias, stored), matrix, gain, geometry)
 

@@ -10,7 +10,7 @@ compile.
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -148,16 +148,16 @@ class _Credit(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(output, value, slope):
+    def forward(output: Tensor, value: Tensor, slope: Tensor) -> Tensor:
         return value.clone()
 
     @staticmethod
-    def setup_context(ctx, inputs, _output):
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], _output: Tensor) -> None:
         output, _, slope = inputs
         ctx.save_for_backward(output, slope)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         output, slope = ctx.saved_tensors
         credit = output * (grad * slope).view(-1, *[1] * (output.ndim - 1))
         return credit.to(output.dtype), None, None

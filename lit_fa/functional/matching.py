@@ -13,7 +13,7 @@ Every solver takes `weights`, W_2 to W_L, and returns the same number of F, F_1 
 does not end in the head, its topmost F is taken from `drawn`, and so is an F without any equation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -59,8 +59,9 @@ def als(weights: Weights, drawn: Weights = (), sweeps: int = 50, *, head_fixed: 
         for k in reversed(range(len(feedback))):
             if k == last and head_fixed and weights[last] is not None:
                 continue
-            around = [(doubles[k].t(), _above(feedback, k, doubles[k]))] if doubles[k] is not None else []
-            around += [(doubles[k - 1], feedback[k - 1])] if k and doubles[k - 1] is not None else []
+            own, lower = doubles[k], doubles[k - 1] if k else None
+            around = [] if own is None else [(own.t(), _above(feedback, k, own))]
+            around += [] if lower is None else [(lower, feedback[k - 1])]
             if around:
                 matrices, neighbours = zip(*around, strict=True)
                 feedback[k] = _fitted(matrices, neighbours, eps)
@@ -79,12 +80,12 @@ def svd_average(weights: Weights, drawn: Weights = (), *, normalise: bool = Fals
         drawn: F_1 to F_{L-1}, used next to layers without equation.
         normalise: scale each column, the feedback of one class, to norm one; the last step of their code.
     """
-    classes = len(weights[-1]) if weights[-1] is not None else drawn[-1].shape[1]
+    classes = len(weights[-1]) if weights[-1] is not None else _drawn(drawn, len(drawn) - 1).shape[1]
     estimates: list[list[Tensor]] = [[] for _ in weights]
-    for k in reversed(range(len(weights) - 1)):
-        if weights[k] is None:
+    for k, weight in reversed([*enumerate(_doubles(weights[:-1]))]):
+        if weight is None:
             continue
-        upper, lower = _split(weights[k].detach().double(), classes)
+        upper, lower = _split(weight, classes)
         signs = _signs(upper, estimates[k + 1])
         estimates[k + 1].append(upper * signs)
         estimates[k].append(lower * signs)
@@ -155,7 +156,7 @@ def rescaled(feedback: Tensor, error: Tensor, rms: Tensor | float) -> Tensor:
     return feedback * (rms / current) if current > 0 else feedback
 
 
-def _downward(weights: Weights, drawn: Weights, below) -> list[Tensor]:
+def _downward(weights: Weights, drawn: Weights, below: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
     feedback: list[Tensor] = []
     for k, weight in reversed([*enumerate(_doubles(weights))]):
         above = feedback[0] if feedback else None
@@ -179,7 +180,8 @@ def _fitted(matrices: Sequence[Tensor], neighbours: Sequence[Tensor], eps: float
 def _split(weight: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     u, s, vh = torch.linalg.svd(weight, full_matrices=False)
     root, missing = s[:classes].sqrt(), max(0, classes - len(s))  # fewer singular values than classes: zero columns
-    return tuple(torch.nn.functional.pad(m[:, :classes] * root, (0, missing)) for m in (u, vh.t()))
+    upper, lower = (torch.nn.functional.pad(m[:, :classes] * root, (0, missing)) for m in (u, vh.t()))
+    return upper, lower
 
 
 def _signs(upper: Tensor, estimates: list[Tensor]) -> Tensor:
@@ -193,9 +195,10 @@ def _identity(weight: Tensor) -> Tensor:
 
 
 def _drawn(drawn: Weights, k: int) -> Tensor:
-    if k >= len(drawn):
+    matrix = drawn[k] if k < len(drawn) else None
+    if matrix is None:
         raise ValueError(f"F_{k + 1} is in no equation: it must be drawn")
-    return drawn[k].detach().double()
+    return matrix.detach().double()
 
 
 def _doubles(weights: Weights) -> list[Tensor | None]:

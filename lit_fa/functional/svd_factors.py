@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_input
 
 
 class Factors(NamedTuple):
@@ -112,9 +113,9 @@ def conv2d_back(error: Tensor, factors: Factors, geometry: Geometry, size: Seque
     vertical, horizontal = kernels(factors, geometry.kernel)
     (sh, sw), (ph, pw), (dh, dw) = geometry.stride, geometry.padding, geometry.dilation
     n, r, rows = len(error), len(factors.s), error.shape[2]
-    t = torch.nn.grad.conv2d_input((n, r, rows, size[1]), horizontal, error, (1, sw), (0, pw), (1, dw))
+    t = conv2d_input((n, r, rows, size[1]), horizontal, error, (1, sw), (0, pw), (1, dw))
     shape = (n, vertical.shape[1], *size)
-    return torch.nn.grad.conv2d_input(shape, vertical, t * factors.s.view(-1, 1, 1), (sh, 1), (ph, 0), (dh, 1))
+    return conv2d_input(shape, vertical, t * factors.s.view(-1, 1, 1), (sh, 1), (ph, 0), (dh, 1))
 
 
 def tangent(factor: Tensor, gradient: Tensor) -> Tensor:
