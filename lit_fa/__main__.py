@@ -7,7 +7,7 @@ command (SIGINT, SIGTERM, SIGHUP) is one line and exit code 128 + its number.
 import io
 import sys
 
-from lit_fa.foreign_errors import told
+from lit_fa.foreign_errors import known_message
 from lit_fa.stopping import exit_code, handled, stop
 
 USAGE = """usage: lit-fa COMMAND ...
@@ -41,11 +41,11 @@ def main(argv: list[str] | None = None) -> int:
         with handled(stop):
             return _dispatch(argv)
     except KeyboardInterrupt as stopped:
-        said = getattr(stopped, "said", "") or f"{str(stopped) or 'stopped'}; the same command begins again"
-        print(f"lit-fa: {said}", file=sys.stderr)
+        message = getattr(stopped, "message", "") or f"{str(stopped) or 'stopped'}; the same command begins again"
+        print(f"lit-fa: {message}", file=sys.stderr)
         return exit_code(stopped)
     except Exception as error:
-        line = str(error) if getattr(error, "user_error", False) else told(error)
+        line = str(error) if getattr(error, "user_error", False) else known_message(error)
         if debug or line is None:
             raise
         print(f"lit-fa: {' '.join(line.split()) or type(error).__name__}", file=sys.stderr)

@@ -19,31 +19,31 @@ class Known:
 
     Attributes:
         kinds: names of exception classes; subclasses match as well.
-        line: the message: a text in which `\\1` is the first group of `said`, or a function of the error.
+        line: the message: a text in which `\\1` is the first group of `pattern`, or a function of the error.
         where: pattern in the path of the file that raised it.
-        said: pattern in the original message.
+        pattern: regular expression that the original message must match; "" matches every message
     """
 
     kinds: tuple[str, ...]
     line: str | Callable[[BaseException], str]
     where: str = ""
-    said: str = ""
+    pattern: str = ""
 
 
-def told(error: BaseException) -> str | None:
+def known_message(error: BaseException) -> str | None:
     """The message for an error of another package; None if it is not in the table."""
     names = {kind.__name__ for kind in type(error).__mro__}
     frames = traceback.extract_tb(error.__traceback__)
     where = Path(frames[-1].filename).as_posix() if frames else ""
     for known in KNOWN:
-        match = re.search(known.said, str(error), re.DOTALL)
+        match = re.search(known.pattern, str(error), re.DOTALL)
         if match and names & {*known.kinds} and re.search(known.where, where):
             line = match.expand(known.line) if isinstance(known.line, str) else known.line(error)
             return " ".join(line.split())
     return None
 
 
-def _as_said(error: BaseException) -> str:
+def _as_it_is(error: BaseException) -> str:
     return str(error)
 
 
@@ -58,10 +58,10 @@ def _of_another_network(error: BaseException) -> str:
     absent = re.findall(r'"([^"]+)"', text.partition("Missing key(s)")[2].partition("Unexpected key(s)")[0])
     more = re.findall(r'"([^"]+)"', text.partition("Unexpected key(s)")[2])
     rules = all("feedback" in name or ".rule." in name or name.startswith("rule.") for name in absent + more)
-    said = [f"without {absent[0]}"] if absent else []
-    said += [f"with {more[0]}, which this run has not"] if more else []
+    differences = [f"without {absent[0]}"] if absent else []
+    differences += [f"with {more[0]}, which this run has not"] if more else []
     whose = "another rule or other options of it" if rules else "another network"
-    return f"the weights are of {whose}: {' and '.join(said) or 'they do not fit'}; {_SAME}"
+    return f"the weights are of {whose}: {' and '.join(differences) or 'they do not fit'}; {_SAME}"
 
 
 def _file(error: BaseException) -> str:
@@ -81,7 +81,7 @@ NO_MEMORY = (
 )
 _TORCH_OPTIM = r"/torch/optim/"
 KNOWN = (
-    Known(("RuntimeError",), _of_another_network, said=r"Error\(s\) in loading state_dict"),
+    Known(("RuntimeError",), _of_another_network, pattern=r"Error\(s\) in loading state_dict"),
     Known(
         ("ValueError",),
         r"the scheduler has \2 steps and the run takes more (step \1): "
@@ -90,8 +90,8 @@ KNOWN = (
         r"Tried to step (\d+) times. The (?:specified )?(?:total )?number of (?:total )?steps is (\d+)",
     ),
     Known(("ValueError", "RuntimeError"), r"optimizer or scheduler: \1", _TORCH_OPTIM, r"(.*)"),
-    Known(("MisconfigurationException",), _as_said),
-    Known(("ValueError", "TypeError", "FileNotFoundError"), _as_said, _LIGHTNING, "."),
+    Known(("MisconfigurationException",), _as_it_is),
+    Known(("ValueError", "TypeError", "FileNotFoundError"), _as_it_is, _LIGHTNING, "."),
     Known(("UsageError", "CommError"), r"W&B: \1; correct it, or take --logger csv", r"/wandb/", r"(.*)"),
     Known(
         ("OperationalError", "DatabaseError"),
@@ -103,16 +103,16 @@ KNOWN = (
     Known(
         ("RuntimeError", "MemoryError", "OverflowError", "ValueError", "TypeError"),
         TOO_LARGE,
-        said=NO_MEMORY,
+        pattern=NO_MEMORY,
     ),
     Known(("MemoryError",), TOO_LARGE),
     Known(("RecursionError",), "something is nested too deeply: write it flatter"),
     Known(("PermissionError", "NotADirectoryError", "IsADirectoryError", "FileExistsError"), _file),
-    Known(("OSError",), _file, said=r"No space left|Read-only|quota exceeded|name too long|File too large"),
+    Known(("OSError",), _file, pattern=r"No space left|Read-only|quota exceeded|name too long|File too large"),
     Known(
         ("FileNotFoundError",),
         "no folder for temporary files can be written: set TMPDIR to a folder with space",
-        said="No usable temporary directory",
+        pattern="No usable temporary directory",
     ),
-    Known(("UnicodeEncodeError",), "the locale has not all characters of a text: set PYTHONUTF8=1", said="'ascii'"),
+    Known(("UnicodeEncodeError",), "the locale has not all characters of a text: set PYTHONUTF8=1", pattern="'ascii'"),
 )  # fmt: skip

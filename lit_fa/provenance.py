@@ -70,18 +70,18 @@ def code_in(folder: Path, *files: Path) -> Code:
     if filters is None:
         return Code("unknown")
 
-    def said(place: Path, *arguments: str) -> str | None:
+    def git(place: Path, *arguments: str) -> str | None:
         printed = _called(place, *filters, *arguments)
         return None if printed is None else printed.decode("utf-8", "replace").strip()
 
-    commit, top = said(folder, "rev-parse", "HEAD"), said(folder, "rev-parse", "--show-toplevel")
-    if not commit or not top or said(folder, "ls-files", "--error-unmatch", ".") is None:
+    commit, top = git(folder, "rev-parse", "HEAD"), git(folder, "rev-parse", "--show-toplevel")
+    if not commit or not top or git(folder, "ls-files", "--error-unmatch", ".") is None:
         return Code("unknown")
     root = Path(top)
     paths = ("--", *CODE, *(str(f.resolve()) for f in files if f.resolve().is_relative_to(root.resolve())))
-    if not said(root, "status", "--porcelain", "--untracked-files=no", *paths):
+    if not git(root, "status", "--porcelain", "--untracked-files=no", *paths):
         return Code(commit)
-    changes = said(root, "diff", "HEAD", *paths) or "changed"
+    changes = git(root, "diff", "HEAD", *paths) or "changed"
     return Code(commit, hashlib.sha256(changes.encode()).hexdigest()[:8])
 
 
@@ -184,7 +184,7 @@ def outside(config: Any) -> dict[str, str]:
     defines it. Classes that have not been imported are omitted.
     """
     others = sorted({path for path in class_paths(config) if path.partition(".")[0] not in OURS})
-    return {path: said for path in others if (said := _origin(path))}
+    return {path: origin for path in others if (origin := _origin(path))}
 
 
 def _origin(path: str) -> str:

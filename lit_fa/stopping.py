@@ -20,16 +20,16 @@ class Stopped(KeyboardInterrupt):
 
     Args:
         signum: number of the signal.
-        said: message for the user; by default it names the signal.
+        message: message for the user; by default it names the signal.
     """
 
-    def __init__(self, signum: int, said: str = ""):
+    def __init__(self, signum: int, message: str = ""):
         """See the class."""
-        super().__init__(signum, said)
-        self.signum, self.said = signum, said
+        super().__init__(signum, message)
+        self.signum, self.message = signum, message
 
     def __str__(self) -> str:
-        return self.said or f"stopped by {signal.Signals(self.signum).name}"
+        return self.message or f"stopped by {signal.Signals(self.signum).name}"
 
 
 class Request:
@@ -119,4 +119,4 @@ def exit_code_of_rank(error: BaseException) -> int:
     all ranks have agreed to stop; in the latter case the exit code is 0.
     """
     started = int(os.environ.get("LOCAL_RANK", 0)) and "TORCHELASTIC_RUN_ID" not in os.environ
-    return 0 if started and getattr(error, "said", "") else exit_code(error)
+    return 0 if started and getattr(error, "message", "") else exit_code(error)

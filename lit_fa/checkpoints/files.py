@@ -151,9 +151,9 @@ def _digest(file: IO[bytes], size: int) -> str:
 
 
 def _unpicklable(path: str | Path, error: UnpicklingError) -> UnreadableError:
-    said = str(error)
-    if "Weights only" not in said or ("nsupported" not in said and "nrecognized" not in said):
+    text = str(error)
+    if "Weights only" not in text or ("nsupported" not in text and "nrecognized" not in text):
         return UnreadableError(path, TORN)
-    named = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", said.rpartition("WeightsUnpickler error")[2])
+    named = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", text.rpartition("WeightsUnpickler error")[2])
     what = f" ({named[1]})" if named else ""
     return UnreadableError(path, f"it holds more than plain data{what}, and reading that runs code", unsafe=True)

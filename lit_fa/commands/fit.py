@@ -51,7 +51,7 @@ def _end(stopped: KeyboardInterrupt, command: str) -> None:
     """Print once how the run can continue, and exit."""
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:
         here = "where there is a checkpoint, go on with --ckpt_path FILE" if command == "fit" else "start it again"
-        print(getattr(stopped, "said", "") or f"{str(stopped) or 'stopped'} at once; {here}", flush=True)
+        print(getattr(stopped, "message", "") or f"{str(stopped) or 'stopped'} at once; {here}", flush=True)
     raise SystemExit(exit_code_of_rank(stopped)) from None
 
 

@@ -17,7 +17,7 @@ import lit_fa.federated
 import lit_fa.modules
 import lit_fa.rules
 from lit_fa.errors import UserError, nearest, not_one_of
-from lit_fa.foreign_errors import NO_MEMORY, TOO_LARGE, told
+from lit_fa.foreign_errors import NO_MEMORY, TOO_LARGE, known_message
 from lit_fa.modules.distributed import lost_rank
 
 T = TypeVar("T")
@@ -65,16 +65,16 @@ def guarded(run: Callable[[], T]) -> T:
             raise lost from error
         if isinstance(error, ArgumentError) or (isinstance(error, ValueError) and "Does not validate" in str(error)):
             raise UserError(_readable(str(error))) from error
-        if line := of_the_trainer(error) or told(error):
+        if line := of_the_trainer(error) or known_message(error):
             raise UserError(line) from error
         raise
 
 
 def of_the_trainer(error: Exception) -> str | None:
     """Lightning's message about an option or a callback, in one line; None for other errors."""
-    said = " ".join(str(error).split())
-    ours = isinstance(error, MisconfigurationException) or said.startswith(_SAID_BY_LIGHTNING)
-    return said if ours else None
+    message = " ".join(str(error).split())
+    ours = isinstance(error, MisconfigurationException) or message.startswith(_BEGINNINGS)
+    return message if ours else None
 
 
 def _readable(text: str) -> str:
@@ -86,8 +86,8 @@ def _readable(text: str) -> str:
         return f"{owners[-1]} has no option '{wrong[1]}'; {nearest(wrong[1], _options(owners[-1]))}"
     if line := _not_in_literal(text):
         return line
-    for said, line in _WHOLE:
-        if wrong := re.search(said, text):
+    for pattern, line in _WHOLE:
+        if wrong := re.search(pattern, text):
             return wrong.expand(line)
     text = _CALLABLE.sub("", _NAMESPACE.sub("", text))
     if owners or "NestedArg" in text:  # the error is in the options of a class, not in the class being null
@@ -97,28 +97,32 @@ def _readable(text: str) -> str:
             return f"{key}: no function '{wrong[1]}' can be imported: write the module before its name"
         return f"no {key} is called '{wrong[1]}'; {nearest(wrong[1].rpartition('.')[2], [*dict.fromkeys(_names(key))])}"
     lines = [_KEY.sub("", line.strip().removeprefix("- ")).strip(' :"') for line in text.splitlines()]
-    said = dict.fromkeys(line for line in lines if line and not line.startswith(_SCAFFOLD))
-    types = [line for line in said if line.startswith(_OF_A_TYPE)]
-    told = [line for line in said if line not in types and (len(said) == 1 or not line.startswith(_NO_SUBCLASS))]
+    sentences = dict.fromkeys(line for line in lines if line and not line.startswith(_SCAFFOLD))
+    types = [line for line in sentences if line.startswith(_OF_A_TYPE)]
+    shown = [
+        line for line in sentences if line not in types and (len(sentences) == 1 or not line.startswith(_NO_SUBCLASS))
+    ]
     given = [found for line in lines if (found := line.partition("Given value: ")[2])]
     given += _GOT.findall(text)
     value = next((v for v in given if len(v) < 60 and not _INTERNAL.search(v)), "")
-    told = [_GOT.sub("", line) for line in told] or [_expected(types, key)]
-    shown = f" (given: {value})" if value else ""
-    return _CLASS.sub(r"\1", f"{key}: {'; '.join(told)}{shown}".removeprefix(": "))[:600]
+    shown = [_GOT.sub("", line) for line in shown] or [_expected(types, key)]
+    suffix = f" (given: {value})" if value else ""
+    return _CLASS.sub(r"\1", f"{key}: {'; '.join(shown)}{suffix}".removeprefix(": "))[:600]
 
 
 def _not_in_literal(text: str) -> str | None:
     """The sentence of the innermost option whose `Literal` lacks the given value; None if that is not what is wrong."""
     key, _, inner = text.rpartition('Parser key "')[2].partition('"')
-    said, *values = re.split(r"(?:Got|Given) value: ", inner)
-    if not (found := _LITERAL.search(said)) or not values:
+    message, *values = re.split(r"(?:Got|Given) value: ", inner)
+    if not (choices := _LITERAL.search(message)) or not values:
         return None
     others = [
-        _TYPES[kind] for kind in _CLASS.findall(said.partition("Errors:")[2]) if kind in ("float", "list", "NoneType")
+        _TYPES[kind]
+        for kind in _CLASS.findall(message.partition("Errors:")[2])
+        if kind in ("float", "list", "NoneType")
     ]
     value = values[0].splitlines()[0]
-    return not_one_of(key.rpartition(".")[2], [*re.findall(r"'([^']*)'", found[1]), *others], value)
+    return not_one_of(key.rpartition(".")[2], [*re.findall(r"'([^']*)'", choices[1]), *others], value)
 
 
 def _expected(types: list[str], key: str) -> str:
@@ -182,7 +186,7 @@ _WHOLE = (
     (r"(?:File is not readable|Path is not a file): '(.*)'", r"--config: \1 cannot be read: give a YAML file"),
 )
 # beginnings of Lightning's messages in exceptions of other classes
-_SAID_BY_LIGHTNING = ("Early stopping conditioned on metric", "Requirement '", "`Trainer(", "The strategy `")
+_BEGINNINGS = ("Early stopping conditioned on metric", "Requirement '", "`Trainer(", "The strategy `")
 _KEY = re.compile(r'Parser key "([^"]*)"(?: element \d+)?:?')
 _GOT = re.compile(r"\. Got value: (.*)$", re.MULTILINE)
 _LITERAL = re.compile(r"Expected a typing\.Literal\[(.*?)\]")

@@ -93,8 +93,8 @@ class _Loader(yaml.SafeLoader):
         parts = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
         size = 1 + sum(self.sizes[id(part)] for part in parts)
         if size > LARGEST:
-            said = f"anchors make more than {LARGEST:,} values of it; write out what is meant"
-            raise Unbounded(None, None, said, node.start_mark)
+            message = f"anchors make more than {LARGEST:,} values of it; write out what is meant"
+            raise Unbounded(None, None, message, node.start_mark)
         return size
 
 
@@ -127,8 +127,8 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
             continue
         name, line = loader.construct_object(key), key.start_mark.line + 1
         if (type(name), name) in first:
-            said = f"the key {key.value!r} is written twice (first on line {first[type(name), name]})"
-            raise KeyTwice(None, None, said, key.start_mark)
+            message = f"the key {key.value!r} is written twice (first on line {first[type(name), name]})"
+            raise KeyTwice(None, None, message, key.start_mark)
         first[type(name), name] = line
     loader.flatten_mapping(node)
     return loader.construct_mapping(node, deep=True)
@@ -140,8 +140,8 @@ def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
     try:
         return int(digits, base)
     except ValueError:
-        said = f"{node.value[:20]!r}... is no number of at most 4300 digits; put text in quotes"
-        raise yaml.constructor.ConstructorError(None, None, said, node.start_mark) from None
+        message = f"{node.value[:20]!r}... is no number of at most 4300 digits; put text in quotes"
+        raise yaml.constructor.ConstructorError(None, None, message, node.start_mark) from None
 
 
 def _no_tuple(loader: _Loader, node: yaml.Node) -> None:
@@ -185,8 +185,8 @@ def load(text: str, where: str = "") -> Any:
         return parsed(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        said = f"{error.context} {error.problem}" if str(error.problem).startswith("but ") else error.problem
-        raise UserError(f"{f'{where}:{line}' if where else _short(text)}: not valid YAML: {said}") from None
+        message = f"{error.context} {error.problem}" if str(error.problem).startswith("but ") else error.problem
+        raise UserError(f"{f'{where}:{line}' if where else _short(text)}: not valid YAML: {message}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{where or _short(text)}: not valid YAML: {str(error).splitlines()[0]}") from None
 

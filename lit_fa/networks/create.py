@@ -176,16 +176,16 @@ def _words(hint: Any) -> str:
     >>> _words(list[int] | int | None)
     'a list of whole numbers, a whole number or null'
     """
-    said = []
+    words = []
     for kind in _members(hint):
         if get_origin(kind) in (list, tuple, Sequence):
             inner = [_PLURAL.get(entry, "") for entry in get_args(kind) if entry is not ...]
-            said.append(f"a list of {inner[0]}" if inner and all(inner) else "a list")
+            words.append(f"a list of {inner[0]}" if inner and all(inner) else "a list")
         elif get_origin(kind) is Literal:
-            said += get_args(kind)
+            words += get_args(kind)
         else:
-            said.append(_WORDS.get(kind) or getattr(kind, "__name__", str(kind)))
-    return " or ".join([", ".join(said[:-1]), said[-1]]) if len(said) > 1 else said[0]
+            words.append(_WORDS.get(kind) or getattr(kind, "__name__", str(kind)))
+    return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
 
 
 def _fits(value: object, hint: Any) -> bool:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from lit_fa.__main__ import main
-from lit_fa.foreign_errors import told
+from lit_fa.foreign_errors import known_message
 from tests.cli.test_command_line import RUN
 
 MODEL = "--model.init_args"
@@ -68,8 +68,8 @@ def test_a_mistake_is_one_line(words, said, capsys):
 
 
 def test_an_unknown_error_is_not_told():
-    assert told(ZeroDivisionError("division by zero")) is None
-    assert told(RuntimeError("a fault of ours")) is None
+    assert known_message(ZeroDivisionError("division by zero")) is None
+    assert known_message(RuntimeError("a fault of ours")) is None
 
 
 def test_a_text_with_braces_and_backslashes_is_told_as_it_is():
@@ -80,7 +80,7 @@ def test_a_text_with_braces_and_backslashes_is_told_as_it_is():
     code = compile("raise kind(said)", "/site-packages/wandb/sdk.py", "exec")
     with pytest.raises(UsageError) as caught:
         exec(code, {"kind": UsageError, "said": r"project 'a{b}\1'"})
-    assert told(caught.value) == r"W&B: project 'a{b}\1'; correct it, or take --logger csv"
+    assert known_message(caught.value) == r"W&B: project 'a{b}\1'; correct it, or take --logger csv"
 
 
 def test_a_locale_of_ascii_reads_and_writes_utf_8(tmp_path):
