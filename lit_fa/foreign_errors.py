@@ -21,7 +21,7 @@ class Known:
         kinds: names of exception classes; subclasses match as well.
         line: the message: a text in which `\\1` is the first group of `pattern`, or a function of the error.
         where: pattern in the path of the file that raised it.
-        pattern: regular expression that the original message must match; "" matches every message
+        pattern: regular expression that the original message must match; "" matches every message.
     """
 
     kinds: tuple[str, ...]

@@ -85,7 +85,7 @@ class Command:
         return self.log.read_bytes()[self.since :].decode(errors="replace") if self.log.is_file() else ""
 
     def end(self) -> None:
-        """End whatever is left of it."""
+        """End the processes of the command that still run."""
         for process in self.family():
             try:
                 process.kill()

@@ -31,7 +31,7 @@ class Bug:
         end: the byte after the last one.
         after: the new text.
         line: of `start`, counted from 1.
-        was: the line as it stands, without its indentation.
+        was: the original line, without its indentation.
         becomes: the line with the bug.
     """
 
@@ -162,7 +162,7 @@ class Seeder:
             yield ("term", *self.span(node), "pass")
 
     def operator(self, kind: str, node: ast.AST, after: str) -> Iterator[tuple[str, int, int, str]]:
-        """The sign between two operands, which stands alone there but for brackets and spaces."""
+        """The operator between two operands; besides it there are only brackets and spaces."""
         if isinstance(node, ast.Compare):
             left, symbol, right = node.left, SYMBOLS[type(node.ops[0])], node.comparators[0]
         elif isinstance(node, ast.AugAssign):

@@ -33,7 +33,7 @@ IGNORED = shutil.ignore_patterns("__pycache__", "results")
 
 
 def copied(tree: Path, folder: Path) -> Path:
-    """The parts of the tree that tests read, without records; whatever a killed run has left there goes."""
+    """Copy the parts of the tree that tests read, without records. The leftovers of a killed run are removed."""
     shutil.rmtree(folder, ignore_errors=True)
     for name in COPIED:
         if (tree / name).is_dir():
@@ -60,7 +60,7 @@ class Run:
     Attributes:
         names: test files, or one test, relative to the copy, in order.
         reaching: the modules that import the file with the bug, itself included; tests of other rules are left out.
-        seconds: of processor time, after which the tests are said to hang, which is a failure.
+        seconds: limit of processor time; tests that exceed it count as hanging, which is a failure.
         without: tests that are left out.
         collecting: whether tests are only imported.
     """

@@ -22,7 +22,7 @@ def load(path: str | Path, **given: object) -> "EvaluatedClassifier":
     """The trained module of a run, in evaluation mode, on the CPU.
 
     Args:
-        path: a checkpoint, or a folder, of which the newest checkpoint is used.
+        path: a checkpoint, or a folder, whose newest checkpoint is used.
         given: arguments of the module's constructor that a checkpoint cannot store (``network=``), or that replace the
             stored ones.
 

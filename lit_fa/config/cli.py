@@ -112,7 +112,7 @@ class LitFACLI(LightningCLI):
             super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: object) -> L.Trainer:
-        """A trainer that writes checkpoints atomically and reads them as plain data, whatever module it trains."""
+        """A trainer that writes checkpoints atomically and reads them as plain data, for every module."""
         trainer = super().instantiate_trainer(**kwargs)
         use_whole_files(trainer)
         return trainer
