@@ -45,8 +45,8 @@ def partition_picture(labels: ArrayLike, parts: Sequence[ArrayLike], path: str |
         axes.set_xticks(range(len(classes)), [str(label) for label in classes], fontsize="small")
     if counts.size <= _READABLE:
         _write_numbers(axes, counts)
-    with whole(path) as temporary:
-        figure.savefig(temporary, dpi=120, format=path.suffix[1:], metadata=_STAMP[path.suffix])
+    with whole(path) as part:
+        figure.savefig(part, dpi=120, format=path.suffix[1:], metadata=_STAMP[path.suffix])
     return path
 
 
