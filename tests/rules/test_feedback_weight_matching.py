@@ -251,7 +251,7 @@ REFUSED_OPTIONS = {
     ),
     "an unknown head": ({"head": "fresh"}, "head is one of kept, transposed, not 'fresh'"),
     "weight_match": ({"weight_match": 1.5}, "weight_match is between 0 and 1, not 1.5"),
-    "a scale in words": ({"feedback_scale": "big"}, "feedback_scale is none, bp or a positive number, not 'big'"),
+    "a scale in words": ({"feedback_scale": "big"}, "feedback_scale is one of none, bp, a number, not 'big'"),
     "a negative scale": ({"feedback_scale": -1.0}, "feedback_scale is none, bp or a positive number, not -1.0"),
     "sweeps": ({"sweeps": -1}, "sweeps of als are at least 0, not -1"),
     "a head without class": ({"solver": "svd_average"}, "whatever the head: set head: transposed"),
