@@ -13,6 +13,7 @@ from lit_fa.federated.gradient_similarity import Directions
 from lit_fa.federated.round_task import Learner, LocalTraining, RoundResult, RoundTask
 from lit_fa.flower.messages import packed_server, packed_task, unpacked_directions, unpacked_result
 from lit_fa.flower.node import FAILED
+from lit_fa.layers.feedback import feedback_layers
 
 log = logging.getLogger(__name__)
 POLL_S = 0.2  # seconds between two requests for replies; Flower's own send_and_receive waits 3 s
@@ -92,7 +93,8 @@ class GridExecutor:
         Raises:
             NodeError: a node does not answer; choosing layers needs all clients, even with `allow_failures`.
         """
-        buffers = {n: b for n, b in learner.named_buffers() if not n.endswith("feedback.weight")}
+        own = {id(layer.feedback.weight) for layer in feedback_layers(learner, off=True).values()}  # nodes draw theirs
+        buffers = {name: buffer for name, buffer in learner.named_buffers() if id(buffer) not in own}
         server = packed_server(dict(learner.named_parameters()), buffers, number, self.nodes)
         answers = self._answers({id: server for id in self.node_of.values()}, "query.compare", str(number))
         total = Directions({}, {}, 0)

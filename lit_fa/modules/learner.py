@@ -100,7 +100,10 @@ class Learner(nn.Module):
         """Names of the buffers that `evolved` may change."""
         if Does.EVOLVES not in self.rule.does:
             return []
-        return [*self.join(self.rule.evolving(self.split(dict(self.named_buffers()))))]
+        buffers, kinds = self.split(dict(self.named_buffers())), type(self.rule).__mro__
+        evolving, after_step = (next(k for k in kinds if name in vars(k)) for name in ("evolving", "after_step"))
+        # an `after_step` that is newer than `evolving` may change other buffers
+        return [*self.join(self.rule.evolving(buffers) if issubclass(evolving, after_step) else buffers)]
 
     def renewed(self, params: Tensors, buffers: Tensors, number: int) -> Tensors:
         """The buffers that the rule changes when round `number` starts, by the learner's names. Pure."""

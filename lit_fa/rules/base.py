@@ -46,6 +46,9 @@ class Halves(NamedTuple, Generic[T]):
     rule: dict[str, T]
 
 
+State = Halves[Tensor]
+
+
 class Does(Enum):
     """What a rule does besides ordinary backpropagation; the value is the method that does it.
 
@@ -217,7 +220,7 @@ class LearningRule(Described, nn.Module):
         """As `surrogate`, but calls `backward` block by block, so that one block's activations live at a time."""
         raise UserError(f"{type(self).__name__} has no cuts to stream; use stream: false")
 
-    def edit_gradients(self, params: Halves[Tensor], grads: Halves[Tensor], progress: Progress) -> Halves[Tensor]:
+    def edit_gradients(self, params: State, grads: State, progress: Progress) -> State:
         """The gradients that change between the backward pass and the optimiser's step; returns only those.
 
         None as a gradient: the optimiser leaves the parameter alone. Linear edits commute with DDP's average. Pure.
@@ -229,20 +232,18 @@ class LearningRule(Described, nn.Module):
         """
         return Halves({}, {})
 
-    def after_step(
-        self, params: Halves[Tensor], buffers: Halves[Tensor], progress: Progress
-    ) -> tuple[Halves[Tensor], Halves[Tensor]]:
+    def after_step(self, params: State, buffers: State, progress: Progress) -> tuple[State, State]:
         """Parameters and buffers that change after an optimiser step; returns only those. Pure."""
         return Halves({}, {}), Halves({}, {})
 
-    def evolving(self, buffers: Halves[Tensor]) -> Halves[Tensor]:
+    def evolving(self, buffers: State) -> State:
         """The buffers that `after_step` may change; all of them, unless a rule says which."""
         return buffers
 
     def reshape(self, network: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
         """Change shapes of parameters, buffers and the optimiser's state between two epochs; on one device only."""
 
-    def on_round_start(self, params: Halves[Tensor], buffers: Halves[Tensor], number: int) -> Halves[Tensor]:
+    def on_round_start(self, params: State, buffers: State, number: int) -> State:
         """Buffers that change when a federated client receives the server's parameters in round `number`. Pure.
 
         They follow from the parameters, the rule's seed and the round, so they are not sent.

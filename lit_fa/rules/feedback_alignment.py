@@ -25,7 +25,7 @@ from lit_fa.layers.feedback import WEIGHT_LAYERS, FeedbackLayer, extend, feedbac
 from lit_fa.layers.observing import observing, recording
 from lit_fa.layers.sources import SOURCES, FeedbackSource
 from lit_fa.layers.taps import match
-from lit_fa.rules.base import Criterion, Halves, LearningRule, Progress, Uncovered, provided, refuse
+from lit_fa.rules.base import Criterion, Halves, LearningRule, Progress, State, Uncovered, provided, refuse
 
 log = logging.getLogger(__name__)
 
@@ -86,26 +86,22 @@ class FeedbackAlignment(LearningRule):
         return found
 
     @provided(lambda rule: rule.source.evolves)
-    def after_step(
-        self, params: Halves[Tensor], buffers: Halves[Tensor], progress: Progress
-    ) -> tuple[Halves[Tensor], Halves[Tensor]]:
+    def after_step(self, params: State, buffers: State, progress: Progress) -> tuple[State, State]:
         """Renew what evolves: mirror, mix, or redraw. The draw depends on seed, layer and step alone."""
         return Halves({}, {}), self._renewed(self.source.after_step, params, buffers, progress.step)
 
-    def evolving(self, buffers: Halves[Tensor]) -> Halves[Tensor]:
+    def evolving(self, buffers: State) -> State:
         """The stored feedback of each layer that is switched on."""
         names = [f"{name}.feedback.weight" for name, layer in self.extended.items() if not layer.feedback.off]
         return Halves({name: buffers.network[name] for name in names if name in buffers.network}, {})
 
-    def on_round_start(self, params: Halves[Tensor], buffers: Halves[Tensor], number: int) -> Halves[Tensor]:
+    def on_round_start(self, params: State, buffers: State, number: int) -> State:
         """Take a new snapshot, or draw anew, if the source is of that kind."""
         if not self.source.renews:
             return Halves({}, {})
         return self._renewed(self.source.on_round_start, params, buffers, "round", number)
 
-    def _renewed(
-        self, renew: Callable, params: Halves[Tensor], buffers: Halves[Tensor], *when: str | int
-    ) -> Halves[Tensor]:
+    def _renewed(self, renew: Callable, params: State, buffers: State, *when: str | int) -> State:
         """What `renew(weight, stored, generator)` makes of the stored feedback of each layer that is switched on."""
         renewed = {}
         for name, layer in self.extended.items():

@@ -55,7 +55,18 @@ from lit_fa.layers.labels import LabelledInput
 from lit_fa.layers.normalising import NormalisingTaps
 from lit_fa.layers.observing import observing
 from lit_fa.layers.taps import Blocks, find_blocks
-from lit_fa.rules.base import Batch, Criterion, Halves, LearningRule, Progress, Surrogate, Uncovered, provided, refuse
+from lit_fa.rules.base import (
+    Batch,
+    Criterion,
+    Halves,
+    LearningRule,
+    Progress,
+    State,
+    Surrogate,
+    Uncovered,
+    provided,
+    refuse,
+)
 
 log = logging.getLogger(__name__)
 
@@ -216,21 +227,19 @@ class ForwardForward(LearningRule):
         return Surrogate(sum(losses), sum(losses), logits)
 
     @provided(lambda rule: rule.schedule == "greedy")
-    def edit_gradients(self, params: Halves[Tensor], grads: Halves[Tensor], progress: Progress) -> Halves[Tensor]:
+    def edit_gradients(self, params: State, grads: State, progress: Progress) -> State:
         """Under the greedy schedule, remove the gradients of all blocks but the active one, so that none moves."""
         waiting = {*range(len(self.taps.names))} - {int(self.active)}
         return Halves({name: None for name in grads.network if self.owners.get(name) in waiting}, {})
 
-    def after_step(
-        self, params: Halves[Tensor], buffers: Halves[Tensor], progress: Progress
-    ) -> tuple[Halves[Tensor], Halves[Tensor]]:
+    def after_step(self, params: State, buffers: State, progress: Progress) -> tuple[State, State]:
         """Count the step, on which the wrong labels depend; activate the block whose turn it is."""
         blocks = len(self.taps.names)
         turn = min(int(progress.fraction * blocks), blocks - 1) if self.schedule == "greedy" else 0
         own = {"steps": buffers.rule["steps"] + 1, "active": torch.full_like(buffers.rule["active"], turn)}
         return Halves({}, {}), Halves({}, own)
 
-    def evolving(self, buffers: Halves[Tensor]) -> Halves[Tensor]:
+    def evolving(self, buffers: State) -> State:
         """The count of steps and the active block."""
         return Halves({}, {name: buffers.rule[name] for name in ("steps", "active")})
 

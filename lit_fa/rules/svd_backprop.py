@@ -28,7 +28,7 @@ from lit_fa.functional.svd_factors import (
 from lit_fa.layers.coverage import Coverage
 from lit_fa.layers.factor_network import factor_network, matched
 from lit_fa.layers.factored import COLUMNS, FactoredLayer
-from lit_fa.rules.base import Criterion, Halves, LearningRule, Progress, Tensors, Uncovered, provided, refuse
+from lit_fa.rules.base import Criterion, Halves, LearningRule, Progress, State, Tensors, Uncovered, provided, refuse
 from lit_fa.rules.rank_schedule import Hoyer, Pruning
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class SVDBackprop(LearningRule):
         ranks = [layer.rank for layer in self.held.values()]
         log.info("%d layers in factors, ranks %d to %d", len(ranks), min(ranks), max(ranks))
 
-    def edit_gradients(self, params: Halves[Tensor], grads: Halves[Tensor], progress: Progress) -> Halves[Tensor]:
+    def edit_gradients(self, params: State, grads: State, progress: Progress) -> State:
         """Project what the loss says, then add the orthogonality and sparsity gradients as they are."""
         weights, raw = params.network, grads.network
         edited = {key: self.pulled(key, weights, raw, progress) for key in self._keys(COLUMNS) if key in raw}
@@ -136,9 +136,7 @@ class SVDBackprop(LearningRule):
         """The gradient of a factor before any projection."""
         return grads[key]
 
-    def after_step(
-        self, params: Halves[Tensor], buffers: Halves[Tensor], progress: Progress
-    ) -> tuple[Halves[Tensor], Halves[Tensor]]:
+    def after_step(self, params: State, buffers: State, progress: Progress) -> tuple[State, State]:
         """Singular values stay non-negative, pruned columns zero; U and V are retracted; ranks are pruned when due."""
         if self.pruning is not None and progress.epoch_ends:
             self.pruning.check(progress)
@@ -158,7 +156,7 @@ class SVDBackprop(LearningRule):
             changed |= {f"{name}.{side}": t for side, t in layer.items()}
         return Halves(changed, {}), Halves(renewed, {})
 
-    def evolving(self, buffers: Halves[Tensor]) -> Halves[Tensor]:
+    def evolving(self, buffers: State) -> State:
         """Masks, energies and the feedback of pruned ranks."""
         return Halves({} if self.pruning is None else buffers.network, {})
 
