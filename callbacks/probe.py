@@ -49,7 +49,7 @@ class Periodic(L.Callback):
         raise NotImplementedError
 
     def observe(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
-        """What is logged: `measure` on the batch that `prepare` has stored; a callback that sums over a run differs."""
+        """The values to log: `measure` on the batch of `prepare`. Callbacks that sum over a run override it."""
         return self.measure(module.learner, self.data)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

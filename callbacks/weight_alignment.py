@@ -48,11 +48,11 @@ class WeightAlignment(Periodic):
             rank_zero_info(f"weight alignment: no feedback of the weight's shape for {', '.join(left_out)}")
 
     def measure(self, learner: nn.Module, batch: Batch) -> dict[str, float]:
-        """Angles and cosines, by key; the batch shows how the layers follow one another."""
+        """Angles and cosines, by key; the order of the layers is taken from a forward pass over the batch."""
         return _angles(learner.network, _products(learner, batch[0]))
 
     def observe(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
-        """As `measure`, with the order of the layers that `prepare` has found."""
+        """As `measure`, with the order of the layers that `prepare` has recorded."""
         return _angles(module.network, self.products)
 
 
