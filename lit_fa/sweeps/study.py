@@ -23,7 +23,7 @@ from urllib.parse import quote
 import optuna
 from filelock import SoftFileLease, Timeout
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from lit_fa.errors import UserError
@@ -299,20 +299,21 @@ def storage(folder: Path) -> BaseStorage | str:
 
         address = quote(str(path))  # Optuna formats the address, so that a brace must not be in it
         return URL.create("sqlite", database=f"file:{address}", query={"uri": "true"}).render_as_string()
-    return JournalStorage(JournalFileBackend(str(folder.resolve() / JOURNAL)))
+    journal = folder.resolve() / JOURNAL
+    return JournalStorage(JournalFileBackend(str(journal), lock_obj=_journal_lock(journal)))
 
 
 def _remove_torn_line(journal: Path) -> None:
     """Half a line, left by a full disk or a crash of the machine, would make Optuna refuse all lines after it."""
     if not journal.is_file():
         return
-    lock = JournalFileSymlinkLock(str(journal))
-    lock.acquire()
-    try:
-        with journal.open("rb+") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)
-    finally:
-        lock.release()
+    with _journal_lock(journal), journal.open("rb+") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _journal_lock(journal: Path) -> SoftFileLease:
+    """In place of Optuna's own lock, which stays for 30 s after a process that was killed while it wrote."""
+    return _lease(journal.with_suffix(".journal.lock"))
 
 
 def _lease(path: Path) -> SoftFileLease:
