@@ -37,14 +37,16 @@ def one_line(error: BaseException, *, most: int = 300) -> str:
     return text if text not in ("", "None") else type(error).__name__
 
 
-def not_one_of(name: str, valid: Sequence[str], value: object) -> str:
-    """The sentence that an option has none of its valid values.
+def not_one_of(name: str, valid: Sequence[str], value: object, others: Sequence[str] = ()) -> str:
+    """The sentence that an option has none of its valid values; `others`: kinds of values that it takes besides.
 
     >>> not_one_of("head", ["softmax", "none"], "sofmax")
     "head is one of softmax, none, not 'sofmax'; nearest: softmax"
     """
     close = get_close_matches(str(value), valid, n=1, cutoff=0.5)
-    return f"{name} is one of {', '.join(valid)}, not {value!r}" + (f"; nearest: {close[0]}" if close else "")
+    return f"{name} is one of {', '.join([*valid, *others])}, not {value!r}" + (
+        f"; nearest: {close[0]}" if close else ""
+    )
 
 
 def check_literals(kind: type, values: Mapping[str, Any]) -> None:
@@ -61,7 +63,7 @@ def check_literals(kind: type, values: Mapping[str, Any]) -> None:
         valid, rest = literals(parameter.annotation)
         value = values.get(name)
         if valid and name in values and value not in valid and (isinstance(value, str) or not rest):
-            raise UserError(not_one_of(name, [*valid, *(_WORDS[r] for r in rest if r in _WORDS)], value))
+            raise UserError(not_one_of(name, valid, value, [_WORDS[r] for r in rest if r in _WORDS]))
 
 
 def literals(annotation: Any) -> tuple[list[Any], list[Any]]:

@@ -183,7 +183,7 @@ def test_the_first_layer_needs_no_feedback():
     ("make", "words"),
     [
         (lambda: FeedbackAlignment("randon"), "nearest: random"),
-        (lambda: FeedbackAlignment(backend="fast"), "fused or detour"),
+        (lambda: FeedbackAlignment(backend="fast"), "backend is one of fused, detour, not 'fast'"),
         (lambda: learner("random", layers=["5"]), "layers: no module matches '5'"),
         (lambda: Learner(nn.Linear(3, 2), FeedbackAlignment(), torch.zeros(2, 3)), "wrap it in nn.Sequential"),
         (lambda: Learner(network(), FeedbackAlignment(), torch.zeros(2, 6), "crossentropy"), "nearest: cross_entropy"),
