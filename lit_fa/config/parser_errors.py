@@ -122,7 +122,7 @@ def _not_in_literal(text: str) -> str | None:
         if kind in ("float", "list", "NoneType")
     ]
     value = values[0].splitlines()[0]
-    return not_one_of(key.rpartition(".")[2], [*re.findall(r"'([^']*)'", choices[1]), *others], value)
+    return not_one_of(key.rpartition(".")[2], re.findall(r"'([^']*)'", choices[1]), value, others)
 
 
 def _expected(types: list[str], key: str) -> str:

@@ -307,7 +307,7 @@ def test_the_floor_is_the_number_of_classes_and_at_least_four():
         (lambda: SVDSpaceAlignment(rank=1.5), "a share of the full rank in 0 to 1"),
         (lambda: SVDBackprop(retraction="cayley"), "retraction is one of none, newton_schulz, qr"),
         (lambda: SVDBackprop(orthogonality_every=0), "at least 1"),
-        (lambda: SVDBackprop(dense="all"), "dense is one of unfactorable, a list, not 'all'"),
+        (lambda: SVDBackprop(dense="all"), "dense is one of unfactorable, a list, null, not 'all'"),
         (lambda: Pruning(0.0), "a share of the energy between 0 and 1"),
         (lambda: Pruning(floor=0), "a layer of rank 0 passes nothing"),
         (lambda: Pruning(every=0), "every >= 1"),
