@@ -161,7 +161,7 @@ def test_without_tokens_feedback_in_a_vision_transformer_is_what_it_was():
         (tiny, {"blocks": ["model.bert.pooler"], "tokens": "all"}, "tokens is for blocks whose output is"),
         (tiny, {"blocks": ["*.layer.0", "*.pooler"], "tokens": "all"}, "cannot tell padding behind model.bert.pooler"),
         (tiny, {"blocks": ["*.layer.?.intermediate"], "tokens": "all"}, "a shortcut spares a cut"),
-        (tiny, {"blocks": "macro", "tokens": "some"}, "tokens is one of all, first, mean, not 'some'"),
+        (tiny, {"blocks": "macro", "tokens": "some"}, "tokens is one of all, first, mean, null, not 'some'"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).double(), {"blocks": "micro"}, "this network has none"),
         (vit, {"blocks": ["*.attn"], "tokens": "all"}, "a shortcut spares a cut"),
         (
