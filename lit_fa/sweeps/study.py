@@ -189,7 +189,7 @@ class Trials:
         """Some trial is leased on another machine, of whose processes only time tells whether they live."""
         locks = [Path(lease.lock_file) for lease in self.leases.values() if not lease.is_locked]
         ours = f"host={platform.node()}\n"
-        return any(ours not in lock.read_text(errors="replace") for lock in locks if lock.is_file())
+        return any(ours not in lock.read_text(encoding="utf-8", errors="replace") for lock in locks if lock.is_file())
 
     def _completed(self, frozen: FrozenTrial) -> FrozenTrial:
         """The trial with all its values: a process that is killed while it asks leaves some undrawn."""
