@@ -8,10 +8,15 @@ from typing import Any
 
 import lightning as L
 import yaml
+from jsonargparse._util import resolved_import_paths
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 import callbacks
+import lit_fa.federated
+import lit_fa.modules
+import lit_fa.networks
+import lit_fa.rules
 from callbacks.interruption import hand_on_to_ranks
 from callbacks.named_fault import named_faults
 from lit_fa import loggers
@@ -27,6 +32,15 @@ from lit_fa.modules.trainer_options import check_precision, check_trainer
 from lit_fa.outputs import check_folder, writable_file
 from lit_fa.pretraining import origin_of, pretrained
 from lit_fa.spec.expand import without_machine
+
+# A config names a class of these packages by the package, as in every record. jsonargparse would choose the shortest
+# path, which is `lit_fa.NAME` for all of them; records have that for the names below.
+_SHORT = {"Backprop", "FeedbackAlignment", "DirectFeedbackAlignment", "ForwardForward", "PredSim", "AugLocal"}
+_SHORT |= {"LearningRule", "Surrogate", "Learner", "Classifier", "FederatedClassifier"}
+for _package in (lit_fa.rules, lit_fa.modules, lit_fa.federated, lit_fa.networks):
+    for _name in {*_package.__all__} - _SHORT:
+        if isinstance(_kind := getattr(_package, _name), type):
+            resolved_import_paths.add(_kind, f"{_package.__name__}.{_name}")
 
 # defaults of Lightning's callbacks that are enumerations (Timer's interval) are dumped as their values
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
