@@ -61,6 +61,7 @@ class ClientBatchExecutor(ABC):
     """What the executors of stacked clients have in common; they differ in how a gradient is computed."""
 
     name = ""
+    each = staticmethod(partial(vmap, randomness="same"))  # what a rule draws depends on its seed and the step alone
 
     def __init__(self, size: int | None = None):
         """size: most clients of a batch; None: as many as fit into the cache of a CPU, all on a GPU."""
@@ -78,13 +79,12 @@ class ClientBatchExecutor(ABC):
     def run(self, learner: Learner, local: LocalTraining, task: RoundTask) -> RoundResult:
         """Train every client of the task; the learner does not change."""
         result, changing = RoundResult(), changing_buffers(learner)
-        each = partial(vmap, randomness="same")  # what a rule draws depends on its seed and the step alone
         for indices in self.batches(task):
             clients = ClientBatch(local, task.take(indices), changing)
             gradient, totals = self.gradient(learner, local, clients), 0
             for step in range(clients.steps[0]):
                 clients.advance(step)
-                totals = totals + client_step(learner, local, clients.task, clients, step, gradient, each)
+                totals = totals + client_step(learner, local, clients.task, clients, step, gradient, self.each)
             result.add(clients.result(local, totals))
         return result
 

@@ -26,6 +26,7 @@ class StackedExecutor(ClientBatchExecutor):
     """Explicit gradients on stacked parameters, for chains of dense layers."""
 
     name = "stacked"
+    each = staticmethod(lambda function: function)  # the explicit rules change counters alone, elementwise: no vmap
 
     def refusal(self, learner: Learner, local: LocalTraining) -> str | None:
         """What has no explicit gradient, in one sentence, or None."""
