@@ -38,7 +38,7 @@ from lit_fa.spec.expand import without_machine
 _SHORT = {"Backprop", "FeedbackAlignment", "DirectFeedbackAlignment", "ForwardForward", "PredSim", "AugLocal"}
 _SHORT |= {"LearningRule", "Surrogate", "Learner", "Classifier", "FederatedClassifier"}
 for _package in (lit_fa.rules, lit_fa.modules, lit_fa.federated, lit_fa.networks):
-    for _name in {*_package.__all__} - _SHORT:
+    for _name in sorted({*_package.__all__} - _SHORT):
         if isinstance(_kind := getattr(_package, _name), type):
             resolved_import_paths.add(_kind, f"{_package.__name__}.{_name}")
 

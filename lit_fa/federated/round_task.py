@@ -169,9 +169,12 @@ class RoundResult:
 
 
 def sent_to_clients(task: RoundTask, learner: Learner) -> dict[str, Tensors]:
-    """What the server sends to all clients: no feedback that follows from the parameters, and no client's state."""
+    """What the server sends to all clients: no feedback that follows from the parameters, and no client's state.
+
+    Nor a buffer without elements: the feedback of a layer that is switched off.
+    """
     follows = learner.renewed(task.params, task.buffers, task.round.number)
-    buffers = {name: b for name, b in task.buffers.items() if name not in follows}
+    buffers = {name: b for name, b in task.buffers.items() if name not in follows and b.numel()}
     return {"params": task.params, "buffers": buffers, "server": task.server}
 
 
@@ -205,5 +208,5 @@ def _weighted(weights: Tensor, stacked: Tensor) -> Tensor:
 
 def _sum(a: Tensors, b: Tensors) -> Tensors:
     """Sum by name; the maximum of integers."""
-    both = {n: a[n] + b[n] if a[n].is_floating_point() else torch.maximum(a[n], b[n]) for n in a.keys() & b.keys()}
+    both = {n: a[n] + b[n] if a[n].is_floating_point() else torch.maximum(a[n], b[n]) for n in a if n in b}
     return a | b | both

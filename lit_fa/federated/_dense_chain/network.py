@@ -93,7 +93,7 @@ def read_chain(learner: Learner) -> Chain:
     Raises:
         Unsupported: parts of it have no explicit gradient.
     """
-    modules = [*_leaves(learner.network)]
+    modules = [*_named_leaves(learner.network)]
     starts = [p for p, (_, module) in enumerate(modules) if isinstance(module, nn.Linear)]
     if not starts:
         raise Unsupported("the network has no linear layer")
@@ -107,13 +107,13 @@ def read_chain(learner: Learner) -> Chain:
     return Chain(layers, tuple(name for name, _ in modules))
 
 
-def _leaves(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+def _named_leaves(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
     """Names and modules without children, in the order in which they were added; one that is registered twice twice."""
     children = {} if isinstance(module, nn.Linear) else {n: m for n, m in module._modules.items() if m is not None}
     if not children and name:
         yield name, module
     for child, inner in children.items():
-        yield from _leaves(inner, f"{name}.{child}" if name else child)
+        yield from _named_leaves(inner, f"{name}.{child}" if name else child)
 
 
 def _layer(learner: Learner, modules: Named, start: int, end: int) -> DenseLayer:
