@@ -85,3 +85,21 @@ def test_what_is_wrong_with_a_config_is_one_line():
 
 def test_the_pool_runs_it():
     assert load_runner(DEFAULT_RUNNER) is run
+
+
+def test_a_record_names_every_class_by_its_package():
+    config = copy.deepcopy(CONFIG)
+    config["model"] = {
+        "class_path": "FederatedClassifier",
+        "init_args": {
+            "network": "mlp",
+            "optimizer": {"class_path": "lit_fa.FedAdam", "init_args": {"lr": 0.01}},
+            "local_optimizer": "LocalSGD",
+            "rule": {"class_path": "lit_fa.SVDBackprop"},
+        },
+    }
+    config["data"] = {"class_path": "datamodules.Federated", "init_args": {"data": "Digits", "clients": 10}}
+    options = build(config).cli.recorded()["model"]["init_args"]
+    assert options["optimizer"]["class_path"] == "lit_fa.federated.FedAdam"
+    assert options["local_optimizer"]["class_path"] == "lit_fa.federated.LocalSGD"
+    assert options["rule"]["class_path"] == "lit_fa.rules.SVDBackprop"
