@@ -95,7 +95,7 @@ def test_a_record_names_every_class_by_its_package():
             "network": "mlp",
             "optimizer": {"class_path": "lit_fa.FedAdam", "init_args": {"lr": 0.01}},
             "local_optimizer": "LocalSGD",
-            "rule": {"class_path": "lit_fa.SVDBackprop"},
+            "rule": "SVDBackprop",
         },
     }
     config["data"] = {"class_path": "datamodules.Federated", "init_args": {"data": "Digits", "clients": 10}}
