@@ -68,7 +68,15 @@ def _span(content: str, name: str, card: Path) -> tuple[int, int] | None:
     return begins[0].end(), ends[0].start()
 
 
-def _lines(content: str, marker: str) -> list[re.Match]:
+def _required_span(content: str, name: str, card: Path) -> tuple[int, int]:
+    span = _span(content, name, card)
+    if span is None:
+        begin, end = markers(name)
+        raise UserError(f"{card}: no place for the table; add the two lines {begin} and {end}")
+    return span
+
+
+def _lines(content: str, marker: str) -> list[re.Match[str]]:
     fences = [fence.span() for fence in _FENCE.finditer(content)]
     lines = re.finditer(rf"^[ \t]*{re.escape(marker)}[ \t]*\r?$", content, re.M)
     return [line for line in lines if not any(begin < line.start() < end for begin, end in fences)]
@@ -87,9 +95,7 @@ def check_card(card: Path, names: Sequence[str]) -> None:
         UserError: which two lines to add.
     """
     for name in names:
-        if read_block(card, name) is None:
-            begin, end = markers(name)
-            raise UserError(f"{card}: no place for the table; add the two lines {begin} and {end}")
+        _required_span(read_card(card), name, card)
 
 
 def write_block(card: Path, name: str, content: str) -> None:
@@ -99,8 +105,7 @@ def write_block(card: Path, name: str, content: str) -> None:
         UserError: the card has no markers for this table, or cannot be read or written.
     """
     before = read_card(card)
-    check_card(card, [name])
-    begin, end = _span(before, name, card)
+    begin, end = _required_span(before, name, card)
     between = f"\n{content}\n"
     if "\r\n" in before:
         between = between.replace("\n", "\r\n")

@@ -29,14 +29,15 @@ def story(card: Path, folder: Path) -> tuple[str, list[tuple[str, Markup]]]:
         UserError: the card cannot be read.
     """
     content = read_card(card).replace("\r\n", "\n")
-    title, pieces, since = "", [], 0
+    title, since = "", 0
+    pieces: list[tuple[str, str]] = []
     if heading := re.match(r"\s*# (.+)\n", content):
         title, since = heading.group(1).strip(), heading.end()
     for table in _TABLE.finditer(content):
-        pieces += [("words", content[since : table.start()]), ("table", Markup(escape(table.group(1))))]
+        pieces += [("words", content[since : table.start()]), ("table", escape(table.group(1)))]
         since = table.end()
     pieces.append(("words", content[since:]))
-    shown = [(kind, part if kind == "table" else _html(part, card.parent, folder)) for kind, part in pieces]
+    shown = [(kind, Markup(part) if kind == "table" else _html(part, card.parent, folder)) for kind, part in pieces]
     return title, [(kind, part) for kind, part in shown if part]
 
 

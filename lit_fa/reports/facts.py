@@ -1,6 +1,7 @@
 """What a report says beside its numbers: runs, time, machines and commits, notes, and sources of published numbers."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from lit_fa.results.compare import Comparison
 from lit_fa.results.records import Collected
@@ -48,17 +49,17 @@ def sources(comparisons: Sequence[Comparison]) -> list[str]:
     return [text for text in dict.fromkeys("; ".join(filter(None, (p.source, p.protocol))) for p in published) if text]
 
 
-def wall_time(data: Iterable[dict]) -> str:
+def wall_time(data: Iterable[dict[str, Any]]) -> str:
     """The wall time of all these records."""
     return duration(sum(entry.get("wall_time_s") or 0 for entry in data))
 
 
-def machines(data: Iterable[dict]) -> list[str]:
+def machines(data: Iterable[dict[str, Any]]) -> list[str]:
     """The different machines of records."""
     return sorted({hardware(entry.get("hardware")) for entry in data})
 
 
-def commits(data: Iterable[dict]) -> list[str]:
+def commits(data: Iterable[dict[str, Any]]) -> list[str]:
     """The different commits of records, shortened."""
     return sorted({str(entry.get("commit", "unknown"))[:7] for entry in data})
 
@@ -70,7 +71,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def hardware(entry: dict | None) -> str:
+def hardware(entry: dict[str, Any] | None) -> str:
     """One line about a machine from a record's `hardware`."""
     entry = entry or {}
     cores = f"{entry['cores']} cores" if entry.get("cores") else ""
@@ -87,7 +88,7 @@ def _divergences(collected: Collected) -> list[str]:
     return [f"{labels[cell.id, record.seed]} {record.diverged}" for cell, record in diverged]
 
 
-def _cpu_time(data: Sequence[dict]) -> list[tuple[str, str]]:
+def _cpu_time(data: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     """The processor time of the records that have it: older ones do not."""
     spent = [entry["cpu_time_s"] for entry in data if entry.get("cpu_time_s") is not None]
     runs = "all runs" if len(spent) == len(data) else f"the {len(spent)} runs that recorded it"

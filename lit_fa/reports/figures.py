@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lit_fa.outputs import written
 from lit_fa.results.records import Collected, Record
@@ -111,7 +111,7 @@ def _point(collected: Collected, figure: Figure, cell: Cell) -> tuple[float, flo
         return (fmean(positions), *_mean_sd(values))
     label = getattr(cell, figure.x)
     at = labels_of(collected.cells, figure.x).index(label) if figure.kind == "bars" else number_in(label)
-    return (at, *_mean_sd(values))
+    return None if at is None else (at, *_mean_sd(values))
 
 
 def _finals(collected: Collected, cell: Cell, key: str) -> list[float]:
@@ -136,7 +136,7 @@ def draw_panel(ax: "Axes", collected: Collected, figure: Figure, title: str, lin
     )
     for i, (label, line) in enumerate(lines.items()):
         x, mean, sd = (list(values) for values in zip(*line, strict=True))
-        style = {"label": math_label(label), "color": colours[label]}
+        style: dict[str, Any] = {"label": math_label(label), "color": colours[label]}
         if figure.kind == "bars":
             width = 0.8 / len(lines)
             x = [group + (i + 0.5) * width - 0.4 for group in x]
@@ -153,12 +153,14 @@ def draw_panel(ax: "Axes", collected: Collected, figure: Figure, title: str, lin
         groups = labels_of(collected.cells, figure.x)
         ax.set_xticks(range(len(groups)), list(map(math_label, groups)), rotation=30, ha="right", fontsize="small")
     if figure.hline:
-        label = math_label(figure.hline.get("label", "")) or None
-        ax.axhline(figure.hline["value"], color="black", linestyle="--", linewidth=1, label=label)
+        named = math_label(figure.hline.get("label", "")) or None
+        ax.axhline(figure.hline["value"], color="black", linestyle="--", linewidth=1, label=named)
     ax.grid(alpha=0.3)
 
 
-def _draw_curve(ax: "Axes", figure: Figure, x: list[float], mean: list[float], sd: list[float], style: dict) -> None:
+def _draw_curve(
+    ax: "Axes", figure: Figure, x: list[float], mean: list[float], sd: list[float], style: dict[str, Any]
+) -> None:
     ax.plot(x, mean, linewidth=1.4, **style)
     if figure.band == "std" and any(sd):
         low, high = zip(*((m - s, m + s) for m, s in zip(mean, sd, strict=True)), strict=True)

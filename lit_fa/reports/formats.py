@@ -9,6 +9,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
+from typing import Any
 from urllib.parse import quote
 
 from rich.table import Table as ConsoleTable
@@ -80,13 +81,13 @@ def comma_separated(collected: Collected, comparisons: Sequence[Comparison]) -> 
     return text.getvalue()
 
 
-def entries(collected: Collected, comparisons: Sequence[Comparison]) -> list[dict]:
+def entries(collected: Collected, comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     """The report as plain data, one dict a cell and metric; numbers unrounded, None where there is no finite one."""
     head = {"paper": collected.table.paper.key, "table": collected.table.name, "scale": collected.scale.name}
     return [{**head, **_entry(c, s)} for c in comparisons for s in (c.summary, *c.also)]
 
 
-def _entry(comparison: Comparison, summary: Summary) -> dict:
+def _entry(comparison: Comparison, summary: Summary) -> dict[str, Any]:
     cell, metric, counts = comparison.cell, summary.metric, comparison.counts
     main = summary is comparison.summary
     published = cell.published if main else published_also(cell, summary)

@@ -72,7 +72,7 @@ def _figures(collected: Collected, key: str) -> list[dict[str, Any]]:
 
 def _partitions(collected: Collected) -> list[tuple[str, Markup]]:
     """(columns, picture) of every different partition among the first seeds of the cells."""
-    columns: dict[str, list[str]] = {}
+    columns: dict[Markup, list[str]] = {}
     for cell in collected.cells:
         for record in collected.of(cell)[:1]:
             if counts := sparklines.counts_of(record):
@@ -127,12 +127,12 @@ def unique(name: str, reduced: str) -> str:
     return reduced if _USUAL.fullmatch(name) else f"{reduced}-{sha256(name.encode()).hexdigest()[:6]}"
 
 
-def as_yaml(data: dict) -> str:
+def as_yaml(data: dict[str, Any]) -> str:
     """A dict as block YAML, empty for an empty one."""
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100).rstrip() if data else ""
 
 
-def _facts(data: dict) -> list[tuple[str, str]]:
+def _facts(data: dict[str, Any]) -> list[tuple[str, str]]:
     """The facts that a record has about its run."""
     commit = str(data.get("commit", "unknown"))
     pairs = [

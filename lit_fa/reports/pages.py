@@ -8,6 +8,7 @@ from base64 import b64encode
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -27,7 +28,7 @@ from lit_fa.spec.expand import slug
 def write_pages(compared: Sequence[tuple[Collected, Sequence[Comparison]]], folder: Path) -> list[Path]:
     """Writes everything into `folder` and returns the pages; `index.html` only if there are several papers."""
     sections = [section(collected, comparisons, folder.resolve()) for collected, comparisons in compared]
-    papers: dict[str, list[dict]] = {}
+    papers: dict[str, list[dict[str, Any]]] = {}
     for view in sections:
         view["texts"] = _texts(view)
         key = view["collected"].table.paper.key
@@ -43,28 +44,29 @@ def write_pages(compared: Sequence[tuple[Collected, Sequence[Comparison]]], fold
 
 
 def _templates() -> Environment:
+    loader = PackageLoader("lit_fa.reports")
     templates = Environment(
-        loader=PackageLoader("lit_fa.reports"),
+        loader=loader,
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
     templates.filters["data_link"] = lambda text, kind: f"data:{kind};charset=utf-8,{quote(text)}"
-    templates.globals |= {"glyphs": GLYPHS, **_script(templates)}
+    templates.globals |= {"glyphs": GLYPHS, **_script(loader.get_source(templates, "page.js")[0])}
     return templates
 
 
-def _script(templates: Environment) -> dict[str, Markup]:
+def _script(text: str) -> dict[str, Markup]:
     """The page's script, and a content security policy: only this script, and styles and images in the page."""
-    source = Markup(templates.loader.get_source(templates, "page.js")[0])  # a file of this package
+    source = Markup(text)  # a file of this package
     digest = b64encode(sha256(source.encode()).digest()).decode()
     allowed = f"script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:"
     policy = f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
     return {"script": source, "policy": Markup(policy)}
 
 
-def _paper(key: str, sections: list[dict], folder: Path) -> dict:
+def _paper(key: str, sections: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
     """The page of a paper: the card, its tables at their markers, and tables without a marker at the end."""
     title, pieces = _story(sections[0]["collected"].table.path.resolve().parent / "README.md", folder)
     by_name = {section["name"]: section for section in sections}
@@ -82,7 +84,7 @@ def _paper(key: str, sections: list[dict], folder: Path) -> dict:
     }
 
 
-def _story(card: Path, folder: Path) -> tuple[str, list]:
+def _story(card: Path, folder: Path) -> tuple[str, list[tuple[str, Markup]]]:
     """The card; nothing if it cannot be read, which the report has already named."""
     try:
         return story(card, folder)
@@ -90,7 +92,7 @@ def _story(card: Path, folder: Path) -> tuple[str, list]:
         return "", []
 
 
-def _totals(sections: Sequence[dict]) -> list[tuple[str, str]]:
+def _totals(sections: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     """Tables, runs, time, machines and commits of several tables together."""
     tables = [section["collected"] for section in sections]
     records = [record.data for collected in tables for record in collected.ended]
@@ -105,20 +107,20 @@ def _totals(sections: Sequence[dict]) -> list[tuple[str, str]]:
     ]
 
 
-def _tally(sections: Sequence[dict]) -> list[tuple[str, int, bool]]:
+def _tally(sections: Sequence[dict[str, Any]]) -> list[tuple[str, int, bool]]:
     """(kind of verdict, number of cells, whether all of them are at a reduced scale) for every kind that occurs."""
     cells = [cell for section in sections for cell in section["cells"]]
     by_kind = {kind: [cell["reduced"] for cell in cells if cell["kind"] == kind] for kind in Kind}
     return [(kind, len(reduced), all(reduced)) for kind, reduced in by_kind.items() if reduced]
 
 
-def _texts(section: dict) -> dict[str, str]:
+def _texts(section: dict[str, Any]) -> dict[str, str]:
     """The table in every text format, by the ending of its file."""
     both = section["collected"], section["comparisons"]
     return {"md": markdown(*both), "csv": comma_separated(*both), "tex": latex(*both)}
 
 
-def _write_texts(section: dict, folder: Path) -> None:
+def _write_texts(section: dict[str, Any], folder: Path) -> None:
     for ending, text in section["texts"].items():
         name = f"{_file_name(section['name'])}-{section['collected'].scale.name}.{ending}"
         _written(folder / name, text.rstrip("\n") + "\n")

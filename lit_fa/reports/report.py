@@ -68,8 +68,8 @@ def report(
         write_text(as_json, json.dumps(data, indent=1) + "\n", "--json")
     if write:
         _write_pages([(collected, compared) for collected, compared, _ in reports], write, quiet)
-    for error in problems:
-        _print_line(quiet, f"left out: {plain(str(error))}")
+    for problem in problems:
+        _print_line(quiet, f"left out: {plain(str(problem))}")
     return len(problems)
 
 

@@ -69,10 +69,10 @@ def paired_difference(comparison: Comparison) -> str:
 
     Empty without a pair.
     """
-    paired, published = comparison.paired, comparison.cell.published_difference
-    if paired is None:
+    pair, paired, published = comparison.pair, comparison.paired, comparison.cell.published_difference
+    if pair is None or paired is None:
         return ""
-    measured = _measured_difference(comparison, paired) if paired.mean is not None else "–"
+    measured = _measured_difference(comparison, pair, paired)
     if published is None:
         return measured
     metric = comparison.cell.metric
@@ -97,19 +97,20 @@ def _outcome(comparison: Comparison, caveat: bool) -> str:
 
 def _agreement(verdict: Verdict, caveat: bool) -> str:
     kind = verdict.kind
-    if verdict.caveat is None:
+    if verdict.caveat is None or verdict.difference is None:
         return kind.value
     size = f"within {verdict.margin:.2g}" if kind is Kind.WITHIN else f"{kind.value} by {abs(verdict.difference):.2g}"
     return f"{size} {caveat_text(verdict.caveat)}" if caveat else size
 
 
-def _measured_difference(comparison: Comparison, paired: Summary) -> str:
+def _measured_difference(comparison: Comparison, pair: Cell, paired: Summary) -> str:
+    if paired.mean is None:
+        return "–"
     like, lost = comparison.summary.mean, comparison.counts.pairs_lost
-    other = comparison.pair
-    pair = other.row if other.column == comparison.cell.column else f"{other.row}, {other.column}"
+    label = pair.row if pair.column == comparison.cell.column else f"{pair.row}, {pair.column}"
     half = f" ± {number(paired.interval, like)}" if paired.interval is not None else ""
     diverged = f", {lost} lost to divergence" if lost else ""
-    return f"{'+' * (paired.mean >= 0)}{number(paired.mean, like)}{half} to {pair}, n {paired.n}{diverged}"
+    return f"{'+' * (paired.mean >= 0)}{number(paired.mean, like)}{half} to {label}, n {paired.n}{diverged}"
 
 
 def _row(comparison: Comparison, table: Table) -> list[str]:

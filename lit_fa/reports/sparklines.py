@@ -4,6 +4,7 @@ import base64
 import io
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -52,7 +53,8 @@ def partition(counts: Sequence[Sequence[int]]) -> Markup:
     shown, most = counts[:_CLIENTS], max(max(row) for row in counts)
     image = io.BytesIO()
     pixels = np.array([[(*_BLUE, count / most) for count in row] for row in shown])
-    imsave(image, pixels, format="png", metadata={"Software": None})
+    undated: dict[str, Any] = {"Software": None}  # the same counts give the same bytes
+    imsave(image, pixels, format="png", metadata=undated)
     sizes = [sum(row) for row in counts]
     description = f"{len(counts)} clients of {min(sizes)} to {max(sizes)} samples in {len(counts[0])} classes"
     source = f"data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}"
@@ -61,7 +63,7 @@ def partition(counts: Sequence[Sequence[int]]) -> Markup:
 
 def counts_of(record: Record) -> list[list[int]]:
     """The (clients, classes) counts that a federated run recorded; empty if there are none, or they cannot be drawn."""
-    counts = record.data.get("partition")
+    counts: Any = record.data.get("partition")
     fits = isinstance(counts, list) and counts and all(isinstance(row, list) and row for row in counts)
     whole = fits and all(isinstance(count, int) and count >= 0 for row in counts for count in row)
     drawable = whole and len({len(row) for row in counts}) == 1 and len(counts[0]) <= _CLASSES
@@ -75,9 +77,13 @@ def _axis(c: Comparison) -> tuple[str, ...]:
 def _extent(c: Comparison) -> list[float]:
     """All numbers in the picture of a cell."""
     mean, half = c.summary.mean, c.summary.interval or 0.0
-    published = [c.cell.published.value] if c.difference is not None else []
     interval = [mean - half, mean + half] if mean is not None else []
-    return [v for v in (*c.summary.values, *interval, *published) if math.isfinite(v)]
+    return [v for v in (*c.summary.values, *interval, *_published(c)) if math.isfinite(v)]
+
+
+def _published(c: Comparison) -> list[float]:
+    """The published number of a cell that can be compared with it; empty for another cell."""
+    return [c.cell.published.value] if c.cell.published and c.difference is not None else []
 
 
 def _interval(c: Comparison, extent: Sequence[float]) -> Markup:
@@ -88,11 +94,11 @@ def _interval(c: Comparison, extent: Sequence[float]) -> Markup:
     low, centre, high = (_at(value, span, _WIDTH) for value in (mean - half, mean, mean + half))
     drawn = f'<path class="bar" d="M{low} {middle}H{high}M{centre} 3V{_HEIGHT - 3}"/>'
     drawn += "".join(f'<circle cx="{_at(v, span, _WIDTH)}" cy="{middle}" r="2.4"/>' for v in c.summary.values)
-    if c.difference is not None:
-        at = _at(c.cell.published.value, span, _WIDTH)
+    for published in _published(c):
+        at = _at(published, span, _WIDTH)
         drawn += f'<path class="published" d="M{at} {middle - 5}l5 5l-5 5l-5 -5z"/>'
     description = f"runs {', '.join(f'{v:.4g}' for v in c.summary.values)}" + (f"; 95 % ± {half:.2g}" if half else "")
-    description += f"; published {c.cell.published.value:g}" if c.difference is not None else ""
+    description += "".join(f"; published {published:g}" for published in _published(c))
     return _image("interval", f"-6 0 {_WIDTH + 12} {_HEIGHT}", description, drawn)
 
 

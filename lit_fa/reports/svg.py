@@ -2,19 +2,19 @@
 
 import io
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lit_fa.reports.figures import Line, colours_of, draw_panel, math_label, panels_of
 from lit_fa.results.records import Collected
 from lit_fa.spec.figure import Figure
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
 
 _SIZE = (3.6, 2.7)  # inches: text keeps its size on a phone
 _BARS = (5.4, 3.0)
 # Text stays text; the page names the font.
-_STYLE = {"svg.fonttype": "none", "font.size": 9, "figure.facecolor": "none", "axes.facecolor": "none"}
+_STYLE: dict[Any, Any] = {"svg.fonttype": "none", "font.size": 9, "figure.facecolor": "none", "axes.facecolor": "none"}
 _STYLE |= {"axes.spines.top": False, "axes.spines.right": False}
 
 
@@ -30,12 +30,13 @@ def panel_images(collected: Collected, figure: Figure, key: str) -> list[tuple[s
 
     panels = panels_of(collected, figure)
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": key}):
-        axes = [_axes(collected, figure, lines) for lines in panels.values()]
+        canvases = [_canvas(collected, figure, lines) for lines in panels.values()]
+        axes = [ax for canvas in canvases for ax in canvas.axes]
         for ax in axes:
             ax.set_ylim(min(a.get_ylim()[0] for a in axes), max(a.get_ylim()[1] for a in axes))
         images = [
-            _svg(ax, f"{key}-{i}", _description(figure, title, lines))
-            for i, (ax, (title, lines)) in enumerate(zip(axes, panels.items(), strict=True))
+            _svg(canvas, f"{key}-{i}", _description(figure, title, lines))
+            for i, (canvas, (title, lines)) in enumerate(zip(canvases, panels.items(), strict=True))
         ]
     return list(zip(panels, images, strict=True))
 
@@ -47,14 +48,14 @@ def legend(collected: Collected, figure: Figure) -> list[tuple[str, str]]:
     return [(label, colour) for label, colour in page.items() if label in labels]
 
 
-def _axes(collected: Collected, figure: Figure, lines: dict[str, Line]) -> "Axes":
+def _canvas(collected: Collected, figure: Figure, lines: dict[str, Line]) -> "Canvas":
     from matplotlib.figure import Figure as Canvas
 
     canvas = Canvas(figsize=_BARS if figure.kind == "bars" else _SIZE, layout="constrained")
     ax = canvas.subplots()
     draw_panel(ax, collected, figure, "", lines)
     ax.set_ylabel(math_label(figure.ylabel or figure.y))
-    return ax
+    return canvas
 
 
 def _page_colours() -> dict[str, str]:
@@ -72,19 +73,19 @@ def _description(figure: Figure, title: str, lines: dict[str, Line]) -> str:
     return f"{named}: {figure.ylabel or figure.y}{over}. Last values: {last}."
 
 
-def _svg(ax: "Axes", key: str, description: str) -> str:
+def _svg(canvas: "Canvas", key: str, description: str) -> str:
     """The image for a page: unique ids, no prolog, no metadata, no font and size of its own."""
     from markupsafe import escape
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     text = io.StringIO()
-    FigureCanvasSVG(ax.figure).print_svg(text, metadata={"Date": None})
+    FigureCanvasSVG(canvas).print_svg(text, metadata={"Date": None})
     svg = text.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>|<style .*?</style>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.S)
     svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\1{key}-", svg).replace("xlink:href", "href")
     svg = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", svg)
     for colour, variable in _page_colours().items():
         svg = svg.replace(colour, variable)
-    size = re.search(r'viewBox="[^"]*"', svg).group()
+    size = re.findall(r'viewBox="[^"]*"', svg)[0]
     body = re.sub(r"\s*\n\s*", "\n", svg[svg.index(">") + 1 :])
     return f'<svg {size} role="img" aria-label="{escape(description)}">{body}'.strip()

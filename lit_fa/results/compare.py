@@ -106,7 +106,7 @@ class Comparison:
     @property
     def judged(self) -> tuple[Summary, Published | None]:
         """What the verdict compares: a measured summary and a published number."""
-        if self.on_pairs:
+        if self.on_pairs and self.paired is not None:
             return self.paired, self.cell.published_difference
         return self.summary, self.cell.published
 
@@ -130,11 +130,13 @@ def judge(summary: Summary, published: Published | None, scale: Scale, floor: fl
         scale: of the measurement.
         floor: smallest margin.
     """
-    if reason := _not_comparable(summary, published):
-        return Verdict(reason.kind, reason)
-    difference, margin = summary.mean - published.value, tolerance(summary, published, floor)
+    comparable = _comparable(summary, published)
+    if isinstance(comparable, Reason):
+        return Verdict(comparable.kind, comparable)
+    mean, published = comparable
+    difference, margin = mean - published.value, tolerance(summary, published, floor)
     # The slack is rounding only: 97.8 - 97.5 is 0.3 to a person, not 0.29999999999999716 or 0.30000000000001137.
-    close = abs(difference) <= margin + 1e-9 * max(abs(published.value), abs(summary.mean))
+    close = abs(difference) <= margin + 1e-9 * max(abs(published.value), abs(mean))
     full = scale.name == "full"
     agrees = Kind.REPRODUCED if full else Kind.WITHIN
     kind = agrees if close else Kind.ABOVE if difference > 0 else Kind.BELOW
@@ -151,9 +153,10 @@ def tolerance(summary: Summary, published: Published, floor: float) -> float:
     return max(floor, 2 * math.sqrt(ours + theirs))
 
 
-def _not_comparable(summary: Summary, published: Published | None) -> Reason | None:
+def _comparable(summary: Summary, published: Published | None) -> tuple[float, Published] | Reason:
+    """The mean and the published number, or why they cannot be compared."""
     metric = summary.metric
-    if not summary.n:
+    if summary.mean is None:
         return Reason.NOT_RUN
     if summary.not_finite:
         return Reason.NOT_FINITE
@@ -161,7 +164,9 @@ def _not_comparable(summary: Summary, published: Published | None) -> Reason | N
         return Reason.UNPUBLISHED
     if published.unit != metric.unit:
         return Reason.OTHER_UNIT
-    return Reason.OTHER_METRIC if published.metric not in ("", metric.name) else None
+    if published.metric not in ("", metric.name):
+        return Reason.OTHER_METRIC
+    return summary.mean, published
 
 
 def _compare_cell(collected: Collected, cell: Cell) -> Comparison:
@@ -170,12 +175,11 @@ def _compare_cell(collected: Collected, cell: Cell) -> Comparison:
     summary, *also = (summarise(_values(records, metric), metric) for metric in metrics)
     pair = next((other for other in table.cells if other.id == cell.paired_with), None)
     paired = _paired(collected, cell, pair) if pair else None
-    on_pairs = bool(not cell.published and cell.published_difference and summary.n)
-    if on_pairs and not paired.n:
-        verdict = Verdict(Kind.OPEN, Reason.PAIR_NOT_RUN)
-    else:
-        judged = (paired, cell.published_difference) if on_pairs else (summary, cell.published)
-        verdict = judge(*judged, scale, table.floor)
+    verdict, on_pairs = judge(summary, cell.published, scale, table.floor), False
+    if paired is not None and summary.n and cell.published_difference and not cell.published:
+        verdict, on_pairs = judge(paired, cell.published_difference, scale, table.floor), True
+        if not paired.n:
+            verdict = Verdict(Kind.OPEN, Reason.PAIR_NOT_RUN)
     return Comparison(cell, summary, tuple(also), verdict, _count(collected, cell, summary), pair, paired, on_pairs)
 
 

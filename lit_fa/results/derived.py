@@ -38,7 +38,7 @@ def _renamed(key: str) -> str:
     return key.replace("drift/transport/", "drift/transport_common/", 1) if key.startswith("drift/transport/") else key
 
 
-def _mean_curve(curves: list[list]) -> list[list]:
+def _mean_curve(curves: list[list[list[float]]]) -> list[list[float]]:
     """The mean at each point, without nan (an undefined angle); empty if the curves have different points."""
     if len({len(curve) for curve in curves}) != 1:
         return []

@@ -114,7 +114,7 @@ def _values(record: Record, metrics: Sequence[Metric]) -> Iterator[tuple[Metric,
             yield metric, value
 
 
-def _flat(data: dict, before: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(data: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in data.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{before}{key}.")

@@ -116,18 +116,18 @@ class Collected:
 def collect(table: Table, scale: Scale, folder: Path) -> Collected:
     """Reads the record of every run; unreadable and unknown files in `folder` become lines of `problems`."""
     runs = expand(table, scale)
-    finished: dict[str, list[Record]] = {}
-    diverged: dict[str, list[Record]] = {}
+    finished: dict[str, tuple[Record, ...]] = {}
+    diverged: dict[str, tuple[Record, ...]] = {}
     problems, missing = [], []
     for run in runs:
         record, problem = read_record(folder / run.file_name, run)
         problems += [problem] if problem else []
         if record:
-            (diverged if record.diverged else finished).setdefault(run.cell.id, []).append(record)
+            kind = diverged if record.diverged else finished
+            kind[run.cell.id] = (*kind.get(run.cell.id, ()), record)
         else:
             missing.append(run)
     problems += foreign(folder, runs)
-    finished, diverged = ({cell: tuple(records) for cell, records in kind.items()} for kind in (finished, diverged))
     return Collected(table, scale, tuple(runs), finished, tuple(problems), tuple(missing), diverged)
 
 

@@ -105,7 +105,7 @@ def _texts(commit: str) -> dict[str, str]:
         return {}
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         members = [member for member in archive if member.isfile() and member.name.endswith(".py")]
-        return {m.name: archive.extractfile(m).read().decode("utf-8", "replace") for m in members}
+        return {m.name: file.read().decode("utf-8", "replace") for m in members if (file := archive.extractfile(m))}
 
 
 def _unchanged(source: str) -> bool:

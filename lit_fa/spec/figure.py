@@ -23,8 +23,13 @@ AxisScale = Annotated[Literal["linear", "log", "symlog"], OneOf()]
 class Labelled(Protocol):
     """What a figure needs to know of a cell: its two labels."""
 
-    row: str
-    column: str
+    @property
+    def row(self) -> str:
+        """The label of its row."""
+
+    @property
+    def column(self) -> str:
+        """The label of its column."""
 
 
 def _image(file: str) -> str:
