@@ -114,7 +114,8 @@ def _not_in_literal(text: str) -> str | None:
     """The sentence of the innermost option whose `Literal` lacks the given value; None if that is not what is wrong."""
     key, _, inner = text.rpartition('Parser key "')[2].partition('"')
     message, *values = re.split(r"(?:Got|Given) value: ", inner)
-    if not (choices := _LITERAL.search(message)) or not values:
+    choices = [choice for literal in _LITERAL.findall(message) for choice in re.findall(r"'([^']*)'", literal)]
+    if not choices or not values:
         return None
     others = [
         _TYPES[kind]
@@ -122,7 +123,7 @@ def _not_in_literal(text: str) -> str | None:
         if kind in ("float", "list", "NoneType")
     ]
     value = values[0].splitlines()[0]
-    return not_one_of(key.rpartition(".")[2], re.findall(r"'([^']*)'", choices[1]), value, others)
+    return not_one_of(key.rpartition(".")[2], choices, value, others)
 
 
 def _expected(types: list[str], key: str) -> str:

@@ -55,7 +55,7 @@ def test_the_activation_of_a_block_is_the_first_that_runs_in_it():
 
 def test_a_volume_is_refused():
     network = nn.Sequential(nn.Conv3d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 5))
-    with pytest.raises(ValueError, match=r"behind 1 a sample is 4-D"):
+    with pytest.raises(ValueError, match=r"after 1 a sample is 4-D"):
         seen(network, 1, 4, 4, 4, blocks=["1"])
 
 

@@ -87,7 +87,7 @@ def test_feedback_that_follows_the_weight_is_refused_where_weights_are_tied(sour
 
 @pytest.mark.parametrize("name", [name for name in HARMLESS if "_norm" in name and "layer" not in name])
 def test_a_weight_made_of_others_is_not_factored(name: str):
-    with pytest.raises(UserError, match=r"1: its weight is made of others"):
+    with pytest.raises(UserError, match=r"1: its weight is computed from other tensors"):
         Learner(HARMLESS[name][0](), SVDBackprop(), X)
 
 
