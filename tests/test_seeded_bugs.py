@@ -76,6 +76,7 @@ def test_a_bug_is_caught_by_the_first_test_that_fails_or_survives_and_leaves_the
         assert (folder / "lit_fa/functional/sums.py").read_text() == SOURCE
 
 
+@pytest.mark.slow
 def test_a_test_that_fails_without_the_bug_or_passes_alone_with_it_does_not_catch_it(tree, tmp_path):
     test = tree / "tests/functional/test_sums.py"
     broken = "\n\ndef test_broken():\n    assert difference(2, 2) == 1\n"
@@ -89,6 +90,7 @@ def test_a_test_that_fails_without_the_bug_or_passes_alone_with_it_does_not_catc
     assert trials.passes == {f"{name}broken": False, f"{name}twice": True}
 
 
+@pytest.mark.slow
 def test_a_test_that_ends_its_process_and_a_file_that_cannot_be_imported_are_named(tree, tmp_path):
     (tree / "tests/functional/test_sums.py").write_text(
         "import os\nfrom lit_fa.functional.sums import difference, unseen\n\nassert unseen(1, 1) == 0\n\n\n"

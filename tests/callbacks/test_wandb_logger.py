@@ -65,6 +65,7 @@ def test_a_killed_and_resumed_run_is_one_run_without_a_step_lost_or_doubled(
     assert rows == history(whole)
 
 
+@pytest.mark.slow
 def test_the_uploader_sends_a_resumed_run_once_and_passes_by_what_was_replaced(tmp_path):
     assert started(tmp_path, kill_at=14).code == -signal.SIGKILL
     assert started(tmp_path, resume="checkpoints/step=12.ckpt").code == 0

@@ -11,6 +11,8 @@ SCRIPT = """
 import copy, sys
 from pathlib import Path
 from callbacks import gradient_alignment
+import pytest
+
 from lit_fa.experiment import run
 from tests.cli.test_command_line import RUN
 
@@ -41,6 +43,7 @@ for name, config in (("watched", watched), ("rounds", rounds)):
 """
 
 
+@pytest.mark.slow  # starts processes with two hash seeds; tests/test_order.py reads the source for the same fault
 def test_records_do_not_depend_on_the_order_of_sets(tmp_path):
     seeds = ("1", "2")
     started = [

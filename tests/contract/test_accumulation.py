@@ -60,7 +60,7 @@ def in_parts_and_whole(rule: str, folder: Path) -> float:
     return largest_difference(trained(rule, BATCH * WINDOW, 1), parts)
 
 
-@pytest.mark.parametrize("rule", rules("accumulation", distinct=True))
+@pytest.mark.parametrize("rule", rules("accumulation", distinct=True, thin=True))
 def test_accumulated_batches_are_one_batch_of_them_all_also_across_a_kill(rule: str, tmp_path: Path):
     assert in_parts_and_whole(rule, tmp_path) < 1e-12  # float64
 

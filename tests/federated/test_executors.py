@@ -56,7 +56,7 @@ def result(executor: str, **options) -> dict:
     return weights(module) | {n: b.clone() for n, b in module.learner.named_buffers()}
 
 
-@pytest.mark.parametrize("rule", [*cases.rules("vmapped_clients", distinct=True), *MORE])
+@pytest.mark.parametrize("rule", [*cases.rules("vmapped_clients", distinct=True, thin=True), *MORE])
 def test_vmap_gives_what_one_client_after_another_gives(rule: str):
     options = {"local_optimizer": LocalSGD(0.2), "rounds": 2 if rule in MORE else 1}
     expected = result("sequential", rule=RULES[rule](), **options)
@@ -73,7 +73,7 @@ def test_rules_say_which_buffers_they_evolve():
         assert len(evolved) == len(learner.evolving()) or "pruned" in name, name
 
 
-@pytest.mark.parametrize("rule", [*cases.rules("written_out", distinct=True), *MORE])
+@pytest.mark.parametrize("rule", [*cases.rules("written_out", distinct=True, thin=True), *MORE])
 def test_the_explicit_rule_gives_what_autograd_gives(rule: str):
     assert_written_out(rule, nn.ReLU)
 
