@@ -6,13 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TIMES = ("wall_time_s", "cpu_time_s", "peak_memory_mib", "started", "finished")
 SCRIPT = """
 import copy, sys
 from pathlib import Path
 from callbacks import gradient_alignment
-import pytest
-
 from lit_fa.experiment import run
 from tests.cli.test_command_line import RUN
 
