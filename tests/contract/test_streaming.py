@@ -36,7 +36,9 @@ def test_streamed_gradients_equal_those_of_one_backward_pass(case: Case):
     fused, loss = gradients(learner, batch), learner(batch).loss
     # the error is the same numbers, but reaches a block by another sum
     assert largest_difference(streamed(learner, batch), fused) < 1e-15
-    assert torch.equal(learner.stream(batch, lambda value: value.backward()).loss, loss)
+    surrogate = learner.stream(batch, lambda value: value.backward())
+    assert torch.equal(surrogate.loss, loss)
+    assert not any(tensor.requires_grad for tensor in surrogate)  # a block's graph is freed with its own backward
 
 
 @pytest.mark.parametrize("teacher", ["error", "target"])
