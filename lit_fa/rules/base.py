@@ -119,7 +119,7 @@ class Progress:
 
 
 class LearningRule(Described, nn.Module):
-    """Seven methods, each with a default that does nothing special; by itself this is backpropagation.
+    """Methods whose defaults do nothing special; by itself this is backpropagation.
 
     Which of them a class overrides says what the rule does, see `does`; there is nothing to declare.
 
