@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 _STUB = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
-_HOMES = {a.name: node.module for node in _STUB.body if isinstance(node, ast.ImportFrom) for a in node.names}
+_IMPORTS = [node for node in _STUB.body if isinstance(node, ast.ImportFrom)]
+_HOMES = {alias.name: str(node.module) for node in _IMPORTS for alias in node.names}
 __all__ = [*sorted(_HOMES)]
 
 

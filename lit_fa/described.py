@@ -13,7 +13,7 @@ import sys
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from lit_fa.errors import UserError
 from lit_fa.provenance import OURS, installed
@@ -29,7 +29,7 @@ class Described:
 
     constructor: dict[str, Any]
 
-    def __new__(cls, *args: object, **kwargs: object):
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
         """Describe the arguments before the constructor can change them.
 
         Raises:
@@ -71,10 +71,11 @@ def _known(path: Any) -> bool:
     return not isinstance(path, str) or path.split(".")[0] in _ROOTS
 
 
-def of_call(kind: type, args: tuple, kwargs: dict) -> dict[str, Any]:
+def of_call(kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """`{class_path, init_args}` of a call; empty if the arguments do not fit, which the constructor reports."""
     try:
-        bound = inspect.signature(kind.__init__).bind(None, *args, **kwargs)
+        signature = inspect.signature(kind.__init__)  # type: ignore[misc]  # of this class itself
+        bound = signature.bind(None, *args, **kwargs)
     except TypeError:
         return {}
     bound.apply_defaults()
@@ -95,7 +96,7 @@ def described(value: object) -> Any:
         return value
     if isinstance(value, Path):
         return str(value)
-    if type(value) in (list, tuple):
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
         return type(value)(described(entry) for entry in value)
     if isinstance(value, dict):
         return {str(key): described(entry) for key, entry in value.items()}
@@ -190,7 +191,7 @@ def path_of(value: Any) -> str | None:
     return f"{module}.{name}"
 
 
-def _of_partial(value: partial) -> dict[str, Any]:
+def _of_partial(value: partial[Any]) -> dict[str, Any]:
     """The description of a partial; a partial of the parser calls the parser, and its last argument is the class."""
     args, target = [*value.args], value.func
     by_parser = str(getattr(target, "__module__", "")).partition(".")[0] in ("jsonargparse", "lightning")

@@ -59,7 +59,8 @@ def check_literals(kind: type, values: Mapping[str, Any]) -> None:
     Raises:
         UserError: a value that its `Literal` does not have, with the nearest that it has.
     """
-    for name, parameter in inspect.signature(kind.__init__).parameters.items():
+    signature = inspect.signature(kind.__init__)  # type: ignore[misc]  # of this class itself
+    for name, parameter in signature.parameters.items():
         valid, rest = literals(parameter.annotation)
         value = values.get(name)
         if valid and name in values and value not in valid and (isinstance(value, str) or not rest):

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -24,13 +25,13 @@ from lit_fa.config.cli import LitFACLI
 from lit_fa.config.parser_errors import check_names, guarded
 from lit_fa.config.values import check_trains
 from lit_fa.jobs.lock import checkpoints_of
-from lit_fa.lightning_privates import is_restoring
+from lit_fa.lightning_privates import callbacks_of, is_restoring
 from lit_fa.modules import NonFiniteLossError
 from lit_fa.stopping import interruptions_as_stopped
 
 __all__ = ["Experiment", "build", "load", "run"]
 log = logging.getLogger(__name__)
-Config = dict | Sequence[str] | str | Path
+Config = dict[str, Any] | Sequence[str] | str | Path
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Experiment:
     data: L.LightningDataModule
     cli: LitFACLI = field(repr=False)
 
-    def __iter__(self) -> Iterator[object]:
+    def __iter__(self) -> Iterator[Any]:
         """Trainer, model and data."""
         return iter((self.trainer, self.model, self.data))
 
@@ -78,7 +79,9 @@ def build(config: Config) -> Experiment:
     return Experiment(cli.trainer, cli.model, cli.datamodule, cli)
 
 
-def run(config: Config, record: dict, observers: Sequence[L.Callback] = (), *, test: bool = True) -> nn.Module:
+def run(
+    config: Config, record: dict[str, Any], observers: Sequence[L.Callback] = (), *, test: bool = True
+) -> nn.Module:
     """Train and test one config; `callbacks.RunRecord` writes its JSON to ``record["path"]``.
 
     A checkpoint is written beside the record after every epoch, and when a signal ends the run; the same call resumes
@@ -110,7 +113,7 @@ def run(config: Config, record: dict, observers: Sequence[L.Callback] = (), *, t
     return network
 
 
-def _recorded(config: Config, record: dict, observers: Sequence[L.Callback], test: bool) -> nn.Module:
+def _recorded(config: Config, record: dict[str, Any], observers: Sequence[L.Callback], test: bool) -> nn.Module:
     """Resume from the run's own checkpoint, if there is one that can be used; else start."""
     experiment = build(config)
     trainer, model, data = experiment
@@ -121,7 +124,7 @@ def _recorded(config: Config, record: dict, observers: Sequence[L.Callback], tes
     last = resume.own(checkpoint)
     interruption = callbacks.Interruption(lambda _: "the same command goes on", checkpoint)
     keep = ModelCheckpoint(checkpoint.parent, filename=checkpoint.stem, save_top_k=1, enable_version_counter=False)
-    trainer.callbacks += [*named_faults(), *observers, _run_record(cli, record, test), keep, interruption]
+    callbacks_of(trainer).extend([*named_faults(), *observers, _run_record(cli, record, test), keep, interruption])
     hand_on_to_ranks(trainer)
     try:
         trainer.fit(model, data, ckpt_path=last, weights_only=True)
@@ -133,7 +136,7 @@ def _recorded(config: Config, record: dict, observers: Sequence[L.Callback], tes
             raise
         log.warning("diverged: %s", error)
     except Exception as error:
-        if not is_restoring(trainer) or trainer.world_size > 1:
+        if last is None or not is_restoring(trainer) or trainer.world_size > 1:
             raise
         resume.give_up(last, " ".join(str(error).split())[:200])
         return _recorded(config, record, observers, test)
@@ -141,7 +144,7 @@ def _recorded(config: Config, record: dict, observers: Sequence[L.Callback], tes
     return model.network
 
 
-def _run_record(cli: LitFACLI, record: dict, test: bool) -> callbacks.RunRecord:
+def _run_record(cli: LitFACLI, record: dict[str, Any], test: bool) -> callbacks.RunRecord:
     """The callback that writes the record: the caller's fields, the config, and the run that pretrained the weights."""
     fields = {key: value for key, value in record.items() if key != "path"} | {"config": cli.recorded()}
     fields |= {"pretrained": cli.pretrained} if cli.pretrained else {}

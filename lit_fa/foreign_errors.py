@@ -65,7 +65,9 @@ def _of_another_network(error: BaseException) -> str:
 
 
 def _file(error: BaseException) -> str:
-    name = getattr(error, "filename", None) or "a file"
+    if not isinstance(error, OSError):  # its entries name kinds of OSError
+        return str(error)
+    name = error.filename or "a file"
     if error.errno in FULL:
         return f"{name}: {error.strerror}; {space_left(error)}"
     return f"{name}: {error.strerror}; name one that can be read or written"

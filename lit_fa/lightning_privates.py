@@ -41,12 +41,17 @@ def training_loader(trainer: L.Trainer) -> Any:
     return trainer.fit_loop._data_source.dataloader()
 
 
+def callbacks_of(trainer: L.Trainer) -> list[L.Callback]:
+    """The trainer's own list of callbacks. It is public, but Lightning does not declare its type."""
+    return trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's callback connector
+
+
 # ---- progress within an epoch
 
 
 def batches_processed(trainer: L.Trainer) -> int:
     """Training batches of this epoch whose optimiser step is done; hooks get `batch_idx`, but not all hooks do."""
-    return trainer.fit_loop.epoch_loop.batch_progress.current.processed
+    return trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]  # a tracker that counts them
 
 
 def in_epoch(trainer: L.Trainer) -> bool:
@@ -56,13 +61,13 @@ def in_epoch(trainer: L.Trainer) -> bool:
 
 def epoch_is_ending(trainer: L.Trainer) -> bool:
     """Whether the hooks of a training epoch's end are being called; the public state is `training` before and after."""
-    return trainer.training and trainer.fit_loop.epoch_progress.current.processed > trainer.current_epoch
+    return trainer.training and trainer.fit_loop.epoch_progress.current.processed > trainer.current_epoch  # type: ignore[attr-defined]  # a tracker that counts them
 
 
 def batch_is_ending(trainer: L.Trainer) -> bool:
     """Whether the hooks of a training batch's end are being called; there is no public state for it."""
     batch = trainer.fit_loop.epoch_loop.batch_progress.current
-    return batch.processed != batch.completed
+    return batch.processed != batch.completed  # type: ignore[attr-defined]  # a tracker that counts them
 
 
 # ---- what is logged
@@ -96,7 +101,7 @@ def was_loaded(loop: PlainFitLoop) -> bool:
 
 def mark_restarting(loop: PlainFitLoop, value: bool) -> None:
     """Set `restarting` of a fit loop and of the loops in it; its own setter ignores the value under `max_steps`."""
-    _Loop.restarting.fset(loop, value)
+    _Loop.restarting.fset(loop, value)  # type: ignore[attr-defined]  # mypy takes a property for a function
 
 
 def end_resuming(loop: PlainFitLoop) -> None:

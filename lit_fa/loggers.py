@@ -3,12 +3,14 @@
 import re
 from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from callbacks import ResumableWandbLogger, WandbRun
 from lit_fa.errors import UserError, nearest
+from lit_fa.lightning_privates import callbacks_of
 from lit_fa.provenance import our_code
 from lit_fa.spec.expand import run_id
 
@@ -20,7 +22,7 @@ LOGGERS = {
 NOT_RESULTS = ("config", "ckpt_path", "weights_only", "verbose", "return_predictions")  # a command's own options
 
 
-def logger_config(name: str, run: str = "") -> dict:
+def logger_config(name: str, run: str = "") -> dict[str, Any]:
     """The value of `trainer.logger` in a config for the logger called `name`.
 
     Args:
@@ -52,7 +54,7 @@ def only_by_name(words: Sequence[str]) -> None:
         )
 
 
-def written_out(config: dict, run: str) -> dict:
+def written_out(config: dict[str, Any], run: str) -> dict[str, Any]:
     """The config with `trainer.logger` as class and options, if it was given by name, as in a table."""
     trainer = config.get("trainer") or {}
     if not isinstance(name := trainer.get("logger"), str):
@@ -60,7 +62,7 @@ def written_out(config: dict, run: str) -> dict:
     return config | {"trainer": trainer | {"logger": logger_config(name, run)}}
 
 
-def attach(trainer: L.Trainer, config: dict, record: dict) -> None:
+def attach(trainer: L.Trainer, config: dict[str, Any], record: dict[str, Any]) -> None:
     """Set id, config, group, job type and tags of the trainer's W&B loggers, and add the callback `WandbRun`.
 
     Args:
@@ -69,15 +71,16 @@ def attach(trainer: L.Trainer, config: dict, record: dict) -> None:
         record: the run's entries from its table (id, table, row, column, scale, seed); empty outside a table.
     """
     loggers = [logger for logger in trainer.loggers if isinstance(logger, ResumableWandbLogger)]
+    callbacks = callbacks_of(trainer)
     config = {key: value for key, value in config.items() if key not in NOT_RESULTS}
     for logger in loggers:
         logger.identify(record.get("id") or run_id(config), config, **names(config, record))
-    if loggers and not any(isinstance(callback, WandbRun) for callback in trainer.callbacks):
-        trainer.callbacks.append(WandbRun())
-    trainer.callbacks.sort(key=lambda callback: isinstance(callback, Checkpoint))  # last: they save the others' state
+    if loggers and not any(isinstance(callback, WandbRun) for callback in callbacks):
+        callbacks.append(WandbRun())
+    callbacks.sort(key=lambda callback: isinstance(callback, Checkpoint))  # last: they save the others' state
 
 
-def names(config: dict, record: dict) -> dict:
+def names(config: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
     """Group (table), job type (cell), name (cell and seed) and tags (rule, data set, scale, commit) of a run."""
     cell = ", ".join(record[axis] for axis in ("row", "column") if record.get(axis))
     model, data = config.get("model") or {}, config.get("data") or {}
@@ -113,5 +116,5 @@ def log_table(table: str, run: str, columns: list[str], data: list[list[str]]) -
     logger.finish()
 
 
-def _short(chosen: dict | str) -> str:
+def _short(chosen: dict[str, Any] | str) -> str:
     return (chosen.get("class_path", "") if isinstance(chosen, dict) else chosen).rpartition(".")[2]

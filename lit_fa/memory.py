@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-try:
+if sys.platform == "linux":
     import resource
-except ImportError:  # not POSIX
-    resource = None
 
 SHARE = 0.95  # of what is free
 _STATUS, _MEMORY, _GROUP = Path("/proc/self/status"), Path("/proc/meminfo"), Path("/sys/fs/cgroup")
@@ -21,7 +19,7 @@ _STATUS, _MEMORY, _GROUP = Path("/proc/self/status"), Path("/proc/meminfo"), Pat
 @contextmanager
 def bounded() -> Iterator[None]:
     """Within, this process gets no more memory than is free as it begins; elsewhere than on Linux nothing happens."""
-    free = bytes_free() if resource and sys.platform == "linux" else None
+    free = bytes_free() if sys.platform == "linux" else None
     used = _sizes(_STATUS).get("VmData")
     if free is None or used is None:
         yield

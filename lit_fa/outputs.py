@@ -150,7 +150,7 @@ def cannot_write(path: str | Path, error: OSError | ValueError, option: str = ""
     """The message for an error of writing `path`; it names TMPDIR if the disk of temporary files is full."""
     reason = getattr(error, "strerror", None) or str(error)
     line = f"{_named(path, option)}: cannot be written ({reason})"
-    if getattr(error, "errno", None) in FULL:
+    if isinstance(error, OSError) and error.errno in FULL:
         return f"{line}; {space_left(error)}"
     return f"{line}; name a file that can be"
 

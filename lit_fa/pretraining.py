@@ -13,6 +13,7 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 PARTS = ("trainer", "model", "data")
 
 
-def pretrained(config: dict) -> Path:
+def pretrained(config: dict[str, Any]) -> Path:
     """The file with the weights of the network that `config` trains.
 
     Processes that need the same weights at once wait for the one that trains them. The global random state is restored,
@@ -61,14 +62,14 @@ def pretrained(config: dict) -> Path:
     return path
 
 
-def code_of(config: dict) -> str:
+def code_of(config: dict[str, Any]) -> str:
     """12 hex digits for the code that trains a config: ours, and the files of classes in it that are not ours."""
     others = {path.rpartition(".")[0] for path in class_paths(config) if path.partition(".")[0] not in (*OURS, "torch")}
     found = [sources(), *(f"{module} {source_of(module)}" for module in sorted(others) if module)]
     return hashlib.sha256("\n".join(found).encode()).hexdigest()[:12]
 
 
-def origin_of(weights: Path) -> dict:
+def origin_of(weights: Path) -> dict[str, Any]:
     """Which run made the weights, and by which code: id, commit, dirty and sources; what its record lacks is None."""
     record = _record(weights)
     return {key: record.get(key) for key in ("id", "commit", "dirty", "sources")} if record else {}
@@ -95,7 +96,7 @@ def _check_converged(weights: Path) -> None:
         )
 
 
-def _record(weights: Path) -> dict:
+def _record(weights: Path) -> dict[str, Any]:
     """The record beside the weights, empty where there is none."""
     try:
         return json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))

@@ -149,6 +149,9 @@ def sources() -> str:
     return digest.hexdigest()[:12]
 
 
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
 @cache
 def code_digest(text: str) -> str:
     """A hash (12 hex digits) of Python source without docstrings, comments and layout; of the text if it is not Python.
@@ -161,8 +164,7 @@ def code_digest(text: str) -> str:
     except (SyntaxError, ValueError):
         return hashlib.sha256(text.encode()).hexdigest()[:12]
     for node in ast.walk(tree):
-        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        if documented and ast.get_docstring(node, clean=False) is not None:
+        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
     return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:12]
 

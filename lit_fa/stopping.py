@@ -119,4 +119,5 @@ def exit_code_of_rank(error: BaseException) -> int:
     all ranks have agreed to stop; in the latter case the exit code is 0.
     """
     started = int(os.environ.get("LOCAL_RANK", 0)) and "TORCHELASTIC_RUN_ID" not in os.environ
-    return 0 if started and getattr(error, "message", "") else exit_code(error)
+    agreed = bool(getattr(error, "message", ""))
+    return 0 if started and agreed else exit_code(error)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import optuna
@@ -11,11 +12,12 @@ from callbacks.curves import Point, Recorder
 from callbacks.run_record import RunRecord
 from lit_fa.errors import RanksNeeded, UserError, nearest
 from lit_fa.experiment import run
+from lit_fa.lightning_privates import callbacks_of
 from lit_fa.spec.sweep import Halving
 from lit_fa.sweeps.study import storage
 
 
-def fit_trial(config: dict, record: dict) -> None:
+def fit_trial(config: dict[str, Any], record: dict[str, Any]) -> None:
     """Train a trial and leave its record; nothing is tested, unless the sweep is for a number of the test.
 
     Args:
@@ -60,7 +62,7 @@ class ReportToStudy(Recorder):
 
     called = "the sweep"  # what data with validation on the test set say that chooses by `monitor`
 
-    def __init__(self, trial: optuna.trial.Trial, metric: str, parameters: dict):
+    def __init__(self, trial: optuna.trial.Trial, metric: str, parameters: dict[str, Any]):
         """See the class."""
         super().__init__()
         self.monitor = metric
@@ -117,6 +119,6 @@ class ReportToStudy(Recorder):
 
     def _stop(self, trainer: L.Trainer) -> None:
         trainer.should_stop = True
-        for callback in trainer.callbacks:
+        for callback in callbacks_of(trainer):
             if isinstance(callback, RunRecord):
                 callback.record["stopped_early"] = True

@@ -134,6 +134,11 @@ def lightning_privates() -> set[str]:
     return found - {*dir(nn.Module())}
 
 
+def test_callbacks_of():
+    callback = L.Callback()
+    assert callback in privates.callbacks_of(L.Trainer(callbacks=[callback], **QUIET))
+
+
 def test_trainer_of():
     model = Model()
     assert privates.trainer_of(model) is None

@@ -52,7 +52,7 @@ def save(content: object, path: str | Path) -> None:
     with written(path, ending=".part", follow=False) as part, part.open("r+b") as file:
         writer = _Digesting(file)
         try:
-            torch.save(content, writer)
+            torch.save(content, writer)  # type: ignore[arg-type]  # torch calls only `write` and `flush`
         except Exception as error:  # torch raises other exceptions for a full disk
             raise writer.failed or error from None
         file.seek(-2, os.SEEK_END)
@@ -101,7 +101,8 @@ class _Digesting:
     """A file for `torch.save` that also computes the digest of what is written."""
 
     def __init__(self, file: IO[bytes]):
-        self._file, self._hash, self.failed = file, hashlib.sha256(), None
+        self._file, self._hash = file, hashlib.sha256()
+        self.failed: OSError | None = None
 
     def write(self, data: bytes) -> int:
         self._hash.update(data)

@@ -46,7 +46,7 @@ def newest_checkpoint(path: Path) -> Path:
     return files[-1]
 
 
-def read_checkpoint(path: str | Path, map_location: Any = "cpu", weights_only: bool = True) -> dict:
+def read_checkpoint(path: str | Path, map_location: Any = "cpu", weights_only: bool = True) -> dict[str, Any]:
     """The content of a checkpoint.
 
     Raises:
@@ -65,7 +65,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", weights_only: b
     return checkpoint
 
 
-def arguments(checkpoint: Mapping, path: str | Path, given: Mapping[str, object]) -> dict[str, Any]:
+def arguments(checkpoint: Mapping[str, Any], path: str | Path, given: Mapping[str, object]) -> dict[str, Any]:
     """Arguments of the module's constructor: `given`, and the stored ones without sources of initial weights."""
     plain = {} if given and "constructor" not in checkpoint else _constructor(checkpoint, path)["init_args"]
     args = dict(given)
@@ -88,7 +88,7 @@ def forgotten(*_: object) -> None:
     raise UserError("the checkpoint does not hold the optimiser or its schedule: pass optimizer=, scheduler= to load")
 
 
-def fill(module: torch.nn.Module, checkpoint: Mapping, path: str | Path, strict: bool = True) -> None:
+def fill(module: torch.nn.Module, checkpoint: Mapping[str, Any], path: str | Path, strict: bool = True) -> None:
     """Load the state into the module, at the precision in which it was saved.
 
     Raises:
@@ -107,7 +107,7 @@ def fill(module: torch.nn.Module, checkpoint: Mapping, path: str | Path, strict:
         raise UserError(f"{path} is of another network or another rule{what}: load it with its own") from error
 
 
-def _constructor(checkpoint: Mapping, path: str | Path) -> dict[str, Any]:
+def _constructor(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
     if not checkpoint.get("constructor"):
         raise UserError(f"{path} does not say how its module was made: pass its arguments to load_from_checkpoint")
     return checkpoint["constructor"]

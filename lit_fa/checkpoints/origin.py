@@ -38,7 +38,7 @@ def data_facts(data: Any) -> dict[str, Any]:
     """
     if data is None:
         return {}
-    facts = {"class": path_of(type(data))}
+    facts: dict[str, Any] = {"class": path_of(type(data))}
     facts |= {name: described(getattr(data, name)) for name in DATA if hasattr(data, name)}
     labels = getattr(getattr(data, "train_set", None), "labels", None)
     if labels is not None:

@@ -70,13 +70,13 @@ def _content(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
     return dict(found)
 
 
-def check_word(word: str, trainer: L.Trainer, command: str) -> None:
+def check_word(word: str, trainer: L.Trainer) -> None:
     """Refuse `best`, `last` and `hpc` if there is no such checkpoint.
 
     Raises:
         UserError: there is none; Lightning would fail, or silently start without a checkpoint.
     """
-    keepers = [callback for callback in trainer.callbacks if isinstance(callback, ModelCheckpoint)]
+    keepers = [callback for callback in privates.callbacks_of(trainer) if isinstance(callback, ModelCheckpoint)]
     if word == "hpc":
         if privates.slurm_checkpoint(trainer) is None:
             raise UserError(

@@ -25,7 +25,7 @@ from lit_fa.checkpoints.lightning_io import use_whole_files
 from lit_fa.config.arguments import take_option
 from lit_fa.config.parser import Parser
 from lit_fa.config.values import check_trains, check_values
-from lit_fa.lightning_privates import command_parser
+from lit_fa.lightning_privates import callbacks_of, command_parser
 from lit_fa.memory import bounded
 from lit_fa.modules import EvaluatedClassifier, FederatedClassifier
 from lit_fa.modules.trainer_options import check_precision, check_trainer
@@ -69,16 +69,18 @@ class LitFACLI(LightningCLI):
 
     def __init__(
         self,
-        args: Sequence[str] | dict,
+        args: Sequence[str] | dict[str, Any],
         *,
         run: bool = True,
         words: Sequence[str] = (),
         predicting: Mapping[str, Any] | None = None,
     ):
         """See the class."""
-        self.words, self.pretrained, self.predicting = words, {}, dict(predicting or {})
-        if run and args[0] in (known := self.subcommands()):
-            self.subcommands = lambda: {args[0]: known[args[0]]}  # building the parsers of the others takes time
+        self.words, self.predicting = words, dict(predicting or {})
+        self.pretrained: dict[str, Any] = {}
+        if run and not isinstance(args, dict) and args[0] in (known := self.subcommands()):
+            # building the parsers of the others takes time
+            self.subcommands = lambda: {args[0]: known[args[0]]}  # type: ignore[method-assign]  # of this object only
         parser = {"exit_on_error": False}
         super().__init__(
             L.LightningModule,
@@ -93,7 +95,7 @@ class LitFACLI(LightningCLI):
             run=run,
         )
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: object) -> None:
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Check values and the checkpoint before anything is built.
 
         Lightning's own method warns where `args` are given and `sys.argv` has words, as in every notebook.
@@ -147,14 +149,14 @@ class LitFACLI(LightningCLI):
         if make := getattr(self.model, "make_optimizer", None):
             resume.check_optimizer(self.checkpoint, make)
         self.check_folders()
-        self.trainer.callbacks[:0] = named_faults()
+        callbacks_of(self.trainer)[:0] = named_faults()
         self.before_test()
 
     def _show_rounds(self) -> None:
         """Replace Lightning's default progress bar, but none that the config names, by one that counts rounds."""
         named = self.asked.trainer.callbacks or []
         named = {c.class_path.rpartition(".")[2] for c in (named if isinstance(named, list) else [named])}
-        shown = self.trainer.callbacks
+        shown = callbacks_of(self.trainer)
         default = [isinstance(c, ProgressBar) and type(c).__name__ not in named for c in shown]
         shown[:] = [callbacks.RoundProgress() if bar else c for c, bar in zip(shown, default, strict=True)]
 
@@ -163,11 +165,11 @@ class LitFACLI(LightningCLI):
         if isinstance(self.model, EvaluatedClassifier):
             check_trainer(self.trainer, self.model)
         if (word := self.asked.get("ckpt_path")) in resume.WORDS:
-            resume.check_word(word, self.trainer, self.subcommand)
-        self.trainer.callbacks.append(callbacks.Interruption(self.going_on))
+            resume.check_word(word, self.trainer)
+        callbacks_of(self.trainer).append(callbacks.Interruption(self.going_on))
         hand_on_to_ranks(self.trainer)
         loggers.attach(self.trainer, self.written(), {})
-        for callback in self.trainer.callbacks:
+        for callback in callbacks_of(self.trainer):
             if isinstance(callback, callbacks.RunRecord):
                 callback.record.setdefault("config", self.recorded())
 
@@ -178,7 +180,7 @@ class LitFACLI(LightningCLI):
         self.before_test()
         self.datamodule.predict_split = self.predicting.get("split", "test")
         self.datamodule.predict_folder = self.predicting.get("images")
-        self.trainer.callbacks.append(self.predicting["table"])
+        callbacks_of(self.trainer).append(self.predicting["table"])
 
     def after_predict(self) -> None:
         """Print the path of the predictions."""
@@ -187,7 +189,7 @@ class LitFACLI(LightningCLI):
 
     def check_folders(self) -> None:
         """Refuse folders that cannot be written, before the first step."""
-        keepers = [callback for callback in self.trainer.callbacks if isinstance(callback, ModelCheckpoint)]
+        keepers = [callback for callback in callbacks_of(self.trainer) if isinstance(callback, ModelCheckpoint)]
         folders = [("trainer.callbacks.dirpath", keeper.dirpath) for keeper in keepers]
         folders += [("trainer.logger", logger.save_dir) for logger in self.trainer.loggers]
         if keepers or self.trainer.loggers or self.asked.trainer.get("default_root_dir"):
@@ -195,15 +197,15 @@ class LitFACLI(LightningCLI):
         for option, folder in folders if self.trainer.is_global_zero else ():
             if folder and "://" not in str(folder):
                 check_folder(folder, option)
-        for callback in self.trainer.callbacks if self.trainer.is_global_zero else ():
+        for callback in callbacks_of(self.trainer) if self.trainer.is_global_zero else ():
             if isinstance(callback, callbacks.RunRecord) and callback.path:
                 writable_file(callback.path, "the record")
 
-    def written(self) -> dict:
+    def written(self) -> dict[str, Any]:
         """The config, defaults included, as plain data."""
         return json.loads(command_parser(self).dump(self.asked, format="json"))
 
-    def recorded(self) -> dict:
+    def recorded(self) -> dict[str, Any]:
         """The config in a record: defaults included, without devices, workers, paths and loggers."""
         config = without_machine(self.written())
         if config.get("pretrain"):

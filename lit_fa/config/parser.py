@@ -7,14 +7,14 @@ accepted by options that expect text; the last of two equal keys wins; files are
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
-import jsonargparse
 import yaml
 from jsonargparse import ArgumentError, _typehints, set_dumper, set_loader
+from jsonargparse._paths import Path
 from jsonargparse._typehints import ActionTypeHint, accepts_any_value
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -94,7 +94,7 @@ def _check_dotted(config: Any, path: str) -> None:
             raise UserError(f"{path}: {key} is written twice, with dots and nested; keep one")
 
 
-def _read_text(path: jsonargparse.Path) -> str:
+def _read_text(path: Path) -> str:
     if path._std_io or path.is_url or path.is_fsspec:
         return _original_read(path)
     text = _FileText(reading.text_of(str(path.absolute)))
@@ -121,7 +121,7 @@ def _called(action: ActionTypeHint, *args: Any, **kwargs: Any) -> Any:
     return _original_call(action, parser, config, _Word(text) if "." in inner else text, option)
 
 
-def _members(hint: Any) -> tuple:
+def _members(hint: Any) -> tuple[Any, ...]:
     """The types of a union, or the one type."""
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
@@ -148,7 +148,7 @@ def _mapping(hint: Any) -> bool | None:
     return None
 
 
-def _merged(before: Any, path: list[str], value: Any) -> dict:
+def _merged(before: Any, path: list[str], value: Any) -> dict[str, Any]:
     """`before` with one entry replaced."""
     first, *rest = path
     entries = dict(before) if isinstance(before, Mapping) else {}
@@ -168,7 +168,7 @@ def _said(error: Exception) -> Exception:
     return named
 
 
-def _sorted_members(members: Any, *context: Any) -> list:
+def _sorted_members(members: Any, *context: Any) -> list[Any]:
     """The types of a union as they are tried: `int` before `float`, which would turn 1 (one batch) into 1.0 (all).
 
     The order of an annotation is no safe guide: `typing` caches unions, and `Optional[Union[int, float]]` may return
@@ -181,10 +181,17 @@ def _sorted_members(members: Any, *context: Any) -> list:
     return ordered
 
 
+def _replaced(owner: Any, name: str, function: Callable[..., Any]) -> Any:
+    """Replace a function of a module or class; returns the one before."""
+    before = getattr(owner, name)
+    setattr(owner, name, function)
+    return before
+
+
 _ABSENT = object()
-_original_sort, _typehints.sort_subtypes_for_union = _typehints.sort_subtypes_for_union, _sorted_members
-_original_refused, _typehints.raise_union_unexpected_value = _typehints.raise_union_unexpected_value, _refused
-_original_call, ActionTypeHint.__call__ = ActionTypeHint.__call__, _called
-_original_read, jsonargparse.Path.read_text = jsonargparse.Path.read_text, _read_text
+_original_sort = _replaced(_typehints, "sort_subtypes_for_union", _sorted_members)
+_original_refused = _replaced(_typehints, "raise_union_unexpected_value", _refused)
+_original_call = _replaced(ActionTypeHint, "__call__", _called)
+_original_read = _replaced(Path, "read_text", _read_text)
 set_loader(MODE, _load, (yaml.YAMLError,))
 set_dumper(MODE, reading.dump)

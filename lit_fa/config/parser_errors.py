@@ -3,13 +3,13 @@
 import re
 from collections.abc import Callable
 from importlib import import_module
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import loggers
 from lightning.pytorch.cli import LightningArgumentParser
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import callbacks
 import datamodules
@@ -27,7 +27,7 @@ ROOMS = {"rule": lit_fa.rules, "data": datamodules, "model": lit_fa.modules, "ca
 ROOMS |= dict.fromkeys(("algorithm", "local_optimizer", "local_schedule"), lit_fa.federated)
 
 
-def check_names(config: dict) -> None:
+def check_names(config: dict[str, Any]) -> None:
     """Refuse an unknown data set, model or rule; the error names the nearest known ones."""
     model = config.get("model") or {}
     chosen = {"data": config.get("data"), "model": model, "rule": (model.get("init_args") or {}).get("rule")}

@@ -111,7 +111,8 @@ def _interval(value: Any) -> bool:
 
 def _shown(strategy: Any) -> str:
     """The name of a strategy, or of its class."""
-    path = strategy if isinstance(strategy, str) else str(getattr(strategy, "get", {}.get)("class_path") or strategy)
+    chosen = strategy.get("class_path") if hasattr(strategy, "get") else None
+    path = strategy if isinstance(strategy, str) else str(chosen or strategy)
     return path.rpartition(".")[2]
 
 

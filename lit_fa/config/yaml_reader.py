@@ -50,11 +50,15 @@ LARGEST = 1_000_000  # characters of a text; also number of values, with aliases
 class Unbounded(yaml.MarkedYAMLError):
     """Nested too deep, too large, or infinite."""
 
+    def __init__(self, problem: str, mark: Any):
+        """`mark` is the place in the text, as for the base class."""
+        super().__init__(None, None, problem, mark)
+
 
 class _Loader(yaml.SafeLoader):
     """Safe YAML with the rules of the table above."""
 
-    yaml_implicit_resolvers: dict = {}
+    yaml_implicit_resolvers: dict[str, Any] = {}
     yaml_constructors = {tag: made for tag, made in yaml.SafeLoader.yaml_constructors.items() if tag not in _UNUSED}
 
     def __init__(self, stream: str):
@@ -63,14 +67,16 @@ class _Loader(yaml.SafeLoader):
         self.level = 0
         self.sizes: dict[int, int] = {}  # values that a node stands for, by the node's id
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """One value, with checks of its depth and of its size with aliases expanded."""
         alias = self.check_event(yaml.AliasEvent)
         self.level += 1
         node = super().compose_node(parent, index)
         self.level -= 1
+        if node is None:
+            return None
         if alias and not isinstance(node, yaml.ScalarNode) and id(node) not in self.sizes:
-            raise Unbounded(None, None, "an anchor that contains itself", node.start_mark)
+            raise Unbounded("an anchor that contains itself", node.start_mark)
         if not alias:
             self.sizes[id(node)] = self._size(node)
         return node
@@ -78,14 +84,14 @@ class _Loader(yaml.SafeLoader):
     def fetch_flow_collection_start(self, kind: type) -> None:
         """Check the depth of brackets, which the scanner reads ahead."""
         if self.flow_level > DEEPEST:
-            raise Unbounded(None, None, _DEEP, self.get_mark())
+            raise Unbounded(_DEEP, self.get_mark())
         super().fetch_flow_collection_start(kind)
 
     def get_event(self) -> yaml.Event:
         """The next event, with a check of its depth."""
-        event = super().get_event()
+        event = yaml.SafeLoader.get_event(self)
         if self.level > DEEPEST and isinstance(event, yaml.CollectionStartEvent):
-            raise Unbounded(None, None, _DEEP, event.start_mark)
+            raise Unbounded(_DEEP, event.start_mark)
         return event
 
     def _size(self, node: yaml.Node) -> int:
@@ -94,14 +100,14 @@ class _Loader(yaml.SafeLoader):
         size = 1 + sum(self.sizes[id(part)] for part in parts)
         if size > LARGEST:
             message = f"anchors make more than {LARGEST:,} values of it; write out what is meant"
-            raise Unbounded(None, None, message, node.start_mark)
+            raise Unbounded(message, node.start_mark)
         return size
 
 
 class _Dumper(yaml.SafeDumper):
     """Quotes text that the loader would read as another value."""
 
-    yaml_implicit_resolvers: dict = {}
+    yaml_implicit_resolvers: dict[str, Any] = {}
 
     def ignore_aliases(self, data: Any) -> bool:
         """Write a value that occurs twice two times, without an alias."""
@@ -120,7 +126,7 @@ class KeyTwice(yaml.constructor.ConstructorError):
     """A mapping has a key twice."""
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict:
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     first: dict[Any, int] = {}
     for key, _ in node.value:
         if key.tag == f"{_TAG}merge" or not isinstance(key, yaml.ScalarNode):
@@ -202,7 +208,7 @@ def dump(data: Any, **layout: Any) -> str:
     "{a: '1e-3', b: 0.001, c: [7, null]}\\n"
     """
     layout = {"sort_keys": False, "allow_unicode": True, "default_flow_style": False} | layout
-    return yaml.dump(data, Dumper=_Dumper, **layout)
+    return yaml.dump(data, None, _Dumper, **layout)
 
 
 def word(value: Any) -> str:

@@ -7,6 +7,7 @@ of such a layer is factored too; its factors are buffers.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -126,7 +127,7 @@ class FactoredLayer(nn.Module):
                 setattr(self.feedback, name, getattr(self.feedback, name)[..., kept].contiguous())
         self.mask = self.mask[kept]
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args) -> None:
         """Load factors of any rank (they may have been pruned), or factorise a dense weight."""
         saved = state_dict.get(prefix + "s")
         if saved is not None and saved.shape != self.s.shape:

@@ -12,6 +12,7 @@ parametrisations. So names, optimisers, `isinstance`, `layer.weight` and pretrai
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +59,7 @@ class Feedback(nn.Module):
         """Show the source in print(network)."""
         return f"{self.source}, off" if self.off else repr(self.source)
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args) -> None:
         """Switch on or off as it was when it was saved."""
         saved = state_dict.get(f"{prefix}weight")
         if saved is not None and self.weight is not None and (saved.numel() == 0) != self.off:
