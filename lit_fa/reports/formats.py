@@ -17,18 +17,21 @@ from rich.text import Text
 
 from lit_fa.escaping import code_span, csv_value, latex_text, literal, plain, prose, shown
 from lit_fa.reports.facts import facts, line, notes, sources
-from lit_fa.reports.rows import has_pairs, headers, published_also, rows, verdict_text
-from lit_fa.results.compare import Comparison, Kind
+from lit_fa.reports.rows import has_pairs, headers, label, margins, published_also, rows, verdict_text
+from lit_fa.results.compare import Comparison
 from lit_fa.results.records import Collected
 from lit_fa.results.summary import Summary
+from lit_fa.results.verdict import Kind
 from lit_fa.spec.command import run_command
+from lit_fa.spec.table import Table
 
-_COLOURS = {Kind.REPRODUCED: "green", Kind.WITHIN: "cyan", Kind.ABOVE: "yellow", Kind.BELOW: "yellow"}
+_COLOURS = {Kind.AGREES: "green", Kind.DIFFERS: "yellow", Kind.UNDECIDED: "cyan", Kind.UNDECIDABLE: "cyan"}
 _COLOURS |= {Kind.MISSING: "red", Kind.FAILED: "red"}
 _CSV = (
     "paper table scale row column metric unit at mean sd interval_95 n expected published published_unit "
-    "published_std published_n difference verdict note paired_with paired_difference paired_interval_95 paired_n "
-    "published_paired published_paired_unit diverged"
+    "published_std published_n of_difference difference difference_interval_95 margin kind verdict p_agrees "
+    "holm_agrees p_differs holm_differs seeds_needed note paired_with paired_difference paired_interval_95 paired_n "
+    "paired_p paired_holm diverged"
 )
 
 
@@ -38,6 +41,7 @@ def markdown(collected: Collected, comparisons: Sequence[Comparison], images: Se
     lines = [_pipe(titles), _pipe(["---"] * len(titles)), *map(_pipe, rows(comparisons, table)), ""]
     lines += [f"* {literal(line(*fact))}" for fact in facts(collected)]
     lines += [f"* command: {code_span(run_command(table, collected.scale))}"]
+    lines += [f"* margin of agreement: {literal(margin)}: {prose(why)}" for margin, why in margins(comparisons)]
     lines += [f"* assumed: {code_span(key)}: {prose(text)}" for key, text in table.assumed.items()]
     lines += [f"* {literal(labels)}: {prose(note)}" for labels, note in notes(comparisons)]
     lines += [f"* published: {prose(source)}" for source in sources(comparisons)]
@@ -84,16 +88,17 @@ def comma_separated(collected: Collected, comparisons: Sequence[Comparison]) -> 
 def entries(collected: Collected, comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     """The report as plain data, one dict a cell and metric; numbers unrounded, None where there is no finite one."""
     head = {"paper": collected.table.paper.key, "table": collected.table.name, "scale": collected.scale.name}
-    return [{**head, **_entry(c, s)} for c in comparisons for s in (c.summary, *c.also)]
+    table = collected.table
+    return [{**head, **_entry(c, s, table)} for c in comparisons for s in (c.summary, *c.also)]
 
 
-def _entry(comparison: Comparison, summary: Summary) -> dict[str, Any]:
+def _entry(comparison: Comparison, summary: Summary, table: Table) -> dict[str, Any]:
     cell, metric, counts = comparison.cell, summary.metric, comparison.counts
     main = summary is comparison.summary
-    published = cell.published if main else published_also(cell, summary)
-    paired, printed = (comparison.paired, cell.published_difference) if main else (None, None)
+    published = comparison.published if main else published_also(cell, summary)
+    paired, contrast = (comparison.paired, comparison.contrast) if main else (None, None)
     return {
-        "row": cell.row,
+        "row": label(comparison),
         "column": cell.column,
         "metric": metric.name,
         "unit": metric.unit,
@@ -106,16 +111,32 @@ def _entry(comparison: Comparison, summary: Summary) -> dict[str, Any]:
         "values": [_finite(value) for value in summary.values],
         "published": getattr(published, "value", None),
         **{f"published_{name}": getattr(published, name, None) for name in ("unit", "std", "n")},
-        "difference": comparison.difference if main else None,
-        "verdict": verdict_text(comparison) if main else "",
+        "of_difference": comparison.of_difference,
+        **(_verdict(comparison, table) if main else {"verdict": ""}),
         "note": "; ".join(cell.notes),
         "paired_with": cell.paired_with if main else "",
         "paired_difference": _finite(getattr(paired, "mean", None)),
         "paired_interval_95": getattr(paired, "interval", None),
         "paired_n": getattr(paired, "n", None),
-        "published_paired": getattr(printed, "value", None),
-        "published_paired_unit": getattr(printed, "unit", None),
+        "paired_p": getattr(contrast, "p", None),
+        "paired_holm": getattr(contrast, "holm", None),
         "diverged": counts.diverged,
+    }
+
+
+def _verdict(comparison: Comparison, table: Table) -> dict[str, Any]:
+    """The verdict's fields; those of the evidence are None without one."""
+    verdict, seen = comparison.verdict, comparison.verdict.evidence
+    tests = {"agrees": verdict.agrees, "differs": verdict.differs}
+    return {
+        "difference": seen.difference if seen else None,
+        "difference_interval_95": seen.interval if seen else None,
+        "margin": seen.margin if seen else None,
+        "kind": comparison.kind.value,
+        "verdict": verdict_text(comparison, table),
+        **{f"p_{name}": getattr(test, "p", None) for name, test in tests.items()},
+        **{f"holm_{name}": getattr(test, "holm", None) for name, test in tests.items()},
+        "seeds_needed": verdict.seeds,
     }
 
 

@@ -15,16 +15,17 @@ from markupsafe import Markup
 from lit_fa.reports import sparklines
 from lit_fa.reports.card_html import local
 from lit_fa.reports.facts import duration, facts, hardware, sources
-from lit_fa.reports.rows import headers, rows, verdict_text
+from lit_fa.reports.rows import headers, label, rows, verdict_text
 from lit_fa.reports.svg import legend, panel_images
-from lit_fa.results.compare import Comparison, Kind
+from lit_fa.results.compare import Comparison
 from lit_fa.results.records import Collected, Record
 from lit_fa.results.stale import stale_line
 from lit_fa.results.summary import number
+from lit_fa.results.verdict import Kind, Reason
 from lit_fa.spec.command import run_command
 from lit_fa.spec.expand import Run
 
-GLYPHS = dict(zip(Kind, "✓≈▲▼–○✗", strict=True))
+GLYPHS = dict(zip(Kind, "✓≠?∞–○✗", strict=True))
 
 _USUAL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
@@ -82,19 +83,19 @@ def _partitions(collected: Collected) -> list[tuple[str, Markup]]:
 
 def _cell(collected: Collected, c: Comparison, key: str, folder: Path) -> dict[str, Any]:
     runs = [run for run in collected.runs if run.cell is c.cell]
-    finished = collected.of(c.cell)
+    finished = () if c.of_difference else collected.of(c.cell)  # the runs are shown once, with the cell
     ended = {record.seed: record for record in (*finished, *collected.lost(c.cell))}
     return {
-        "anchor": _anchor("cell", key, runs[0]),
-        "label": ", ".join(filter(None, (c.cell.row, c.cell.column))),
+        "anchor": _anchor("difference" if c.of_difference else "cell", key, runs[0]),
+        "label": ", ".join(filter(None, (label(c), c.cell.column))),
         "kind": c.kind,
         "glyph": GLYPHS[c.kind],
-        "verdict": verdict_text(c, caveat=False),
-        "reduced": c.verdict.caveat is not None and not c.counts.unlogged,
+        "verdict": verdict_text(c, collected.table),
+        "reduced": c.verdict.reason is Reason.REDUCED and not c.counts.unlogged,
         "note": "; ".join(c.cell.notes),
         "overrides": as_yaml(c.cell.set),
         "command": run_command(collected.table, collected.scale, c.cell),
-        "runs": [_run(collected, run, ended.get(run.seed), key, folder) for run in runs],
+        "runs": [_run(collected, run, ended.get(run.seed), key, folder) for run in (() if c.of_difference else runs)],
         "seeds": [record.seed for record in finished],
         "metrics": _metrics(finished),
         "curves": _curves(finished),

@@ -5,6 +5,7 @@ a folder of the paper's name, lie `<table>-<scale>.md`, `.csv` and `.tex`.
 """
 
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -20,8 +21,9 @@ from lit_fa.reports.card_html import story
 from lit_fa.reports.facts import commits, machines, wall_time
 from lit_fa.reports.formats import comma_separated, latex, markdown
 from lit_fa.reports.page_data import GLYPHS, section, unique
-from lit_fa.results.compare import Comparison, Kind
+from lit_fa.results.compare import Comparison
 from lit_fa.results.records import Collected
+from lit_fa.results.verdict import Kind
 from lit_fa.spec.expand import slug
 
 
@@ -107,11 +109,10 @@ def _totals(sections: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     ]
 
 
-def _tally(sections: Sequence[dict[str, Any]]) -> list[tuple[str, int, bool]]:
-    """(kind of verdict, number of cells, whether all of them are at a reduced scale) for every kind that occurs."""
-    cells = [cell for section in sections for cell in section["cells"]]
-    by_kind = {kind: [cell["reduced"] for cell in cells if cell["kind"] == kind] for kind in Kind}
-    return [(kind, len(reduced), all(reduced)) for kind, reduced in by_kind.items() if reduced]
+def _tally(sections: Sequence[dict[str, Any]]) -> list[tuple[str, int]]:
+    """(kind of verdict, number of rows) for every kind that occurs."""
+    counts = Counter(cell["kind"] for section in sections for cell in section["cells"])
+    return [(kind, counts[kind]) for kind in Kind if counts[kind]]
 
 
 def _texts(section: dict[str, Any]) -> dict[str, str]:

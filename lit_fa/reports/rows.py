@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from lit_fa.results.compare import Comparison, Kind, Reason, Verdict
+from lit_fa.results.compare import Comparison
 from lit_fa.results.summary import Summary, headline, mean_sd, number
-from lit_fa.spec.table import Cell, Published, Scale, Table
+from lit_fa.results.verdict import Kind, PValue, Reason, Verdict
+from lit_fa.spec.table import Cell, Published, Table
 
 _REASONS = {
     Reason.NOT_RUN: "not run",
@@ -12,13 +13,27 @@ _REASONS = {
     Reason.UNPUBLISHED: "no published number",
     Reason.OTHER_UNIT: "not comparable (published in {published.unit}, measured in {summary.metric.unit})",
     Reason.OTHER_METRIC: "not comparable (published is {published.metric}, measured is {summary.metric.name})",
+    Reason.OTHER_POINT: "not comparable (published is {published.at}, measured is {summary.metric.at})",
     Reason.PAIR_NOT_RUN: "not comparable (its pair is not run)",
+    Reason.REDUCED: "not the paper's protocol",
+    Reason.OTHER_PROTOCOL: "not the paper's protocol ({published.protocol})",
+    Reason.CONTROL_NOT_RUN: "no verdict (the positive control, {control}, has fewer than two runs)",
+    Reason.NO_POWER: "no power here ({control} does not beat a constant prediction)",
 }
 
 
 def headers(table: Table) -> list[str]:
     """The titles of the report's columns."""
-    main = ["row", "column", headline(table.metric), "95 % of the mean", "n", "published", "difference", "verdict"]
+    main = [
+        "row",
+        "column",
+        headline(table.metric),
+        "95 % of the mean",
+        "n",
+        "published",
+        "difference (95 %)",
+        "verdict",
+    ]
     also = [headline(metric) for metric in table.also]
     return [*main, *also, *(["less its pair, seed by seed (95 %)"] if has_pairs(table) else [])]
 
@@ -33,15 +48,16 @@ def rows(comparisons: Sequence[Comparison], table: Table) -> list[list[str]]:
     return [_row(comparison, table) for comparison in comparisons]
 
 
-def verdict_text(comparison: Comparison, *, caveat: bool = True) -> str:
-    """The verdict in words, with the number of runs behind it where some are missing.
+def label(comparison: Comparison) -> str:
+    """The text of the row's first column."""
+    cell, pair = comparison.cell, comparison.pair
+    return f"{cell.row} less {_pair_label(cell, pair)}" if comparison.of_difference and pair else cell.row
 
-    Args:
-        comparison: a cell.
-        caveat: whether to name the reduced scale; without it the text needs a mark beside it.
-    """
+
+def verdict_text(comparison: Comparison, table: Table) -> str:
+    """The verdict in words, with the number of runs behind it where some are missing."""
     counts, n, metric = comparison.counts, comparison.summary.n, comparison.summary.metric
-    text = _outcome(comparison, caveat)
+    text = _outcome(comparison, table)
     if counts.unlogged:
         text = f"{counts.unlogged} of {counts.finished} runs logged no {metric.name} ({metric.at})"
     elif 0 < n < counts.expected - counts.diverged:
@@ -58,27 +74,23 @@ def verdict_text(comparison: Comparison, *, caveat: bool = True) -> str:
     return f"{diverged}; {missing} not run" if missing else diverged
 
 
-def caveat_text(scale: Scale) -> str:
-    """What follows every verdict at a reduced scale: that it is not comparable, and what was cut."""
-    reason = scale.note or f"the {scale.name} scale is not the paper's protocol"
-    return f"at {scale.name} scale (not comparable: {reason})"
-
-
 def paired_difference(comparison: Comparison) -> str:
-    """`+0.12 ± 0.30 to FedAvg, n 5; published +0.4`: the mean difference and half its 95 % Student interval.
+    """`+0.12 ± 0.30 to FedAvg, n 5 (p 0.41, Holm 1)`: mean difference and half its 95 % Student interval.
 
-    Empty without a pair.
+    Empty without a pair, and in the row of a published difference, whose numbers these are.
     """
-    pair, paired, published = comparison.pair, comparison.paired, comparison.cell.published_difference
-    if pair is None or paired is None:
+    pair, paired, contrast = comparison.pair, comparison.paired, comparison.contrast
+    if pair is None or paired is None or comparison.of_difference:
         return ""
-    measured = _measured_difference(comparison, pair, paired)
-    if published is None:
-        return measured
-    metric = comparison.cell.metric
-    unit = "" if published.unit == metric.unit else f" {published.unit}"
-    other = "" if published.metric in ("", metric.name) else f" ({published.metric})"
-    return f"{measured}; published {published.value:+g}{unit}{other}"
+    text = _measured_difference(comparison, pair, paired)
+    return f"{text} ({_p_value(contrast)})" if contrast else text
+
+
+def margins(comparisons: Sequence[Comparison]) -> list[tuple[str, str]]:
+    """(margin with its unit, reason) of every margin that a published number of the table is judged by."""
+    judged = [c.cell for c in comparisons if c.published and c.cell.accept]
+    pairs = [(f"{cell.accept.margin:g} {cell.metric.unit}", cell.accept.why) for cell in judged if cell.accept]
+    return list(dict.fromkeys(pairs))
 
 
 def published_also(cell: Cell, summary: Summary) -> Published | None:
@@ -86,46 +98,67 @@ def published_also(cell: Cell, summary: Summary) -> Published | None:
     return next((p for p in cell.published_also if p.metric == summary.metric.name), None)
 
 
-def _outcome(comparison: Comparison, caveat: bool) -> str:
-    (summary, published), reason = comparison.judged, comparison.verdict.reason
-    if reason:
-        text = _REASONS[reason].format(summary=summary, published=published)
-    else:
-        text = _agreement(comparison.verdict, caveat)
-    return f"{text}; of the difference" if comparison.on_pairs and reason is not Reason.PAIR_NOT_RUN else text
+def _outcome(comparison: Comparison, table: Table) -> str:
+    reason = comparison.verdict.reason
+    if not reason:
+        return _judged(comparison.verdict)
+    control = table.control.row if table.control else ""
+    return _REASONS[reason].format(summary=comparison.summary, published=comparison.published, control=control)
 
 
-def _agreement(verdict: Verdict, caveat: bool) -> str:
-    kind = verdict.kind
-    if verdict.caveat is None or verdict.difference is None:
-        return kind.value
-    size = f"within {verdict.margin:.2g}" if kind is Kind.WITHIN else f"{kind.value} by {abs(verdict.difference):.2g}"
-    return f"{size} {caveat_text(verdict.caveat)}" if caveat else size
+def _judged(verdict: Verdict) -> str:
+    """`agrees (p 0.003, Holm 0.012)`."""
+    if verdict.kind is Kind.AGREES:
+        return f"agrees ({_p_value(verdict.agrees)})"
+    if verdict.kind is Kind.DIFFERS:
+        return f"differs ({_p_value(verdict.differs)})"
+    if verdict.kind is Kind.UNDECIDABLE:
+        return "undecided by any number of seeds"
+    if verdict.evidence is None:
+        return "undecided: one run"
+    return f"undecided: {verdict.seeds or 'more than 10,000'} seeds would decide"
+
+
+def _p_value(value: PValue | None) -> str:
+    """`p 0.003, Holm 0.012`."""
+    pairs = [("p", value.p), ("Holm", value.holm)] if value else []
+    return ", ".join(f"{name} {f'{p:.2g}' if p >= 0.001 else '< 0.001'}" for name, p in pairs)
+
+
+def _pair_label(cell: Cell, pair: Cell) -> str:
+    return pair.row if pair.column == cell.column else f"{pair.row}, {pair.column}"
 
 
 def _measured_difference(comparison: Comparison, pair: Cell, paired: Summary) -> str:
     if paired.mean is None:
         return "–"
     like, lost = comparison.summary.mean, comparison.counts.pairs_lost
-    label = pair.row if pair.column == comparison.cell.column else f"{pair.row}, {pair.column}"
-    half = f" ± {number(paired.interval, like)}" if paired.interval is not None else ""
     diverged = f", {lost} lost to divergence" if lost else ""
-    return f"{'+' * (paired.mean >= 0)}{number(paired.mean, like)}{half} to {label}, n {paired.n}{diverged}"
+    return (
+        f"{signed(paired.mean, paired.interval, like)} to {_pair_label(comparison.cell, pair)}, n {paired.n}{diverged}"
+    )
+
+
+def signed(value: float, half: float | None, like: float | None = None) -> str:
+    """`+0.12 ± 0.30`, with the decimals of `like`."""
+    interval = f" ± {number(half, like)}" if half is not None else ""
+    return f"{'+' * (value >= 0)}{number(value, like)}{interval}"
 
 
 def _row(comparison: Comparison, table: Table) -> list[str]:
     cell, summary, counts = comparison.cell, comparison.summary, comparison.counts
     own = "" if cell.metric == table.metric else f" {headline(cell.metric)}"
+    seen, published = comparison.verdict.evidence, comparison.published
     return [
-        cell.row,
+        label(comparison),
         cell.column,
         mean_sd(summary) + own,
         f"± {number(summary.interval, summary.mean)}" if summary.interval is not None else "",
         f"{summary.n}" if summary.n in (0, counts.expected) else f"{summary.n} of {counts.expected}",
-        _printed(cell.published, cell.metric.unit) if cell.published else "",
-        "" if comparison.difference is None else f"{comparison.difference:+.2g}",
-        verdict_text(comparison),
-        *(_further(cell, other) for other in comparison.also),
+        _printed(published, cell.metric.unit) if published else "",
+        signed(seen.difference, seen.interval, summary.mean) if seen else "",
+        verdict_text(comparison, table),
+        *([""] * len(table.also) if comparison.of_difference else (_further(cell, s) for s in comparison.also)),
         *([paired_difference(comparison)] if has_pairs(table) else []),
     ]
 

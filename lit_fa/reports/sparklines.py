@@ -24,7 +24,7 @@ def intervals(comparisons: Sequence[Comparison]) -> list[Markup]:
 
     The cells of one column and metric share an axis, so that rows can be compared; columns are often data sets.
     """
-    spans: dict[tuple[str, ...], list[float]] = {}
+    spans: dict[tuple[str | bool, ...], list[float]] = {}
     for c in comparisons:
         spans.setdefault(_axis(c), []).extend(_extent(c))
     return [_interval(c, spans[_axis(c)]) for c in comparisons]
@@ -70,8 +70,8 @@ def counts_of(record: Record) -> list[list[int]]:
     return counts if drawable and any(map(any, counts)) else []
 
 
-def _axis(c: Comparison) -> tuple[str, ...]:
-    return c.cell.column, c.cell.metric.name, c.cell.metric.unit, c.cell.metric.at
+def _axis(c: Comparison) -> tuple[str | bool, ...]:
+    return c.cell.column, c.cell.metric.name, c.cell.metric.unit, c.cell.metric.at, c.of_difference
 
 
 def _extent(c: Comparison) -> list[float]:
@@ -83,7 +83,7 @@ def _extent(c: Comparison) -> list[float]:
 
 def _published(c: Comparison) -> list[float]:
     """The published number of a cell that can be compared with it; empty for another cell."""
-    return [c.cell.published.value] if c.cell.published and c.difference is not None else []
+    return [c.published.value] if c.published and c.difference is not None else []
 
 
 def _interval(c: Comparison, extent: Sequence[float]) -> Markup:

@@ -1,66 +1,16 @@
 """Measured against published: for every cell the mean over seeds, and a verdict as data.
 
-A verdict holds the kind of outcome and the numbers that decided it; `lit_fa.reports` turns it into text. `judge` is the
-only statistical test. A mean at a reduced scale is never called reproduced: its verdict has the scale as a caveat.
+A cell whose paper prints the difference from another cell gets a comparison of its own, of the paired runs.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import Enum, StrEnum
+from dataclasses import dataclass, replace
 
+from lit_fa.results.equivalence import holm, lower_bound, p_of_mean
 from lit_fa.results.records import Collected, Record
 from lit_fa.results.summary import Summary, summarise
-from lit_fa.spec.table import Cell, Metric, Published, Scale
-
-
-class Kind(StrEnum):
-    """The outcome of a comparison. Above and below are literal: an error rate above the published one is worse."""
-
-    REPRODUCED = "reproduced"  # within the margin, at the paper's scale
-    WITHIN = "within"  # within the margin, at a reduced scale
-    ABOVE = "above"
-    BELOW = "below"
-    OPEN = "open"  # nothing to compare with
-    MISSING = "missing"  # no run
-    FAILED = "failed"  # runs that diverged, or without a finite number
-
-
-class Reason(Enum):
-    """Why there is no difference from a published number."""
-
-    NOT_RUN = "no run"
-    NOT_FINITE = "a value is nan or infinite"
-    UNPUBLISHED = "no published number"
-    OTHER_UNIT = "published in another unit"
-    OTHER_METRIC = "another metric is published"
-    PAIR_NOT_RUN = "no run of the paired cell"
-
-    @property
-    def kind(self) -> Kind:
-        """The kind of verdict that follows."""
-        return {Reason.NOT_RUN: Kind.MISSING, Reason.NOT_FINITE: Kind.FAILED}.get(self, Kind.OPEN)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The outcome of comparing a mean with a published number, both in the metric's unit.
-
-    Attributes:
-        kind: of the outcome.
-        reason: why there is no difference; None where there is one.
-        difference: measured minus published.
-        interval: half the width of the 95 % interval of the measured mean; None for a single run.
-        margin: largest absolute difference that counts as agreement.
-        caveat: the reduced scale of the measurement, None at the paper's.
-    """
-
-    kind: Kind
-    reason: Reason | None = None
-    difference: float | None = None
-    interval: float | None = None
-    margin: float | None = None
-    caveat: Scale | None = None
+from lit_fa.results.verdict import Kind, PValue, Reason, Verdict, decide, judge, why_not
+from lit_fa.spec.table import Cell, Metric, Published
 
 
 @dataclass(frozen=True)
@@ -76,17 +26,18 @@ class Counts:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One cell of the report. Diverged runs are counted, and their values are in no mean.
+    """One row of the report. Diverged runs are counted, and their values are in no mean.
 
     Attributes:
         cell: that was measured.
-        summary: the cell's metric over seeds.
+        summary: the cell's metric over seeds; of the paired differences with `of_difference`.
         also: the table's further metrics over seeds.
-        verdict: on the summary, or on `paired` with `on_pairs`.
+        verdict: on the summary.
         counts: of the cell's runs.
         pair: the paired cell, None without one.
         paired: this cell's value minus that of `pair`, seed by seed; None without one.
-        on_pairs: the paper prints only the difference from the paired cell, so the verdict is on that.
+        contrast: of the test that `paired` has mean 0; None without one and for a single pair.
+        of_difference: the row is about the published difference from `pair`.
     """
 
     cell: Cell
@@ -96,7 +47,8 @@ class Comparison:
     counts: Counts
     pair: Cell | None = None
     paired: Summary | None = None
-    on_pairs: bool = False
+    contrast: PValue | None = None
+    of_difference: bool = False
 
     @property
     def kind(self) -> Kind:
@@ -104,83 +56,109 @@ class Comparison:
         return Kind.FAILED if self.counts.diverged or self.counts.unlogged else self.verdict.kind
 
     @property
-    def judged(self) -> tuple[Summary, Published | None]:
-        """What the verdict compares: a measured summary and a published number."""
-        if self.on_pairs and self.paired is not None:
-            return self.paired, self.cell.published_difference
-        return self.summary, self.cell.published
+    def published(self) -> Published | None:
+        """The number that the row is compared with."""
+        return self.cell.published_difference if self.of_difference else self.cell.published
 
     @property
     def difference(self) -> float | None:
-        """Measured minus published value; None where they cannot be compared."""
-        return None if self.on_pairs else self.verdict.difference
+        """Measured minus published value; None without a test."""
+        return self.verdict.evidence.difference if self.verdict.evidence else None
+
+    @property
+    def reading_of(self) -> str:
+        """The published number that the row is one of several readings of; its own name where it is the only one."""
+        name = self.cell.reading_of or self.cell.id
+        return f"{name}, difference" if self.of_difference else name
 
 
 def compare(collected: Collected) -> list[Comparison]:
-    """A comparison for every cell of the scale, in the order of the table."""
-    return [_compare_cell(collected, cell) for cell in collected.cells]
+    """A comparison for every cell of the scale, and for every published difference, in the order of the table."""
+    rows = [row for cell in collected.cells for row in _compare_cell(collected, cell)]
+    return _with_contrasts(_with_holm(rows))
 
 
-def judge(summary: Summary, published: Published | None, scale: Scale, floor: float) -> Verdict:
-    """The verdict on a mean: whether it differs from the published number by more than the margin.
-
-    Args:
-        summary: of the measured values.
-        published: to compare with.
-        scale: of the measurement.
-        floor: smallest margin.
-    """
-    comparable = _comparable(summary, published)
-    if isinstance(comparable, Reason):
-        return Verdict(comparable.kind, comparable)
-    mean, published = comparable
-    difference, margin = mean - published.value, tolerance(summary, published, floor)
-    # The slack is rounding only: 97.8 - 97.5 is 0.3 to a person, not 0.29999999999999716 or 0.30000000000001137.
-    close = abs(difference) <= margin + 1e-9 * max(abs(published.value), abs(mean))
-    full = scale.name == "full"
-    agrees = Kind.REPRODUCED if full else Kind.WITHIN
-    kind = agrees if close else Kind.ABOVE if difference > 0 else Kind.BELOW
-    return Verdict(kind, None, difference, summary.interval, margin, None if full else scale)
-
-
-def tolerance(summary: Summary, published: Published, floor: float) -> float:
-    """max(floor, 2 x combined standard error), in the metric's unit.
-
-    A side without a known spread or number of runs adds nothing, which makes the test stricter, never more lenient.
-    """
-    ours = summary.sd**2 / summary.n if summary.sd is not None else 0.0
-    theirs = published.std**2 / published.n if published.std is not None and published.n else 0.0
-    return max(floor, 2 * math.sqrt(ours + theirs))
-
-
-def _comparable(summary: Summary, published: Published | None) -> tuple[float, Published] | Reason:
-    """The mean and the published number, or why they cannot be compared."""
-    metric = summary.metric
-    if summary.mean is None:
-        return Reason.NOT_RUN
-    if summary.not_finite:
-        return Reason.NOT_FINITE
-    if published is None:
-        return Reason.UNPUBLISHED
-    if published.unit != metric.unit:
-        return Reason.OTHER_UNIT
-    if published.metric not in ("", metric.name):
-        return Reason.OTHER_METRIC
-    return summary.mean, published
-
-
-def _compare_cell(collected: Collected, cell: Cell) -> Comparison:
-    table, scale, records = collected.table, collected.scale, collected.of(cell)
-    metrics = (cell.metric, *table.also)
-    summary, *also = (summarise(_values(records, metric), metric) for metric in metrics)
+def _compare_cell(collected: Collected, cell: Cell) -> list[Comparison]:
+    table, records = collected.table, collected.of(cell)
+    summary, *also = (summarise(_values(records, metric), metric) for metric in (cell.metric, *table.also))
     pair = next((other for other in table.cells if other.id == cell.paired_with), None)
     paired = _paired(collected, cell, pair) if pair else None
-    verdict, on_pairs = judge(summary, cell.published, scale, table.floor), False
-    if paired is not None and summary.n and cell.published_difference and not cell.published:
-        verdict, on_pairs = judge(paired, cell.published_difference, scale, table.floor), True
-        if not paired.n:
+    counts = _count(collected, cell, summary)
+    verdict = _verdict(collected, cell, summary, cell.published)
+    rows = [Comparison(cell, summary, tuple(also), verdict, counts, pair, paired)]
+    if paired is not None and cell.published_difference:
+        verdict = _verdict(collected, cell, paired, cell.published_difference)
+        if verdict.reason is Reason.NOT_RUN and summary.n:
             verdict = Verdict(Kind.OPEN, Reason.PAIR_NOT_RUN)
-    return Comparison(cell, summary, tuple(also), verdict, _count(collected, cell, summary), pair, paired, on_pairs)
+        rows.append(Comparison(cell, paired, (), verdict, counts, pair, paired, of_difference=True))
+    return rows
+
+
+def _verdict(collected: Collected, cell: Cell, summary: Summary, published: Published | None) -> Verdict:
+    reason = why_not(summary, published, collected.scale) or _without_power(collected, cell, published)
+    if reason:
+        return Verdict(reason.kind, reason)
+    assert published is not None
+    assert cell.accept is not None  # a table with a published number has a margin
+    return judge(summary, published, cell.accept)
+
+
+def _without_power(collected: Collected, cell: Cell, published: Published | None) -> Reason | None:
+    """Why the cell's column can show nothing: its positive control is missing, or no better than a constant."""
+    control = collected.table.control
+    constant = control.value(cell.column) if control else None
+    rows = [c for c in collected.cells if control and (c.row, c.column) == (control.row, cell.column)]
+    if constant is None or not rows or rows[0].metric != cell.metric or not cell.accept:
+        return None
+    values = summarise(_values(collected.of(rows[0]), rows[0].metric), rows[0].metric)
+    if values.mean is None or values.sd is None:
+        return Reason.CONTROL_NOT_RUN
+    sign = 1 if cell.metric.better == "higher" else -1
+    gain = lower_bound(sign * (values.mean - constant), values.sd, values.n)
+    difference = published is not None and published is cell.published_difference
+    effect = max(cell.accept.margin, abs(published.value) if difference and published else 0.0)
+    return None if gain > effect else Reason.NO_POWER
+
+
+def _with_holm(rows: list[Comparison]) -> list[Comparison]:
+    """The rows with p-values corrected over the readings of one number, and then over the numbers of the table."""
+    evidence = {i: row.verdict.evidence for i, row in enumerate(rows) if row.verdict.evidence}
+    readings = {i: rows[i].reading_of for i in evidence}
+    agrees = _corrected(readings, {i: seen.p_agrees for i, seen in evidence.items()})
+    differs = _corrected(readings, {i: seen.p_differs for i, seen in evidence.items()})
+    return [_decided(row, agrees[i], differs[i]) if i in evidence else row for i, row in enumerate(rows)]
+
+
+def _decided(row: Comparison, agrees: PValue, differs: PValue) -> Comparison:
+    assert row.published is not None
+    verdict = replace(row.verdict, kind=Kind.UNDECIDED, agrees=agrees, differs=differs, seeds=None)
+    return replace(row, verdict=decide(row.summary, row.published, verdict))
+
+
+def _corrected(readings: dict[int, str], raw: dict[int, float]) -> dict[int, PValue]:
+    """Holm's correction, first over the rows that read one number, then over the best readings of all numbers."""
+    families: dict[str, list[int]] = {}
+    for i, name in readings.items():
+        families.setdefault(name, []).append(i)
+    own = {i: p for family in families.values() for i, p in zip(family, holm([raw[i] for i in family]), strict=True)}
+    over = dict(zip(families, holm([min(own[i] for i in family) for family in families.values()]), strict=True))
+    return {i: PValue(own[i], max(own[i], over[name])) for i, name in readings.items()}
+
+
+def _with_contrasts(rows: list[Comparison]) -> list[Comparison]:
+    """The rows with the tests of their paired differences, corrected over all of the table."""
+    tested = {
+        i: p_of_mean(row.paired.mean, row.paired.sd, row.paired.n)
+        for i, row in enumerate(rows)
+        if row.paired is not None
+        and row.paired.mean is not None
+        and row.paired.sd is not None
+        and not row.of_difference
+    }
+    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
+    return [
+        replace(row, contrast=PValue(tested[i], corrected[i])) if i in tested else row for i, row in enumerate(rows)
+    ]
 
 
 def _values(records: Sequence[Record], metric: Metric) -> list[float]:

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator
 from pydantic.dataclasses import dataclass
 
 from lit_fa.errors import UserError, nearest
+from lit_fa.spec.accept import Accept
 from lit_fa.spec.validation import Count, Entry, Filled, Line, Number, OneOf, Positive, choice, number, validated
 
 
@@ -35,6 +36,7 @@ def _as_list(data: Any) -> Any:
 RowText = Annotated[Line, AfterValidator(_not_blank)]
 ColumnText = Annotated[Line, AfterValidator(lambda label: label and _not_blank(label))]
 Overrides = dict[str, Any]  # of the base config, by dotted name
+Point = Literal["last", "first", "best", "mean_last_10", "median", "max_abs"]  # of a curve
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,17 @@ class Metric(Entry):
     name: Line
     unit: Line
     better: Annotated[Literal["higher", "lower"], OneOf()] = "higher"
-    at: Annotated[Literal["last", "first", "best", "mean_last_10", "median", "max_abs"], OneOf()] = "last"
+    at: Annotated[Point, OneOf()] = "last"
 
 
 @dataclass(frozen=True)
 class Published(Entry):
-    """What the paper prints for one cell; `std` over `n` runs if it says so, `metric` if it is not the table's."""
+    """What the paper prints for one cell.
+
+    `std` over `n` runs if it says so; without `std` the paper's runs are taken to vary as ours do, without `n` it is
+    one run. `exact` is a number that no run produced (a theorem's). Written only if they are not the table's, and then
+    there is no verdict: `metric`, `at`, and `protocol`, which says in what the paper's differs from the full scale.
+    """
 
     value: Number
     unit: str
@@ -58,6 +65,8 @@ class Published(Entry):
     source: str = ""
     protocol: str = ""
     metric: str = ""
+    at: Annotated[Point, OneOf()] | None = None
+    exact: bool = False
 
 
 PublishedEntry = Annotated[Published, BeforeValidator(_with_unit)]
@@ -77,6 +86,8 @@ class CellEntry(Entry):
     scales: Annotated[tuple[str, ...], Filled] | None = None
     metric: dict[str, Any] = field(default_factory=dict)
     paired_with: str = ""
+    accept: Accept | None = None
+    reading_of: Line = ""
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,8 @@ class Cell:
     paired_with: str = ""
     published_difference: Published | None = None
     published_also: tuple[Published, ...] = ()
+    accept: Accept | None = None
+    reading_of: str = ""
 
     @property
     def id(self) -> str:
@@ -105,7 +118,14 @@ class Cell:
         return f"{self.row}|{self.column}"
 
 
-def cell(entry: CellEntry, metric: Metric, also: Sequence[str], scales: Sequence[str], where: str) -> Cell:
+def cell(
+    entry: CellEntry,
+    metric: Metric,
+    also: Sequence[str],
+    scales: Sequence[str],
+    where: str,
+    accept: Accept | None = None,
+) -> Cell:
     """The cell of an entry.
 
     Args:
@@ -114,6 +134,7 @@ def cell(entry: CellEntry, metric: Metric, also: Sequence[str], scales: Sequence
         also: names of the table's further metrics.
         scales: the scales that the table declares.
         where: what to call the entry in an error.
+        accept: the table's margin, for a cell without its own.
 
     Raises:
         UserError: an unknown scale or metric, or published numbers that cannot be told apart.
@@ -139,6 +160,8 @@ def cell(entry: CellEntry, metric: Metric, also: Sequence[str], scales: Sequence
         paired_with=_cell_id(entry.paired_with, entry.column),
         published_difference=entry.published_difference,
         published_also=tuple(published for published in entry.published or () if published.metric in also),
+        accept=entry.accept or accept,
+        reading_of=entry.reading_of,
     )
 
 

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 from pydantic.dataclasses import dataclass
 
+from lit_fa.spec.accept import Accept
 from lit_fa.spec.cell import CellEntry, ColumnText, Printed, Published, RowText
-from lit_fa.spec.validation import Entry, Filled, choice
+from lit_fa.spec.validation import Entry, Filled, Line, choice
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,14 @@ class Side(Entry):
 
 @dataclass(frozen=True)
 class Grid(Entry):
-    """The mapping `grid` of a table file; `published` and `published_difference` are by `row|column`."""
+    """The mapping `grid` of a table file; the other keys are by `row|column`."""
 
     rows: Annotated[dict[RowText, Side], Filled]
     columns: Annotated[dict[ColumnText, Side], Filled]
     published: dict[str, Printed | None] = field(default_factory=dict)
     published_difference: dict[str, Published | None] = field(default_factory=dict)
+    accept: dict[str, Accept] = field(default_factory=dict)
+    reading_of: dict[str, Line] = field(default_factory=dict)
 
 
 def cross(grid: Grid, scales: Sequence[str], where: str) -> list[CellEntry]:
@@ -49,7 +52,7 @@ def cross(grid: Grid, scales: Sequence[str], where: str) -> list[CellEntry]:
             for scale in side.scales or ():
                 choice(scale, scales, f"{where}.{axis}.{label}.scales")
     labels = [f"{row}|{column}" for row, column in product(grid.rows, grid.columns)]
-    for key in ("published", "published_difference"):
+    for key in ("published", "published_difference", "accept", "reading_of"):
         for label in getattr(grid, key):
             choice(label, labels, f"{where}.{key}")
     cells = (_cell(grid, row, column) for row, column in product(grid.rows, grid.columns))
@@ -70,5 +73,7 @@ def _cell(grid: Grid, row: str, column: str) -> CellEntry | None:
         paired_with=sides[0].paired_with or sides[1].paired_with,
         published=grid.published.get(f"{row}|{column}"),
         published_difference=grid.published_difference.get(f"{row}|{column}"),
+        accept=grid.accept.get(f"{row}|{column}"),
+        reading_of=grid.reading_of.get(f"{row}|{column}", ""),
         scales=scales,
     )

@@ -1,7 +1,7 @@
 """A paper's table as data: what is run, what was published, and how the two are compared.
 
 A table file names a base config, a metric, seeds, scales and cells. Nothing in it is computed, and there is no
-inheritance beyond base + cell + scale + seed. Numbers of a metric, its published values and the accepted floor share
+inheritance beyond base + cell + scale + seed. Numbers of a metric, its published values and the margin share
 one unit, which is written down.
 """
 
@@ -15,10 +15,11 @@ from pydantic.dataclasses import dataclass
 
 from lit_fa.errors import UserError
 from lit_fa.escaping import plain
+from lit_fa.spec.accept import Accept, Control
 from lit_fa.spec.cell import Cell, CellEntry, Metric, Overrides, Published, cell
 from lit_fa.spec.figure import Figure, with_labels_of
 from lit_fa.spec.grid import Grid, cross
-from lit_fa.spec.validation import Entry, FileName, Filled, OneOf, Positive, choice, printable, read_yaml, validated
+from lit_fa.spec.validation import Entry, FileName, Filled, OneOf, choice, printable, read_yaml, validated
 
 SCALES = ("smoke", "cpu", "full")
 __all__ = ["SCALES", "Cell", "Metric", "Paper", "Published", "Scale", "Table", "load_table"]
@@ -79,13 +80,6 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Accept(Entry):
-    """A difference from the published value of at most `floor` is accepted whatever the spread."""
-
-    floor: Positive = 0.0
-
-
-@dataclass(frozen=True)
 class TableFile(Entry):
     """The keys of a table file."""
 
@@ -95,7 +89,8 @@ class TableFile(Entry):
     seeds: Seeds
     also: Annotated[tuple[Metric, ...], Filled] = ()
     seeded: Annotated[tuple[str, ...], Filled] = ()
-    accept: Accept = field(default_factory=Accept)
+    accept: Accept | None = None
+    control: Control | None = None
     assumed: dict[str, str] = field(default_factory=dict)
     scales: Annotated[dict[Annotated[Literal["smoke", "cpu", "full"], OneOf()], ScaleEntry], Filled] = field(
         default_factory=lambda: {"full": ScaleEntry()}
@@ -118,7 +113,7 @@ class Table:
     cells: tuple[Cell, ...]
     also: tuple[Metric, ...] = ()
     seeded: tuple[str, ...] = ()
-    floor: float = 0.0
+    control: Control | None = None
     assumed: dict[str, str] = field(default_factory=dict)
     figures: tuple[Figure, ...] = ()
 
@@ -158,7 +153,7 @@ def load_table(path: Path | str) -> Table:
         cells=cells,
         also=file.also,
         seeded=file.seeded,
-        floor=file.accept.floor,
+        control=file.control,
         assumed=file.assumed,
         figures=tuple(with_labels_of(f, cells, f"{path}: figures[{i}]") for i, f in enumerate(file.figures)),
     )
@@ -167,7 +162,9 @@ def load_table(path: Path | str) -> Table:
 def _cells(file: TableFile, path: Path) -> tuple[Cell, ...]:
     where, scales, also = f"{path}: cells", list(file.scales), [metric.name for metric in file.also]
     entries = [*file.cells, *(cross(file.grid, scales, f"{path}: grid") if file.grid else ())]
-    cells = tuple(cell(entry, file.metric, also, scales, f"{where}[{i}]") for i, entry in enumerate(entries))
+    cells = tuple(
+        cell(entry, file.metric, also, scales, f"{where}[{i}]", file.accept) for i, entry in enumerate(entries)
+    )
     ids = [cell.id for cell in cells]
     if not cells:
         raise UserError(f"{path}: no cells; write a list `cells` or a `grid`")
@@ -176,4 +173,8 @@ def _cells(file: TableFile, path: Path) -> tuple[Cell, ...]:
     for one in cells:
         if one.paired_with and choice(one.paired_with, ids, f"{where} ({one.id}).paired_with") == one.id:
             raise UserError(f"{where} ({one.id}).paired_with: a cell is paired with another; name its row")
+        if (one.published or one.published_difference) and not one.accept:
+            raise UserError(f"{path}: accept is missing, and {one.id!r} has a published number; write {{margin, why}}")
+    if file.control:
+        file.control.check([(cell.row, cell.column) for cell in cells], f"{path}: control")
     return cells

@@ -8,8 +8,9 @@ from lit_fa.commands.table import main
 from lit_fa.reports.figures import mean_curve
 from lit_fa.reports.formats import comma_separated, markdown
 from lit_fa.reports.rows import paired_difference
-from lit_fa.results.compare import Kind, compare
+from lit_fa.results.compare import compare
 from lit_fa.results.records import collect
+from lit_fa.results.verdict import Kind
 from lit_fa.spec.table import load_table
 
 LOST = {"status": "diverged", "diverged": {"step": 40, "first": "the output of head"}}
@@ -37,7 +38,7 @@ def with_lost(declared, save, fill):
 def test_a_mean_over_survivors_is_flagged_and_takes_in_no_diverged_value(with_lost):
     collected, (fa, _), _ = with_lost(2)
     assert fa.summary.values == (90.0, 91.0)
-    assert (fa.kind, fa.verdict.kind, fa.counts.diverged) == (Kind.FAILED, Kind.REPRODUCED, 1)
+    assert (fa.kind, fa.verdict.kind, fa.counts.diverged) == (Kind.FAILED, Kind.UNDECIDED, 1)
     assert collected.missing == ()
     assert "2 of 3" in markdown(collected, [fa])
 
@@ -71,7 +72,7 @@ def test_a_lost_seed_has_no_paired_difference(declared, with_lost):
     declared["cells"][1]["paired_with"] = "FA"
     _, (_, bp), _ = with_lost(2)
     assert bp.paired.n == 2
-    assert paired_difference(bp).endswith("to FA, n 2, 1 lost to divergence")
+    assert paired_difference(bp).endswith("to FA, n 2, 1 lost to divergence (p 1, Holm 1)")
 
 
 def test_no_curve_takes_in_a_diverged_run(with_lost):

@@ -5,67 +5,75 @@ import math
 import pytest
 
 from lit_fa.reports.rows import verdict_text
-from lit_fa.results.compare import Comparison, Counts, Kind, Reason, Verdict, judge
+from lit_fa.results.compare import Comparison, Counts
 from lit_fa.results.summary import summarise
-from lit_fa.spec.table import Cell, Metric, Published, Scale
+from lit_fa.results.verdict import Reason, Verdict, judge, why_not
+from lit_fa.spec.accept import Accept
+from lit_fa.spec.table import Cell, Metric, Published, Scale, load_table
 
 ACCURACY = Metric("test/accuracy", "%")
-FULL, SMOKE = Scale("full", (0,), {}), Scale("smoke", (0,), {})
-CPU = Scale("cpu", (0,), {}, "10 of the paper's 50 epochs")
-PRINTED = Published(97.8, "%")
+FULL, CPU = Scale("full", (0,), {}), Scale("cpu", (0,), {}, "10 of the paper's 50 epochs")
+ACCEPT = Accept(0.3, "the table prints one decimal")
+PRINTED, THEOREM = Published(97.8, "%"), Published(97.8, "%", exact=True)
 
 
-def compared(values, published, scale, *, pair=None, **counts) -> Comparison:
-    """A cell of these values; `pair`: values of the paired difference, which `published` is then about."""
-    numbers = {"published_difference" if pair is not None else "published": published}
-    cell = Cell("FA", "", {}, ACCURACY, (scale.name,), paired_with="BP|" * (pair is not None), **numbers)
-    summary, n = summarise(values, ACCURACY), len(values)
-    paired = None if pair is None else summarise(pair, ACCURACY)
-    verdict = judge(summary if pair is None else paired, published, scale, 0.3)
-    if pair == []:
-        verdict = Verdict(Kind.OPEN, Reason.PAIR_NOT_RUN)
-    runs = Counts(**{"expected": n, "finished": n} | counts)
-    return Comparison(cell, summary, (), verdict, runs, paired=paired, on_pairs=pair is not None)
+@pytest.fixture
+def table(declared, save):
+    """A table whose positive control is BP."""
+    return load_table(save(declared | {"control": {"row": "BP", "constant": 10}}))
+
+
+def compared(values, published, scale=FULL, *, reason=None, **counts) -> Comparison:
+    """A cell of these values."""
+    cell, summary = Cell("FA", "", {}, ACCURACY, (scale.name,), published), summarise(values, ACCURACY)
+    reason = reason or why_not(summary, published, scale)
+    verdict = Verdict(reason.kind, reason) if reason else judge(summary, published, ACCEPT)
+    runs = Counts(**{"expected": len(values), "finished": len(values)} | counts)
+    return Comparison(cell, summary, (), verdict, runs)
 
 
 @pytest.mark.parametrize(
     ("comparison", "text"),
     [
-        (compared([97.8], PRINTED, FULL), "reproduced"),
-        (compared([97.0], PRINTED, FULL), "below"),
-        (compared([97.6], PRINTED, CPU), "within 0.3 at cpu scale (not comparable: 10 of the paper's 50 epochs)"),
-        (compared([96.6], PRINTED, CPU), "below by 1.2 at cpu scale (not comparable: 10 of the paper's 50 epochs)"),
+        (compared([97.8, 97.8], THEOREM), "agrees (p < 0.001, Holm < 0.001)"),
+        (compared([97.7, 97.8, 97.9], THEOREM), "agrees (p 0.018, Holm 0.018)"),
+        (compared([96.9, 97.0, 97.1], THEOREM), "differs (p 0.0052, Holm 0.0052)"),
+        (compared([97.3, 97.8, 98.3], THEOREM), "undecided: 10 seeds would decide"),
+        (compared([97.3, 97.8, 98.3], PRINTED), "undecided by any number of seeds"),
+        (compared([97.8], PRINTED), "undecided: one run"),
+        (compared([96.6], PRINTED, CPU), "not the paper's protocol"),
+        (compared([96.6], Published(97.8, "%", protocol="60 epochs")), "not the paper's protocol (60 epochs)"),
+        (compared([96.6], Published(97.8, "%", at="best")), "not comparable (published is best, measured is last)"),
         (
-            compared([97.8], PRINTED, SMOKE),
-            "within 0.3 at smoke scale (not comparable: the smoke scale is not the paper's protocol)",
+            compared([96.6], PRINTED, reason=Reason.NO_POWER),
+            "no power here (BP does not beat a constant prediction)",
         ),
-        (compared([], PRINTED, FULL, expected=3), "not run"),
-        (compared([97.0], None, FULL), "no published number"),
-        (compared([97.0], Published(0.97, "1"), FULL), "not comparable (published in 1, measured in %)"),
         (
-            compared([97.0], Published(97.0, "%", metric="test/top5"), FULL),
+            compared([96.6], PRINTED, reason=Reason.CONTROL_NOT_RUN),
+            "no verdict (the positive control, BP, has fewer than two runs)",
+        ),
+        (compared([97.8], PRINTED, reason=Reason.PAIR_NOT_RUN), "not comparable (its pair is not run)"),
+        (compared([], PRINTED, expected=3), "not run"),
+        (compared([97.0], None), "no published number"),
+        (compared([97.0], Published(0.97, "1")), "not comparable (published in 1, measured in %)"),
+        (
+            compared([97.0], Published(97.0, "%", metric="test/top5")),
             "not comparable (published is test/top5, measured is test/accuracy)",
         ),
-        (compared([math.nan, 97.0], PRINTED, FULL), "not finite in 1 of 2 runs"),
-        (compared([97.8, 97.8], PRINTED, FULL, expected=3), "reproduced; 2 of 3 seeds"),
-        (compared([97.8], PRINTED, FULL, finished=3, unlogged=2), "2 of 3 runs logged no test/accuracy (last)"),
-        (compared([97.8], Published(2.5, "%"), FULL, pair=[2.4]), "reproduced; of the difference"),
-        (compared([97.8], Published(2.5, "%"), FULL, pair=[]), "not comparable (its pair is not run)"),
+        (compared([math.nan, 97.0], PRINTED), "not finite in 1 of 2 runs"),
+        (compared([97.8, 97.8], THEOREM, expected=3), "agrees (p < 0.001, Holm < 0.001); 2 of 3 seeds"),
+        (compared([97.8], PRINTED, finished=3, unlogged=2), "2 of 3 runs logged no test/accuracy (last)"),
         (
-            compared([97.8, 97.8], PRINTED, FULL, expected=3, diverged=1),
-            "diverged in 1 of 3; mean of 2 that did not diverge: reproduced",
+            compared([97.8, 97.8], THEOREM, expected=3, diverged=1),
+            "diverged in 1 of 3; mean of 2 that did not diverge: agrees (p < 0.001, Holm < 0.001)",
         ),
-        (compared([], PRINTED, FULL, expected=3, diverged=3), "diverged in 3 of 3"),
-        (compared([], PRINTED, FULL, expected=3, diverged=2), "diverged in 2 of 3; 1 not run"),
+        (compared([], PRINTED, expected=3, diverged=3), "diverged in 3 of 3"),
+        (compared([], PRINTED, expected=3, diverged=2), "diverged in 2 of 3; 1 not run"),
         (
-            compared([], PRINTED, FULL, expected=3, finished=2, unlogged=2, diverged=1),
+            compared([], PRINTED, expected=3, finished=2, unlogged=2, diverged=1),
             "diverged in 1 of 3; 2 of 2 runs logged no test/accuracy (last)",
         ),
     ],
 )
-def test_verdict_text(comparison, text):
-    assert verdict_text(comparison) == text
-
-
-def test_the_scale_can_be_left_to_a_mark_beside_the_verdict():
-    assert verdict_text(compared([96.6], PRINTED, CPU), caveat=False) == "below by 1.2"
+def test_verdict_text(comparison, text, table):
+    assert verdict_text(comparison, table) == text

@@ -34,8 +34,11 @@ def put(table: dict, dotted: str, value: object) -> None:
         ("seeds", [-1], "-1 is not a seed"),
         ("seeds", ["zero"], "'zero' is not a seed"),
         ("seeded", "seed_everything", "expected a list"),
-        ("accept.floor", -0.1, "too small"),
-        ("accept", {"flor": 1}, "nearest: floor"),
+        ("accept.margin", 0, "too small; more than 0 is needed"),
+        ("accept.why", " ", "the reason is empty"),
+        ("accept", {"floor": 0.3}, "`floor` is gone; write margin"),
+        ("accept", {"margin": 0.3}, "the key 'why' is missing"),
+        ("accept", {"margn": 1, "why": "x"}, "nearest: margin"),
         ("scales.fulll", {}, "unknown 'fulll'; nearest: full"),
         ("scales", {}, "scales: is empty"),
         ("scales.cpu.seeds", [], "scales.cpu.seeds: is empty"),
@@ -105,13 +108,13 @@ def test_a_table_holds_what_its_file_says(declared, save):
     assert [cell.id for cell in table.cells] == ["FA|width 32", "BP|width 32"]
     assert table.cells[0].published.value == 91.0
     assert (table.scale("cpu").seeds, table.scale("full").seeds) == ((0, 1), (0, 1, 2))
-    assert (table.floor, table.metric.at, table.scale(None).name) == (0.3, "last", "cpu")
+    assert (table.cells[0].accept.margin, table.metric.at, table.scale(None).name) == (0.3, "last", "cpu")
 
 
 def test_an_exponent_without_a_dot_is_a_number(declared, save):
     path = save(declared)
-    path.write_text(path.read_text().replace("floor: 0.3", "floor: 3e-1"))
-    assert load_table(path).floor == 0.3
+    path.write_text(path.read_text().replace("margin: 0.3", "margin: 3e-1"))
+    assert load_table(path).cells[0].accept.margin == 0.3
 
 
 def test_a_grid_crosses_rows_and_columns_and_the_column_comes_last(declared, save):
