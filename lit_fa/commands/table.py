@@ -1,4 +1,4 @@
-"""`lit-fa table list | run | watch | report | emit`: the command line of the tables.
+"""`lit-fa table list | published | run | watch | report | emit`: the command line of the tables.
 
 Errors that a user can mend leave as exceptions with `user_error = True`; the outer command line prints them and exits
 with 2. Otherwise 0 is success, 1 a run that failed or is not finished, 2 a run that says how to mend it, and 128 + its
@@ -27,6 +27,7 @@ from lit_fa.jobs.runners import load_runner
 from lit_fa.jobs.watch import watch
 from lit_fa.outputs import check_folder, writable_file
 from lit_fa.reports.listing import find_tables, print_list
+from lit_fa.reports.published import print_published
 from lit_fa.reports.report import report
 from lit_fa.reports.rows import headers, rows
 from lit_fa.results.compare import compare
@@ -60,6 +61,9 @@ def main(argv: Sequence[str], *, runner: str = DEFAULT_RUNNER) -> int:
 def _carry_out(
     tables: Sequence[Table], arguments: argparse.Namespace, output: Console, runner: str, command: str
 ) -> int:
+    if arguments.command == "published":
+        print_published(tables, output, arguments.json, arguments.card)
+        return 0
     if arguments.command == "emit":
         return _emit(tables, arguments, Console(stderr=True))
     if arguments.command == "watch":
@@ -116,6 +120,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     listed = commands.add_parser("list", help="all tables, and how many of their runs are done")
     listed.add_argument("path", nargs="?", type=Path, default=Path("paper_configs"), help="a table or a folder of them")
+    counted = commands.add_parser("published", help="how many published numbers agree, are refuted or are undecided")
+    counted.add_argument(
+        "paths", nargs="*", type=Path, default=[Path("paper_configs")], help="tables or folders of them"
+    )
     texts = {"run": "train what is missing", "watch": "follow runs", "report": "compare what is there with the paper"}
     for name, text in (texts | {"emit": "the missing runs for a cluster"}).items():
         command = commands.add_parser(name, help=text, description=_TRUST if name == "run" else None)
@@ -124,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--out", type=Path, help="folder of the records; default: results beside the table")
     add_emit_options(commands.choices["emit"])
     commands.choices["emit"].set_defaults(logger=None, stale=False)
-    for command in (listed, commands.choices["run"], commands.choices["report"]):
+    for command in (listed, counted, commands.choices["run"], commands.choices["report"]):
         command.add_argument("--json", type=Path, metavar="FILE", help="write the outcome as JSON as well")
     run, shown = commands.choices["run"], commands.choices["report"]
     watched = commands.choices["watch"]
@@ -148,7 +156,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--allow-dirty", action="store_true", help="count runs of uncommitted code")
     run.add_argument("--stale", action="store_true", help="run again what is from code that has changed since")
     run.add_argument("--dry-run", action="store_true", help="say what would run")
-    shown.add_argument("--card", type=Path, metavar="README.md", help="write the table between the card's markers")
+    for command in (counted, shown):
+        command.add_argument(
+            "--card", type=Path, metavar="README.md", help="write the table between the card's markers"
+        )
     shown.add_argument("--format", choices=("md", "csv", "latex", "console"), default="console", help="what to print")
     shown.add_argument("--write", type=Path, metavar="DIR", help="write HTML pages, Markdown, CSV and LaTeX there")
     return parser

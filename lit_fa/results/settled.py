@@ -1,0 +1,66 @@
+"""How many published numbers are settled: agreed, refuted, undecided, not run, for one table or for all.
+
+A number that several cells interpret differently (`reading_of`) counts once, with the best of its readings: it is
+refuted only if all of them are.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from lit_fa.results.compare import Comparison, compare
+from lit_fa.results.records import collect
+from lit_fa.results.verdict import Kind
+from lit_fa.spec.output_paths import output_paths, tree_of
+from lit_fa.spec.table import Table
+
+
+class State(StrEnum):
+    """The state of a published number; of several readings the first in this order counts."""
+
+    AGREED = "agreed"
+    UNDECIDED = "undecided"
+    UNDECIDABLE = "undecided by any number of seeds"
+    NOT_RUN = "not run"
+    NO_VERDICT = "without a verdict"  # run, but for example diverged, or by another protocol
+    REFUTED = "refuted"
+
+
+_STATES = {
+    Kind.AGREES: State.AGREED,
+    Kind.DIFFERS: State.REFUTED,
+    Kind.UNDECIDED: State.UNDECIDED,
+    Kind.UNDECIDABLE: State.UNDECIDABLE,
+    Kind.MISSING: State.NOT_RUN,
+}
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The published numbers of a table at the paper's own scale, by state."""
+
+    table: Table
+    counts: Counter[State]
+
+    @property
+    def declared(self) -> int:
+        """The number of published numbers."""
+        return self.counts.total()
+
+
+def settled(table: Table) -> Settled:
+    """The states of a table's published numbers, from its committed records at scale `full`."""
+    if "full" not in table.scales:
+        return Settled(table, Counter())
+    collected = collect(table, table.scale("full"), output_paths(table, "full", tree_of(table)).results)
+    rows = [row for row in compare(collected) if row.published]
+    families: dict[str, list[Comparison]] = {}
+    for row in rows:
+        families.setdefault(row.reading_of, []).append(row)
+    return Settled(table, Counter(_best(family) for family in families.values()))
+
+
+def _best(readings: Sequence[Comparison]) -> State:
+    states = {_STATES.get(row.kind, State.NO_VERDICT) for row in readings}
+    return next(state for state in State if state in states)
