@@ -1,4 +1,4 @@
-"""`lit-fa table list | published | run | watch | report | emit`: the command line of the tables.
+"""`lit-fa table list | published | aggregate | run | watch | report | emit`: the command line of the tables.
 
 Errors that a user can mend leave as exceptions with `user_error = True`; the outer command line prints them and exits
 with 2. Otherwise 0 is success, 1 a run that failed or is not finished, 2 a run that says how to mend it, and 128 + its
@@ -64,6 +64,8 @@ def _carry_out(
     if arguments.command == "published":
         print_published(tables, output, arguments.json, arguments.card)
         return 0
+    if arguments.command == "aggregate":
+        return _aggregate(tables, arguments, output)
     if arguments.command == "emit":
         return _emit(tables, arguments, Console(stderr=True))
     if arguments.command == "watch":
@@ -125,14 +127,18 @@ def _parser() -> argparse.ArgumentParser:
         "paths", nargs="*", type=Path, default=[Path("paper_configs")], help="tables or folders of them"
     )
     texts = {"run": "train what is missing", "watch": "follow runs", "report": "compare what is there with the paper"}
-    for name, text in (texts | {"emit": "the missing runs for a cluster"}).items():
+    texts |= {"emit": "the missing runs for a cluster", "aggregate": "compare rows over all columns of a table"}
+    for name, text in texts.items():
         command = commands.add_parser(name, help=text, description=_TRUST if name == "run" else None)
         command.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="tables or folders of them")
         command.add_argument("--scale", help="default: cpu where the table has it, else full")
         command.add_argument("--out", type=Path, help="folder of the records; default: results beside the table")
     add_emit_options(commands.choices["emit"])
     commands.choices["emit"].set_defaults(logger=None, stale=False)
-    for command in (listed, counted, commands.choices["run"], commands.choices["report"]):
+    pooled = commands.choices["aggregate"]
+    pooled.add_argument("--against", required=True, metavar="ROW", help="the row that the others are compared with")
+    pooled.add_argument("--row", action="append", default=[], help="compare this row; default: all")
+    for command in (listed, counted, pooled, commands.choices["run"], commands.choices["report"]):
         command.add_argument("--json", type=Path, metavar="FILE", help="write the outcome as JSON as well")
     run, shown = commands.choices["run"], commands.choices["report"]
     watched = commands.choices["watch"]
@@ -202,6 +208,17 @@ def _log(tables: Sequence[Table], arguments: argparse.Namespace) -> None:
         compared = compare(collect(table, scale, where.target))
         name = slug(f"{table.paper.key}-{table.name}-{scale.name}").replace(".", "-")
         load_runner(TABLE_LOGGER)(table.name, name, headers(table), rows(compared, table))
+
+
+def _aggregate(tables: Sequence[Table], arguments: argparse.Namespace, output: Console) -> int:
+    if len(tables) > 1:
+        raise UserError(f"aggregate takes one table, not {len(tables)}; give its file")
+    from lit_fa.reports.aggregates import print_aggregates  # numpy; no other command needs it
+
+    table, scale = tables[0], tables[0].scale(arguments.scale)
+    collected = collect(table, scale, output_paths(table, scale.name, tree_of(table), out=arguments.out).results)
+    print_aggregates(collected, output, arguments.against, arguments.row, arguments.json)
+    return 0
 
 
 def _emit(tables: Sequence[Table], arguments: argparse.Namespace, output: Console) -> int:
