@@ -34,6 +34,7 @@ def put(table: dict, dotted: str, value: object) -> None:
         ("seeds", [-1], "-1 is not a seed"),
         ("seeds", ["zero"], "'zero' is not a seed"),
         ("seeded", "seed_everything", "expected a list"),
+        ("accept", None, "accept is missing, and 'FA|width 32' has a published number; write {margin, why}"),
         ("accept.margin", 0, "too small; more than 0 is needed"),
         ("accept.why", " ", "the reason is empty"),
         ("accept", {"floor": 0.3}, "`floor` is gone; write margin"),
