@@ -142,6 +142,9 @@ def cell(
     where = f"{where} ({entry.row}|{entry.column})"
     if entry.published_difference and not entry.paired_with:
         raise UserError(f"{where}.published_difference: of this cell from which? Add paired_with: ROW")
+    for printed in (*(entry.published or ()), entry.published_difference):
+        if printed and printed.exact and (printed.std is not None or printed.n is not None):
+            raise UserError(f"{where}.published: an exact number has no spread and no runs; remove exact, or std and n")
     for scale in entry.scales or ():
         choice(scale, scales, f"{where}.scales")
     own = [published for published in entry.published or () if published.metric not in also]
