@@ -16,7 +16,7 @@ USAGE = """usage: lit-fa COMMAND ...
   predict                           also --split train|val|test or --images FOLDER, and --output FILE.csv
   flower                            a federated run over Flower: --config FILE [--nodes N|all] (lit-fa flower --help)
   export                            a trained network as ONNX or torch.export, simplified (lit-fa export --help)
-  table list | run | watch | report | emit
+  table list | published | run | watch | report | emit | verify
                                     a paper's table: its cells, missing runs, measured and published numbers
   sweep run | report | emit         a W&B sweep file without W&B's server: its trials and the best of them
   runs                              records of runs: listed, filtered, compared (lit-fa runs --help)

@@ -1,4 +1,4 @@
-"""`lit-fa table list | published | aggregate | run | watch | report | emit`: the command line of the tables.
+"""`lit-fa table list | published | aggregate | run | watch | report | emit | verify`: the tables' command line.
 
 Errors that a user can mend leave as exceptions with `user_error = True`; the outer command line prints them and exits
 with 2. Otherwise 0 is success, 1 a run that failed or is not finished, 2 a run that says how to mend it, and 128 + its
@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lit_fa.commands.table_jobs import all_missing, missing, with_logs, write_json
+from lit_fa.commands.table_verify import verify
 from lit_fa.commands.table_view import look
 from lit_fa.config.arguments import Arguments, in_range
 from lit_fa.errors import UserError
@@ -72,6 +73,8 @@ def _carry_out(
         return watch(lambda: look(tables, arguments.scale, arguments.out), output, arguments.every)
     if arguments.command == "run":
         return _run(tables, arguments, output, runner, command)
+    if arguments.command == "verify":
+        return verify(tables, arguments, output, runner, command)
     options = (arguments.scale, arguments.out, arguments.card, arguments.format, arguments.json, arguments.write)
     return 2 if report(tables, output, *options) else 0
 
@@ -99,9 +102,9 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
     """Refuse what cannot be written before anything is read."""
     if arguments.command == "emit":
         check_emit_options(arguments)
-    for name in ("json", "card"):
+    for name, option in {"json": "--json", "card": "--card", "markdown": "--write"}.items():
         if path := getattr(arguments, name, None):
-            writable_file(path, f"--{name}")
+            writable_file(path, option)
     if folder := getattr(arguments, "write", None):
         check_folder(folder, "--write")
     if folder := getattr(arguments, "out", None):
@@ -128,8 +131,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     texts = {"run": "train what is missing", "watch": "follow runs", "report": "compare what is there with the paper"}
     texts |= {"emit": "the missing runs for a cluster", "aggregate": "compare rows over all columns of a table"}
+    texts |= {"verify": "run random records again and compare"}
     for name, text in texts.items():
-        command = commands.add_parser(name, help=text, description=_TRUST if name == "run" else None)
+        command = commands.add_parser(name, help=text, description=_TRUST if name in ("run", "verify") else None)
         command.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="tables or folders of them")
         command.add_argument("--scale", help="default: cpu where the table has it, else full")
         command.add_argument("--out", type=Path, help="folder of the records; default: results beside the table")
@@ -138,7 +142,8 @@ def _parser() -> argparse.ArgumentParser:
     pooled = commands.choices["aggregate"]
     pooled.add_argument("--against", required=True, metavar="ROW", help="the row that the others are compared with")
     pooled.add_argument("--row", action="append", default=[], help="compare this row; default: all")
-    for command in (listed, counted, pooled, commands.choices["run"], commands.choices["report"]):
+    _add_verify_options(commands.choices["verify"])
+    for command in (listed, counted, pooled, *(commands.choices[name] for name in ("run", "report", "verify"))):
         command.add_argument("--json", type=Path, metavar="FILE", help="write the outcome as JSON as well")
     run, shown = commands.choices["run"], commands.choices["report"]
     watched = commands.choices["watch"]
@@ -150,9 +155,14 @@ def _parser() -> argparse.ArgumentParser:
         help="how often to look",
     )
     run.add_argument("--logger", choices=("wandb", "csv", "tensorboard"), help="of every run; it changes no number")
-    run.add_argument(
-        "--jobs", type=in_range(least=1, most=4096), default=1, metavar="N", help="worker processes, one thread each"
-    )
+    for command in (run, commands.choices["verify"]):
+        command.add_argument(
+            "--jobs",
+            type=in_range(least=1, most=4096),
+            default=1,
+            metavar="N",
+            help="worker processes, one thread each",
+        )
     for command in (run, commands.choices["emit"]):
         command.add_argument("--only", action="append", default=[], metavar="row=FA,column=32", help="keep these cells")
         command.add_argument("--seeds", metavar="0,1", help="keep these seeds")
@@ -169,6 +179,14 @@ def _parser() -> argparse.ArgumentParser:
     shown.add_argument("--format", choices=("md", "csv", "latex", "console"), default="console", help="what to print")
     shown.add_argument("--write", type=Path, metavar="DIR", help="write HTML pages, Markdown, CSV and LaTeX there")
     return parser
+
+
+def _add_verify_options(command: argparse.ArgumentParser) -> None:
+    whole = in_range(least=1, most=10**6)
+    command.add_argument("--sample", type=whole, default=2, metavar="N", help="records of each table")
+    command.add_argument("--seed", type=in_range(least=0), default=0, metavar="S", help="of the draw")
+    command.add_argument("--write", dest="markdown", type=Path, metavar="FILE", help="write the report as Markdown")
+    command.add_argument("--allow-dirty", action="store_true", help="note reruns of uncommitted code in verified.json")
 
 
 def _run(tables: Sequence[Table], arguments: argparse.Namespace, output: Console, runner: str, command: str) -> int:

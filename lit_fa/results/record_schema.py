@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+SCHEMAS = (1, 2)  # of records that this version reads; 1 is of records without the field
 LARGEST = 1e150  # squares and sums of such numbers are still finite
 _COUNTED = 1e12  # seconds, MiB, steps
 
@@ -95,7 +96,8 @@ _FIELDS: dict[str, Check] = {
     **dict.fromkeys(("dirty", "validation_is_test"), _of(bool)),
     **dict.fromkeys(("wall_time_s", "cpu_time_s", "peak_memory_mib"), _amount),
     **dict.fromkeys(("broken", "resumed_from", "not_finite"), _lists),
-    **dict.fromkeys(("hardware", "config", "diverged", "pretrained"), _of(dict)),
+    **dict.fromkeys(("hardware", "diverged", "pretrained"), _of(dict)),
+    "config": lambda data: isinstance(data, dict | str),  # the path of a file is a config too
     **dict.fromkeys(("versions", "outside"), _names),
 }
 _INSIDE: dict[str, dict[str, Check]] = {

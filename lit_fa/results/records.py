@@ -15,7 +15,7 @@ from typing import Any
 from lit_fa.bounded_reading import read_json, reason
 from lit_fa.escaping import plain, short
 from lit_fa.results.derived import with_derived
-from lit_fa.results.record_schema import numeric, odd_fields, restored
+from lit_fa.results.record_schema import SCHEMAS, numeric, odd_fields, restored
 from lit_fa.spec.expand import Run, expand
 from lit_fa.spec.table import Cell, Metric, Scale, Table
 
@@ -161,6 +161,11 @@ def unfinished(data: Any, run_id: str) -> str:
     """Why `data` is not the record of the run `run_id`, finished or diverged; "" if it is."""
     if not isinstance(data, dict):
         return "not a run record"
+    if data.get("schema", 1) not in SCHEMAS:
+        known = " and ".join(map(str, SCHEMAS))
+        return (
+            f"schema {short(data['schema'])} is not known here ({known} are); upgrade lit-fa, or leave the record out"
+        )
     if data.get("status") not in ENDED:
         return f"status is {short(data.get('status'))}, not {' or '.join(map(repr, ENDED))}"
     if not numeric(data.setdefault("metrics", {}), data.setdefault("curves", {})):

@@ -1,0 +1,185 @@
+"""`lit-fa table verify`: records drawn at random are run again by today's code, and all their numbers compared."""
+
+import argparse
+import json
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lit_fa.bounded_reading import read_json, reason
+from lit_fa.commands.table_jobs import with_logs
+from lit_fa.errors import UserError
+from lit_fa.escaping import plain
+from lit_fa.jobs.pool import Job, Outcome, run_jobs
+from lit_fa.jobs.progress import reporter, say
+from lit_fa.jobs.worker import version_of
+from lit_fa.outputs import usable_folder, write_text
+from lit_fa.provenance import sources
+from lit_fa.reports.verification import console, entry, markdown
+from lit_fa.results.derived import with_derived
+from lit_fa.results.differences import compare_runs, spreads_of
+from lit_fa.results.record_schema import restored
+from lit_fa.results.records import Collected, Record, collect, unfinished
+from lit_fa.results.run_config import config_of
+from lit_fa.results.stale import changed
+from lit_fa.results.verification import Checked, add_verified, checked, failed, file_of, read_verified
+from lit_fa.spec.output_paths import OutputPaths, output_paths, tree_of
+from lit_fa.spec.table import Table
+from lit_fa.stopping import exit_code
+
+
+@dataclass(frozen=True)
+class Drawn(Job):
+    """A record that was drawn, as the job of its rerun."""
+
+    table: Table
+    collected: Collected
+    recorded: Record
+    origin: str
+
+    @property
+    def rerun(self) -> Record | None:
+        """The rerun by today's code, None if it has not ended."""
+        record = read_alone(Path(self.record["path"]))
+        current = isinstance(record, Record) and record.data.get("sources") in (None, sources())
+        return record if current else None
+
+
+def verify(tables: Sequence[Table], arguments: argparse.Namespace, output: Console, runner: str, command: str) -> int:
+    """Draw, run again, compare, report; the exit code: 0 all agree, 1 one does not, 2 some could not be run."""
+    for table in tables:
+        read_verified(file_of(table, arguments.out))  # refused before anything runs, if it cannot be read
+    drawn, left_out = [], []
+    for table in tables:
+        for found in _draw(table, arguments):
+            (left_out if isinstance(found, str) else drawn).append(found)
+    for text in left_out:
+        say(output, f"left out: {text}")
+    new = [job for job in drawn if job.rerun is None]
+    say(output, f"{len(drawn)} records drawn, {len(drawn) - len(new)} already run again by this code")
+    outcomes: list[Outcome[Drawn]] = []
+    try:
+        _run(with_logs(new, output), outcomes, arguments.jobs, runner, output)
+    except KeyboardInterrupt as stopped:
+        say(output, f"interrupted: {len(outcomes)} of {len(new)} reruns ended; go on with: {command}")
+        return exit_code(stopped)
+    results = _results(drawn, outcomes, output)
+    _keep(results, arguments, output)
+    output.print(console([result for _, result in results]))
+    report = [entry(job.table.path, job.origin, result) for job, result in results]
+    if arguments.json:
+        write_text(arguments.json, json.dumps(report, indent=1, allow_nan=False) + "\n", "--json")
+    if arguments.markdown:
+        text = markdown(report, left_out, command, datetime.now(UTC).date().isoformat())
+        write_text(arguments.markdown, text, "--write")
+    agree = sum(result.verified.outcome.agrees for _, result in results)
+    say(output, f"{agree} of {len(drawn)} records agree")
+    return 1 if agree < len(drawn) else 2 if left_out else 0
+
+
+def read_alone(path: Path) -> Record | str:
+    """The record in a file, of whichever run; or why it is none, in a few words."""
+    try:
+        data = read_json(path)
+    except (OSError, ValueError) as error:
+        return reason(error)
+    problem = unfinished(data, data.get("id") if isinstance(data, dict) else "")
+    if not problem and (isinstance(data.get("seed"), bool) or not isinstance(data.get("seed"), int)):
+        problem = "it has no seed"
+    return problem or Record(path, with_derived(restored(data)[0]))
+
+
+def _draw(table: Table, arguments: argparse.Namespace) -> Iterator[Drawn | str]:
+    """The records of a table that are drawn, as jobs; a line for each that cannot be run, or for the table."""
+    try:
+        scale, tree = table.scale(arguments.scale), tree_of(table)
+        where = output_paths(table, scale.name, tree, out=arguments.out, allow_dirty=True)
+        collected = collect(table, scale, where.results)
+    except UserError as error:
+        yield str(error)
+        return
+    files = sorted(where.results.glob("*.json"))
+    if not files:
+        yield f"{table.path}: no record at scale {scale.name}{_elsewhere(table, scale.name, where)}"
+        return
+    folder = usable_folder(where.scratch / "verified" / tree.key / table.paper.key / table.name / scale.name)
+    for file in sorted(random.Random(arguments.seed).sample(files, min(arguments.sample, len(files)))):
+        record = read_alone(file)
+        if isinstance(record, str):
+            yield plain(f"{file}: {record}; remove it, or run the table again")
+            continue
+        try:
+            config, origin = config_of(record.data, table)
+        except UserError as error:
+            yield plain(f"{file}: {error}")
+            continue
+        head = _head(record.data) | {"commit": tree.commit, "dirty": tree.dirty, "path": str(folder / file.name)}
+        head |= {"replaces": version_of(old.data)} if isinstance(old := read_alone(folder / file.name), Record) else {}
+        label = plain(f"{table.name}: {', '.join(filter(None, _labels(record.data)))}")
+        yield Drawn(label, config, head, where.scratch / "logs" / f"{file.stem}.log", table, collected, record, origin)
+
+
+def _elsewhere(table: Table, scale: str, where: OutputPaths) -> str:
+    """Where the table has records, as the end of a line."""
+    others = [name for name in table.scales if name != scale and any((where.results.parent / name).glob("*.json"))]
+    return f"; give --scale {others[0]}, which has some" if others else "; run it first: lit-fa table run"
+
+
+def _head(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: record.get(key) for key in ("id", "paper", "table", "row", "column", "scale", "seed")}
+
+
+def _labels(record: dict[str, Any]) -> list[str]:
+    return [str(record.get("row") or ""), str(record.get("column") or ""), f"seed {record['seed']}"]
+
+
+def _run(jobs: Sequence[Drawn], outcomes: list[Outcome[Drawn]], workers: int, runner: str, output: Console) -> None:
+    with reporter(len(jobs), output, [job.label for job in jobs]) as progress:
+        with closing(run_jobs(jobs, workers=workers, reporter=progress, runner=runner)) as running:
+            for outcome in running:
+                outcomes.append(outcome)
+                progress.ended(outcome.job.label, outcome.done.said)
+
+
+def _results(
+    drawn: Sequence[Drawn], outcomes: Sequence[Outcome[Drawn]], output: Console
+) -> list[tuple[Drawn, Checked]]:
+    """The comparison of every record whose rerun has ended, or failed."""
+    ended = {outcome.job.record["path"]: outcome.done for outcome in outcomes}
+    results = []
+    for job in drawn:
+        done, rerun = ended.get(job.record["path"]), job.rerun
+        name = f"{job.collected.scale.name}/{job.recorded.path.name}"
+        if rerun is not None:
+            cell_id = "|".join(_labels(job.recorded.data)[:2])
+            compared = compare_runs(job.recorded, rerun, spreads_of(job.collected, cell_id), _read_by(job.table))
+            results.append((job, checked(name, rerun.data, compared, changed(job.recorded.data, job.config))))
+        elif done and done.reason:
+            results.append((job, failed(name, job.record["commit"], done.reason)))
+            say(output, f"failed: {job.label}: {done.reason} (log: {job.log})")
+        else:
+            say(output, f"not finished: {job.label}: {done.said if done else 'not run'}")
+    return results
+
+
+def _read_by(table: Table) -> set[str]:
+    """Names of the metrics and curves that a table shows or draws."""
+    metrics = [*(cell.metric for cell in table.cells), table.metric, *table.also]
+    return {*(metric.name for metric in metrics), *(figure.y for figure in table.figures)}
+
+
+def _keep(results: Sequence[tuple[Drawn, Checked]], arguments: argparse.Namespace, output: Console) -> None:
+    """Write the outcomes beside the records, unless the code has uncommitted changes."""
+    dirty = [job for job, _ in results if job.record["dirty"]]
+    if dirty and not arguments.allow_dirty:
+        say(output, "the code has uncommitted changes: verified.json is not written; commit first or --allow-dirty")
+        return
+    for table in {id(job.table): job.table for job, _ in results}.values():
+        entries = [result.verified for job, result in results if job.table is table]
+        add_verified(file_of(table, arguments.out), entries)
