@@ -28,10 +28,13 @@ the next layer or, if maps of h x w are flattened, columns j h w to (j+1) h w - 
 units.
 """
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
-LAWS = ("feedback", "balance", "sign", "kolen_pollack", "path")
+Law = Literal["feedback", "balance", "sign", "kolen_pollack", "path"]
+LAWS: tuple[Law, ...] = get_args(Law)
 
 
 def incoming(weight: Tensor, bias: Tensor | None = None) -> Tensor:

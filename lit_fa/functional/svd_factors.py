@@ -26,10 +26,10 @@ class Factors(NamedTuple):
 class Geometry(NamedTuple):
     """Geometry of a convolution with zero padding; each entry is a pair (rows, columns)."""
 
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
 
 
 def as_matrix(weight: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ def linear(x: Tensor, factors: Factors, bias: Tensor | None) -> Tensor:
     return F.linear((x @ factors.V) * factors.s, factors.U, bias)
 
 
-def kernels(factors: Factors, kernel: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def kernels(factors: Factors, kernel: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """V as a vertical kernel (r, i, kh, 1), U as a horizontal kernel (o, r, 1, kw)."""
     (kh, kw), r = kernel, len(factors.s)
     vertical = factors.V.t().reshape(r, -1, kh, 1)

@@ -2,12 +2,15 @@
 
 from lit_fa.layers.coverage import Coverage, coverage, whose
 from lit_fa.layers.exact import exact_layers
+from lit_fa.layers.factor_network import apply_svd
 from lit_fa.layers.feedback import (
     WEIGHT_LAYERS,
     Feedback,
     FeedbackConv2d,
     FeedbackLayer,
     FeedbackLinear,
+    apply_feedback_alignment,
+    error_carrying_layers,
     extend,
     feedback_layers,
     feedback_parameters,
@@ -49,8 +52,11 @@ __all__ = [
     "SnapshotFeedback",
     "Taps",
     "WeightMirrorFeedback",
+    "apply_feedback_alignment",
+    "apply_svd",
     "consumers_of",
     "coverage",
+    "error_carrying_layers",
     "exact_layers",
     "extend",
     "feedback_layers",

@@ -10,7 +10,6 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import cycle
 
 import torch
 from torch import Generator, Tensor, nn
@@ -82,7 +81,7 @@ def units(network: nn.Module, example: Tensor, blocks: list[Block], channels: st
     return [described[block.name] for block in blocks]
 
 
-def read_out(shape: Shape, classes: int, limit: int) -> nn.Sequential:
+def pooled_classifier(shape: Shape, classes: int, limit: int) -> nn.Sequential:
     """A linear layer (d, classes) with zero weights; before it a map is average-pooled to at most `limit` units.
 
     The pool is that of Nøkland & Eidnes, see `pool_window`; a side that its window does not divide is padded with
@@ -93,11 +92,11 @@ def read_out(shape: Shape, classes: int, limit: int) -> nn.Sequential:
         window = pool_window(shape, limit)
         sizes = [math.ceil(side / k) for side, k in zip(shape[1:], window, strict=True)]
         padding = [k * (size - side // k) // 2 for side, k, size in zip(shape[1:], window, sizes, strict=True)]
-        layers |= {"pool": nn.AvgPool2d(window, padding=tuple(padding)), "flatten": nn.Flatten()}
+        layers |= {"pool": nn.AvgPool2d(window, padding=(padding[0], padding[1])), "flatten": nn.Flatten()}
         shape = (shape[0] * math.prod(sizes),)
-    layers["linear"] = nn.Linear(shape[0], classes)
-    nn.init.zeros_(layers["linear"].weight)
-    return nn.Sequential(layers)
+    linear = nn.Linear(shape[0], classes)
+    nn.init.zeros_(linear.weight)
+    return nn.Sequential(layers | {"linear": linear})
 
 
 def pool_window(shape: Shape, limit: int) -> tuple[int, int]:
@@ -108,13 +107,15 @@ def pool_window(shape: Shape, limit: int) -> tuple[int, int]:
     >>> pool_window((128, 32, 32), 4096), pool_window((128, 16, 16), 4096), pool_window((16, 8, 8), 4096)
     ((8, 4), (4, 2), (1, 1))
     """
-    channels, *sides = shape
-    window = [1, 1]
-    for turn in cycle((0, 1)):
-        left = channels * math.prod(math.ceil(side / k) for side, k in zip(sides, window, strict=True))
-        if left <= limit or window == sides:
-            return tuple(window)
-        window[turn] = min(2 * window[turn], sides[turn])
+    channels, height, width = shape
+    rows, columns, turn = 1, 1, 0
+    while channels * math.ceil(height / rows) * math.ceil(width / columns) > limit and (rows, columns) != shape[1:]:
+        if turn % 2 == 0:
+            rows = min(2 * rows, height)
+        else:
+            columns = min(2 * columns, width)
+        turn += 1
+    return rows, columns
 
 
 def auxiliary_network(shape: Shape, sources: list[Unit], classes: int) -> nn.Sequential:
@@ -147,8 +148,8 @@ def _copy_of(source: Unit, shape: Shape) -> tuple[nn.Sequential, Shape]:
     if len(source.copied) == 1 or len(shape) == 1:
         return nn.Sequential(*_averaged(shape), nn.Linear(shape[0], width), activation), (width,)
     # reduces the map towards the source's map by a stride of at most two, as the authors' code
-    stride = tuple(min(2, max(1, round(a / b))) for a, b in zip(shape[1:], source.copied[1:], strict=True))
-    conv = nn.Conv2d(shape[0], width, 3, stride=stride, padding=1, bias=False)
+    stride = [min(2, max(1, round(a / b))) for a, b in zip(shape[1:], source.copied[1:], strict=True)]
+    conv = nn.Conv2d(shape[0], width, 3, stride=(stride[0], stride[1]), padding=1, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     # no running statistics: the auxiliary network is not used for prediction, and the rule's scalar must be pure
     norm = nn.BatchNorm2d(width, track_running_stats=False)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from lit_fa.layers.feedback import WEIGHT_LAYERS, feedback_parameters
-from lit_fa.layers.graph import Consumers, DependsOnData, consumers_of, operation, shape_of, users
+from lit_fa.layers.graph import Consumers, DependsOnData, children, consumers_of, operation, shape_of, users
 from lit_fa.layers.meeting import PRODUCTS, RECURRENT, transports
 
 RECURRENT_LAYERS = (nn.RNNBase, nn.RNNCellBase)
@@ -99,7 +99,7 @@ class _Flow:
 
     def transports(self, leaf: Node) -> bool:
         """Whether error passes through a parameter at its first operation with an activation that carries error."""
-        vector = leaf.variable.ndim <= 1
+        vector = len(shape_of(leaf)) <= 1
         stack, seen = [leaf], set()
         while stack:
             node = stack.pop()
@@ -108,8 +108,8 @@ class _Flow:
                 # the product of a weight and a constant is an activation if it enters another product; elsewhere it
                 # may be a divisor of weights
                 activations = self.signals if operation(user) in (*PRODUCTS, "Convolution") else self.data
-                others = [n for n, _ in user.next_functions if n is not None and n is not node]
-                carrying = [n for n in others if n in self.above_trained and n in activations]
+                others = [child for child in children(user) if child is not node]
+                carrying = [child for child in others if child in self.above_trained and child in activations]
                 if self._through_time(user, vector) or (
                     carrying and transports(user, node, carrying, self.consumers, vector=vector and _is_vector(node))
                 ):
@@ -127,8 +127,9 @@ def _is_vector(node: Node) -> bool:
 
 
 def _multiplies_a_constant(node: Node) -> bool:
-    factors = {"Convolution": slice(2)}.get(operation(node), slice(-2, None) if operation(node) in PRODUCTS else None)
-    return factors is not None and any(child is None for child, _ in node.next_functions[factors])
+    name = operation(node)
+    factors = slice(2) if name == "Convolution" else slice(-2, None) if name in PRODUCTS else slice(0)
+    return any(child is None for child, _ in node.next_functions[factors])
 
 
 def whose(network: nn.Module, names: Sequence[str]) -> str:

@@ -4,10 +4,10 @@ from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node
 
 from lit_fa.layers.factored import FactoredLayer
-from lit_fa.layers.feedback import WEIGHT_LAYERS
+from lit_fa.layers.feedback import WEIGHT_LAYERS, FeedbackLayer
+from lit_fa.layers.graph import below
 from lit_fa.layers.observing import observing, recording
 
 
@@ -35,22 +35,12 @@ def exact_layers(network: nn.Module, cuts: Collection[str], inputs: Tensor) -> s
         network(inputs)
         starts = [call.inputs[0].grad_fn for call in recorded if call.name in replacing]
         starts += [call.tensor.grad_fn for call in recorded if call.name in cuts]
-        replaced = _below(starts)
+        replaced = below(starts)
         inexact = {call.name for call in recorded if call.name in layers and call.tensor.grad_fn in replaced}
     return layers - inexact
 
 
 def _has_feedback(module: nn.Module) -> bool:
-    return getattr(module, "transport", "") == "feedback" and not getattr(module.feedback, "off", False)
-
-
-def _below(starts: list[Node | None]) -> set[Node]:
-    """The nodes that an error at any of `starts` reaches, including `starts`."""
-    reached: set[Node] = set()
-    stack = [node for node in starts if node is not None]
-    while stack:
-        node = stack.pop()
-        if node not in reached:
-            reached.add(node)
-            stack += [child for child, _ in node.next_functions if child is not None]
-    return reached
+    if isinstance(module, FeedbackLayer):
+        return module.transport == "feedback" and not module.feedback.off
+    return isinstance(module, FactoredLayer) and module.transport == "feedback"

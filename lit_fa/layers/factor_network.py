@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lit_fa.errors import UserError
 from lit_fa.functional.svd_factors import full_rank
 from lit_fa.layers.factored import FactoredLayer, factor, tied, why_not
-from lit_fa.layers.feedback import WEIGHT_LAYERS
+from lit_fa.layers.feedback import WEIGHT_LAYERS, weight_of
 from lit_fa.layers.observing import calls
 from lit_fa.layers.taps import match
 
@@ -28,10 +28,10 @@ class Factoring:
     classes: int
 
 
-def factor_network(
+def apply_svd(
     network: nn.Module, example: Tensor, rank: int | float | None = None, dense: list[str] | str | None = None
 ) -> Factoring:
-    """Replace linear and conv layers by factored ones.
+    """Replace linear and conv layers by factored ones, in place, as `rules.SVDBackprop` does.
 
     Args:
         network: changed in place.
@@ -42,6 +42,11 @@ def factor_network(
 
     Raises:
         UserError: layers that cannot be factored, by name and reason; no layer to factor; a rank above every full rank.
+
+    >>> import torch
+    >>> network = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+    >>> {name: layer.rank for name, layer in apply_svd(network, torch.zeros(2, 8), rank=4).layers.items()}
+    {'0': 4, '2': 3}
     """
     order, classes = weight_calls(network, example)
     left = left_dense(network, dense)
@@ -52,7 +57,7 @@ def factor_network(
         raise UserError(f"{len(bad)} layers cannot be factored ({shown}): {remedy}")
     if not names:
         raise UserError("there is no layer to factor: wrap the network in nn.Sequential, or shorten dense")
-    full = {name: full_rank(network.get_submodule(name).weight.shape) for name in names}
+    full = {name: full_rank(weight_of(network.get_submodule(name)).shape) for name in names}
     if isinstance(rank, int) and rank > max(full.values()):
         raise UserError(f"rank {rank} is above the full rank of every layer; the largest is {max(full.values())}")
     layers = {name: factor(network, name, _of_layer(rank, full[name], max(classes, 4))) for name in names}

@@ -5,9 +5,9 @@ pruned ranks are zero (`mask`) until `shrink` removes them from parameters, feed
 of such a layer is factored too; its factors are buffers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,10 @@ COLUMNS = ("U", "s", "V")  # tensors with one column, or entry, for every rank
 
 class FeedbackFactors(nn.Module):
     """B_U, B_s, B_V as buffers of the shapes of U, s, V."""
+
+    U: Tensor
+    s: Tensor
+    V: Tensor
 
     def __init__(self, factors: Factors):
         """Register the buffers."""
@@ -51,9 +55,24 @@ class FactoredLayer(nn.Module):
         weight: of the dense layer.
         bias: of the dense layer, or None.
         rank: of the factors; None: full.
+
+    Attributes:
+        U, s, V: (a, r), (r,), (b, r), with the columns and entries of pruned ranks zero.
+        mask: (r,), false for a pruned rank.
+        energy: sum of the squared singular values before the first pruning.
+        shape: of the dense weight.
     """
 
+    U: nn.Parameter
+    s: nn.Parameter
+    V: nn.Parameter
+    bias: nn.Parameter | None
+    mask: Tensor
+    energy: Tensor
+    shape: tuple[int, ...]
     feedback: FeedbackFactors | None
+    transport: Literal["feedback", "weights"]
+    dense: Tensor | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None, rank: int | None = None):
         """Factorise the weight."""
@@ -80,17 +99,26 @@ class FactoredLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The output of the dense layer; `transport` determines the backward pass."""
         x = self.padded(x)
-        if self.transport == "weights":
+        if self.transport == "weights" or self.feedback is None:
             return self.own(x)
         z = self.own(cut(x))
         return FeedbackThrough.apply(z, x, *self.feedback.factors, self.back) if x.requires_grad else z
 
     def own(self, x: Tensor) -> Tensor:
         """The output for a padded input, computed with the factors or with `dense`."""
-        raise NotImplementedError
+        return self.by_factors(x, self.factors, self.bias) if self.dense is None else self.by_weight(x, self.dense)
 
     def by_feedback(self, x: Tensor) -> Tensor:
         """The output with the feedback in place of the weight, and without bias."""
+        assert self.feedback is not None
+        return self.by_factors(self.padded(x), self.feedback.factors, None)
+
+    def by_factors(self, x: Tensor, factors: Factors, bias: Tensor | None) -> Tensor:
+        """The output for a padded input, computed with `factors`."""
+        raise NotImplementedError
+
+    def by_weight(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The output for a padded input, computed with a dense weight and the bias."""
         raise NotImplementedError
 
     def back(self, error: Tensor, factors: Factors, shape: torch.Size) -> Tensor:
@@ -106,9 +134,9 @@ class FactoredLayer(nn.Module):
         return svd_factors.compose(self.factors, self.shape)
 
     @torch.no_grad()
-    def prune(self, kept: Tensor) -> None:
-        """Set all columns except `kept` (indices) to zero, also in the feedback."""
-        self.mask.zero_()[kept] = True
+    def prune(self, columns: Tensor) -> None:
+        """Set all columns except `columns` (indices) to zero, also in the feedback."""
+        self.mask.zero_()[columns] = True
         for owner in (self, *([self.feedback] if self.feedback is not None else [])):
             for name in COLUMNS:
                 getattr(owner, name).mul_(self.mask)
@@ -116,18 +144,18 @@ class FactoredLayer(nn.Module):
     @torch.no_grad()
     def shrink(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Remove the zero columns from parameters, feedback and optimiser state; parameters stay the same objects."""
-        kept = self.mask.nonzero().flatten()
-        if len(kept) == len(self.mask):
+        columns = self.mask.nonzero().flatten()
+        if len(columns) == len(self.mask):
             return
         for name in COLUMNS:
             parameter = getattr(self, name)
-            _shrink_state(parameter, kept, optimizer)
-            _replace(parameter, parameter.data[..., kept].contiguous())
+            _shrink_state(parameter, columns, optimizer)
+            _replace(parameter, parameter.data[..., columns].contiguous())
             if self.feedback is not None:
-                setattr(self.feedback, name, getattr(self.feedback, name)[..., kept].contiguous())
-        self.mask = self.mask[kept]
+                setattr(self.feedback, name, getattr(self.feedback, name)[..., columns].contiguous())
+        self.mask = self.mask[columns]
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Load factors of any rank (they may have been pruned), or factorise a dense weight."""
         saved = state_dict.get(prefix + "s")
         if saved is not None and saved.shape != self.s.shape:
@@ -158,15 +186,13 @@ class FactoredLinear(FactoredLayer):
         """Factorise the weight of `layer` at `rank`."""
         super().__init__(layer.weight, layer.bias, rank)
 
-    def own(self, x: Tensor) -> Tensor:
+    def by_factors(self, x: Tensor, factors: Factors, bias: Tensor | None) -> Tensor:
         """(*, i) to (*, o)."""
-        return (
-            svd_factors.linear(x, self.factors, self.bias) if self.dense is None else F.linear(x, self.dense, self.bias)
-        )
+        return svd_factors.linear(x, factors, bias)
 
-    def by_feedback(self, x: Tensor) -> Tensor:
+    def by_weight(self, x: Tensor, weight: Tensor) -> Tensor:
         """(*, i) to (*, o)."""
-        return svd_factors.linear(x, self.feedback.factors, None)
+        return F.linear(x, weight, self.bias)
 
     def back(self, error: Tensor, factors: Factors, shape: torch.Size) -> Tensor:
         """(*, o) to (*, i)."""
@@ -179,26 +205,26 @@ class FactoredConv2d(FactoredLayer):
     def __init__(self, layer: nn.Conv2d, rank: int | None = None):
         """Factorise the weight of `layer` at `rank`."""
         super().__init__(layer.weight, layer.bias, rank)
-        simple = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-        sides = [0] * 4 if simple else list(layer._reversed_padding_repeated_twice)
-        self.mode, self.sides = {"zeros": "constant"}.get(layer.padding_mode, layer.padding_mode), sides
-        padding = tuple(layer.padding) if simple else (0, 0)
+        self.mode, self.sides = {"zeros": "constant"}.get(layer.padding_mode, layer.padding_mode), [0] * 4
+        padding: tuple[int, ...] = (0, 0)
+        if layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
+            padding = tuple(layer.padding)
+        else:
+            self.sides = list(layer._reversed_padding_repeated_twice)
         self.geometry = Geometry(layer.kernel_size, layer.stride, padding, layer.dilation)
 
     def padded(self, x: Tensor) -> Tensor:
         """The input, padded here if the padding is unequal or not with zeros."""
         return F.pad(x, self.sides, self.mode) if any(self.sides) else x
 
-    def own(self, x: Tensor) -> Tensor:
+    def by_factors(self, x: Tensor, factors: Factors, bias: Tensor | None) -> Tensor:
         """(n, i, h, w) to (n, o, h', w')."""
-        if self.dense is None:
-            return svd_factors.conv2d(x, self.factors, self.bias, self.geometry)
-        _, stride, padding, dilation = self.geometry
-        return F.conv2d(x, self.dense, self.bias, stride, padding, dilation)
+        return svd_factors.conv2d(x, factors, bias, self.geometry)
 
-    def by_feedback(self, x: Tensor) -> Tensor:
+    def by_weight(self, x: Tensor, weight: Tensor) -> Tensor:
         """(n, i, h, w) to (n, o, h', w')."""
-        return svd_factors.conv2d(self.padded(x), self.feedback.factors, None, self.geometry)
+        _, stride, padding, dilation = self.geometry
+        return F.conv2d(x, weight, self.bias, stride, padding, dilation)
 
     def back(self, error: Tensor, factors: Factors, shape: torch.Size) -> Tensor:
         """(n, o, h', w') to (n, i, h, w)."""
@@ -211,24 +237,23 @@ class FeedbackThrough(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(z, x, u, s, v, back):  # noqa: D102
+    def forward(z: Tensor, *_: object) -> Tensor:  # noqa: D102
         return z.detach()  # an in-place activation after it could not write into a view of z
 
     @staticmethod
-    def setup_context(ctx, inputs, _output):  # noqa: D102
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], _output: Tensor) -> None:  # noqa: D102
         _, x, u, s, v, ctx.back = inputs
         ctx.shape = x.shape
         ctx.save_for_backward(u, s, v)
 
     @staticmethod
-    def backward(ctx, error):  # noqa: D102
-        factors = Factors(
-            *(t.to(error.dtype) for t in ctx.saved_tensors)
-        )  # under autocast the error is of another type
+    def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
+        # under autocast the error is of another type
+        factors = Factors(*(t.to(error.dtype) for t in ctx.saved_tensors))
         return error, ctx.back(error, factors, ctx.shape), None, None, None, None
 
 
-_KINDS = {nn.Linear: FactoredLinear, nn.Conv2d: FactoredConv2d}
+_KINDS: dict[type[nn.Module], Callable[..., FactoredLayer]] = {nn.Linear: FactoredLinear, nn.Conv2d: FactoredConv2d}
 
 
 def why_not(layer: nn.Module) -> str | None:
@@ -264,7 +289,7 @@ def factor(network: nn.Module, name: str, rank: int | None = None) -> FactoredLa
     layer = network.get_submodule(name)
     if reason := why_not(layer) or tied(network, name):
         raise ValueError(f"{name}: {reason}")
-    full = svd_factors.full_rank(layer.weight.shape)
+    full = svd_factors.full_rank(layer.get_parameter("weight").shape)
     if rank is not None and not 1 <= rank <= full:
         raise ValueError(f"{name} has ranks from 1 to {full}, not {rank}")
     kind = next(k for k in _KINDS if isinstance(layer, k))
@@ -292,10 +317,11 @@ def factored_layers(network: nn.Module) -> dict[str, FactoredLayer]:
 def dense_weights(network: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Within, factored layers compute with dense weights; yields layer to weight, a leaf that requires a gradient."""
     layers = factored_layers(network)
-    for layer in layers.values():
-        layer.dense = layer.merged().detach().requires_grad_(True)
+    weights = {name: layer.merged().detach().requires_grad_(True) for name, layer in layers.items()}
+    for name, layer in layers.items():
+        layer.dense = weights[name]
     try:
-        yield {name: layer.dense for name, layer in layers.items()}
+        yield weights
     finally:
         for layer in layers.values():
             layer.dense = None
@@ -310,8 +336,8 @@ def _replace(parameter: nn.Parameter, data: Tensor) -> None:
     parameter.data = data
 
 
-def _shrink_state(parameter: nn.Parameter, kept: Tensor, optimizer: torch.optim.Optimizer | None) -> None:
+def _shrink_state(parameter: nn.Parameter, columns: Tensor, optimizer: torch.optim.Optimizer | None) -> None:
     state = {} if optimizer is None else optimizer.state.get(parameter, {})
     for name, tensor in state.items():
         if isinstance(tensor, Tensor) and tensor.shape == parameter.shape:
-            state[name] = tensor[..., kept].contiguous()
+            state[name] = tensor[..., columns].contiguous()

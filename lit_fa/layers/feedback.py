@@ -10,17 +10,21 @@ parametrisations. So names, optimisers, `isinstance`, `layer.weight` and pretrai
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.conv import _ConvNd
 
 from lit_fa.functional import fused
 from lit_fa.functional.credit import Backend, cut, gradient_only
+from lit_fa.functional.feedback import named_generator
+from lit_fa.layers.factored import FactoredLayer
+from lit_fa.layers.observing import observing, recording
 from lit_fa.layers.sources import FeedbackSource
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -28,22 +32,41 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 WEIGHT_LAYERS = (nn.Linear, *CONVS, *TRANSPOSED)
 
 
+def weight_of(layer: nn.Module) -> Tensor:
+    """The weight (o, i, *k) of a linear or conv layer: a parameter, or computed from other tensors."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
 class Feedback(nn.Module):
-    """The stored tensor of a layer's backward pass, `weight`: a buffer, a parameter (if the source is trained) or None.
+    """The feedback of one layer.
 
     Attributes:
+        weight: the stored tensor, of the shape of the layer's weight: a buffer, a parameter (if the source is trained)
+            or None.
+        source: of the stored tensor and of the backward matrix.
+        gain: constant factor on the backward matrix.
         kind: the layer's class before `extend`.
         off: the backward pass uses the layer's own weight. Then the buffer is empty, also in a state dict; loading
             reads `off` from it.
+        twin: a copy of the layer, for a layer with its own forward.
     """
+
+    weight: Tensor | None
+    source: FeedbackSource
+    gain: float
+    kind: type[nn.Module]
+    off: bool
+    twin: nn.Module
 
     def __init__(self, source: FeedbackSource, layer: nn.Module, generator: torch.Generator):
         """Draw from `generator` for the weight of `layer`, and move the result to its device."""
         super().__init__()
-        weight = layer.weight.detach()
+        weight = weight_of(layer).detach()
         stored = _drawn(source, weight, generator)
-        if source.trained:
-            self.weight = nn.Parameter(stored, requires_grad=layer.weight.requires_grad)
+        if source.trained and stored is not None:
+            self.weight = nn.Parameter(stored, requires_grad=weight_of(layer).requires_grad)
         else:
             self.register_buffer("weight", stored)
         self.source, self.gain, self.kind, self.off = source, source.gain(weight), type(layer), False
@@ -52,14 +75,16 @@ class Feedback(nn.Module):
         """The backward matrix B, of the shape of `weight`."""
         if self.off:
             return weight.detach()
-        trained = self.weight is None or weight.requires_grad  # trained feedback of a frozen weight is frozen
-        return self.source.matrix(weight.detach(), self.weight if trained else self.weight.detach()) * self.gain
+        stored = self.weight
+        if stored is not None and not weight.requires_grad:  # trained feedback of a frozen weight is frozen
+            stored = stored.detach()
+        return self.source.matrix(weight.detach(), stored) * self.gain
 
     def extra_repr(self) -> str:
         """Show the source in print(network)."""
         return f"{self.source}, off" if self.off else repr(self.source)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Switch on or off as it was when it was saved."""
         saved = state_dict.get(f"{prefix}weight")
         if saved is not None and self.weight is not None and (saved.numel() == 0) != self.off:
@@ -69,25 +94,38 @@ class Feedback(nn.Module):
 
 
 class FeedbackLayer(nn.Module):
-    """Base class that `extend` adds to a layer. `transport` is `feedback`, or `weights` inside `true_gradient`."""
+    """Base class that `extend` adds to a layer.
 
+    Attributes:
+        weight: of the layer itself.
+        feedback: its stored tensor and source.
+        transport: what the backward pass uses: `feedback`, or `weights` inside `true_gradient`.
+        backend: see the module's docstring.
+    """
+
+    weight: Tensor
     feedback: Feedback
-    transport: str
-    backend: str
+    transport: Literal["feedback", "weights"]
+    backend: Backend
 
-    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The layer's own output; the backward pass uses the feedback."""
         if self.transport == "weights" or self.feedback.off:
-            return super().forward(x, *args, **kwargs)
+            return super().forward(input, *args, **kwargs)
         if self.backend == "fused":
-            return self.fused(x)
-        own = super().forward(cut(x), *args, **kwargs)
-        return own + gradient_only(self.detour(x, self.feedback.matrix(self.weight), *args, **kwargs))
+            return self.fused(input)
+        own = super().forward(cut(input), *args, **kwargs)
+        return own + gradient_only(self.detour(input, self.feedback.matrix(self.weight), *args, **kwargs))
 
-    def detour(self, x: Tensor, matrix: Tensor, *args, **kwargs) -> Tensor:
+    def fused(self, x: Tensor) -> Tensor:
+        """`forward` as one autograd node, for layers with the standard forward."""
+        raise NotImplementedError
+
+    def detour(self, x: Tensor, matrix: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The layer's own forward with `matrix` as weight, zero bias, and stop-gradients at all other tensors."""
         others = {name: cut(t) for name, t in (*self._parameters.items(), *self._buffers.items()) if t is not None}
-        zero = {} if getattr(self, "bias", None) is None else {"bias": torch.zeros_like(self.bias)}
+        bias = getattr(self, "bias", None)
+        zero = {} if bias is None else {"bias": torch.zeros_like(bias)}
         return functional_call(self.feedback.twin, {**others, **zero, "weight": matrix}, (x, *args), kwargs)
 
 
@@ -104,17 +142,18 @@ class FeedbackLinear(FeedbackLayer, nn.Linear):
         return F.linear(x, matrix)
 
 
-class _FeedbackConv(FeedbackLayer):
+class _FeedbackConv(FeedbackLayer, _ConvNd):
     def fused(self, x: Tensor) -> Tensor:
         """One autograd node; padding that is unequal or not with zeros is applied before it, as in torch."""
         if x.ndim < self.weight.ndim:  # a single image, which torch's layers accept as well
             return self.fused(x.unsqueeze(0)).squeeze(0)
-        f, padding = self.feedback, self.padding
+        f, padding = self.feedback, [0] * len(self.stride)
         if self.padding_mode != "zeros":
-            x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
-        elif isinstance(padding, str):
-            x, padding = F.pad(x, self._reversed_padding_repeated_twice), 0
-        padding = [0] * len(self.stride) if padding == 0 else list(padding)
+            x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+        elif isinstance(self.padding, str):
+            x = F.pad(x, self._reversed_padding_repeated_twice)
+        else:
+            padding = list(self.padding)
         geometry = (list(self.stride), padding, list(self.dilation), self.groups)
         return fused.conv_feedback(x, self.weight, self.bias, f.weight, f.source.matrix, f.gain, geometry)
 
@@ -135,13 +174,18 @@ class FeedbackConv3d(_FeedbackConv, nn.Conv3d):
     """`nn.Conv3d` with feedback; (n, i, d, h, w) to (n, o, d', h', w')."""
 
 
-_STATIC = {nn.Linear: FeedbackLinear, **dict(zip(CONVS, (FeedbackConv1d, FeedbackConv2d, FeedbackConv3d), strict=True))}
-_DYNAMIC: dict[type, type] = {}
+_STATIC: dict[type[nn.Module], type[FeedbackLayer]] = {
+    nn.Linear: FeedbackLinear,
+    nn.Conv1d: FeedbackConv1d,
+    nn.Conv2d: FeedbackConv2d,
+    nn.Conv3d: FeedbackConv3d,
+}
+_DYNAMIC: dict[type[nn.Module], type] = {}
 
 
 def extend(
     layer: nn.Module, source: FeedbackSource, generator: torch.Generator, *, backend: Backend = "fused"
-) -> nn.Module:
+) -> FeedbackLayer:
     """Give `layer` feedback from `source`, in place.
 
     Args:
@@ -164,16 +208,57 @@ def extend(
     kind = type(layer)
     standard = _STATIC.get(kind) or _same_forward(kind)
     layer.feedback = Feedback(source, layer, generator)
-    layer.transport, layer.backend = "feedback", backend if standard else "detour"
     layer.__class__ = standard or _dynamic(layer)
+    assert isinstance(layer, FeedbackLayer)
+    layer.transport, layer.backend = "feedback", backend if standard else "detour"
     return layer
+
+
+def apply_feedback_alignment(
+    network: nn.Module, source: FeedbackSource, layers: Iterable[str], *, backend: Backend = "fused"
+) -> dict[str, FeedbackLayer]:
+    """Give feedback to the named layers of a network, in place, as `rules.FeedbackAlignment` does.
+
+    Args:
+        network: any module.
+        source: of the backward matrices. Each draw depends only on the source's seed and the layer's name.
+        layers: names of linear and conv layers, for example `error_carrying_layers(network, example)`.
+        backend: see `extend`.
+
+    Returns:
+        Name to layer.
+
+    >>> from lit_fa.layers import RandomFeedback
+    >>> network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> names = error_carrying_layers(network, torch.zeros(2, 4))
+    >>> apply_feedback_alignment(network, RandomFeedback(seed=1), names)["2"].feedback.weight.shape
+    torch.Size([2, 3])
+    """
+    seed = getattr(source, "seed", 0)
+    generators = {name: named_generator(seed, name) for name in layers}
+    return {n: extend(network.get_submodule(n), source, g, backend=backend) for n, g in generators.items()}
+
+
+def error_carrying_layers(network: nn.Module, example: Tensor) -> list[str]:
+    """Names of the linear and conv layers below which a tensor is trained, so that error passes through them.
+
+    Args:
+        network: any module.
+        example: (n, ...) inputs, whose values have no meaning.
+    """
+    layers = [name for name, module in network.named_modules() if name and isinstance(module, WEIGHT_LAYERS)]
+    with observing(network), torch.enable_grad(), recording(network, layers) as recorded:
+        network(example)
+    carrying = {call.name for call in recorded if call.inputs[0].requires_grad}
+    return [name for name in layers if name in carrying]
 
 
 def retract(layer: FeedbackLayer) -> nn.Module:
     """Undo `extend`, in place: restore the layer's class, so that it uses backprop."""
-    layer.__class__ = layer.feedback.kind
+    plain: nn.Module = layer
+    plain.__class__ = layer.feedback.kind
     del layer.feedback, layer.transport, layer.backend
-    return layer
+    return plain
 
 
 def feedback_layers(network: nn.Module, *, off: bool = False) -> dict[str, FeedbackLayer]:
@@ -190,7 +275,7 @@ def feedback_parameters(network: nn.Module) -> list[nn.Parameter]:
 def switch_off(layer: FeedbackLayer) -> None:
     """Make the backward pass use the layer's own weight, and free the stored tensor."""
     layer.feedback.off = True
-    layer.feedback.weight = layer.feedback.weight.new_empty(0)
+    layer.feedback.weight = layer.weight.new_empty(0)
 
 
 def switch_on(layer: FeedbackLayer, generator: torch.Generator) -> None:
@@ -202,7 +287,8 @@ def switch_on(layer: FeedbackLayer, generator: torch.Generator) -> None:
 @contextmanager
 def true_gradient(network: nn.Module) -> Iterator[None]:
     """Within, the backward pass of every layer uses its own weight: backprop on the same network."""
-    layers = [module for module in network.modules() if getattr(module, "transport", "") == "feedback"]
+    replacing = [module for module in network.modules() if isinstance(module, (FeedbackLayer, FactoredLayer))]
+    layers = [layer for layer in replacing if layer.transport == "feedback"]
     for layer in layers:
         layer.transport = "weights"
     try:
@@ -218,7 +304,7 @@ def _drawn(source: FeedbackSource, weight: Tensor, generator: torch.Generator) -
     return None if stored is None else torch.empty_like(weight).copy_(stored)
 
 
-def _same_forward(kind: type) -> type | None:
+def _same_forward(kind: type[nn.Module]) -> type | None:
     """The extended class for torch's own subclasses with the standard forward (out-projection, parametrised layers)."""
     for base, extended in _STATIC.items():
         if issubclass(kind, base) and kind.forward is base.forward and kind.__module__.startswith("torch.nn"):

@@ -5,7 +5,7 @@ shortcuts it is the Jacobian of the linearised network: feedback in place of wei
 normalisation and biases, and with means in place of maxima.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -55,19 +55,19 @@ def linearised(network: nn.Module) -> Iterator[None]:
         yield
 
 
-def _linear_forward(module: nn.Module):
+def _linear_forward(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
     if isinstance(module, FactoredLayer):
         return module.by_feedback
     if isinstance(module, IDENTITIES) or type(module).__name__ == "DropPath":
         return lambda x: x
     if isinstance(module, nn.MaxPool2d):
-        return lambda x, m=module: F.avg_pool2d(x, m.kernel_size, m.stride, m.padding, m.ceil_mode)
+        return lambda x: F.avg_pool2d(x, module.kernel_size, module.stride, module.padding, module.ceil_mode)
     if isinstance(module, nn.AdaptiveMaxPool2d):
-        return lambda x, m=module: F.adaptive_avg_pool2d(x, m.output_size)
+        return lambda x: F.adaptive_avg_pool2d(x, module.output_size)
     if isinstance(module, nn.Linear):
-        return lambda x, m=module: F.linear(x, m.weight)
+        return lambda x: F.linear(x, module.weight)
     if isinstance(module, nn.Conv2d):
-        return lambda x, m=module: m._conv_forward(x, m.weight, None)
+        return lambda x: module._conv_forward(x, module.weight, None)
     return None
 
 

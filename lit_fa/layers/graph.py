@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,21 +15,31 @@ from torch.utils._pytree import tree_leaves
 Consumers = dict[Node, list[Node]]
 
 
-def consumers_of(root: Node) -> Consumers:
-    """Node to the nodes that use its output, for the whole graph of `root`."""
-    consumers, stack = defaultdict(list), [root]
-    seen = {root}
-    consumers[root] = []
+def consumers_of(root: Node | None) -> Consumers:
+    """Node to the nodes that use its output, for the whole graph of `root`; empty for None."""
+    consumers: Consumers = defaultdict(list)
+    for node in below([root]):
+        consumers.setdefault(node, [])
+        for child in children(node):
+            consumers[child].append(node)
+    return consumers
+
+
+def children(node: Node) -> list[Node]:
+    """The nodes that `node` sends its error to."""
+    return [child for child, _ in node.next_functions if child is not None]
+
+
+def below(starts: Iterable[Node | None]) -> set[Node]:
+    """The nodes that an error at any of `starts` reaches, including `starts`."""
+    reached: set[Node] = set()
+    stack = [node for node in starts if node is not None]
     while stack:
         node = stack.pop()
-        for child, _ in node.next_functions:
-            if child is None:
-                continue
-            consumers[child].append(node)
-            if child not in seen:
-                seen.add(child)
-                stack.append(child)
-    return consumers
+        if node not in reached:
+            reached.add(node)
+            stack += children(node)
+    return reached
 
 
 def users(nodes: Iterable[Node], consumers: Consumers) -> set[Node]:
@@ -41,16 +52,16 @@ def users(nodes: Iterable[Node], consumers: Consumers) -> set[Node]:
     return dependent
 
 
-def operation(node: Node) -> str | None:
-    """Name of torch's own operation, such as `Mul`; None for an `autograd.Function` of any name.
+def operation(node: Node) -> str:
+    """Name of torch's own operation, such as `Mul`; empty for an `autograd.Function` of any name.
 
     >>> operation((torch.ones(2, requires_grad=True) * 2).grad_fn)
     'Mul'
     """
     if isinstance(node, BackwardCFunction):
-        return None
+        return ""
     name = re.fullmatch(r"(\w+?)(Backwards?\d*)?", node.name())
-    return name[1] if name else None
+    return name[1] if name else ""
 
 
 def shape_of(node: Node, output: int = 0) -> tuple[int, ...]:
@@ -73,14 +84,16 @@ class DependsOnData(TorchDispatchMode):
 
     def __init__(self, tensors: Iterable[Tensor]):
         """Follow `tensors`."""
-        super().__init__()
-        self.followed = {}
+        TorchDispatchMode.__init__(self)
+        self.followed: dict[int, torch.UntypedStorage] = {}
         self.outputs: list[Tensor] = []
         self.recorded: set[Node] = set()
         for tensor in tensors:
             self.follow(tensor)
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         """Run the operation; if an input is followed, follow its outputs."""
         read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and _key(t) in self.followed]
         # recorded here as well, because an in-place operation gives a tensor another node

@@ -15,6 +15,7 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from lit_fa.errors import UserError
 from lit_fa.functional.feedback import named_generator
 from lit_fa.functional.fused import under_autocast
 from lit_fa.functional.goodness import divided, length, normalise, overlay, squares
-from lit_fa.layers.feedback import CONVS, WEIGHT_LAYERS
+from lit_fa.layers.feedback import CONVS, WEIGHT_LAYERS, weight_of
 from lit_fa.layers.observing import calls, observing
 
 
@@ -52,11 +53,17 @@ class LabelledInput:
     ):
         """See the class."""
         self.classes, self.position, self.kind = classes, position, kind
-        self.once, self.written = False, None
+        self.once = False
+        self.written: Tensor | None = None
         self.layer, shape = _first_layer(network, example)
         if position is None:
             self.places = _add_label_weights(network, self.layer, shape, classes, seed)
-        elif shape is None or len(shape) > 2 or type(network.get_submodule(self.layer)) is not nn.Linear:
+        elif (
+            self.layer is None
+            or shape is None
+            or len(shape) > 2
+            or type(network.get_submodule(self.layer)) is not nn.Linear
+        ):
             self.layer = None
         if self.layer is not None:
             network.get_submodule(self.layer).register_forward_hook(self.add)
@@ -69,6 +76,7 @@ class LabelledInput:
         The k labels of a sample must have the same length.
         """
         if self.layer is None:
+            assert self.position is not None  # labels in channels need a layer
             return network(normalise(torch.cat([overlay(inputs, label, self.position) for label in labels]), self.kind))
         if not self.once:
             inputs, labels = torch.cat([inputs] * len(labels)), labels.flatten(0, 1).unsqueeze(0)
@@ -81,15 +89,15 @@ class LabelledInput:
         with self._writing(labels if r is None else (labels / r.unsqueeze(1)).to(labels.dtype)):
             return network(divided(inputs, r))
 
-    def add(self, layer: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+    def add(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         """The forward hook: turns the output (n, *o) without labels into (k n, *o) with labels."""
         if self.written is None:
             return None
         if self.position is not None:
-            tensors = under_autocast(args[0], self.written, layer.weight, layer.bias)
+            tensors = under_autocast(args[0], self.written, weight_of(layer), getattr(layer, "bias", None))
             # the view is created here, because an in-place activation may not write into a view that a Function returns
             return _AddLabel.apply(output.detach(), *tensors, self.position).flatten(0, 1)
-        alone = layer.label(self._planes(layer, args[0])).to(output.dtype)
+        alone = layer.get_submodule("label")(self._planes(layer, args[0])).to(output.dtype)
         # keep the channels_last memory format
         last = output.ndim == 4 and output.shape[1] == output.stride(3) > output.stride(1) == 1
         output, alone = (t.permute(0, 2, 3, 1) if last else t for t in (output, alone))
@@ -140,17 +148,17 @@ class _AddLabel(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(output, x, labels, weight, bias, position):
+    def forward(output: Tensor, x: Tensor, labels: Tensor, weight: Tensor, _bias: object, position: int) -> Tensor:
         columns = weight[:, position : position + labels.shape[2]]
         return _added(output, labels, columns.t())
 
     @staticmethod
-    def setup_context(ctx, inputs, _output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], _output: Tensor) -> None:
         _, x, labels, weight, _, ctx.position = inputs
         ctx.save_for_backward(x, labels, weight)
 
     @staticmethod
-    def backward(ctx, error):
+    def backward(ctx: Any, error: Tensor) -> tuple[Tensor | None, ...]:
         x, labels, weight = ctx.saved_tensors
         _, needs_x, needs_labels, needs_weight, needs_bias, _ = ctx.needs_input_grad
         columns = slice(ctx.position, ctx.position + labels.shape[2])

@@ -3,16 +3,18 @@
 import copy
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from lit_fa.errors import UserError
+from lit_fa.layers.feedback import weight_of
 from lit_fa.layers.observing import Call, calls, observing, recording
 from lit_fa.layers.taps import LEARNS
 
-REMEDY = "only linear layers and activations may follow the first cut"
+REMEDY = "only linear layers and activations may follow the first block"
 
 
 def linear_chain(network: nn.Module, example: Tensor, ends: Sequence[str]) -> list[tuple[str, ...]]:
@@ -37,7 +39,7 @@ def linear_chain(network: nn.Module, example: Tensor, ends: Sequence[str]) -> li
     shapes = {call.name: tuple(call.output.shape[1:]) for call in recorded if call.name in ends}
     for name, shape in shapes.items():
         if len(shape) != 1:
-            raise UserError(f"{name} puts out {shape} a sample, feedback matching reads (units,): {REMEDY}")
+            raise UserError(f"the output of {name} is {shape} a sample, and feedback matching needs (units,): {REMEDY}")
     learning = [[c.name for c in section if isinstance(modules[c.name], LEARNS)] for section in sections]
     chain = [tuple(names) if len(names) == 1 else () for names in learning]
     for link, begin, end in zip(chain, ends, [*ends[1:], None], strict=True):
@@ -71,26 +73,31 @@ def transformer_chain(network: nn.Module, example: Tensor, ends: Sequence[str]) 
 
 def is_linear(module: nn.Module) -> bool:
     """Whether the module is a linear layer, with or without an adapter."""
-    base = module.get_base_layer() if hasattr(module, "get_base_layer") else module
-    return isinstance(base, nn.Linear)
+    return isinstance(_base(module), nn.Linear)
 
 
 def dense_weight(layer: nn.Module) -> Tensor:
     """The weight (out, in) of a linear layer, including its adapter."""
-    if not hasattr(layer, "get_base_layer"):
-        return layer.weight.detach()
-    merged = copy.deepcopy(layer)
+    if _base(layer) is layer:
+        return weight_of(layer).detach()
+    merged: Any = copy.deepcopy(layer)
     merged.merge()
-    return merged.get_base_layer().weight.detach()
+    return weight_of(_base(merged)).detach()
 
 
 @torch.no_grad()
 def set_dense_weight(layer: nn.Module, weight: Tensor) -> None:
     """Make `dense_weight` equal to `weight`, in place; an adapter is not changed, only the weight below it."""
-    if hasattr(layer, "get_base_layer"):
-        layer.get_base_layer().weight.add_(weight - dense_weight(layer))
+    if (base := _base(layer)) is layer:
+        weight_of(layer).copy_(weight)
     else:
-        layer.weight.copy_(weight)
+        weight_of(base).add_(weight - dense_weight(layer))
+
+
+def _base(layer: nn.Module) -> nn.Module:
+    """The layer below an adapter of peft, or the layer itself."""
+    get = getattr(layer, "get_base_layer", None)
+    return layer if get is None else get()
 
 
 def _sections(recorded: list[Call], ends: Sequence[str]) -> list[list[Call]]:
@@ -115,7 +122,7 @@ def _refuse_by_kind(names: list[str], modules: dict[str, nn.Module]) -> None:
 
 def _check_link(network: nn.Module, example: Tensor, layer: str, begin: str, end: str | None) -> None:
     """Check that the output of the block does not depend on its input if the layer's weight is zero."""
-    weight = network.get_submodule(layer).weight
+    weight = weight_of(network.get_submodule(layer))
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, *example.shape[1:], generator=generator).to(example)
     names = [begin] if end is None else [begin, end]
@@ -125,6 +132,6 @@ def _check_link(network: nn.Module, example: Tensor, layer: str, begin: str, end
     outputs = {call.name: call.output for call in recorded}
     out = logits if end is None else outputs[end]
     if not torch.equal(out[0], out[1]):
-        raise UserError(f"something goes past {layer}, from {begin} to {end or 'the logits'} (a shortcut?): {REMEDY}")
+        raise UserError(f"a path from {begin} to {end or 'the logits'} bypasses {layer} (a shortcut?): {REMEDY}")
     if weight.shape != (out.shape[-1], outputs[begin].shape[-1]):
-        raise UserError(f"{layer} does not lead from the units of {begin} to those of {end or 'the logits'}: {REMEDY}")
+        raise UserError(f"{layer} does not map the units of {begin} to those of {end or 'the logits'}: {REMEDY}")

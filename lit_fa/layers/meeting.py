@@ -50,7 +50,7 @@ def transports(node: Node, weight: Node, carrying: Sequence[Node], consumers: Co
     if type(node) in OWN or name in JOINS or name in NORMALISATIONS or ADDED.get(name) == place:
         return False
     if name in ELEMENTWISE:
-        widened = any(shape_of(child, i) != shape_of(node) for child, i in node.next_functions if child in carrying)
+        widened = any(shape_of(child, i) != shape_of(node) for child, i in _inputs(node) if child in carrying)
         return widened or _summed(node, _own_shape(weight, output), consumers)
     return name in PRODUCTS if vector else True
 
@@ -70,8 +70,13 @@ def _summed(scaled: Node, scale: tuple[int, ...], consumers: Consumers) -> bool:
 def _own_shape(node: Node, output: int) -> tuple[int, ...]:
     """Shape before any expansion."""
     while operation(node) == "Expand":
-        node, output = node.next_functions[0]
+        node, output = _inputs(node)[0]
     return shape_of(node, output)
+
+
+def _inputs(node: Node) -> list[tuple[Node, int]]:
+    """The nodes that `node` reads, each with the number of the output that it reads."""
+    return [(child, output) for child, output in node.next_functions if child is not None]
 
 
 def _signed(dim: int) -> int:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,8 +19,8 @@ class NormalisingTaps(Taps):
         self.names, self.kind, self.stops = names, kind, False
         super().__init__(network, names)
 
-    def visit(self, name: str, module: nn.Module, args: tuple, output: object) -> object:
-        """Call the visitor with output and squares; return the normalised output behind a stop-gradient."""
+    def visit(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """Call the visitor with output and squares; return the normalised output with a stop-gradient."""
         if self.visitor is None:
             return output
         tensor = output[0] if isinstance(output, tuple) else output

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,11 @@ class Call(NamedTuple):
     """One call of a module in a forward pass: its name, positional inputs and output."""
 
     name: str
-    inputs: tuple
-    output: object
+    inputs: tuple[Any, ...]
+    output: Any
 
     @property
-    def tensor(self) -> object:
+    def tensor(self) -> Any:
         """The output, or the first entry of an output that is a tuple."""
         return self.output[0] if isinstance(self.output, tuple) else self.output
 
@@ -44,7 +44,7 @@ def recording(network: nn.Module, names: Iterable[str]) -> Iterator[list[Call]]:
     """
     recorded: list[Call] = []
 
-    def record(name: str, args: tuple, output: object) -> None:
+    def record(name: str, args: tuple[Any, ...], output: Any) -> None:
         recorded.append(Call(name, args, output))
 
     hooks = [

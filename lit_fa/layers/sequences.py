@@ -11,7 +11,8 @@ from lit_fa.layers.taps import Block
 
 def token_mask(network: nn.Module, inputs: Tensor) -> Tensor | None:
     """(n, t): 1 for a token and 0 for padding, if the network's inputs differ in length; None for other networks."""
-    return network.token_mask(inputs) if hasattr(network, "token_mask") else None
+    mask = getattr(network, "token_mask", None)
+    return None if mask is None else mask(inputs)
 
 
 def shared_by_tokens(network: nn.Module, example: Tensor, blocks: list[Block], kind: str | None) -> list[Block]:
@@ -38,5 +39,7 @@ def shared_by_tokens(network: nn.Module, example: Tensor, blocks: list[Block], k
         raise UserError("tokens: first needs a class token, and this network has none: use all or mean")
     without = [b.name for b in blocks if mask is not None and b.shape[:1] != mask.shape[1:]]
     if without:
-        raise UserError(f"cannot tell padding behind {without[0]}: its output is not one vector a token; cut elsewhere")
+        raise UserError(
+            f"the padding is unknown after {without[0]}, whose output is not a vector per token: name other blocks"
+        )
     return [replace(b, shape=(1, b.shape[1])) if b.name in sequences else b for b in blocks]

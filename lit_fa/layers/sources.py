@@ -6,31 +6,40 @@ tensor. The layer has the tensor (`<layer>.feedback.weight`, of the weight's sha
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
 from lit_fa.errors import UserError, check_literals
 from lit_fa.functional import feedback as formula
+from lit_fa.functional.conservation import Law
 
 
 class FeedbackSource:
-    """Base class of all sources. It stores nothing and uses the weight in the backward pass, which is backprop.
+    """Base class of all sources. It stores nothing and uses the weight in the backward pass, which is backprop."""
 
-    Class attributes:
-        trained: the stored matrix is a parameter that receives the increments of the weight.
-        evolves: `after_step` changes the stored tensor.
-        renews: `on_round_start` changes it, as a function of the weight, the seed and the round.
-        law: the conservation law of each neuron (see `lit_fa.functional.conservation`).
-    """
+    @property
+    def trained(self) -> bool:
+        """Whether the stored matrix is a parameter that receives the increments of the weight."""
+        return False
 
-    trained: ClassVar[bool] = False
-    evolves: ClassVar[bool] = False
-    renews: ClassVar[bool] = False
-    law: ClassVar[str] = "balance"
+    @property
+    def evolves(self) -> bool:
+        """Whether `after_step` changes the stored tensor."""
+        return False
 
-    def __post_init__(self):
+    @property
+    def renews(self) -> bool:
+        """Whether `on_round_start` changes the stored tensor, as a function of the weight, the seed and the round."""
+        return False
+
+    @property
+    def law(self) -> Law:
+        """The conservation law of each neuron, see `lit_fa.functional.conservation`."""
+        return "balance"
+
+    def __post_init__(self) -> None:
         """Check the options of a source that is a dataclass."""
         check_literals(type(self), vars(self))
 
@@ -62,17 +71,21 @@ class RandomFeedback(FeedbackSource):
     init: formula.Init = "xavier_uniform"
     scale: float = 1.0
     seed: int = 0
-    law: ClassVar[str] = "feedback"
 
-    def __post_init__(self):
+    @property
+    def law(self) -> Law:  # noqa: D102
+        return "feedback"
+
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.scale < float("inf"):
             raise UserError(f"the scale of feedback is a positive number, not {self.scale}")
 
-    def draw(self, weight: Tensor, generator: Generator) -> Tensor:  # noqa: D102
+    def draw(self, weight: Tensor, generator: Generator) -> Tensor | None:  # noqa: D102
         return formula.draw(weight.shape, self.init, generator, gain=self.scale)
 
-    def matrix(self, weight: Tensor, stored: Tensor) -> Tensor:  # noqa: D102
+    def matrix(self, weight: Tensor, stored: Tensor | None) -> Tensor:  # noqa: D102
+        assert stored is not None
         return stored
 
 
@@ -92,7 +105,7 @@ class SignFeedback(FeedbackSource):
     init: formula.Init = "xavier_uniform"
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.scale not in ("xavier", "fan_in") and (isinstance(self.scale, str) or self.scale <= 0):
             raise UserError(f"scale is xavier, fan_in or a positive number, not {self.scale!r}")
         super().__post_init__()
@@ -102,7 +115,7 @@ class SignFeedback(FeedbackSource):
         return self.variant == "brsf"
 
     @property
-    def law(self) -> str:  # noqa: D102
+    def law(self) -> Law:  # noqa: D102
         return "sign" if self.variant == "usf" else "path"
 
     def draw(self, weight: Tensor, generator: Generator) -> Tensor | None:  # noqa: D102
@@ -129,8 +142,13 @@ class KolenPollackFeedback(RandomFeedback):
     the optimiser W - B is constant.
     """
 
-    trained: ClassVar[bool] = True
-    law: ClassVar[str] = "kolen_pollack"
+    @property
+    def trained(self) -> bool:  # noqa: D102
+        return True
+
+    @property
+    def law(self) -> Law:  # noqa: D102
+        return "kolen_pollack"
 
 
 @dataclass(frozen=True)
@@ -153,10 +171,16 @@ class WeightMirrorFeedback(RandomFeedback):
     activation: Literal["linear", "relu"] = "linear"
     decay: float = 0.0
     rescale: Literal["norm", "none"] = "norm"
-    evolves: ClassVar[bool] = True
-    law: ClassVar[str] = "path"
 
-    def __post_init__(self):
+    @property
+    def evolves(self) -> bool:  # noqa: D102
+        return True
+
+    @property
+    def law(self) -> Law:  # noqa: D102
+        return "path"
+
+    def __post_init__(self) -> None:
         super().__post_init__()
         _in_range("rate", self.rate, self.rate > 0, "a number above 0")
         _in_range("noise", self.noise, self.noise > 0, "a number above 0")
@@ -165,8 +189,9 @@ class WeightMirrorFeedback(RandomFeedback):
 
     def after_step(self, weight: Tensor, stored: Tensor, generator: Generator) -> Tensor:  # noqa: D102
         noise = torch.rand(self.patterns, weight[0].numel(), generator=generator).sub_(0.5).mul_(2 * self.noise)
-        settings = {"rate": self.rate, "activation": self.activation, "decay": self.decay}
-        learned = formula.mirror(stored, weight, noise.to(stored), **settings)
+        learned = formula.mirror(
+            stored, weight, noise.to(stored), rate=self.rate, activation=self.activation, decay=self.decay
+        )
         return formula.rescale_matrix(learned, weight) if self.rescale == "norm" else learned
 
 
@@ -183,7 +208,7 @@ class AdaptiveFeedback(RandomFeedback):
     reading: Literal["increment", "norm", "mixture"] = "mixture"
     rate: float = 0.01
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         _in_range("rate", self.rate, 0 <= self.rate <= 1, "a share from 0 to 1")
 
@@ -196,14 +221,14 @@ class AdaptiveFeedback(RandomFeedback):
         return self.reading == "mixture"
 
     @property
-    def law(self) -> str:  # noqa: D102
+    def law(self) -> Law:  # noqa: D102
         return "kolen_pollack" if self.trained else "path"
 
     def draw(self, weight: Tensor, generator: Generator) -> Tensor | None:  # noqa: D102
         return None if self.reading == "norm" else super().draw(weight, generator)
 
     def matrix(self, weight: Tensor, stored: Tensor | None) -> Tensor:  # noqa: D102
-        return formula.norm_matched_sign(weight) if self.reading == "norm" else stored
+        return formula.norm_matched_sign(weight) if stored is None else stored
 
     def after_step(self, weight: Tensor, stored: Tensor, generator: Generator) -> Tensor:  # noqa: D102
         return formula.mix(stored, weight, self.rate) if self.evolves else stored
@@ -219,16 +244,20 @@ class SnapshotFeedback(FeedbackSource):
     """
 
     rescale: formula.Rescale = "row"
-    renews: ClassVar[bool] = True
 
     @property
-    def law(self) -> str:  # noqa: D102
+    def renews(self) -> bool:  # noqa: D102
+        return True
+
+    @property
+    def law(self) -> Law:  # noqa: D102
         return "feedback" if self.rescale == "none" else "path"
 
     def draw(self, weight: Tensor, generator: Generator) -> Tensor:  # noqa: D102
         return weight.detach().clone()
 
-    def matrix(self, weight: Tensor, stored: Tensor) -> Tensor:  # noqa: D102
+    def matrix(self, weight: Tensor, stored: Tensor | None) -> Tensor:  # noqa: D102
+        assert stored is not None
         return formula.RESCALES[self.rescale](stored, weight)
 
     def on_round_start(self, weight: Tensor, stored: Tensor, generator: Generator) -> Tensor:  # noqa: D102
@@ -253,14 +282,17 @@ class SharedRandomFeedback(RandomFeedback):
         return self.redraw == "round"
 
     @property
-    def law(self) -> str:  # noqa: D102
+    def law(self) -> Law:  # noqa: D102
         return "feedback" if self.rescale == "none" else "path"
 
-    def matrix(self, weight: Tensor, stored: Tensor) -> Tensor:  # noqa: D102
+    def matrix(self, weight: Tensor, stored: Tensor | None) -> Tensor:  # noqa: D102
+        assert stored is not None
         return formula.RESCALES[self.rescale](stored, weight)
 
     def on_round_start(self, weight: Tensor, stored: Tensor, generator: Generator) -> Tensor:  # noqa: D102
-        return self.draw(weight, generator).to(stored) if self.renews else stored
+        if not self.renews:
+            return stored
+        return formula.draw(weight.shape, self.init, generator, gain=self.scale).to(stored)
 
 
 def _in_range(name: str, value: float, valid: bool, expected: str) -> None:
@@ -268,7 +300,8 @@ def _in_range(name: str, value: float, valid: bool, expected: str) -> None:
         raise UserError(f"{name} of the feedback is {expected}, not {value}")
 
 
-SOURCES = {
+SourceName = Literal["random", "sign", "kolen_pollack", "weight_mirror", "adaptive", "snapshot", "shared_random"]
+SOURCES: dict[SourceName, type[FeedbackSource]] = {
     "random": RandomFeedback,
     "sign": SignFeedback,
     "kolen_pollack": KolenPollackFeedback,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from lit_fa.layers.feedback import CONVS, WEIGHT_LAYERS
+from lit_fa.layers.graph import children
 from lit_fa.layers.observing import Call, observing, recording, unfrozen
 from lit_fa.layers.taps import chain_of
 
@@ -28,7 +29,8 @@ def last_of_stages(network: nn.Module, example: Tensor) -> list[str]:
     with unfrozen(network), observing(network), torch.enable_grad(), recording(network, layers) as recorded:
         network(example.clone().requires_grad_(example.is_floating_point()))
         depths = _depths(recorded)
-    blocks, ends = [*chain_of(network)], {}
+    blocks = [*chain_of(network)]
+    ends: dict[str, tuple[int, tuple[int, ...], int, str, tuple[int, ...]]] = {}
     for order, (call, depth) in enumerate(zip(recorded, depths, strict=True)):
         layer = network.get_submodule(call.name)
         if isinstance(layer, CONVS) and layer.groups == 1:
@@ -43,20 +45,23 @@ def last_of_stages(network: nn.Module, example: Tensor) -> list[str]:
 def _depths(recorded: list[Call]) -> list[int]:
     """For each call, the number of recorded layers on the longest path from the network's input to its output."""
     nodes = [call.tensor.grad_fn for call in recorded]
-    outputs, depth = {*nodes}, {None: 0}
+    outputs = {*nodes}
+    depth: dict[Node, int] = {}
     for node in _from_the_input(nodes):
-        depth[node] = (node in outputs) + max((depth[child] for child, _ in node.next_functions), default=0)
-    return [depth[node] for node in nodes]
+        depth[node] = (node in outputs) + max((depth[child] for child in children(node)), default=0)
+    return [depth.get(node, 0) for node in nodes]
 
 
 def _from_the_input(ends: Iterable[Node | None]) -> list[Node]:
     """All nodes of the graphs of `ends`, each after the nodes that it reads."""
-    ordered, seen, stack = [], {None}, [(node, False) for node in ends]
+    ordered: list[Node] = []
+    seen: set[Node] = set()
+    stack = [(node, False) for node in ends if node is not None]
     while stack:
         node, read = stack.pop()
         if read:
             ordered.append(node)
         elif node not in seen:
             seen.add(node)
-            stack += [(node, True), *((child, False) for child, _ in node.next_functions)]
+            stack += [(node, True), *((child, False) for child in children(node))]
     return ordered

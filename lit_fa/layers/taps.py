@@ -11,19 +11,21 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from lit_fa.functional.credit import cut
 from lit_fa.layers.factored import FactoredLayer
 from lit_fa.layers.feedback import WEIGHT_LAYERS
+from lit_fa.layers.graph import below, children
 from lit_fa.layers.observing import Call, calls, observing, recording, unfrozen
 from lit_fa.layers.transformer_points import PRESETS, transformer_points
 
 Blocks = Literal["block", "layer", "macro", "micro"] | list[str]
-Visitor = Callable[[str, Tensor], None]
+Visitor = Callable[..., None]  # of a name and an output; `NormalisingTaps` also passes sums of squares
 LEARNS = (*WEIGHT_LAYERS, FactoredLayer)
 # parts of the names of autograd nodes
 ACTIVATIONS = ("relu", "elu", "tanh", "sigmoid", "silu", "softplus", "mish", "glu", "softshrink", "hardswish")
@@ -53,8 +55,8 @@ class Taps:
         for name in names:
             modules[name].register_forward_hook(partial(self.visit, name))
 
-    def visit(self, name: str, module: nn.Module, args: tuple, output: object) -> object:
-        """Call the visitor with the output (or its first entry) and return it behind a stop-gradient."""
+    def visit(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """Call the visitor with the output (or its first entry) and return it with a stop-gradient."""
         if self.visitor is None:
             return output
         tensor = output[0] if isinstance(output, tuple) else output
@@ -114,16 +116,7 @@ def leaks(network: nn.Module, taps: Taps, example: Tensor) -> list[str]:
 
 def _leaves(output: Tensor) -> set[int]:
     """Ids of the leaf tensors that a gradient at `output` reaches."""
-    leaves, stack, seen = set(), [output.grad_fn], {None}
-    while stack:
-        node = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            leaves.add(id(node.variable))
-        stack += [child for child, _ in node.next_functions]
-    return leaves
+    return {id(node.variable) for node in below([output.grad_fn]) if hasattr(node, "variable")}
 
 
 def find_blocks(network: nn.Module, example: Tensor, blocks: Blocks = "block") -> list[Block]:
@@ -159,7 +152,7 @@ def find_blocks(network: nn.Module, example: Tensor, blocks: Blocks = "block") -
     if isinstance(blocks, str):  # a module without weights that runs twice (a dropout) is not a possible boundary
         visited = [name for name in visited if visited.count(name) == 1 or _learns(links[name])]
     if twice := sorted({name for name in visited if visited.count(name) > 1}):
-        raise ValueError(f"cannot cut behind {', '.join(twice)}: it runs more than once in a forward pass")
+        raise ValueError(f"no block can end at {', '.join(twice)}: it runs more than once in a forward pass")
     ends = visited
     if isinstance(blocks, str):
         units = _units(visited, links)
@@ -167,8 +160,8 @@ def find_blocks(network: nn.Module, example: Tensor, blocks: Blocks = "block") -
         ends = [end for _, end, _ in units] if blocks == "block" else read
         if early := [end for end in early if end in ends]:
             raise ValueError(
-                f"the activation behind {', '.join(early[:4])} is no module that runs once, so that the cut would lie "
-                "in front of it: write it as a module of its own, or name where to cut with blocks: [...]"
+                f"the activation after {', '.join(early[:4])} is not a module that runs once, so the block would end "
+                "before it: write it as a module of its own, or name the ends of blocks with blocks: [...]"
             )
     return [_describe(name, recorded, modules, len(example)) for name in ends]
 
@@ -191,7 +184,7 @@ def match(patterns: list[str], names: list[str]) -> list[str]:
 
 def chain_of(network: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
     """The children of a network by name, with every Sequential or ModuleList replaced by its own children."""
-    links = {}
+    links: dict[str, nn.Module] = {}
     for name, child in network.named_children():
         path = f"{prefix}{name}"
         if isinstance(child, (nn.Sequential, nn.ModuleList)) or _is_stage(child):
@@ -237,11 +230,11 @@ def _passed_on(network: nn.Module, example: Tensor, units: list[tuple[str, str, 
 
 
 @contextmanager
-def _nodes(network: nn.Module, names: list[str]) -> Iterator[dict[str, object]]:
+def _nodes(network: nn.Module, names: list[str]) -> Iterator[dict[str, Node | None]]:
     """Within, record the node of each module's output when it runs; a later in-place operation would replace it."""
-    nodes: dict[str, object] = {}
+    nodes: dict[str, Node | None] = {}
 
-    def note(name: str, _module: nn.Module, _args: tuple, output: object) -> None:
+    def note(name: str, _module: nn.Module, _args: Any, output: Any) -> None:
         nodes[name] = getattr(output[0] if isinstance(output, tuple) else output, "grad_fn", None)
 
     hooks = [network.get_submodule(name).register_forward_hook(partial(note, name)) for name in names]
@@ -252,11 +245,12 @@ def _nodes(network: nn.Module, names: list[str]) -> Iterator[dict[str, object]]:
             hook.remove()
 
 
-def _activated(later: object, end: object) -> bool:
+def _activated(later: object, end: Node | None) -> bool:
     """Whether there is an activation, and no parameter, between the node `end` and the tensor `later`."""
     if not isinstance(later, Tensor) or later.grad_fn is None or end is None:
         return False
-    between, stack = set(), [later.grad_fn]
+    between: set[Node] = set()
+    stack = [later.grad_fn]
     while stack:
         node = stack.pop()
         if node is end or node in between:
@@ -264,7 +258,7 @@ def _activated(later: object, end: object) -> bool:
         if hasattr(node, "variable"):
             return False
         between.add(node)
-        stack += [child for child, _ in node.next_functions if child is not None]
+        stack += children(node)
     return any(part in node.name().lower() for node in between for part in ACTIVATIONS)
 
 
@@ -281,10 +275,10 @@ def _describe(name: str, recorded: list[Call], modules: dict[str, nn.Module], sa
     tensor = recorded[position].tensor
     if not isinstance(tensor, Tensor):
         kind = type(recorded[position].output).__name__
-        raise ValueError(f"cannot cut behind {name}: its output is a {kind}, not a tensor")
+        raise ValueError(f"no block can end at {name}: its output is a {kind}, not a tensor")
     if len(tensor) != samples:
-        rows = f"it makes {len(tensor)} rows (windows, patches) of {samples} samples"
-        raise ValueError(f"cannot cut behind {name}: {rows}; cut behind whole blocks, with blocks: block")
+        rows = f"its output has {len(tensor)} rows (windows, patches) for {samples} samples"
+        raise ValueError(f"no block can end at {name}: {rows}; use whole blocks, with blocks: block")
     inside = set(modules[name].modules())
     later = (modules[call.name] for call in recorded[position + 1 :])
     reader = next((m for m in later if isinstance(m, LEARNS) and m not in inside), None)

@@ -33,8 +33,8 @@ def transformer_points(network: nn.Module, example: Tensor, preset: str) -> list
         raise ValueError(f"{preset} cuts Transformer blocks with {known}; this network has none: use block or names")
     if preset == "macro":
         return [*blocks]
-    adds_behind = any(parts[-1] == name for name, parts in blocks.items())
-    stem = _before(network, example, next(iter(blocks))) if adds_behind else []
+    pre_normalised = any(parts[-1] == name for name, parts in blocks.items())
+    stem = _before(network, example, next(iter(blocks))) if pre_normalised else []
     return stem + [point for parts in blocks.values() for point in parts]
 
 

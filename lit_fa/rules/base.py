@@ -1,22 +1,22 @@
-r"""What a learning rule is: a way of building one scalar whose ordinary autograd gradient is the prescribed update.
+r"""The base class of learning rules: a rule builds one scalar whose ordinary autograd gradient is its update.
 
-Two moves suffice for the papers: cut a path, and add a path that carries only gradient (`functional.credit`). Since
-the result is plain differentiable torch, `backward`, DDP, mixed precision, compilation and `torch.func` work on every
-rule with no special case. Consequences for who writes one:
+Two operations suffice for the papers: remove a path from the backward pass, and add a path to the backward pass only
+(`functional.credit`). The result is differentiable torch code, so `backward`, DDP, mixed precision, compilation and
+`torch.func` need no special case. For the author of a rule this means:
 
-* Sum local losses into one scalar; several backward passes a step are for `stream` alone, on one device.
-* A rule that insists on its own arithmetic returns `functional.credit.linear_surrogate`; it never assigns `.grad`,
+* Sum local losses into one scalar. Only `stream` has several backward passes per step, on one device.
+* A rule that computes its update explicitly returns `functional.credit.linear_surrogate`. It does not assign `.grad`,
   which DDP would not reduce.
-* Whatever must be there tomorrow is a parameter or a buffer. Whatever is random is drawn on the CPU from the rule's own
-  seed, so that devices and ranks agree.
-* A rule is attached after pretrained weights and adapters are in place and before the optimiser exists.
+* State is a parameter or a buffer, so that it is in the checkpoint. Random numbers are drawn on the CPU from the rule's
+  own seed, so that devices and ranks agree.
+* A rule is installed after pretrained weights and adapters are loaded and before the optimiser is created.
 """
 
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +27,13 @@ from lit_fa.layers.coverage import Coverage, coverage
 from lit_fa.layers.observing import observing, unfrozen
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
+Backward = Callable[[Tensor], None]  # runs the backward pass of a scalar, or collects it
 Batch = tuple[Tensor, Tensor]
 Tensors = dict[str, Tensor]
 Uncovered = Literal["raise", "warn", "allow"]
+UNUSED = "The loss does not depend on them."
 T = TypeVar("T")
-Method = TypeVar("Method", bound=Callable)
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class Halves(NamedTuple, Generic[T]):
@@ -47,12 +49,13 @@ class Halves(NamedTuple, Generic[T]):
 
 
 State = Halves[Tensor]
+Edits = Halves[Tensor | None]
 
 
 class Does(Enum):
     """What a rule does besides ordinary backpropagation; the value is the method that does it.
 
-    `SUMS` has no method: a rule whose scalar is a sum over the batch's samples, at least in part, sets `sums`.
+    `SUMS` has no method: a rule sets `sums` if its scalar, or a part of it, is a sum over the samples of the batch.
     """
 
     PREPARES = "prepare"
@@ -66,11 +69,11 @@ class Does(Enum):
     SUMS = "sums"
 
 
-def provided(condition: Callable[["LearningRule"], bool]) -> Callable[[Method], Method]:
+def provided(condition: Callable[[Any], bool]) -> Callable[[Method], Method]:
     """Mark a method of a rule that has an effect only if `condition(rule)` holds, because of the rule's options."""
 
     def mark(method: Method) -> Method:
-        method.condition = condition
+        vars(method)["condition"] = condition
         return method
 
     return mark
@@ -81,7 +84,7 @@ class Surrogate(NamedTuple):
 
     Attributes:
         value: the scalar whose gradient is the update.
-        loss: what the paper plots, detached.
+        loss: the loss that the paper plots, detached.
         logits: (n, c) network output, detached.
     """
 
@@ -92,17 +95,17 @@ class Surrogate(NamedTuple):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands.
+    """The progress of training.
 
-    In a federation an epoch is a round. A client numbers its steps so that no two rounds share a number, and their
-    total is None.
+    In federated training an epoch is a round. The steps of a client have numbers that differ from round to round, and
+    their total is None.
 
     Attributes:
-        step: optimiser steps taken.
-        epoch: that runs, from 0 on.
-        total_steps: optimiser steps of the whole run; None where that is not known.
-        total_epochs: epochs that the whole run begins; None where that is not known.
-        epoch_ends: this is the epoch's last step.
+        step: number of finished optimiser steps.
+        epoch: the current epoch, from 0.
+        total_steps: optimiser steps of the whole run; None if unknown.
+        total_epochs: epochs that the whole run begins; None if unknown.
+        epoch_ends: whether this step is the last of its epoch.
     """
 
     step: int
@@ -113,22 +116,20 @@ class Progress:
 
     @property
     def fraction(self) -> float:
-        """Share of the run that is done, 0 to 1: of its steps, or of its rounds; 0 where the length is not known."""
-        done, of = (self.step, self.total_steps) if self.total_steps else (self.epoch, self.total_epochs)
-        return min(done / of, 1.0) if of else 0.0
+        """The finished share of the run's steps, or else of its epochs, 0 to 1; 0 if the length is unknown."""
+        done, total = (self.step, self.total_steps) if self.total_steps else (self.epoch, self.total_epochs)
+        return min(done / total, 1.0) if total else 0.0
 
 
 class LearningRule(Described, nn.Module):
-    """Methods whose defaults do nothing special; by itself this is backpropagation.
+    """Base class of all rules. Its defaults are backpropagation.
 
-    Which of them a class overrides says what the rule does, see `does`; there is nothing to declare.
+    `does` follows from the methods that a class overrides.
 
     Class attributes:
         paper: citation.
-        overrides: what the class does by the methods that it overrides, whatever its options.
-        sums: the scalar is a sum over the batch's samples, at least in part, and not a mean.
-        compares_samples: options, as ``name: value``, that compare a batch's samples with one another, so that two
-            halves of a batch are not the whole.
+        overrides: what the class does according to the methods that it overrides, for any options.
+        sums: the scalar, or a part of it, is a sum over the samples of the batch, not a mean.
     """
 
     paper: ClassVar[str] = ""
@@ -136,14 +137,14 @@ class LearningRule(Described, nn.Module):
     sums: bool = False
 
     def __init_subclass__(cls, **options: object):
-        """Note which methods the class overrides."""
+        """Record which methods the class overrides."""
         super().__init_subclass__(**options)
         own = {does: getattr(cls, does.value, None) for does in Does if does is not Does.SUMS}
         cls.overrides = frozenset(does for does, method in own.items() if method is not _default(does))
 
     @property
     def does(self) -> frozenset[Does]:
-        """What the rule does under its options.
+        """What the rule does with its options.
 
         >>> class Halving(LearningRule):
         ...     def edit_gradients(self, params, grads, progress):
@@ -152,11 +153,11 @@ class LearningRule(Described, nn.Module):
         frozenset({<Does.EDITS: 'edit_gradients'>})
         """
         conditions = {does: getattr(getattr(type(self), does.value), "condition", None) for does in self.overrides}
-        found = {does for does, condition in conditions.items() if condition is None or condition(self)}
-        return frozenset(found | {Does.SUMS} if self.sums else found)
+        active = {does for does, condition in conditions.items() if condition is None or condition(self)}
+        return frozenset(active | {Does.SUMS} if self.sums else active)
 
     def extra_repr(self) -> str:
-        """The options, which `repr` shows.
+        """The options, for `repr`.
 
         >>> from lit_fa.rules import SVDBackprop
         >>> repr(SVDBackprop(rank=4))[:20]
@@ -166,42 +167,45 @@ class LearningRule(Described, nn.Module):
 
     @property
     def compares_samples(self) -> list[str]:
-        """See the class."""
+        """Options, as ``name: value``, that compare the samples of a batch, so that a batch cannot be split."""
         return []
 
     @property
     def follows_length(self) -> list[str]:
-        """Options, as ``name: value``, that follow the length of the run, and so need one that is known beforehand."""
+        """Options, as ``name: value``, that depend on the length of the run, which must then be known in advance."""
         return []
 
     def parts(self, network: nn.Module, example: Tensor) -> Halves[int]:
-        """Parameter to the number of the local loss that it alone learns from.
+        """Parameter to the number of the local loss that trains it; `clip` bounds the gradient norm of each part.
 
-        Empty if one loss, or one error, serves all. Called after `install`; `clip` bounds the norm of each part.
+        Empty if one loss or one error trains all parameters. Called after `install`.
         """
         return Halves({}, {})
 
     def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
-        """Change `network` once, before the optimiser exists; the only method that may touch modules.
+        """Change `network` once, before the optimiser is created; the only method that may change modules.
 
         Args:
-            network: with its pretrained weights and adapters in place.
-            example: (n, ...) inputs, n >= 2, whose values do not matter.
+            network: with its pretrained weights and adapters.
+            example: (n, ...) inputs, n >= 2, whose values have no meaning.
             criterion: (logits, targets) to a scalar, averaged over the batch.
 
         Returns:
-            What the rule reaches.
+            The tensors that the rule does not treat.
+
+        Raises:
+            UserError: the rule does not fit the network.
         """
         return self.inspect(network, example, criterion)
 
     def prepare(self, network: nn.Module, batches: Iterable[Batch], criterion: Criterion) -> dict[str, float]:
-        """Change parameters and buffers in place, once, before the first step of a fresh run; never of a resumed one.
+        """Change parameters and buffers in place, once, before the first step; not when a run is resumed.
 
         Every rank iterates over whole batches; tensors and numbers are then broadcast from rank 0.
 
         Args:
-            network: installed, on its device; its head may just have been probed.
-            batches: of training, on the device, to iterate over as often as need be. Random state does not matter.
+            network: after `install`, on its device, and after linear probing of the head if there is any.
+            batches: training batches on the device; any number of passes. Random state has no effect.
             criterion: as in `install`.
 
         Returns:
@@ -216,14 +220,14 @@ class LearningRule(Described, nn.Module):
         loss = criterion(logits, targets)
         return Surrogate(loss, loss.detach(), logits.detach())
 
-    def stream(self, network: nn.Module, batch: Batch, criterion: Criterion, backward: Callable) -> Surrogate:
-        """As `surrogate`, but calls `backward` block by block, so that one block's activations live at a time."""
-        raise UserError(f"{type(self).__name__} has no cuts to stream; use stream: false")
+    def stream(self, network: nn.Module, batch: Batch, criterion: Criterion, backward: Backward) -> Surrogate:
+        """As `surrogate`, but calls `backward` for each block, so that memory has the activations of one block."""
+        raise UserError(f"{type(self).__name__} has no block boundaries to stream; use stream: false")
 
-    def edit_gradients(self, params: State, grads: State, progress: Progress) -> State:
-        """The gradients that change between the backward pass and the optimiser's step; returns only those.
+    def edit_gradients(self, params: State, grads: State, progress: Progress) -> Edits:
+        """The gradients that change between the backward pass and the optimiser step; returns only those.
 
-        None as a gradient: the optimiser leaves the parameter alone. Linear edits commute with DDP's average. Pure.
+        None as a gradient: the optimiser does not update the parameter. Linear edits commute with DDP's average. Pure.
 
         Args:
             params: trainable parameters that have a gradient.
@@ -237,11 +241,11 @@ class LearningRule(Described, nn.Module):
         return Halves({}, {}), Halves({}, {})
 
     def evolving(self, buffers: State) -> State:
-        """The buffers that `after_step` may change; all of them, unless a rule says which."""
+        """The buffers that `after_step` may change; by default all."""
         return buffers
 
     def reshape(self, network: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-        """Change shapes of parameters, buffers and the optimiser's state between two epochs; on one device only."""
+        """Change shapes of parameters, buffers and optimiser state between two epochs; on one device only."""
 
     def on_round_start(self, params: State, buffers: State, number: int) -> State:
         """Buffers that change when a federated client receives the server's parameters in round `number`. Pure.
@@ -256,46 +260,46 @@ class LearningRule(Described, nn.Module):
 
     @property
     def links(self) -> Tensors:
-        """Block to the matrix (c, *block) that carries the error at the logits straight to it; empty without such."""
+        """Block to its direct feedback matrix (c, *block); empty if the rule has none."""
         return {}
 
     @property
     def cuts(self) -> list[str]:
-        """Modules at whose output the rule puts an error of its own in place of the loss's; "" is the whole network.
+        """Modules at whose output the rule replaces the error of the loss; "" is the whole network.
 
-        By default the modules of `taps`, if the rule has them. A rule with its own `surrogate` and no taps counts as
-        replacing the error everywhere, unless it overrides this property.
+        By default the modules of `taps`, if the rule has them. A rule with its own `surrogate` and without taps
+        replaces the error everywhere, unless it overrides this property.
         """
         if (taps := getattr(self, "taps", None)) is not None:
             return [*taps.names]
         return [""] if Does.BUILDS in self.does else []
 
     def inspect(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
-        """Which tensors of `network` the surrogate's gradient reaches, frozen ones counted as trainable."""
+        """The trainable tensors of `network` that the rule does not treat; error passes through frozen ones as well."""
         with unfrozen(network) as frozen, observing(network), torch.enable_grad():
             classes = network(example).shape[-1]
             targets = torch.arange(len(example), device=example.device) % classes
             batch = (example, targets)
-            found = coverage(network, lambda: self.surrogate(network, batch, criterion).value, batch, frozen)
-        return Coverage(found.transported, [name for name in found.unreached if name not in frozen])
+            all_tensors = coverage(network, lambda: self.surrogate(network, batch, criterion).value, batch, frozen)
+        return Coverage(all_tensors.transported, [name for name in all_tensors.unreached if name not in frozen])
 
 
-def _default(does: Does) -> Callable | None:
-    """The base class's method; None for a method that only some rules have."""
+def _default(does: Does) -> Callable[..., Any] | None:
+    """The method of the base class; None for a method that only some rules have."""
     return getattr(LearningRule, does.value, None)
 
 
 def refuse(what: str, names: list[str], remedy: str, *, uncovered: Uncovered) -> None:
-    """Raise, warn or stay silent about tensors that a rule does not reach.
+    """Raise an error or a warning about tensors that a rule does not treat, or do nothing.
 
     Args:
-        what: the sentence before the names.
-        names: tensors; nothing happens when there are none.
+        what: the beginning of the message, before the names.
+        names: of the tensors; if empty, nothing happens.
         remedy: what the user can do.
         uncovered: `raise`, `warn` or `allow`.
 
     Raises:
-        UserError: as asked for; or `uncovered` is none of the three.
+        UserError: if `uncovered` is `raise`, or none of the three.
     """
     if uncovered not in get_args(Uncovered):
         raise UserError(not_one_of("uncovered", get_args(Uncovered), uncovered))
@@ -304,5 +308,5 @@ def refuse(what: str, names: list[str], remedy: str, *, uncovered: Uncovered) ->
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     message = f"{what}: {shown}. {remedy}"
     if uncovered == "raise":
-        raise UserError(message + " To train them all the same set the rule's uncovered: allow.")
+        raise UserError(message + " To train them nevertheless, set the rule's uncovered: allow.")
     warnings.warn(message, stacklevel=3)

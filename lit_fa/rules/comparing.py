@@ -1,4 +1,4 @@
-r"""Rules that choose layers by comparing the gradients of clients, which takes a federation."""
+"""Rules that choose layers by comparing the gradients of clients, in federated training."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,17 +11,20 @@ from lit_fa.errors import UserError
 
 @dataclass(frozen=True)
 class PrivateComparison:
-    r"""Clients clip and noise what layers are chosen from: $\sum_x g_x \min(1, C/\|g_x\|) + \sigma C z$.
+    r"""Clients clip and noise the gradients that are compared: $\sum_x g_x \min(1, C/\|g_x\|) + \sigma C z$.
 
-    Every image's gradient (of all compared layers together) is cut to the length C, and their sum gets Gaussian noise,
-    as in DP-SGD (Abadi et al. 2016) on one batch of all the client has. Epsilon is per image of a client, against
-    whoever sees the comparison; the training itself is not made private by it.
+    The gradient of each image (of all compared layers together) is clipped to the norm C, and Gaussian noise is added
+    to their sum, as in DP-SGD (Abadi et al. 2016) on one batch of all data of the client. Epsilon holds per image of a
+    client, against anyone who sees the comparison. The training itself is not private.
 
     Args:
         noise: sigma, the noise multiplier.
         clip: C.
-        delta: at which epsilon is reported.
-        seed: of the noise. Who knows it can take the noise away: it is for experiments that are to be repeated.
+        delta: for which epsilon is reported.
+        seed: of the noise, so that experiments can be repeated. Who knows it can subtract the noise.
+
+    Raises:
+        UserError: noise or clip not above 0, or delta not between 0 and 1.
     """
 
     noise: float = 1.0
@@ -29,20 +32,19 @@ class PrivateComparison:
     delta: float = 1e-5
     seed: int = 0
 
-    def __post_init__(self):
-        """Check."""
+    def __post_init__(self) -> None:
         if not (self.noise > 0 and self.clip > 0 and 0 < self.delta < 1):
             raise UserError(f"a private comparison needs noise > 0, clip > 0 and 0 < delta < 1, not {self}")
 
 
 class ComparesClients(ABC):
-    """What a learning rule has besides `LearningRule` if it chooses layers by comparing clients.
+    """The additional methods of a learning rule that chooses layers by comparing clients.
 
-    `FederatedClassifier` compares the clients' gradients of the `candidates`, asks which layers are `chosen`, and lets
-    the rule `switch` to those.
+    `FederatedClassifier` compares the clients' gradients of the `candidates`, calls `chosen`, and calls `switch` with
+    the result.
 
     Attributes:
-        private: how the clients clip and noise their gradients; None: they do not.
+        private: how the clients clip and noise their gradients; None: not at all.
     """
 
     private: PrivateComparison | None = None
@@ -57,8 +59,8 @@ class ComparesClients(ABC):
 
     @abstractmethod
     def chosen(self, alike: dict[str, float]) -> list[str]:
-        """The layers to switch on, given the mean cosine S_l of each candidate's gradients."""
+        """The layers to switch on; `alike`: candidate to the mean cosine S_l of its gradients."""
 
     @abstractmethod
     def switch(self, network: nn.Module, names: Sequence[str]) -> None:
-        """Give feedback to these layers alone."""
+        """Give feedback to these layers only."""

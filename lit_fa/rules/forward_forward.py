@@ -1,35 +1,35 @@
-r"""Forward-Forward: backprop's two passes are replaced by two forward passes, on positive and on negative data.
+r"""Forward-Forward: the forward and backward pass are replaced by two forward passes, on positive and negative data.
 
 Hinton 2022, arXiv:2212.13345. The label is written into the input. With $\hat h_{l-1}$ the normalised output of the
-block below, a block has $h_l = \phi(W_l \hat h_{l-1} + b_l)$ and goodness $G_l = \tfrac1u\sum_j h_{lj}^2$, and learns
-alone to have more of it where the label is true ($G^+$) than where it is wrong ($G^-$), for instance by
+block below, a block has $h_l = \phi(W_l \hat h_{l-1} + b_l)$ and goodness $G_l = \tfrac1u\sum_j h_{lj}^2$. A local loss
+trains it to have a higher goodness for the true label ($G^+$) than for a wrong one ($G^-$), for instance
 
 $L_l = \log(1+e^{\theta-G_l^+}) + \log(1+e^{G_l^--\theta})$, $\quad
 \partial L_l/\partial h_l^+ = -\tfrac2u\,\sigma(\theta-G_l^+)\,h_l^+$,
 
 averaged over the 2n samples.
 
-The network is cut behind every block, and what goes on is normalised, so that the next block cannot read the goodness
-of the last. Positive and negative samples go through in one batch of 2n. The criterion never reaches a hidden block.
-The network's head, which the paper does not have, is a softmax classifier: it learns by the criterion from the last
-block's normalised output for the neutral label (1/c everywhere), which is Hinton's one-pass classifier, except that his
-reads earlier blocks too.
+After every block there is a stop-gradient with normalisation, so that the input of the next block does not contain the
+goodness of this one. Positive and negative samples are one batch of 2n. The criterion trains no hidden block. The head
+of the network, which the paper does not have, is a softmax classifier, trained by the criterion on the last block's
+normalised output for the neutral label (1/c everywhere). This is Hinton's one-pass classifier, except that his reads
+earlier blocks too.
 
-Two roads to a block's gradient, tested equal: `closed_form`, the formula above as one product of slope and output, and
-`autograd`, which differentiates the loss.
+There are two backends for the gradient of a block, which tests compare: `closed_form`, the formula above as one product
+of slope and output, and `autograd`, which differentiates the loss.
 
 A step costs 4 F - 2 F_1, where F is the cost of a forward pass through the blocks and F_1 that of their first layer:
-an image is projected once for both labels, and the labels themselves cost what c more inputs would. Where rows cannot
-be multiplied behind the first layer (see `layers.labels`) it costs 4 F. A head to train adds F + 2 F_head. A prediction
-by goodness costs c F - (c - 1) F_1. BatchNorm sees two batches a step: the neutral one, then positive with negative.
+an image is projected once for both labels, and the labels cost as much as c additional inputs. If an image must be
+projected for each label (see `layers.labels`), a step costs 4 F. Training the head adds F + 2 F_head. A prediction by
+goodness costs c F - (c - 1) F_1. BatchNorm receives two batches per step: the neutral one, then positive with negative.
 
-Departures: a wrong label is a function of seed, step and the sample itself, see `functional.goodness`; peer
-normalisation compares the units' means over the batch, not running means.
+Departures: a wrong label is a function of seed, step and sample, see `functional.goodness`; peer normalisation compares
+the means of the units over the batch, not running means.
 """
 
 import logging
 import math
-from collections.abc import Callable
+from functools import reduce
 from typing import ClassVar, Literal
 
 import torch
@@ -56,8 +56,11 @@ from lit_fa.layers.normalising import NormalisingTaps
 from lit_fa.layers.observing import observing
 from lit_fa.layers.taps import Blocks, find_blocks
 from lit_fa.rules.base import (
+    UNUSED,
+    Backward,
     Batch,
     Criterion,
+    Edits,
     Halves,
     LearningRule,
     Progress,
@@ -72,40 +75,42 @@ log = logging.getLogger(__name__)
 
 
 class ForwardForward(LearningRule):
-    """Every block learns to tell the true label in its input from a wrong one.
+    """Every block is trained to separate inputs with the true label from inputs with a wrong label.
 
     Args:
         loss: `threshold`, `symba` or `margin`, see `functional.goodness.contrast`.
-        goodness: `mean` or `sum` of the squared activities.
+        goodness: `mean` or `sum` of the squared activations.
         threshold: theta; None: 2 for the mean, the number of units for the sum. symba has none.
         sharpness: factor on goodness in the loss; None: 4 for symba, 1 otherwise.
-        negatives: where the wrong label comes from. `uniform`: the c - 1 others; `permutation`: another sample of the
-            (rank's own) batch; `hard`: the head's softmax over the others.
-        normalise: what inputs and outputs of blocks are divided by: `rms`, `l2` or `none`.
-        label: `pixels`: it overwrites c entries of the flattened input; `channels`: it stands in c constant planes (or
-            features) beside the input's own, read by weights that the first layer gains, see `layers.labels`.
+        negatives: the distribution of the wrong label. `uniform`: over the c - 1 others; `permutation`: the label of
+            another sample of the rank's batch; `hard`: the head's softmax over the others.
+        normalise: the divisor of the inputs and outputs of blocks: `rms`, `l2` or `none`.
+        label: `pixels`: the label overwrites c entries of the flattened input; `channels`: the label is c constant
+            planes, or features, in addition to the input, with additional weights of the first layer, see
+            `layers.labels`.
         strength: value of the label's entry, or plane.
         position: first of the c pixels.
-        peer: weight of `functional.goodness.peer_penalty`; Hinton's code has 0.03. Units' means are over a device's own
-            share of the batch.
-        schedule: `simultaneous`: all blocks at every step; `greedy`: one after the other, an equal share of the run's
-            steps each. A run whose length is not known (`max_epochs: -1`) is refused.
-        blocks: where to cut: `block`, `layer`, or a list of module names or patterns; see `layers.taps.find_blocks`.
-        head: `softmax`: trained as said above; `none`: frozen.
-        predict_by: `goodness`: a forward pass for each of the c labels, the logit of a label is the goodness with it;
+        peer: weight of `functional.goodness.peer_penalty`; Hinton's code has 0.03. The means of the units are over the
+            device's shard of the batch.
+        schedule: `simultaneous`: all blocks at every step; `greedy`: one after another, each for an equal share of the
+            run's steps. `greedy` needs a run of known length (not `max_epochs: -1`).
+        blocks: the block boundaries: `block`, `layer`, or a list of module names or patterns; see
+            `layers.taps.find_blocks`.
+        head: `softmax`: trained as described above; `none`: frozen.
+        predict_by: `goodness`: a forward pass for each of the c labels, whose goodness is the logit of the label;
             `softmax`: one pass, by the head.
         predict_from: first block whose goodness counts; None: the first of up to two blocks, the second of more.
         backend: `closed_form` or `autograd`; only the latter can be differentiated twice.
         seed: of the wrong labels, and of the weights of label channels.
         uncovered: what to do about tensors without gradient: `raise`, `warn` or `allow`.
 
-    The surrogate's loss is the sum over blocks and head. Its logits, of which Lightning logs the training accuracy, are
-    the head's, or without one the goodness of the two labels that were tried and something lower for the others: the
-    accuracy between two, not among c, since a true one would cost c forward passes.
+    The loss of the surrogate is the sum over blocks and head. Its logits, from which Lightning logs the training
+    accuracy, are those of the head. Without a head they are the goodness of the true and the wrong label, and a lower
+    number for all others: the accuracy is between two labels, because one among c would cost c forward passes.
 
     Raises:
-        UserError: an unknown option; at `install` a network without hidden block, an input too small for the label, or
-            channels for a network whose first layer cannot have them.
+        UserError: an invalid option; at `install`, a network without a hidden block, an input too small for the label,
+            or a first layer that cannot have label channels.
 
     >>> network, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.zeros(2, 4)
     >>> rule = ForwardForward()
@@ -114,6 +119,10 @@ class ForwardForward(LearningRule):
     (['1'], torch.Size([2, 2]))
     """
 
+    taps: NormalisingTaps  # after `install`
+    labelled: LabelledInput  # after `install`
+    steps: Tensor
+    active: Tensor
     paper: ClassVar[str] = "Hinton 2022, arXiv:2212.13345; SymBa: Lee & Song 2023, arXiv:2303.08418"
 
     def __init__(
@@ -139,7 +148,7 @@ class ForwardForward(LearningRule):
     ):
         """See the class."""
         super().__init__()
-        check_literals(__class__, locals())
+        check_literals(ForwardForward, locals())
         for option, value in {"sharpness": sharpness, "strength": strength}.items():
             if value is not None and not value > 0:
                 raise UserError(f"{option} is a number above 0, not {value}")
@@ -147,31 +156,28 @@ class ForwardForward(LearningRule):
             if value is not None and not value >= 0:
                 raise UserError(f"{option} is a number of at least 0, not {value}")
         if label == "channels" and position:
-            raise UserError("position is that of a label in pixels: remove it, or set label: pixels")
+            raise UserError("position is an option of label: pixels: remove it, or set label: pixels")
         if head == "none" and "softmax" in (predict_by, *["softmax"] * (negatives == "hard")):
-            raise UserError("predict_by: softmax and negatives: hard ask the head: set head: softmax")
-        self.loss, self.goodness, self.threshold, self.sharpness = loss, goodness, threshold, sharpness
+            raise UserError("predict_by: softmax and negatives: hard need the head: set head: softmax")
+        self.loss, self.goodness, self.threshold = loss, goodness, threshold
+        self.sharpness = sharpness if sharpness is not None else 4.0 if loss == "symba" else 1.0
         self.negatives, self.normalise, self.backend = negatives, normalise, backend
         self.label, self.strength, self.position = label, strength, position
         self.peer, self.schedule, self.blocks, self.head = peer, schedule, blocks, head
         self.predict_by, self.predict_from, self.seed, self.uncovered = predict_by, predict_from, seed, uncovered
-        if sharpness is None:
-            self.sharpness = 4.0 if loss == "symba" else 1.0
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("active", torch.zeros((), dtype=torch.int64))
-        self.taps: NormalisingTaps | None = None
-        self.labelled: LabelledInput | None = None
         self.classes = 0
         self.owners: dict[str, int] = {}
 
     def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
-        """Cut behind the blocks, widen the first layer for label channels, freeze the head if it shall not learn."""
+        """Add stop-gradients after the blocks and label channels to the first layer; freeze the head if `none`."""
         try:
             names = [block.name for block in find_blocks(network, example, self.blocks)]
         except ValueError as error:
             raise UserError(f"blocks: {error}") from None
         if not names:
-            raise UserError("Forward-Forward needs a hidden block to cut behind: name some with blocks: [...]")
+            raise UserError("Forward-Forward needs a hidden block: name the ends of blocks with blocks: [...]")
         with observing(network), torch.no_grad():
             self.classes = network(example).shape[-1]
         self._check_sizes(math.prod(example.shape[1:]), len(names))
@@ -182,41 +188,41 @@ class ForwardForward(LearningRule):
         self.owners = self.taps.owners(network, lambda: self.labelled(network, example, neutral))
         if self.schedule == "greedy" and self.taps.shared:
             raise UserError(
-                f"schedule: greedy trains one block after another, and {min(self.taps.shared)} belongs to more than "
-                "one: set schedule: simultaneous, or untie it"
+                f"schedule: greedy trains one block after another, and {min(self.taps.shared)} belongs to several "
+                "blocks: set schedule: simultaneous, or do not share it"
             )
         if self.head == "none":
             for name, p in network.named_parameters():
                 p.requires_grad_(p.requires_grad and self.owners.get(name) != len(names))
-        found = self.inspect(network, example, criterion)
-        refuse("no gradient reaches", found.unreached, "They lie in no path to a block.", uncovered=self.uncovered)
-        log.info("forward-forward (%s, %s) behind %s", self.loss, self.goodness, ", ".join(names))
-        return found
+        untreated = self.inspect(network, example, criterion)
+        refuse("no gradient reaches", untreated.unreached, UNUSED, uncovered=self.uncovered)
+        log.info("forward-forward (%s, %s) after %s", self.loss, self.goodness, ", ".join(names))
+        return untreated
 
     @property
     def follows_length(self) -> list[str]:
-        """Whose turn it is."""
+        """The greedy schedule."""
         return ["schedule: greedy"] if self.schedule == "greedy" else []
 
     @property
     def compares_samples(self) -> list[str]:
-        """Wrong labels that are other samples', and units' means over the batch."""
+        """Wrong labels from other samples, and means of units over the batch."""
         permuted = ["negatives: permutation"] if self.negatives == "permutation" else []
         return [*permuted, *([f"peer: {self.peer:g}"] if self.peer else [])]
 
     def parts(self, network: nn.Module, example: Tensor) -> Halves[int]:
-        """Every block has its own loss, and so has the head."""
+        """Every block and the head have their own loss."""
         return Halves(self.owners, {})
 
     def surrogate(self, network: nn.Module, batch: Batch, criterion: Criterion) -> Surrogate:
-        """The sum of the blocks' losses and the head's; no path leads from one to another."""
+        """The sum of the losses of blocks and head; no backward path leads from one block to another."""
         losses: list[Tensor] = []
         logits = self._learn(network, batch, criterion, losses.append)
-        value = sum(losses)
+        value = reduce(torch.add, losses)
         return Surrogate(value, value.detach(), logits)
 
-    def stream(self, network: nn.Module, batch: Batch, criterion: Criterion, backward: Callable) -> Surrogate:
-        """One block's activations at a time; the same products."""
+    def stream(self, network: nn.Module, batch: Batch, criterion: Criterion, backward: Backward) -> Surrogate:
+        """As `surrogate`, block by block."""
         losses: list[Tensor] = []
 
         def learn(loss: Tensor) -> None:
@@ -224,66 +230,69 @@ class ForwardForward(LearningRule):
             losses.append(loss.detach())
 
         logits = self._learn(network, batch, criterion, learn)
-        return Surrogate(sum(losses), sum(losses), logits)
+        loss = reduce(torch.add, losses)
+        return Surrogate(loss, loss, logits)
 
     @provided(lambda rule: rule.schedule == "greedy")
-    def edit_gradients(self, params: State, grads: State, progress: Progress) -> State:
-        """Under the greedy schedule, remove the gradients of all blocks but the active one, so that none moves."""
+    def edit_gradients(self, params: State, grads: State, progress: Progress) -> Edits:
+        """With the greedy schedule, remove the gradients of all blocks except the active one."""
         waiting = {*range(len(self.taps.names))} - {int(self.active)}
         return Halves({name: None for name in grads.network if self.owners.get(name) in waiting}, {})
 
     def after_step(self, params: State, buffers: State, progress: Progress) -> tuple[State, State]:
-        """Count the step, on which the wrong labels depend; activate the block whose turn it is."""
+        """Count the step, on which the wrong labels depend; set the active block."""
         blocks = len(self.taps.names)
         turn = min(int(progress.fraction * blocks), blocks - 1) if self.schedule == "greedy" else 0
         own = {"steps": buffers.rule["steps"] + 1, "active": torch.full_like(buffers.rule["active"], turn)}
         return Halves({}, {}), Halves({}, own)
 
     def evolving(self, buffers: State) -> State:
-        """The count of steps and the active block."""
+        """The number of steps and the active block."""
         return Halves({}, {name: buffers.rule[name] for name in ("steps", "active")})
 
     def predict(self, network: nn.Module, inputs: Tensor) -> Tensor:
-        """(n, c): the goodness with each label, of the blocks that count; or the head's logits."""
+        """(n, c): the goodness with each label, summed over the blocks that count; or the logits of the head."""
         if self.predict_by == "softmax":
-            return self._read_out(network, inputs)
+            return self._head_logits(network, inputs)
         hot = self.strength * torch.eye(self.classes, dtype=inputs.dtype, device=inputs.device).unsqueeze(1)
-        # as many rows at a time as the batch has: memory does not grow with the number of labels
+        # at most n rows at a time, so that memory does not grow with the number of labels
         parts = inputs.split(max(1, len(inputs) // self.classes))
-        scores = [self._heights(network, part, hot.expand(-1, len(part), -1)) for part in parts]
+        scores = [self._goodness(network, part, hot.expand(-1, len(part), -1)) for part in parts]
         return torch.cat(scores, 1).t()
 
     def wrong_labels(self, inputs: Tensor, targets: Tensor, logits: Tensor | None = None) -> Tensor:
-        """This step's negative labels (n,) for inputs (n, ...) and targets (n,); `hard` looks at logits (n, c)."""
+        """The wrong labels (n,) of this step for inputs (n, ...) and targets (n,); `hard` needs logits (n, c)."""
         numbers = sample_hash(inputs, self.seed, self.steps)
         if self.negatives == "permutation":
             return permuted_labels(targets, numbers)
-        if self.negatives == "hard":
+        if self.negatives == "hard" and logits is not None:
             return likely_labels(targets, numbers, logits)
         return wrong_labels(targets, numbers, self.classes)
 
-    def _learn(self, network: nn.Module, batch: Batch, criterion: Criterion, learn: Callable) -> Tensor:
-        """Hand the loss of the head, then of each block to `learn`; returns logits (n, c), detached."""
+    def _learn(self, network: nn.Module, batch: Batch, criterion: Criterion, learn: Backward) -> Tensor:
+        """Call `learn` with the loss of the head, then of each block; returns logits (n, c), detached."""
         inputs, targets = batch
         logits = None
         if self.head == "softmax":
-            logits = self._read_out(network, inputs)
+            logits = self._head_logits(network, inputs)
             learn(criterion(logits, targets))
             logits = logits.detach()
         wrong = self.wrong_labels(inputs, targets, logits)
         labels = self.strength * torch.stack([self._hot(targets, inputs), self._hot(wrong, inputs)])
-        heights: list[Tensor] = []
+        goodnesses: list[Tensor] = []
 
-        def judge(_: str, output: Tensor, squares: Tensor) -> None:
+        def visit(_: str, output: Tensor, squares: Tensor) -> None:
             loss = self._loss(output, squares)
-            learn(loss * (self.active == len(heights)) if self.schedule == "greedy" else loss)
-            heights.append(of_squares(squares, math.prod(output.shape[1:]), self.goodness))
+            learn(loss * (self.active == len(goodnesses)) if self.schedule == "greedy" else loss)
+            goodnesses.append(of_squares(squares, math.prod(output.shape[1:]), self.goodness))
 
-        self.taps.visit_all(judge, lambda: self.labelled(network, inputs, labels))
-        return self._between_two(targets, wrong, sum(heights[self.first_counted :])) if logits is None else logits
+        self.taps.visit_all(visit, lambda: self.labelled(network, inputs, labels))
+        if logits is not None:
+            return logits
+        return self._between_two(targets, wrong, reduce(torch.add, goodnesses[self.first_counted :]))
 
-    def contrast_options(self, units: int) -> tuple[str, float, float]:
-        """Loss, threshold and sharpness of `functional.goodness.contrast` for a block of so many units."""
+    def contrast_options(self, units: int) -> tuple[Loss, float, float]:
+        """Loss, threshold and sharpness of `functional.goodness.contrast` for a block of this number of units."""
         usual = float(units) if self.goodness == "sum" else 2.0
         return self.loss, usual if self.threshold is None else self.threshold, self.sharpness
 
@@ -292,29 +301,30 @@ class ForwardForward(LearningRule):
         if self.backend == "closed_form":
             loss = local_loss(output, squares, *options, self.goodness)
         else:
-            loss = contrast(*goodness(output, self.goodness).chunk(2), *options)
+            positive, negative = goodness(output, self.goodness).chunk(2)
+            loss = contrast(positive, negative, *options)
         return loss + self.peer * peer_penalty(output.chunk(2)[0]) if self.peer else loss
 
-    def _heights(self, network: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    def _goodness(self, network: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         """(k, n): goodness, summed over the blocks that count, of inputs (n, ...) with labels (k, n, c)."""
-        heights: list[Tensor] = []
+        goodnesses: list[Tensor] = []
         self.taps.visit_all(
-            lambda _name, output, _squares: heights.append(goodness(output, self.goodness)),
+            lambda _name, output, _squares: goodnesses.append(goodness(output, self.goodness)),
             lambda: self.labelled(network, inputs, labels),
         )
-        return sum(heights[self.first_counted :]).view(len(labels), -1)
+        return reduce(torch.add, goodnesses[self.first_counted :]).view(len(labels), -1)
 
     def _hot(self, labels: Tensor, like: Tensor) -> Tensor:
         return one_hot(labels, like.new_zeros(self.classes))
 
-    def _read_out(self, network: nn.Module, inputs: Tensor) -> Tensor:
+    def _head_logits(self, network: nn.Module, inputs: Tensor) -> Tensor:
         neutral = inputs.new_full((1, len(inputs), self.classes), self.strength / self.classes)
         with self.taps.visited_by(lambda _name, _output, _squares: None):
             return self.labelled(network, inputs, neutral)
 
     @property
     def cuts(self) -> list[str]:
-        """Everywhere: with labels in the inputs even the head learns from other activities than backprop's."""
+        """The whole network: with labels in the inputs even the head has other activations than under backprop."""
         return [""]
 
     @property
@@ -323,19 +333,20 @@ class ForwardForward(LearningRule):
         usual = 0 if len(self.taps.names) <= 2 else 1
         return usual if self.predict_from is None else self.predict_from
 
-    def _between_two(self, targets: Tensor, wrong: Tensor, height: Tensor) -> Tensor:
-        positive, negative = height.chunk(2)
-        right, other = self._hot(targets, height), self._hot(wrong, height)
+    def _between_two(self, targets: Tensor, wrong: Tensor, total: Tensor) -> Tensor:
+        """(n, c) logits from the goodness (2n,): the true and the wrong label's own, and a lower one for the others."""
+        positive, negative = total.chunk(2)
+        right, other = self._hot(targets, total), self._hot(wrong, total)
         floor = torch.minimum(positive, negative) - 1
         return floor[:, None] + right * (positive - floor)[:, None] + other * (1 - right) * (negative - floor)[:, None]
 
     def _check_sizes(self, entries: int, blocks: int) -> None:
         if self.classes < 2:
-            raise UserError("Forward-Forward tells labels apart: the network needs at least two classes")
+            raise UserError("Forward-Forward needs a network with at least two classes")
         if self.label == "pixels" and not 0 <= self.position <= entries - self.classes:
             raise UserError(
-                f"position: {self.classes} labels from entry {self.position} on do not fit {entries} inputs"
-                "; label: channels needs no room among them"
+                f"position: {self.classes} labels from entry {self.position} on do not fit {entries} inputs: "
+                "set another position, or label: channels"
             )
         if self.predict_from is not None and not 0 <= self.predict_from < blocks:
-            raise UserError(f"predict_from is the number of one of {blocks} blocks, from 0 on, not {self.predict_from}")
+            raise UserError(f"predict_from is a block from 0 to {blocks - 1}, not {self.predict_from}")

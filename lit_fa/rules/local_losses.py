@@ -1,8 +1,8 @@
 r"""Local losses: "single-layer sub-networks and two different supervised loss functions" replace the error from above.
 
-The network is cut behind blocks. A block's output h is read by an auxiliary network that belongs to the rule, whose
-loss trains block and auxiliary network together; what goes on is h without its history. Behind the last cut stands the
-true loss. With $\mathcal{L}$ the criterion (cross-entropy in the papers), S the similarity matrix of a batch
+There is a stop-gradient after every block. An auxiliary network, which belongs to the rule, reads the output h of a
+block, and its loss trains the block and the auxiliary network together. The true loss trains the layers after the last
+block boundary. With $\mathcal{L}$ the criterion (cross-entropy in the papers), S the similarity matrix of a batch
 (`functional.similarity`) and y the label,
 
 * PredSim (Nøkland & Eidnes 2019): $L_l = (1-\beta)\,\mathcal{L}(D(\mathrm{pool}(h)), y)
@@ -11,17 +11,18 @@ true loss. With $\mathcal{L}$ the criterion (cross-entropy in the papers), S the
   width from later blocks, and a classifier; the depth falls from d to $(1-\tau)d + \tau$ along the L blocks,
   $d_l = \max(1, \mathrm{round}(d\,(1 - \tau\tfrac{l}{L-2}) + \tau\tfrac{l}{L-2}))$, $l = 0 \dots L-2$.
 
-The sum of these losses is the scalar: no input gradient crosses a cut. `loss` is the true one behind the last cut.
+The sum of these losses is the scalar: no input gradient crosses a block boundary. `loss` is the true loss.
 
-Departures, both rules: the unit is the block, a residual block included, and h is its output where it is cut, hence
-behind a pool or dropout that follows in the chain, which the code of PredSim reads in front of (name activations in
-`blocks` to do so here). Where S or batch normalisation compares samples, a batch that is shared by ranks or accumulated
-is compared part by part, so that `accumulate: 2` is then not twice the batch. Of AugLocal: a residual block is copied
-as one convolution with batch normalisation, not as a residual block; a linear block reads the average of a map.
+Departures of both rules: a residual block is one block, and h is the output at the block boundary, therefore after a
+pool or dropout that follows the layer. The code of PredSim reads h before it (name activations in `blocks` to do so
+here). S and batch normalisation compare the samples of one part of a batch that is split over ranks or accumulated, so
+`accumulate: 2` differs from a batch of twice the size. Departures of AugLocal: a residual block is copied as one
+convolution with batch normalisation; a linear block reads the average of a map.
 """
 
 import logging
 from collections.abc import Callable
+from functools import reduce
 from typing import ClassVar, Literal
 
 import torch
@@ -32,97 +33,102 @@ from lit_fa.functional.criteria import one_hot
 from lit_fa.functional.feedback import named_generator
 from lit_fa.functional.pyramid import pyramidal_depth, sampled_blocks
 from lit_fa.functional.similarity import similarity_matching
-from lit_fa.layers.auxiliary import Unit, auxiliary_network, drawn, read_out, units
+from lit_fa.layers.auxiliary import Unit, auxiliary_network, drawn, pooled_classifier, units
 from lit_fa.layers.coverage import Coverage
 from lit_fa.layers.observing import observing
 from lit_fa.layers.taps import Blocks, Taps, block_key, find_blocks
-from lit_fa.rules.base import Batch, Criterion, Halves, LearningRule, Surrogate, Uncovered, refuse
+from lit_fa.rules.base import UNUSED, Backward, Batch, Criterion, Halves, LearningRule, Surrogate, Uncovered, refuse
 
 log = logging.getLogger(__name__)
 Channels = Literal["first", "last"]
 
 
 class LocalLosses(LearningRule):
-    """What the rules of this file share. A rule says what it builds for a block (`_build`) and its loss (`_loss`).
+    """Base class of the rules of this file, which define the auxiliary network (`_build`) and its loss (`_loss`).
 
     Args:
-        blocks: where to cut: `block`, `layer`, or a list of module names or patterns; see `layers.taps.find_blocks`.
-        seed: of the auxiliary networks; a block's depends on the seed and its name alone.
-        channels: which dimension of a map holds the channels: `first` or `last`.
+        blocks: the block boundaries: `block`, `layer`, or a list of module names or patterns; see
+            `layers.taps.find_blocks`.
+        seed: of the auxiliary networks; that of a block depends only on the seed and the block's name.
+        channels: the position of the channels in a map: `first` or `last`.
         uncovered: what to do about tensors without gradient: `raise`, `warn` or `allow`.
+
+    Raises:
+        UserError: an invalid option; at `install`, a network without a hidden block.
     """
+
+    taps: Taps  # after `install`
 
     def __init__(self, blocks: Blocks, seed: int, channels: Channels, uncovered: Uncovered):
         """See the class."""
         super().__init__()
-        check_literals(__class__, locals())
+        check_literals(LocalLosses, locals())
         self.blocks, self.seed, self.channels, self.uncovered = blocks, seed, channels, uncovered
         self.auxiliary = nn.ModuleDict()
         self.units: dict[str, Unit] = {}
         self.classes = 0
-        self.taps: Taps | None = None
 
     def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
-        """Cut behind the blocks and draw what reads them; refuse a network that has nothing to cut."""
+        """Add stop-gradients after the blocks, and create the auxiliary networks."""
         try:
-            found = units(network, example, find_blocks(network, example, self.blocks), self.channels)
+            described = units(network, example, find_blocks(network, example, self.blocks), self.channels)
         except ValueError as error:
             raise UserError(f"blocks: {error}") from None
         with observing(network), torch.no_grad():
             self.classes = network(example).shape[-1]
         like = next(p for p in network.parameters() if p.is_floating_point())
-        for number, unit in enumerate(self._cut(found)):
-            self.auxiliary[block_key(unit.name)] = self._build(number, found).to(like.device, like.dtype)
+        for number, unit in enumerate(self._with_loss(described)):
+            self.auxiliary[block_key(unit.name)] = self._build(number, described).to(like.device, like.dtype)
             self.units[unit.name] = unit
         self.taps = Taps(network, [*self.units])
-        covered = self.inspect(network, example, criterion)
-        refuse("no gradient reaches", covered.unreached, "They lie in no path to a loss.", uncovered=self.uncovered)
-        size = sum(p.numel() for p in self.auxiliary.parameters())
-        log.info(
-            "%s (seed %d, %d weights of its own) behind %s",
-            type(self).__name__, self.seed, size, ", ".join(self.units),
-        )  # fmt: skip
-        return covered
+        untreated = self.inspect(network, example, criterion)
+        refuse("no gradient reaches", untreated.unreached, UNUSED, uncovered=self.uncovered)
+        size, name = sum(p.numel() for p in self.auxiliary.parameters()), type(self).__name__
+        log.info("%s (seed %d, %d auxiliary weights) after %s", name, self.seed, size, ", ".join(self.units))
+        return untreated
 
     def parts(self, network: nn.Module, example: Tensor) -> Halves[int]:
-        """A block and its auxiliary network share a loss; what follows the last cut has the true one."""
+        """A block and its auxiliary network share a loss; the last part has the true loss."""
         keys = [*self.auxiliary]
         own = {f"auxiliary.{n}": keys.index(n.split(".")[0]) for n, _ in self.auxiliary.named_parameters()}
         return Halves(self.taps.owners(network, lambda: network(example)), own)
 
     def surrogate(self, network: nn.Module, batch: Batch, criterion: Criterion) -> Surrogate:
-        """The sum of the blocks' losses and the true one; no path leads from one to another."""
+        """The sum of the blocks' losses and the true loss; no backward path leads from one block to another."""
         losses: list[Tensor] = []
         surrogate = self._learn(network, batch, criterion, losses.append)
-        return surrogate._replace(value=sum(losses))
+        return surrogate._replace(value=reduce(torch.add, losses))
 
-    def stream(self, network: nn.Module, batch: Batch, criterion: Criterion, backward: Callable) -> Surrogate:
-        """One block's activations at a time; the same products."""
+    def stream(self, network: nn.Module, batch: Batch, criterion: Criterion, backward: Backward) -> Surrogate:
+        """As `surrogate`, block by block."""
         return self._learn(network, batch, criterion, backward)
 
-    def _learn(self, network: nn.Module, batch: Batch, criterion: Criterion, learn: Callable) -> Surrogate:
-        """Hand each block's loss to `learn` as the forward pass meets it, the true one last."""
+    def _learn(self, network: nn.Module, batch: Batch, criterion: Criterion, learn: Backward) -> Surrogate:
+        """Call `learn` with each block's loss, in the order of the forward pass, and last with the true loss."""
         inputs, targets = batch
 
-        def judge(name: str, output: Tensor) -> None:
+        def visit(name: str, output: Tensor) -> None:
             features = self.units[name].features(output, self.channels)
             learn(self._loss(self.auxiliary[block_key(name)], features, targets, criterion))
 
-        with self.taps.visited_by(judge):
+        with self.taps.visited_by(visit):
             logits = network(inputs)
         loss = criterion(logits, targets)
         learn(loss)
         return Surrogate(loss.detach(), loss.detach(), logits.detach())
 
-    def _cut(self, found: list[Unit]) -> list[Unit]:
-        if not found:
-            raise UserError("local losses need a hidden block to cut behind: name some with blocks: [...]")
-        return found
+    def _with_loss(self, described: list[Unit]) -> list[Unit]:
+        """The blocks that have a local loss."""
+        if not described:
+            raise UserError("local losses need a hidden block: name the ends of blocks with blocks: [...]")
+        return described
 
-    def _build(self, number: int, found: list[Unit]) -> nn.Module:
+    def _build(self, number: int, described: list[Unit]) -> nn.Module:
+        """The auxiliary network of a block."""
         raise NotImplementedError
 
     def _loss(self, auxiliary: nn.Module, features: Tensor, targets: Tensor, criterion: Criterion) -> Tensor:
+        """The local loss of a block, a scalar."""
         raise NotImplementedError
 
     def _drawn(self, make: Callable[[], nn.Module], *names: str) -> nn.Module:
@@ -130,18 +136,18 @@ class LocalLosses(LearningRule):
 
 
 class PredSim(LocalLosses):
-    """Every hidden block predicts the label and arranges samples by label, each by a layer of its own.
+    """Every hidden block predicts the label and matches the similarity of labels, with one layer for each.
 
-    D starts at zero weights, as in the code, so that at first f alone moves the block; D's bias and f are drawn like
-    torch's own layers. f keeps the width: behind a vector of d units it has d x d weights.
+    D has zero weights at first, as in the code, so that at first only f trains the block. The bias of D and f are
+    initialised as in torch. f keeps the width: after a vector of d units it has d x d weights.
 
     Args:
-        loss: `predsim`, or one of its parts: `pred` (beta 0) or `sim` (beta 1), without the other's layer. On several
-            devices the similarity compares the samples of each device's own share of a batch.
+        loss: `predsim`, or one of its parts: `pred` (beta 0) or `sim` (beta 1), without the layer of the other. On
+            several devices the similarity compares the samples of each device's shard of a batch.
         beta: weight of the similarity matching in `predsim`, from 0 to 1.
-        decoder_units: a map is average-pooled until D reads no more units than this (`layers.auxiliary.pool_window`);
-            vectors are read as they are.
-        blocks: where to cut, see `LocalLosses`.
+        decoder_units: a map is average-pooled until D reads at most this number of units
+            (`layers.auxiliary.pool_window`); vectors are not pooled.
+        blocks: the block boundaries, see `LocalLosses`.
         seed: of D's bias and f.
         channels: `first` or `last`.
         uncovered: `raise`, `warn` or `allow`.
@@ -161,9 +167,9 @@ class PredSim(LocalLosses):
     ):
         """See the class."""
         super().__init__(blocks, seed, channels, uncovered)
-        check_literals(__class__, locals())
+        check_literals(PredSim, locals())
         if not 0 <= beta <= 1:
-            raise UserError(f"beta is a weight from 0 to 1, not {beta}")
+            raise UserError(f"beta is a number from 0 to 1, not {beta}")
         if decoder_units < 1:
             raise UserError(f"decoder_units is a positive number of units, not {decoder_units}")
         self.loss, self.decoder_units = loss, decoder_units
@@ -171,38 +177,38 @@ class PredSim(LocalLosses):
 
     @property
     def compares_samples(self) -> list[str]:
-        """The similarity matrix."""
+        """The similarity matrix, if there is one."""
         return [f"loss: {self.loss}"] if self.beta else []
 
-    def _build(self, number: int, found: list[Unit]) -> nn.Module:
-        name, shape = found[number].name, found[number].shape
+    def _build(self, number: int, described: list[Unit]) -> nn.Module:
+        name, shape = described[number].name, described[number].shape
         make: dict[str, Callable[[], nn.Module]] = {
-            "prediction": lambda: read_out(shape, self.classes, self.decoder_units),
+            "prediction": lambda: pooled_classifier(shape, self.classes, self.decoder_units),
             "similarity": lambda: _same_width(shape),
         }
         parts = {"pred": ["prediction"], "sim": ["similarity"], "predsim": [*make]}[self.loss]
         return nn.ModuleDict({part: self._drawn(make[part], name, part) for part in parts})
 
     def _loss(self, auxiliary: nn.Module, features: Tensor, targets: Tensor, criterion: Criterion) -> Tensor:
-        terms: list[Tensor] = []
-        if "prediction" in auxiliary:
-            terms.append((1 - self.beta) * criterion(auxiliary["prediction"](features), targets))
-        if "similarity" in auxiliary:
+        layers, terms = dict(auxiliary.named_children()), []
+        if "prediction" in layers:
+            terms.append((1 - self.beta) * criterion(layers["prediction"](features), targets))
+        if "similarity" in layers:
             hot = one_hot(targets, features.new_zeros(self.classes))
-            terms.append(self.beta * similarity_matching(auxiliary["similarity"](features), hot))
-        return sum(terms)
+            terms.append(self.beta * similarity_matching(layers["similarity"](features), hot))
+        return reduce(torch.add, terms)
 
 
 class AugLocal(LocalLosses):
-    """Every block but the last predicts the label through a small network made like the blocks that follow it.
+    """Every block except the last predicts the label through a small copy of later blocks.
 
-    The last of the blocks that `blocks` names is not cut: it learns with the head from the true loss, as in the code.
-    The copied blocks lie evenly between the block and the end; near the end there may be fewer than $d_l$.
+    The last block has no stop-gradient after it: the true loss trains it together with the head, as in the code. The
+    copied blocks are spaced evenly between the block and the end; near the end there may be fewer than $d_l$.
 
     Args:
-        depth: d, layers of the first block's auxiliary network, its classifier apart. The paper tries 1 to 9.
-        pyramid: tau, how much shallower the last ones are: 0 is all d, 1 is one layer at the end.
-        blocks: the units of the network, see `LocalLosses`.
+        depth: d, number of layers of the first auxiliary network, without its classifier. The paper tries 1 to 9.
+        pyramid: tau, the reduction of the depth from first to last block: 0: all have d layers; 1: the last has one.
+        blocks: the block boundaries, see `LocalLosses`.
         seed: of the auxiliary networks.
         channels: `first` or `last`.
         uncovered: `raise`, `warn` or `allow`.
@@ -224,26 +230,24 @@ class AugLocal(LocalLosses):
         if depth < 1:
             raise UserError(f"depth is a positive number of layers, not {depth}")
         if not 0 <= pyramid <= 1:
-            raise UserError(f"pyramid is a fraction from 0 to 1, not {pyramid}")
+            raise UserError(f"pyramid is a number from 0 to 1, not {pyramid}")
         self.depth, self.pyramid = depth, pyramid
 
     @property
     def compares_samples(self) -> list[str]:
-        """Batch normalisation in copied convolutions."""
+        """Batch normalisation, if a convolution is copied."""
         norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.auxiliary.modules())
         return ["BatchNorm of auxiliary networks"] if norms else []
 
-    def _cut(self, found: list[Unit]) -> list[Unit]:
-        if len(found) < 2:
-            raise UserError(
-                "AugLocal cuts between hidden blocks and copies later ones: name two or more with blocks: [...]"
-            )
-        return found[:-1]
+    def _with_loss(self, described: list[Unit]) -> list[Unit]:
+        if len(described) < 2:
+            raise UserError("AugLocal copies later blocks: name the ends of two or more hidden blocks in blocks: [...]")
+        return described[:-1]
 
-    def _build(self, number: int, found: list[Unit]) -> nn.Module:
-        depth = pyramidal_depth(number, len(found), self.depth, self.pyramid)
-        sources = [found[k] for k in sampled_blocks(number, len(found), depth)]
-        unit = found[number]
+    def _build(self, number: int, described: list[Unit]) -> nn.Module:
+        depth = pyramidal_depth(number, len(described), self.depth, self.pyramid)
+        sources = [described[k] for k in sampled_blocks(number, len(described), depth)]
+        unit = described[number]
         return self._drawn(lambda: auxiliary_network(unit.shape, sources, self.classes), unit.name)
 
     def _loss(self, auxiliary: nn.Module, features: Tensor, targets: Tensor, criterion: Criterion) -> Tensor:

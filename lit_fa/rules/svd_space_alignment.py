@@ -1,4 +1,4 @@
-r"""SVD-space alignment: local losses on U, s, V of every layer, with feedback of the same structure.
+r"""SVD-space alignment: local losses on U, s, V of every layer, with factored feedback.
 
 SSA, arXiv:2510.25594: "both the weights and the feedback are decomposed, and each layer minimises
 $\mathcal L_i = \alpha\,\mathcal L_{CE} + \beta\,\mathcal L_{align} + \gamma\,\mathcal L_{ortho}$", with
@@ -6,19 +6,19 @@ $\mathcal L_i = \alpha\,\mathcal L_{CE} + \beta\,\mathcal L_{align} + \gamma\,\m
 $\mathcal L_{align} = \lVert U-B_U\rVert_F^2 + \lVert s-B_s\rVert^2 + \lVert V-B_V\rVert_F^2$,
 $\mathcal L_{ortho} = \lVert U^\top U-I\rVert_F^2 + \lVert V^\top V-I\rVert_F^2$,
 
-the gradient of CE coming from the global error, the updates projected on the Stiefel manifold, Hoyer's sparsity on s
-and pruning to 95 % of the energy. How an error of c classes meets a feedback of the weight's shape (a, b) the slides do
-not say; three readings, `route`:
+the gradient of CE from the global error, the updates projected on the Stiefel manifold, Hoyer's sparsity on s, and
+pruning to 95 % of the energy. The slides do not say how an error of c classes is multiplied by a feedback of the
+weight's shape (a, b). There are three readings, `route`:
 
 * `direct_product`: $\delta_l = e\,D_l$ with $D_l = B_L B_{L-1}\cdots B_{l+1}$, fixed; through convolutions and pools it
-  is the Jacobian of the network that the feedback makes (`layers.linearised`);
-* `direct_random`: $\delta_l = e\,R_l$, a matrix of its own (DFA); the factored feedback is then only what U, s, V are
-  pulled to;
-* `sequential`: $\delta_{l-1} = (\delta_l B_l)\odot\phi'$, feedback alignment with factored feedback; no layer waits for
-  weights to be transported, but layers wait for each other.
+  is the Jacobian of the network with feedback in place of weights (`layers.feedback_product`);
+* `direct_random`: $\delta_l = e\,R_l$ with a random matrix (DFA); the factored feedback then only enters the alignment
+  term;
+* `sequential`: $\delta_{l-1} = (\delta_l B_l)\odot\phi'$, feedback alignment with factored feedback; no weights are
+  transported, but the backward pass goes from layer to layer.
 
-With direct routes the network is cut behind every layer, so the gradient of a weight's size is never formed, nor any
-input gradient across a cut. The head has the exact error; alpha weighs the CE of the factors before it.
+With direct routes there is a stop-gradient after every layer, so no gradient of a weight's size and no input gradient
+across a block boundary is computed. The head has the exact error; alpha is the factor on CE for the other layers.
 """
 
 import logging
@@ -30,12 +30,24 @@ from torch import Tensor, nn
 
 from lit_fa.errors import UserError, check_literals
 from lit_fa.functional.feedback import Init, draw, named_generator
-from lit_fa.functional.svd_factors import factorise
+from lit_fa.functional.svd_factors import Factors, factorise
 from lit_fa.layers.coverage import Coverage, whose
 from lit_fa.layers.factored import FactoredLayer, FeedbackFactors
 from lit_fa.layers.feedback_product import feedback_jacobians
 from lit_fa.layers.taps import Blocks, block_name
-from lit_fa.rules.base import Batch, Criterion, Halves, Progress, Surrogate, Tensors, Uncovered, provided, refuse
+from lit_fa.rules.base import (
+    UNUSED,
+    Backward,
+    Batch,
+    Criterion,
+    Halves,
+    Progress,
+    Surrogate,
+    Tensors,
+    Uncovered,
+    provided,
+    refuse,
+)
 from lit_fa.rules.direct_feedback_alignment import DirectFeedbackAlignment, Shape
 from lit_fa.rules.rank_schedule import Hoyer, Pruning
 from lit_fa.rules.svd_backprop import Reduction, Retraction, SVDBackprop
@@ -54,17 +66,17 @@ class SVDSpaceAlignment(SVDBackprop):
 
     Args:
         route: how the error reaches a layer, see above.
-        alpha: factor on CE for all factors but the head's.
+        alpha: factor on CE for all layers except the head.
         beta: factor on the alignment term.
-        beta_schedule: of beta over training: `constant`, or to zero, `linear` or `cosine`.
+        beta_schedule: of beta during training: `constant`, or to zero, `linear` or `cosine`.
         gamma: factor on the orthogonality term.
         feedback: `independent`: the factors of a weight drawn from `init`; `copy`: those of the initial weight.
-        init: how feedback is drawn, `direct_random`'s too; see `functional.feedback.draw`.
-        shape: of `direct_random`'s matrices for maps: `dense`, `per_channel` or `shared`.
-        scale: factor on what the direct routes send.
-        blocks: where direct routes cut; see `layers.taps.find_blocks`. Inside a block of several layers the error goes
-            back through their feedback.
-        seed: of all feedback; every layer's depends on the seed and its name alone.
+        init: of the feedback, also that of `direct_random`; see `functional.feedback.draw`.
+        shape: of the matrices of `direct_random` for maps: `dense`, `per_channel` or `shared`.
+        scale: factor on the direct feedback matrices.
+        blocks: the block boundaries of direct routes; see `layers.taps.find_blocks`. Inside a block of several layers
+            error passes through their feedback.
+        seed: of all feedback; that of a layer depends only on the seed and the layer's name.
         rank, orthogonality_every, retraction, retract_every, project, hoyer, pruning, reduction, dense, uncovered: see
             `SVDBackprop`.
     """
@@ -97,10 +109,19 @@ class SVDSpaceAlignment(SVDBackprop):
     ):
         """See the class."""
         super().__init__(
-            rank, gamma, orthogonality_every, retraction, retract_every, project, hoyer, pruning, reduction, dense,
-            uncovered,
-        )  # fmt: skip
-        check_literals(__class__, locals())
+            rank=rank,
+            orthogonality=gamma,
+            orthogonality_every=orthogonality_every,
+            retraction=retraction,
+            retract_every=retract_every,
+            project=project,
+            hoyer=hoyer,
+            pruning=pruning,
+            reduction=reduction,
+            dense=dense,
+            uncovered=uncovered,
+        )
+        check_literals(SVDSpaceAlignment, locals())
         if alpha < 0 or beta < 0:
             raise UserError(f"alpha and beta are factors of at least 0, not {alpha} and {beta}")
         self.route, self.alpha, self.beta, self.beta_schedule = route, alpha, beta, beta_schedule
@@ -113,73 +134,78 @@ class SVDSpaceAlignment(SVDBackprop):
 
     @property
     def follows_length(self) -> list[str]:
-        """Also how fast beta falls."""
+        """Those of `SVDBackprop`, and the schedule of beta."""
         falls = self.beta > 0 and self.beta_schedule != "constant"
         return [*super().follows_length, *([f"beta_schedule: {self.beta_schedule}"] if falls else [])]
 
     def parts(self, network: nn.Module, example: Tensor) -> Halves[int]:
-        """On the direct routes every block has its own loss."""
+        """With direct routes every block has its own loss."""
         owners = {} if self.direct is None else self.direct.taps.owners(network, lambda: network(example))
         return Halves(owners, {})
 
     def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
-        """Factor the layers, draw their feedback, cut and link where the route is direct."""
+        """Factor the layers and draw their feedback; with direct routes also the direct feedback matrices."""
         self.factor(network, example)
-        for name, layer in self.held.items():
+        for name, layer in self.factored.items():
             layer.feedback = FeedbackFactors(self._feedback(name, layer)).to(layer.s.device)
             layer.transport = "feedback"
         if self.direct is not None:
             self.direct.install(network, example, criterion)
-        if self.route == "direct_product":
-            self._multiply(network, example)
-        found = self.inspect(network, example, criterion)
-        own = {f"{name}.{kind}" for name in [*self.held, *self.dense_layers] for kind in ("U", "s", "weight")}
-        dense = [name for name in found.transported if name not in own]
-        remedy = whose(network, dense)
-        refuse("error still travels by the own weights of", dense, remedy, uncovered=self.uncovered)
-        refuse("no gradient reaches", found.unreached, "They take no part in the loss.", uncovered=self.uncovered)
-        return found
+            if self.route == "direct_product":
+                _set_products(self.direct, network, example)
+        untreated = self.inspect(network, example, criterion)
+        own = {f"{name}.{kind}" for name in [*self.factored, *self.dense_layers] for kind in ("U", "s", "weight")}
+        dense = [name for name in untreated.transported if name not in own]
+        refuse("error still passes through the weights", dense, whose(network, dense), uncovered=self.uncovered)
+        refuse("no gradient reaches", untreated.unreached, UNUSED, uncovered=self.uncovered)
+        return untreated
 
     def surrogate(self, network: nn.Module, batch: Batch, criterion: Criterion) -> Surrogate:
-        """CE by the route; alignment, orthogonality and sparsity follow in `edit_gradients`."""
-        return (super() if self.direct is None else self.direct).surrogate(network, batch, criterion)
+        """CE by the route; `edit_gradients` adds alignment, orthogonality and sparsity."""
+        if self.direct is None:
+            return super().surrogate(network, batch, criterion)
+        return self.direct.surrogate(network, batch, criterion)
 
     @provided(lambda rule: rule.direct is not None)
-    def stream(self, network: nn.Module, batch: Batch, criterion: Criterion, backward: Callable) -> Surrogate:
-        """The same block by block."""
-        return (super() if self.direct is None else self.direct).stream(network, batch, criterion, backward)
+    def stream(self, network: nn.Module, batch: Batch, criterion: Criterion, backward: Backward) -> Surrogate:
+        """As `surrogate`, block by block."""
+        if self.direct is None:
+            return super().stream(network, batch, criterion, backward)
+        return self.direct.stream(network, batch, criterion, backward)
 
     def pulled(self, key: str, params: Tensors, grads: Tensors, progress: Progress) -> Tensor:
-        r"""$\alpha\,\nabla\mathcal L_{CE} + 2\beta\,(U - B_U)$ over the entries that are not pruned."""
+        r"""$\alpha\,\nabla\mathcal L_{CE} + 2\beta\,(U - B_U)$, the second over the unpruned entries."""
         name, side = key.rsplit(".", 1)
-        grad = grads[key] if self.alpha == 1.0 or name == [*self.held][-1] else self.alpha * grads[key]
+        grad = grads[key] if self.alpha == 1.0 or name == [*self.factored][-1] else self.alpha * grads[key]
         beta = self.beta * SCHEDULES[self.beta_schedule](progress.fraction)
         if not beta:
             return grad
-        difference = params[key] - getattr(self.held[name].feedback, side)
+        difference = params[key] - getattr(self.factored[name].feedback, side)
         return grad + difference * (2 * beta / self.entries(key, rows=len(difference) if side != "s" else 1))
 
     @property
     def links(self) -> Tensors:
-        """Of the direct routes."""
+        """The direct feedback matrices of direct routes."""
         return {} if self.direct is None else self.direct.links
 
     @property
     def cuts(self) -> list[str]:
-        """Of the direct routes."""
+        """The block boundaries of direct routes."""
         return [] if self.direct is None else self.direct.cuts
 
-    def _feedback(self, name: str, layer: FactoredLayer):
+    def _feedback(self, name: str, layer: FactoredLayer) -> Factors:
         if self.feedback == "copy":
-            return type(layer.factors)(*(t.detach().clone() for t in layer.factors))
+            return Factors(*(t.detach().clone() for t in layer.factors))
         weight = draw(layer.shape, self.init, named_generator(self.seed, name)).to(layer.s.dtype)
         return factorise(weight, len(layer.s))
 
-    def _multiply(self, network: nn.Module, example: Tensor) -> None:
-        keys = {block_name(key): key for key in self.direct.feedback}
-        try:
-            products = feedback_jacobians(network, example, [*keys])
-        except ValueError as error:
-            raise UserError(f"direct_product: {error}; take route: direct_random or sequential") from None
-        for name, product in products.items():
-            self.direct.feedback[keys[name]].weight = self.direct.scale * product
+
+def _set_products(direct: DirectFeedbackAlignment, network: nn.Module, example: Tensor) -> None:
+    """Replace the direct feedback matrices by the products of the feedback above each block."""
+    keys = {block_name(key): key for key in direct.feedback}
+    try:
+        products = feedback_jacobians(network, example, [*keys])
+    except ValueError as error:
+        raise UserError(f"direct_product: {error}; set route: direct_random or sequential") from None
+    for name, product in products.items():
+        direct.feedback[keys[name]].weight = direct.scale * product

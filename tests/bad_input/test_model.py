@@ -41,7 +41,7 @@ MODEL = [
     ("network_args", "[1]", "network_args: expected a mapping or null"),
     ("weights", "none.pt", "weights: there is no file none.pt"),
     ("adapter", "{peft_type: foo}", "adapter"),
-    ("stream", "true", "has no cuts to stream"),
+    ("stream", "true", "has no block boundaries to stream"),
     ("probe", "{epochs: 0}", "a probe needs epochs >= 1"),
     ("probe", "{lr: .inf}", "lr is infinite"),
     ("probe", "3", "probe: expected a class"),
@@ -49,7 +49,7 @@ MODEL = [
 RULES_OF_ALL_KINDS = ("Backprop", "FeedbackAlignment", "FLFA", "DirectFeedbackAlignment", "ForwardForward", "PredSim")
 RULES_OF_ALL_KINDS += ("AugLocal", "FeedbackWeightMatching", "SVDBackprop", "SVDSpaceAlignment")
 RULES = [
-    ("FeedbackAlignment", "source: foo", "unknown feedback source 'foo'"),
+    ("FeedbackAlignment", "source: foo", "source is one of random, sign"),
     ("FeedbackAlignment", "source: {class_path: RandomFeedback, init_args: {scale: 0}}", "scale of feedback"),
     ("FeedbackAlignment", "source: {class_path: RandomFeedback, init_args: {scale: .nan}}", "scale is not a number"),
     ("FeedbackAlignment", "source: {class_path: WeightMirrorFeedback, init_args: {patterns: 0}}", "patterns of the"),
@@ -70,7 +70,7 @@ RULES = [
     ("ForwardForward", "strength: 0", "strength is a number above 0"),
     ("ForwardForward", "peer: -1", "peer is a number of at least 0"),
     ("ForwardForward", "position: -1", "position"),
-    ("PredSim", "beta: 2", "beta is a weight from 0 to 1"),
+    ("PredSim", "beta: 2", "beta is a number from 0 to 1"),
     ("AugLocal", "depth: 0", "depth is a positive number"),
     ("SVDBackprop", "rank: 0", "rank is a number of at least 1"),
     ("SVDBackprop", "orthogonality: .inf", "orthogonality is infinite"),

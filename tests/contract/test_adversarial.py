@@ -180,7 +180,7 @@ def test_no_block_ends_in_front_of_its_activation(rule: str, shared: str):
 def test_a_cut_in_front_of_an_activation_is_refused_with_the_remedy_unless_it_is_named():
     rule = RULES["dfa_dense"][0]
     for shared in ("activation", "function", "in place"):
-        with pytest.raises(UserError, match=r"activation behind first, a, b is no module that runs once.*blocks: \["):
+        with pytest.raises(UserError, match=r"activation after first, a, b is not a module that runs once.*blocks: \["):
             Learner(twice(shared=shared), rule(), torch.zeros(2, 6, dtype=torch.float64))
     assert installed(rule(blocks=["first", "a"]), twice(shared="function")) is not None
 

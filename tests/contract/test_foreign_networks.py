@@ -125,7 +125,7 @@ def test_ssa_cuts_every_timm_family_that_it_reaches(name: str):
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name not in LAYERED])
 def test_layers_that_cannot_be_cut_one_by_one_are_refused_with_what_to_do(name: str, rule: type):
     dense = {"dense": "unfactorable", "rank": 0.2} if rule is SVDSpaceAlignment else {}
-    with pytest.raises(UserError, match=r"(a shortcut spares a cut|rows \(windows, patches\)).*blocks: block"):
+    with pytest.raises(UserError, match=r"(a shortcut bypasses a block|rows \(windows, patches\)).*blocks: block"):
         learner(name, rule(blocks="layer", uncovered="warn", **dense))
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from lit_fa.functional.feedback import named_generator
 from lit_fa.layers import find_blocks
-from lit_fa.layers.auxiliary import Unit, auxiliary_network, drawn, pool_window, read_out, units
+from lit_fa.layers.auxiliary import Unit, auxiliary_network, drawn, pool_window, pooled_classifier, units
 from lit_fa.networks import create_network
 
 
@@ -81,8 +81,8 @@ def test_the_window_doubles_its_sides_in_turn_until_the_units_fit(shape: tuple, 
     assert pool_window(shape, limit) == window
 
 
-def test_a_read_out_starts_with_zero_weights_and_reads_no_more_units_than_allowed():
-    layer = read_out((4, 5, 5), 3, 20)
+def test_the_classifier_of_a_block_starts_with_zero_weights_and_reads_no_more_units_than_allowed():
+    layer = pooled_classifier((4, 5, 5), 3, 20)
     assert layer.linear.in_features == 16
     assert layer.linear.weight.abs().max() == 0
     assert layer.linear.bias.abs().max() > 0
@@ -90,7 +90,7 @@ def test_a_read_out_starts_with_zero_weights_and_reads_no_more_units_than_allowe
 
 
 def test_a_pool_whose_window_divides_the_map_averages_it():
-    layer = read_out((1, 4, 4), 3, 4)
+    layer = pooled_classifier((1, 4, 4), 3, 4)
     x = torch.arange(16.0).view(1, 1, 4, 4)
     assert layer.pool(x).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
 

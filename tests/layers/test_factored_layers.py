@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lit_fa.layers.factor_network import factor_network
+from lit_fa.layers.factor_network import apply_svd
 from lit_fa.layers.factored import dense_weights, factor, factored_layers
 from lit_fa.layers.taps import find_blocks
 from lit_fa.networks.resnet_cifar import ResidualBlock
@@ -16,7 +16,7 @@ def factored(name: str, rank: int | float | None = None) -> tuple[nn.Module, nn.
     build, shape = NETWORKS[name]
     made, plain = (seeded(build) for _ in range(2))
     x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    factor_network(made, x, rank, "unfactorable")
+    apply_svd(made, x, rank, "unfactorable")
     return made, plain, x
 
 

@@ -102,7 +102,7 @@ def test_the_first_entry_of_a_tuple_is_cut_and_the_rest_stays():
 
 
 def test_an_output_that_is_no_tensor_is_refused_by_name():
-    with pytest.raises(ValueError, match="cannot cut behind 0"):
+    with pytest.raises(ValueError, match="no block can end at 0"):
         names(nn.Sequential(Pair("words"), Unpack()), 4, blocks=["0"])
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from lit_fa.errors import UserError
 from lit_fa.layers import feedback_layers
-from lit_fa.layers.factor_network import factor_network
+from lit_fa.layers.factor_network import apply_svd
 from lit_fa.layers.factored import FactoredLayer, factor
 from lit_fa.modules import Learner
 from lit_fa.rules import FeedbackAlignment, KolenPollackFeedback, Pruning, SVDBackprop, SVDSpaceAlignment
@@ -53,7 +53,7 @@ def test_the_feedback_of_a_frozen_weight_is_not_trained_either():
 def test_a_module_under_two_names_is_one_factored_module_under_both():
     network = Shared()
     expected = network(batch()[0])
-    factor_network(network, X)
+    apply_svd(network, X)
     assert network.a is network.b
     assert isinstance(network.a, FactoredLayer)
     assert (network(batch()[0]) - expected).abs().max() < 1e-5

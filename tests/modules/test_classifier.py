@@ -345,7 +345,7 @@ def test_it_trains_compiled():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"stream": True}, "no cuts to stream; use stream: false"),
+        ({"stream": True}, "no block boundaries to stream; use stream: false"),
         ({"accumulate": 0}, "accumulate is from 1 to"),
         ({"clip": 0.0}, "clip is a positive bound or null"),
         ({"clip_by": "max"}, "clip_by is one of norm, value"),

@@ -79,9 +79,9 @@ def test_a_module_is_loaded_without_its_arguments(rule, tmp_path):
 
 def test_pruned_ranks_adapters_and_precision_are_restored(tmp_path):
     module = fitted(classifier(RULES["svd_backprop"]()), tmp_path / "pruned", max_epochs=3)
-    ranks = [layer.rank for layer in module.rule.held.values()]
+    ranks = [layer.rank for layer in module.rule.factored.values()]
     assert min(ranks) < 10
-    assert [layer.rank for layer in lit_fa.load(tmp_path / "pruned").rule.held.values()] == ranks
+    assert [layer.rank for layer in lit_fa.load(tmp_path / "pruned").rule.factored.values()] == ranks
     adapter = {"peft_type": "LORA", "r": 2, "target_modules": ["linear"]}
     adapted = fitted(classifier(DirectFeedbackAlignment(), adapter=adapter, probe=HeadProbe()), tmp_path / "adapted")
     assert same(adapted, lit_fa.load(tmp_path / "adapted"))

@@ -22,5 +22,5 @@ def test_backprop_can_refuse_tensors_that_take_no_part():
     network = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
     network.spare = nn.Parameter(torch.zeros(3))
     network.forward = lambda x: network[1](network[0](x))
-    with pytest.raises(UserError, match="backprop reaches no: spare"):
+    with pytest.raises(UserError, match="no gradient reaches: spare"):
         Learner(network, Backprop(uncovered="raise"), torch.zeros(2, 4))

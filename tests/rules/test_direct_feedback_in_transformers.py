@@ -157,13 +157,17 @@ def test_without_tokens_feedback_in_a_vision_transformer_is_what_it_was():
     ("network", "options", "line"),
     [
         (tiny, {"blocks": "macro"}, "texts differ in length: set the rule's tokens to one of all, first, mean"),
-        (tiny, {"blocks": "block", "tokens": "all"}, "take blocks: macro, or name some"),
+        (tiny, {"blocks": "block", "tokens": "all"}, "set blocks: macro, or name the ends"),
         (tiny, {"blocks": ["model.bert.pooler"], "tokens": "all"}, "tokens is for blocks whose output is"),
-        (tiny, {"blocks": ["*.layer.0", "*.pooler"], "tokens": "all"}, "cannot tell padding behind model.bert.pooler"),
-        (tiny, {"blocks": ["*.layer.?.intermediate"], "tokens": "all"}, "a shortcut spares a cut"),
+        (
+            tiny,
+            {"blocks": ["*.layer.0", "*.pooler"], "tokens": "all"},
+            "padding is unknown after model.bert.pooler",
+        ),
+        (tiny, {"blocks": ["*.layer.?.intermediate"], "tokens": "all"}, "a shortcut bypasses a block boundary"),
         (tiny, {"blocks": "macro", "tokens": "some"}, "tokens is one of all, first, mean, null, not 'some'"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).double(), {"blocks": "micro"}, "this network has none"),
-        (vit, {"blocks": ["*.attn"], "tokens": "all"}, "a shortcut spares a cut"),
+        (vit, {"blocks": ["*.attn"], "tokens": "all"}, "a shortcut bypasses a block boundary"),
         (
             lambda: vit(class_token=False, global_pool="avg"),
             {"blocks": "macro", "tokens": "first"},
@@ -183,7 +187,7 @@ def test_gates_inside_a_block_are_refused_under_micro_and_cut_under_macro():
         return timm.create_model("eva02_tiny_patch14_224", num_classes=3, img_size=28, depth=2)
 
     example = torch.zeros(2, 3, 28, 28)
-    with pytest.raises(UserError, match=r"a shortcut spares a cut.*fc1.*blocks: block"):
+    with pytest.raises(UserError, match=r"a shortcut bypasses a block boundary.*fc1.*blocks: block"):
         Learner(gated(), DirectFeedbackAlignment(blocks="micro", tokens="all"), example)
     macro = Learner(gated(), DirectFeedbackAlignment(blocks="macro", tokens="all"), example)
     assert [*macro.rule.links] == ["blocks.0", "blocks.1"]

@@ -279,10 +279,10 @@ REFUSED_NETWORKS = {
         "feedback matching is for linear layers, and 2 is a convolution (Conv1d)",
     ),
     "maps": (of(nn.Unflatten(1, (2, 4)), nn.Linear(4, 4), nn.ReLU(), nn.Flatten(), nn.Linear(8, 5)), {"blocks": ["2"]},
-             "2 puts out (2, 4) a sample, feedback matching reads (units,)"),
-    "a shortcut": (of(nn.Linear(8, 9), nn.ReLU(), Shortcut(), nn.Linear(9, 5)), {}, "something goes past 2.linear"),
+             "the output of 2 is (2, 4) a sample, and feedback matching needs (units,)"),
+    "a shortcut": (of(nn.Linear(8, 9), nn.ReLU(), Shortcut(), nn.Linear(9, 5)), {}, "from 1 to 3 bypasses 2.linear"),
     "few units": (mlp(widths=(9, 4, 9)), SVD, "a singular vector for each of 5 classes, and 3 has 4 units: use als"),
-    "nothing to match": (mlp(), {"blocks": ["1"]}, "no two cuts have a single linear layer between them"),
+    "nothing to match": (mlp(), {"blocks": ["1"]}, "no block after the first has exactly one linear layer"),
 }  # fmt: skip
 
 
@@ -299,7 +299,7 @@ def test_a_read_out_of_zeros_is_refused_when_the_fit_begins():
     nn.init.zeros_(made.network[-1].weight)
     with pytest.raises(UserError, match="the feedback of 1, 3, 5 zero: probe the head first"):
         made.prepare([batch()])
-    with pytest.raises(UserError, match="looks at training batches, and there are none"):
+    with pytest.raises(UserError, match="needs training batches, and there are none"):
         made.prepare([])
 
 

@@ -224,7 +224,7 @@ def test_layers_are_chosen_again_every_so_many_rounds():
     [
         (lambda: FLFA(["nothing*"]), r"layers: .*nothing\*"),
         (lambda: FLFA(["4", "77"]), "layers: .*77"),
-        (lambda: FLFA("lowest:9"), "an error travels through 3 layers"),
+        (lambda: FLFA("lowest:9"), "error passes through 3 layers"),
         (lambda: FLFA("lowest:0"), "lowest:k or highest:k"),
         (lambda: FLFA("last"), "official, lowest:k"),
         (lambda: FLFA(feedback="global"), "feedback is one of snapshot, random, redrawn"),

@@ -257,7 +257,7 @@ def test_without_a_head_its_tensors_are_frozen_and_the_logits_compare_two_labels
 @pytest.mark.parametrize("negatives", ["uniform", "permutation", "hard"])
 def test_wrong_labels_change_with_the_step_and_not_with_the_call(negatives: str):
     learner, (x, y) = case(negatives=negatives).learner(), case().batch(200)
-    logits = learner.rule._read_out(learner.network, x).detach()
+    logits = learner.rule._head_logits(learner.network, x).detach()
     draw = partial(learner.rule.wrong_labels, x, y, logits)
     first = draw()
     assert torch.equal(draw(), first)

@@ -228,11 +228,11 @@ def test_every_block_of_a_timm_network_learns(rule: Callable, name: str, side: i
     ("make", "words"),
     [
         (lambda: PredSim("both"), "loss is one of predsim, pred, sim, not 'both'"),
-        (lambda: PredSim(beta=1.5), "beta is a weight from 0 to 1, not 1.5"),
+        (lambda: PredSim(beta=1.5), "beta is a number from 0 to 1, not 1.5"),
         (lambda: PredSim(decoder_units=0), "decoder_units is a positive number of units, not 0"),
         (lambda: PredSim(channels="middle"), "channels is one of first, last"),
         (lambda: AugLocal(0), "depth is a positive number of layers, not 0"),
-        (lambda: AugLocal(pyramid=-0.1), "pyramid is a fraction from 0 to 1, not -0.1"),
+        (lambda: AugLocal(pyramid=-0.1), "pyramid is a number from 0 to 1, not -0.1"),
         (lambda: AugLocal(uncovered="no"), "uncovered is one of raise, warn, allow"),
         (lambda: learner(mlp(), PredSim(blocks=["9"]), 6), "blocks: no module matches '9'"),
         (lambda: learner(mlp(), AugLocal(blocks="stage"), 6), "blocks is one of block, layer"),

@@ -90,7 +90,7 @@ def test_equation_8_of_a_read_out_of_two_layers_sets_their_product_by_the_least_
 def test_equation_8_is_refused_where_the_upper_layer_of_the_read_out_is_zero():
     network = tiny()
     network.get_submodule(BERT_CHAIN[-1][1]).weight.data.zero_()
-    with pytest.raises(UserError, match=r"model\.classifier has fewer ranks than there are classes"):
+    with pytest.raises(UserError, match=r"the rank of model\.classifier is less than the number of classes"):
         prepared(network, bert_batch(), solver="random", head="transposed")
 
 
@@ -138,7 +138,7 @@ def test_scaled_feedback_sends_errors_of_the_size_of_backprops(case: str, tokens
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"blocks": "macro"}, "whole blocks hold many layers each"),
+        ({"blocks": "macro"}, "a whole block has several layers"),
     ],
 )
 def test_what_cannot_be_matched_in_a_transformer_is_refused(options: dict, said: str):

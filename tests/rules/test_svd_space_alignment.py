@@ -309,7 +309,7 @@ def test_the_floor_is_the_number_of_classes_and_at_least_four():
         (lambda: SVDBackprop(orthogonality_every=0), "at least 1"),
         (lambda: SVDBackprop(dense="all"), "dense is one of unfactorable, a list, null, not 'all'"),
         (lambda: Pruning(0.0), "a share of the energy between 0 and 1"),
-        (lambda: Pruning(floor=0), "a layer of rank 0 passes nothing"),
+        (lambda: Pruning(floor=0), "pruning.floor is a rank of at least 1, not 0"),
         (lambda: Pruning(every=0), "every >= 1"),
         (lambda: Hoyer(every=0), "every >= 1"),
     ],
@@ -324,7 +324,7 @@ def test_an_option_that_makes_no_sense_is_refused_in_one_line(make, what: str):
     ("rule", "network", "what"),
     [
         (partial(SVDBackprop, 13), "mlp", "rank 13 is above the full rank of every layer; the largest is 10"),
-        (partial(SVDBackprop, 3, pruning=Pruning(floor=4)), "mlp", "2 has rank 3, below pruning's floor of 4"),
+        (partial(SVDBackprop, 3, pruning=Pruning(floor=4)), "mlp", "2 has rank 3, less than pruning.floor, which is 4"),
         (SVDSpaceAlignment, "small_conv", "1 layers cannot be factored .2: .* 2 groups.*: leave them dense"),
         (partial(SVDBackprop, dense=["9"]), "mlp", "dense: no module matches '9'"),
     ],
