@@ -117,7 +117,7 @@ class Classifier(ScheduledClassifier):
         self.adapters = None if adapter is None else Adapters(network, adapter)
         rule = Backprop() if rule is None else rule
         if stream and Does.STREAMS not in rule.does:
-            raise UserError(f"{type(rule).__name__} has no cuts to stream; use stream: false")
+            raise UserError(f"{type(rule).__name__} has no block boundaries to stream; use stream: false")
         if Does.COMPARES in rule.does:
             raise UserError(f"{type(rule).__name__} chooses layers by comparing clients: name them, or federate")
         if accumulate > 1 and Does.SUMS in rule.does:

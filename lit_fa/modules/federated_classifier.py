@@ -121,7 +121,7 @@ class FederatedClassifier(ScheduledClassifier):
         if getattr(rule, "pruning", None) is not None:
             raise UserError("pruning comes at the end of epochs, which clients do not have: remove the rule's pruning")
         if stream and Does.STREAMS not in rule.does:
-            raise UserError(f"{type(rule).__name__} has no cuts to stream; use stream: false")
+            raise UserError(f"{type(rule).__name__} has no block boundaries to stream; use stream: false")
         if Does.PREPARES in rule.does:
             raise UserError(f"{type(rule).__name__} prepares itself on training batches, which a server does not have")
         self.learner = Learner(network, rule, example, criterion)

@@ -49,6 +49,7 @@ class FeedbackAlignment(LearningRule):
     Raises:
         UserError: at `install`, with the names of the tensors and the remedy.
 
+    >>> import torch
     >>> network, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.zeros(2, 4)
     >>> _ = FeedbackAlignment().install(network, x, torch.nn.functional.cross_entropy)
     >>> [*feedback_layers(network)]

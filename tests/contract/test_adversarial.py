@@ -206,7 +206,7 @@ def test_flat_inputs_learn_as_the_images_do(rule: str):
 
 def test_a_weight_of_several_blocks_cannot_wait_for_its_turn():
     example = torch.zeros(2, 6, dtype=torch.float64)
-    with pytest.raises(UserError, match=r"a\.weight belongs to more than one: set schedule: simultaneous"):
+    with pytest.raises(UserError, match=r"a\.weight belongs to several blocks: set schedule: simultaneous"):
         Learner(twice(tied="weight"), ForwardForward(schedule="greedy"), example)
     learner = Learner(twice(tied="weight"), ForwardForward(), example)
     both = gradients(learner, batch_of(6))["network.a.weight"]

@@ -199,5 +199,5 @@ def test_a_weight_of_several_blocks_is_told_from_a_shortcut():
     network.insert(4, nn.Tanh())
     network.insert(4, nn.Linear(8, 8).double())
     network[4].weight = network[2].weight
-    with pytest.raises(UserError, match=r"2.weight belongs to several layers, .* a weight of its own"):
+    with pytest.raises(UserError, match=r"2.weight belongs to several layers, .* its own weight"):
         learner(network, 6)

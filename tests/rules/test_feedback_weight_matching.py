@@ -138,7 +138,7 @@ def test_a_transposed_head_is_the_last_feedback_however_little_the_others_move()
 
 
 def test_a_transposed_head_is_refused_where_no_single_layer_leads_to_the_logits():
-    with pytest.raises(UserError, match="no head that equation 8 could set: set head: kept"):
+    with pytest.raises(UserError, match="no head for equation 8: set head: kept"):
         learner(mlp(), head="transposed", blocks=["1", "3"])
 
 
@@ -254,8 +254,8 @@ REFUSED_OPTIONS = {
     "a scale in words": ({"feedback_scale": "big"}, "feedback_scale is one of none, bp, a number, not 'big'"),
     "a negative scale": ({"feedback_scale": -1.0}, "feedback_scale is none, bp or a positive number, not -1.0"),
     "sweeps": ({"sweeps": -1}, "sweeps of als are at least 0, not -1"),
-    "a head without class": ({"solver": "svd_average"}, "whatever the head: set head: transposed"),
-    "rows of another solver": ({"normalise": True}, "normalise is svd_average's, and als would lose"),
+    "a head without class": ({"solver": "svd_average"}, "svd_average does not use the head: set head: transposed"),
+    "rows of another solver": ({"normalise": True}, "normalise is an option of svd_average, not of als"),
     "DFA's own": ({"scale": 0.0}, "the scale of feedback is a positive number, not 0.0"),
 }
 
@@ -280,7 +280,7 @@ REFUSED_NETWORKS = {
     ),
     "maps": (of(nn.Unflatten(1, (2, 4)), nn.Linear(4, 4), nn.ReLU(), nn.Flatten(), nn.Linear(8, 5)), {"blocks": ["2"]},
              "the output of 2 is (2, 4) a sample, and feedback matching needs (units,)"),
-    "a shortcut": (of(nn.Linear(8, 9), nn.ReLU(), Shortcut(), nn.Linear(9, 5)), {}, "from 1 to 3 bypasses 2.linear"),
+    "a shortcut": (of(nn.Linear(8, 9), nn.ReLU(), Shortcut(), nn.Linear(9, 5)), {}, "from 1 to 2 bypasses 2.linear"),
     "few units": (mlp(widths=(9, 4, 9)), SVD, "a singular vector for each of 5 classes, and 3 has 4 units: use als"),
     "nothing to match": (mlp(), {"blocks": ["1"]}, "no block after the first has exactly one linear layer"),
 }  # fmt: skip
@@ -297,7 +297,7 @@ def test_a_network_is_refused_when_the_rule_is_installed(case: str):
 def test_a_read_out_of_zeros_is_refused_when_the_fit_begins():
     made = learner(solver="seq_ls")
     nn.init.zeros_(made.network[-1].weight)
-    with pytest.raises(UserError, match="the feedback of 1, 3, 5 zero: probe the head first"):
+    with pytest.raises(UserError, match="the feedback of 1, 3, 5 to zero: probe the head first"):
         made.prepare([batch()])
     with pytest.raises(UserError, match="needs training batches, and there are none"):
         made.prepare([])

@@ -229,7 +229,7 @@ def test_layers_are_chosen_again_every_so_many_rounds():
         (lambda: FLFA("last"), "official, lowest:k"),
         (lambda: FLFA(feedback="global"), "feedback is one of snapshot, random, redrawn"),
         (lambda: FLFA(rescale="rows"), "rescale is one of row"),
-        (lambda: FLFA(reselect_every=3), "set layers: lowest:1"),
+        (lambda: FLFA(reselect_every=3), "set layers: lowest:k"),
         (lambda: FLFA("lowest:1", reselect_every=-1), "reselect_every is a number of rounds"),
         (lambda: FLFA("lowest:1", private=PrivateComparison(noise=0.0)), "noise > 0"),
     ],

@@ -237,7 +237,7 @@ def test_every_block_of_a_timm_network_learns(rule: Callable, name: str, side: i
         (lambda: learner(mlp(), PredSim(blocks=["9"]), 6), "blocks: no module matches '9'"),
         (lambda: learner(mlp(), AugLocal(blocks="stage"), 6), "blocks is one of block, layer"),
         (lambda: learner(nn.Sequential(nn.Linear(6, 5)).double(), PredSim(), 6), "need a hidden block"),
-        (lambda: learner(mlp(), AugLocal(blocks=["1"]), 6), "name two or more"),
+        (lambda: learner(mlp(), AugLocal(blocks=["1"]), 6), "two or more hidden blocks"),
     ],
 )
 def test_a_mistake_is_answered_in_one_line(make: Callable, words: str):

@@ -270,7 +270,7 @@ def test_energy_of_the_first_pruning_does_not_compound():
     rule = SVDBackprop(pruning=pruning)
     s, energy = torch.arange(10.0, 0, -1), torch.tensor(0.0)
     for epoch in range(1, 9):
-        mask, energy = rule._kept(s, energy, progress(epoch + 1, epoch - 1))
+        mask, energy = rule._mask(pruning, s, energy, progress(epoch + 1, epoch - 1))
         s = s * mask
     assert s.square().sum() >= 0.95 * torch.arange(10.0, 0, -1).square().sum()
 
@@ -285,7 +285,7 @@ def test_pruning_epochs_start_after_the_share_and_leave_the_last_epoch_alone():
 
 def test_a_cadence_that_would_empty_the_layers_is_refused_after_the_first_epoch(tmp_path):
     rule = SVDSpaceAlignment(pruning=Pruning(0.8, every=1, after=0.0, of="current"))
-    with pytest.raises(UserError, match=r"0.8 of the current energy 9 times leaves 0.13 of it .* use of: first"):
+    with pytest.raises(UserError, match=r"0.8 of the current energy 9 times leaves 0.13 of it: set pruning.of: first"):
         run(tmp_path, rule, epochs=10)
 
 
@@ -293,7 +293,7 @@ def test_the_floor_is_the_number_of_classes_and_at_least_four():
     s = torch.tensor([10.0, 0.1, 0.1, 0.1, 0.1, 0.1, 0.0])
     learner, _ = learner_and_batch(partial(SVDBackprop, pruning=Pruning()))
     assert learner.rule.floor == CLASSES
-    mask, _ = learner.rule._kept(s, s.sum(), Progress(0, 2, total_epochs=10, epoch_ends=True))
+    mask, _ = learner.rule._mask(Pruning(), s, s.sum(), Progress(0, 2, total_epochs=10, epoch_ends=True))
     assert mask.sum() == CLASSES
 
 
@@ -308,7 +308,7 @@ def test_the_floor_is_the_number_of_classes_and_at_least_four():
         (lambda: SVDBackprop(retraction="cayley"), "retraction is one of none, newton_schulz, qr"),
         (lambda: SVDBackprop(orthogonality_every=0), "at least 1"),
         (lambda: SVDBackprop(dense="all"), "dense is one of unfactorable, a list, null, not 'all'"),
-        (lambda: Pruning(0.0), "a share of the energy between 0 and 1"),
+        (lambda: Pruning(0.0), "pruning.energy is a share from 0 to 1"),
         (lambda: Pruning(floor=0), "pruning.floor is a rank of at least 1, not 0"),
         (lambda: Pruning(every=0), "every >= 1"),
         (lambda: Hoyer(every=0), "every >= 1"),
