@@ -8,7 +8,7 @@ import inspect
 import sys
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,7 +18,6 @@ from lit_fa.networks.weights import head_name
 
 if TYPE_CHECKING:  # importing peft takes seconds
     import peft
-    from peft.tuners.tuners_utils import BaseTuner
 
 STATISTICS = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # AdaLoRA's statistics of its ranks
 
@@ -38,7 +37,7 @@ class Adapters:
         """Insert the adapters."""
         head = network.get_submodule(head_name(dict(network.named_parameters())))
         trained = [p for p in head.parameters() if p.requires_grad]
-        self.tuner = _injected(network, _checked(dict(config)))
+        self.tuner: Any = _injected(network, _checked(dict(config)))
         inside = {m for layer in (*adapted_layers(network).values(), *_originals(network)) for m in layer.modules()}
         for p in trained if head not in inside else ():  # a head with its own adapter stays frozen
             p.requires_grad_(True)
@@ -48,7 +47,7 @@ class Adapters:
         if hasattr(self.tuner, "update_and_allocate"):
             self.tuner.update_and_allocate(step)
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """The part of the state that a checkpoint needs in addition to the network's tensors."""
         allocator = getattr(self.tuner, "rankallocator", None)
         if allocator is None:
@@ -56,7 +55,7 @@ class Adapters:
         statistics = {name: getattr(allocator, name) for name in STATISTICS}
         return statistics | {"rank_pattern": self.tuner.peft_config[self.tuner.trainable_adapter_name].rank_pattern}
 
-    def take_up(self, state: Mapping) -> None:
+    def take_up(self, state: Mapping[str, Any]) -> None:
         """Restore `state`."""
         if not state:
             return
@@ -73,10 +72,11 @@ def merge_adapters(network: nn.Module) -> nn.Module:
         UserError: a type of adapter that cannot be merged.
     """
     for name, layer in adapted_layers(network).items():
-        if not hasattr(layer, "merge"):
+        merge, base = getattr(layer, "merge", None), getattr(layer, "get_base_layer", None)
+        if merge is None or base is None:
             raise UserError(f"{name}: {type(layer).__name__} cannot be merged: export before adapting")
-        layer.merge()
-        _replace(network, layer, layer.get_base_layer())
+        merge()
+        _replace(network, layer, base())
     for wrapper in _copied(network):
         _replace(network, wrapper, wrapper.modules_to_save[wrapper.active_adapter])
     return network
@@ -88,10 +88,11 @@ def adapted_layers(network: nn.Module) -> dict[str, nn.Module]:
         return {}
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    return {name: m for name, m in network.named_modules() if isinstance(m, BaseTunerLayer)}
+    names = [name for name, module in network.named_modules() if isinstance(module, BaseTunerLayer)]
+    return {name: network.get_submodule(name) for name in names}
 
 
-def _copied(network: nn.Module) -> list[nn.Module]:
+def _copied(network: nn.Module) -> list[Any]:
     """Peft's wrappers of `modules_to_save`: the unused, frozen module and its trained copy."""
     if "peft" not in sys.modules:
         return []
@@ -111,13 +112,13 @@ def _replace(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
                 parent._modules[name] = new
 
 
-def _checked(config: dict) -> "peft.PeftConfig":
+def _checked(config: dict[str, Any]) -> "peft.PeftConfig":
     import peft
 
-    known = peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING
+    known: dict[str, type[peft.PeftConfig]] = {k.value: c for k, c in peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     kind = str(config.get("peft_type", "")).upper()
     if kind not in known:
-        raise UserError(f"adapter: peft_type is '{kind}'; {nearest(kind, [str(k.value) for k in known])}")
+        raise UserError(f"adapter: peft_type is '{kind}'; {nearest(kind, [*known])}")
     options = {name: v for name, v in config.items() if name != "peft_type"}
     valid = [*inspect.signature(known[kind]).parameters]
     for name in options:
@@ -129,15 +130,17 @@ def _checked(config: dict) -> "peft.PeftConfig":
         raise UserError(f"adapter: {one_line(error)}") from error
 
 
-def _injected(network: nn.Module, config: "peft.PeftConfig") -> "BaseTuner":
+def _injected(network: nn.Module, config: "peft.PeftConfig") -> nn.Module:
     import peft
+
+    kind = getattr(config.peft_type, "value", config.peft_type)
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # peft warns that our networks have no config as those of transformers do
             tuner = peft.get_peft_model(network, config).base_model
     except (ValueError, TypeError, AttributeError, KeyError, NotImplementedError) as error:
-        raise UserError(f"adapter: {config.peft_type.value} does not fit this network: {one_line(error)}") from error
+        raise UserError(f"adapter: {kind} does not fit this network: {one_line(error)}") from error
     if not adapted_layers(network):
-        raise UserError(f"adapter: {config.peft_type.value} changes no layer of this network; take LORA, ADALORA, ...")
+        raise UserError(f"adapter: {kind} changes no layer of this network: set LORA, ADALORA, ...")
     return tuner

@@ -17,8 +17,9 @@ from lit_fa.networks.registry import is_ours
 from lit_fa.networks.text import PREFIX, text_network
 
 FROM_THE_DATA = ("num_classes", "in_chans", "img_size", "image_shape")
-OF_TIMM = ("kwargs", "cfg", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")  # options of its own
-OF_TIMM += ("scriptable", "exportable", "no_jit")
+OF_TIMM = (  # options of its own
+    "kwargs", "cfg", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "scriptable", "exportable", "no_jit",
+)  # fmt: skip
 BY_NAME = {"act_layer": (create_act, "_ACT_LAYER_DEFAULT"), "norm_layer": (create_norm, "_NORM_MAP")}
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 _PLURAL = {int: "whole numbers", float: "numbers", str: "texts"}
@@ -36,7 +37,7 @@ def create_network(
     num_classes: int,
     image_shape: tuple[int, ...] = (3, 32, 32),
     pretrained: bool = False,
-    **network_args: object,
+    **network_args: Any,
 ) -> nn.Module:
     """Build the network `name` for inputs of `image_shape` and `num_classes` classes.
 
@@ -64,9 +65,9 @@ def create_network(
     parameters = constructor_parameters(name)
     check_options(name, network_args, parameters)
     if len(image_shape) != 3:
-        raise UserError(f"{name} reads images, and the data are {tuple(image_shape)}: take a network {PREFIX}...")
+        raise UserError(f"{name} reads images, and the data are {tuple(image_shape)}: set a network {PREFIX}...")
     channels, *size = image_shape
-    from_the_data = {"num_classes": num_classes, "in_chans": channels}
+    from_the_data: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels}
     if "img_size" in parameters:
         from_the_data["img_size"] = tuple(size)
     if pretrained:
@@ -82,7 +83,7 @@ def create_network(
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
             f"{name} cannot be built for images {tuple(image_shape)} with network_args {{{options}}} ({reason})"
-            ": correct them, or take another network"
+            ": correct them, or set another network"
         ) from error
 
 
@@ -99,12 +100,13 @@ def configured(
 
 
 def _unknown_value(error: KeyError, network_args: Mapping[str, object]) -> str:
-    """The line for a value that timm has looked up and not found; "" where it is none of the user's."""
+    """The message for an option's value that timm does not know; "" if the key is not such a value."""
     key = next((key for key, value in network_args.items() if error.args == (value,)), None)
     if key is None:
         return ""
     value, known = network_args[key], [*getattr(*BY_NAME[key], {})] if key in BY_NAME else []
-    return f"{key} {value!r} is unknown to timm; {nearest(value, known) if known else 'take another, or leave it out'}"
+    remedy = nearest(str(value), known) if known else "set another, or leave it out"
+    return f"{key} {value!r} is unknown to timm; {remedy}"
 
 
 def example_input(network: nn.Module, shape: tuple[int, ...], n: int = 2) -> torch.Tensor:
@@ -112,8 +114,8 @@ def example_input(network: nn.Module, shape: tuple[int, ...], n: int = 2) -> tor
 
     A network with a method `example`, such as those for texts, provides the batch itself.
     """
-    if callable(getattr(network, "example", None)):
-        return network.example(n)
+    if callable(example := getattr(network, "example", None)):
+        return example(n)
     return next(network.parameters()).new_zeros(n, *shape)
 
 
@@ -137,9 +139,9 @@ def class_parameters(network: type[nn.Module]) -> dict[str, inspect.Parameter]:
     """
     parameters = dict(inspect.signature(network).parameters)
     further = [name for name, parameter in parameters.items() if parameter.kind is parameter.VAR_KEYWORD]
-    if further and network.__base__ is not nn.Module:
+    if further and (base := network.__base__) is not None and base is not nn.Module:
         del parameters[further[0]]
-        parameters |= class_parameters(network.__base__)
+        parameters |= class_parameters(base)
     return parameters
 
 
@@ -151,32 +153,32 @@ def check_options(name: str, network_args: Mapping[str, object], parameters: Map
     """
     check_own(name, network_args)
     valid = option_names(parameters)
-    unknown = [key for key in network_args if valid is not None and key not in valid]
-    unknown = [key for key in unknown if is_ours(name) or not _taken(name, key, network_args[key])]
+    unknown = [] if valid is None else [key for key in network_args if key not in valid]
+    unknown = [key for key in unknown if is_ours(name) or not _accepted(name, key, network_args[key])]
     if unknown:
-        own = {key for key in parameters if key != "kwargs"} if is_ours(name) else valid - {*OF_TIMM}
+        own = {key for key in parameters if key != "kwargs"} if is_ours(name) else {*(valid or ())} - {*OF_TIMM}
         visible = sorted(own - {*FROM_THE_DATA, *FROM_THE_MODEL})
         raise UserError(f"{name} has no option {unknown[0]!r}; {nearest(unknown[0], visible)}")
     for key, value in network_args.items():
         hint = parameters[key].annotation if key in parameters else Any
-        # timm's annotations name one of several types that it takes; text is never one of these
-        judged = is_ours(name) or (isinstance(value, str) and {*_members(hint)} <= {int, float, bool, NoneType})
-        if judged and not _fits(value, hint):
+        # timm accepts other types than its annotations name, but no text in place of a number
+        checked = is_ours(name) or (isinstance(value, str) and {*_members(hint)} <= {int, float, bool, NoneType})
+        if checked and not _fits(value, hint):
             raise UserError(f"{name}: {key} is {_words(hint)}, not {value!r}")
 
 
-def _members(hint: Any) -> tuple:
+def _members(hint: Any) -> tuple[Any, ...]:
     """The types of a union, or the one type."""
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
 def _words(hint: Any) -> str:
-    """A type as a user calls it.
+    """A type in plain words.
 
     >>> _words(list[int] | int | None)
     'a list of whole numbers, a whole number or null'
     """
-    words = []
+    words: list[str] = []
     for kind in _members(hint):
         if get_origin(kind) in (list, tuple, Sequence):
             inner = [_PLURAL.get(entry, "") for entry in get_args(kind) if entry is not ...]
@@ -184,7 +186,7 @@ def _words(hint: Any) -> str:
         elif get_origin(kind) is Literal:
             words += get_args(kind)
         else:
-            words.append(_WORDS.get(kind) or getattr(kind, "__name__", str(kind)))
+            words.append(str(_WORDS.get(kind) or getattr(kind, "__name__", kind)))
     return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
 
 
@@ -199,7 +201,7 @@ def _fits(value: object, hint: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    if kind is Literal:  # the network says which values it has
+    if kind is Literal:  # the network checks the value
         return isinstance(value, str)
     if kind in (bool, str):
         return isinstance(value, kind)
@@ -218,13 +220,13 @@ def check_own(name: str, network_args: Mapping[str, object]) -> None:
         if key in FROM_THE_DATA:
             raise UserError(f"{name}: {key} follows from the data, remove it from network_args")
         if key in FROM_THE_MODEL:
-            raise UserError(f"{name}: {key} is no network_args: {FROM_THE_MODEL[key]}")
+            raise UserError(f"{name}: {key} is not an entry of network_args: {FROM_THE_MODEL[key]}")
     known = timm.is_model(name) and not is_ours(name)
     if known and network_args.get("global_pool", "avg") in ("", None):
         raise UserError(f"{name}: global_pool must pool: a classifier needs one vector per image; write avg or max")
 
 
-def _taken(name: str, key: str, value: object) -> bool:
+def _accepted(name: str, key: str, value: Any) -> bool:
     """Whether timm accepts the option before the constructor, such as `bn_momentum` of the EfficientNets."""
     try:
         with torch.device("meta"):
@@ -246,7 +248,7 @@ def option_names(parameters: Mapping[str, inspect.Parameter]) -> set[str] | None
     return names | {field.name for field in dataclasses.fields(config)} if dataclasses.is_dataclass(config) else None
 
 
-def with_timm_weights(name: str, **network_args: object) -> nn.Module:
+def with_timm_weights(name: str, **network_args: Any) -> nn.Module:
     """`timm.create_model(name, pretrained=True)`.
 
     Raises:

@@ -4,8 +4,8 @@ A rule places stop-gradients at block boundaries and hooks layers. Therefore a n
 head`, every operation (activation, pool, flatten, a whole residual branch) is a module, and no module is used twice.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ Activation = Literal[
 ]
 Init = Literal["default", "xavier", "kaiming"]
 ImageSize = int | tuple[int, int] | list[int]
+Network = TypeVar("Network", bound=nn.Module)
+Name = TypeVar("Name", bound=str)
+T = TypeVar("T")
 
 ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -77,8 +80,12 @@ def layers(**modules: nn.Module | None) -> nn.Sequential:
     return sequence
 
 
-def choice(what: str, name: str, valid: dict):
-    """`valid[name]`, or a `UserError` that names the nearest valid ones."""
+def choice(what: str, name: Name, valid: Mapping[Name, T]) -> T:
+    """`valid[name]`.
+
+    Raises:
+        UserError: an unknown name, with the nearest valid ones.
+    """
     if name not in valid:
         raise UserError(f"{what} {name!r} is unknown; {nearest(name, list(valid))}")
     return valid[name]
@@ -90,7 +97,7 @@ def activation_named(name: Activation) -> nn.Module:
 
 
 @torch.no_grad()
-def initialised(network: nn.Module, init: Init) -> nn.Module:
+def initialised(network: Network, init: Init) -> Network:
     """Initialise the weights of linear and convolution layers by `init` (see `INITS`); return the network.
 
     Biases keep torch's init, uniform within +-1/sqrt(fan_in); normalisation layers keep scale one and shift zero.

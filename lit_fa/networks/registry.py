@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
+from typing import Any
 
 import timm
 from timm.models import register_model
@@ -21,7 +22,13 @@ def register(entrypoint: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     """
 
     @wraps(entrypoint)
-    def build(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, **network_args):
+    def build(
+        pretrained: bool = False,
+        pretrained_cfg: object = None,
+        pretrained_cfg_overlay: object = None,
+        cache_dir: object = None,
+        **network_args: Any,
+    ) -> nn.Module:
         if pretrained:
             raise UserError(f"{entrypoint.__name__} has no pretrained weights: set pretrained: false")
         return entrypoint(**network_args)

@@ -1,5 +1,6 @@
 """The residual networks of He et al. 2016 (section 4.2) for 32 x 32 images: 6 n + 2 layers, widths 16, 32, 64."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch.nn.functional as F
@@ -39,7 +40,7 @@ def projection_shortcut(in_chans: int, out_chans: int, stride: int) -> nn.Sequen
 
 
 Shortcut = Literal["A", "B"]
-SHORTCUTS = {"A": PadShortcut, "B": projection_shortcut}
+SHORTCUTS: dict[Shortcut, Callable[[int, int, int], nn.Module]] = {"A": PadShortcut, "B": projection_shortcut}
 
 
 class ResidualBlock(nn.Module):
@@ -85,7 +86,8 @@ def residual_network(
         norm=nn.BatchNorm2d(16),
         activation=activation_named(activation),
     )
-    blocks, width = [stem], 16
+    blocks: list[nn.Module] = [stem]
+    width = 16
     for stage in (16, 32, 64):
         for _ in range(n):
             stride = 1 if stage == width else 2
@@ -115,8 +117,7 @@ def resnet20_cifar(
         shortcut: if the shape changes, `A` pads with zeros (the paper's CIFAR networks), `B` projects (1x1).
         init: `default`, `xavier` or `kaiming` (the paper's), see `parts.INITS`.
     """
-    options = {"activation": activation, "shortcut": shortcut, "init": init}
-    return residual_network(3, num_classes, in_chans, img_size, **options)
+    return residual_network(3, **locals())
 
 
 @register
@@ -130,8 +131,7 @@ def resnet32_cifar(
     init: Init = "default",
 ) -> BlockNetwork:
     """ResNet-32 (n = 5): 0.46 M weights. Arguments as for `resnet20_cifar`."""
-    options = {"activation": activation, "shortcut": shortcut, "init": init}
-    return residual_network(5, num_classes, in_chans, img_size, **options)
+    return residual_network(5, **locals())
 
 
 @register
@@ -145,5 +145,4 @@ def resnet56_cifar(
     init: Init = "default",
 ) -> BlockNetwork:
     """ResNet-56 (n = 9): 0.85 M weights. Arguments as for `resnet20_cifar`."""
-    options = {"activation": activation, "shortcut": shortcut, "init": init}
-    return residual_network(9, num_classes, in_chans, img_size, **options)
+    return residual_network(9, **locals())

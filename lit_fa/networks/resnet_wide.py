@@ -6,8 +6,9 @@ CIFAR and on federated learning call this ResNet-18. The normalisation is BatchN
 running statistics to average.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -25,7 +26,7 @@ from lit_fa.networks.parts import (
 from lit_fa.networks.registry import register
 
 Norm = Literal["batch", "group"]
-NORMS = {"batch": nn.BatchNorm2d, "group": partial(nn.GroupNorm, 32)}
+NORMS: dict[Norm, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "group": partial(nn.GroupNorm, 32)}
 WIDE = 64  # from this size on the stem halves the image
 
 
@@ -77,7 +78,12 @@ def shortcut(in_chans: int, out_chans: int, stride: int, norm: Norm) -> nn.Modul
     return layers(conv=nn.Conv2d(in_chans, out_chans, 1, stride, bias=False), norm=NORMS[norm](out_chans))
 
 
-def wide_network(block, expansion: int, depths: tuple[int, ...], options: dict) -> BlockNetwork:
+def wide_network(
+    block: Callable[[int, int, int, Norm, Activation], Residual],
+    expansion: int,
+    depths: tuple[int, ...],
+    options: dict[str, Any],
+) -> BlockNetwork:
     """Stem, four stages, the mean over the map, the head."""
     norm, activation = options["norm"], options["activation"]
     size = height_and_width("a ResNet", options["img_size"], at_least=16)

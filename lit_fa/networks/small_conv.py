@@ -1,5 +1,7 @@
 """Small convolutional networks: BioTorch's two LeNets, SSA's two of three convolutions, FLFA's of two."""
 
+from typing import Any
+
 from torch import nn
 
 from lit_fa.errors import UserError
@@ -48,7 +50,7 @@ def lenet(
     if size not in [(28, 28), (32, 32)]:
         raise UserError(f"lenet takes images of 28 x 28 or 32 x 32 pixels, not {size[0]} x {size[1]}: resize them")
     padding = 2 if size == (28, 28) else 0
-    common = {"bias": bias, "activation": activation}
+    common: dict[str, Any] = {"bias": bias, "activation": activation}
     blocks = [
         conv_block(in_chans, 6, kernel=5, padding=padding, pool=nn.MaxPool2d(2), **common),
         conv_block(6, 16, kernel=5, padding=0, pool=nn.MaxPool2d(2), **common),
@@ -74,7 +76,7 @@ def lenet_wide(
     at least 18 x 18 pixels.
     """
     height_and_width("lenet_wide", img_size, at_least=18)
-    common = {"bias": bias, "activation": activation}
+    common: dict[str, Any] = {"bias": bias, "activation": activation}
     blocks = [
         conv_block(in_chans, 32, padding=0, pool=nn.MaxPool2d(2), **common),
         conv_block(32, 64, padding=0, pool=nn.MaxPool2d(2), **common),
@@ -98,7 +100,7 @@ def three_convolutions(
 ) -> BlockNetwork:
     """Three 3x3 convolutions of the given widths, a mean to 2x2, one linear layer of `units`, the head."""
     height_and_width("a network of three convolutions", img_size, at_least=4)
-    common = {"bias": bias, "batch_norm": batch_norm, "activation": activation}
+    common: dict[str, Any] = {"bias": bias, "batch_norm": batch_norm, "activation": activation}
     first, second, third = widths
     blocks = [
         conv_block(in_chans, first, pool=nn.MaxPool2d(2), **common),
@@ -134,7 +136,7 @@ def conv3_32_64_128(
         bias: whether layers without normalisation have a bias.
         init: `default`, `xavier` or `kaiming`.
     """
-    options = {"activation": activation, "batch_norm": batch_norm, "bias": bias, "init": init}
+    options: dict[str, Any] = {"activation": activation, "batch_norm": batch_norm, "bias": bias, "init": init}
     return three_convolutions((32, 64, 128), 512, num_classes, in_chans, img_size, **options)
 
 
@@ -150,7 +152,7 @@ def conv3_96_192_512(
     init: Init = "default",
 ) -> BlockNetwork:
     """The wider form of `conv3_32_64_128` (LLS-DNN's SmallConvL): convolutions 96-192-512, then 1024 units; 3.2 M."""
-    options = {"activation": activation, "batch_norm": batch_norm, "bias": bias, "init": init}
+    options: dict[str, Any] = {"activation": activation, "batch_norm": batch_norm, "bias": bias, "init": init}
     return three_convolutions((96, 192, 512), 1024, num_classes, in_chans, img_size, **options)
 
 

@@ -2,9 +2,10 @@
 
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,9 @@ from lit_fa.networks.weights import head_name
 
 PREFIX = "transformers/"
 # names of the same options in different families of models
-DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
-DROPOUTS += ("dropout", "attention_dropout", "seq_classif_dropout")
+DROPOUTS = (
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "seq_classif_dropout",
+)  # fmt: skip
 POSITIONS = "max_position_embeddings"
 
 
@@ -32,15 +34,15 @@ class TextNetwork(nn.Module):
     def __init__(self, model: nn.Module):
         """Wrap the model."""
         super().__init__()
-        self.model = model
+        self.model: Any = model  # its attributes depend on the family of models
         takes = inspect.signature(type(model).forward).parameters
         self.has_types = "token_type_ids" in takes and getattr(model.config, "type_vocab_size", 0) > 1
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(n, 3, T) int64 to (n, c) logits."""
         ids, mask, types = inputs.unbind(1)
-        types = {"token_type_ids": types} if self.has_types else {}
-        return self.model(input_ids=ids, attention_mask=mask, **types).logits
+        segments = {"token_type_ids": types} if self.has_types else {}
+        return self.model(input_ids=ids, attention_mask=mask, **segments).logits
 
     @property
     def vocabulary(self) -> int:
@@ -102,7 +104,7 @@ def text_network(
     return TextNetwork(_with_weights(name, source, config) if pretrained else _drawn(name, config))
 
 
-def _transformers():
+def _transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
@@ -110,7 +112,7 @@ def _transformers():
     return transformers
 
 
-def _configuration(name: str) -> tuple[object, str | None]:
+def _configuration(name: str) -> tuple[Any, str | None]:
     """The model's configuration and the location of its weights, which is None for a kind of model."""
     transformers, source = _transformers(), name.removeprefix(PREFIX)
     kinds = transformers.models.auto.configuration_auto.CONFIG_MAPPING_NAMES
@@ -134,13 +136,13 @@ def _located(source: str) -> str:
     return str(files(package) / folder)
 
 
-def _reserved(config: object) -> int:
+def _reserved(config: Any) -> int:
     """Number of positions that are not used by tokens: RoBERTa and related models count from the padding id on."""
     counts_from_padding = config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
     return config.pad_token_id + 1 if counts_from_padding else 0
 
 
-def _apply(config: object, name: str, changes: dict, num_classes: int) -> None:
+def _apply(config: Any, name: str, changes: Mapping[str, object], num_classes: int) -> None:
     for entry in changes:
         if entry in ("num_labels", "num_classes", "id2label", "label2id"):
             raise UserError(f"{name}: {entry} follows from the data, remove it from network_args")

@@ -1,5 +1,7 @@
 """VGG-like stacks of 3x3 convolutions for small images."""
 
+from typing import Any
+
 from torch import nn
 
 from lit_fa.networks.parts import (
@@ -18,9 +20,9 @@ from lit_fa.networks.registry import register
 VGG13 = ((64, 64), (128, 128), (256, 256), (512, 512), (512, 512))
 
 
-def stack(stages: tuple[tuple[int, ...], ...], in_chans: int, **options: bool | str) -> list[nn.Module]:
+def stack(stages: tuple[tuple[int, ...], ...], in_chans: int, **options: Any) -> list[nn.Module]:
     """One block per convolution; the last of each stage ends with a maximum over 2x2."""
-    blocks = []
+    blocks: list[nn.Module] = []
     for stage in stages:
         for position, out_chans in enumerate(stage, start=1):
             pool = nn.MaxPool2d(2) if position == len(stage) else None
@@ -50,7 +52,7 @@ def vgg_small(
         init: `default`, `xavier` or `kaiming`, see `parts.INITS`.
     """
     height, width = height_and_width("vgg_small", img_size, at_least=8)
-    common = {"bias": bias, "activation": activation}
+    common: dict[str, Any] = {"bias": bias, "activation": activation}
     blocks = stack(((32, 32), (64, 64), (128, 128)), in_chans, **common)
     blocks.append(linear_block(128 * (height // 8) * (width // 8), 256, **common))
     return initialised(BlockNetwork(blocks, nn.Linear(256, num_classes, bias=bias), num_classes), init)

@@ -120,7 +120,9 @@ def _only(entry: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
 def _run_of_today(record: dict[str, Any], table: Table) -> dict[str, Any] | None:
     """The config of the run that has the record's id in the table as it is now."""
     scale = table.scales.get(str(record.get("scale")))
-    for cell in table.cells if scale else ():
+    if scale is None:
+        return None
+    for cell in table.cells:
         if (cell.row, cell.column) == (record.get("row"), record.get("column")):
             config = resolve(table, cell, scale, record["seed"])
             if run_id(config) == record.get("id"):

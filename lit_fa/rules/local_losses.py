@@ -241,7 +241,7 @@ class AugLocal(LocalLosses):
 
     def _with_loss(self, described: list[Unit]) -> list[Unit]:
         if len(described) < 2:
-            raise UserError("AugLocal copies later blocks: name the ends of two or more hidden blocks with blocks: [...]")
+            raise UserError("AugLocal copies later blocks: name the ends of two or more hidden blocks in blocks")
         return described[:-1]
 
     def _build(self, number: int, described: list[Unit]) -> nn.Module:
