@@ -10,35 +10,29 @@ import shlex
 import stat
 import sys
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
 
-from lit_fa.commands.table_jobs import all_missing, missing, with_logs, write_json
+from lit_fa.commands.table_decide import run_until_decided
+from lit_fa.commands.table_jobs import missing
+from lit_fa.commands.table_run import run_missing
 from lit_fa.commands.table_verify import verify
 from lit_fa.commands.table_view import look
 from lit_fa.config.arguments import Arguments, in_range
 from lit_fa.errors import UserError
 from lit_fa.jobs.emit import add_emit_options, check_emit_options, emit, sweep_of
-from lit_fa.jobs.lock import in_the_way
-from lit_fa.jobs.pool import DEFAULT_RUNNER, Job, Outcome, run_jobs
-from lit_fa.jobs.progress import reporter, say
-from lit_fa.jobs.runners import load_runner
+from lit_fa.jobs.pool import DEFAULT_RUNNER
+from lit_fa.jobs.progress import say
 from lit_fa.jobs.watch import watch
 from lit_fa.outputs import check_folder, writable_file
 from lit_fa.reports.listing import find_tables, print_list
 from lit_fa.reports.published import print_published
 from lit_fa.reports.report import report
-from lit_fa.reports.rows import headers, rows
-from lit_fa.results.compare import compare
 from lit_fa.results.records import collect
-from lit_fa.spec.expand import slug
 from lit_fa.spec.output_paths import output_paths, tree_of
 from lit_fa.spec.table import Table, load_table
-from lit_fa.stopping import exit_code
 
-TABLE_LOGGER = "lit_fa.loggers:log_table"  # by its path, as runners are: tables import nothing that trains
 _TRUST = (
     "Train what is missing. A table is code: the classes that its configs name are imported and called. "
     "Run only tables of people whose programs you would run (SECURITY.md)."
@@ -72,7 +66,8 @@ def _carry_out(
     if arguments.command == "watch":
         return watch(lambda: look(tables, arguments.scale, arguments.out), output, arguments.every)
     if arguments.command == "run":
-        return _run(tables, arguments, output, runner, command)
+        execute = run_until_decided if arguments.until_decided else run_missing
+        return execute(tables, arguments, output, runner, command)
     if arguments.command == "verify":
         return verify(tables, arguments, output, runner, command)
     options = (arguments.scale, arguments.out, arguments.card, arguments.format, arguments.json, arguments.write)
@@ -172,6 +167,13 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--allow-dirty", action="store_true", help="count runs of uncommitted code")
     run.add_argument("--stale", action="store_true", help="run again what is from code that has changed since")
     run.add_argument("--dry-run", action="store_true", help="say what would run")
+    run.add_argument("--until-decided", action="store_true", help="add seeds while the verdict on a cell is undecided")
+    run.add_argument(
+        "--budget",
+        type=in_range(least=0, whole=False, most=10**5),
+        metavar="HOURS",
+        help="start no run after HOURS of this command",
+    )
     for command in (counted, shown):
         command.add_argument(
             "--card", type=Path, metavar="README.md", help="write the table between the card's markers"
@@ -187,45 +189,6 @@ def _add_verify_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", type=in_range(least=0), default=0, metavar="S", help="of the draw")
     command.add_argument("--write", dest="markdown", type=Path, metavar="FILE", help="write the report as Markdown")
     command.add_argument("--allow-dirty", action="store_true", help="note reruns of uncommitted code in verified.json")
-
-
-def _run(tables: Sequence[Table], arguments: argparse.Namespace, output: Console, runner: str, command: str) -> int:
-    jobs, broken = all_missing(tables, arguments, output)
-    if arguments.dry_run:
-        for job in jobs:
-            say(output, f"would run {job.label} -> {job.record['path']}")
-        return 2 if broken else 0
-    blocked = [line for job in jobs if (line := in_the_way(Path(job.record["path"])))]
-    for line in blocked:
-        say(output, f"left out: {line}")
-    jobs = [job for job in jobs if not in_the_way(Path(job.record["path"]))]
-    for folder in dict.fromkeys(Path(job.record["path"]).parent for job in jobs):
-        check_folder(folder, "--out" if arguments.out else "the folder of the records")
-    jobs = with_logs(jobs, output)
-    outcomes: list[Outcome] = []
-    try:
-        _work(jobs, outcomes, arguments.jobs, runner, output)
-    except KeyboardInterrupt as stopped:
-        finished = sum(outcome.done.finished for outcome in outcomes)
-        say(output, f"interrupted: {finished} of {len(jobs)} runs finished; go on with: {command}")
-        return exit_code(stopped)
-    finally:
-        if arguments.json:
-            write_json(arguments.json, jobs, outcomes)
-    if arguments.logger == "wandb":
-        _log(tables, arguments)
-        say(output, "the W&B runs lie in ./wandb where they could not go to the server; upload with: wandb sync --yes")
-    return _conclude(outcomes, output, command) or (2 if blocked or broken else 0)
-
-
-def _log(tables: Sequence[Table], arguments: argparse.Namespace) -> None:
-    """Each table as it is now, as a run of W&B."""
-    for table in tables:
-        scale = table.scale(arguments.scale)
-        where = output_paths(table, scale.name, tree_of(table), out=arguments.out, allow_dirty=arguments.allow_dirty)
-        compared = compare(collect(table, scale, where.target))
-        name = slug(f"{table.paper.key}-{table.name}-{scale.name}").replace(".", "-")
-        load_runner(TABLE_LOGGER)(table.name, name, headers(table), rows(compared, table))
 
 
 def _aggregate(tables: Sequence[Table], arguments: argparse.Namespace, output: Console) -> int:
@@ -251,29 +214,3 @@ def _emit(tables: Sequence[Table], arguments: argparse.Namespace, output: Consol
     line += ["--allow-dirty"] if arguments.allow_dirty else []
     ids = [job.record["id"] for job in jobs]
     return emit([[*line, "--id", i] for i in ids], arguments, table.name, sweep_file=sweep_of(line, "id", ids))
-
-
-def _work(jobs: Sequence[Job], outcomes: list[Outcome], workers: int, runner: str, output: Console) -> None:
-    """Runs the jobs; `outcomes` grows as they end, so that an interruption knows what was finished."""
-    with reporter(len(jobs), output, [job.label for job in jobs]) as shown:
-        with closing(run_jobs(jobs, workers=workers, reporter=shown, runner=runner)) as running:
-            for outcome in running:
-                outcomes.append(outcome)
-                shown.ended(outcome.job.label, outcome.done.said)
-
-
-def _conclude(outcomes: Sequence[Outcome], output: Console, command: str) -> int:
-    failed = [outcome for outcome in outcomes if outcome.done.reason]
-    open_ = [outcome for outcome in outcomes if outcome.done.unfinished]
-    diverged = sum(bool(outcome.done.diverged) for outcome in outcomes)
-    others = sum(bool(outcome.done.elsewhere) for outcome in outcomes)
-    left = f", {others} left to other processes" if others else ""
-    lost = f", {diverged} diverged" if diverged else ""
-    finished = len(outcomes) - len(failed) - len(open_) - others - diverged
-    left += f", {len(open_)} not finished" if open_ else ""
-    say(output, f"{finished} runs finished{lost}, {len(failed)} failed{left}")
-    for outcome in failed:
-        say(output, f"failed: {outcome.job.label}: {outcome.done.reason} (log: {outcome.job.log})")
-    for outcome in open_:
-        say(output, f"not finished: {outcome.job.label}: {outcome.done.unfinished}; go on with: {command}")
-    return 2 if any(outcome.done.user_error for outcome in failed) else int(bool(failed or open_))

@@ -16,12 +16,12 @@ from lit_fa.jobs.progress import say
 from lit_fa.jobs.worker import Done, version_of
 from lit_fa.outputs import usable_folder, write_text
 from lit_fa.provenance import Code
-from lit_fa.results.records import collect, read_record
+from lit_fa.results.records import collect, further_runs, read_record
 from lit_fa.results.stale import of_other_code, stale_line
 from lit_fa.spec.command import read_only
 from lit_fa.spec.expand import Run, expand
 from lit_fa.spec.output_paths import OutputPaths, check_inside, output_paths, tree_of
-from lit_fa.spec.table import Table
+from lit_fa.spec.table import Scale, Table
 from lit_fa.spec.validation import choice
 
 
@@ -46,11 +46,8 @@ def all_missing(tables: Sequence[Table], arguments: argparse.Namespace, output: 
 def missing(table: Table, arguments: argparse.Namespace, output: Console) -> list[Job]:
     """The jobs of one table, after saying how many of its runs are done and what does not count."""
     scale, tree = table.scale(arguments.scale), tree_of(table)
-    runs = expand(table, scale, only=read_only(arguments.only), seeds=_seeds(arguments.seeds))
-    if arguments.id:
-        known = {run.id: run for run in runs}
-        runs = [known[choice(name, known, f"{table.path}: --id")] for name in arguments.id]
     where = output_paths(table, scale.name, tree, out=arguments.out, allow_dirty=arguments.allow_dirty)
+    runs = _chosen(table, scale, arguments, where.results)
     jobs, problems = missing_jobs(table, runs, where, tree, arguments.logger, stale=arguments.stale)
     if not getattr(arguments, "dry_run", True):  # `emit` has no such option and removes nothing
         to_run = {job.record["id"] for job in jobs}
@@ -68,6 +65,19 @@ def missing(table: Table, arguments: argparse.Namespace, output: Console) -> lis
         note = f"{len(jobs)} runs go to {where.target} and will not be counted"
         say(output, f"the code has uncommitted changes: {note}; commit first or give --allow-dirty")
     return jobs
+
+
+def _chosen(table: Table, scale: Scale, arguments: argparse.Namespace, results: Path) -> list[Run]:
+    """The runs that the options keep; those of further seeds are among them where `results` has their records."""
+    further = further_runs(table, scale, results)
+    known = (*scale.seeds, *dict.fromkeys(run.seed for run in further))
+    runs = expand(table, replace(scale, seeds=known), only=read_only(arguments.only), seeds=_seeds(arguments.seeds))
+    recorded = {run.id for run in further}
+    runs = [run for run in runs if run.seed in scale.seeds or run.id in recorded]
+    if not arguments.id:
+        return runs
+    by_id = {run.id: run for run in runs}
+    return [by_id[choice(name, by_id, f"{table.path}: --id")] for name in arguments.id]
 
 
 def missing_jobs(

@@ -19,7 +19,7 @@ def facts(collected: Collected) -> list[tuple[str, str]]:
     pairs = [
         ("paper", ", ".join(filter(None, reference))),
         ("scale", scale.name + (f" ({scale.note})" if scale.note else "")),
-        ("seeds", f"{', '.join(map(str, scale.seeds))}; {finished}"),
+        ("seeds", f"{', '.join(map(str, scale.seeds))}; {_further(collected)}{finished}"),
         *(("diverged", line) for line in _divergences(collected)),
     ]
     if data:
@@ -79,6 +79,13 @@ def hardware(entry: dict[str, Any] | None) -> str:
     memory = f"{entry['memory_gib']:.0f} GiB" if entry.get("memory_gib") else ""
     parts = (entry.get("gpu"), entry.get("cpu"), cores, threads, memory)
     return ", ".join(str(part) for part in parts if part) or "unknown"
+
+
+def _further(collected: Collected) -> str:
+    """The seeds beyond the table's list, which some cells have."""
+    further = [run for run in collected.runs if run.seed not in collected.scale.seeds]
+    cells, seeds = {run.cell.id for run in further}, sorted({run.seed for run in further})
+    return f"of {len(cells)} cells also {', '.join(map(str, seeds))}; " if further else ""
 
 
 def _divergences(collected: Collected) -> list[str]:

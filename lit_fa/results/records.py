@@ -6,9 +6,10 @@ read as nan.
 
 import math
 import os
+import re
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lit_fa.results.record_schema import SCHEMAS, numeric, odd_fields, restored
 from lit_fa.spec.expand import Run, expand
 from lit_fa.spec.table import Cell, Metric, Scale, Table
 
+_FURTHER = re.compile(r".*__seed(\d{1,9})__[0-9a-f]{12}\.json", re.DOTALL)
 ENDED = ("finished", "diverged")  # status of a run that is not repeated
 
 
@@ -114,8 +116,11 @@ class Collected:
 
 
 def collect(table: Table, scale: Scale, folder: Path) -> Collected:
-    """Reads the record of every run; unreadable and unknown files in `folder` become lines of `problems`."""
-    runs = expand(table, scale)
+    """Reads the record of every run; unreadable and unknown files in `folder` become lines of `problems`.
+
+    Runs of seeds that continue the scale's list count where `folder` has their records.
+    """
+    runs = [*expand(table, scale), *further_runs(table, scale, folder)]
     finished: dict[str, tuple[Record, ...]] = {}
     diverged: dict[str, tuple[Record, ...]] = {}
     problems, missing = [], []
@@ -129,6 +134,19 @@ def collect(table: Table, scale: Scale, folder: Path) -> Collected:
             missing.append(run)
     problems += foreign(folder, runs)
     return Collected(table, scale, tuple(runs), finished, tuple(problems), tuple(missing), diverged)
+
+
+def further_runs(table: Table, scale: Scale, folder: Path) -> list[Run]:
+    """The runs of seeds beyond the scale's list that have a record in `folder`, as `--until-decided` leaves them."""
+    seeds = further_seeds(scale, folder)
+    runs = expand(table, replace(scale, seeds=seeds)) if seeds else []
+    return [run for run in runs if (folder / run.file_name).is_file()]
+
+
+def further_seeds(scale: Scale, folder: Path) -> tuple[int, ...]:
+    """Seeds above all of the scale's in the names of the records in `folder`."""
+    names = (_FURTHER.fullmatch(path.name) for path in folder.glob("*__seed*__*.json"))
+    return tuple(sorted({seed for name in names if name and (seed := int(name[1])) > max(scale.seeds)}))
 
 
 def read_record(path: Path, run: Run) -> tuple[Record | None, str]:

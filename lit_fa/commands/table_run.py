@@ -1,0 +1,144 @@
+"""`lit-fa table run`: the missing runs of tables, trained."""
+
+import argparse
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from rich.console import Console
+
+from lit_fa.commands.table_jobs import all_missing, with_logs, write_json
+from lit_fa.jobs.lock import in_the_way
+from lit_fa.jobs.pool import Job, Outcome, run_jobs
+from lit_fa.jobs.progress import reporter, say
+from lit_fa.jobs.runners import load_runner
+from lit_fa.outputs import check_folder
+from lit_fa.reports.rows import headers, rows
+from lit_fa.results.compare import compare
+from lit_fa.results.records import collect
+from lit_fa.spec.expand import slug
+from lit_fa.spec.output_paths import output_paths, tree_of
+from lit_fa.spec.table import Table
+from lit_fa.stopping import exit_code
+
+TABLE_LOGGER = "lit_fa.loggers:log_table"  # by its path, as runners are: tables import nothing that trains
+_UPLOAD = "the W&B runs lie in ./wandb where they could not go to the server; upload with: wandb sync --yes"
+
+
+def run_missing(
+    tables: Sequence[Table], arguments: argparse.Namespace, output: Console, runner: str, command: str
+) -> int:
+    """Train the missing runs; the exit code as of `lit_fa.commands.table`."""
+    training = Training(tables, arguments, output, runner, command)
+    jobs, broken = all_missing(tables, arguments, output)
+    if arguments.dry_run:
+        would_run(jobs, output)
+        return 2 if broken else 0
+    return training.train(jobs) or (2 if broken else 0)
+
+
+class Training:
+    """Trains jobs, within a budget that begins now, and says how they ended.
+
+    Args:
+        tables: that the jobs are of.
+        arguments: of `table run`.
+        output: where to say it.
+        runner: import path of what trains one config.
+        command: that goes on where this one was stopped.
+    """
+
+    def __init__(
+        self, tables: Sequence[Table], arguments: argparse.Namespace, output: Console, runner: str, command: str
+    ) -> None:
+        """See the class."""
+        self.tables, self.arguments, self.output, self.runner, self.command = tables, arguments, output, runner, command
+        budget = arguments.budget
+        self.end = math.inf if budget is None else time.monotonic() + 3600 * budget
+        self.jobs: list[Job] = []  # of all calls
+        self.outcomes: list[Outcome[Job]] = []
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the budget is spent, so that no run begins."""
+        return time.monotonic() >= self.end
+
+    def train(self, jobs: Sequence[Job]) -> int:
+        """Train the jobs; returns the exit code."""
+        arguments, output = self.arguments, self.output
+        blocked = [line for job in jobs if (line := in_the_way(Path(job.record["path"])))]
+        for line in blocked:
+            say(output, f"left out: {line}")
+        jobs = [job for job in jobs if not in_the_way(Path(job.record["path"]))]
+        for folder in dict.fromkeys(Path(job.record["path"]).parent for job in jobs):
+            check_folder(folder, "--out" if arguments.out else "the folder of the records")
+        jobs = with_logs(jobs, output)
+        self.jobs += jobs
+        outcomes: list[Outcome[Job]] = []
+        try:
+            self._work(jobs, outcomes)
+        except KeyboardInterrupt as stopped:
+            finished = sum(outcome.done.finished for outcome in outcomes)
+            say(output, f"interrupted: {finished} of {len(jobs)} runs finished; go on with: {self.command}")
+            return exit_code(stopped)
+        finally:
+            self.outcomes += outcomes
+            if arguments.json:
+                write_json(arguments.json, self.jobs, self.outcomes)
+        if arguments.logger == "wandb":
+            _log(self.tables, arguments)
+            say(output, _UPLOAD)
+        if len(outcomes) < len(jobs):
+            say(output, f"the budget is spent: {len(jobs) - len(outcomes)} runs not begun; go on with: {self.command}")
+        return _conclude(outcomes, output, self.command) or (2 if blocked else 0)
+
+    def _work(self, jobs: Sequence[Job], outcomes: list[Outcome[Job]]) -> None:
+        """Runs the jobs; `outcomes` grows as they end, so that an interruption knows what was finished."""
+        workers = self.arguments.jobs
+        with reporter(len(jobs), self.output, [job.label for job in jobs]) as shown:
+            with closing(run_jobs(self._begun(jobs), workers=workers, reporter=shown, runner=self.runner)) as running:
+                for outcome in running:
+                    outcomes.append(outcome)
+                    shown.ended(outcome.job.label, outcome.done.said)
+
+    def _begun(self, jobs: Sequence[Job]) -> Iterator[Job]:
+        """The jobs that begin within the budget."""
+        for job in jobs:
+            if self.is_spent:
+                return
+            yield job
+
+
+def would_run(jobs: Sequence[Job], output: Console) -> None:
+    """Say what would be trained."""
+    for job in jobs:
+        say(output, f"would run {job.label} -> {job.record['path']}")
+
+
+def _conclude(outcomes: Sequence[Outcome], output: Console, command: str) -> int:
+    failed = [outcome for outcome in outcomes if outcome.done.reason]
+    open_ = [outcome for outcome in outcomes if outcome.done.unfinished]
+    diverged = sum(bool(outcome.done.diverged) for outcome in outcomes)
+    others = sum(bool(outcome.done.elsewhere) for outcome in outcomes)
+    left = f", {others} left to other processes" if others else ""
+    lost = f", {diverged} diverged" if diverged else ""
+    finished = len(outcomes) - len(failed) - len(open_) - others - diverged
+    left += f", {len(open_)} not finished" if open_ else ""
+    say(output, f"{finished} runs finished{lost}, {len(failed)} failed{left}")
+    for outcome in failed:
+        say(output, f"failed: {outcome.job.label}: {outcome.done.reason} (log: {outcome.job.log})")
+    for outcome in open_:
+        say(output, f"not finished: {outcome.job.label}: {outcome.done.unfinished}; go on with: {command}")
+    return 2 if any(outcome.done.user_error for outcome in failed) else int(bool(failed or open_))
+
+
+def _log(tables: Sequence[Table], arguments: argparse.Namespace) -> None:
+    """Each table as it is now, as a run of W&B."""
+    for table in tables:
+        scale = table.scale(arguments.scale)
+        where = output_paths(table, scale.name, tree_of(table), out=arguments.out, allow_dirty=arguments.allow_dirty)
+        compared = compare(collect(table, scale, where.target))
+        name = slug(f"{table.paper.key}-{table.name}-{scale.name}").replace(".", "-")
+        load_runner(TABLE_LOGGER)(table.name, name, headers(table), rows(compared, table))
