@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import platform
 import resource
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -14,13 +15,16 @@ PACKAGES = ("torch", "lightning", "torchvision", "timm", "numpy", "lit-fa")
 
 def versions() -> dict[str, str | None]:
     """Versions of Python and of the packages that determine a result; None for a package that is not installed."""
-    numbers = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            numbers[name] = version(name)
-        except PackageNotFoundError:
-            numbers[name] = None
-    return numbers
+    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+
+
+@cache
+def _version(name: str) -> str | None:
+    """The version of an installed package; its metadata are read once."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def hardware() -> dict[str, str | int | float | None]:

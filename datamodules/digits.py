@@ -1,6 +1,9 @@
 """The 1,797 handwritten digits that are part of scikit-learn: real data without a network."""
 
+from functools import cache
+
 import torch
+from torch import Tensor
 
 from datamodules.image_set import InMemory
 from datamodules.vision import VisionDataModule
@@ -20,13 +23,21 @@ class Digits(VisionDataModule):
 
     def read(self, split: str) -> InMemory:
         """Images (n, 1, 8, 8) and labels."""
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
+        images, labels = _parts()[split == "train"]
+        return InMemory(images.clone(), labels.clone())
 
-        source = load_digits()
-        train, test = train_test_split(
-            range(len(source.target)), test_size=TEST_IMAGES, random_state=SPLIT_SEED, stratify=source.target
-        )
-        chosen = torch.tensor(sorted(train if split == "train" else test))
-        images = (torch.from_numpy(source.images) * (255 / 16)).round().to(torch.uint8)
-        return InMemory(images[chosen].unsqueeze(1), torch.from_numpy(source.target).long()[chosen])
+
+@cache
+def _parts() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Images and labels of test and train, which scikit-learn would otherwise parse from text for every run."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    source = load_digits()
+    train, test = train_test_split(
+        range(len(source.target)), test_size=TEST_IMAGES, random_state=SPLIT_SEED, stratify=source.target
+    )
+    images = (torch.from_numpy(source.images) * (255 / 16)).round().to(torch.uint8).unsqueeze(1)
+    labels = torch.from_numpy(source.target).long()
+    first, second = torch.tensor(sorted(test)), torch.tensor(sorted(train))
+    return (images[first], labels[first]), (images[second], labels[second])

@@ -235,6 +235,14 @@ def command_parser(cli: LightningCLI) -> LightningArgumentParser:
     return cli._parser(cli.subcommand)
 
 
+def add_instantiators(cli: LightningCLI) -> None:
+    """Let the parser build model and data as Lightning does, with the hyperparameters that checkpoints save.
+
+    It does so once, when the arguments are parsed; a parser of several configs needs it once for each.
+    """
+    cli._add_instantiators()
+
+
 def wandb_options(logger: WandbLogger) -> dict[str, Any]:
     """Arguments of `wandb.init`, to be changed before the run opens; the constructor takes no `None` for "not yet"."""
     return logger._wandb_init

@@ -225,6 +225,7 @@ def installed(file: Path) -> bool:
     return any(file.is_relative_to(sysconfig.get_path(kind)) for kind in ("purelib", "platlib"))
 
 
+@cache
 def _distribution(package: str) -> str:
     names = _distributions().get(package, [package])
     try:

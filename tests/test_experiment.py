@@ -1,8 +1,10 @@
 """`build`, `run` and `load`: what every command, and a notebook, calls."""
 
 import copy
+import gc
 import json
 import sys
+import weakref
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import yaml
 
 import lit_fa
 from lit_fa import experiment
+from lit_fa.config import cli as command_line
 from lit_fa.errors import UserError
 from lit_fa.experiment import build, run
 from lit_fa.jobs.pool import DEFAULT_RUNNER
@@ -31,6 +34,38 @@ CONFIG = {
     },
     "data": {"class_path": "datamodules.Digits", "init_args": {"limit_train": 200}},
 }
+RICH = {
+    "seed_everything": 7,
+    "trainer": {
+        "logger": {"class_path": "CSVLogger", "init_args": {"save_dir": "logs", "name": "a"}},
+        "callbacks": [
+            {"class_path": "Timer", "init_args": {"duration": {"hours": 1}}},  # whose interval is an enumeration
+            {"class_path": "EarlyStopping", "init_args": {"monitor": "train/loss"}},
+        ],
+        "precision": "64-true",
+        "limit_train_batches": 1,
+        "max_steps": 5,
+    },
+    "model": {
+        "class_path": "lit_fa.modules.Classifier",
+        "init_args": {
+            "network": "mlp",
+            "network_args": {"hidden": [8, 4], "activation": "tanh"},
+            "rule": {"class_path": "FeedbackAlignment", "init_args": {"source": "sign"}},
+            "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"betas": [0.5, 0.9]}},
+        },
+    },
+    "data": {"class_path": "datamodules.Synthetic", "init_args": {"image_shape": [1, 4, 4], "num_classes": 3}},
+}
+
+
+class Widened(experiment.L.LightningModule):
+    """A module of a user, which keeps its options as Lightning offers."""
+
+    def __init__(self, width: int, scales: dict | None = None):
+        super().__init__()
+        self.save_hyperparameters()
+        self.layer = torch.nn.Linear(width, 1)
 
 
 def test_a_dictionary_a_file_and_words_build_the_same(tmp_path, monkeypatch, recwarn):
@@ -47,6 +82,46 @@ def test_a_dictionary_a_file_and_words_build_the_same(tmp_path, monkeypatch, rec
     for state in states[1:]:
         assert all(torch.equal(state[name], value) for name, value in states[0].items())
     assert len({json.dumps(made.cli.written(), sort_keys=True) for made in built}) == 1
+
+
+def test_a_config_is_read_as_if_it_were_the_first_of_its_process():
+    def read(config):
+        cli = build(copy.deepcopy(config)).cli
+        return json.dumps([cli.written(), cli.config_dump, cli.parser.dump(cli.config)], sort_keys=True)
+
+    def alone(config):
+        vars(command_line._built).clear()
+        return read(config)
+
+    first, second = alone(CONFIG), alone(RICH)
+    assert first != second
+    wrong = {**RICH, "data": {"class_path": "datamodules.Digits", "init_args": {"val_size": "many"}}}
+    for config, expected in ((CONFIG, first), (RICH, second), (wrong, None), (CONFIG, first), (RICH, second)):
+        if expected is None:
+            with pytest.raises(UserError):
+                build(wrong)
+        else:
+            assert read(config) == expected
+
+
+def test_the_plain_config_is_what_a_loader_reads_from_its_text():
+    cli = build(RICH).cli
+    options = {"skip_link_targets": False, "skip_unset": False}
+    assert cli.config_dump == cli.parser.plain(cli.config, **options)
+    assert cli.config_dump == yaml.safe_load(cli.parser.dump(cli.config, format="yaml", **options))
+    assert cli.config_dump["trainer"]["callbacks"][0]["init_args"]["interval"] == "step"
+
+
+def test_a_module_keeps_its_own_options_and_nothing_keeps_the_module():
+    built = [
+        build({**CONFIG, "model": {"class_path": f"{__name__}.Widened", "init_args": {"width": width, **more}}}).model
+        for width, more in ((3, {"scales": {0: 0.5}}), (4, {}))
+    ]
+    assert [dict(model.hparams)["width"] for model in built] == [3, 4]
+    assert [model.hparams["scales"] for model in built] == [{0: 0.5}, None]
+    kept = weakref.ref(built.pop())
+    gc.collect()
+    assert kept() is None
 
 
 def test_what_is_built_can_be_fitted_and_loaded(tmp_path):

@@ -385,6 +385,21 @@ def test_command_parser():
         Stops(BoringModel, args=["fit", "--trainer.max_epochs=7"])
 
 
+def test_add_instantiators():
+    class Built(Exception):
+        pass
+
+    class Stops(LightningCLI):
+        def before_instantiate_classes(self):
+            self.parser._instantiators = None  # as after the config before
+            privates.add_instantiators(self)
+            raise Built(*(made.key for made in self.parser._instantiators.values()))
+
+    with pytest.raises(Built) as error:
+        Stops(BoringModel, args=[], run=False)
+    assert error.value.args == ("model", "data")
+
+
 def test_wandb_options(tmp_path):
     assert privates.wandb_options(WandbLogger(id="a", group="g", save_dir=tmp_path, offline=True))["group"] == "g"
 

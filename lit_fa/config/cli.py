@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import threading
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
@@ -25,7 +26,7 @@ from lit_fa.checkpoints.lightning_io import use_whole_files
 from lit_fa.config.arguments import take_option
 from lit_fa.config.parser import Parser
 from lit_fa.config.values import check_trains, check_values
-from lit_fa.lightning_privates import callbacks_of, command_parser
+from lit_fa.lightning_privates import add_instantiators, callbacks_of, command_parser
 from lit_fa.memory import bounded
 from lit_fa.modules import EvaluatedClassifier, FederatedClassifier
 from lit_fa.modules.trainer_options import check_precision, check_trainer
@@ -41,6 +42,8 @@ for _package in (lit_fa.rules, lit_fa.modules, lit_fa.federated, lit_fa.networks
     for _name in sorted({*_package.__all__} - _SHORT):
         if isinstance(_kind := getattr(_package, _name), type):
             resolved_import_paths.add(_kind, f"{_package.__name__}.{_name}")
+
+_built = threading.local()  # the parsers of this thread
 
 # defaults of Lightning's callbacks that are enumerations (Timer's interval) are dumped as their values
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
@@ -95,6 +98,15 @@ class LitFACLI(LightningCLI):
             run=run,
         )
 
+    def setup_parser(self, add_subcommands: bool, *kwargs: dict[str, Any]) -> None:
+        """Build the parser, or take the one that an earlier config of this thread has built; it keeps no values."""
+        key = (type(self), *(self.subcommands() if add_subcommands else ()))
+        if key not in vars(_built):
+            before = {*vars(self)}
+            super().setup_parser(add_subcommands, *kwargs)
+            vars(_built)[key] = {name: value for name, value in vars(self).items() if name not in before}
+        vars(self).update(vars(_built)[key])
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Check values and the checkpoint before anything is built.
 
@@ -124,8 +136,14 @@ class LitFACLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build network, rule and data within the memory that is free."""
-        with bounded():
-            super().instantiate_classes()
+        add_instantiators(self)  # a pretraining has used the same parser for its own config
+        self.config_dump = self.parser.plain(self.config, skip_link_targets=False, skip_unset=False)
+        self.config_dump = self.config_dump[self.subcommand] if self.subcommand else self.config_dump
+        try:
+            with bounded():
+                super().instantiate_classes()
+        finally:
+            self.parser.forget_instantiators()
 
     def instantiate_trainer(self, **kwargs: object) -> L.Trainer:
         """A trainer that writes checkpoints atomically and reads them as plain data, for every module."""

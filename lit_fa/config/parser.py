@@ -8,6 +8,7 @@ accepted by options that expect text; the last of two equal keys wins; files are
 
 import re
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from functools import lru_cache
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -23,6 +24,7 @@ from lit_fa.errors import UserError
 from lit_fa.outputs import write_text
 
 MODE = "lit_fa"
+PLAIN = "plain"  # the format of `Parser.plain`
 _NULLS = ("null", "Null", "NULL", "None")
 _SCALAR = re.compile(r"[\w./+][\w./+-]{0,200}")
 _NO_NULL = "null is no value of this option; leave the option out for its default"
@@ -37,7 +39,18 @@ class Parser(LightningArgumentParser):
 
     def dump(self, config: Any, **options: Any) -> str:
         """The config as text. It is not validated again, which would take as long as parsing it."""
-        return super().dump(config, **{"skip_validation": True} | options)
+        options = {"skip_validation": True} | options
+        if _dumping.get():  # options of a nested class: jsonargparse loads this text at once
+            return super().dump(config, **options | {"format": PLAIN})
+        token = _dumping.set(True)
+        try:
+            return super().dump(config, **options)
+        finally:
+            _dumping.reset(token)
+
+    def plain(self, config: Any, **options: Any) -> dict:
+        """What a loader would read from `dump`, without the text."""
+        return self.dump(config, format=PLAIN, **options).value
 
     def save(self, config: Any, path: Any, *args: Any, overwrite: bool = False, **options: Any) -> None:
         """Write the config as UTF-8; jsonargparse uses the encoding of the locale, which may be ASCII."""
@@ -45,6 +58,10 @@ class Parser(LightningArgumentParser):
             return super().save(config, path, *args, overwrite=overwrite, **options)
         options.pop("multifile", None)
         write_text(path, self.dump(config, **options))
+
+    def forget_instantiators(self) -> None:
+        """Drop what `add_instantiator` has added, which refers to the objects of one config."""
+        self._instantiators = None
 
     def _check_value_key(self, action: Any, value: Any, key: str, *args: Any, **kwargs: Any) -> Any:
         """Refuse null for an option with a default that does not accept null; jsonargparse would use the default."""
@@ -59,12 +76,37 @@ class _FileText(str):
     path = ""
 
 
+class _PlainText(str):
+    """Stands for the text of `value`."""
+
+    value: Any = None
+
+
+def _plain_text(data: Any) -> _PlainText:
+    """The dumper of the format `PLAIN`."""
+    text = _PlainText("a value without text")
+    text.value = _plain(data)
+    return text
+
+
+def _plain(data: Any) -> Any:
+    """What our loader reads from the text that our dumper writes of `data`."""
+    if isinstance(data, dict):
+        return {_plain(key): _plain(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_plain(value) for value in data]
+    known = data is None or type(data) in (bool, int, float, str)
+    return data if known else reading.parsed(reading.dump(data))
+
+
 class _Word(str):
     """A word for an inner parser; the outer parser does not read it, because `type(word) is str` is false."""
 
 
 def _load(text: str) -> Any:
     """The value of a file's content, or of a word."""
+    if isinstance(text, _PlainText):
+        return text.value
     if path := getattr(text, "path", ""):
         value = reading.load(text, path)
         _check_dotted(value, path)
@@ -189,9 +231,11 @@ def _replaced(owner: Any, name: str, function: Callable[..., Any]) -> Any:
 
 
 _ABSENT = object()
+_dumping: ContextVar[bool] = ContextVar("dumping", default=False)  # whether `Parser.dump` is running
 _original_sort = _replaced(_typehints, "sort_subtypes_for_union", _sorted_members)
 _original_refused = _replaced(_typehints, "raise_union_unexpected_value", _refused)
 _original_call = _replaced(ActionTypeHint, "__call__", _called)
 _original_read = _replaced(Path, "read_text", _read_text)
 set_loader(MODE, _load, (yaml.YAMLError,))
 set_dumper(MODE, reading.dump)
+set_dumper(PLAIN, _plain_text)
