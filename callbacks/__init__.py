@@ -5,11 +5,13 @@ from callbacks.conservation import ConservationPotential
 from callbacks.curves import Curves, Recorder, publish
 from callbacks.deployed_cost import DeployedCost
 from callbacks.dominance import AlignmentDominance
+from callbacks.error_bound import ErrorBound
 from callbacks.errors import MeasurementError
 from callbacks.factor_spectrum import FactorSpectrum
 from callbacks.figures import Figures
 from callbacks.gradient_alignment import GradientAlignment
 from callbacks.interruption import Interruption
+from callbacks.minimum_norm import MinimumNorm
 from callbacks.prediction_table import PredictionTable
 from callbacks.probe import Periodic, Probe
 from callbacks.round_cost import RoundCost
@@ -28,11 +30,13 @@ __all__ = [
     "ConservationPotential",
     "Curves",
     "DeployedCost",
+    "ErrorBound",
     "FactorSpectrum",
     "Figures",
     "GradientAlignment",
     "Interruption",
     "MeasurementError",
+    "MinimumNorm",
     "Periodic",
     "PredictionTable",
     "Probe",

@@ -48,6 +48,8 @@ class ConservationPotential(Periodic):
         every_n_steps: optimiser steps between two values; 0: at the end of every epoch.
         per_neuron: also log, when training ends, quantiles over the neurons of the relative drift
             $(C_j - C_j(0)) / \mathrm{mean}|C(0)|$ as `conserve/<layer>/neuron_drift_<min|q25|median|q75|max>`.
+        signs: also log, in percent of all hidden neurons, `conserve/nonnegative` ($C_j \ge 0$: where the law holds,
+            such a neuron stays aligned) and `conserve/aligned` ($\langle W_{i+1}[:,j], B_{i+1}[:,j]\rangle \ge 0$).
 
     Attributes:
         broken: one sentence for everything that violates a law in this run; each is also a warning.
@@ -58,12 +60,12 @@ class ConservationPotential(Periodic):
         MeasurementError: an unknown law.
     """
 
-    def __init__(self, law: str = "auto", every_n_steps: int = 0, per_neuron: bool = True):
+    def __init__(self, law: str = "auto", every_n_steps: int = 0, per_neuron: bool = True, signs: bool = False):
         """See the class."""
         super().__init__(every_n_steps)
         if law not in ("auto", *LAWS):
             raise MeasurementError(f"law is auto or one of {', '.join(LAWS)}, not '{law}'")
-        self.law, self.per_neuron = law, per_neuron
+        self.law, self.per_neuron, self.signs = law, per_neuron, signs
         self.broken: list[str] = []
         self.neurons: dict[str, Neurons] = {}
         self.initial: dict[str, Tensor] = {}
@@ -141,7 +143,14 @@ class ConservationPotential(Periodic):
             summed += sums
         if self.neurons:
             values |= {f"conserve/{key}": value for key, value in (_ratios(summed) | whole).items()}
-        return values
+        return values | (self._shares() if self.signs and self.neurons else {})
+
+    def _shares(self) -> dict[str, float]:
+        """Percentages of the neurons with a potential, and with an outgoing part, that is not negative."""
+        potentials = torch.cat([self.potential(name) for name in self.neurons])
+        parts = torch.cat([_outgoing(neurons) for neurons in self.neurons.values()])
+        shares = {"nonnegative": potentials, "aligned": parts}
+        return {f"conserve/{key}": 100 * (part >= 0).double().mean().item() for key, part in shares.items()}
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the quantiles over the neurons."""

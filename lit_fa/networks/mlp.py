@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import nn
 
 from lit_fa.errors import UserError
@@ -43,6 +44,7 @@ def mlp(
     bias: bool = True,
     dropout: float = 0.0,
     init: Init = "default",
+    gain: float = 1.0,
 ) -> BlockNetwork:
     """Hidden layers of the given widths and a linear head; images are flattened.
 
@@ -57,16 +59,24 @@ def mlp(
         bias: of all layers, including the head; false for laws that assume no bias.
         dropout: probability after every hidden activation.
         init: `default`, `xavier` or `kaiming`, see `parts.INITS`.
+        gain: factor on the initial weights of the hidden layers; the head keeps its own.
 
     Raises:
         UserError: for an unknown name, or hidden together with width or depth.
     """
     if not 0 <= dropout < 1:
         raise UserError(f"mlp: dropout is a probability in [0, 1), not {dropout}")
+    if not 0 < gain < float("inf"):
+        raise UserError(f"mlp: gain is a positive number, not {gain}")
     height, image_width = height_and_width("mlp", img_size)
     widths = [in_chans * height * image_width, *hidden_widths(hidden, width, depth)]
     blocks = [linear_block(fan_in, fan_out, bias=bias, activation=activation) for fan_in, fan_out in pairwise(widths)]
     if dropout:
         for block in blocks:
             block.add_module("dropout", nn.Dropout(dropout))
-    return initialised(BlockNetwork(blocks, nn.Linear(widths[-1], num_classes, bias=bias), num_classes), init)
+    head = nn.Linear(widths[-1], num_classes, bias=bias)
+    network = initialised(BlockNetwork(blocks, head, num_classes), init)
+    with torch.no_grad():
+        for block in blocks:
+            block.linear.weight.mul_(gain)
+    return network

@@ -206,3 +206,17 @@ def test_the_first_value_is_that_of_the_untrained_network_and_neurons_are_summar
     relative = (callback.potential("1") - start) / start.abs().mean()
     assert last["conserve/1/neuron_drift_median"] == pytest.approx(np.median(relative.numpy()))
     assert last["conserve/1/neuron_drift_min"] == pytest.approx(relative.min().item())
+
+
+def test_signs_are_the_shares_of_neurons_whose_potential_and_outgoing_part_are_not_negative():
+    _, values, module = potential(
+        mlp([12], bias=False), FeedbackAlignment(), ConservationPotential(signs=True), epochs=1
+    )
+    one, two = module.network[1], module.network[3]
+    matrix = two.feedback.matrix(two.weight).detach().numpy()
+    arrays = (one.weight.detach().numpy(), None, two.weight.detach().numpy(), matrix)
+    C = literal.potentials("fa", *arrays)
+    outgoing = C + 0.5 * (arrays[0] ** 2).sum(1)
+    assert values["conserve/nonnegative"] == pytest.approx(100 * np.mean(C >= 0))
+    assert values["conserve/aligned"] == pytest.approx(100 * np.mean(outgoing >= 0))
+    assert "conserve/aligned" not in potential(mlp([12]), FeedbackAlignment(), epochs=1)[1]

@@ -1,0 +1,101 @@
+"""The bound of feedback-weight matching on the training error, compared with the error of every step."""
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from callbacks.curves import publish
+from callbacks.errors import MeasurementError
+from callbacks.probe import Batch, Periodic
+from callbacks.whole_training_set import check_squared_error, whole_training_set
+from lit_fa.functional.criteria import outputs_wanted
+from lit_fa.functional.error_bound import error_bound, smallest_eigenvalue
+from lit_fa.layers.observing import calls, observing
+
+
+class ErrorBound(Periodic):
+    r"""Logs after every step, on all training samples:
+
+    * `bound/error`: the norm of the errors, divided by that of the targets;
+    * `bound/slack`: the bound of `functional.error_bound` minus the norm, divided by the norm before the step. A
+      negative value violates the bound.
+
+    When training ends, also `bound/violated`, the percentage of steps that violate it, `bound/slack_min`, and
+    `bound/rate`, $\eta\gamma/4$ at the last step.
+
+    Raises:
+        MeasurementError: another criterion than `mse`, more than one batch an epoch, an optimiser that is not plain
+            SGD (weight decay is allowed), or a federated run.
+    """
+
+    def __init__(self) -> None:
+        """See the class."""
+        super().__init__(every_n_steps=1)
+        self.gamma = 0.0
+        self.norm = 0.0  # of the errors, before the next step
+        self.decrease = (0.0, 0.0)  # of the next step: eta and eta * lambda
+        self.slacks: list[float] = []
+
+    def prepare(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
+        """Check the run, and store the training set and the smallest eigenvalue at step 0."""
+        check_squared_error(module, "ErrorBound")
+        if trainer.num_training_batches != 1:
+            raise MeasurementError("ErrorBound is of full-batch steps: set batch_size to the number of training images")
+        for group in trainer.optimizers[0].param_groups:
+            if type(trainer.optimizers[0]) is not torch.optim.SGD or group["momentum"] or group["nesterov"]:
+                raise MeasurementError("ErrorBound is of gradient descent: use torch.optim.SGD without momentum")
+        self.data = whole_training_set(trainer, module)
+        if not self.slacks:
+            self.gamma = smallest_eigenvalue(last_hidden(module.network, self.data[0]))
+            self.norm = self._norms(module.learner)[0]
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Store the step's size and decay."""
+        group, outputs = optimizer.param_groups[0], pl_module.num_classes
+        rate = float(group["lr"])
+        self.decrease = (2 * rate / (len(self.data[0]) * outputs), rate * float(group["weight_decay"]))
+
+    def measure(self, learner: nn.Module, batch: Batch) -> dict[str, float]:
+        """Error and slack, by key; the stored norm is that before the step."""
+        norm, target = self._norms(learner)
+        step, decay = self.decrease
+        values = {"bound/error": norm / target}
+        if step:
+            slack = (error_bound(self.norm, target, step, self.gamma, decay) - norm) / self.norm
+            self.slacks.append(slack)
+            values["bound/slack"] = slack
+        self.norm = norm
+        return values
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the summary, and release the training set."""
+        self.data = None
+        slacks = torch.tensor(self.slacks, dtype=torch.float64)
+        violated = 100 * (slacks < 0).double().mean().item()
+        values = {"bound/violated": violated, "bound/slack_min": slacks.min().item()}
+        publish(trainer, pl_module, values | {"bound/rate": self.decrease[0] * self.gamma / 4}, monitored=False)
+
+    def state_dict(self) -> dict:
+        """What a resumed run continues from."""
+        return {"gamma": self.gamma, "norm": self.norm, "slacks": self.slacks}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue."""
+        self.gamma, self.norm, self.slacks = state["gamma"], state["norm"], list(state["slacks"])
+
+    @torch.no_grad()
+    def _norms(self, learner: nn.Module) -> tuple[float, float]:
+        """Norms of errors and of targets over the training set."""
+        inputs, targets = self.data
+        with observing(learner.network):
+            outputs = learner.network(inputs).double()
+        wanted = outputs_wanted(targets, outputs)
+        return torch.linalg.norm(outputs - wanted).item(), torch.linalg.norm(wanted).item()
+
+
+def last_hidden(network: nn.Module, inputs: Tensor) -> Tensor:
+    """The input (n, u) of the last linear layer that a forward pass calls."""
+    layers = [name for name, m in network.named_modules() if isinstance(m, nn.Linear)]
+    return calls(network, inputs, layers)[-1].inputs[0].flatten(1)

@@ -1,0 +1,32 @@
+"""All training samples at once, for measurements that are defined on the whole training set."""
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from callbacks.errors import MeasurementError
+from callbacks.probe import Batch
+from lit_fa.functional.criteria import mse
+
+
+def whole_training_set(trainer: L.Trainer, module: L.LightningModule) -> Batch:
+    """Inputs (n, ...) and targets (n,), in the order of the first epoch, on the device.
+
+    Raises:
+        MeasurementError: the module is federated.
+    """
+    if hasattr(module, "movements"):
+        raise MeasurementError("the clients of a federated run have no training set in common: use Classifier")
+    with isolate_rng(include_cuda=torch.cuda.is_available()), module.training_batches(whole=True) as epoch:
+        inputs, targets = zip(*((x, y) for x, y, *_ in epoch(0)), strict=True)
+    return torch.cat(inputs), torch.cat(targets)
+
+
+def check_squared_error(module: L.LightningModule, callback: str) -> None:
+    """Refuse another criterion than `mse`.
+
+    Raises:
+        MeasurementError: another criterion.
+    """
+    if module.learner.criterion is not mse:
+        raise MeasurementError(f"{callback} is defined for the squared error: set criterion: mse")
