@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from callbacks.curves import Recorder
+from callbacks.energy import EnergyMeter
 from callbacks.environment import cpu_seconds, hardware, peak_memory_mib, versions
 from callbacks.errors import MeasurementError
 from lit_fa.outputs import write_text
@@ -29,8 +30,10 @@ class RunRecord(Recorder):
     code; `sources`: a hash of the code that decides results; `outside`: for each class of the config that is not ours,
     its distribution and version or a hash of its source; `versions`, `hardware`; `wall_time_s`: of fit and test, over
     all resumed parts; `cpu_time_s`: processor time in the same span, of this process, its threads and data workers
-    (of several ranks, the first one's); `resumed_from`, if any: commits of earlier parts whose code was another;
-    `peak_memory_mib`; `started`, `finished`: UTC; `validation_is_test`;
+    (of several ranks, the first one's); `energy_j`: joules in the same span by processor packages (`cpu`) and graphics
+    card (`gpu`), of the whole machine, null where it cannot tell; `step_macs`: multiply-adds of a training step per
+    sample, null without `callbacks.TrainingCost`; `resumed_from`, if any: commits of earlier parts whose code was
+    another; `peak_memory_mib`; `started`, `finished`: UTC; `validation_is_test`;
     `executed_by`: of a federated run, what computed its clients; `partition`: of a federated run, samples of each
     client in each class; `selections`, if any: the layers that a rule chose by comparing clients, with every layer's
     score; `broken`: what measuring callbacks found to break their laws; `not_finite`, if any: keys of numbers that were
@@ -56,6 +59,7 @@ class RunRecord(Recorder):
         self.spent = self.spent_cpu = 0.0  # seconds, up to the last stop or checkpoint
         self.since: float | None = None
         self.since_cpu = 0.0
+        self.energy = EnergyMeter()
         self.started: str | None = None
         self.code: Code | None = None
         self.sources = ""
@@ -69,6 +73,7 @@ class RunRecord(Recorder):
         self.code, self.sources = our_code(), sources()
         self.started = self.started or _now()
         self.since, self.since_cpu = time.monotonic(), cpu_seconds()
+        self.energy.start()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write what training has given, after the other callbacks' last words."""
@@ -99,6 +104,7 @@ class RunRecord(Recorder):
         """Stop the clock."""
         super().teardown(trainer, pl_module, stage)
         self.spent, self.spent_cpu, self.since = self.wall_time(), self.cpu_time(), None
+        self.energy.stop()
 
     def wall_time(self) -> float:
         """Seconds spent in fit and test so far, earlier parts of a resumed run included."""
@@ -116,7 +122,7 @@ class RunRecord(Recorder):
 
     def state_dict(self) -> dict:
         """Curves, time spent, and when the run began."""
-        spent = {"spent": self.wall_time(), "spent_cpu": self.cpu_time()}
+        spent = {"spent": self.wall_time(), "spent_cpu": self.cpu_time(), "energy": self.energy.total()}
         code = {"commit": self.code.commit, "sources": self.sources} if self.code else {}
         return super().state_dict() | spent | {"started": self.started, "code": code, "earlier": self.earlier}
 
@@ -124,6 +130,7 @@ class RunRecord(Recorder):
         """Go on from the checkpoint."""
         super().load_state_dict(state)
         self.spent, self.started = state["spent"], state["started"]
+        self.energy.spent |= state.get("energy", {})
         self.spent_cpu, code = state.get("spent_cpu", 0.0), state.get("code") or {}
         self.earlier, self.metrics = state.get("earlier", []), dict(state.get("metrics", {}))
         if code.get("sources", sources()) != sources() and code["commit"] not in self.earlier:
@@ -155,6 +162,8 @@ class RunRecord(Recorder):
                 "hardware": hardware(),
                 "wall_time_s": round(self.wall_time(), 3),
                 "cpu_time_s": round(self.cpu_time(), 3),
+                "energy_j": self.energy.total(),
+                "step_macs": self.metrics.get("cost/step_macs"),
                 "peak_memory_mib": round(peak_memory_mib(module.device), 1),
                 "started": self.started,
                 "finished": _now(),

@@ -19,6 +19,7 @@ from lit_fa.jobs.pool import Job
 from lit_fa.jobs.progress import say
 from lit_fa.reports.rows import verdict_text
 from lit_fa.results.compare import Comparison, compare
+from lit_fa.results.cost import estimate
 from lit_fa.results.records import Collected, collect
 from lit_fa.results.verdict import Kind
 from lit_fa.spec.command import read_only
@@ -97,7 +98,8 @@ def _further(tables: Sequence[Table], arguments: argparse.Namespace, output: Con
     for table in tables:
         scale, tree = table.scale(SCALE), tree_of(table)
         where = output_paths(table, SCALE, tree, out=arguments.out, allow_dirty=arguments.allow_dirty)
-        rows = compare(_collected(table, arguments))
+        collected = _collected(table, arguments)
+        rows = compare(collected)
         wanted = seeds_wanted(rows, scale)
         seeds = sorted({seed for more in wanted.values() for seed in more})
         if not seeds:
@@ -106,6 +108,8 @@ def _further(tables: Sequence[Table], arguments: argparse.Namespace, output: Con
         runs = [run for run in runs if run.seed in wanted.get(run.cell.id, ())]
         found, _ = missing_jobs(table, runs, where, tree, arguments.logger)
         jobs += found
+        if found:
+            say(output, f"{table.name}: {len(found)} further runs: {estimate(collected, runs).text}")
         for row in rows:
             if row.kind is Kind.UNDECIDED:
                 say(output, f"{table.name}: {_label(row)}: undecided with {row.summary.n} seeds{_needed(row)}")

@@ -16,6 +16,7 @@ from lit_fa.jobs.progress import say
 from lit_fa.jobs.worker import Done, version_of
 from lit_fa.outputs import usable_folder, write_text
 from lit_fa.provenance import Code
+from lit_fa.results.cost import estimate
 from lit_fa.results.records import collect, further_runs, read_record
 from lit_fa.results.stale import of_other_code, stale_line
 from lit_fa.spec.command import read_only
@@ -57,7 +58,11 @@ def missing(table: Table, arguments: argparse.Namespace, output: Console) -> lis
     for problem in problems:
         say(output, f"skipped {problem}")
     say(output, f"{table.path} ({scale.name}): {len(runs) - len(jobs)} of {len(runs)} runs done, {len(jobs)} to run")
-    if not arguments.stale and (line := stale_line(collect(table, scale, where.results))):
+    collected = collect(table, scale, where.results)
+    if jobs and getattr(arguments, "dry_run", False):
+        ids = {job.record["id"] for job in jobs}
+        say(output, f"cost of these runs: {estimate(collected, [run for run in runs if run.id in ids]).text}")
+    if not arguments.stale and (line := stale_line(collected)):
         say(output, f"{line}; --stale runs them again")
     if arguments.out is None:
         check_inside(where.target, table, where.scratch)

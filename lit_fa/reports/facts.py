@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from lit_fa.results.compare import Comparison
+from lit_fa.results.cost import cost_of_rows
 from lit_fa.results.records import Collected
 from lit_fa.spec.table import Cell
 
@@ -23,7 +24,7 @@ def facts(collected: Collected) -> list[tuple[str, str]]:
         *(("diverged", line) for line in _divergences(collected)),
     ]
     if data:
-        pairs += [("wall time, all runs", wall_time(data)), *_cpu_time(data)]
+        pairs += [("wall time, all runs", wall_time(data)), *_cpu_time(data), *_cost(collected)]
         pairs += [("hardware", "; ".join(machines(data))), ("commits", ", ".join(commits(data)))]
     if dirty:
         pairs.append(("code", f"{dirty} of {len(data)} runs are from a tree with uncommitted changes"))
@@ -100,6 +101,13 @@ def _cpu_time(data: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     spent = [entry["cpu_time_s"] for entry in data if entry.get("cpu_time_s") is not None]
     runs = "all runs" if len(spent) == len(data) else f"the {len(spent)} runs that recorded it"
     return [(f"CPU time, {runs}", duration(sum(spent)))] if spent else []
+
+
+def _cost(collected: Collected) -> list[tuple[str, str]]:
+    """The median cost of a run in each row whose records have it."""
+    rows = cost_of_rows(collected)
+    texts = [f"{row} {duration(s)}" + (f" ({joules / 1000:.3g} kJ)" if joules else "") for row, s, joules in rows]
+    return [("CPU time of a run, median", "; ".join(texts))] if texts else []
 
 
 def _labels(noted: Sequence[Cell], cells: Sequence[Cell]) -> str:

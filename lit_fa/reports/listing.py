@@ -2,7 +2,9 @@
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table as ConsoleTable
@@ -12,7 +14,8 @@ from lit_fa.config.yaml_reader import load
 from lit_fa.errors import UserError
 from lit_fa.escaping import plain, shown
 from lit_fa.outputs import write_text
-from lit_fa.results.records import collect
+from lit_fa.results.cost import estimate
+from lit_fa.results.records import Collected, collect
 from lit_fa.results.stale import changes
 from lit_fa.spec.output_paths import output_paths, tree_of
 from lit_fa.spec.table import SCALES, Table, load_table
@@ -42,13 +45,16 @@ def print_list(path: Path, output: Console, json_file: Path | None = None) -> in
     for file in find_tables(path):
         try:
             table = load_table(file)
-            done = {name: _done(table, name) for name in table.scales}
+            collected = {name: _collected(table, name) for name in table.scales}
         except UserError as error:
             broken.append(plain(str(error)))
             continue
         paper = ", ".join(part for part in (table.paper.key, table.paper.table) if part)
-        counts = (_counts(done[name]) if name in done else "–" for name in SCALES)
-        view.add_row(shown(str(file)), shown(paper), str(len(table.cells)), *counts)
+        done = {name: _done(one) for name, one in collected.items()}
+        costs = {name: estimate(one, one.runs) for name, one in collected.items()}
+        cells = (f"{_counts(done[name])}\n{costs[name].text}" if name in done else "–" for name in SCALES)
+        view.add_row(shown(str(file)), shown(paper), str(len(table.cells)), *cells)
+        done = {name: counts | {"cost": asdict(costs[name])} for name, counts in done.items()}
         entries.append({"table": str(file), "paper": table.paper.key, "cells": len(table.cells), "scales": done})
     output.print(view)
     for line in broken:
@@ -58,15 +64,18 @@ def print_list(path: Path, output: Console, json_file: Path | None = None) -> in
     return 2 if broken else 0
 
 
-def _done(table: Table, name: str) -> dict[str, int]:
+def _collected(table: Table, name: str) -> Collected:
+    return collect(table, table.scales[name], output_paths(table, name, tree_of(table)).results)
+
+
+def _done(collected: Collected) -> dict[str, Any]:
     """Numbers of runs done and missing at a scale, in the folder of results."""
-    collected = collect(table, table.scales[name], output_paths(table, name, tree_of(table)).results)
     ended = len(collected.ended)
     further = {"diverged": ended - len(collected.all), "stale": sum(map(bool, changes(collected)))}
     return {"done": ended, "missing": len(collected.missing)} | {kind: n for kind, n in further.items() if n}
 
 
-def _counts(done: dict[str, int]) -> str:
+def _counts(done: dict[str, Any]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in done.items())
 
 

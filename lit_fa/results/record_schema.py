@@ -95,8 +95,9 @@ _FIELDS: dict[str, Check] = {
     **dict.fromkeys(("id", "commit", "sources", "started", "finished", "row", "column", "table", "paper"), _of(str)),
     **dict.fromkeys(("dirty", "validation_is_test"), _of(bool)),
     **dict.fromkeys(("wall_time_s", "cpu_time_s", "peak_memory_mib"), _amount),
+    "step_macs": lambda data: not isinstance(data, bool) and isinstance(data, int | float) and 0 <= data <= LARGEST,
     **dict.fromkeys(("broken", "resumed_from", "not_finite"), _lists),
-    **dict.fromkeys(("hardware", "diverged", "pretrained"), _of(dict)),
+    **dict.fromkeys(("hardware", "diverged", "pretrained", "energy_j"), _of(dict)),
     "config": lambda data: isinstance(data, dict | str),  # the path of a file is a config too
     **dict.fromkeys(("versions", "outside"), _names),
 }
@@ -106,5 +107,6 @@ _INSIDE: dict[str, dict[str, Check]] = {
         **dict.fromkeys(("cpu", "gpu"), _some(_of(str))),
     },
     "diverged": {"step": _some(_whole), **dict.fromkeys(("first", "error"), _some(_of(str)))},
+    "energy_j": dict.fromkeys(("cpu", "gpu"), _some(_amount)),
     "pretrained": {"commit": _some(_of(str))},
 }

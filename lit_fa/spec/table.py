@@ -17,6 +17,7 @@ from lit_fa.errors import UserError
 from lit_fa.escaping import plain
 from lit_fa.spec.accept import Accept, Control
 from lit_fa.spec.cell import Cell, CellEntry, Metric, Overrides, Published, cell
+from lit_fa.spec.cost import Cost
 from lit_fa.spec.figure import Figure, with_labels_of
 from lit_fa.spec.grid import Grid, cross
 from lit_fa.spec.validation import Entry, FileName, Filled, OneOf, choice, printable, read_yaml, validated
@@ -67,6 +68,7 @@ class ScaleEntry(Entry):
     seeds: Seeds | None = None
     set: Annotated[Overrides, AfterValidator(_trains)] = field(default_factory=dict)
     note: str = ""
+    cost: Cost | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Scale:
     seeds: tuple[int, ...]
     set: Overrides
     note: str = ""
+    cost: Cost | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ def load_table(path: Path | str) -> Table:
         base=printable(validated(dict[str, Any], read_yaml(base_path), str(base_path)), str(base_path)),
         base_path=base_path,
         metric=file.metric,
-        scales={name: Scale(name, s.seeds or file.seeds, s.set, s.note) for name, s in file.scales.items()},
+        scales={name: Scale(name, s.seeds or file.seeds, s.set, s.note, s.cost) for name, s in file.scales.items()},
         cells=cells,
         also=file.also,
         seeded=file.seeded,

@@ -1,0 +1,102 @@
+"""What runs cost: measured by the records of a table, or else declared by it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from lit_fa.results.records import Collected, Record
+from lit_fa.spec.expand import Run
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The cost of some runs of a table.
+
+    Attributes:
+        cpu_hours: processor time of all of them; None if it is not known.
+        gpu_hours: time on one graphics card.
+        memory_gib: of the run that needs most.
+        download_gib: as declared.
+        device: cpu or gpu; "" if it is not known.
+        source: `24 records`, or `declared`.
+    """
+
+    cpu_hours: float | None = None
+    gpu_hours: float | None = None
+    memory_gib: float | None = None
+    download_gib: float | None = None
+    device: str = ""
+    source: str = ""
+
+    @property
+    def text(self) -> str:
+        """`1.2 CPU hours, 1.5 GiB (24 records)`."""
+        hours = (("CPU", self.cpu_hours), ("GPU", self.gpu_hours))
+        parts = [f"{_hours(value)} {name}" for name, value in hours if value is not None]
+        parts += [f"{self.memory_gib:.1f} GiB of memory"] if self.memory_gib is not None else []
+        parts += [f"{self.download_gib:.2g} GiB to download"] if self.download_gib else []
+        parts += ["needs a GPU"] if self.device == "gpu" else []
+        return f"{', '.join(parts)} ({self.source})" if parts else "unknown cost"
+
+
+def estimate(collected: Collected, runs: Sequence[Run]) -> Estimate:
+    """The cost of `runs` of the scale that was collected.
+
+    A run takes the median time of its cell's records, or of all records for a cell without one. Records from before
+    CPU time was measured give wall time. Without records the declared cost is shared out by the number of runs.
+    """
+    declared, records = collected.scale.cost, collected.ended
+    download = declared.download_gib if declared else None
+    if records:
+        seconds, on_gpu = [_seconds(collected, run) for run in runs], bool(_gpu(records[0]))
+        hours, memory = sum(seconds) / 3600, max(_memory(record) for record in records)
+        times = (None, hours) if on_gpu else (hours, None)
+        return Estimate(*times, memory or None, download, "gpu" if on_gpu else "cpu", f"{len(records)} records")
+    if declared is None:
+        return Estimate()
+    share = len(runs) / max(len(collected.runs), 1)
+    hours_declared = (None if h is None else h * share for h in (declared.cpu_hours, declared.gpu_hours))
+    return Estimate(*hours_declared, declared.memory_gib, download, declared.device, "declared")
+
+
+def seconds_of(record: Record) -> float | None:
+    """Processor seconds of a run on a processor, wall seconds of one on a card; wall seconds where that is all."""
+    data = record.data
+    if not _gpu(record) and data.get("cpu_time_s") is not None:
+        return float(data["cpu_time_s"])
+    return float(data["wall_time_s"]) if data.get("wall_time_s") is not None else None
+
+
+def cost_of_rows(collected: Collected) -> list[tuple[str, float, float | None]]:
+    """For each row the median CPU seconds and, where measured, the median joules of its runs."""
+    found = []
+    for row in dict.fromkeys(cell.row for cell in collected.cells):
+        records = [r for cell in collected.cells if cell.row == row for r in collected.of(cell)]
+        seconds = [r.data["cpu_time_s"] for r in records if r.data.get("cpu_time_s") is not None]
+        joules = [sum(e.values()) for r in records if (e := _energy(r))]
+        if seconds:
+            found.append((row, median(seconds), median(joules) if joules else None))
+    return found
+
+
+def _energy(record: Record) -> dict[str, float]:
+    return {name: joules for name, joules in (record.data.get("energy_j") or {}).items() if joules is not None}
+
+
+def _seconds(collected: Collected, run: Run) -> float:
+    own = [
+        seconds for record in (*collected.of(run.cell), *collected.lost(run.cell)) if (seconds := seconds_of(record))
+    ]
+    return median(own or [seconds for record in collected.ended if (seconds := seconds_of(record))] or [0.0])
+
+
+def _gpu(record: Record) -> str | None:
+    return (record.data.get("hardware") or {}).get("gpu")
+
+
+def _memory(record: Record) -> float:
+    return (record.data.get("peak_memory_mib") or 0.0) / 1024
+
+
+def _hours(value: float) -> str:
+    return f"{value * 60:.0f} minutes of" if value < 1 else f"{value:.1f} hours of"
