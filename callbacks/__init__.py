@@ -5,6 +5,7 @@ from callbacks.conservation import ConservationPotential
 from callbacks.curves import Curves, Recorder, publish
 from callbacks.deployed_cost import DeployedCost
 from callbacks.dominance import AlignmentDominance
+from callbacks.drift_bound import ClientDriftBound
 from callbacks.error_bound import ErrorBound
 from callbacks.errors import MeasurementError
 from callbacks.factor_spectrum import FactorSpectrum
@@ -27,6 +28,7 @@ from callbacks.weight_alignment import WeightAlignment
 __all__ = [
     "AlignmentDominance",
     "ClientDrift",
+    "ClientDriftBound",
     "ConservationPotential",
     "Curves",
     "DeployedCost",

@@ -9,8 +9,17 @@ $\quad H = \mathrm{mean}_{i<j} \sum_k \|(M_i^{(k)} - M_j^{(k)})^\top \delta_i^{(
 The sum is over all local steps k of client i; if client j has taken fewer, the matrix of its last step is used. H is
 zero if all clients share B. Both are ours: the definition of FLFA's H (2512.12762) could not be read.
 
+`drift_bounds` bounds D: if every entry of a layer's input lies in [-1, 1], every error at the outputs is that of a
+softmax, and every error is carried back by the round's weights, then each local step moves the layer by at most
+$\eta\,\sqrt{n_l}\,E_l$ with $E_L = \sqrt 2$ and $E_l = \|W^r_{l+1}\|_2 E_{l+1}$. Two clients with s and t steps are at
+most $\eta (s + t) \sqrt{n_l}\,E_l$ apart. (FLFA's own bound has inputs and errors that are bounded; its constants
+could not be read.)
+
 Letters: m clients, d entries of a weight.
 """
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +43,34 @@ def mean_pairwise_cosine(total: Tensor, squares: float | Tensor, clients: int) -
 def mean_pairwise_distance(updates: Tensor) -> Tensor:
     """D: the mean over pairs of ||a_i - a_j||, for the rows of (m, d), m >= 2."""
     return torch.pdist(updates.flatten(1)).mean()
+
+
+class DriftBound(NamedTuple):
+    """What the bound assumes of one layer, and what follows.
+
+    Attributes:
+        inputs: largest norm of a sample's input, sqrt(n_l).
+        errors: largest norm of a sample's error at the layer's output, E_l.
+        step: their product, the longest step at rate 1.
+    """
+
+    inputs: float
+    errors: float
+    step: float
+
+
+def drift_bounds(weights: Sequence[Tensor]) -> list[DriftBound]:
+    """The bound of each layer, from the round's weights (o, i) of all layers, the first layer first.
+
+    >>> [tuple(round(v, 3) for v in bound) for bound in drift_bounds([torch.eye(4), 2 * torch.eye(4)])]
+    [(2.0, 2.828, 5.657), (2.0, 1.414, 2.828)]
+    """
+    errors, bounds = 2**0.5, []
+    for weight in reversed(weights):
+        inputs = weight.shape[1] ** 0.5
+        bounds.append(DriftBound(inputs, errors, inputs * errors))
+        errors *= torch.linalg.matrix_norm(weight.double(), ord=2).item()
+    return bounds[::-1]
 
 
 def clipped_sum(gradients: Tensor, clip: float) -> Tensor:

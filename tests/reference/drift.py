@@ -44,3 +44,22 @@ def clipped_sum(rows: Array, clip: float) -> Array:
         length = np.sqrt(row @ row)
         total += row if length <= clip else row * clip / length
     return total
+
+
+def bounds(weights: list[Array]) -> list[tuple[float, float]]:
+    """(largest input, largest error) of each layer, the first first: entries in [-1, 1], a softmax' error, then W^T."""
+    found, error = [], np.sqrt(2)
+    for W in weights[::-1]:
+        found.append((np.sqrt(W.shape[1]), error))
+        error = error * np.linalg.svd(W)[1][0]
+    return found[::-1]
+
+
+def largest_ratio(moved: list[Array], steps: list[int], lr: float, inputs: float, errors: float) -> float:
+    """The largest ||Delta_i - Delta_j|| over lr (s_i + s_j) inputs errors."""
+    found = []
+    for i in range(len(moved)):
+        for j in range(i + 1, len(moved)):
+            apart = np.sqrt(((moved[i] - moved[j]) ** 2).sum())
+            found.append(apart / (lr * (steps[i] + steps[j]) * inputs * errors))
+    return max(found)

@@ -1,0 +1,151 @@
+"""A bound on the drift of clients from bounded inputs and errors, compared with the drift and with its assumptions."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from callbacks.curves import publish
+from callbacks.errors import MeasurementError
+from lit_fa.functional.criteria import cross_entropy
+from lit_fa.functional.drift import DriftBound, drift_bounds
+
+
+@dataclass
+class Extremes:
+    """Of one client's local steps: layer to the largest norm of a sample's input, and of its error; layers in order."""
+
+    inputs: dict[str, float] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+
+    def merge(self, other: "Extremes") -> None:
+        """Take the larger of each."""
+        for mine, theirs in ((self.inputs, other.inputs), (self.errors, other.errors)):
+            for name, value in theirs.items():
+                mine[name] = max(value, mine.get(name, 0.0))
+
+
+class ClientDriftBound(L.Callback):
+    r"""Logs, for a network of linear layers, the bound of `functional.drift.drift_bounds`:
+
+    * `drift_bound/ratio/<layer>`: the largest distance between the updates of two clients, divided by the bound;
+      `drift_bound/ratio`: the largest of any layer. Above 1 the bound does not hold;
+    * `drift_bound/inputs`, `drift_bound/errors`: the largest norm of an input, or of an error, of any sample, layer and
+      local step, divided by what the bound assumes. Above 1 the assumption is violated.
+
+    Before a measured round its clients are trained once more, one after another. This costs the time of a round and
+    changes no result.
+
+    Args:
+        every_n_rounds: rounds between two measurements, from round zero on.
+
+    Raises:
+        MeasurementError: a number below one; a run that is not federated, or whose rounds have one client; another
+            criterion than `cross_entropy`, algorithm than FedAvg or local optimiser than plain SGD; layers with a
+            weight that are not linear.
+    """
+
+    def __init__(self, every_n_rounds: int = 10):
+        """See the class."""
+        if every_n_rounds < 1:
+            raise MeasurementError(f"every_n_rounds is at least 1, not {every_n_rounds}")
+        self.every_n_rounds = every_n_rounds
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse a run that the bound is not of."""
+        if not hasattr(pl_module, "movements"):
+            raise MeasurementError("ClientDriftBound measures federated training: use FederatedClassifier")
+        local = pl_module.local
+        sgd = local.optimizer.plain and not local.optimizer.weight_decay
+        if type(local.algorithm).__name__ != "FedAvg" or not sgd:
+            raise MeasurementError("ClientDriftBound is of FedAvg with LocalSGD, without momentum and weight decay")
+        if pl_module.learner.criterion is not cross_entropy:
+            raise MeasurementError("ClientDriftBound assumes the errors of criterion: cross_entropy")
+        if any(p.ndim > 1 for p in others(pl_module.network)):
+            raise MeasurementError("ClientDriftBound is of networks whose weights are all in linear layers")
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch, batch_idx: int) -> None:
+        """Measure the round that is about to begin."""
+        if batch.number % self.every_n_rounds == 0:
+            publish(trainer, pl_module, self.measure(pl_module, batch), monitored=False)
+
+    def measure(self, module: L.LightningModule, batch) -> dict[str, float]:
+        """The logged values of a round, by key."""
+        if len(batch.clients) < 2:
+            raise MeasurementError("drift is between clients, and this round has one: set clients_per_round: 2")
+        layers = {name: m for name, m in module.network.named_modules() if isinstance(m, nn.Linear)}
+        start = {name: layer.weight.detach().clone() for name, layer in layers.items()}
+        extremes, updates, movements = Extremes(), [], module.movements(batch)
+        for _ in batch.clients:
+            with watched(layers) as seen:
+                _, update = next(movements)
+            extremes.merge(seen)
+            own = module.learner.split(update).network
+            updates.append({name: own[f"{name}.weight"] for name in layers})
+        rate = module.round_task(batch).lr
+        ordered = [start[name] for name in extremes.inputs]
+        bounds = dict(zip(extremes.inputs, drift_bounds(ordered), strict=True))
+        return compared(bounds, extremes, updates, batch.steps, rate)
+
+
+def compared(
+    bounds: dict[str, DriftBound],
+    extremes: Extremes,
+    updates: list[dict[str, Tensor]],
+    steps: Sequence[int],
+    rate: float,
+) -> dict[str, float]:
+    """The logged values.
+
+    Args:
+        bounds: layer to its bound for one step at rate 1, from the first layer to the last.
+        extremes: of all clients.
+        updates: for each client, layer to the change of its weight.
+        steps: local steps of each client.
+        rate: of the local steps.
+    """
+    values = {}
+    for name, bound in bounds.items():
+        pairs = combinations(zip(updates, steps, strict=True), 2)
+        ratios = [
+            torch.linalg.norm((one[name] - other[name]).double()).item() / (rate * (k + m) * bound.step)
+            for (one, k), (other, m) in pairs
+        ]
+        values[f"drift_bound/ratio/{name}"] = max(ratios)
+    values["drift_bound/ratio"] = max(values.values())
+    values["drift_bound/inputs"] = max(extremes.inputs[name] / bound.inputs for name, bound in bounds.items())
+    values["drift_bound/errors"] = max(extremes.errors[name] / bound.errors for name, bound in bounds.items())
+    return values
+
+
+@contextmanager
+def watched(layers: dict[str, nn.Module]) -> Iterator[Extremes]:
+    """Within the block, record the largest input and error of each layer."""
+    seen = Extremes()
+
+    def largest(kept: dict[str, float], name: str, rows: Tensor, factor: float) -> None:
+        kept[name] = max(factor * torch.linalg.norm(rows.detach(), dim=-1).max().item(), kept.get(name, 0.0))
+
+    def record(name: str, x: Tensor, out: Tensor) -> None:
+        if out.requires_grad:
+            largest(seen.inputs, name, x, 1.0)  # the criterion divides an error by the batch's samples
+            out.register_hook(lambda error: largest(seen.errors, name, error, float(len(error))))
+
+    hooks = [
+        layer.register_forward_hook(lambda _, args, out, n=n: record(n, args[0], out)) for n, layer in layers.items()
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def others(network: nn.Module) -> list[nn.Parameter]:
+    """The parameters that belong to no linear layer."""
+    own = {id(p) for m in network.modules() if isinstance(m, nn.Linear) for p in m.parameters()}
+    return [p for p in network.parameters() if id(p) not in own]
