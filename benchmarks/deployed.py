@@ -18,10 +18,10 @@ from rich.table import Table
 
 from lit_fa.deployment.measure import compared, dense_twin
 from lit_fa.deployment.simplify import simplified
-from lit_fa.modules.learner import Learner
 from lit_fa.networks import create_network
 from lit_fa.outputs import writable_file, write_text
 from lit_fa.rules import SVDBackprop
+from lit_fa.rules.learner import Learner
 
 
 def row_of(name: str, rank: float, batch: int, by: str, rounds: int) -> dict:

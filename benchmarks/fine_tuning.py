@@ -22,10 +22,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step import measure, peak_bytes
-from lit_fa.modules.learner import Learner
 from lit_fa.networks import Adapters, create_network
 from lit_fa.outputs import writable_file, write_text
 from lit_fa.rules import Backprop, DirectFeedbackAlignment, LearningRule
+from lit_fa.rules.learner import Learner
 
 LORA = {"peft_type": "LORA", "r": 8, "target_modules": ["qkv", "attn.proj", "fc1", "fc2"]}
 

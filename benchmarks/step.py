@@ -31,7 +31,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.networks import BATCH, NETWORKS, arithmetic_limit
-from lit_fa.modules.learner import Learner
 from lit_fa.outputs import writable_file, write_text
 from lit_fa.rules import (
     FLFA,
@@ -45,6 +44,7 @@ from lit_fa.rules import (
     SVDBackprop,
     SVDSpaceAlignment,
 )
+from lit_fa.rules.learner import Learner
 
 RULES: dict[str, Callable] = {
     "bp": Backprop,

@@ -12,17 +12,21 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.loops.fetchers import _DataFetcher as DataFetcher
-from lightning.pytorch.loops.fit_loop import _FitLoop as PlainFitLoop
+from lightning.pytorch.loops.fetchers import _DataFetcher
+from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.loop import _Loop
-from lightning.pytorch.loops.progress import _Progress as Progress
-from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop as PlainEpochLoop
+from lightning.pytorch.loops.progress import _Progress
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 from lightning.pytorch.strategies.strategy import Strategy
 
 # The classes that `lit_fa.modules.restart` extends or names; Lightning has made its loops private.
+PlainFitLoop = _FitLoop
+PlainEpochLoop = _TrainingEpochLoop
+DataFetcher = _DataFetcher
+Progress = _Progress
 LOOPS = (PlainFitLoop, PlainEpochLoop, DataFetcher, Progress)
 
 # ---- the trainer of a module, and its data
@@ -44,6 +48,11 @@ def training_loader(trainer: L.Trainer) -> Any:
 def callbacks_of(trainer: L.Trainer) -> list[L.Callback]:
     """The trainer's own list of callbacks. It is public, but Lightning does not declare its type."""
     return trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's callback connector
+
+
+def setting(trainer: L.Trainer, name: str) -> Any:
+    """A public attribute of the trainer. Its connectors set many (`datamodule`, ...) whose types are not declared."""
+    return getattr(trainer, name)
 
 
 # ---- progress within an epoch

@@ -416,3 +416,8 @@ def test_forget_wandb_run(tmp_path):
     assert logger.version == "of the run"
     privates.forget_wandb_run(logger)
     assert logger.version == "a"
+
+
+def test_setting():
+    trainer = L.Trainer(log_every_n_steps=7, **QUIET)
+    assert (privates.setting(trainer, "log_every_n_steps"), privates.setting(trainer, "datamodule")) == (7, None)

@@ -8,14 +8,15 @@ Legend: k clients of a batch.
 
 import math
 from abc import ABC, abstractmethod
-from functools import partial
+from functools import partial, reduce
 
 import torch
 from torch import Tensor, vmap
 
 from lit_fa.federated.client_step import Gradient, TrainingClient, client_step
-from lit_fa.federated.round_task import Learner, LocalTraining, RoundResult, RoundTask, changing_buffers
+from lit_fa.federated.round_task import LocalTraining, RoundResult, RoundTask, changing_buffers
 from lit_fa.rules.base import Tensors
+from lit_fa.rules.learner import Learner
 
 CACHE = 10 << 20  # bytes of parameters of a client batch on a CPU: larger ones leave its cache between two steps
 
@@ -81,11 +82,12 @@ class ClientBatchExecutor(ABC):
         result, changing = RoundResult(), changing_buffers(learner)
         for indices in self.batches(task):
             clients = ClientBatch(local, task.take(indices), changing)
-            gradient, totals = self.gradient(learner, local, clients), 0
+            gradient = self.gradient(learner, local, clients)
+            totals = []
             for step in range(clients.steps[0]):
                 clients.advance(step)
-                totals = totals + client_step(learner, local, clients.task, clients, step, gradient, self.each)
-            result.add(clients.result(local, totals))
+                totals.append(client_step(learner, local, clients.task, clients, step, gradient, self.each))
+            result.add(clients.result(local, reduce(torch.add, totals)))
         return result
 
     def batches(self, task: RoundTask) -> list[list[int]]:

@@ -9,6 +9,7 @@ whose tensors have a leading dimension (k, ...); `each` then maps the functions 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +17,9 @@ from torch.func import functional_call
 
 from lit_fa.federated.features import Features
 from lit_fa.federated.local_optimizers import State
-from lit_fa.federated.round_task import Learner, LocalTraining, RoundTask
+from lit_fa.federated.round_task import LocalTraining, RoundTask
 from lit_fa.rules.base import Batch, Does, Surrogate, Tensors
+from lit_fa.rules.learner import Learner
 
 
 @dataclass
@@ -41,6 +43,8 @@ class TrainingClient:
 
 # (client, step) to gradients by name and the sums of `counted`
 Gradient = Callable[[TrainingClient, int], tuple[Tensors, Tensor]]
+# a function of one client to one of several clients
+Each = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 @torch.no_grad()
@@ -51,7 +55,7 @@ def client_step(
     client: TrainingClient,
     step: int,
     gradient: Gradient,
-    each: Callable[[Callable], Callable] = lambda function: function,
+    each: Each = lambda function: function,
 ) -> Tensor:
     """Take one local step in place.
 
@@ -107,8 +111,9 @@ def local_surrogate(
     with local.features.recorded() as own:
         surrogate = evaluate(batch)
     models = (task.params, previous) if previous else ()
-    others = [represented(learner, local.features, batch, params, task.buffers) for params in models] or [None, None]
-    penalty = local.algorithm.penalty(own[0], *others)
+    others = [represented(learner, local.features, batch, params, task.buffers) for params in models]
+    of_server, of_previous = others if others else (None, None)
+    penalty = local.algorithm.penalty(own[0], of_server, of_previous)
     return surrogate._replace(value=surrogate.value + penalty)
 
 

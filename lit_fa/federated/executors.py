@@ -4,13 +4,15 @@ import logging
 import statistics
 import time
 from dataclasses import replace
+from typing import Any
 
 from lit_fa.errors import UserError, nearest
 from lit_fa.federated._dense_chain import StackedExecutor
 from lit_fa.federated.client_batch import ClientBatchExecutor
-from lit_fa.federated.round_task import Learner, LocalTraining, RoundTask
+from lit_fa.federated.round_task import LocalTraining, RoundTask
 from lit_fa.federated.sequential import SequentialExecutor
 from lit_fa.federated.vmapped import VmapExecutor
+from lit_fa.rules.learner import Learner
 
 log = logging.getLogger(__name__)
 EXECUTORS = ("sequential", "vmap", "stacked", "auto")
@@ -39,7 +41,9 @@ def checked(executor: Executor, learner: Learner, local: LocalTraining) -> Execu
     return executor
 
 
-def fastest(learner: Learner, local: LocalTraining, task: RoundTask, lanes: int | None) -> tuple[Executor, dict]:
+def fastest(
+    learner: Learner, local: LocalTraining, task: RoundTask, lanes: int | None
+) -> tuple[Executor, dict[str, Any]]:
     """Time the first steps of a task with every executor that can train the learner, in turns.
 
     Returns:

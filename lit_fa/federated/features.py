@@ -1,12 +1,13 @@
-"""The penultimate representation, which MOON and FedDecorr look at, in any network under any rule.
+"""The penultimate representation, which MOON and FedDecorr use, in any network with any rule.
 
-It is read where the rule leaves it a path: at the input of the last weight layer, or, where a rule cuts the network
-into blocks, at the output of the last block, before the cut. So a penalty on it trains what the rule lets it reach: all
-layers under backprop, by way of the feedback under feedback alignment, the last block alone under a rule with cuts.
+It is the input of the last weight layer. If the rule has block boundaries, it is the output of the last block, before
+the stop-gradient. So a penalty on it trains all layers with backprop, all layers through the feedback with feedback
+alignment, and only the last block with a rule that has block boundaries.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,29 +20,29 @@ class Features:
     """Records the representation while a network runs."""
 
     def __init__(self, network: nn.Module, example: Tensor, taps: list[str]):
-        """Find the place and hook it. taps: names of the blocks behind which the rule cuts, if it does."""
-        self.found: list[Tensor] | None = None
+        """Hook the module. taps: names of the blocks of the rule, or empty."""
+        self.representations: list[Tensor] | None = None
         modules = dict(network.named_modules())
         if taps:
             self.place = taps[-1]
-            modules[self.place].register_forward_hook(lambda _m, _a, out: self._meet(out), prepend=True)
+            modules[self.place].register_forward_hook(lambda _m, _a, out: self._record(out), prepend=True)
         else:
             self.place = _last_weight_layer(network, example)
-            modules[self.place].register_forward_pre_hook(lambda _m, args: self._meet(args[0]))
+            modules[self.place].register_forward_pre_hook(lambda _m, args: self._record(args[0]))
 
     @contextmanager
     def recorded(self) -> Iterator[list[Tensor]]:
-        """Within, every representation (b, d) that the network makes is appended to the list."""
-        self.found, found = [], []
+        """Within, every representation (b, d) is appended to the list."""
+        recorded: list[Tensor] = []
+        self.representations = recorded
         try:
-            yield found
+            yield recorded
         finally:
-            found.extend(self.found)
-            self.found = None
+            self.representations = None
 
-    def _meet(self, output: object) -> None:
-        if self.found is not None:
-            self.found.append(pooled(output[0] if isinstance(output, tuple) else output))
+    def _record(self, output: Any) -> None:
+        if self.representations is not None:
+            self.representations.append(pooled(output[0] if isinstance(output, tuple) else output))
 
 
 def pooled(output: Tensor) -> Tensor:
@@ -55,5 +56,5 @@ def _last_weight_layer(network: nn.Module, example: Tensor) -> str:
     layers = [name for name, m in network.named_modules() if isinstance(m, WEIGHT_LAYERS)]
     called = [call.name for call in calls(network, example, layers)]
     if not called:
-        raise UserError("the algorithm compares representations, and the network has no linear or conv layer to find")
+        raise UserError("the algorithm compares representations, and the network has no linear or conv layer")
     return called[-1]

@@ -6,20 +6,21 @@ and BatchNorm in training mode. What is handed back are sums over clients, so th
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from lit_fa.errors import UserError
-from lit_fa.federated.round_task import Learner, Round, client_seed
+from lit_fa.federated.round_task import Round, client_seed
 from lit_fa.functional.drift import clipped_sum, length_without_noise, mean_pairwise_cosine
 from lit_fa.functional.feedback import named_generator
-from lit_fa.layers.feedback import true_gradient
+from lit_fa.layers.feedback import true_gradient, weight_of
 from lit_fa.layers.observing import observing
 from lit_fa.rules.base import Batch, Halves, Tensors
 from lit_fa.rules.comparing import PrivateComparison
+from lit_fa.rules.learner import Learner
 
 CHUNK = 32  # images whose gradients are held at once
 
@@ -71,14 +72,14 @@ def directions(
 ) -> Directions:
     """Of these layers of the learner's network, for the clients of a round in which each sees all of its data."""
     check_comparable(learner, private)
-    found = Directions({}, {}, 0)
+    sums = Directions({}, {}, 0)
     devices = sorted({p.device.index for p in learner.parameters() if p.device.type == "cuda"})
     with observing(learner), true_gradient(learner.network), torch.random.fork_rng(devices):
         learner.train()
         for lane, client in enumerate(round.clients):
             torch.manual_seed(client_seed(seed, round.number, client))
-            found.add(_of_client(learner, round, lane, names, private))
-    return found
+            sums.add(_of_client(learner, round, lane, names, private))
+    return sums
 
 
 def _of_client(
@@ -101,7 +102,7 @@ def _of_client(
 
 def _gradient(learner: Learner, batch: Batch, names: Sequence[str]) -> list[Tensor]:
     """Summed over the batch's rows, flat, in float64: the mean over steps of unequal size is theirs."""
-    weights = [learner.network.get_submodule(name).weight for name in names]
+    weights = [weight_of(learner.network.get_submodule(name)) for name in names]
     with torch.enable_grad():
         grads = torch.autograd.grad(learner(batch).value, weights)
     return [g.detach().flatten().double() * len(batch[1]) for g in grads]
@@ -109,17 +110,17 @@ def _gradient(learner: Learner, batch: Batch, names: Sequence[str]) -> list[Tens
 
 def _clipped(learner: Learner, batch: Batch, names: Sequence[str], clip: float) -> list[Tensor]:
     """The same, each row's gradient over all layers at most `clip` long."""
-    weights = {f"{name}.weight": learner.network.get_submodule(name).weight.detach() for name in names}
-    weights = learner.join(Halves(weights, {}))
+    own = {f"{name}.weight": weight_of(learner.network.get_submodule(name)).detach() for name in names}
+    weights = learner.join(Halves(own, {}))
 
     def loss(weights: Tensors, x: Tensor, y: Tensor) -> Tensor:
         return functional_call(learner, weights, ((x.unsqueeze(0), y.unsqueeze(0)),)).value
 
-    total: Tensor | float = 0.0
+    sums: list[Tensor] = []
     for x, y in zip(batch[0].split(CHUNK), batch[1].split(CHUNK), strict=True):
         rows = vmap(grad(loss), (None, 0, 0), randomness="different")(weights, x, y)
-        total = total + clipped_sum(torch.cat([g.flatten(1) for g in rows.values()], 1), clip).double()
-    return [*total.split([w.numel() for w in weights.values()])]
+        sums.append(clipped_sum(torch.cat([g.flatten(1) for g in rows.values()], 1), clip).double())
+    return [*reduce(torch.add, sums).split([w.numel() for w in weights.values()])]
 
 
 def _mixing(learner: Learner) -> str:

@@ -45,7 +45,7 @@ class LocalSGD(LocalOptimizer):
     weight_decay: float = 0.0
     nesterov: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Refuse what would not train."""
         _check_rate(self.lr, self.weight_decay)
         if not 0 <= self.momentum < 1:
@@ -71,7 +71,7 @@ class LocalSGD(LocalOptimizer):
             velocity = [state["momentum"][n] for n in grads]
             torch._foreach_mul_(velocity, self.momentum)
             torch._foreach_add_(velocity, by)
-            by = torch._foreach_add(by, velocity, alpha=self.momentum) if self.nesterov else velocity
+            by = [*torch._foreach_add(by, velocity, alpha=self.momentum)] if self.nesterov else velocity
         torch._foreach_add_(moved, by, alpha=-lr)
 
 
@@ -84,7 +84,7 @@ class LocalAdam(LocalOptimizer):
     eps: float = 1e-8
     weight_decay: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Refuse what would not train."""
         _check_rate(self.lr, self.weight_decay)
         if not all(0 <= beta < 1 for beta in self.betas):
@@ -129,7 +129,7 @@ class LocalSchedule:
     milestones: list[int] = field(default_factory=list)
     floor: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Refuse an unknown kind and factors that do not shrink."""
         check_literals(type(self), vars(self))
         if not 0 < self.gamma <= 1:

@@ -6,23 +6,22 @@ Legend: k clients of the task. `index` is a client's place in the task, its id i
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lit_fa.federated.algorithms import FederatedAlgorithm
 from lit_fa.federated.features import Features
 from lit_fa.federated.local_optimizers import LocalOptimizer
 from lit_fa.rules.base import Batch, Progress, Tensors
-
-Learner = nn.Module  # a `lit_fa.modules.learner.Learner`, which may not be imported here
+from lit_fa.rules.learner import Learner
 
 _STRIDE = 2**20  # more local steps than any round has
 
 
 class Round(Protocol):
-    """Which clients train in a round, and on what: one batch of a federated loader.
+    """The clients of a round and their data, a frozen dataclass: one batch of a federated loader.
 
     Attributes:
         number: of the round, from 0 on.
@@ -31,15 +30,18 @@ class Round(Protocol):
         sizes: samples of each client.
         steps: local steps of each client.
         rows: (k, longest) on the CPU: samples in each step, 0 after a client's last step.
+        places: (k, longest, ...) on the CPU: the samples of each step.
         dtype: of the inputs that `batch` and `stacked` return.
     """
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
     number: int
     clients: tuple[int, ...]
     population: int
     sizes: tuple[int, ...]
     steps: tuple[int, ...]
     rows: Tensor
+    places: Tensor
     dtype: torch.dtype | None
 
     def take(self, lanes: Sequence[int]) -> "Round":

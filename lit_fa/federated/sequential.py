@@ -1,11 +1,12 @@
 """One client after another on the learner itself: any network, any rule; the reference for the other executors."""
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 
 from lit_fa.federated.client_step import Gradient, TrainingClient, client_step, counted, local_surrogate
 from lit_fa.federated.round_task import (
-    Learner,
     LocalTraining,
     RoundResult,
     RoundTask,
@@ -14,6 +15,7 @@ from lit_fa.federated.round_task import (
     trainable,
 )
 from lit_fa.rules.base import Tensors
+from lit_fa.rules.learner import Learner
 
 
 class SequentialExecutor:
@@ -43,12 +45,12 @@ class SequentialExecutor:
                 client.state = task.states[index]
                 with torch.random.fork_rng(cuda):
                     torch.manual_seed(client_seed(local.seed, task.round.number, id))
-                    gradient, totals = backward_gradient(learner, local, task, index), 0
-                    for step in range(task.round.steps[index]):
-                        totals = totals + client_step(learner, local, task, client, step, gradient)
-                tensors = (_as_stack(t) for t in (client.params, client.buffers, client.state))
-                steps = task.round.steps[index]
-                result.add(task.take([index]).result(local.algorithm, *tensors, steps, totals))
+                    gradient = backward_gradient(learner, local, task, index)
+                    steps = task.round.steps[index]
+                    totals = [client_step(learner, local, task, client, step, gradient) for step in range(steps)]
+                params, changed, state = (_as_stack(t) for t in (client.params, client.buffers, client.state))
+                alone, total = task.take([index]), reduce(torch.add, totals)
+                result.add(alone.result(local.algorithm, params, changed, state, steps, total))
         finally:
             _load(task, client)
             _clear(learner)

@@ -11,6 +11,7 @@ first round, where torch takes v = g.
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,14 +30,16 @@ class FedAdam(Optimizer):
         tau: degree of adaptivity.
     """
 
-    def __init__(self, params: Iterable, lr: float = 0.01, betas: tuple[float, float] = (0.9, 0.99), tau: float = 1e-3):
+    def __init__(
+        self, params: Iterable[Any], lr: float = 0.01, betas: tuple[float, float] = (0.9, 0.99), tau: float = 1e-3
+    ):
         """Nothing is allocated before the first step."""
         if not (lr > 0 and tau > 0 and all(0 <= beta < 1 for beta in betas)):
             raise UserError(f"{type(self).__name__}: lr={lr} and tau={tau} are above 0, betas={tuple(betas)} in [0, 1)")
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "tau": tau})
 
     @torch.no_grad()
-    def step(self, closure: Callable | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # as torch's own optimisers
         """One round."""
         loss = None
         if closure is not None:
@@ -52,7 +55,8 @@ class FedAdam(Optimizer):
         """Renew v in place. square: g^2."""
         v.lerp_(square, 1 - beta)
 
-    def _step(self, p: Tensor, group: dict) -> None:
+    def _step(self, p: Tensor, group: dict[str, Any]) -> None:
+        assert p.grad is not None
         state = self.state[p]
         if not state:
             state["m"], state["v"] = torch.zeros_like(p), torch.full_like(p, group["tau"] ** 2)

@@ -1,13 +1,19 @@
 """Several clients at once through `torch.vmap`: any rule on any network that vmap can map."""
 
+from collections.abc import Callable
+from functools import reduce
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from lit_fa.federated.client_batch import ClientBatch, ClientBatchExecutor
-from lit_fa.federated.client_step import Gradient, counted, local_surrogate
-from lit_fa.federated.round_task import Learner, LocalTraining
-from lit_fa.rules.base import Batch, Tensors
+from lit_fa.federated.client_step import Gradient, TrainingClient, counted, local_surrogate
+from lit_fa.federated.round_task import LocalTraining
+from lit_fa.rules.base import Batch, Surrogate, Tensors
+from lit_fa.rules.learner import Learner
+
+MappedGradient = Callable[[Tensors, Tensors, Batch, Tensors], tuple[Tensors, Tensor]]
 
 
 class VmapExecutor(ClientBatchExecutor):
@@ -33,37 +39,37 @@ class VmapExecutor(ClientBatchExecutor):
         """Autograd's, mapped over clients."""
         task, mapped = clients.task, mapped_gradient(learner, local, clients)
 
-        def gradient(clients: ClientBatch, step: int) -> tuple[Tensors, Tensor]:
+        def gradient(_: TrainingClient, step: int) -> tuple[Tensors, Tensor]:
             rows = task.round.rows[: clients.active, step]
             if bool((rows == rows[0]).all()):
                 batch = task.round.stacked(clients.active, step)
                 return mapped(clients.params, clients.buffers, batch, clients.state)
             grads: Tensors = {}
-            totals = 0
+            totals: list[Tensor] = []
             for size in rows.unique().tolist():
                 chosen = (rows == size).nonzero().flatten()
                 batches = [task.round.batch(index, step) for index in chosen.tolist()]
-                batch = tuple(torch.stack(tensors) for tensors in zip(*batches, strict=True))
+                inputs, targets = (torch.stack(tensors) for tensors in zip(*batches, strict=True))
                 params, buffers, state = (
                     _selected(t, chosen) for t in (clients.params, clients.buffers, clients.state)
                 )
-                of_chosen, counts = mapped(params, buffers, batch, state)
+                of_chosen, counts = mapped(params, buffers, (inputs, targets), state)
                 for name, buffer in buffers.items():
                     clients.buffers[name].index_copy_(0, chosen.to(buffer.device), buffer)
                 for name, g in of_chosen.items():
                     whole = grads.setdefault(name, torch.empty_like(clients.params[name]))
                     whole.index_copy_(0, chosen.to(g.device), g)
-                totals = totals + counts
-            return grads, totals
+                totals.append(counts)
+            return grads, reduce(torch.add, totals)
 
         return gradient
 
 
-def mapped_gradient(learner: Learner, local: LocalTraining, clients: ClientBatch):
+def mapped_gradient(learner: Learner, local: LocalTraining, clients: ClientBatch) -> MappedGradient:
     """(params, buffers, batch, state), each with a dimension of clients, to gradients and the sums of `counted`."""
 
-    def value(params: Tensors, buffers: Tensors, batch: Batch, state: Tensors):
-        def evaluate(batch: Batch):
+    def value(params: Tensors, buffers: Tensors, batch: Batch, state: Tensors) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        def evaluate(batch: Batch) -> Surrogate:
             return functional_call(learner, (params, {**clients.shared, **buffers}), (batch,))
 
         surrogate = local_surrogate(learner, evaluate, batch, local, clients.task, state)

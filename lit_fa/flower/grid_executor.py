@@ -10,10 +10,11 @@ from flwr.serverapp import Grid
 
 from lit_fa.errors import UserError
 from lit_fa.federated.gradient_similarity import Directions
-from lit_fa.federated.round_task import Learner, LocalTraining, RoundResult, RoundTask
+from lit_fa.federated.round_task import LocalTraining, RoundResult, RoundTask
 from lit_fa.flower.messages import packed_server, packed_task, unpacked_directions, unpacked_result
 from lit_fa.flower.node import FAILED
 from lit_fa.layers.feedback import feedback_layers
+from lit_fa.rules.learner import Learner
 
 log = logging.getLogger(__name__)
 POLL_S = 0.2  # seconds between two requests for replies; Flower's own send_and_receive waits 3 s

@@ -11,9 +11,10 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor, float64, tensor
 
 from lit_fa.federated.gradient_similarity import Directions
-from lit_fa.federated.round_task import Learner, Round, RoundResult, RoundTask, sent_to_clients
+from lit_fa.federated.round_task import Round, RoundResult, RoundTask, sent_to_clients
 from lit_fa.layers.feedback import feedback_layers
 from lit_fa.rules.base import Does, Tensors
+from lit_fa.rules.learner import Learner
 
 PLAN, CHOSEN = "plan", "chosen"
 STATE = "state."  # prefix of a client's id: its state between rounds

@@ -1,5 +1,8 @@
 """The losses of the papers. All average over the batch, so a rule never divides by n again."""
 
+from collections.abc import Callable
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -67,6 +70,16 @@ def outputs_wanted(targets: Tensor, like: Tensor) -> Tensor:
     return targets.to(like.dtype).view_as(like) if targets.is_floating_point() else one_hot(targets, like)
 
 
-CRITERIA = {"cross_entropy": cross_entropy, "mse": mse, "bce": bce}
+CriterionName = Literal["cross_entropy", "mse", "bce"]
+Criterion = Callable[[Tensor, Tensor], Tensor]
+CRITERIA: dict[CriterionName, Criterion] = {
+    "cross_entropy": cross_entropy,
+    "mse": mse,
+    "bce": bce,
+}
 # criterion to its rows' own losses and derivatives: the mean of the losses is the criterion
-ROWS = {cross_entropy: cross_entropy_rows, mse: mse_rows, bce: bce_rows}
+ROWS: dict[Criterion, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+    cross_entropy: cross_entropy_rows,
+    mse: mse_rows,
+    bce: bce_rows,
+}

@@ -7,8 +7,9 @@ size are averaged with nothing left to do, and the last window of an epoch, whic
 one, is divided by what it holds.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,19 +52,20 @@ class Window:
             torch._foreach_mul_([p.grad for p in module.parameters() if p.grad is not None], rest)
         self.batches = self.samples = 0
 
-    def state(self, module: nn.Module) -> dict:
+    def state(self, module: nn.Module) -> dict[str, Any]:
         """What a checkpoint in the middle of a window keeps, the summed gradients among it; empty between two."""
         if self.batches == 0:
             return {}
         grads = {name: p.grad.detach().clone().cpu() for name, p in module.named_parameters() if p.grad is not None}
         return {"batches": self.batches, "samples": self.samples, "whole": float(self.unit * self.size), "grads": grads}
 
-    def take_up(self, states: Sequence[dict], module: nn.Module, rank: int, ranks: int) -> None:
+    def take_up(self, states: Sequence[Mapping[str, Any] | None], module: nn.Module, rank: int, ranks: int) -> None:
         """Go on from the states of all ranks; on another number of ranks their sums are shared out."""
-        if not states or not states[0]:
+        open_windows = [state for state in states if state]
+        if not open_windows:
             return
-        own = states[rank::ranks]
-        self.batches, self.unit = states[0]["batches"], states[0]["whole"] / self.size
+        own = open_windows[rank::ranks]
+        self.batches, self.unit = open_windows[0]["batches"], open_windows[0]["whole"] / self.size
         self.samples = sum(state["samples"] for state in own)
         for name, p in module.named_parameters():
             grads = [state["grads"][name].to(p.device) for state in own if name in state["grads"]]

@@ -6,8 +6,8 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveragi
 
 from lit_fa import lightning_privates as privates
 from lit_fa.errors import UserError
-from lit_fa.modules.learner import Learner
 from lit_fa.rules.base import Does
+from lit_fa.rules.learner import Learner
 
 
 def check_averages(trainer: L.Trainer, learner: Learner) -> None:
@@ -16,7 +16,7 @@ def check_averages(trainer: L.Trainer, learner: Learner) -> None:
     Raises:
         UserError: names the callback and the remedy.
     """
-    for callback in trainer.callbacks:
+    for callback in privates.callbacks_of(trainer):
         if not isinstance(callback, (WeightAveraging, StochasticWeightAveraging)):
             continue
         name, rule = type(callback).__name__, learner.rule
@@ -30,7 +30,7 @@ def check_averages(trainer: L.Trainer, learner: Learner) -> None:
 
 def check_no_renewal(trainer: L.Trainer) -> None:
     """Refuse a pass over training data that the server of a federation does not have."""
-    for callback in trainer.callbacks:
+    for callback in privates.callbacks_of(trainer):
         if isinstance(callback, StochasticWeightAveraging) and privates.renews_batch_norm(callback):
             raise UserError(
                 "StochasticWeightAveraging renews BatchNorm's statistics on training data, which a server does not "
@@ -40,7 +40,7 @@ def check_no_renewal(trainer: L.Trainer) -> None:
 
 def renews_statistics(trainer: L.Trainer) -> bool:
     """Whether this is the pass of `StochasticWeightAveraging` that renews BatchNorm's statistics, and takes no step."""
-    averaging = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)
+    averaging = any(isinstance(callback, StochasticWeightAveraging) for callback in privates.callbacks_of(trainer))
     return averaging and privates.skips_backward(trainer)
 
 

@@ -2,20 +2,21 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.callbacks import OnExceptionCheckpoint
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from lit_fa.errors import UserError, check_literals
-from lit_fa.lightning_privates import trainer_of
+from lit_fa.functional.criteria import CriterionName
+from lit_fa.lightning_privates import callbacks_of, setting, trainer_of
 from lit_fa.modules.accumulation import Window
 from lit_fa.modules.averages import check_averages, renews_statistics
 from lit_fa.modules.finite import NonFiniteLossError, first_non_finite
 from lit_fa.modules.groups import clip_gradients, freeze_followers, parameter_groups
-from lit_fa.modules.learner import Learner
 from lit_fa.modules.length import check_length, run_length
 from lit_fa.modules.rates import constructed
 from lit_fa.modules.resume import Begun, state_of_rank, states_of_ranks, take_up
@@ -26,11 +27,12 @@ from lit_fa.modules.warm_up import Epoch, HeadProbe, start, training_batches
 from lit_fa.networks import Adapters, configured, load_weights
 from lit_fa.rules.backprop import Backprop
 from lit_fa.rules.base import Batch, Does, LearningRule, Progress, Surrogate
+from lit_fa.rules.learner import Learner
 
 MOST = 1_000_000  # batches an optimiser step
 
 
-def plain_sgd(params: Iterable) -> torch.optim.Optimizer:
+def plain_sgd(params: Iterable[Any]) -> torch.optim.Optimizer:
     """SGD with learning rate 0.1 and nothing else: the default, under which the conservation laws hold."""
     return torch.optim.SGD(params, lr=0.1)
 
@@ -83,15 +85,15 @@ class Classifier(ScheduledClassifier):
         rule: LearningRule | None = None,
         num_classes: int = 10,
         image_shape: tuple[int, ...] = (1, 28, 28),
-        criterion: str = "cross_entropy",
+        criterion: CriterionName = "cross_entropy",
         optimizer: OptimizerCallable = plain_sgd,
         scheduler: LRSchedulerCallable | None = None,
         scheduler_interval: Literal["epoch", "step"] = "epoch",
         layer_lr: dict[str, float] | None = None,
-        network_args: dict | None = None,
+        network_args: dict[str, Any] | None = None,
         pretrained: bool = False,
         weights: str | None = None,
-        adapter: dict | None = None,
+        adapter: dict[str, Any] | None = None,
         clip: float | None = None,
         clip_by: Literal["norm", "value"] = "norm",
         accumulate: int = 1,
@@ -103,7 +105,7 @@ class Classifier(ScheduledClassifier):
     ):
         """Build the network and install the rule."""
         super().__init__()
-        check_literals(__class__, locals())
+        check_literals(Classifier, locals())
         _check(accumulate, clip)
         if num_classes == 1 and criterion in ("cross_entropy", "bce"):
             raise UserError(f"one output is a number to predict, and {criterion} is for classes: set criterion: mse")
@@ -135,7 +137,7 @@ class Classifier(ScheduledClassifier):
         self.prepared: dict[str, float] | None = None  # what preparing the run has found; None before
         self.totals = torch.zeros(3, dtype=torch.float64)  # of this epoch: loss, correct, seen
         self.begun: Begun | None = None  # how a batch has begun, within it
-        self._resumed: list[dict] | None = None  # what a checkpoint holds besides weights, until training starts
+        self._resumed: list[dict[str, Any]] | None = None  # of a checkpoint, until training starts
 
     def setup(self, stage: str) -> None:
         """Before DDP looks: the feedback of frozen weights is frozen."""
@@ -158,12 +160,12 @@ class Classifier(ScheduledClassifier):
         """Log what preparing has found; a resumed run logs it again, for its metrics start empty."""
         super().on_train_start()
         check_length(self.rule.follows_length, *run_length(self.trainer, self.accumulate))
-        self.log_dict(self.prepared)
+        self.log_dict(self.prepared or {})
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Remember how the batch begins, for a checkpoint of an exception in it."""
         super().on_train_batch_start(batch, batch_idx)
-        if any(isinstance(callback, OnExceptionCheckpoint) for callback in self.trainer.callbacks):
+        if any(isinstance(callback, OnExceptionCheckpoint) for callback in callbacks_of(self.trainer)):
             self.begun = Begun.of(self.network, self.totals, self.window.state(self.learner))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -187,7 +189,7 @@ class Classifier(ScheduledClassifier):
 
     def _step(self) -> None:
         """Let the optimiser move by the window's gradient."""
-        optimizer = self.optimizers()
+        optimizer = self.optimizer
         self.window.close(self.learner, self._mean)
         self.learner.edit_gradients(self.progress())
         if self.clip is not None:
@@ -215,18 +217,18 @@ class Classifier(ScheduledClassifier):
             self.log("train/accuracy", 100 * correct / max(seen, 1))
         self.totals = torch.zeros(3, dtype=torch.float64)
         if Does.RESHAPES in self.rule.does and self.trainer.world_size == 1:
-            self.rule.reshape(self.network, self.optimizers().optimizer)
+            self.rule.reshape(self.network, self.optimizer.optimizer)
         self.schedule("epoch")
 
     def training_batches(self, *, whole: bool = False) -> AbstractContextManager[Epoch]:
         """Number of an epoch to its training batches, in the middle of a fit and beside it; `whole`: not shared."""
         return training_batches(self.trainer, whole=whole)
 
-    def configure_optimizers(self) -> dict | torch.optim.Optimizer:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """One optimiser, one group for every learning rate."""
         return self.scheduled(constructed(self.make_optimizer, self.parameter_groups(), "optimizer"))
 
-    def parameter_groups(self) -> list[dict]:
+    def parameter_groups(self) -> list[dict[str, Any]]:
         """The trainable parameters: the rest first, then one group for each entry of `layer_lr`."""
         return parameter_groups(self.learner, self.layer_lr)
 
@@ -235,19 +237,19 @@ class Classifier(ScheduledClassifier):
         length = run_length(self.trainer, self.accumulate)
         return Progress(self.global_step, self.current_epoch, *length, self.trainer.is_last_batch)
 
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep random states (dropout), the epoch's totals, an open window's gradients and what preparing found."""
         super().on_save_checkpoint(checkpoint)
         if self.begun is None:
             own = state_of_rank(self.totals, self.window.state(self.learner))
         else:
-            own, kept = self.begun.state, checkpoint["state_dict"]
-            kept |= {key: b for n, b in self.begun.buffers.items() if (key := f"learner.network.{n}") in kept}
+            own, state = self.begun.state, checkpoint["state_dict"]
+            state |= {key: b for n, b in self.begun.buffers.items() if (key := f"learner.network.{n}") in state}
         checkpoint["lit_fa"] = states_of_ranks(own)
         checkpoint["adapters"] = {} if self.adapters is None else self.adapters.state()
         checkpoint["prepared"] = self.prepared
 
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember the random state until training starts: loading itself may draw numbers."""
         super().on_load_checkpoint(checkpoint)
         if self.adapters is not None:
@@ -286,13 +288,13 @@ class Classifier(ScheduledClassifier):
         backward(surrogate.value)
         return surrogate
 
-    def _without_sync(self):
+    def _without_sync(self) -> AbstractContextManager[None]:
         block = getattr(self.trainer.strategy, "block_backward_sync", None)
         return block() if block else nullcontext()
 
     def _check_finite(self, surrogate: Surrogate, batch: Batch) -> None:
         # a look at the value waits for the device: on a GPU only when the value is logged
-        if self.device.type != "cpu" and self.global_step % (self.trainer.log_every_n_steps or 50):
+        if self.device.type != "cpu" and self.global_step % (setting(self.trainer, "log_every_n_steps") or 50):
             return
         if not torch.isfinite(surrogate.loss):
             where = first_non_finite(self.network, batch[0])

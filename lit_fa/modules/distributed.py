@@ -46,7 +46,8 @@ def share_of(steps: Sequence[int], rank: int, ranks: int) -> list[int]:
     >>> [share_of([5, 1, 4, 2], rank, 2) for rank in (0, 1)]
     [[0, 1], [2, 3]]
     """
-    load, shares = [0] * ranks, [[] for _ in range(ranks)]
+    load = [0] * ranks
+    shares: list[list[int]] = [[] for _ in range(ranks)]
     for lane in sorted(range(len(steps)), key=lambda lane: -steps[lane]):
         least = load.index(min(load))
         load[least] += steps[lane]
@@ -96,6 +97,6 @@ def _anywhere(states: dict[int, Tensors], device: torch.device) -> bool:
 def _gathered(states: dict[int, Tensors], device: torch.device) -> dict[int, Tensors]:
     if not (dist.is_available() and dist.is_initialized()):
         return states
-    ranks: list = [None] * dist.get_world_size()
+    ranks: list[dict[int, Tensors]] = [{}] * dist.get_world_size()
     dist.all_gather_object(ranks, {c: {n: t.cpu() for n, t in s.items()} for c, s in states.items()})
     return {c: {n: t.to(device) for n, t in s.items()} for own in ranks for c, s in own.items()}

@@ -8,17 +8,18 @@ from typing import Any, Self
 
 import lightning as L
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from lit_fa.checkpoints.lightning_io import use_whole_files
 from lit_fa.checkpoints.loading import arguments, fill, read_checkpoint
 from lit_fa.checkpoints.origin import check_origin, data_facts
 from lit_fa.described import Described, found
 from lit_fa.errors import UserError
-from lit_fa.lightning_privates import epoch_is_ending, trainer_of, values_to_log
+from lit_fa.lightning_privates import epoch_is_ending, setting, trainer_of, values_to_log
 from lit_fa.modules.inputs import check_inputs, check_smallest_batch
-from lit_fa.modules.learner import Learner
 from lit_fa.modules.metrics import made, predictions
 from lit_fa.modules.restart import goes_on_exactly
 from lit_fa.modules.shares import own_samples
@@ -26,6 +27,7 @@ from lit_fa.modules.timed_checkpoints import TimedCheckpoints, timed
 from lit_fa.modules.trainer_options import check_optimizers, check_trainer, validate_one_batch
 from lit_fa.networks import example_input
 from lit_fa.rules.base import Batch, LearningRule
+from lit_fa.rules.learner import Learner
 
 SPLITS = ("val", "test")
 
@@ -63,6 +65,13 @@ class EvaluatedClassifier(Described, L.LightningModule):
         """The learning rule."""
         return self.learner.rule
 
+    @property
+    def optimizer(self) -> LightningOptimizer:
+        """The only optimiser, as Lightning wraps it."""
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        return optimizer
+
     def configure_callbacks(self) -> list[L.Callback]:
         """One for checkpoints by time; Lightning asks before any work, so what is not honoured is refused here."""
         check_trainer(self.trainer, self)
@@ -82,7 +91,8 @@ class EvaluatedClassifier(Described, L.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Compare the first batch with what the rule was installed on."""
         if not self._compared:
-            inputs, _ = batch.batch(0, 0) if hasattr(batch, "rows") else batch  # a round: its first client's first step
+            first: Any = batch
+            inputs, _ = first.batch(0, 0) if hasattr(batch, "rows") else batch  # a round: its first client's first step
             check_inputs(inputs, self.shown)
         self._compared = True
 
@@ -108,7 +118,7 @@ class EvaluatedClassifier(Described, L.LightningModule):
 
     def score(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Metric to its value in percent on `batches`, by the module's prediction as it is; nothing is logged."""
-        metrics = copy.deepcopy(self.metrics["test"])
+        metrics = copy.deepcopy(self._metrics("test"))
         for metric in metrics.values():
             metric.reset()
         for inputs, targets in batches:
@@ -122,7 +132,7 @@ class EvaluatedClassifier(Described, L.LightningModule):
         return self._measured(batch[0] if isinstance(batch, (tuple, list)) else batch)
 
     @classmethod
-    def load_from_checkpoint(
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning declares its own types of files
         cls,
         checkpoint_path: str | Path,
         map_location: Any = None,
@@ -156,15 +166,15 @@ class EvaluatedClassifier(Described, L.LightningModule):
         fill(module, kept, checkpoint_path, strict is not False)
         return module
 
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what the module was made of and trained on, as plain data, and the newest value of everything logged."""
         checkpoint["constructor"] = self.constructor
-        checkpoint["trained_on"] = data_facts(self.trainer.datamodule) if trainer_of(self) else {}
+        checkpoint["trained_on"] = data_facts(setting(self.trainer, "datamodule")) if trainer_of(self) else {}
         checkpoint["metrics"] = _plain(self.trainer.callback_metrics)
         ending = epoch_is_ending(self.trainer)
         checkpoint["unlogged"] = _plain(values_to_log(self.trainer)) if ending else {}
 
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to train on from another run's checkpoint; take 64-bit weights as they are.
 
         Under precision 64-true Lightning converts a module after it has loaded.
@@ -175,7 +185,7 @@ class EvaluatedClassifier(Described, L.LightningModule):
         trainer = trainer_of(self)
         fitting = trainer is not None and trainer.state.fn == "fit"
         if fitting:
-            check_origin(checkpoint, self.constructor, data_facts(self.trainer.datamodule))
+            check_origin(checkpoint, self.constructor, data_facts(setting(self.trainer, "datamodule")))
         if trainer is not None and trainer.precision == "64-true":
             self.double()
         if fitting:
@@ -189,11 +199,18 @@ class EvaluatedClassifier(Described, L.LightningModule):
         if not own:
             self.log(f"{split}/loss", 0.0, on_epoch=True, batch_size=0, sync_dist=True)
             return
-        for metric in self.metrics[split].values():
+        for metric in self._metrics(split).values():
             metric.update(predictions(logits), targets)
         loss = self.learner.criterion(logits, targets)
         # Lightning divides by the mean of ranks' sizes, rounded down: as multiples of the ranks they need no rounding
         self.log(f"{split}/loss", loss, on_epoch=True, batch_size=own * self.trainer.world_size, sync_dist=True)
+
+    def _metrics(self, split: str) -> dict[str, Metric]:
+        return {
+            name: metric
+            for name, metric in self.metrics.get_submodule(split).named_children()
+            if isinstance(metric, Metric)
+        }
 
     def _measured(self, inputs: Tensor) -> Tensor:
         """Logits; inputs that the network cannot take are compared with those that it was installed on."""
@@ -204,7 +221,7 @@ class EvaluatedClassifier(Described, L.LightningModule):
             raise
 
     def _log_metrics(self, split: str) -> None:
-        for number, (name, metric) in enumerate(self.metrics[split].items()):
+        for number, (name, metric) in enumerate(self._metrics(split).items()):
             self.log(f"{split}/{name}", 100 * metric.compute().float(), prog_bar=split == "val" and number == 0)
             metric.reset()
 

@@ -10,10 +10,11 @@ import logging
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from lit_fa.errors import UserError, check_literals
@@ -31,11 +32,11 @@ from lit_fa.federated.round_task import (
     trainable,
 )
 from lit_fa.federated.sequential import SequentialExecutor
+from lit_fa.functional.criteria import CriterionName
 from lit_fa.modules.averages import check_averages, check_no_renewal
 from lit_fa.modules.distributed import share_of, summed
 from lit_fa.modules.finite import NonFiniteLossError, watched
 from lit_fa.modules.groups import freeze_followers
-from lit_fa.modules.learner import Learner
 from lit_fa.modules.length import check_length, run_length
 from lit_fa.modules.rates import constructed
 from lit_fa.modules.schedules import ScheduledClassifier
@@ -44,12 +45,13 @@ from lit_fa.networks import configured
 from lit_fa.rules.backprop import Backprop
 from lit_fa.rules.base import Does, LearningRule, Tensors
 from lit_fa.rules.comparing import ComparesClients
+from lit_fa.rules.learner import Learner
 
 log = logging.getLogger(__name__)
 LAST = 10  # final rounds that are always validated: papers report their mean
 
 
-def averaging_server(params: Iterable) -> torch.optim.Optimizer:
+def averaging_server(params: Iterable[Any]) -> torch.optim.Optimizer:
     """SGD with rate one: the new server is the clients' average."""
     return torch.optim.SGD(params, lr=1.0)
 
@@ -103,15 +105,15 @@ class FederatedClassifier(ScheduledClassifier):
         seed: int = 0,
         num_classes: int = 10,
         image_shape: tuple[int, int, int] = (1, 28, 28),
-        criterion: str = "cross_entropy",
-        network_args: dict | None = None,
+        criterion: CriterionName = "cross_entropy",
+        network_args: dict[str, Any] | None = None,
         pretrained: bool = False,
         stream: bool = False,
         input_shape: tuple[int, ...] | None = None,
     ):
         """Build the network and install the rule."""
         super().__init__()
-        check_literals(__class__, locals())
+        check_literals(FederatedClassifier, locals())
         _check(lanes, validate_every)
         self.automatic_optimization = False
         if isinstance(network, str):
@@ -135,16 +137,16 @@ class FederatedClassifier(ScheduledClassifier):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.lanes, self.validate_every = lanes, validate_every
         self.executor: Executor | None = None
-        self.executed_by: dict = {}
+        self.executed_by: dict[str, Any] = {}
         if executor != "auto":
             self.executor = checked(executor_named(executor, lanes), self.learner, self.local)
             self.executed_by = {"executor": executor}
         self.states: dict[int, Tensors] = {}  # client id to its state of the algorithm
         self.server: Tensors = {}  # the algorithm's state at the server
-        self.selections: list[dict] = []
+        self.selections: list[dict[str, Any]] = []
         self.measure(num_classes)
 
-    def configure_optimizers(self) -> dict | torch.optim.Optimizer:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """The server's optimiser; its schedule counts rounds."""
         return self.scheduled(constructed(self.make_optimizer, list(trainable(self.learner).values()), "optimizer"))
 
@@ -239,23 +241,25 @@ class FederatedClassifier(ScheduledClassifier):
         if self.validates:
             super().on_validation_epoch_end()
 
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what clients and algorithm keep, and the executor, on which the last bits depend."""
         super().on_save_checkpoint(checkpoint)
-        kept = {"states": self.states, "server": self.server, "executed_by": self.executed_by}
-        checkpoint["federated"] = kept | {"selections": self.selections}
+        checkpoint["federated"] = {
+            "states": self.states, "server": self.server, "executed_by": self.executed_by,
+            "selections": self.selections,
+        }  # fmt: skip
 
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the same clients' states and the same executor."""
         super().on_load_checkpoint(checkpoint)
-        kept = checkpoint.get("federated")
-        if kept is None:
+        saved = checkpoint.get("federated")
+        if saved is None:
             return
-        self.states = {c: {n: t.to(self.device) for n, t in s.items()} for c, s in kept["states"].items()}
-        self.server = {n: t.to(self.device) for n, t in kept["server"].items()}
-        self.selections = kept.get("selections", [])
-        if self.executor is None and kept["executed_by"].get("executor") in EXECUTORS:
-            self.executed_by = kept["executed_by"]
+        self.states = {c: {n: t.to(self.device) for n, t in s.items()} for c, s in saved["states"].items()}
+        self.server = {n: t.to(self.device) for n, t in saved["server"].items()}
+        self.selections = saved.get("selections", [])
+        if self.executor is None and saved["executed_by"].get("executor") in EXECUTORS:
+            self.executed_by = saved["executed_by"]
             self.executor = executor_named(self.executed_by["executor"], self.lanes)
 
     def setup(self, stage: str) -> None:
@@ -287,9 +291,9 @@ class FederatedClassifier(ScheduledClassifier):
         """The executor of all ranks; with `auto`, timed in the first round on rank 0, which always has a client."""
         if self.executor is None:
             executor, report = None, None
-            if self.global_rank == 0:
+            if self.global_rank == 0 and own is not None:
                 executor, report = fastest(self.learner, self.local, own, self.lanes)
-            self.executed_by = self.trainer.strategy.broadcast(report)
+            self.executed_by = self.trainer.strategy.broadcast(report or {})
             self.executor = executor or executor_named(self.executed_by["executor"], self.lanes)
             for logger in self.trainer.loggers:
                 logger.log_hyperparams({"executor": self.executed_by["executor"]})
@@ -297,7 +301,7 @@ class FederatedClassifier(ScheduledClassifier):
 
     def _server_step(self, result: RoundResult, population: int) -> None:
         """The server's step on the clients' update; buffers that clients change become their average."""
-        optimizer, buffers = self.optimizers(), dict(self.learner.named_buffers())
+        optimizer, buffers = self.optimizer, dict(self.learner.named_buffers())
         self.states |= result.states
         self.server = {
             n: self.server[n] + change / population for n, change in result.state_change.items()
@@ -314,9 +318,9 @@ class FederatedClassifier(ScheduledClassifier):
     def _check_finite(self, loss: float, task: RoundTask) -> None:
         if math.isfinite(loss):
             return
-        with watched(self.network) as found:  # the same round once more, client by client
+        with watched(self.network) as modules:  # the same round once more, client by client
             SequentialExecutor().run(self.learner, self.local, task)
-        first = f"the output of {found[0]}" if found else "the loss itself"
+        first = f"the output of {modules[0]}" if modules else "the loss itself"
         raise NonFiniteLossError(
             f"the clients' loss is {loss} in round {task.round.number}; first not finite: {first}",
             "The last checkpoint stays; lower the learning rate of model.init_args.local_optimizer.",

@@ -6,6 +6,7 @@ done to B, and B's gradient, which is W's, does not count a second time.
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_no
 from lit_fa.errors import UserError
 from lit_fa.layers.feedback import feedback_layers
 from lit_fa.layers.taps import match
-from lit_fa.modules.learner import Learner
+from lit_fa.rules.learner import Learner
 
 
 def followers(learner: nn.Module) -> dict[str, str]:
@@ -36,7 +37,7 @@ def freeze_followers(learner: nn.Module) -> None:
             params[feedback].requires_grad_(params[weight].requires_grad)
 
 
-def parameter_groups(learner: Learner, layer_lr: Mapping[str, float]) -> list[dict]:
+def parameter_groups(learner: Learner, layer_lr: Mapping[str, float]) -> list[dict[str, Any]]:
     """The trainable parameters: the rest first, then one group for each entry of `layer_lr`, name or pattern to rate.
 
     Raises:
@@ -75,16 +76,16 @@ def clip_gradients(
         parts: parameter to the number of its part; one that is not named belongs to a part of its own kind, with all
             others like it.
     """
-    held = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if by == "value":
-        clip_grad_value_(held, bound)
+        clip_grad_value_(params, bound)
         return
     names = {id(p): name for name, p in learner.named_parameters()}
     follow = followers(learner)
     by_part: dict[int | None, list[nn.Parameter]] = {}
-    for p in held:
+    for p in params:
         name = names.get(id(p), "")
         by_part.setdefault(parts.get(follow.get(name) or name), []).append(p)
     for members in by_part.values():
-        leaders = [p.grad for p in members if names.get(id(p)) not in follow]
+        leaders = [p.grad for p in members if p.grad is not None and names.get(id(p)) not in follow]
         clip_grads_with_norm_(members, bound, get_total_norm(leaders))

@@ -1,6 +1,7 @@
 """What a network was shown when its rule was installed, compared with what training brings."""
 
-from collections.abc import Iterable, Sized
+from collections.abc import Sized
+from typing import Any
 
 import lightning as L
 import torch
@@ -9,8 +10,8 @@ from torch import Tensor, nn
 from lit_fa.errors import UserError
 from lit_fa.layers.observing import observing
 from lit_fa.lightning_privates import training_loader
-from lit_fa.modules.learner import Learner
 from lit_fa.modules.warm_up import batches_an_epoch
+from lit_fa.rules.learner import Learner
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 TOO_FEW = "Expected more than 1 value per channel"
@@ -59,16 +60,17 @@ def check_smallest_batch(trainer: L.Trainer, learner: Learner, example: Tensor) 
 def rounds_of(trainer: L.Trainer, loader: Sized) -> int | None:
     """Rounds of the whole run, whose clients are known; None where their number is not."""
     limits = [trainer.max_steps] if trainer.max_steps > 0 else []
-    limits += [trainer.max_epochs * len(loader)] if (trainer.max_epochs or -1) > 0 else []
+    epochs = trainer.max_epochs or -1
+    limits += [epochs * len(loader)] if epochs > 0 else []
     return min(limits, default=None)
 
 
-def smallest_batch(loader: Iterable, batches: int | None) -> int | None:
+def smallest_batch(loader: Any, batches: int | None) -> int | None:
     """Samples of the smallest of the first `batches` batches on any device; None where nobody knows."""
     if hasattr(loader, "smallest"):
         return loader.smallest(batches)
     size, samples = getattr(loader, "batch_size", None), getattr(loader, "dataset", None)
-    if size is None or not hasattr(samples, "__len__"):
+    if size is None or not isinstance(samples, Sized):
         return None
     rest = 0 if getattr(loader, "drop_last", False) else len(samples) % size
     reached = batches is None or batches > len(samples) // size

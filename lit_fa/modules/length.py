@@ -6,6 +6,7 @@ import lightning as L
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 
 from lit_fa.errors import UserError
+from lit_fa.lightning_privates import callbacks_of
 
 
 def run_length(trainer: L.Trainer, accumulate: int = 1) -> tuple[int | None, int | None]:
@@ -43,7 +44,7 @@ def check_length(options: list[str], steps: int | None, epochs: int | None) -> N
 
 def _max_epochs(trainer: L.Trainer) -> int | None:
     """The user's limit: stochastic weight averaging adds a pass that renews BatchNorm's statistics."""
-    for callback in trainer.callbacks:
+    for callback in callbacks_of(trainer):
         if isinstance(callback, StochasticWeightAveraging) and hasattr(callback, "_max_epochs"):
             return None if callback._max_epochs == -1 else callback._max_epochs
     return None if trainer.max_epochs in (-1, None) else trainer.max_epochs

@@ -1,7 +1,9 @@
 """Metrics by name, which agree across ranks; all are logged in percent."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
-from torchmetrics import PearsonCorrCoef, SpearmanCorrCoef
+from torchmetrics import Metric, PearsonCorrCoef, SpearmanCorrCoef
 from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy, MulticlassF1Score, MulticlassMatthewsCorrCoef
 
 from lit_fa.errors import UserError, nearest
@@ -16,14 +18,14 @@ class F1OfClassOne(BinaryF1Score):
 
 
 # from the number of classes; F1 is that of class 1 where there are two, as in GLUE, else the mean over classes
-OF_CLASSES = {
+OF_CLASSES: dict[str, Callable[[int], Metric]] = {
     "accuracy": lambda c: MulticlassAccuracy(c, average="micro"),
     "f1": lambda c: F1OfClassOne() if c == 2 else MulticlassF1Score(c, average="macro"),
     "matthews": MulticlassMatthewsCorrCoef,
     "top5": lambda c: MulticlassAccuracy(c, average="micro", top_k=5),
 }
 # of one number; a correlation with constant predictions is not defined, and is logged as nan
-OF_NUMBERS = {"pearson": PearsonCorrCoef, "spearman": SpearmanCorrCoef}
+OF_NUMBERS: dict[str, Callable[[], Metric]] = {"pearson": PearsonCorrCoef, "spearman": SpearmanCorrCoef}
 
 
 def made(names: list[str] | None, num_classes: int) -> nn.ModuleDict:

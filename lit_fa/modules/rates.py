@@ -10,22 +10,23 @@ from torch.optim import Optimizer, SparseAdam
 from lit_fa.errors import UserError
 
 T = TypeVar("T")
-ABOVE = (lambda value: value > 0, "above 0")
-LEAST_0 = (lambda value: value >= 0, "at least 0")
-LEAST_1 = (lambda value: value >= 1, "at least 1")
-BELOW_1 = (lambda value: 0 <= value < 1, "from 0 on and below 1")
-TO_1 = (lambda value: 0 <= value <= 1, "from 0 to 1")
+Range = tuple[Callable[[float], bool], str]  # whether a number is valid, and in words
+ABOVE: Range = (lambda value: value > 0, "above 0")
+LEAST_0: Range = (lambda value: value >= 0, "at least 0")
+LEAST_1: Range = (lambda value: value >= 1, "at least 1")
+BELOW_1: Range = (lambda value: 0 <= value < 1, "from 0 on and below 1")
+TO_1: Range = (lambda value: 0 <= value <= 1, "from 0 to 1")
 
 # what a parameter group holds, by the names that torch gives
 _NONNEGATIVE = ("max_lr", "lr", "initial_lr", "min_lr", "weight_decay", "eps", "lr_decay", "momentum_decay", "lambd")
-OF_GROUPS = {
+OF_GROUPS: dict[str, Range] = {
     **dict.fromkeys(_NONNEGATIVE, LEAST_0),
     **dict.fromkeys(("momentum", "base_momentum", "max_momentum", "betas"), BELOW_1),
     "dampening": TO_1,
     "step_sizes": ABOVE,
 }
 # what a schedule holds
-OF_SCHEDULES = {
+OF_SCHEDULES: dict[str, Range] = {
     **dict.fromkeys(("step_size", "T_max", "T_0", "total_iters"), LEAST_1),
     **dict.fromkeys(("eta_min", "gamma", "factor", "power", "patience", "cooldown", "threshold"), LEAST_0),
     **dict.fromkeys(("eps", "milestones", "min_lrs", "base_lrs"), LEAST_0),
@@ -103,9 +104,9 @@ def check_rates(optimizer: Optimizer, scheduler: Any) -> None:
             )
 
 
-def _check_ranges(held: Mapping[str, Any], ranges: Mapping[str, tuple], where: str) -> None:
+def _check_ranges(numbers: Mapping[str, Any], ranges: Mapping[str, Range], where: str) -> None:
     for option, (valid, words) in ranges.items():
-        for number in _numbers(held.get(option)):
+        for number in _numbers(numbers.get(option)):
             if not (math.isfinite(number) and valid(number)):
                 raise UserError(f"{where}: {option} is {words}, not {number:g}")
 

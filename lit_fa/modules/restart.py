@@ -14,6 +14,7 @@ it ends an epoch twice that had ended already.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping
@@ -31,8 +32,8 @@ class EpochLoop(PlainEpochLoop):
     rest: str | None = None  # where it goes on in that iteration; None: the next batch comes next
 
     def settle(self) -> None:
-        """Find out what is left of the iteration, and let the counters say that its batch is done."""
-        batch = self.batch_progress
+        """Find out what is left of the iteration, and count its batch as done."""
+        batch: Any = self.batch_progress
         if batch.current.processed < batch.current.ready:  # an exception ended a batch half-way: it is done again
             for counts in (batch.current, batch.total):
                 counts.ready = counts.started = counts.processed = counts.completed
@@ -48,13 +49,13 @@ class EpochLoop(PlainEpochLoop):
         return self.rest is None and super().done
 
     def advance(self, data_fetcher: DataFetcher) -> None:
-        """The next batch, or none: what follows a batch then comes at once."""
-        self.restarting = False  # Lightning would guess what `settle` knows
+        """Run the next batch, or only what is left of the iteration."""
+        self.restarting = False  # otherwise Lightning would guess what `settle` has found out
         rest, self.rest = self.rest, None
         if rest is None:
             super().advance(data_fetcher)
             return
-        self.trainer.lightning_module.take_up()
+        _module(self.trainer).take_up()
         privates.skip_validation(self, rest != VALIDATION)
         if rest == EPOCH_END:
             privates.uncount_logged_batch(self)
@@ -78,16 +79,17 @@ class FitLoop(PlainFitLoop):
         return self.epoch_loop.rest is None and super().done
 
     def run(self) -> None:
-        """Begin with the metrics that the checkpoint knew: callbacks that look at them, and records, miss none."""
+        """Begin with the metrics of the checkpoint, which callbacks and records read."""
         if privates.was_loaded(self):
-            self.trainer.callback_metrics.update(self.trainer.lightning_module.measured)
+            self.trainer.callback_metrics.update(_module(self.trainer).measured)
         super().run()
 
     def reset(self) -> None:
-        """Of a resumed run, settle the counters: they stand after a batch, or between two epochs."""
+        """In a resumed run, correct the counters, which are those after a batch or between two epochs."""
         if privates.was_loaded(self):
             self.trainer.should_stop |= any(_stopped(self.trainer))
-            epochs, ended = self.epoch_progress.current, self.trainer.lightning_module.epochs_ended
+            epochs: Any = self.epoch_progress.current
+            ended = _module(self.trainer).epochs_ended
             if epochs.processed < epochs.started:
                 self.epoch_loop.settle()
             elif ended is not None and epochs.completed < epochs.processed and ended < epochs.processed:
@@ -96,16 +98,17 @@ class FitLoop(PlainFitLoop):
                 self._settle_between_epochs()
         super().reset()
 
-    def on_save_checkpoint(self) -> dict:
-        """A batch that has been delivered and is not done, because an exception has ended it, is delivered again."""
-        state, done = super().on_save_checkpoint(), self.epoch_loop.batch_progress.current.processed
+    def on_save_checkpoint(self) -> dict[str, Any]:
+        """The state of the loaders; a batch that an exception has interrupted is loaded again."""
+        counts: Any = self.epoch_loop.batch_progress.current
+        state, done = super().on_save_checkpoint(), counts.processed
         for loader in state.get("combined_loader") or ():
             if isinstance(loader, dict) and loader.get("position") == done + 1:  # of `datamodules`
                 loader["position"] = done
         return state
 
     def on_run_start(self) -> None:
-        """Load the validation data, of which callbacks take their samples, also where no validation is due soon."""
+        """Load the validation data, which callbacks need, even if no validation is due soon."""
         if self.trainer.enable_validation and self.trainer.val_dataloaders is None:
             self.trainer.validating = True
             self.epoch_loop.val_loop.setup_data()
@@ -113,45 +116,52 @@ class FitLoop(PlainFitLoop):
         super().on_run_start()
 
     def _settle_at_epoch_end(self) -> None:
-        """A callback has written the checkpoint before the module has ended the epoch: all of it is done again."""
-        for counts in (self.epoch_progress.current, self.epoch_progress.total):
+        """Repeat the end of the epoch, before which a callback has written the checkpoint."""
+        progress: Any = self.epoch_progress
+        for counts in (progress.current, progress.total):
             counts.processed -= 1
         privates.mark_restarting(self, True)
         self.epoch_loop.rest = EPOCH_END
 
     def _settle_between_epochs(self) -> None:
         self._log_ended_epoch()
-        for counts in (self.epoch_progress.current, self.epoch_progress.total):
+        progress: Any = self.epoch_progress
+        for counts in (progress.current, progress.total):
             counts.ready = counts.completed = counts.processed
         privates.mark_restarting(self, False)
         privates.end_resuming(self)
 
     def _log_ended_epoch(self) -> None:
-        """As where Lightning logs an epoch's metrics; a logger that keeps its rows in checkpoints has them."""
+        """Log the metrics of the ended epoch, as Lightning does; loggers that keep rows in checkpoints have them."""
         trainer, loggers = self.trainer, self.trainer.loggers
         trainer.loggers = [logger for logger in loggers if not getattr(logger, "keeps_rows", False)]
-        privates.log_values(trainer, dict(trainer.lightning_module.unlogged))
+        privates.log_values(trainer, dict(_module(trainer).unlogged))
         trainer.loggers = loggers
 
 
 def goes_on_exactly(trainer: L.Trainer) -> None:
-    """Let the trainer's loops be those above; loops that are not Lightning's own are left alone."""
+    """Replace the classes of the trainer's loops by those above, if they are Lightning's own."""
     if type(trainer.fit_loop) is PlainFitLoop and type(trainer.fit_loop.epoch_loop) is PlainEpochLoop:
         trainer.fit_loop.__class__, trainer.fit_loop.epoch_loop.__class__ = FitLoop, EpochLoop
     if isinstance(trainer.fit_loop.epoch_loop, EpochLoop):
         trainer.fit_loop.epoch_loop.rest = None
 
 
+def _module(trainer: L.Trainer) -> Any:
+    """The `ScheduledClassifier` that is trained; its module imports this one."""
+    return trainer.lightning_module
+
+
 def _finished(epochs: Progress) -> bool:
     return epochs.current.ready == epochs.current.completed
 
 
-def _whole(batches: Progress) -> bool:
+def _whole(batches: Any) -> bool:
     return batches.is_last_batch and batches.current.ready == batches.current.completed
 
 
 def _stopped(trainer: L.Trainer) -> Iterator[bool]:
-    """Which early stoppings had stopped the run."""
-    for callback in trainer.callbacks:
+    """For each early stopping, whether it has stopped the run."""
+    for callback in privates.callbacks_of(trainer):
         if isinstance(callback, EarlyStopping):
             yield callback.stopping_reason is not EarlyStoppingReason.NOT_STOPPED

@@ -1,8 +1,11 @@
 """Learning-rate schedules under manual optimisation, where Lightning moves none of them."""
 
+from typing import Any
+
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -33,17 +36,17 @@ class ScheduledClassifier(EvaluatedClassifier):
     training_loss: str = "train/loss"
     monitored: str | None = None  # metric of a plateau; None: there is no plateau
     _arrived: bool = False  # a value that no plateau has seen yet
-    _kept: float | None = None  # that value, where it comes from a checkpoint
+    _pending: float | None = None  # that value, where it comes from a checkpoint
     epochs_ended: int | None = None  # of this run, with all that the module does at an epoch's end; None: not known
     _stepped: bool = False  # a plateau has seen a value, or a checkpoint's had one to see
 
     def setup(self, stage: str) -> None:
         """A fit starts without a value; a checkpoint, which is loaded later, may bring one."""
         if stage == "fit":
-            self._arrived, self._kept, self._stepped = False, None, False
+            self._arrived, self._pending, self._stepped = False, None, False
             self.epochs_ended = 0
 
-    def scheduled(self, optimizer: Optimizer) -> dict | Optimizer:
+    def scheduled(self, optimizer: Optimizer) -> OptimizerLRScheduler:
         """What `configure_optimizers` returns.
 
         Raises:
@@ -82,11 +85,11 @@ class ScheduledClassifier(EvaluatedClassifier):
             self._feed()
             self.epochs_ended = self.trainer.current_epoch + 1
 
-    def log(self, name: str, *args, **kwargs) -> None:
+    def log(self, name: str, *args: Any, **kwargs: Any) -> None:
         """As Lightning's; remembers that the plateau's metric has a new value."""
         super().log(name, *args, **kwargs)
         if name == self.monitored and not self.trainer.sanity_checking:
-            self._arrived, self._kept = True, None
+            self._arrived, self._pending = True, None
 
     def on_train_start(self) -> None:
         """Refuse a plateau on a validation that never happens."""
@@ -129,19 +132,23 @@ class ScheduledClassifier(EvaluatedClassifier):
         if self._plateau() is not None and not self._stepped:
             rank_zero_warn(f"the learning rate never moved: no value of {self.monitored} came before the run's end")
 
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep a value that the plateau has not seen yet, and how many epochs have ended."""
         super().on_save_checkpoint(checkpoint)
         value = self._value() if self._arrived else None
         checkpoint["epochs_ended"] = self.epochs_ended or 0
         checkpoint["plateau"] = {"value": None if value is None else float(value), "stepped": self._stepped}
 
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it up."""
         super().on_load_checkpoint(checkpoint)
-        kept = checkpoint.get("plateau") or {"value": None, "stepped": False}
+        plateau = checkpoint.get("plateau") or {"value": None, "stepped": False}
         if (trainer := trainer_of(self)) and trainer.state.fn == "fit":
-            self._arrived, self._kept, self._stepped = kept["value"] is not None, kept["value"], kept["stepped"]
+            self._arrived, self._pending, self._stepped = (
+                plateau["value"] is not None,
+                plateau["value"],
+                plateau["stepped"],
+            )
             self.epochs_ended = checkpoint.get("epochs_ended")
 
     def take_up(self) -> None:
@@ -163,18 +170,18 @@ class ScheduledClassifier(EvaluatedClassifier):
         return any(name.startswith("val/") for name in self.trainer.callback_metrics)
 
     def _value(self) -> Tensor | float | None:
-        return self.trainer.callback_metrics.get(self.monitored) if self._kept is None else self._kept
+        return self.trainer.callback_metrics.get(self.monitored or "") if self._pending is None else self._pending
 
     def _feed(self) -> None:
         plateau = self._plateau()
-        if plateau is None or not self._arrived:
-            return
         value = self._value()
+        if plateau is None or not self._arrived or value is None:
+            return
         if self.trainer.world_size > 1:
             own = torch.as_tensor(float(value), device=self.device)
             value = self.trainer.strategy.reduce(own, reduce_op="mean")
         plateau.step(float(value))
-        self._arrived, self._kept, self._stepped = False, None, True
+        self._arrived, self._pending, self._stepped = False, None, True
 
     def _check_monitored(self) -> None:
         """At the end of an epoch, unless validation has yet to come, every metric has been logged once."""
@@ -188,6 +195,6 @@ class ScheduledClassifier(EvaluatedClassifier):
         known = [*self.trainer.callback_metrics]
         if self._plateau() is not None and self.monitored not in known and not self._arrived:
             raise UserError(
-                f"scheduler: nothing logs '{self.monitored}'; {nearest(self.monitored, known)}; set "
+                f"scheduler: nothing logs '{self.monitored}'; {nearest(str(self.monitored), known)}; set "
                 "scheduler.init_args.monitor to a metric of this run"
             )

@@ -2,19 +2,25 @@
 
 import logging
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning import LightningModule
 from lightning.pytorch.strategies import Strategy
 
 from lit_fa.errors import UserError
 from lit_fa.federated.gradient_similarity import Directions, check_comparable, directions
+from lit_fa.layers.feedback import weight_of
+from lit_fa.lightning_privates import setting
 from lit_fa.modules.distributed import share_of
+from lit_fa.rules.comparing import ComparesClients, PrivateComparison
+
+if TYPE_CHECKING:
+    from lit_fa.modules.federated_classifier import FederatedClassifier
 
 log = logging.getLogger(__name__)
 
 
-def select(module: LightningModule, number: int, before: list[dict]) -> dict:
+def select(module: "FederatedClassifier", number: int, before: list[dict[str, Any]]) -> dict[str, Any]:
     """Choose layers for the rounds from `number` on; the same on all ranks.
 
     Args:
@@ -25,42 +31,48 @@ def select(module: LightningModule, number: int, before: list[dict]) -> dict:
     Returns:
         `round`, `chosen`, `similarity`: layer to S_l, and `epsilon`, `delta` where the comparison is private.
     """
-    rule, network = module.rule, module.network
+    rule, network = comparing_rule(module), module.network
     if rule.private is not None:
         accountant()
     alike = module.trainer.strategy.broadcast(compared(module, number).alike())
     chosen = rule.chosen(alike)
     rule.switch(network, chosen)
-    found = {"round": number, "chosen": chosen, "similarity": alike}
+    selection = {"round": number, "chosen": chosen, "similarity": alike}
     if rule.private is not None:
-        found |= {"epsilon": epsilon(rule.private, len(before) + 1), "delta": rule.private.delta}
+        selection |= {"epsilon": epsilon(rule.private, len(before) + 1), "delta": rule.private.delta}
     log.info("round %d: feedback on %s, of %d layers compared", number, ", ".join(chosen), len(alike))
-    return found
+    return selection
 
 
-def logged(selection: dict) -> dict[str, float]:
+def comparing_rule(module: "FederatedClassifier") -> ComparesClients:
+    """The module's rule, which compares clients."""
+    assert isinstance(module.rule, ComparesClients)
+    return module.rule
+
+
+def logged(selection: dict[str, Any]) -> dict[str, float]:
     """Key to number."""
     values = {f"select/similarity/{name}": value for name, value in selection["similarity"].items()}
     return values | ({"select/epsilon": selection["epsilon"]} if "epsilon" in selection else {})
 
 
-def compared(module: LightningModule, number: int) -> Directions:
+def compared(module: "FederatedClassifier", number: int) -> Directions:
     """The sum over all clients, wherever they are trained."""
-    rule, strategy = module.rule, module.trainer.strategy
+    rule, strategy = comparing_rule(module), module.trainer.strategy
     names = rule.candidates(module.network)
     elsewhere = getattr(module.executor, "directions", None)
     if elsewhere is not None:
         return elsewhere(module.learner, number, names)
-    whole = module.trainer.train_dataloader.whole(number)
+    whole = setting(module.trainer, "train_dataloader").whole(number)
     first = next(module.learner.parameters())
     whole = replace(whole.to(first.device), dtype=first.dtype)
     check_comparable(module.learner, rule.private)  # on every rank, also on one without a client
     lanes = share_of(whole.steps, module.global_rank, module.trainer.world_size)
     own = directions(module.learner, whole.take(lanes), names, module.local.seed, rule.private) if lanes else None
-    return _summed(own, {n: module.network.get_submodule(n).weight for n in names}, strategy)
+    return _summed(own, {n: weight_of(module.network.get_submodule(n)) for n in names}, strategy)
 
 
-def epsilon(private, times: int) -> float:
+def epsilon(private: PrivateComparison, times: int) -> float:
     """What so many comparisons cost an image of a client, by Opacus' accountant of Renyi differential privacy."""
     spent = accountant()()
     for _ in range(times):
@@ -86,5 +98,5 @@ def _summed(own: Directions | None, weights: dict[str, torch.Tensor], strategy: 
     squares = [float(own.squares.get(n, 0.0)) for n in weights]
     flat = torch.cat([totals, torch.tensor([*squares, own.clients], dtype=torch.float64, device=device)])
     flat = strategy.reduce(flat, reduce_op="sum")
-    *parts, squares, clients = flat.split([*sizes, len(weights), 1])
-    return Directions(dict(zip(weights, parts, strict=True)), dict(zip(weights, squares, strict=True)), int(clients))
+    *parts, lengths, clients = flat.split([*sizes, len(weights), 1])
+    return Directions(dict(zip(weights, parts, strict=True)), dict(zip(weights, lengths, strict=True)), int(clients))

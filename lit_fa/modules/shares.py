@@ -1,5 +1,8 @@
 """A batch shared by ranks: what each rank's samples count, and who has which of a padded data set."""
 
+from collections.abc import Sized
+from typing import cast
+
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -19,8 +22,8 @@ def mean_over_ranks(samples: int, trainer: L.Trainer, device: torch.device) -> T
     """
     if trainer.world_size == 1:
         return samples
-    held = torch.tensor(float(samples), dtype=torch.float64, device=device)
-    return trainer.strategy.reduce(held, reduce_op="sum") / trainer.world_size
+    total = torch.tensor(float(samples), dtype=torch.float64, device=device)
+    return trainer.strategy.reduce(total, reduce_op="sum") / trainer.world_size
 
 
 def weighted_mean(value: Tensor, samples: int, trainer: L.Trainer) -> Tensor:
@@ -44,7 +47,7 @@ def own_samples(loader: object, batch_idx: int, size: int) -> int:
     if not isinstance(sampler, DistributedSampler) or sampler.drop_last or batch_size is None:
         return size
     before = sampler.rank + batch_idx * batch_size * sampler.num_replicas
-    return min(size, max(0, -(-(len(sampler.dataset) - before) // sampler.num_replicas)))
+    return min(size, max(0, -(-(len(cast(Sized, sampler.dataset)) - before) // sampler.num_replicas)))
 
 
 def check_shares(trainer: L.Trainer, rule: LearningRule, network: nn.Module) -> None:
@@ -58,9 +61,9 @@ def check_shares(trainer: L.Trainer, rule: LearningRule, network: nn.Module) -> 
     if Does.SUMS in rule.does:
         raise UserError("devices average over samples, which target_reduction: sum does not: set it to mean")
     norms = [m for m in network.modules() if isinstance(m, NORMALISES) and not isinstance(m, nn.SyncBatchNorm)]
-    found = [*rule.compares_samples, *(["BatchNorm"] if norms else [])]
-    if found:
+    comparing = [*rule.compares_samples, *(["BatchNorm"] if norms else [])]
+    if comparing:
         rank_zero_info(
-            f"samples of a batch are compared with one another ({', '.join(dict.fromkeys(found))}): each of the "
+            f"samples of a batch are compared with one another ({', '.join(dict.fromkeys(comparing))}): each of the "
             f"{trainer.world_size} devices compares its own share, so that the result is not that of one device"
         )

@@ -3,7 +3,7 @@
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
-from lit_fa.lightning_privates import save_by_time, save_interval, save_is_due
+from lit_fa.lightning_privates import callbacks_of, save_by_time, save_interval, save_is_due
 
 
 class TimedCheckpoints(Checkpoint):
@@ -22,4 +22,4 @@ class TimedCheckpoints(Checkpoint):
 
 def timed(trainer: L.Trainer) -> list[ModelCheckpoint]:
     """The checkpoint callbacks that save by time."""
-    return [c for c in trainer.callbacks if isinstance(c, ModelCheckpoint) and save_interval(c) is not None]
+    return [c for c in callbacks_of(trainer) if isinstance(c, ModelCheckpoint) and save_interval(c) is not None]

@@ -15,7 +15,7 @@ from torch import nn, optim
 
 from lit_fa import lightning_privates as privates
 from lit_fa.errors import UserError
-from lit_fa.rules.base import Does
+from lit_fa.rules.base import Does, LearningRule
 
 FP16 = ("16", "16-mixed", "16-true")
 REPLACED = ("transformer-engine", "transformer-engine-float16", "bitsandbytes")  # they put layers of their own in
@@ -40,7 +40,7 @@ def has(*kinds: type, exactly: bool = False) -> Asked:
     """Whether a callback of one of these classes is among the trainer's."""
 
     def asked(trainer: L.Trainer, module: L.LightningModule) -> bool:
-        return any(type(c) in kinds if exactly else isinstance(c, kinds) for c in trainer.callbacks)
+        return any(type(c) in kinds if exactly else isinstance(c, kinds) for c in privates.callbacks_of(trainer))
 
     return asked
 
@@ -58,8 +58,8 @@ def precision_of(trainer: L.Trainer) -> str:
 
 def skips_rounds(trainer: L.Trainer, module: L.LightningModule) -> bool:
     """Whether an epoch ends before its last round, and another epoch follows."""
-    limit, one = trainer.limit_train_batches, trainer.fast_dev_run or trainer.max_epochs in (0, 1)
-    rounds = getattr(trainer.datamodule, "rounds_per_epoch", None)
+    limit, one = trainer.limit_train_batches, privates.setting(trainer, "fast_dev_run") or trainer.max_epochs in (0, 1)
+    rounds = getattr(privates.setting(trainer, "datamodule"), "rounds_per_epoch", None)
     if not federated(module) or one or not limit or rounds is None:
         return False
     return limit < rounds if isinstance(limit, int) else limit < 1
@@ -67,7 +67,7 @@ def skips_rounds(trainer: L.Trainer, module: L.LightningModule) -> bool:
 
 def watches_skipped(trainer: L.Trainer, module: L.LightningModule) -> bool:
     """Whether early stopping counts rounds that are not validated."""
-    watched = [c.monitor for c in trainer.callbacks if isinstance(c, shipped.EarlyStopping)]
+    watched = [c.monitor for c in privates.callbacks_of(trainer) if isinstance(c, shipped.EarlyStopping)]
     return getattr(module, "validate_every", 1) > 1 and any(str(name).startswith("val/") for name in watched)
 
 
@@ -79,7 +79,7 @@ def unfreezes_apart(trainer: L.Trainer, module: L.LightningModule) -> bool:
 
 def renames_weights(trainer: L.Trainer, module: L.LightningModule) -> bool:
     """Whether `ModelPruning` renames parameters that somebody reads by name."""
-    by_name = federated(module) or module.rule.overrides & {Does.EDITS, Does.EVOLVES, Does.RESHAPES}
+    by_name = federated(module) or _rule(module).overrides & {Does.EDITS, Does.EVOLVES, Does.RESHAPES}
     return bool(by_name) and has(shipped.ModelPruning)(trainer, module)
 
 
@@ -94,12 +94,20 @@ def _syncs(trainer: L.Trainer) -> bool:
 
 
 def _counts_the_pair(trainer: L.Trainer, module: L.LightningModule) -> bool:
-    return any(c.batch_size_fn is len for c in trainer.callbacks if isinstance(c, shipped.ThroughputMonitor))
+    return any(
+        c.batch_size_fn is len for c in privates.callbacks_of(trainer) if isinstance(c, shipped.ThroughputMonitor)
+    )
 
 
 def _registered_in_vain(trainer: L.Trainer, module: L.LightningModule) -> bool:
-    saves = [type(c).__name__ for c in trainer.callbacks]
+    saves = [type(c).__name__ for c in privates.callbacks_of(trainer)]
     return privates.model_registry(trainer) is not None and "LitModelCheckpoint" not in saves
+
+
+def _rule(module: L.LightningModule) -> LearningRule:
+    rule = module.rule
+    assert isinstance(rule, LearningRule)
+    return rule
 
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
@@ -159,7 +167,7 @@ REFUSALS = (
     ),
     Refusal(
         "overfit_batches",
-        lambda trainer, module: trainer.overfit_batches > 0 and federated(module),
+        lambda trainer, module: privates.setting(trainer, "overfit_batches") > 0 and federated(module),
         "trainer.overfit_batches: every round draws clients anew: set data.init_args.data.init_args.limit_train",
     ),
     Refusal(
@@ -258,13 +266,13 @@ def check_trainer(trainer: L.Trainer, module: L.LightningModule) -> None:
     for refusal in REFUSALS:
         if refusal.asked(trainer, module):
             raise UserError(refusal.line)
-    if trainer.datamodule is not None:
+    if privates.setting(trainer, "datamodule") is not None:
         _check_data(trainer, module)
 
 
 def _check_data(trainer: L.Trainer, module: L.LightningModule) -> None:
     """Rounds are for a federation, and 64 bits for a network of 64 bits."""
-    data, name = trainer.datamodule, type(module).__name__
+    data, name = privates.setting(trainer, "datamodule"), type(module).__name__
     rounds, images = hasattr(data, "rounds_per_epoch"), hasattr(data, "eval_batch_size")
     if trainer.state.fn == "fit" and (images if federated(module) else rounds):
         wanted, other = ("Federated data", "Classifier") if federated(module) else ("plain data", "FederatedClassifier")
@@ -299,13 +307,13 @@ def check_optimizers(optimizers: Iterable[optim.Optimizer]) -> None:
 
 def validate_one_batch(trainer: L.Trainer) -> None:
     """Let a share of `overfit_batches` that is less than one validation batch mean one."""
-    share = trainer.overfit_batches
-    if isinstance(share, float) and 0 < share < 1 and trainer.datamodule is not None:
-        loader = trainer.datamodule.val_dataloader()
+    share = privates.setting(trainer, "overfit_batches")
+    if isinstance(share, float) and 0 < share < 1 and privates.setting(trainer, "datamodule") is not None:
+        loader = privates.setting(trainer, "datamodule").val_dataloader()
         if hasattr(loader, "__len__") and len(loader) * share < 1:
             trainer.limit_val_batches = 1
 
 
 def logs_at(trainer: L.Trainer, step: int) -> bool:
     """Whether `log_every_n_steps`, of which 0 means never, logs at this step."""
-    return bool(trainer.log_every_n_steps) and step % trainer.log_every_n_steps == 0
+    return bool(every := privates.setting(trainer, "log_every_n_steps")) and step % every == 0

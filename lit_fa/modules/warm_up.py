@@ -6,21 +6,21 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor, nn
+from torch import Tensor
 from torch import distributed as dist
 
 from lit_fa.errors import UserError, check_literals
 from lit_fa.layers.observing import observing, recording
 from lit_fa.layers.taps import LEARNS
 from lit_fa.lightning_privates import training_loader
-from lit_fa.modules.learner import Learner
 from lit_fa.modules.shares import mean_over_ranks, own_samples
 from lit_fa.rules.base import Batch, Does
+from lit_fa.rules.learner import Learner
 
 log = logging.getLogger(__name__)
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
@@ -55,8 +55,7 @@ class HeadProbe:
     seed: int = 0
     keep: bool = False
 
-    def __post_init__(self):
-        """Check."""
+    def __post_init__(self) -> None:
         check_literals(type(self), vars(self))
         sound = self.epochs >= 1 and 0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf
         if not sound or not 0 <= self.seed < 2**63:
@@ -74,7 +73,7 @@ class HeadProbe:
             batches: number of an epoch to its batches.
             mean: of a gradient, over so many samples, over those of all ranks.
         """
-        name = read_out(learner, next(iter(batches(0)))[0])
+        name = head_of(learner, next(iter(batches(0)))[0])
         layer = learner.get_submodule(name)
         params = [p for p in layer.parameters() if p.requires_grad]
         if not params:
@@ -103,15 +102,15 @@ class HeadProbe:
         return lambda epoch: (kept[i] for i in (torch.randperm(len(kept)) if epoch else range(len(kept))))
 
 
-def read_out(learner: nn.Module, inputs: Tensor) -> str:
+def head_of(learner: Learner, inputs: Tensor) -> str:
     """The layer whose output is the logits."""
     layers = [name for name, m in learner.named_modules() if isinstance(m, LEARNS)]
-    with observing(learner), torch.no_grad(), recording(learner, layers) as seen:
+    with observing(learner), torch.no_grad(), recording(learner, layers) as recorded:
         logits = learner.eval().predict(inputs)
-    found = [call.name for call in seen if call.output is logits]
-    if not found:
+    heads = [call.name for call in recorded if call.output is logits]
+    if not heads:
         raise UserError("there is no head to probe: the logits are not the output of a linear layer")
-    return found[-1]
+    return heads[-1]
 
 
 def start(learner: Learner, probe: HeadProbe | None, trainer: L.Trainer) -> dict[str, float]:
@@ -129,11 +128,11 @@ def start(learner: Learner, probe: HeadProbe | None, trainer: L.Trainer) -> dict
             with training_batches(trainer) as batches:
                 probe.train(learner, batches, averaged)
         with training_batches(trainer, whole=True) as batches:
-            found = learner.prepare(_Again(batches))
+            figures = learner.prepare(_Again(batches))
     if dist.is_available() and dist.is_initialized():
         for tensor in learner.state_dict().values():
             dist.broadcast(tensor, 0)
-    return trainer.strategy.broadcast(found)
+    return trainer.strategy.broadcast(figures)
 
 
 @dataclass(frozen=True)
@@ -171,11 +170,11 @@ def training_batches(trainer: L.Trainer, *, whole: bool = False) -> Iterator[Epo
     finally:
         if state is not None:
             loader.load_state_dict(state)
-        if drawn is not None:
+        if generator is not None:
             generator.set_state(drawn)
 
 
-def batches_an_epoch(trainer: L.Trainer, loader: Iterable) -> int | None:
+def batches_an_epoch(trainer: L.Trainer, loader: Any) -> int | None:
     """How many batches of the loader `limit_train_batches` leaves; None: all."""
     limit = trainer.limit_train_batches
     if isinstance(limit, int):

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from lit_fa.described import Described, as_options
 from lit_fa.errors import UserError, not_one_of
+from lit_fa.functional.criteria import Criterion as Criterion
 from lit_fa.layers.coverage import Coverage, coverage
 from lit_fa.layers.observing import observing, unfrozen
 
-Criterion = Callable[[Tensor, Tensor], Tensor]
 Backward = Callable[[Tensor], None]  # runs the backward pass of a scalar, or collects it
 Batch = tuple[Tensor, Tensor]
 Tensors = dict[str, Tensor]

@@ -21,7 +21,7 @@ MODEL = [
     ("clip_by", "foo", "clip_by is one of norm, value"),
     ("metrics", "[foo]", "foo"),
     ("metrics", "accuracy", "metrics: expected a list or null"),
-    ("criterion", "foo", "unknown criterion 'foo'"),
+    ("criterion", "foo", "criterion is one of"),
     ("network", "lenett", "nearest: lenet"),
     ("network", "null", "network"),
     ("network_args", "{hidden: abc}", "mlp: hidden is a list of whole numbers, a whole number or null, not 'abc'"),

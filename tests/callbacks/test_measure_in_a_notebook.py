@@ -14,8 +14,8 @@ from callbacks import (
     TrainingCost,
     WeightAlignment,
 )
-from lit_fa.modules.learner import Learner
 from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, SnapshotFeedback, SVDBackprop
+from lit_fa.rules.learner import Learner
 
 
 def learner(rule) -> Learner:

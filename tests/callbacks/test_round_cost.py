@@ -6,8 +6,8 @@ from torch import nn
 from callbacks import RoundCost
 from callbacks.live_bytes import step_bytes
 from lit_fa.modules import FederatedClassifier
-from lit_fa.modules.learner import Learner
 from lit_fa.rules import Backprop, ForwardForward
+from lit_fa.rules.learner import Learner
 from tests.federated.federation import CLASSES, largest_difference, loader, network, quiet, weights
 
 

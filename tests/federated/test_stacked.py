@@ -11,8 +11,8 @@ from lit_fa.federated import FederatedAlgorithm, FedProx, LocalAdam, LocalOptimi
 from lit_fa.federated._dense_chain import StackedExecutor
 from lit_fa.federated.round_task import LocalTraining, RoundResult, RoundTask, trainable
 from lit_fa.federated.sequential import SequentialExecutor
-from lit_fa.modules.learner import Learner
 from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, ForwardForward, LearningRule
+from lit_fa.rules.learner import Learner
 from tests.federated.federation import CLASSES, largest_difference, loader
 
 INPUTS = 9

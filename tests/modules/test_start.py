@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from datamodules import Synthetic
 from lit_fa.errors import UserError
 from lit_fa.modules import Classifier, HeadProbe
-from lit_fa.modules.warm_up import read_out
+from lit_fa.modules.warm_up import head_of
 from lit_fa.rules import (
     Backprop,
     DirectFeedbackAlignment,
@@ -233,4 +233,4 @@ def test_the_read_out_is_found_by_what_it_puts_out():
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.classify(self.embed(x.flatten(1)).relu())
 
-    assert read_out(classifier(network=Named()).learner, torch.zeros(2, *IMAGE)) == "network.classify"
+    assert head_of(classifier(network=Named()).learner, torch.zeros(2, *IMAGE)) == "network.classify"

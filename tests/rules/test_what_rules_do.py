@@ -10,7 +10,6 @@ from torch import nn
 
 from lit_fa.federated import LocalSGD
 from lit_fa.modules import Classifier
-from lit_fa.modules.learner import Learner
 from lit_fa.rules import (
     FLFA,
     Backprop,
@@ -29,6 +28,7 @@ from lit_fa.rules import (
     SVDBackprop,
     SVDSpaceAlignment,
 )
+from lit_fa.rules.learner import Learner
 from tests.federated.federation import CLASSES, INPUTS, largest_difference, trained, weights
 
 ROOT = Path(__file__).parents[2]

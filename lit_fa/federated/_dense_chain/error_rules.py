@@ -4,6 +4,7 @@ Letters: a active clients, b rows, i in, o out, c classes.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -12,12 +13,12 @@ from torch import Tensor
 from lit_fa.federated._dense_chain.network import Chain, DenseLayer, Unsupported
 from lit_fa.federated._dense_chain.parameter_update import ParameterUpdate, Rows
 from lit_fa.federated.client_batch import ClientBatch
-from lit_fa.federated.round_task import Learner
 from lit_fa.functional.criteria import ROWS, one_hot
 from lit_fa.layers.taps import block_key
 from lit_fa.rules.base import Batch, LearningRule, Tensors
 from lit_fa.rules.direct_feedback_alignment import DirectFeedbackAlignment
 from lit_fa.rules.feedback_alignment import FeedbackAlignment
+from lit_fa.rules.learner import Learner
 
 
 class ErrorGradient:
@@ -55,7 +56,7 @@ class ErrorGradient:
         for number in reversed(range(len(self.layers))):
             layer = self.layers[number]
             layer.activation.backward_(error, values[number + 1])
-            below = self._below(number, teacher if self.direct else error) if number else None
+            below = self._below(number, teacher if self.direct else error) if number else error
             self.update.layer(layer, error, values[number])
             error = below
         return losses, correct
@@ -63,8 +64,8 @@ class ErrorGradient:
     def _below(self, number: int, error: Tensor) -> Tensor:
         """The error (a, b, i) behind the layer below; computed before this layer's weights change."""
         out = self.space(f"error {number}", *error.shape[:2], self.layers[number - 1].units)
-        matrix, gain = self.backward[number - 1]
-        matrix = matrix(self.clients.params)
+        of_params, gain = self.backward[number - 1]
+        matrix = of_params(self.clients.params)
         if matrix.ndim == 2:  # the same for all clients
             torch.mm(error.flatten(0, 1), matrix, out=out.flatten(0, 1))
         else:
@@ -73,7 +74,7 @@ class ErrorGradient:
 
     def _teacher(self, error: Tensor, targets: Tensor, rows: Rows) -> Tensor:
         """What direct feedback sends: the error at the logits, or the target."""
-        if getattr(self.rule, "teacher", "error") == "error":
+        if not isinstance(self.rule, DirectFeedbackAlignment) or self.rule.teacher == "error":
             return error
         weights = rows.weights if self.rule.target_reduction == "mean" else rows.valid
         return one_hot(targets, error) * weights.unsqueeze(-1)
@@ -94,7 +95,7 @@ def _transposed(layer: DenseLayer, clients: ClientBatch) -> Backward:
     stored = clients.shared.get(layer.feedback_weight)
     if stored is not None and source.matrix(clients.params[layer.weight][0], stored) is stored:
         fixed = (stored * gain).to(clients.params[layer.weight].dtype)
-        return Backward(lambda params: fixed)
+        return Backward(partial(_fixed, fixed))
     matrix = torch.vmap(source.matrix, (0, None))
     return Backward(lambda params: matrix(params[layer.weight], stored), gain)
 
@@ -103,4 +104,8 @@ def _direct(learner: Learner, clients: ClientBatch) -> list[Backward]:
     """From the logits straight to every block."""
     own, like = learner.split(clients.shared).rule, next(iter(clients.params.values()))
     fixed = [own[f"feedback.{block_key(name)}.weight"].to(like.dtype) for name in learner.rule.links]
-    return [Backward(lambda params, matrix=matrix: matrix) for matrix in fixed]
+    return [Backward(partial(_fixed, matrix)) for matrix in fixed]
+
+
+def _fixed(matrix: Tensor, params: Tensors) -> Tensor:
+    return matrix

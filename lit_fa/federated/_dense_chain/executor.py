@@ -8,18 +8,21 @@ from lit_fa.federated._dense_chain.forward_forward import ForwardForwardGradient
 from lit_fa.federated._dense_chain.network import Chain, Unsupported, check_value, read_chain
 from lit_fa.federated._dense_chain.parameter_update import ParameterUpdate, Rows
 from lit_fa.federated.client_batch import ClientBatch, ClientBatchExecutor
-from lit_fa.federated.client_step import Gradient
-from lit_fa.federated.round_task import Learner, LocalTraining
+from lit_fa.federated.client_step import Gradient, TrainingClient
+from lit_fa.federated.round_task import LocalTraining
 from lit_fa.functional.criteria import ROWS
 from lit_fa.rules.backprop import Backprop
-from lit_fa.rules.base import Tensors
+from lit_fa.rules.base import LearningRule, Tensors
 from lit_fa.rules.direct_feedback_alignment import DirectFeedbackAlignment
 from lit_fa.rules.feedback_alignment import FeedbackAlignment
 from lit_fa.rules.flfa import FLFA
 from lit_fa.rules.forward_forward import ForwardForward
+from lit_fa.rules.learner import Learner
 
-GRADIENTS = dict.fromkeys((Backprop, FeedbackAlignment, FLFA, DirectFeedbackAlignment), ErrorGradient)
-GRADIENTS[ForwardForward] = ForwardForwardGradient
+GRADIENTS: dict[type[LearningRule], type[ErrorGradient | ForwardForwardGradient]] = {
+    **dict.fromkeys((Backprop, FeedbackAlignment, FLFA, DirectFeedbackAlignment), ErrorGradient),
+    ForwardForward: ForwardForwardGradient,
+}
 
 
 class StackedExecutor(ClientBatchExecutor):
@@ -42,7 +45,7 @@ class StackedExecutor(ClientBatchExecutor):
         explicit = GRADIENTS[type(learner.rule)](learner, _chain(learner, local), clients, update)
         round_, rows = clients.task.round, Rows.none()
 
-        def gradient(clients: ClientBatch, step: int) -> tuple[Tensors, Tensor]:
+        def gradient(_: TrainingClient, step: int) -> tuple[Tensors, Tensor]:
             nonlocal rows
             batch = round_.stacked(clients.active, step)
             rows = rows.of(round_.rows[: clients.active, step], batch[1].shape[1], update.like)

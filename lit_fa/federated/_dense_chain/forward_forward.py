@@ -10,13 +10,14 @@ and for the head, and its part of the gradient comes from the sum of both halves
 Letters: a active clients, b rows (both halves: 2b), i in, u units, c classes.
 """
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 
 from lit_fa.federated._dense_chain.network import Chain, Unsupported
 from lit_fa.federated._dense_chain.parameter_update import ParameterUpdate, Rows
 from lit_fa.federated.client_batch import ClientBatch
-from lit_fa.federated.round_task import Learner
 from lit_fa.functional.criteria import ROWS, one_hot
 from lit_fa.functional.goodness import (
     contrast_rows,
@@ -28,8 +29,9 @@ from lit_fa.functional.goodness import (
     sample_hash,
     wrong_labels,
 )
-from lit_fa.rules.base import Batch
+from lit_fa.rules.base import Batch, LearningRule
 from lit_fa.rules.forward_forward import ForwardForward
+from lit_fa.rules.learner import Learner
 
 
 class ForwardForwardGradient:
@@ -37,14 +39,16 @@ class ForwardForwardGradient:
 
     def __init__(self, learner: Learner, chain: Chain, clients: ClientBatch, update: ParameterUpdate):
         """See the class."""
+        assert isinstance(learner.rule, ForwardForward)
         self.learner, self.rule = learner, learner.rule
         *self.hidden, self.head = chain.layers
         self.criterion = ROWS[learner.criterion]
         self.clients, self.update, self.space = clients, update, update.space
 
     @staticmethod
-    def check(rule: ForwardForward, chain: Chain) -> None:
+    def check(rule: LearningRule, chain: Chain) -> None:
         """Raise `Unsupported` for options of the rule that have no explicit gradient."""
+        assert isinstance(rule, ForwardForward)
         if rule.peer:
             raise Unsupported("peer normalisation has no explicit gradient")
         if rule.schedule != "simultaneous":
@@ -56,38 +60,41 @@ class ForwardForwardGradient:
         """Update all layers; returns losses (a, b) and whether predictions are correct (a, b)."""
         x, targets = batch
         image = LabelledImage(x.flatten(2), self)
-        losses, logits = 0, None
+        losses: list[Tensor] = []
+        logits = None
         if self.rule.head == "softmax":
             features, logits = self._head(image)
-            losses, error = self.criterion(logits, targets)
+            head_losses, error = self.criterion(logits, targets)
+            losses.append(head_losses)
             self.update.layer(self.head, error.mul_(rows.weights.unsqueeze(-1)), features)
         wrong = self._wrong_labels(x, targets, logits, rows)
         goodness = self._hidden(image, torch.cat([targets, wrong], 1), rows)
-        losses = losses + sum(
-            contrast_rows(*g.chunk(2, 1), *self.rule.contrast_options(layer.units))
-            for g, layer in zip(goodness, self.hidden, strict=True)
-        )
+        pairs = [(g.chunk(2, 1), layer.units) for g, layer in zip(goodness, self.hidden, strict=True)]
+        local = [contrast_rows(good, bad, *self.rule.contrast_options(units)) for (good, bad), units in pairs]
+        losses.append(reduce(torch.add, local))
         correct = self._better(goodness, targets, wrong) if logits is None else logits.argmax(-1) == targets
-        return losses, correct
+        return reduce(torch.add, losses), correct
 
     def _hidden(self, image: "LabelledImage", labels: Tensor, rows: Rows) -> list[Tensor]:
         """Update the hidden layers; returns each one's goodness (a, 2b)."""
-        goodness, below = [], None
+        goodness: list[Tensor] = []
+        below: Tensor | None = None
         for number, layer in enumerate(self.hidden):
             out = self.space(f"value {number}", *labels.shape, layer.units)
-            h = layer.output(below, self.clients.params, out) if number else image.labelled(labels, out)
+            h = image.labelled(labels, out) if below is None else layer.output(below, self.clients.params, out)
             norm = torch.linalg.vector_norm(h, dim=-1)
             goodness.append(of_squares(norm.square(), layer.units, self.rule.goodness))
-            slopes = contrast_slopes(*goodness[-1].chunk(2, 1), *self.rule.contrast_options(layer.units), rows=1)
+            positive, negative = goodness[-1].chunk(2, 1)
+            slopes = contrast_slopes(positive, negative, *self.rule.contrast_options(layer.units), rows=1)
             slopes *= rows.weights.repeat(1, 2)
-            slopes *= of_squares(2, layer.units, self.rule.goodness)
+            slopes *= 2 if self.rule.goodness == "sum" else 2 / layer.units
             error = torch.mul(h, slopes.unsqueeze(-1), out=self.space("error", *h.shape))
             if not layer.activation.is_mask:
                 layer.activation.backward_(error, h)
-            if number:
-                self.update.layer(layer, error, below)
-            else:
+            if below is None:
                 image.update(error)
+            else:
+                self.update.layer(layer, error, below)
             below = self._normalised(h, norm) if layer is not self.hidden[-1] else None
         return goodness
 
@@ -113,13 +120,13 @@ class ForwardForwardGradient:
         if self.rule.negatives == "permutation":
             counts = rows.counts.to(targets.device).unsqueeze(1)
             return permuted_labels(targets, numbers.view_as(targets), counts)
-        if self.rule.negatives == "hard":
+        if self.rule.negatives == "hard" and logits is not None:
             return likely_labels(targets.flatten(), numbers, logits.flatten(0, 1)).view_as(targets)
         return wrong_labels(targets.flatten(), numbers, self.rule.classes).view_as(targets)
 
     def _better(self, goodness: list[Tensor], targets: Tensor, wrong: Tensor) -> Tensor:
         """Whether the true label has more goodness than the wrong one; of equals, the smaller label wins."""
-        positive, negative = sum(goodness[self.rule.first_counted :]).chunk(2, 1)
+        positive, negative = reduce(torch.add, goodness[self.rule.first_counted :]).chunk(2, 1)
         tie = (positive == negative) & (targets <= wrong)
         return (positive > negative) | tie | (targets == wrong)
 

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_fa.errors import UserError
-from lit_fa.federated.round_task import Learner
 from lit_fa.layers.feedback import Feedback, FeedbackLinear
 from lit_fa.layers.observing import observing
 from lit_fa.rules.base import Halves, Tensors
+from lit_fa.rules.learner import Learner
 
 Named = list[tuple[str, nn.Module]]
 
@@ -118,7 +118,7 @@ def _named_leaves(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.M
 
 def _layer(learner: Learner, modules: Named, start: int, end: int) -> DenseLayer:
     name, module = modules[start]
-    if type(module) not in (nn.Linear, FeedbackLinear):
+    if not isinstance(module, nn.Linear) or type(module) not in (nn.Linear, FeedbackLinear):
         raise Unsupported(f"{name} is a {type(module).__name__}, a linear layer of its own kind")
     activations = _nonlinear(modules[start + 1 : end])
     if len(activations) > 1:
@@ -129,7 +129,7 @@ def _layer(learner: Learner, modules: Named, start: int, end: int) -> DenseLayer
         weight=weight,
         bias=None if module.bias is None else bias,
         feedback_weight=feedback_weight,
-        units=len(module.weight),
+        units=module.out_features,
         activation=_activation(activations),
         feedback=module.feedback if isinstance(module, FeedbackLinear) and not module.feedback.off else None,
         outputs=range(start + 1 + activations[0][0] if activations else start, end),

@@ -7,7 +7,7 @@ Letters: a active clients, b rows, i in, o out.
 """
 
 import math
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,11 +32,11 @@ class Rows(NamedTuple):
     weights: Tensor
 
     @classmethod
-    def none(cls) -> Self:
+    def none(cls) -> "Rows":
         """Before the first step."""
         return cls(*(torch.empty(0, 0) for _ in range(3)))
 
-    def of(self, counts: Tensor, longest: int, like: Tensor) -> Self:
+    def of(self, counts: Tensor, longest: int, like: Tensor) -> "Rows":
         """The rows of the next step; these, if nothing has changed."""
         if self.valid.shape[1] == longest and torch.equal(counts, self.counts):
             return self
@@ -49,7 +49,8 @@ class Workspace:
 
     def __init__(self, like: Tensor):
         """like: a tensor of the type and device of the memory."""
-        self.like, self.memory = like, {}
+        self.like = like
+        self.memory: dict[str, Tensor] = {}
 
     def __call__(self, name: str, *shape: int) -> Tensor:
         """Memory (shape), not initialised."""
@@ -66,7 +67,7 @@ class ParameterUpdate:
         """See the class."""
         self.clients, self.lr = clients, clients.task.lr
         self.at_once = local.optimizer.plain and not local.algorithm.corrects
-        self.decay = 1 - self.lr * local.optimizer.weight_decay if self.at_once else 1.0
+        self.decay = 1 - self.lr * getattr(local.optimizer, "weight_decay", 0.0) if self.at_once else 1.0
         self.like = next(iter(clients.params.values()))
         self.space = Workspace(self.like)
         self.grads: Tensors = {}

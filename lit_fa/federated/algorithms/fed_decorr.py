@@ -26,11 +26,11 @@ class FedDecorr(FederatedAlgorithm):
     wants_features: ClassVar[bool] = True
     beta: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Refuse a negative strength."""
         positive("FedDecorr: beta", self.beta)
 
-    def penalty(self, features: Tensor, of_server: None, of_previous: None) -> Tensor:
+    def penalty(self, features: Tensor, of_server: Tensor | None, of_previous: Tensor | None) -> Tensor:
         """beta / b times the mean squared off-diagonal entry of Z^T Z; zero for a batch of one row or one dimension."""
         rows, d = features.shape
         if rows < 2 or d < 2:

@@ -26,7 +26,7 @@ class FedDyn(FederatedAlgorithm):
     has_server_state: ClassVar[bool] = True
     alpha: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """The server divides by alpha."""
         positive("FedDyn: alpha", self.alpha, zero=False)
 

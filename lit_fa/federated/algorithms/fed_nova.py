@@ -28,10 +28,11 @@ class FedNova(FederatedAlgorithm):
     def check(self, optimizer: LocalOptimizer) -> None:
         """SGD without Nesterov's form."""
         if not isinstance(optimizer, LocalSGD) or optimizer.nesterov:
-            raise UserError("FedNova knows how far SGD moves in so many steps: use LocalSGD without nesterov")
+            raise UserError("FedNova normalises by the steps of SGD: use LocalSGD without nesterov")
 
-    def client_weights(self, sizes: Sequence[int], steps: Sequence[int], optimizer: LocalSGD) -> Tensor:
+    def client_weights(self, sizes: Sequence[int], steps: Sequence[int], optimizer: LocalOptimizer) -> Tensor:
         """p_i tau_eff / a_i."""
+        assert isinstance(optimizer, LocalSGD)  # by `check`
         p = super().client_weights(sizes, steps, optimizer)
         tau, rho = torch.tensor(steps, dtype=torch.float64), optimizer.momentum
         a = (tau - rho * (1 - rho**tau) / (1 - rho)) / (1 - rho)

@@ -18,7 +18,7 @@ class FedProx(FederatedAlgorithm):
     paper: ClassVar[str] = "Li et al. 2020, arXiv:1812.06127"
     mu: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Refuse a negative strength."""
         positive("FedProx: mu", self.mu)
 

@@ -29,7 +29,7 @@ class Moon(FederatedAlgorithm):
     mu: float = 0.1
     temperature: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """The temperature divides."""
         positive("Moon: mu", self.mu)
         positive("Moon: temperature", self.temperature, zero=False)
@@ -38,8 +38,10 @@ class Moon(FederatedAlgorithm):
         """The server's parameters."""
         return dict(anchor)
 
-    def penalty(self, features: Tensor, of_server: Tensor, of_previous: Tensor) -> Tensor:
+    def penalty(self, features: Tensor, of_server: Tensor | None, of_previous: Tensor | None) -> Tensor:
         """mu times the contrast, mean over the batch."""
+        assert of_server is not None
+        assert of_previous is not None
         near = F.cosine_similarity(features, of_server, dim=-1) / self.temperature
         far = F.cosine_similarity(features, of_previous, dim=-1) / self.temperature
         return -self.mu * F.logsigmoid(near - far).mean()

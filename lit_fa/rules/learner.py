@@ -10,9 +10,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from lit_fa.errors import UserError, nearest
-from lit_fa.functional.criteria import CRITERIA
-from lit_fa.rules.base import Batch, Does, Halves, LearningRule, Progress, Surrogate, Tensors
+from lit_fa.errors import check_literals
+from lit_fa.functional.criteria import CRITERIA, CriterionName
+from lit_fa.rules.base import Batch, Criterion, Does, Halves, LearningRule, Progress, Surrogate, Tensors
 
 T = TypeVar("T")
 START = Progress(0)
@@ -30,12 +30,15 @@ class Learner(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, rule: LearningRule, example: Tensor, criterion: str | Callable = "cross_entropy"
+        self,
+        network: nn.Module,
+        rule: LearningRule,
+        example: Tensor,
+        criterion: CriterionName | Criterion = "cross_entropy",
     ):
         """Install the rule."""
         super().__init__()
-        if isinstance(criterion, str) and criterion not in CRITERIA:
-            raise UserError(f"unknown criterion '{criterion}'; {nearest(criterion, [*CRITERIA])}")
+        check_literals(Learner, locals())
         self.network, self.rule = network, rule
         self.criterion = CRITERIA[criterion] if isinstance(criterion, str) else criterion
         self.coverage = rule.install(network, example, self.criterion)
@@ -63,7 +66,7 @@ class Learner(nn.Module):
         >>> Learner.split({"network.0.weight": 1, "rule.steps": 2})
         Halves(network={'0.weight': 1}, rule={'steps': 2})
         """
-        halves = Halves({}, {})
+        halves: Halves[T] = Halves({}, {})
         for name, value in named.items():
             half, _, own = name.partition(".")
             if half in Halves._fields:
@@ -83,7 +86,7 @@ class Learner(nn.Module):
         """Parameter to the number of the local loss that it alone learns from; see `LearningRule.parts`."""
         return self.join(self.rule.parts(self.network, example))
 
-    def edited(self, params: Tensors, grads: Tensors, progress: Progress) -> Tensors:
+    def edited(self, params: Tensors, grads: Tensors, progress: Progress) -> dict[str, Tensor | None]:
         """The gradients that the rule changes, by the learner's names; None for one that it removes. Pure."""
         if Does.EDITS not in self.rule.does:
             return {}
@@ -93,8 +96,8 @@ class Learner(nn.Module):
         """The parameters and buffers that the rule changes after a step, by the learner's names. Pure."""
         if Does.EVOLVES not in self.rule.does:
             return {}, {}
-        params, buffers = self.rule.after_step(self.split(params), self.split(buffers), progress)
-        return self.join(params), self.join(buffers)
+        changed, renewed = self.rule.after_step(self.split(params), self.split(buffers), progress)
+        return self.join(changed), self.join(renewed)
 
     def evolving(self) -> list[str]:
         """Names of the buffers that `evolved` may change."""
@@ -114,14 +117,18 @@ class Learner(nn.Module):
         """Let the rule edit what `backward` left in `.grad`."""
         if Does.EDITS not in self.rule.does:
             return
-        params = {name: p for name, p in self.named_parameters() if p.grad is not None}
-        for name, grad in self.edited(params, {name: p.grad for name, p in params.items()}, progress).items():
+        params: Tensors = dict(self.named_parameters())
+        grads = {name: p.grad for name, p in params.items() if p.grad is not None}
+        for name, grad in self.edited({name: params[name] for name in grads}, grads, progress).items():
             params[name].grad = grad
 
     @torch.no_grad()
     def after_step(self, progress: Progress) -> None:
         """Let a rule that evolves renew parameters and buffers in place after an optimiser step."""
-        params, buffers = dict(self.named_parameters()), dict(self.named_buffers())
-        for old, new in zip((params, buffers), self.evolved(params, buffers, progress), strict=True):
-            for name, tensor in new.items():
-                old[name].copy_(tensor)
+        params: Tensors = dict(self.named_parameters())
+        buffers = dict(self.named_buffers())
+        changed, renewed = self.evolved(params, buffers, progress)
+        for name, tensor in changed.items():
+            params[name].copy_(tensor)
+        for name, tensor in renewed.items():
+            buffers[name].copy_(tensor)
