@@ -70,6 +70,8 @@ class LitFACLI(LightningCLI):
         predicting: of `lit-fa predict`: `split` or `images`, and the callback `table` that writes the predictions.
     """
 
+    parser: Parser
+
     def __init__(
         self,
         args: Sequence[str] | dict[str, Any],
@@ -101,11 +103,12 @@ class LitFACLI(LightningCLI):
     def setup_parser(self, add_subcommands: bool, *kwargs: dict[str, Any]) -> None:
         """Build the parser, or take the one that an earlier config of this thread has built; it keeps no values."""
         key = (type(self), *(self.subcommands() if add_subcommands else ()))
-        if key not in vars(_built):
+        built: dict[Any, dict[str, Any]] = vars(_built)
+        if key not in built:
             before = {*vars(self)}
             super().setup_parser(add_subcommands, *kwargs)
-            vars(_built)[key] = {name: value for name, value in vars(self).items() if name not in before}
-        vars(self).update(vars(_built)[key])
+            built[key] = {name: value for name, value in vars(self).items() if name not in before}
+        vars(self).update(built[key])
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Check values and the checkpoint before anything is built.

@@ -48,9 +48,10 @@ class Parser(LightningArgumentParser):
         finally:
             _dumping.reset(token)
 
-    def plain(self, config: Any, **options: Any) -> dict:
+    def plain(self, config: Any, **options: Any) -> dict[str, Any]:
         """What a loader would read from `dump`, without the text."""
-        return self.dump(config, format=PLAIN, **options).value
+        text: Any = self.dump(config, format=PLAIN, **options)
+        return text.value
 
     def save(self, config: Any, path: Any, *args: Any, overwrite: bool = False, **options: Any) -> None:
         """Write the config as UTF-8; jsonargparse uses the encoding of the locale, which may be ASCII."""

@@ -78,5 +78,5 @@ def mlp(
     network = initialised(BlockNetwork(blocks, head, num_classes), init)
     with torch.no_grad():
         for block in blocks:
-            block.linear.weight.mul_(gain)
+            block.get_parameter("linear.weight").mul_(gain)
     return network

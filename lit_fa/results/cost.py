@@ -50,13 +50,13 @@ def estimate(collected: Collected, runs: Sequence[Run]) -> Estimate:
     if records:
         seconds, on_gpu = [_seconds(collected, run) for run in runs], bool(_gpu(records[0]))
         hours, memory = sum(seconds) / 3600, max(_memory(record) for record in records)
-        times = (None, hours) if on_gpu else (hours, None)
-        return Estimate(*times, memory or None, download, "gpu" if on_gpu else "cpu", f"{len(records)} records")
+        cpu, gpu = (None, hours) if on_gpu else (hours, None)
+        return Estimate(cpu, gpu, memory or None, download, "gpu" if on_gpu else "cpu", f"{len(records)} records")
     if declared is None:
         return Estimate()
     share = len(runs) / max(len(collected.runs), 1)
-    hours_declared = (None if h is None else h * share for h in (declared.cpu_hours, declared.gpu_hours))
-    return Estimate(*hours_declared, declared.memory_gib, download, declared.device, "declared")
+    cpu, gpu = (None if h is None else h * share for h in (declared.cpu_hours, declared.gpu_hours))
+    return Estimate(cpu, gpu, declared.memory_gib, download, declared.device, "declared")
 
 
 def seconds_of(record: Record) -> float | None:
