@@ -25,7 +25,7 @@ class ErrorBound(Periodic):
 
     Raises:
         MeasurementError: another criterion than `mse`, more than one batch an epoch, an optimiser that is not plain
-            SGD (weight decay is allowed), or a federated run.
+            SGD (weight decay is allowed), several learning rates, clipping, augmented images, or a federated run.
     """
 
     def __init__(self) -> None:
@@ -41,9 +41,11 @@ class ErrorBound(Periodic):
         check_squared_error(module, "ErrorBound")
         if trainer.num_training_batches != 1:
             raise MeasurementError("ErrorBound is of full-batch steps: set batch_size to the number of training images")
-        for group in trainer.optimizers[0].param_groups:
-            if type(trainer.optimizers[0]) is not torch.optim.SGD or group["momentum"] or group["nesterov"]:
-                raise MeasurementError("ErrorBound is of gradient descent: use torch.optim.SGD without momentum")
+        if not is_gradient_descent(trainer.optimizers[0]) or getattr(module, "clip", None) is not None:
+            raise MeasurementError(
+                "ErrorBound is of gradient descent: use torch.optim.SGD without momentum, with one rate and one decay, "
+                "and no clip"
+            )
         self.data = whole_training_set(trainer, module)
         if not self.slacks:
             self.gamma = smallest_eigenvalue(last_hidden(module.network, self.data[0]))
@@ -93,6 +95,13 @@ class ErrorBound(Periodic):
             outputs = learner.network(inputs).double()
         wanted = outputs_wanted(targets, outputs)
         return torch.linalg.norm(outputs - wanted).item(), torch.linalg.norm(wanted).item()
+
+
+def is_gradient_descent(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it is plain SGD, with the same rate and decay for all parameters."""
+    groups = optimizer.param_groups
+    plain = type(optimizer) is torch.optim.SGD and not any(g["momentum"] or g["maximize"] for g in groups)
+    return plain and len({(g["lr"], g["weight_decay"]) for g in groups}) == 1
 
 
 def last_hidden(network: nn.Module, inputs: Tensor) -> Tensor:

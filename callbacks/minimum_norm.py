@@ -21,7 +21,8 @@ class MinimumNorm(Periodic):
         every_n_steps: optimiser steps between two measurements; 0: at the end of every epoch.
 
     Raises:
-        MeasurementError: a network that is not linear or has a bias, another criterion than `mse`, or a federated run.
+        MeasurementError: a network that is not linear or has a bias, another criterion than `mse`, augmented
+            images, or a federated run.
     """
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
@@ -59,7 +60,9 @@ def check_linear(network: nn.Module, inputs: Tensor) -> None:
         MeasurementError: the network is another map.
     """
     expected = inputs.flatten(1).double() @ product_of_layers(network).t()
-    if not torch.allclose(network(inputs).double(), expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item()):
+    outputs = network(inputs)
+    tolerance = torch.finfo(outputs.dtype).eps ** 0.5
+    if not torch.allclose(outputs.double(), expected, rtol=tolerance, atol=tolerance * expected.abs().max().item()):
         raise MeasurementError(
             "MinimumNorm measures linear networks: set network_args: {activation: identity, bias: false}"
         )

@@ -13,8 +13,11 @@ def whole_training_set(trainer: L.Trainer, module: L.LightningModule) -> Batch:
     """Inputs (n, ...) and targets (n,), in the order of the first epoch, on the device.
 
     Raises:
-        MeasurementError: the module is federated.
+        MeasurementError: the module is federated, or the images are augmented, so that every epoch has others.
     """
+    data = getattr(trainer, "datamodule", None)
+    if getattr(data, "augment", "none") != "none" or getattr(data, "transforms", None):
+        raise MeasurementError("augmented images are others in every epoch: set augment: none and no transforms")
     if hasattr(module, "movements"):
         raise MeasurementError("the clients of a federated run have no training set in common: use Classifier")
     with isolate_rng(include_cuda=torch.cuda.is_available()), module.training_batches(whole=True) as epoch:

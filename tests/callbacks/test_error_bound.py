@@ -7,10 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks import ErrorBound, MeasurementError, Recorder
+from callbacks import ErrorBound, MeasurementError, MinimumNorm, Recorder
+from datamodules import Digits
 from lit_fa.functional.error_bound import error_bound, smallest_eigenvalue
+from lit_fa.modules import Classifier
 from lit_fa.rules import Backprop, DirectFeedbackAlignment
 from tests.callbacks.training import fit, mlp, task
+from tests.federated.federation import quiet
 from tests.reference import error_bound as literal
 
 
@@ -96,8 +99,28 @@ def test_a_run_logs_the_literal_errors_and_slack(decay):
         ({"criterion": "cross_entropy", "batches": [task(12)]}, "criterion: mse"),
         ({"criterion": "mse"}, "full-batch steps"),
         ({"criterion": "mse", "batches": [task(12)], "sgd": {"momentum": 0.9}}, "without momentum"),
+        ({"criterion": "mse", "batches": [task(12)], "layer_lr": {"3.*": 0.01}}, "one rate"),
+        ({"criterion": "mse", "batches": [task(12)], "clip": 1.0}, "no clip"),
     ],
 )
 def test_a_run_that_the_bound_is_not_of_is_refused(options, message):
     with pytest.raises(MeasurementError, match=message):
         fit(mlp([6], nn.ReLU), Backprop(), [ErrorBound()], epochs=1, **options)
+
+
+@pytest.mark.parametrize("observers", [[ErrorBound], [MinimumNorm], [ErrorBound, MinimumNorm]])
+def test_observing_the_whole_training_set_changes_no_weight(observers):
+    def weights(callbacks):
+        torch.manual_seed(7)
+        network = mlp([6], nn.Identity, bias=False)
+        fit(network, DirectFeedbackAlignment(), callbacks, batches=[task(12)], criterion="mse", epochs=3)
+        return network.state_dict() | {"random": torch.get_rng_state()}
+
+    plain, observed = weights([]), weights([make() for make in observers])
+    assert all(torch.equal(observed[name], tensor) for name, tensor in plain.items())
+
+
+def test_augmented_images_are_refused():
+    module = Classifier("mlp", image_shape=(1, 8, 8), criterion="mse", network_args={"hidden": [8]})
+    with pytest.raises(MeasurementError, match="augment: none"):
+        quiet(max_epochs=1, callbacks=[ErrorBound()]).fit(module, Digits(batch_size=1437, augment="jitter"))
