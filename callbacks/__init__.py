@@ -1,5 +1,6 @@
 """Measurements during training. Callbacks only observe: without them every result has the same bits."""
 
+from callbacks.best_validation import BestValidation
 from callbacks.client_drift import ClientDrift
 from callbacks.conservation import ConservationPotential
 from callbacks.curves import Curves, Recorder, publish
@@ -27,6 +28,7 @@ from callbacks.weight_alignment import WeightAlignment
 
 __all__ = [
     "AlignmentDominance",
+    "BestValidation",
     "ClientDrift",
     "ClientDriftBound",
     "ConservationPotential",

@@ -24,6 +24,7 @@ from lit_fa.checkpoints.loading import load
 from lit_fa.config.cli import LitFACLI
 from lit_fa.config.parser_errors import check_names, guarded
 from lit_fa.config.values import check_trains
+from lit_fa.errors import UserError
 from lit_fa.jobs.lock import checkpoints_of
 from lit_fa.lightning_privates import callbacks_of, is_restoring
 from lit_fa.modules import NonFiniteLossError
@@ -124,12 +125,14 @@ def _recorded(config: Config, record: dict[str, Any], observers: Sequence[L.Call
     last = resume.own(checkpoint)
     interruption = callbacks.Interruption(lambda _: "the same command goes on", checkpoint)
     keep = ModelCheckpoint(checkpoint.parent, filename=checkpoint.stem, save_top_k=1, enable_version_counter=False)
-    callbacks_of(trainer).extend([*named_faults(), *observers, _run_record(cli, record, test), keep, interruption])
+    kept_best, recorded = _best_validation(trainer), _run_record(cli, record, test)
+    callbacks_of(trainer).extend([*named_faults(), *observers, recorded, keep, interruption])
     hand_on_to_ranks(trainer)
     try:
         trainer.fit(model, data, ckpt_path=last, weights_only=True)
         interruption.request.check()  # a signal after the last epoch
-        if test:
+        if test:  # the final weights come last: their test finishes the record
+            recorded.metrics |= kept_best.tested(trainer, data) if kept_best else {}
             trainer.test(model, data, verbose=False)
     except NonFiniteLossError as error:  # its record says so
         if trainer.world_size > 1:  # the other ranks wait for this one, until it ends with an error
@@ -142,6 +145,18 @@ def _recorded(config: Config, record: dict[str, Any], observers: Sequence[L.Call
         return _recorded(config, record, observers, test)
     loggers.finish(trainer)
     return model.network
+
+
+def _best_validation(trainer: L.Trainer) -> callbacks.BestValidation | None:
+    """The trainer's `BestValidation`, if it has one.
+
+    Raises:
+        UserError: it has several, whose metrics would have the same names.
+    """
+    chosen = [callback for callback in callbacks_of(trainer) if isinstance(callback, callbacks.BestValidation)]
+    if len(chosen) > 1:
+        raise UserError("trainer.callbacks has several BestValidation: keep one")
+    return chosen[0] if chosen else None
 
 
 def _run_record(cli: LitFACLI, record: dict[str, Any], test: bool) -> callbacks.RunRecord:

@@ -55,8 +55,11 @@ class Record:
 
         `last` is the final metric, or else the end of the curve; `first`, `best`, `mean_last_10` (of the last ten
         points, or of all if there are fewer), `median` and `max_abs` are of the curve. A point that is not finite makes
-        the result nan; only `best` ignores such points.
+        the result nan; only `best` ignores such points. `best_validation` is the metric of the weights that were best
+        on held-out data.
         """
+        if metric.at == "best_validation":
+            return self.data["metrics"].get(f"best_validation/{metric.name}")
         points = [value for *_, value in self.curve(metric.name)]
         if metric.at == "last" and metric.name in self.data["metrics"]:
             return float(self.data["metrics"][metric.name])

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, model_validator
 from pydantic.dataclasses import dataclass
 
 from lit_fa.errors import UserError, nearest
@@ -36,17 +36,26 @@ def _as_list(data: Any) -> Any:
 RowText = Annotated[Line, AfterValidator(_not_blank)]
 ColumnText = Annotated[Line, AfterValidator(lambda label: label and _not_blank(label))]
 Overrides = dict[str, Any]  # of the base config, by dotted name
-Point = Literal["last", "first", "best", "mean_last_10", "median", "max_abs"]  # of a curve
+Point = Literal["last", "first", "best", "best_validation", "mean_last_10", "median", "max_abs"]  # of training
 
 
 @dataclass(frozen=True)
 class Metric(Entry):
-    """One number of a finished run: `at` says which point of the curve, `better` which direction is progress."""
+    """One number of a finished run: `at` says which point of training, `better` which direction is progress.
+
+    `best_validation` is a test metric of the weights that were best on held-out data (`callbacks.BestValidation`).
+    """
 
     name: Line
     unit: Line
     better: Annotated[Literal["higher", "lower"], OneOf()] = "higher"
     at: Annotated[Point, OneOf()] = "last"
+
+    @model_validator(mode="after")
+    def _tested(self) -> Self:
+        if self.at == "best_validation" and not self.name.startswith("test/"):
+            raise UserError(f"{self.name} at best_validation: only test/ metrics are; of a curve the best is at: best")
+        return self
 
 
 @dataclass(frozen=True)
