@@ -17,6 +17,7 @@ from lit_fa.errors import UserError
 from lit_fa.experiment import build, run
 from lit_fa.jobs.pool import DEFAULT_RUNNER
 from lit_fa.jobs.worker import load_runner
+from lit_fa.spec.protocol import Stopping, converge
 
 CONFIG = {
     "seed_everything": 3,
@@ -178,3 +179,16 @@ def test_a_record_names_every_class_by_its_package():
     assert options["optimizer"]["class_path"] == "lit_fa.federated.FedAdam"
     assert options["local_optimizer"]["class_path"] == "lit_fa.federated.LocalSGD"
     assert options["rule"]["class_path"] == "lit_fa.rules.SVDBackprop"
+
+
+def test_a_converged_run_ends_when_held_out_data_no_longer_improve(tmp_path):
+    config, by = copy.deepcopy(CONFIG), {"monitor": "val/loss", "mode": "min"}
+    config["trainer"]["max_epochs"] = 40
+    config["model"]["init_args"]["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.5}}
+    converge(config, Stopping(patience=3, held_out=100), by, "table")
+    run(config, {"path": str(tmp_path / "r.json"), "id": "a", "seed": 3})
+    record = json.loads((tmp_path / "r.json").read_text())
+    losses = [value for *_, value in record["curves"]["val/loss"]]
+    assert len(losses) == losses.index(min(losses)) + 1 + 3 < 40
+    assert record["validation_is_test"] is False
+    assert record["metrics"]["best_validation/test/loss"] != record["metrics"]["test/loss"]

@@ -11,6 +11,7 @@ import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 
@@ -30,7 +31,9 @@ from lit_fa.reports.listing import find_tables, print_list
 from lit_fa.reports.published import print_published
 from lit_fa.reports.report import report
 from lit_fa.results.records import collect
+from lit_fa.spec.command import protocol_option
 from lit_fa.spec.output_paths import output_paths, tree_of
+from lit_fa.spec.protocol import Protocol
 from lit_fa.spec.table import Table, load_table
 
 _TRUST = (
@@ -49,6 +52,7 @@ def main(argv: Sequence[str], *, runner: str = DEFAULT_RUNNER) -> int:
         return print_list(arguments.path, output, arguments.json)
     quiet = Console(stderr=True) if getattr(arguments, "format", "console") != "console" else output
     tables, broken = _load(arguments.paths, quiet)
+    tables = [table.under(getattr(arguments, "protocol", "matched")) for table in tables]
     code = _carry_out(tables, arguments, output, runner, shlex.join(["lit-fa", "table", *argv]))
     return code or (2 if broken else 0)
 
@@ -131,6 +135,9 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=_TRUST if name in ("run", "verify") else None)
         command.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="tables or folders of them")
         command.add_argument("--scale", help="default: cpu where the table has it, else full")
+        command.add_argument(
+            "--protocol", choices=get_args(Protocol), default="matched", help="converged: train until held-out data say"
+        )
         command.add_argument("--out", type=Path, help="folder of the records; default: results beside the table")
     add_emit_options(commands.choices["emit"])
     commands.choices["emit"].set_defaults(logger=None, stale=False)
@@ -197,7 +204,7 @@ def _aggregate(tables: Sequence[Table], arguments: argparse.Namespace, output: C
     from lit_fa.reports.aggregates import print_aggregates  # numpy; no other command needs it
 
     table, scale = tables[0], tables[0].scale(arguments.scale)
-    collected = collect(table, scale, output_paths(table, scale.name, tree_of(table), out=arguments.out).results)
+    collected = collect(table, scale, output_paths(table, scale.label, tree_of(table), out=arguments.out).results)
     print_aggregates(collected, output, arguments.against, arguments.row, arguments.json)
     return 0
 
@@ -209,7 +216,8 @@ def _emit(tables: Sequence[Table], arguments: argparse.Namespace, output: Consol
     table, jobs = tables[0], missing(tables[0], arguments, output)
     if not jobs:
         return 0
-    line = ["lit-fa", "table", "run", str(table.path), "--scale", table.scale(arguments.scale).name]
+    scale = table.scale(arguments.scale)
+    line = ["lit-fa", "table", "run", str(table.path), "--scale", scale.name, *protocol_option(scale)]
     line += ["--out", str(arguments.out.resolve())] if arguments.out else []
     line += ["--allow-dirty"] if arguments.allow_dirty else []
     ids = [job.record["id"] for job in jobs]

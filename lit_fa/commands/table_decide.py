@@ -97,7 +97,7 @@ def _further(tables: Sequence[Table], arguments: argparse.Namespace, output: Con
     jobs = []
     for table in tables:
         scale, tree = table.scale(SCALE), tree_of(table)
-        where = output_paths(table, SCALE, tree, out=arguments.out, allow_dirty=arguments.allow_dirty)
+        where = output_paths(table, scale.label, tree, out=arguments.out, allow_dirty=arguments.allow_dirty)
         collected = _collected(table, arguments)
         rows = compare(collected)
         wanted = seeds_wanted(rows, scale)
@@ -118,7 +118,7 @@ def _further(tables: Sequence[Table], arguments: argparse.Namespace, output: Con
 
 def _collected(table: Table, arguments: argparse.Namespace) -> Collected:
     scale = table.scale(SCALE)
-    return collect(table, scale, output_paths(table, SCALE, tree_of(table), out=arguments.out).results)
+    return collect(table, scale, output_paths(table, scale.label, tree_of(table), out=arguments.out).results)
 
 
 def _needed(row: Comparison) -> str:

@@ -47,7 +47,7 @@ def all_missing(tables: Sequence[Table], arguments: argparse.Namespace, output: 
 def missing(table: Table, arguments: argparse.Namespace, output: Console) -> list[Job]:
     """The jobs of one table, after saying how many of its runs are done and what does not count."""
     scale, tree = table.scale(arguments.scale), tree_of(table)
-    where = output_paths(table, scale.name, tree, out=arguments.out, allow_dirty=arguments.allow_dirty)
+    where = output_paths(table, scale.label, tree, out=arguments.out, allow_dirty=arguments.allow_dirty)
     runs = _chosen(table, scale, arguments, where.results)
     jobs, problems = missing_jobs(table, runs, where, tree, arguments.logger, stale=arguments.stale)
     if not getattr(arguments, "dry_run", True):  # `emit` has no such option and removes nothing
@@ -57,7 +57,7 @@ def missing(table: Table, arguments: argparse.Namespace, output: Console) -> lis
                 clear(where.target / run.file_name)
     for problem in problems:
         say(output, f"skipped {problem}")
-    say(output, f"{table.path} ({scale.name}): {len(runs) - len(jobs)} of {len(runs)} runs done, {len(jobs)} to run")
+    say(output, f"{table.path} ({scale.label}): {len(runs) - len(jobs)} of {len(runs)} runs done, {len(jobs)} to run")
     collected = collect(table, scale, where.results)
     if jobs and getattr(arguments, "dry_run", False):
         ids = {job.record["id"] for job in jobs}
@@ -165,4 +165,5 @@ def _head(table: Table, run: Run, tree: Code, path: Path) -> dict[str, Any]:
         "commit": tree.commit,
         "dirty": tree.dirty,
         "path": str(path.parent.resolve() / path.name),
+        **({} if run.protocol == "matched" else {"protocol": run.protocol}),
     }

@@ -138,7 +138,7 @@ def _log(tables: Sequence[Table], arguments: argparse.Namespace) -> None:
     """Each table as it is now, as a run of W&B."""
     for table in tables:
         scale = table.scale(arguments.scale)
-        where = output_paths(table, scale.name, tree_of(table), out=arguments.out, allow_dirty=arguments.allow_dirty)
+        where = output_paths(table, scale.label, tree_of(table), out=arguments.out, allow_dirty=arguments.allow_dirty)
         compared = compare(collect(table, scale, where.target))
-        name = slug(f"{table.paper.key}-{table.name}-{scale.name}").replace(".", "-")
+        name = slug(f"{table.paper.key}-{table.name}-{scale.label}").replace(".", "-")
         load_runner(TABLE_LOGGER)(table.name, name, headers(table), rows(compared, table))

@@ -99,16 +99,16 @@ def _draw(table: Table, arguments: argparse.Namespace) -> Iterator[Drawn | str]:
     """The records of a table that are drawn, as jobs; a line for each that cannot be run, or for the table."""
     try:
         scale, tree = table.scale(arguments.scale), tree_of(table)
-        where = output_paths(table, scale.name, tree, out=arguments.out, allow_dirty=True)
+        where = output_paths(table, scale.label, tree, out=arguments.out, allow_dirty=True)
         collected = collect(table, scale, where.results)
     except UserError as error:
         yield str(error)
         return
     files = sorted(where.results.glob("*.json"))
     if not files:
-        yield f"{table.path}: no record at scale {scale.name}{_elsewhere(table, scale.name, where)}"
+        yield f"{table.path}: no record at scale {scale.label}{_elsewhere(table, scale.label, where)}"
         return
-    folder = usable_folder(where.scratch / "verified" / tree.key / table.paper.key / table.name / scale.name)
+    folder = usable_folder(where.scratch / "verified" / tree.key / table.paper.key / table.name / scale.label)
     for file in sorted(random.Random(arguments.seed).sample(files, min(arguments.sample, len(files)))):
         record = read_alone(file)
         if isinstance(record, str):
@@ -155,7 +155,7 @@ def _results(
     results = []
     for job in drawn:
         done, rerun = ended.get(job.record["path"]), job.rerun
-        name = f"{job.collected.scale.name}/{job.recorded.path.name}"
+        name = f"{job.collected.scale.label}/{job.recorded.path.name}"
         if rerun is not None:
             cell_id = "|".join(_labels(job.recorded.data)[:2])
             compared = compare_runs(job.recorded, rerun, spreads_of(job.collected, cell_id), _read_by(job.table))

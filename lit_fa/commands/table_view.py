@@ -26,7 +26,7 @@ def look(tables: Sequence[Table], scale: str | None, out: Path | None) -> tuple[
     views, left = [], 0
     for table in tables:
         chosen, tree = table.scale(scale), tree_of(table)
-        where = output_paths(table, chosen.name, tree, out=out)
+        where = output_paths(table, chosen.label, tree, out=out)
         try:
             runs = expand(table, chosen)
         except UserError as error:
@@ -36,7 +36,7 @@ def look(tables: Sequence[Table], scale: str | None, out: Path | None) -> tuple[
             continue
         records = {run.file_name: record for run in runs if (record := _record(run, where))}
         at_work = {run.file_name: who for run in runs if (who := _at_work(run, records, where))}
-        views.append(_view(table, chosen.name, runs, records, at_work))
+        views.append(_view(table, chosen.label, runs, records, at_work))
         left += len(runs) - len(records)
     return Group(*views), left
 

@@ -37,7 +37,7 @@ def print_aggregates(
         f"P(better than {reference})",
         "columns",
         "runs",
-        title=shown(f"{collected.table.paper.key} · {collected.table.name} · {collected.scale.name} scale"),
+        title=shown(f"{collected.table.paper.key} · {collected.table.name} · {collected.scale.label} scale"),
         caption="brackets: 95 %, stratified bootstrap over runs",
     )
     for one in found:
@@ -56,4 +56,4 @@ def _text(estimate: Estimate | None) -> str:
 
 def _entry(collected: Collected, one: Aggregate) -> dict[str, object]:
     table = collected.table
-    return {"paper": table.paper.key, "table": table.name, "scale": collected.scale.name, **asdict(one)}
+    return {"paper": table.paper.key, "table": table.name, "scale": collected.scale.label, **asdict(one)}

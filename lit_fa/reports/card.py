@@ -15,7 +15,7 @@ from lit_fa.results.records import Collected, collect
 from lit_fa.spec.table import load_table
 
 _FENCE = re.compile(r"^ {0,3}(```+|~~~+).*?^ {0,3}\1", re.M | re.S)
-_SCALE = re.compile(r"<!-- scale: (\w+) -->")
+_SCALE = re.compile(r"<!-- scale: ([\w-]+) -->")
 
 
 def block(collected: Collected, card: Path, out: Path) -> str:
@@ -25,7 +25,7 @@ def block(collected: Collected, card: Path, out: Path) -> str:
         for figure in collected.table.figures
         if drawable(collected, figure)
     ]
-    return f"<!-- scale: {collected.scale.name} -->\n{markdown(collected, compare(collected), images)}"
+    return f"<!-- scale: {collected.scale.label} -->\n{markdown(collected, compare(collected), images)}"
 
 
 def markers(name: str) -> tuple[str, str]:
@@ -83,7 +83,7 @@ def _lines(content: str, marker: str) -> list[re.Match[str]]:
 
 
 def scale_in(card_block: str) -> str | None:
-    """The scale that a card's block shows, None for an empty block."""
+    """The label of the scale that a card's block shows, None for an empty block."""
     match = _SCALE.search(card_block)
     return match.group(1) if match else None
 
@@ -123,8 +123,8 @@ def is_stale(table_path: Path | str, card_path: Path | str, out: Path | None = N
     table, card = load_table(table_path), Path(card_path)
     out = out or table.path.parent / "results"
     shown = read_block(card, table.name)
-    name = scale_in(shown or "")
-    if shown is None or name not in table.scales:
+    label = scale_in(shown or "")
+    if shown is None or label is None or label.partition("-")[0] not in table.scales:
         return True
-    collected = collect(table, table.scale(name), out / table.name / name)
+    collected = collect(*table.labelled(label), out / table.name / label)
     return shown != block(collected, card, out).strip()

@@ -6,7 +6,7 @@ from typing import Any
 from lit_fa.results.compare import Comparison
 from lit_fa.results.cost import cost_of_rows
 from lit_fa.results.records import Collected
-from lit_fa.spec.table import Cell
+from lit_fa.spec.table import Cell, Scale, Table
 
 _WITHOUT_NAME = ("paper", "code")  # facts whose value is a line of its own
 
@@ -20,6 +20,7 @@ def facts(collected: Collected) -> list[tuple[str, str]]:
     pairs = [
         ("paper", ", ".join(filter(None, reference))),
         ("scale", scale.name + (f" ({scale.note})" if scale.note else "")),
+        *_protocol(table, scale),
         ("seeds", f"{', '.join(map(str, scale.seeds))}; {_further(collected)}{finished}"),
         *(("diverged", line) for line in _divergences(collected)),
     ]
@@ -80,6 +81,18 @@ def hardware(entry: dict[str, Any] | None) -> str:
     memory = f"{entry['memory_gib']:.0f} GiB" if entry.get("memory_gib") else ""
     parts = (entry.get("gpu"), entry.get("cpu"), cores, threads, memory)
     return ", ".join(str(part) for part in parts if part) or "unknown"
+
+
+def _protocol(table: Table, scale: Scale) -> list[tuple[str, str]]:
+    """How runs end, if not after a fixed length."""
+    if scale.protocol == "matched":
+        return []
+    stopping, by = table.stopping, table.monitored["monitor"]
+    share = " of the" if stopping.held_out < 1 else ""
+    held = f"{stopping.held_out:g}{share} training samples held out, unless a config holds out its own number"
+    held = held if stopping.held_out else "the data set's own validation samples"
+    text = f"early stopping after {stopping.patience:g} validations without a better {by}"
+    return [("protocol", f"{scale.protocol}: {text}; {held}")]
 
 
 def _further(collected: Collected) -> str:

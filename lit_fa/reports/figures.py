@@ -64,7 +64,7 @@ def draw(collected: Collected, figure: Figure, out: Path) -> Path | None:
 def figure_path(collected: Collected, figure: Figure, out: Path) -> Path:
     """`<out>/<figure>-<scale>.png`."""
     name = Path(figure.file)
-    return out / f"{name.stem}-{collected.scale.name}{name.suffix}"
+    return out / f"{name.stem}-{collected.scale.label}{name.suffix}"
 
 
 def drawable(collected: Collected, figure: Figure) -> bool:

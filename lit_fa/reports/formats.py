@@ -51,7 +51,7 @@ def markdown(collected: Collected, comparisons: Sequence[Comparison], images: Se
 def console(collected: Collected, comparisons: Sequence[Comparison]) -> ConsoleTable:
     """The report as a rich table, verdicts coloured."""
     table, titles = collected.table, headers(collected.table)
-    title = (table.paper.key, table.paper.table or table.name, f"{collected.scale.name} scale")
+    title = (table.paper.key, table.paper.table or table.name, f"{collected.scale.label} scale")
     caption = [line(*fact) for fact in facts(collected)]
     caption.append(f"command: {code_span(run_command(table, collected.scale))}")
     view = ConsoleTable(
@@ -87,7 +87,7 @@ def comma_separated(collected: Collected, comparisons: Sequence[Comparison]) -> 
 
 def entries(collected: Collected, comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     """The report as plain data, one dict a cell and metric; numbers unrounded, None where there is no finite one."""
-    head = {"paper": collected.table.paper.key, "table": collected.table.name, "scale": collected.scale.name}
+    head = {"paper": collected.table.paper.key, "table": collected.table.name, "scale": collected.scale.label}
     table = collected.table
     return [{**head, **_entry(c, s, table)} for c in comparisons for s in (c.summary, *c.also)]
 

@@ -123,7 +123,7 @@ def _texts(section: dict[str, Any]) -> dict[str, str]:
 
 def _write_texts(section: dict[str, Any], folder: Path) -> None:
     for ending, text in section["texts"].items():
-        name = f"{_file_name(section['name'])}-{section['collected'].scale.name}.{ending}"
+        name = f"{_file_name(section['name'])}-{section['collected'].scale.label}.{ending}"
         _written(folder / name, text.rstrip("\n") + "\n")
 
 

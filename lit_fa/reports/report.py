@@ -75,7 +75,7 @@ def report(
 
 def _compared(table: Table, scale: str | None, out: Path | None) -> tuple[Collected, list[Comparison], OutputPaths]:
     chosen = table.scale(scale)
-    where = output_paths(table, chosen.name, tree_of(table), out=out)
+    where = output_paths(table, chosen.label, tree_of(table), out=out)
     collected = collect(table, chosen, where.results)
     return collected, compare(collected), where
 
@@ -124,8 +124,8 @@ def _print_problems(collected: Collected, where: OutputPaths, output: Console) -
         _print_line(output, f"skipped {problem}")
     if line := stale_line(collected):
         _print_line(output, line)
-    scale, missing = collected.scale.name, {run.file_name for run in collected.missing}
-    dirty = dirty_records(collected.table, scale, where.scratch) if scale != "smoke" else []
+    scale, missing = collected.scale.label, {run.file_name for run in collected.missing}
+    dirty = dirty_records(collected.table, scale, where.scratch) if collected.scale.name != "smoke" else []
     if ignored := len({path.name for path in dirty} & missing):
         _print_line(
             output, f"{ignored} dirty runs not counted (in {where.scratch}); commit and run again, or --allow-dirty"
@@ -139,7 +139,7 @@ def _default_card(collected: Collected, out: Path | None, output: Console) -> Pa
     shown = read_block(card, collected.table.name)
     if shown is None or out is not None or collected.scale.name == "smoke":
         return None
-    if scale_in(shown) not in (None, collected.scale.name):
+    if scale_in(shown) not in (None, collected.scale.label):
         _print_line(
             output, f"{card} shows the {scale_in(shown)} scale and is left alone; give --card {card} to replace it"
         )

@@ -16,6 +16,7 @@ _REASONS = {
     Reason.OTHER_POINT: "not comparable (published is {published.at}, measured is {summary.metric.at})",
     Reason.PAIR_NOT_RUN: "not comparable (its pair is not run)",
     Reason.REDUCED: "not the paper's protocol",
+    Reason.OTHER_END: "not the paper's protocol ({published.ends})",
     Reason.OTHER_PROTOCOL: "not the paper's protocol ({published.protocol})",
     Reason.CONTROL_NOT_RUN: "no verdict (the positive control, {control}, has fewer than two runs)",
     Reason.NO_POWER: "no power here ({control} does not beat a constant prediction)",

@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import get_args
 
 from lit_fa.results.compare import Comparison, compare
 from lit_fa.results.records import collect
 from lit_fa.results.verdict import Kind
 from lit_fa.spec.output_paths import output_paths, tree_of
+from lit_fa.spec.protocol import Protocol
 from lit_fa.spec.table import Table
 
 
@@ -53,12 +55,20 @@ def settled(table: Table) -> Settled:
     """The states of a table's published numbers, from its committed records at scale `full`."""
     if "full" not in table.scales:
         return Settled(table, Counter())
-    collected = collect(table, table.scale("full"), output_paths(table, "full", tree_of(table)).results)
-    rows = [row for row in compare(collected) if row.published]
+    rows = [row for protocol in get_args(Protocol) for row in _rows(table.under(protocol), protocol)]
     families: dict[str, list[Comparison]] = {}
     for row in rows:
         families.setdefault(row.reading_of, []).append(row)
     return Settled(table, Counter(_best(family) for family in families.values()))
+
+
+def _rows(table: Table, protocol: Protocol) -> list[Comparison]:
+    """The comparisons at scale `full` with the published numbers of a protocol."""
+    if not any(published.ends == protocol for cell in table.cells for published in cell.published_numbers):
+        return []
+    scale = table.scale("full")
+    collected = collect(table, scale, output_paths(table, scale.label, tree_of(table)).results)
+    return [row for row in compare(collected) if row.published and row.published.ends == protocol]
 
 
 def _best(readings: Sequence[Comparison]) -> State:

@@ -35,6 +35,7 @@ class Reason(Enum):
     OTHER_POINT = "published at another point of training"
     PAIR_NOT_RUN = "no run of the paired cell"
     REDUCED = "the scale is not the paper's protocol"
+    OTHER_END = "the paper's runs end by another protocol"
     OTHER_PROTOCOL = "the paper's protocol differs from the table's"
     CONTROL_NOT_RUN = "the positive control has fewer than two runs"
     NO_POWER = "the positive control does not beat a constant prediction by more than the margin"
@@ -96,7 +97,8 @@ def why_not(summary: Summary, published: Published | None, scale: Scale) -> Reas
         Reason.OTHER_METRIC: published.metric not in ("", metric.name),
         Reason.OTHER_POINT: published.at not in (None, metric.at),
         Reason.REDUCED: scale.name != "full",
-        Reason.OTHER_PROTOCOL: bool(published.protocol),
+        Reason.OTHER_END: published.ends != scale.protocol,
+        Reason.OTHER_PROTOCOL: published.protocol not in ("", "matched", "converged"),
     }
     return next((reason for reason, applies in checks.items() if applies), None)
 

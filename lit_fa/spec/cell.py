@@ -65,6 +65,7 @@ class Published(Entry):
     `std` over `n` runs if it says so; without `std` the paper's runs are taken to vary as ours do, without `n` it is
     one run. `exact` is a number that no run produced (a theorem's). Written only if they are not the table's, and then
     there is no verdict: `metric`, `at`, and `protocol`, which says in what the paper's differs from the full scale.
+    A `protocol` of just `converged` says that the paper trains to convergence: runs under that protocol are compared.
     """
 
     value: Number
@@ -76,6 +77,11 @@ class Published(Entry):
     metric: str = ""
     at: Annotated[Point, OneOf()] | None = None
     exact: bool = False
+
+    @property
+    def ends(self) -> str:
+        """The protocol by which the paper's runs end: `matched`, a fixed length, or `converged`."""
+        return "converged" if self.protocol == "converged" else "matched"
 
 
 PublishedEntry = Annotated[Published, BeforeValidator(_with_unit)]
@@ -125,6 +131,11 @@ class Cell:
     def id(self) -> str:
         """`row|column`, unique within a table."""
         return f"{self.row}|{self.column}"
+
+    @property
+    def published_numbers(self) -> tuple[Published, ...]:
+        """The published number and the published difference, those that there are."""
+        return tuple(published for published in (self.published, self.published_difference) if published)
 
 
 def cell(

@@ -15,13 +15,18 @@ def run_command(table: Table, scale: Scale, cell: Cell | None = None, seed: int 
     Raises:
         UserError: `--only` cannot express a label, because it would read it as two.
     """
-    words = ["lit-fa", "table", "run", name_of(table), "--scale", scale.name]
+    words = ["lit-fa", "table", "run", name_of(table), "--scale", scale.name, *protocol_option(scale)]
     if cell:
         axes = ["row", *(["column"] if any(other.column for other in table.cells) else [])]
         words += ["--only", ",".join(f"{axis}={getattr(cell, axis)}" for axis in axes)]
         if read_only(words[-1:]) != {axis: [getattr(cell, axis)] for axis in axes}:
             raise UserError(f"{table.path}: --only cannot name the cell {cell.id!r}; rename its row or column")
     return shlex.join([*words, *(["--seeds", str(seed)] if seed is not None else [])])
+
+
+def protocol_option(scale: Scale) -> list[str]:
+    """The words that choose the scale's protocol; none for the default."""
+    return [] if scale.protocol == "matched" else ["--protocol", scale.protocol]
 
 
 def read_only(options: Sequence[str]) -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from lit_fa.errors import UserError, nearest
 from lit_fa.escaping import short
+from lit_fa.spec.protocol import converge, keep_best
 from lit_fa.spec.table import Cell, Scale, Table
 
 # What may differ between two machines that reproduce the same number.
@@ -39,6 +40,7 @@ class Run:
     scale: str
     seed: int
     config: dict[str, Any]
+    protocol: str = "matched"
 
     @property
     def label(self) -> str:
@@ -85,7 +87,7 @@ def expand(
 
 
 def resolve(table: Table, cell: Cell, scale: Scale, seed: int) -> dict[str, Any]:
-    """The config of one run: base, then the cell's overrides, then the scale's, then the seed.
+    """The config of one run: base, then the cell's overrides, then the scale's, then its protocol, then the seed.
 
     The seed goes to the keys in `seeded`, and wherever a value is written as `$seed`.
     """
@@ -94,6 +96,10 @@ def resolve(table: Table, cell: Cell, scale: Scale, seed: int) -> dict[str, Any]
     for overrides in (cell.set, scale.set):
         for key, value in overrides.items():
             assign(config, key, value, where)
+    if scale.protocol == "converged":
+        converge(config, table.stopping, table.monitored, where)
+    elif table.reads_best:
+        keep_best(config, table.monitored)
     for key in table.seeded:
         if _parent_exists(config, key.removesuffix("?")):
             assign(config, key.removesuffix("?"), seed, where)
@@ -147,7 +153,7 @@ def slug(label: str) -> str:
 
 def _run(table: Table, cell: Cell, scale: Scale, seed: int) -> Run:
     config = resolve(table, cell, scale, seed)
-    return Run(run_id(config), cell, scale.name, seed, config)
+    return Run(run_id(config), cell, scale.name, seed, config, scale.protocol)
 
 
 def _selected(cell: Cell, only: Mapping[str, Sequence[str]]) -> bool:

@@ -38,7 +38,7 @@ def root_of(table: Table) -> Path:
 def output_paths(
     table: Table, scale: str, tree: Code, *, out: Path | None = None, allow_dirty: bool = False
 ) -> OutputPaths:
-    """Where the records of a table at a scale are read and written.
+    """Where the records of a table at a scale, by its label, are read and written.
 
     Results are in `<out>/<table>/<scale>`; the default of `out` is `results` beside the table. A dirty tree writes to
     scratch unless `allow_dirty`; the smoke scale does unless `out` is given. Scratch has one folder for each state of
@@ -47,7 +47,7 @@ def output_paths(
     results = (out or table.path.parent / "results") / table.name / scale
     scratch = root_of(table) / "scratch"
     aside = scratch / "tables" / tree.key / table.paper.key / table.name / scale
-    if scale == "smoke" and out is None:
+    if scale.partition("-")[0] == "smoke" and out is None:
         return OutputPaths(aside, aside, scratch)
     return OutputPaths(results, aside if tree.dirty and not allow_dirty else results, scratch)
 

@@ -6,9 +6,9 @@ one unit, which is written down.
 """
 
 import re
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, PlainValidator
 from pydantic.dataclasses import dataclass
@@ -20,6 +20,7 @@ from lit_fa.spec.cell import Cell, CellEntry, Metric, Overrides, Published, cell
 from lit_fa.spec.cost import Cost
 from lit_fa.spec.figure import Figure, with_labels_of
 from lit_fa.spec.grid import Grid, cross
+from lit_fa.spec.protocol import Protocol, Stopping, monitored, on_test_data, with_best
 from lit_fa.spec.validation import Entry, FileName, Filled, OneOf, choice, printable, read_yaml, validated
 
 SCALES = ("smoke", "cpu", "full")
@@ -73,13 +74,22 @@ class ScaleEntry(Entry):
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of the paper's protocol is run: overrides on top of every cell; `note` says what is cut."""
+    """How much of the paper's protocol is run: overrides on top of every cell; `note` says what is cut.
+
+    With `protocol` converged, runs end when they have converged.
+    """
 
     name: str
     seeds: tuple[int, ...]
     set: Overrides
     note: str = ""
     cost: Cost | None = None
+    protocol: Protocol = "matched"
+
+    @property
+    def label(self) -> str:
+        """`cpu`, or `cpu-converged`: the name of its folder of records."""
+        return self.name if self.protocol == "matched" else f"{self.name}-{self.protocol}"
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,7 @@ class TableFile(Entry):
     seeded: Annotated[tuple[str, ...], Filled] = ()
     accept: Accept | None = None
     control: Control | None = None
+    protocol: Stopping = field(default_factory=Stopping)
     assumed: dict[str, str] = field(default_factory=dict)
     scales: Annotated[dict[Annotated[Literal["smoke", "cpu", "full"], OneOf()], ScaleEntry], Filled] = field(
         default_factory=lambda: {"full": ScaleEntry()}
@@ -117,6 +128,7 @@ class Table:
     also: tuple[Metric, ...] = ()
     seeded: tuple[str, ...] = ()
     control: Control | None = None
+    stopping: Stopping = field(default_factory=Stopping)
     assumed: dict[str, str] = field(default_factory=dict)
     figures: tuple[Figure, ...] = ()
 
@@ -124,6 +136,35 @@ class Table:
     def name(self) -> str:
         """The file's stem."""
         return self.path.stem
+
+    @property
+    def monitored(self) -> dict[str, str]:
+        """`{monitor, mode}`: the metric of held-out data by which runs stop and the best weights are chosen."""
+        return monitored(self.stopping, (self.metric, *self.also))
+
+    @property
+    def reads_best(self) -> bool:
+        """Whether any number of the table is of the weights that were best on held-out data."""
+        return any(metric.at == "best_validation" for metric in (*self.also, *(cell.metric for cell in self.cells)))
+
+    def under(self, protocol: Protocol) -> Self:
+        """The table under a protocol; under `converged` its numbers are read on test data."""
+        if protocol == "matched":
+            return self
+        metric = on_test_data(self.metric)
+        return replace(
+            self,
+            metric=metric,
+            also=with_best(metric, self.also),
+            scales={name: replace(scale, protocol=protocol) for name, scale in self.scales.items()},
+            cells=tuple(replace(cell, metric=on_test_data(cell.metric)) for cell in self.cells),
+        )
+
+    def labelled(self, label: str) -> tuple[Self, Scale]:
+        """The table and its scale of a label, `cpu` or `cpu-converged`."""
+        name, _, protocol = label.partition("-")
+        table = self.under(choice(protocol or "matched", get_args(Protocol), f"{self.path}: protocol"))
+        return table, table.scale(name)
 
     def scale(self, name: str | None) -> Scale:
         """The scale of that name; without a name cpu, else full, else smoke, whichever is declared first."""
@@ -157,6 +198,7 @@ def load_table(path: Path | str) -> Table:
         also=file.also,
         seeded=file.seeded,
         control=file.control,
+        stopping=file.protocol,
         assumed=file.assumed,
         figures=tuple(with_labels_of(f, cells, f"{path}: figures[{i}]") for i, f in enumerate(file.figures)),
     )

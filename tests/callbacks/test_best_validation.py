@@ -95,9 +95,9 @@ def test_validation_on_the_test_set_is_refused(tmp_path):
 
 
 def test_what_it_cannot_do_is_refused(tmp_path):
+    unknown = {"class_path": "callbacks.BestValidation", "init_args": {"monitor": "val/loss2"}}
     with pytest.raises(UserError, match="'val/loss2' is not logged; validation logs val/loss, val/accuracy"):
-        other = {"class_path": "callbacks.BestValidation", "init_args": {"monitor": "val/loss2"}}
-        recorded(config(callbacks=[other]), tmp_path)
+        recorded(config(callbacks=[unknown]), tmp_path)
     with pytest.raises(UserError, match="several BestValidation: keep one"):
         recorded(config(callbacks=[BEST, BEST | {"init_args": {"monitor": "val/loss"}}]), tmp_path)
     with pytest.raises(MeasurementError, match="leave WeightAveraging out"):

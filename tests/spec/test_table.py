@@ -14,7 +14,7 @@ from lit_fa.spec.table import load_table
 def put(table: dict, dotted: str, value: object) -> None:
     *parents, last = (int(name) if name.isdigit() else name for name in dotted.split("."))
     for name in parents:
-        table = table[name]
+        table = table[name] if isinstance(table, list) else table.setdefault(name, {})
     table[last] = value
 
 
@@ -26,6 +26,10 @@ def put(table: dict, dotted: str, value: object) -> None:
         ("paper.arxiv", 2306.0187, "put it in quotes"),
         ("base", "bse.yaml", "there is no file"),
         ("metric.at", "lst", "unknown 'lst'; nearest: last"),
+        ("metric", {"name": "val/loss", "unit": "nats", "at": "best_validation"}, "only test/ metrics are"),
+        ("protocol.patience", 0, "protocol.patience: 0 is too small"),
+        ("protocol.held_out", 1.5, "1.5 is not a whole number"),
+        ("protocol.monitor", "test/accuracy", "is not a metric of held-out data; write val/..."),
         ("metric.better", "up", "valid: higher, lower"),
         ("metric.unit", None, "metric.unit: has no value"),
         ("also", [{"name": "test/loss"}], "the key 'unit' is missing"),
