@@ -12,7 +12,7 @@ from lit_fa.reports.figures import drawable, figure_path
 from lit_fa.reports.formats import markdown
 from lit_fa.results.compare import compare
 from lit_fa.results.records import Collected, collect
-from lit_fa.spec.table import load_table
+from lit_fa.spec.table import Table, load_table
 
 _FENCE = re.compile(r"^ {0,3}(```+|~~~+).*?^ {0,3}\1", re.M | re.S)
 _SCALE = re.compile(r"<!-- scale: ([\w-]+) -->")
@@ -112,8 +112,14 @@ def write_block(card: Path, name: str, content: str) -> None:
     write_text(card, f"{before[:begin].removesuffix(chr(13))}{between}{before[end:]}")
 
 
+def place(card: Path, collected: Collected) -> str:
+    """The name in the markers for a table: `NAME@SCALE` if the card has these, so that it can show several scales."""
+    own = f"{collected.table.name}@{collected.scale.label}"
+    return own if read_block(card, own) is not None else collected.table.name
+
+
 def is_stale(table_path: Path | str, card_path: Path | str, out: Path | None = None) -> bool:
-    """Whether the card differs from what its records give, at the scale that the card shows.
+    """Whether the card differs from what its records give, at the scales that it shows.
 
     Args:
         table_path: the table's YAML.
@@ -122,9 +128,14 @@ def is_stale(table_path: Path | str, card_path: Path | str, out: Path | None = N
     """
     table, card = load_table(table_path), Path(card_path)
     out = out or table.path.parent / "results"
-    shown = read_block(card, table.name)
-    label = scale_in(shown or "")
-    if shown is None or label is None or label.partition("-")[0] not in table.scales:
+    names = re.findall(rf"<!-- table:({re.escape(table.name)}(?:@[\w-]+)?):begin -->", read_card(card))
+    blocks = [shown for name in names if (shown := read_block(card, name)) is not None]
+    return not blocks or any(_differs(shown, table, card, out) for shown in blocks)
+
+
+def _differs(shown: str, table: Table, card: Path, out: Path) -> bool:
+    label = scale_in(shown)
+    if label is None or label.partition("-")[0] not in table.scales:
         return True
     collected = collect(*table.labelled(label), out / table.name / label)
     return shown != block(collected, card, out).strip()

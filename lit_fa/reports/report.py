@@ -10,7 +10,7 @@ from rich.console import Console
 from lit_fa.errors import UserError
 from lit_fa.escaping import plain
 from lit_fa.outputs import write_text
-from lit_fa.reports.card import block, check_card, read_block, scale_in, write_block
+from lit_fa.reports.card import block, check_card, place, read_block, scale_in, write_block
 from lit_fa.reports.figures import draw, figure_path
 from lit_fa.reports.formats import comma_separated, console, entries, latex
 from lit_fa.results.compare import Comparison, compare
@@ -44,8 +44,6 @@ def report(
             written.
     """
     quiet = Console(stderr=True) if form != "console" else output
-    if card:
-        check_card(card, [table.name for table in tables])
     reports, problems = [], []
     for table in tables:
         try:
@@ -54,6 +52,8 @@ def report(
             if len(tables) == 1:
                 raise
             problems.append(error)
+    if card:
+        check_card(card, [place(card, collected) for collected, *_ in reports])
     for collected, compared, where in reports:
         figures = out or where.results.parent.parent
         steps = (
@@ -115,7 +115,7 @@ def _draw(collected: Collected, where: OutputPaths, out: Path | None, output: Co
 
 def _write_card(collected: Collected, figures: Path, out: Path | None, card: Path | None, output: Console) -> None:
     if target := card or _default_card(collected, out, output):
-        write_block(target, collected.table.name, block(collected, target, figures))
+        write_block(target, place(target, collected), block(collected, target, figures))
         _print_line(output, f"wrote the table into {target}")
 
 
@@ -136,7 +136,7 @@ def _print_problems(collected: Collected, where: OutputPaths, output: Console) -
 
 def _default_card(collected: Collected, out: Path | None, output: Console) -> Path | None:
     card = collected.table.path.parent / "README.md"
-    shown = read_block(card, collected.table.name)
+    shown = read_block(card, place(card, collected))
     if shown is None or out is not None or collected.scale.name == "smoke":
         return None
     if scale_in(shown) not in (None, collected.scale.label):

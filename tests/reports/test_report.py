@@ -127,6 +127,22 @@ def test_a_card_is_filled_between_its_markers_and_nothing_else_changes(declared,
     assert card.read_text() == content
 
 
+def test_a_card_shows_several_scales_between_markers_of_their_own(declared, save, fill, tmp_path):
+    path, card = save(declared), tmp_path / "README.md"
+    fill(path, "full")
+    fill(path, "cpu")
+    pairs = [markers("table1"), markers("table1@full")]
+    card.write_text("\n".join(line for pair in pairs for line in pair) + "\n")
+    for scale in ("cpu", "full"):
+        report(path, scale=scale)
+    cpu, full = (card.read_text().split(begin)[1].split(end)[0] for begin, end in pairs)
+    assert "<!-- scale: cpu -->" in cpu
+    assert "<!-- scale: full -->" in full
+    assert not is_stale(path, card)
+    card.write_text(card.read_text().replace("91.00 ± 1.00", "92.00 ± 1.00"))  # the mean of the full scale
+    assert is_stale(path, card)
+
+
 @pytest.mark.parametrize("change", ["record", "table", "card", "gone"])
 def test_a_card_is_stale_as_soon_as_anything_differs(declared, save, fill, card, change):
     path = save(declared)
