@@ -174,6 +174,11 @@ CARRYING: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[str, .
         (6,),
         ("weight",),
     ),
+    "inner_products_of_groups": (  # -1 among three dimensions
+        lambda: between(Weight(lambda x, w: (x.view(-1, 2, 4) * w).sum(-1).repeat(1, 4), 1, 4)),
+        (6,),
+        ("weight",),
+    ),
     "vector_product": (lambda: between(Weight(lambda x, w: (x @ w)[:, None].expand(-1, 8), 8)), (6,), ("weight",)),
     "normalised_vector": (
         lambda: between(Weight(lambda x, w: (x @ (w / w.norm()))[:, None].expand(-1, 8), 8)),

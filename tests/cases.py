@@ -4,7 +4,7 @@ A rule that cannot take part in a suite says so in words: in `OPTED_OUT` for a w
 network, in `LIMITS` for a suite on one network.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -295,6 +295,8 @@ def first_of_their_kind() -> set[str]:
 
 
 FIRST = first_of_their_kind()
+# rules with a state, a schedule or blocks that the first of their class does not have
+OWN_STATE = {"svd_pruned", "ssa_pruned", "ssa_layer_taps", "dfa_layer_taps", "ff_greedy", "ff_channels"}
 
 
 def cases(
@@ -322,14 +324,14 @@ def cases(
     return parameters
 
 
-def rules(suite: str, distinct: bool = False, thin: bool = False) -> list:
+def rules(suite: str, distinct: bool = False, thin: bool = False, more: Collection[str] = ()) -> list:
     """The names of the rules that take part in `suite`, as pytest parameters.
 
-    `distinct` as in `cases`; `thin` marks all but the first of each class as slow.
+    `distinct` as in `cases`; `thin` marks as slow all but the first of each class and those in `more`.
     """
     reasons = OPTED_OUT.get(suite, {})
     return [
-        _parameter(rule, rule, reasons.get(rule), thin and rule not in FIRST)
+        _parameter(rule, rule, reasons.get(rule), thin and rule not in FIRST | {*more})
         for rule in RULES
         if not (distinct and rule in ALIKE)
     ]

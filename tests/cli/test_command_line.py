@@ -97,6 +97,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_layer(config, capsys):
     assert "blocks.0.linear" in line or "head" in line
 
 
+@pytest.mark.slow  # a process that imports everything takes 13 s
 def test_nothing_but_the_line_is_said_by_a_fresh_process(config):
     command = [sys.executable, "-m", "lit_fa", "fit", "--config", config, "--model.init_args.network", "lenett"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])

@@ -15,7 +15,7 @@ from lit_fa.modules import Learner
 from lit_fa.rules import Does, FeedbackAlignment, ForwardForward
 from lit_fa.rules.base import LearningRule
 from tests.adversarial import CLASSES, NETWORKS
-from tests.cases import RULES, Case, cases, rules
+from tests.cases import OWN_STATE, RULES, Case, cases, rules
 from tests.gradients import array, gradients, largest_difference, taken
 
 STRANGERS = ("lstm", "gru", "multihead_attention", "autograd_function")
@@ -97,7 +97,7 @@ def carries(learner: Learner, batch: tuple, name: str, weight: nn.Parameter, exp
 
 
 @pytest.mark.parametrize("network", STRANGERS)
-@pytest.mark.parametrize("rule", rules("strangers", distinct=True))
+@pytest.mark.parametrize("rule", rules("strangers", distinct=True, thin=True, more=OWN_STATE))
 def test_what_carries_error_by_its_own_weight_is_named_and_under_feedback_alignment_refused(rule: str, network: str):
     build, shape = NETWORKS[network]
     torch.manual_seed(0)
@@ -110,7 +110,7 @@ def test_what_carries_error_by_its_own_weight_is_named_and_under_feedback_alignm
 
 
 @pytest.mark.parametrize("tied", ["module", "weight"])
-@pytest.mark.parametrize("rule", rules("tied", distinct=True))
+@pytest.mark.parametrize("rule", rules("tied", distinct=True, thin=True, more=OWN_STATE))
 def test_what_is_tied_learns_the_sum_and_stays_tied(rule: str, tied: str):
     network = twice(tied=tied).eval()
     apart = copy.deepcopy(network)
@@ -133,7 +133,7 @@ def test_what_is_tied_learns_the_sum_and_stays_tied(rule: str, tied: str):
 
 
 @pytest.mark.parametrize("name", ["a.bias", "a.weight"])
-@pytest.mark.parametrize("rule", rules("frozen", distinct=True))
+@pytest.mark.parametrize("rule", rules("frozen", distinct=True, thin=True, more=OWN_STATE))
 def test_what_is_frozen_stays_and_all_else_learns_as_if_it_were_not(rule: str, name: str):
     network = twice().eval()
     network.get_parameter(name).requires_grad_(False)

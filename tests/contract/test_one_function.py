@@ -77,14 +77,14 @@ class Operations(TorchDispatchMode):
 @cache
 def alike() -> dict[str, tuple[str, str]]:
     """Rule to (the first rule of its class with the same operations in a step, the first rule of its class)."""
-    first: dict[tuple, str] = {}
+    first: dict[object, str] = {}
     found = {}
     for name, (make, _) in RULES.items():
         rule, learner, batch = make(), small(name).learner(), small(name).batch()
         with Operations() as operations:
             gradients(learner, batch)
         kind = (type(rule), type(getattr(rule, "source", None)))
-        found[name] = (first.setdefault((kind, *operations.names), name), first.setdefault(kind, name))
+        found[name] = (first.setdefault((kind, *operations.names), name), first.setdefault(type(rule), name))
     return found
 
 

@@ -22,7 +22,7 @@ def step(learner: Learner, batch: tuple, **options: float) -> None:
     optimizer.zero_grad(set_to_none=True)
 
 
-@pytest.mark.parametrize("case", cases("mlp", "small_conv", where=lambda case: not trained(case)))
+@pytest.mark.parametrize("case", cases("mlp", "small_conv", where=lambda case: not trained(case), thin=True))
 def test_neither_gradient_nor_decay_touches_the_feedback(case: Case):
     learner = case.learner()
     before = {name: b.clone() for name, b in learner.state_dict().items() if "feedback" in name}
@@ -45,7 +45,7 @@ def test_trained_feedback_takes_the_step_of_its_weight(case: Case):
         assert torch.allclose(layer.weight - layer.feedback.weight, gaps[name] / 2, atol=1e-14)
 
 
-@pytest.mark.parametrize("case", cases("mlp", "small_conv"))
+@pytest.mark.parametrize("case", cases("mlp", "small_conv", thin=True))
 def test_the_optimiser_holds_the_tensors_that_the_next_forward_pass_reads(case: Case):
     learner, batch = case.learner(), case.batch()
     held = {id(p) for p in learner.parameters()}
@@ -65,7 +65,10 @@ def test_training_lowers_the_loss_on_one_batch(case: Case):
     before = learner(batch).loss
     for number in range(100):
         optimizer.zero_grad()
-        learner(batch).value.backward()
+        surrogate = learner(batch)
+        if number >= 10 and surrogate.loss < 0.95 * before:
+            return
+        surrogate.value.backward()
         learner.edit_gradients(Progress(number))
         optimizer.step()
         learner.after_step(Progress(number + 1))

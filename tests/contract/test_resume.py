@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lit_fa.modules import HeadProbe
-from tests.cases import rules
+from tests.cases import OWN_STATE, rules
 from tests.contract.training import network_for, record
 
 STEPS_PER_EPOCH = 3
@@ -55,7 +55,7 @@ def assert_goes_on(folder: Path, stops: Iterable[int], moment: str = "on_train_b
     return whole
 
 
-@pytest.mark.parametrize("rule", rules("resume", distinct=True))
+@pytest.mark.parametrize("rule", rules("resume", distinct=True, thin=True, more=OWN_STATE))
 def test_a_run_resumed_after_every_step_of_an_epoch_equals_one_that_was_not_killed(rule: str, tmp_path: Path):
     assert_goes_on(tmp_path, (1, 2, 3, 6), rule=rule, network=network_for(rule), **PLATEAU)
 

@@ -7,14 +7,14 @@ import torch
 
 from lit_fa.modules import HeadProbe
 from lit_fa.rules import Does
-from tests.cases import RULES, rules
+from tests.cases import OWN_STATE, RULES, rules
 from tests.contract.training import network_for, record
 from tests.gradients import largest_difference
 
 SHORT = {"n_train": 21, "epochs": 2, "save_every": 100}  # batches of 8, 8 and 5, no checkpoint on the way
 
 
-@pytest.mark.parametrize("rule", rules("two_ranks", distinct=True))
+@pytest.mark.parametrize("rule", rules("two_ranks", distinct=True, thin=True, more=OWN_STATE))
 def test_two_ranks_equal_one(rule: str, tmp_path: Path):
     options = {"rule": rule, "network": network_for(rule), **SHORT}
     one = record(tmp_path / "one", **options)

@@ -59,7 +59,7 @@ def test_no_module_runs_twice(name):
 NOT_AFFINE = ["conv2_group_norm", "shufflenetv2_100"]
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in NOT_AFFINE])
+@pytest.mark.parametrize("name", slow_unless(lambda name: name not in WIDE, zip(sorted({*NAMES} - {*NOT_AFFINE}))))
 def test_activations_replaced_by_the_identity_leave_no_other_nonlinearity(name):
     # in evaluation mode, with mean pools for maximum pools, what remains is affine: f(a + b) + f(0) = f(a) + f(b)
     network = small(name, activation="identity").double().eval()
@@ -74,7 +74,8 @@ def test_activations_replaced_by_the_identity_leave_no_other_nonlinearity(name):
 @pytest.mark.parametrize(
     ("name", "dtype"),  # a processor without bfloat16 instructions takes seconds for a wide network
     slow_unless(
-        lambda name, dtype: dtype is torch.float64 or name not in WIDE, product(NAMES, [torch.float64, torch.bfloat16])
+        lambda name, dtype: dtype is torch.float64 or name in ("mlp", "lenet", "resnet20_cifar"),
+        product(NAMES, [torch.float64, torch.bfloat16]),
     ),
 )
 def test_runs_forward_and_backward_in_other_precisions(name, dtype):

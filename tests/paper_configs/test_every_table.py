@@ -1,7 +1,7 @@
 """Every committed table expands, runs at scale smoke, and every card shows what the records say."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -37,11 +37,24 @@ def test_every_scale_expands_to_runs_of_their_own(path):
 
 
 @pytest.mark.parametrize("path", tables())
-def test_every_choice_of_a_model_runs_at_scale_smoke(path, tmp_path, monkeypatch):
+def test_every_class_and_network_runs_at_scale_smoke(path, tmp_path, monkeypatch):
     def choose(jobs):
-        return [job for job in jobs if job.record["id"] in first_with_a_choice()[path]]
+        return [job for job in jobs if job.record["id"] in first_to_choose(is_class_or_network)[path]]
 
     runs_at_scale_smoke(path, tmp_path, monkeypatch, choose, narrow)
+
+
+@pytest.mark.parametrize("path", tables())
+def test_a_model_is_built_for_every_choice_of_an_option(path):
+    table = load_table(path)
+    built = first_to_choose(is_any)[path] - first_to_choose(is_class_or_network)[path]
+    for cell in expand(table, table.scale("smoke")):
+        if cell.id in built:
+            config = narrow(cell.config)
+            config.pop("pretrain", None)  # which would be trained
+            built.remove(cell.id)
+            assert experiment.build(config).model.rule is not None
+    assert not built
 
 
 @pytest.mark.slow  # 200 cells, VGG-13 among them
@@ -71,22 +84,40 @@ def runs_at_scale_smoke(path, tmp_path, monkeypatch, choose, changed):
 
 
 @cache
-def first_with_a_choice() -> dict[Path, set[str]]:
+def first_to_choose(counts: Callable[[str], bool]) -> dict[Path, set[str]]:
     """Table to the runs that are the first, in all tables, to make some choice of model, data or pretraining.
 
     Combinations of choices are many; `test_every_cell_runs_at_scale_smoke` runs them all.
+
+    Args:
+        counts: whether an option, such as `lit_fa.rules.FLFA.layers`, is one of the choices.
     """
     seen, first = set(), {}
     for path in TABLES:
-        table = load_table(path)
         first[path] = set()
-        for run in expand(table, table.scale("smoke")):
-            config = narrow(run.config)
-            made = {choice for part in ("model", "data", "pretrain") for choice in choices(config.get(part), part)}
+        for run, made in choices_at_scale_smoke(path):
+            made = {choice for choice in made if counts(choice[0])}
             if made - seen:
-                first[path].add(run.id)
+                first[path].add(run)
             seen |= made
     return first
+
+
+def is_any(_: str) -> bool:
+    return True
+
+
+def is_class_or_network(option: str) -> bool:
+    return option.endswith((".class_path", ".network"))
+
+
+@cache
+def choices_at_scale_smoke(path: Path) -> list[tuple[str, set]]:
+    """Run and its choices, for every run of a table."""
+    table = load_table(path)
+    configs = [(run.id, narrow(run.config)) for run in expand(table, table.scale("smoke"))]
+    parts = ("model", "data", "pretrain")
+    return [(run, {choice for part in parts for choice in choices(config.get(part), part)}) for run, config in configs]
 
 
 def narrow(config: dict) -> dict:
