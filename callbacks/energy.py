@@ -47,7 +47,7 @@ def processor_joules(folder: Path = POWERCAP) -> float | None:
     try:
         files = sorted(folder.glob("intel-rapl:*/energy_uj"))
         packages = [file for file in files if file.parent.name.count(":") == 1]  # intel-rapl:0:0 is a part of one
-        return sum(int(file.read_text()) for file in packages) / 1e6 if packages else None
+        return sum(int(file.read_text(encoding="ascii")) for file in packages) / 1e6 if packages else None
     except (OSError, ValueError):
         return None
 

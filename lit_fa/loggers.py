@@ -12,7 +12,7 @@ from callbacks import ResumableWandbLogger, WandbRun
 from lit_fa.errors import UserError, nearest
 from lit_fa.lightning_privates import callbacks_of
 from lit_fa.provenance import our_code
-from lit_fa.spec.expand import run_id
+from lit_fa.spec.overrides import run_id
 
 LOGGERS = {
     "wandb": "callbacks.ResumableWandbLogger",

@@ -24,7 +24,7 @@ from lit_fa.checkpoints.resume import give_up
 from lit_fa.errors import UserError
 from lit_fa.networks.weights import read_weights
 from lit_fa.provenance import OURS, class_paths, source_of, sources
-from lit_fa.spec.expand import run_id
+from lit_fa.spec.overrides import run_id
 
 log = logging.getLogger(__name__)
 PARTS = ("trainer", "model", "data")

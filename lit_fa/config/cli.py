@@ -32,7 +32,7 @@ from lit_fa.modules import EvaluatedClassifier, FederatedClassifier
 from lit_fa.modules.trainer_options import check_precision, check_trainer
 from lit_fa.outputs import check_folder, writable_file
 from lit_fa.pretraining import origin_of, pretrained
-from lit_fa.spec.expand import without_machine
+from lit_fa.spec.overrides import without_machine
 
 # A config names a class of these packages by the package, as in every record. jsonargparse would choose the shortest
 # path, which is `lit_fa.NAME` for all of them; records have that for the names below.

@@ -16,8 +16,9 @@ from lit_fa.errors import UserError
 from lit_fa.escaping import plain, short
 from lit_fa.provenance import git, git_bytes
 from lit_fa.spec.cell import Cell
-from lit_fa.spec.expand import resolve, run_id
+from lit_fa.spec.expand import resolve
 from lit_fa.spec.grid import Grid, cross
+from lit_fa.spec.overrides import run_id
 from lit_fa.spec.table import Scale, Table
 from lit_fa.spec.validation import validated
 

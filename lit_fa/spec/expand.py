@@ -1,8 +1,6 @@
 """Cell x seed x scale -> run: a complete config with an id that says what is computed, not where."""
 
 import copy
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,24 +8,10 @@ from typing import Any
 
 from lit_fa.errors import UserError, nearest
 from lit_fa.escaping import short
+from lit_fa.spec.overrides import assign, fill_seed, run_id
 from lit_fa.spec.protocol import converge, keep_best
 from lit_fa.spec.table import Cell, Scale, Table
 
-# What may differ between two machines that reproduce the same number.
-_TRAINER_MACHINE = {
-    "accelerator",
-    "barebones",
-    "default_root_dir",
-    "devices",
-    "enable_model_summary",
-    "enable_progress_bar",
-    "logger",
-    "num_nodes",
-    "plugins",
-    "profiler",
-    "strategy",
-}
-_DATA_MACHINE = {"root", "data_dir", "download", "num_workers", "persistent_workers", "pin_memory", "prefetch_factor"}
 _LONGEST = 230  # letters of a record's name, which the files beside it make longer
 
 
@@ -105,45 +89,7 @@ def resolve(table: Table, cell: Cell, scale: Scale, seed: int) -> dict[str, Any]
             assign(config, key.removesuffix("?"), seed, where)
         elif not key.endswith("?"):
             raise UserError(f"{where}: seeded: this cell has no {key}; write {key}? if some cells lack it")
-    return _fill(config, seed)
-
-
-def assign(config: dict[str, Any], key: str, value: Any, where: str) -> None:
-    """Sets `a.b.c` in nested dicts, creating those that are absent; a dict replaces what was there as a whole."""
-    *parents, last = key.split(".")
-    node = config
-    for depth, name in enumerate(parents):
-        node = node.setdefault(name, {})
-        if not isinstance(node, dict):
-            through = ".".join(parents[: depth + 1])
-            raise UserError(f"{where}: {key} goes through {through}, which is {node!r}; replace {through} as a whole")
-    node[last] = copy.deepcopy(value)
-
-
-def _fill(value: Any, seed: int) -> Any:
-    if isinstance(value, dict):
-        return {key: _fill(entry, seed) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_fill(entry, seed) for entry in value]
-    return seed if value == "$seed" else value
-
-
-def run_id(config: dict[str, Any]) -> str:
-    """First 12 hex digits of the SHA-256 of the config without devices, workers, paths and loggers."""
-    canonical = json.dumps(_plain(without_machine(config)), sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
-
-
-def without_machine(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a config that decides the numbers."""
-    part = dict(config)
-    if isinstance(part.get("trainer"), dict):
-        part["trainer"] = {key: value for key, value in part["trainer"].items() if key not in _TRAINER_MACHINE}
-    if "data" in part:
-        part["data"] = _without(part["data"], _DATA_MACHINE)
-    if isinstance(part.get("pretrain"), dict):
-        part["pretrain"] = without_machine(part["pretrain"])
-    return part
+    return fill_seed(config, seed)
 
 
 def slug(label: str) -> str:
@@ -171,19 +117,3 @@ def _parent_exists(config: dict[str, Any], key: str) -> bool:
     for name in key.split(".")[:-1]:
         node = node.get(name) if isinstance(node, dict) else None
     return isinstance(node, dict)
-
-
-def _without(node: Any, names: set[str]) -> Any:
-    """`node` without the named keys at any depth: a federated datamodule holds another one."""
-    if isinstance(node, dict):
-        return {key: _without(value, names) for key, value in node.items() if key not in names}
-    return [_without(entry, names) for entry in node] if isinstance(node, list) else node
-
-
-def _plain(node: Any) -> Any:
-    """10.0 and 10 are one number."""
-    if isinstance(node, dict):
-        return {str(key): _plain(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_plain(entry) for entry in node]
-    return int(node) if isinstance(node, float) and node.is_integer() else node

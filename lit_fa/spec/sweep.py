@@ -23,7 +23,7 @@ from pydantic import AfterValidator, Field
 
 from lit_fa.errors import UserError
 from lit_fa.spec.distributions import Parameter, parameter
-from lit_fa.spec.expand import run_id, without_machine
+from lit_fa.spec.overrides import run_id, without_machine
 from lit_fa.spec.sweep_command import DEFAULT_COMMAND, fit_words
 from lit_fa.spec.validation import Count, Entry, FileName, Filled, Line, Number, OneOf, read_yaml, validated, whole
 

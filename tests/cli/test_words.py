@@ -10,7 +10,7 @@ from lit_fa.__main__ import main
 from lit_fa.config.parser import Parser
 from lit_fa.config.yaml_reader import dump, read_yaml
 from lit_fa.experiment import build
-from lit_fa.spec.expand import assign
+from lit_fa.spec.overrides import assign
 from lit_fa.spec.sweep_command import flags
 
 MODEL = {

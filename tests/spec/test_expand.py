@@ -3,7 +3,8 @@
 import pytest
 
 from lit_fa.errors import UserError
-from lit_fa.spec.expand import assign, expand, run_id
+from lit_fa.spec.expand import expand
+from lit_fa.spec.overrides import assign, run_id
 from lit_fa.spec.table import load_table
 
 

@@ -1,0 +1,176 @@
+"""What one CUDA device settles, in one command and within a time limit; the same command goes on.
+
+    python -m benchmarks.gpu_settled [--out DIR] [--limit SECONDS] [--epochs N] [--eager] [--tiny]
+
+In this order: times of steps; seconds to 90 % on CIFAR-10 for BP, FA and DFA; SSA's small networks and table 2 at the
+full schedule, BP, DFA and SSA first, then the other rules. Data and augmentation are on the device; on a graphics card
+training is in bf16, channels_last and compiled. `results.json`, `results.md` and a record for each finished run are in
+the folder. CIFAR-10 is read from LIT_FA_DATA; a JPEG copy is marked in the records. `--epochs` shortens the schedule,
+`--tiny` is a test on made-up images.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.gpu_settled import report, steps
+from benchmarks.gpu_settled.configs import FIRST, PLAN, RACE, ROOT, Item
+from benchmarks.gpu_settled.training import OutOfTime, race, train, with_epochs
+from lit_fa.outputs import write_text
+
+TARGET = 90.0  # percent
+RACE_EPOCHS = 30
+RULES = [rule for rule in steps.RULES if rule not in ("flfa", "flfa_all")]  # those are of federated rounds
+BATCH, ROUNDS = 128, 30
+TINY_SHAPE = {"image_shape": [3, 32, 32], "n_train": 16, "n_test": 8, "batch_size": 8}
+TINY_DATA = {"class_path": "datamodules.Synthetic", "init_args": TINY_SHAPE}
+TINY_NETWORK = {"network": "conv3_32_64_128", "network_args": {}}
+
+
+class Session:
+    """The state of all calls, in `state.json`; each unit of work is saved when it is done."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        """See the class."""
+        self.arguments, self.out = arguments, arguments.out
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.end = time.monotonic() + arguments.limit
+        self.file = self.out / "state.json"
+        empty = {"target": TARGET, "peak_flops": None, "steps": [], "race": [], "runs": [], "failed": []}
+        self.state: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else empty
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the time limit has come."""
+        return time.monotonic() > self.end
+
+    def save(self) -> None:
+        """Write the state and the report."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_text(self.file, json.dumps(self.state, allow_nan=False))
+        report.write(self.out, self.state, [item.key for item in self.items if not self.done(item)])
+
+    @property
+    def items(self) -> list[Item]:
+        """The runs, in their order."""
+        return PLAN[: len(FIRST)] if self.arguments.tiny else PLAN
+
+    def done(self, item: Item) -> bool:
+        """Whether the run has ended or failed."""
+        return any(entry["key"] == item.key for entry in self.state["runs"]) or any(
+            line.startswith(f"{item.key}:") for line in self.state["failed"]
+        )
+
+    def config(self, item: Item) -> dict[str, Any]:
+        """The config of a run, with the data at hand."""
+        config, arguments = item.config(), self.arguments
+        if arguments.tiny:
+            config["data"] = TINY_DATA
+            config["model"]["init_args"] |= TINY_NETWORK
+        elif config["data"]["class_path"] == "datamodules.CIFAR10" and has_jpeg_copy():
+            config["data"]["init_args"]["jpeg"] = 75
+        epochs = 1 if arguments.tiny else arguments.epochs
+        return with_epochs(config, epochs) if epochs else config
+
+    def measure_steps(self) -> None:
+        """Times of steps on the networks that are not measured yet."""
+        tiny, state = self.arguments.tiny, self.state
+        state["peak_flops"] = state["peak_flops"] or steps.peak_flops(self.device, 256 if tiny else 8192)
+        for network in steps.NETWORKS:
+            if self.is_late or any(row["network"] == network for row in state["steps"]):
+                continue
+            batch, rounds, rules = (2, 1, ["dfa"]) if tiny else (BATCH, ROUNDS, RULES)
+            size = 32 if tiny else None
+            state["steps"] += steps.rows_of(network, rules, batch, rounds, state["peak_flops"], self.device, size)
+            self.save()
+
+    def measure_race(self) -> None:
+        """Seconds to the target for BP, FA and DFA."""
+        for item in RACE:
+            if self.is_late or any(row["rule"] == item.row for row in self.state["race"]):
+                continue
+            epochs, config = 1 if self.arguments.tiny else RACE_EPOCHS, self.config(item)
+            found, reason = self.tried(lambda c, config=config, e=epochs: race(config, TARGET, e, compiled=c))
+            self.state["race"].append({"rule": item.row, **(found or {"seconds": None, "reason": reason})})
+            self.save()
+
+    def train_all(self) -> None:
+        """The runs, until the time limit."""
+        for item in self.items:
+            if self.is_late or self.done(item):
+                continue
+            config = self.config(item)
+            found, reason = self.tried(lambda c, i=item, g=config: train(i, g, self.out, self.end, compiled=c))
+            if found is None:
+                self.state["failed"].append(f"{item.key}: {reason}")
+            else:
+                self.state["runs"].append(_entry(item, config, found))
+            self.save()
+
+    def tried(self, work: Callable[[bool], dict[str, Any]]) -> tuple[dict[str, Any] | None, str]:
+        """The result of `work(compiled)`: compiled on a graphics card, and without compilation if that fails."""
+        reason = ""
+        for compiled in (True, False) if self.device.type == "cuda" and not self.arguments.eager else (False,):
+            try:
+                return work(compiled), ""
+            except OutOfTime:
+                raise
+            except Exception as error:  # one run must not end a rented hour
+                traceback.print_exc()
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+        return None, reason
+
+
+def _entry(item: Item, config: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+    """What the report says of a run."""
+    entry = {key: record[key] for key in ("row", "column", "seed", "wall_time_s", "status", "compiled")}
+    finished = record["status"] == "finished"
+    jpeg = config["data"]["init_args"].get("jpeg")
+    return entry | {
+        "key": item.key,
+        "published": item.published,
+        "accuracy": record["metrics"].get("test/accuracy") if finished else None,
+        "epochs": config["trainer"]["max_epochs"],
+        "images": config["data"]["class_path"].rpartition(".")[2] + (f", JPEG copy ({jpeg})" if jpeg else ""),
+    }
+
+
+def has_jpeg_copy() -> bool:
+    """Whether the data root has CIFAR-10 as a JPEG copy."""
+    from datamodules.data_root import data_root
+
+    return (data_root(None) / "npz" / "cifar10_jpeg.npz").is_file()
+
+
+def main(words: list[str] | None = None) -> int:
+    """Do what is left; 0 if all is done, 1 if the time limit came first."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_settled", description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "scratch" / "gpu_settled")
+    parser.add_argument("--limit", type=float, default=540.0, metavar="SECONDS")
+    parser.add_argument("--epochs", type=int, metavar="N")
+    parser.add_argument("--eager", action="store_true", help="do not compile")
+    parser.add_argument("--tiny", action="store_true", help="a test on made-up images")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    session = Session(parser.parse_args(words))
+    torch.set_float32_matmul_precision("high")
+    try:
+        session.measure_steps()
+        session.measure_race()
+        session.train_all()
+    except OutOfTime:
+        print("the time limit has come; the same command goes on")
+    session.save()
+    print((session.out / "results.md").read_text(encoding="utf-8"))
+    return int(session.is_late and any(not session.done(item) for item in session.items))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

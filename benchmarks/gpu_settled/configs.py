@@ -1,0 +1,121 @@
+"""The runs: cells of the suite's own tables, resolved as `lit_fa.spec` does it, and built without a command line.
+
+`lit_fa.spec` needs pydantic and the command line jsonargparse. A machine that has only torch, Lightning, timm and peft
+can run this.
+"""
+
+import copy
+import importlib
+import inspect
+import typing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import yaml
+
+from lit_fa.modules import Classifier
+from lit_fa.spec.overrides import assign, fill_seed
+
+ROOT = Path(__file__).parents[2]
+SSA = ROOT / "paper_configs" / "ssa"
+_SHORT = {"Classifier": "lit_fa.modules.Classifier"}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One run: a cell of a table with one seed; `rule` replaces that of the cell."""
+
+    table: str
+    row: str
+    column: str
+    seed: int = 0
+    rule: dict[str, Any] | None = None
+
+    @property
+    def key(self) -> str:
+        """The name of its files."""
+        parts = (Path(self.table).stem, self.row, self.column, f"seed{self.seed}")
+        return "__".join("".join(c if c.isalnum() else "-" for c in part) for part in parts)
+
+    def config(self, scale: str = "full") -> dict[str, Any]:
+        """The whole config of the run: base, row, column, scale, seed."""
+        path = SSA / self.table
+        table = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = yaml.safe_load((path.parent / table["base"]).read_text(encoding="utf-8"))
+        row = {"model.init_args.rule": self.rule} if self.rule else table["grid"]["rows"][self.row]["set"]
+        changes = row | table["grid"]["columns"][self.column]["set"]
+        for overrides in (changes, table["scales"][scale].get("set") or {}):
+            for key, value in overrides.items():
+                assign(config, key, value, str(path))
+        for key in table["seeded"]:
+            assign(config, key, self.seed, str(path))
+        return fill_seed(config, self.seed)
+
+    @property
+    def published(self) -> dict[str, Any] | None:
+        """What the paper prints for the cell."""
+        table = yaml.safe_load((SSA / self.table).read_text(encoding="utf-8"))
+        return None if self.rule else table["grid"]["published"].get(f"{self.row}|{self.column}")
+
+
+FIRST = ("BP", "DFA", "SSA, direct_random")
+REST = ("SSA, direct_product", "SSA, sequential", "SVD-BP", "PredSim", "AugLocal")
+_CELLS = [
+    ("small.yaml", "conv 96-192-512"),
+    ("small.yaml", "conv 32-64-128"),
+    ("table2.yaml", "VGG-13"),
+    ("table2.yaml", "ResNet-32"),
+]
+PLAN = [Item(table, row, column) for rows in (FIRST, REST) for table, column in _CELLS for row in rows]
+_RULES = {
+    "BP": {"class_path": "lit_fa.rules.Backprop"},
+    "FA": {"class_path": "lit_fa.rules.FeedbackAlignment"},
+    "DFA": {"class_path": "lit_fa.rules.DirectFeedbackAlignment", "init_args": {"blocks": "layer"}},
+}
+RACE = [Item("table2.yaml", name, "VGG-13", rule=rule) for name, rule in _RULES.items()]
+
+
+def built(config: dict[str, Any], *, fast: bool, compiled: bool) -> tuple[Classifier, L.LightningDataModule]:
+    """Module and data of a config; with `fast` the convolutions are in channels_last."""
+    config = copy.deepcopy(config)
+    data = made(config["data"], L.LightningDataModule)
+    arguments = {name: made(value, _hint(Classifier, name)) for name, value in config["model"]["init_args"].items()}
+    shape = {"num_classes": data.num_classes, "image_shape": data.image_shape}
+    model = Classifier(**arguments, **shape, compile=compiled)
+    if fast:
+        model.network.to(memory_format=torch.channels_last)
+    return model, data
+
+
+def made(value: Any, hint: Any = None) -> Any:
+    """An object of `{class_path, init_args}`; a partial one of an optimiser or schedule, which get parameters later.
+
+    A mapping without a class is an object of the class that `hint`, an annotation, names.
+    """
+    if not isinstance(value, dict):
+        return value
+    if "class_path" not in value:
+        kind = _class_in(hint)
+        return kind(**value) if kind else {key: made(entry) for key, entry in value.items()}
+    module, _, name = _SHORT.get(value["class_path"], value["class_path"]).rpartition(".")
+    kind = getattr(importlib.import_module(module), name)
+    arguments = {key: made(entry, _hint(kind, key)) for key, entry in (value.get("init_args") or {}).items()}
+    later = (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
+    return partial(kind, **arguments) if issubclass(kind, later) else kind(**arguments)
+
+
+def _hint(kind: type, name: str) -> Any:
+    """The annotation of an argument."""
+    parameter = inspect.signature(kind.__init__).parameters.get(name)
+    return parameter.annotation if parameter else None
+
+
+def _class_in(hint: Any) -> type | None:
+    """The one class of ours in an annotation such as `Hoyer | None`."""
+    options = typing.get_args(hint) or (hint,)
+    ours = [option for option in options if inspect.isclass(option) and option.__module__.startswith("lit_fa.")]
+    return ours[0] if len(ours) == 1 else None

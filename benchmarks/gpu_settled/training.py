@@ -1,0 +1,146 @@
+"""One run at the paper's schedule: Lightning's trainer, our module and data; it stops in time and goes on later."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+
+from benchmarks.gpu_settled.configs import Item, built
+from callbacks.run_record import RunRecord
+from lit_fa.modules import NonFiniteLossError
+from lit_fa.spec.overrides import run_id
+
+KEPT_EVERY = 10  # epochs between two checkpoints
+
+
+class OutOfTime(Exception):
+    """The time limit has come; the checkpoint holds everything up to the last whole epoch."""
+
+
+class InTime(Checkpoint):
+    """Keeps a checkpoint and ends the run at the end of the epoch in which the time limit comes.
+
+    Args:
+        path: of the checkpoint.
+        end: second of the monotonic clock.
+    """
+
+    def __init__(self, path: Path, end: float) -> None:
+        """See the class."""
+        self.path, self.end = path, end
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep it every few epochs and when time is up."""
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        late = time.monotonic() > self.end and not last
+        if late or (trainer.current_epoch + 1) % KEPT_EVERY == 0:
+            trainer.save_checkpoint(self.path)
+        if late:
+            raise OutOfTime
+
+
+class SecondsTo(L.Callback):
+    """Stops when validation reaches an accuracy; `seconds` is the training time up to then, without validation.
+
+    Args:
+        accuracy: in percent.
+    """
+
+    def __init__(self, accuracy: float) -> None:
+        """See the class."""
+        self.accuracy, self.seconds, self.best, self.reached = accuracy, 0.0, 0.0, False
+        self.since = 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        _finish(pl_module.device)
+        self.since = time.monotonic()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop the clock."""
+        _finish(pl_module.device)
+        self.seconds += time.monotonic() - self.since
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop the run once the accuracy is reached."""
+        accuracy = float(trainer.callback_metrics["val/accuracy"])
+        self.best, self.reached = max(self.best, accuracy), self.reached or accuracy >= self.accuracy
+        trainer.should_stop = self.reached
+
+
+def train(item: Item, config: Mapping[str, Any], out: Path, end: float, *, compiled: bool) -> dict[str, Any]:
+    """Train and test one item; its record is in `out/records`.
+
+    Returns:
+        The content of the record.
+
+    Raises:
+        OutOfTime: the same call goes on from the checkpoint.
+    """
+    record, checkpoint = out / "records" / f"{item.key}.json", out / "checkpoints" / f"{item.key}.ckpt"
+    head = {"id": run_id(dict(config)), "paper": "ssa", "table": Path(item.table).stem, "row": item.row}
+    head |= {"column": item.column, "scale": "gpu", "seed": item.seed, "compiled": compiled, "config": dict(config)}
+    trainer, model, data = _ready(config, [RunRecord(str(record), head), InTime(checkpoint, end)], compiled=compiled)
+    try:
+        trainer.fit(model, data, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
+        trainer.test(model, data, verbose=False)
+    except NonFiniteLossError:
+        pass  # its record says so
+    checkpoint.unlink(missing_ok=True)
+    return json.loads(record.read_text(encoding="utf-8"))
+
+
+def race(config: Mapping[str, Any], accuracy: float, epochs: int, *, compiled: bool) -> dict[str, Any]:
+    """Seconds of training to an accuracy, with a cosine schedule of `epochs`; None if it is not reached."""
+    clock = SecondsTo(accuracy)
+    trainer, model, data = _ready(with_epochs(dict(config), epochs), [clock], compiled=compiled, every=1)
+    try:
+        trainer.fit(model, data)
+    except NonFiniteLossError:
+        return {"seconds": None, "best": clock.best, "epochs": trainer.current_epoch, "diverged": True}
+    reached = round(clock.seconds, 2) if clock.reached else None
+    return {
+        "seconds": reached,
+        "best": clock.best,
+        "epochs": trainer.current_epoch,
+        "trained_s": round(clock.seconds, 2),
+    }
+
+
+def with_epochs(config: dict[str, Any], epochs: int) -> dict[str, Any]:
+    """The config with another number of epochs, and a cosine of that length."""
+    model = config["model"]["init_args"]
+    scheduler = {**model["scheduler"], "init_args": {"T_max": epochs}}
+    model = {**config["model"], "init_args": {**model, "scheduler": scheduler}}
+    return {**config, "model": model, "trainer": {**config["trainer"], "max_epochs": epochs}}
+
+
+def _ready(
+    config: Mapping[str, Any], callbacks: list[L.Callback], *, compiled: bool, every: int | None = None
+) -> tuple[L.Trainer, L.LightningModule, L.LightningDataModule]:
+    """Trainer, module and data; bf16 and channels_last on a graphics card."""
+    fast = torch.cuda.is_available()
+    L.seed_everything(config["seed_everything"], verbose=False)
+    model, data = built(dict(config), fast=fast, compiled=compiled)
+    epochs = config["trainer"]["max_epochs"]
+    options = {
+        key: value for key, value in config["trainer"].items() if key not in ("callbacks", "enable_checkpointing")
+    }
+    trainer = L.Trainer(
+        **options | {"accelerator": "gpu" if fast else "cpu"},
+        precision="bf16-mixed" if fast else "32-true",
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+        check_val_every_n_epoch=every or min(KEPT_EVERY, epochs),
+        callbacks=callbacks,
+    )
+    return trainer, model, data
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
