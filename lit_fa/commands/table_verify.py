@@ -132,7 +132,8 @@ def _elsewhere(table: Table, scale: str, where: OutputPaths) -> str:
 
 
 def _head(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: record.get(key) for key in ("id", "paper", "table", "row", "column", "scale", "seed")}
+    head = {key: record.get(key) for key in ("id", "paper", "table", "row", "column", "scale", "seed")}
+    return head | ({"protocol": record["protocol"]} if "protocol" in record else {})
 
 
 def _labels(record: dict[str, Any]) -> list[str]:

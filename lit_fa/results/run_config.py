@@ -93,7 +93,8 @@ def _from_table(table: Table, commit: str, record: dict[str, Any]) -> dict[str, 
     base = _read(table, commit, str(path.parent / str(file.get("base"))))
     entry = (file.get("scales") or {"full": {}}).get(record.get("scale")) or {}
     then = replace(table, base=base, seeded=tuple(file.get("seeded") or ()))
-    scale = Scale(str(record.get("scale")), (), entry.get("set") or {})
+    protocol = next(iter(table.scales.values())).protocol  # all scales of a table have one
+    scale = Scale(str(record.get("scale")), (), entry.get("set") or {}, protocol=protocol)
     for cell in _cells(file, table, str(path)):
         if (cell.row, cell.column) == (record.get("row"), record.get("column")):
             config = resolve(then, cell, scale, record["seed"])
