@@ -10,7 +10,7 @@ from lit_fa.federated import FedProx, LocalSGD
 from lit_fa.functional.drift import drift_bounds
 from lit_fa.modules import FederatedClassifier
 from lit_fa.rules import FLFA, Backprop
-from tests.federated.federation import CLASSES, loader, network, quiet
+from tests.federated.federation import CLASSES, loader, network, quiet, weights
 from tests.reference import drift as literal
 
 LR = 0.3
@@ -117,6 +117,24 @@ def fake(net: nn.Module) -> FederatedClassifier:
     module = FederatedClassifier(network(), Backprop(), None, LocalSGD(LR), num_classes=CLASSES, image_shape=(5,))
     module.learner.network = net
     return module
+
+
+def test_measuring_changes_no_weight():
+    def trained(*callbacks):
+        module = FederatedClassifier(
+            network(),
+            FLFA(layers=None),
+            None,
+            LocalSGD(LR),
+            num_classes=CLASSES,
+            image_shape=(5,),
+            executor="sequential",
+        )
+        quiet(max_epochs=1, callbacks=[*callbacks]).fit(module, loader(3))
+        return weights(module)
+
+    plain, observed = trained(), trained(ClientDriftBound(every_n_rounds=1))
+    assert all(torch.equal(observed[name], weight) for name, weight in plain.items())
 
 
 def test_rounds_between_measurements_are_positive():
