@@ -120,6 +120,7 @@ def _recorded(config: Config, record: dict[str, Any], observers: Sequence[L.Call
     trainer, model, data = experiment
     cli, checkpoint = experiment.cli, checkpoints_of(Path(record["path"])) / "last.ckpt"
     check_trains(cli.asked)
+    cli.leave_out_default_checkpoint()
     check_process(trainer)
     loggers.attach(trainer, config if isinstance(config, dict) else cli.written(), record)
     last = resume.own(checkpoint)

@@ -150,6 +150,17 @@ def test_a_run_leaves_its_record_and_calls_observers(tmp_path):
     assert all(torch.isfinite(p).all() for p in network.parameters())
 
 
+def test_a_run_leaves_no_checkpoint_in_the_current_folder_unless_its_config_names_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = copy.deepcopy(CONFIG)
+    del config["trainer"]["enable_checkpointing"]
+    run(config, {"path": "a/r.json", "id": "a"}, test=False)
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "r.json"]
+    config["trainer"]["callbacks"] = [{"class_path": "ModelCheckpoint", "init_args": {"filename": "mine"}}]
+    run(config, {"path": "b/r.json", "id": "b"}, test=False)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["mine.ckpt"]
+
+
 def test_what_is_wrong_with_a_config_is_one_line():
     wrong = copy.deepcopy(CONFIG)
     wrong["model"]["init_args"]["rule"] = "FeedbackAlignmnt"

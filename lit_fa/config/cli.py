@@ -175,11 +175,23 @@ class LitFACLI(LightningCLI):
 
     def _show_rounds(self) -> None:
         """Replace Lightning's default progress bar, but none that the config names, by one that counts rounds."""
-        named = self.asked.trainer.callbacks or []
-        named = {c.class_path.rpartition(".")[2] for c in (named if isinstance(named, list) else [named])}
-        shown = callbacks_of(self.trainer)
+        named, shown = self._named_callbacks(), callbacks_of(self.trainer)
         default = [isinstance(c, ProgressBar) and type(c).__name__ not in named for c in shown]
         shown[:] = [callbacks.RoundProgress() if bar else c for c, bar in zip(shown, default, strict=True)]
+
+    def _named_callbacks(self) -> set[str]:
+        """The class names of the callbacks that the config names."""
+        named = self.asked.trainer.callbacks or []
+        return {c.class_path.rpartition(".")[2] for c in (named if isinstance(named, list) else [named])}
+
+    def leave_out_default_checkpoint(self) -> None:
+        """Remove Lightning's default checkpoint callback from a run without a logger.
+
+        It would write to `checkpoints` in the current folder, which all runs of a table would share.
+        """
+        kept, named = callbacks_of(self.trainer), self._named_callbacks()
+        if not self.trainer.loggers:
+            kept[:] = [c for c in kept if type(c) is not ModelCheckpoint or "ModelCheckpoint" in named]
 
     def before_test(self) -> None:
         """Refuse unsupported options before any rank starts; give loggers and records the run's id and config."""

@@ -300,7 +300,19 @@ def storage(folder: Path) -> BaseStorage | str:
         address = quote(str(path))  # Optuna formats the address, so that a brace must not be in it
         return URL.create("sqlite", database=f"file:{address}", query={"uri": "true"}).render_as_string()
     journal = folder.resolve() / JOURNAL
-    return JournalStorage(JournalFileBackend(str(journal), lock_obj=_journal_lock(journal)))
+    return JournalStorage(_Journal(str(journal), lock_obj=_journal_lock(journal)))
+
+
+class _Journal(JournalFileBackend):
+    """Optuna's, but the error of a full disk names the journal."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Add lines."""
+        try:
+            super().append_logs(logs)
+        except OSError as error:
+            error.filename = error.filename or self._file_path
+            raise
 
 
 def _remove_torn_line(journal: Path) -> None:

@@ -1,5 +1,6 @@
 """A study lies in its own folder, whatever that is called; trials that computed the same are named."""
 
+from pathlib import Path
 from urllib.parse import quote
 
 import optuna
@@ -8,6 +9,7 @@ from optuna.trial import create_trial
 from sqlalchemy import URL
 
 from lit_fa.errors import UserError
+from lit_fa.foreign_errors import known_message
 from lit_fa.spec.sweep import load_sweep
 from lit_fa.sweeps.identical_trials import DIGEST, digest, identical_trials
 from lit_fa.sweeps.study import Trials, _with_folder, open_study, storage
@@ -23,6 +25,14 @@ def test_a_study_lies_in_its_folder(tmp_path, name):
     assert [path.name for path in folder.iterdir()] == ["study.journal"]
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert optuna.load_study(storage=storage(folder), study_name="s").trials == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
+def test_a_full_disk_is_one_line_that_names_the_journal(tmp_path):
+    (tmp_path / "study.journal").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space") as full:
+        optuna.create_study(storage=storage(tmp_path), study_name="s")
+    assert known_message(full.value).startswith(f"{tmp_path / 'study.journal'}: No space left on device; free space")
 
 
 @pytest.mark.parametrize("name", NAMES)
