@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from lit_fa.results import tuning
 from lit_fa.results.compare import Comparison
 from lit_fa.results.cost import cost_of_rows
 from lit_fa.results.records import Collected
@@ -23,6 +24,7 @@ def facts(collected: Collected) -> list[tuple[str, str]]:
         *_protocol(table, scale),
         ("seeds", f"{', '.join(map(str, scale.seeds))}; {_further(collected)}{finished}"),
         *(("diverged", line) for line in _divergences(collected)),
+        *(("tuning", line) for line in tuning.lines(collected)),
     ]
     if data:
         pairs += [("wall time, all runs", wall_time(data)), *_cpu_time(data), *_cost(collected)]

@@ -21,7 +21,8 @@ from lit_fa.spec.cost import Cost
 from lit_fa.spec.figure import Figure, with_labels_of
 from lit_fa.spec.grid import Grid, cross
 from lit_fa.spec.protocol import Protocol, Stopping, monitored, on_test_data, with_best
-from lit_fa.spec.validation import Entry, FileName, Filled, OneOf, choice, printable, read_yaml, validated
+from lit_fa.spec.tuning import check_tuning
+from lit_fa.spec.validation import Entry, FileName, Filled, Line, OneOf, choice, printable, read_yaml, validated
 
 SCALES = ("smoke", "cpu", "full")
 __all__ = ["SCALES", "Cell", "Metric", "Paper", "Published", "Scale", "Table", "load_table"]
@@ -105,6 +106,7 @@ class TableFile(Entry):
     accept: Accept | None = None
     control: Control | None = None
     protocol: Stopping = field(default_factory=Stopping)
+    tuning: Line = ""
     assumed: dict[str, str] = field(default_factory=dict)
     scales: Annotated[dict[Annotated[Literal["smoke", "cpu", "full"], OneOf()], ScaleEntry], Filled] = field(
         default_factory=lambda: {"full": ScaleEntry()}
@@ -129,6 +131,7 @@ class Table:
     seeded: tuple[str, ...] = ()
     control: Control | None = None
     stopping: Stopping = field(default_factory=Stopping)
+    tuning: str = ""
     assumed: dict[str, str] = field(default_factory=dict)
     figures: tuple[Figure, ...] = ()
 
@@ -199,6 +202,7 @@ def load_table(path: Path | str) -> Table:
         seeded=file.seeded,
         control=file.control,
         stopping=file.protocol,
+        tuning=file.tuning,
         assumed=file.assumed,
         figures=tuple(with_labels_of(f, cells, f"{path}: figures[{i}]") for i, f in enumerate(file.figures)),
     )
@@ -220,6 +224,8 @@ def _cells(file: TableFile, path: Path) -> tuple[Cell, ...]:
             raise UserError(f"{where} ({one.id}).paired_with: a cell is paired with another; name its row")
         if (one.published or one.published_difference) and not one.accept:
             raise UserError(f"{path}: accept is missing, and {one.id!r} has a published number; write {{margin, why}}")
+    if file.tuning:
+        check_tuning(cells, file.tuning, str(path))
     if file.control:
         file.control.check([(cell.row, cell.column) for cell in cells], f"{path}: control")
     return cells
