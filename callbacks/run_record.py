@@ -35,9 +35,9 @@ class RunRecord(Recorder):
     sample, null without `callbacks.TrainingCost`; `resumed_from`, if any: commits of earlier parts whose code was
     another; `peak_memory_mib`; `started`, `finished`: UTC; `validation_is_test`;
     `executed_by`: of a federated run, what computed its clients; `partition`: of a federated run, samples of each
-    client in each class; `selections`, if any: the layers that a rule chose by comparing clients, with every layer's
-    score; `broken`: what measuring callbacks found to break their laws; `not_finite`, if any: keys of numbers that were
-    no number and are null here.
+    client in each class; `dataset`: class, licence and the SHA-256 of all samples as read; `selections`, if any:
+    the layers that a rule chose by comparing clients, with every layer's score; `broken`: what measuring callbacks
+    found to break their laws; `not_finite`, if any: keys of numbers that were no number and are null here.
 
     Args:
         path: of the file; None: record.json in the trainer's log folder.
@@ -67,6 +67,7 @@ class RunRecord(Recorder):
         self.diverged: dict | None = None
         self.validation_is_test: bool | None = None
         self.partition: list[list[int]] | None = None
+        self.dataset: dict[str, str] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Note the code that was loaded, not what it will be when the run ends; start the clock."""
@@ -140,6 +141,7 @@ class RunRecord(Recorder):
         self.metrics |= _plain(trainer.callback_metrics) | self.curves.last()  # curves are not rounded to float32
         data = getattr(trainer, "datamodule", None)
         self.validation_is_test = getattr(data, "validation_is_test", None)
+        self.dataset = _origin(data)
         counts = getattr(data, "class_counts", None)
         self.partition = None if counts is None else counts.tolist()
 
@@ -172,6 +174,7 @@ class RunRecord(Recorder):
             }
             | {name: getattr(module, name) for name in ("executed_by", "selections") if getattr(module, name, None)}
             | ({"partition": self.partition} if self.partition else {})
+            | ({"dataset": self.dataset} if self.dataset else {})
             | ({"resumed_from": self.earlier} if self.earlier else {})
         )
         path = Path(self.path or Path(log_dir or trainer.default_root_dir) / "record.json")
@@ -180,6 +183,13 @@ class RunRecord(Recorder):
 
 def _plain(metrics: dict[str, Tensor]) -> dict[str, float]:
     return {key: value.item() if isinstance(value, Tensor) else value for key, value in metrics.items()}
+
+
+def _origin(data: L.LightningDataModule | None) -> dict[str, str]:
+    """Name, licence and checksum of what was read; {} for data that declare none."""
+    data = getattr(data, "data", data)  # of a federation
+    checksum = getattr(data, "checksum", "")
+    return {"name": type(data).__name__, "licence": data.licence, "sha256": checksum} if checksum else {}
 
 
 def _spoilt(trainer: L.Trainer, module: L.LightningModule) -> dict | None:

@@ -17,6 +17,7 @@ class Digits(VisionDataModule):
     Pixels 0..16 are stored as round(255/16 * pixel).
     """
 
+    licence = "CC BY 4.0"
     num_classes = 10
     image_shape = (1, 8, 8)
     mean, std = (0.3054,), (0.3760,)

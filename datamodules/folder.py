@@ -70,6 +70,7 @@ class Imagenette(ImageFolder):
         in_memory_limit: largest split that is kept in memory, in bytes of decoded images.
     """
 
+    licence = "Apache 2.0 for the choice; images of ImageNet"
     num_classes = 10
 
     def __init__(self, size: int = 160, num_workers: int = 0, in_memory_limit: int = 2 << 30, **options: Any) -> None:

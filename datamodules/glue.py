@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from datamodules.checksum import sha256_of
 from datamodules.data_root import data_root
 from datamodules.errors import one_of, require
 from datamodules.generators import generator
@@ -56,6 +57,8 @@ class GLUE(LoadingDataModule):
         DataError: an option that contradicts the task, or files that are not available; one line that names the remedy.
     """
 
+    licence = "that of the task's authors"
+
     def __init__(
         self,
         task: str,
@@ -104,6 +107,7 @@ class GLUE(LoadingDataModule):
         self._check_vocabulary(tokenizer)
         train = self._tokenised(tokenizer, "train")
         test = self._first(self._tokenised(tokenizer, self.test_split), self.limit_test)
+        self.checksum = sha256_of(train, test)
         val = self._tokenised(tokenizer, "dev") if not self.val_size and not self.validation_is_test else test
         if self.val_size:
             order = self._order(train)

@@ -24,6 +24,8 @@ class LoadingDataModule(L.LightningDataModule):
     seed: int = 0
     drop_last: bool = False
     device: str = "auto"
+    licence: str = "not stated"  # of the data set
+    checksum: str = ""  # after `setup`, SHA-256 of the samples as they were read
     choose_by_test: str = "refuse"  # the option `validation_is_test`
     predict_split: str = "test"  # split of `predict_dataloader`: train, val or test
     predict_folder: str | None = None  # folder of images without labels, in place of a split

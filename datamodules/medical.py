@@ -34,6 +34,7 @@ class MedMNIST(VisionDataModule):
         info, suffix = INFO[self.flag], "" if self.size == 28 else f"_{self.size}"
         self.num_classes, self.image_shape = len(info["label"]), (info["n_channels"], self.size, self.size)
         self.mean = self.std = (0.5,) * info["n_channels"]  # as in the official training code
+        self.licence = info["license"]
         self.folder, self.md5 = self.root / "medmnist", info[f"MD5{suffix}"]
         self.path = self.folder / f"{self.flag}{suffix}.npz"
 

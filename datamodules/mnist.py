@@ -14,6 +14,7 @@ class MNIST(TorchvisionDataModule):
     """Handwritten digits, 60,000 + 10,000 (LeCun et al. 1998)."""
 
     source = tv.MNIST
+    licence = "CC BY-SA 3.0"
     num_classes = 10
     image_shape = (1, 28, 28)
     mean, std = (0.1307,), (0.3081,)
@@ -33,6 +34,7 @@ class FashionMNIST(MNIST):
     """Clothes, 60,000 + 10,000 (Xiao et al. 2017)."""
 
     source = tv.FashionMNIST
+    licence = "MIT"
     mean, std = (0.2860,), (0.3530,)
 
 
@@ -40,6 +42,7 @@ class KMNIST(MNIST):
     """Cursive Japanese characters, 60,000 + 10,000 (Clanuwat et al. 2018)."""
 
     source = tv.KMNIST
+    licence = "CC BY-SA 4.0"
     mean, std = (0.1918,), (0.3483,)
 
 
@@ -56,6 +59,7 @@ class EMNIST(MNIST):
     """
 
     source = tv.EMNIST
+    licence = "not stated; derived from NIST Special Database 19"
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ class STL10(SVHN):  # the same reader arguments and fields
     """The labelled part of STL-10, 5,000 + 8,000 images of 96x96 (Coates et al. 2011)."""
 
     source = tv.STL10
+    licence = "not stated; images of ImageNet"
     image_shape = (3, 96, 96)
     mean, std = (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)
 

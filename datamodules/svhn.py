@@ -14,6 +14,7 @@ class SVHN(TorchvisionDataModule):
     """House numbers, 73,257 + 26,032 digits of 32x32 (Netzer et al. 2011); label 0 is the digit 0."""
 
     source = tv.SVHN
+    licence = "for non-commercial use only"
     num_classes = 10
     image_shape = (3, 32, 32)
     mean, std = (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)

@@ -22,6 +22,7 @@ class Synthetic(VisionDataModule):
         noise: standard deviation of the pixel noise; prototypes have deviation 1.
     """
 
+    licence = "generated"
     mean, std = None, None
 
     def __init__(

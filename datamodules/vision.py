@@ -12,6 +12,7 @@ from datamodules import labels as lab
 from datamodules import pixels
 from datamodules.atomic_write import whole
 from datamodules.batches import Prepare
+from datamodules.checksum import sha256_of
 from datamodules.data_root import data_root
 from datamodules.errors import DataError, one_of, require
 from datamodules.generators import Draws
@@ -153,6 +154,7 @@ class VisionDataModule(LoadingDataModule):
         if self._placed_on == device:
             return
         train, test = self.read("train"), self.read("test")
+        self.checksum = sha256_of(train, test)
         self._measure(train, device)
         held_out = self._setup_train(train, device)
         self.test_set = self._limited(self._of_classes(test, "test")[0], device)

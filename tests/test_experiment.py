@@ -147,6 +147,8 @@ def test_a_run_leaves_its_record_and_calls_observers(tmp_path):
     record = json.loads(path.read_text())
     assert (record["id"], record["seed"], record["status"]) == ("a", 3, "finished")
     assert seen.steps == 2
+    assert (record["dataset"]["name"], record["dataset"]["licence"]) == ("Digits", "CC BY 4.0")
+    assert len(record["dataset"]["sha256"]) == 64
     assert all(torch.isfinite(p).all() for p in network.parameters())
 
 

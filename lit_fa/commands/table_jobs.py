@@ -17,11 +17,12 @@ from lit_fa.jobs.worker import Done, version_of
 from lit_fa.outputs import usable_folder, write_text
 from lit_fa.provenance import Code
 from lit_fa.results.cost import estimate
-from lit_fa.results.records import collect, further_runs, read_record
+from lit_fa.results.preliminary import preliminary
+from lit_fa.results.records import Record, collect, further_runs, read_record
 from lit_fa.results.stale import of_other_code, stale_line
 from lit_fa.spec.command import read_only
 from lit_fa.spec.expand import Run, expand
-from lit_fa.spec.output_paths import OutputPaths, check_inside, output_paths, tree_of
+from lit_fa.spec.output_paths import OutputPaths, check_inside, dirty_records, output_paths, tree_of
 from lit_fa.spec.table import Scale, Table
 from lit_fa.spec.validation import choice
 
@@ -100,6 +101,7 @@ def missing_jobs(
     `stale`, runs whose records are from other code than today's are missing too.
     """
     jobs, problems = [], []
+    earlier = _dirty(table, runs, where)
     for run in runs:
         read = [read_record(folder / run.file_name, run) for folder in dict.fromkeys((where.results, where.target))]
         problems += [problem for _, problem in read if problem]
@@ -107,9 +109,21 @@ def missing_jobs(
         if all(stale and of_other_code(record, run) for record in records):
             head = _head(table, run, tree, where.target / run.file_name)
             head |= {"replaces": version_of(records[0].data)} if records else {}
+            head |= {"preliminary": preliminary([*records, *earlier.get(run.file_name, [])])}
             log = where.scratch / "logs" / f"{run.id}.log"
             jobs.append(Job(f"{table.name}: {run.label}", _with_logger(run.config, logger), head, log))
     return jobs, problems
+
+
+def _dirty(table: Table, runs: Sequence[Run], where: OutputPaths) -> dict[str, list[Record]]:
+    """The records of these runs that uncommitted code has written, by file name."""
+    known, found = {run.file_name: run for run in runs}, dict[str, list[Record]]()
+    label = where.results.name
+    for path in dirty_records(table, label, where.scratch):
+        if path.name in known and path.parent not in (where.results, where.target):
+            record, _ = read_record(path, known[path.name])
+            found.setdefault(path.name, []).extend([record] if record else [])
+    return found
 
 
 def with_logs(jobs: list[Job], output: Console) -> list[Job]:

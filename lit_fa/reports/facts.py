@@ -6,7 +6,9 @@ from typing import Any
 from lit_fa.results import tuning
 from lit_fa.results.compare import Comparison
 from lit_fa.results.cost import cost_of_rows
+from lit_fa.results.preliminary import diverged, replaced
 from lit_fa.results.records import Collected
+from lit_fa.results.verification import last_verified
 from lit_fa.spec.table import Cell, Scale, Table
 
 _WITHOUT_NAME = ("paper", "code")  # facts whose value is a line of its own
@@ -29,6 +31,10 @@ def facts(collected: Collected) -> list[tuple[str, str]]:
     if data:
         pairs += [("wall time, all runs", wall_time(data)), *_cpu_time(data), *_cost(collected)]
         pairs += [("hardware", "; ".join(machines(data))), ("commits", ", ".join(commits(data)))]
+    if data:
+        pairs += [*_validation(data), ("failed and preliminary runs", _not_counted(collected)), ("data", _origin(data))]
+        verified = last_verified(table)
+        pairs.append(("last verified", verified.text if verified else "never"))
     if dirty:
         pairs.append(("code", f"{dirty} of {len(data)} runs are from a tree with uncommitted changes"))
     return pairs
@@ -102,6 +108,32 @@ def _further(collected: Collected) -> str:
     further = [run for run in collected.runs if run.seed not in collected.scale.seeds]
     cells, seeds = {run.cell.id for run in further}, sorted({run.seed for run in further})
     return f"of {len(cells)} cells also {', '.join(map(str, seeds))}; " if further else ""
+
+
+def _validation(data: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    on_test = sum(bool(entry.get("validation_is_test")) for entry in data)
+    return [("validation", f"on the test set in {on_test} of {len(data)} runs")] if on_test else []
+
+
+def _not_counted(collected: Collected) -> str:
+    """`2 diverged, 3 min; 4 preliminary, 12 min`: runs that are in no mean, with their processor time."""
+    lost, earlier = diverged(collected), replaced(collected)
+    text = f"{lost.runs} diverged" + (f", {duration(lost.seconds)}" if lost.runs else "")
+    if earlier is None:
+        return f"{text}; preliminary not recorded"
+    silent = sum("preliminary" not in record.data for record in collected.ended)
+    text += f"; {earlier.runs} preliminary" + (f", {duration(earlier.seconds)}" if earlier.runs else "")
+    return text + (f", not recorded for {silent} runs" if silent else "")
+
+
+def _origin(data: Sequence[dict[str, Any]]) -> str:
+    """`MNIST (licence CC BY-SA 3.0, SHA-256 0123456789ab)` for every data set of the records."""
+    sets = [entry.get("dataset") or {} for entry in data]
+    known = dict.fromkeys((s.get("name"), s.get("licence"), str(s.get("sha256"))[:12]) for s in sets if s)
+    parts = [f"{name} (licence {licence}, SHA-256 {checksum})" for name, licence, checksum in known]
+    silent = sum(not s for s in sets)
+    unknown = f"licence and checksum not recorded for {silent} of {len(data)} runs"
+    return "; ".join([*parts, *([unknown] if silent else [])])
 
 
 def _divergences(collected: Collected) -> list[str]:

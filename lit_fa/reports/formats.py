@@ -31,7 +31,7 @@ _CSV = (
     "paper table scale row column metric unit at mean sd interval_95 n expected published published_unit "
     "published_std published_n of_difference difference difference_interval_95 margin kind verdict p_agrees "
     "holm_agrees p_differs holm_differs seeds_needed note paired_with paired_difference paired_interval_95 paired_n "
-    "paired_p paired_holm diverged"
+    "paired_p paired_holm diverged validation_mean validation_sd"
 )
 
 
@@ -96,6 +96,7 @@ def _entry(comparison: Comparison, summary: Summary, table: Table) -> dict[str, 
     cell, metric, counts = comparison.cell, summary.metric, comparison.counts
     main = summary is comparison.summary
     published = comparison.published if main else published_also(cell, summary)
+    held_out = comparison.validation.get(metric.name) if metric.at == "last" else None
     paired, contrast = (comparison.paired, comparison.contrast) if main else (None, None)
     return {
         "row": label(comparison),
@@ -121,6 +122,8 @@ def _entry(comparison: Comparison, summary: Summary, table: Table) -> dict[str, 
         "paired_p": getattr(contrast, "p", None),
         "paired_holm": getattr(contrast, "holm", None),
         "diverged": counts.diverged,
+        "validation_mean": _finite(getattr(held_out, "mean", None)),
+        "validation_sd": getattr(held_out, "sd", None),
     }
 
 

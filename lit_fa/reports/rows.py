@@ -153,21 +153,27 @@ def _row(comparison: Comparison, table: Table) -> list[str]:
     return [
         label(comparison),
         cell.column,
-        mean_sd(summary) + own,
+        _with_validation(summary, comparison) + own,
         f"± {number(summary.interval, summary.mean)}" if summary.interval is not None else "",
         f"{summary.n}" if summary.n in (0, counts.expected) else f"{summary.n} of {counts.expected}",
         _printed(published, cell.metric.unit) if published else "",
         signed(seen.difference, seen.interval, summary.mean) if seen else "",
         verdict_text(comparison, table),
-        *([""] * len(table.also) if comparison.of_difference else (_further(cell, s) for s in comparison.also)),
+        *([""] * len(table.also) if comparison.of_difference else (_further(comparison, s) for s in comparison.also)),
         *([paired_difference(comparison)] if has_pairs(table) else []),
     ]
 
 
-def _further(cell: Cell, summary: Summary) -> str:
+def _further(comparison: Comparison, summary: Summary) -> str:
     """A further metric, with the published number if there is one: `97.85 ± 0.10; published 98.1 ± 0.2`."""
-    published = published_also(cell, summary)
-    return f"{mean_sd(summary)}; published {_printed(published, published.unit)}" if published else mean_sd(summary)
+    published, text = published_also(comparison.cell, summary), _with_validation(summary, comparison)
+    return f"{text}; published {_printed(published, published.unit)}" if published else text
+
+
+def _with_validation(summary: Summary, comparison: Comparison) -> str:
+    """A score, and beside a test score that of held-out data: `97.85 ± 0.10 (validation 97.60 ± 0.12)`."""
+    held_out = comparison.validation.get(summary.metric.name) if summary.metric.at == "last" else None
+    return mean_sd(summary) + (f" (validation {mean_sd(held_out)})" if held_out else "")
 
 
 def _printed(published: Published, unit: str) -> str:

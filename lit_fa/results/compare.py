@@ -4,7 +4,7 @@ A cell whose paper prints the difference from another cell gets a comparison of 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from lit_fa.results.equivalence import holm, lower_bound, p_of_mean
 from lit_fa.results.records import Collected, Record
@@ -38,6 +38,7 @@ class Comparison:
         paired: this cell's value minus that of `pair`, seed by seed; None without one.
         contrast: of the test that `paired` has mean 0; None without one and for a single pair.
         of_difference: the row is about the published difference from `pair`.
+        validation: by name of a test metric, the same metric of held-out data over seeds.
     """
 
     cell: Cell
@@ -49,6 +50,7 @@ class Comparison:
     paired: Summary | None = None
     contrast: PValue | None = None
     of_difference: bool = False
+    validation: dict[str, Summary] = field(default_factory=dict)
 
     @property
     def kind(self) -> Kind:
@@ -85,7 +87,8 @@ def _compare_cell(collected: Collected, cell: Cell) -> list[Comparison]:
     paired = _paired(collected, cell, pair) if pair else None
     counts = _count(collected, cell, summary)
     verdict = _verdict(collected, cell, summary, cell.published)
-    rows = [Comparison(cell, summary, tuple(also), verdict, counts, pair, paired)]
+    beside = {m.name: s for m in (cell.metric, *table.also) if (s := _validation(records, m)) is not None}
+    rows = [Comparison(cell, summary, tuple(also), verdict, counts, pair, paired, validation=beside)]
     if paired is not None and cell.published_difference:
         verdict = _verdict(collected, cell, paired, cell.published_difference)
         if verdict.reason is Reason.NOT_RUN and summary.n:
@@ -159,6 +162,16 @@ def _with_contrasts(rows: list[Comparison]) -> list[Comparison]:
     return [
         replace(row, contrast=PValue(tested[i], corrected[i])) if i in tested else row for i, row in enumerate(rows)
     ]
+
+
+def _validation(records: Sequence[Record], metric: Metric) -> Summary | None:
+    """The metric on held-out data, where all the records have it and did not validate on the test set."""
+    split, _, name = metric.name.partition("/")
+    held_out = [record for record in records if record.data.get("validation_is_test") is False]
+    if split != "test" or metric.at != "last" or len(held_out) < len(records):
+        return None
+    values = _values(held_out, replace(metric, name=f"val/{name}"))
+    return summarise(values, metric) if values and len(values) == len(records) else None
 
 
 def _values(records: Sequence[Record], metric: Metric) -> list[float]:

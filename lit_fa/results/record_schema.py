@@ -98,8 +98,9 @@ _FIELDS: dict[str, Check] = {
     "step_macs": lambda data: not isinstance(data, bool) and isinstance(data, int | float) and 0 <= data <= LARGEST,
     **dict.fromkeys(("broken", "resumed_from", "not_finite"), _lists),
     **dict.fromkeys(("hardware", "diverged", "pretrained", "energy_j"), _of(dict)),
+    "preliminary": lambda data: isinstance(data, list) and all(isinstance(entry, dict) for entry in data),
     "config": lambda data: isinstance(data, dict | str),  # the path of a file is a config too
-    **dict.fromkeys(("versions", "outside"), _names),
+    **dict.fromkeys(("versions", "outside", "dataset"), _names),
 }
 _INSIDE: dict[str, dict[str, Check]] = {
     "hardware": {
