@@ -11,6 +11,7 @@ from lit_fa.results.records import Collected
 from lit_fa.results.verification import last_verified
 from lit_fa.spec.table import Cell, Scale, Table
 
+_ROWS = 10  # of which each has its cost
 _WITHOUT_NAME = ("paper", "code")  # facts whose value is a line of its own
 
 
@@ -151,8 +152,11 @@ def _cpu_time(data: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 def _cost(collected: Collected) -> list[tuple[str, str]]:
-    """The median cost of a run in each row whose records have it."""
+    """The median cost of a run in each row whose records have it; of many rows, the cheapest and the dearest."""
     rows = cost_of_rows(collected)
+    if len(rows) > _ROWS:
+        rows.sort(key=lambda row: row[1])
+        rows = [rows[0], rows[-1]]
     texts = [f"{row} {duration(s)}" + (f" ({joules / 1000:.3g} kJ)" if joules else "") for row, s, joules in rows]
     return [("CPU time of a run, median", "; ".join(texts))] if texts else []
 

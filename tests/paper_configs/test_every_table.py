@@ -37,6 +37,15 @@ def test_every_scale_expands_to_runs_of_their_own(path):
 
 
 @pytest.mark.parametrize("path", tables())
+def test_every_scale_declares_its_cost(path):
+    for scale in load_table(path).scales.values():
+        assert scale.cost is not None, scale.name
+        hours = scale.cost.gpu_hours if scale.cost.device == "gpu" else scale.cost.cpu_hours
+        assert hours
+        assert scale.cost.memory_gib
+
+
+@pytest.mark.parametrize("path", tables())
 def test_every_class_and_network_runs_at_scale_smoke(path, tmp_path, monkeypatch):
     def choose(jobs):
         return [job for job in jobs if job.record["id"] in first_to_choose(is_class_or_network)[path]]
