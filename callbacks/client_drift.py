@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import combinations
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -12,9 +13,11 @@ from torch.nn.grad import conv2d_input
 
 from callbacks.curves import publish
 from callbacks.errors import MeasurementError
+from callbacks.probe import learner_of
 from lit_fa.functional.alignment import cosine
 from lit_fa.functional.drift import mean_pairwise_distance
 from lit_fa.layers import WEIGHT_LAYERS, match
+from lit_fa.layers.feedback import weight_of
 
 Steps = dict[int, dict[str, Tensor]]  # local step to matrix, error and the input's shape
 Trace = dict[str, Steps]  # by layer
@@ -52,15 +55,22 @@ class ClientDrift(L.Callback):
         """Refuse modules without clients and unknown layers."""
         if not hasattr(pl_module, "movements"):
             raise MeasurementError("ClientDrift measures federated training: use FederatedClassifier")
-        self._chosen(pl_module.network)
+        self._chosen(learner_of(pl_module).network)
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Measure the round that is about to begin."""
         if batch.number % self.every_n_rounds == 0:
             publish(trainer, pl_module, self.measure(pl_module, batch), monitored=False)
 
-    def measure(self, module: L.LightningModule, batch) -> dict[str, float]:
-        """The logged values of a round, by key."""
+    def measure(self, module: Any, batch: Any) -> dict[str, float]:
+        """The logged values of a round, by key.
+
+        Args:
+            module: a `FederatedClassifier`.
+            batch: a round of its data module.
+        """
         if len(batch.clients) < 2:
             raise MeasurementError("drift is between clients, and this round has one: set clients_per_round: 2")
         steps = measured_steps(batch.steps, self.transport_steps)
@@ -117,7 +127,8 @@ def traced(layers: dict[str, nn.Module], steps: list[int]) -> Iterator[Trace]:
             return  # another model that the algorithm evaluates
         if calls[name] in steps and x.requires_grad and measurable(layer):
             feedback = getattr(layer, "feedback", None)
-            matrix = layer.weight if feedback is None else feedback.matrix(layer.weight)
+            weight = weight_of(layer)
+            matrix = weight if feedback is None else feedback.matrix(weight)
             step = trace[name][calls[name]] = {"matrix": matrix.detach().clone(), "shape": torch.tensor(x.shape)}
             out.register_hook(lambda error: step.update(error=error.detach().clone()))
         calls[name] += 1
@@ -185,6 +196,7 @@ def error_distance(layer: nn.Module, one: dict[str, Tensor], other: dict[str, Te
     matrix, error = one["matrix"] - other["matrix"], one["error"]
     if isinstance(layer, nn.Linear):
         return torch.linalg.vector_norm(error @ matrix).item()
-    shape = torch.Size(one["shape"].tolist())
-    geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    assert isinstance(layer, nn.Conv2d)  # by `measurable`
+    shape: Any = one["shape"].tolist()
+    geometry: Any = (layer.stride, layer.padding, layer.dilation, layer.groups)
     return torch.linalg.vector_norm(conv2d_input(shape, matrix, error, *geometry)).item()

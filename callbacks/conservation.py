@@ -4,6 +4,8 @@ Formulas and source: `lit_fa.functional.conservation`. The comparison distinguis
 step size from a law that does not hold.
 """
 
+from typing import Any, Literal
+
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -12,9 +14,10 @@ from torch import Tensor
 from callbacks.conserving_neurons import Neurons, find_neurons
 from callbacks.errors import MeasurementError
 from callbacks.forward_trace import trace
-from callbacks.probe import Batch, Periodic
+from callbacks.probe import Batch, Periodic, learner_of
 from lit_fa.functional.conservation import (
     LAWS,
+    Law,
     column_sums,
     drift,
     incoming,
@@ -23,6 +26,7 @@ from lit_fa.functional.conservation import (
     potential,
     row_squares,
 )
+from lit_fa.layers.feedback import weight_of
 from lit_fa.rules.base import Does
 
 QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "max": 1.0}
@@ -56,11 +60,16 @@ class ConservationPotential(Periodic):
         neurons: after the first batch, layer to `Neurons`.
         initial: layer to (u,), the potentials before the first step.
 
+    The values are sums over the steps of a run, so one batch does not determine them and there is no `measure`; a
+    notebook uses the formulas in `lit_fa.functional.conservation`.
+
     Raises:
         MeasurementError: an unknown law.
     """
 
-    def __init__(self, law: str = "auto", every_n_steps: int = 0, per_neuron: bool = True, signs: bool = False):
+    def __init__(
+        self, law: Law | Literal["auto"] = "auto", every_n_steps: int = 0, per_neuron: bool = True, signs: bool = False
+    ):
         """See the class."""
         super().__init__(every_n_steps)
         if law not in ("auto", *LAWS):
@@ -75,7 +84,9 @@ class ConservationPotential(Periodic):
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
         """Find the neurons, warn of everything that violates their laws, and store the initial potentials."""
-        layers, broken = find_neurons(module.network, module.rule, trace(module.network, batch[0]), self.law)
+        learner = learner_of(module)
+        forward = trace(learner.network, batch[0])
+        layers, broken = find_neurons(learner.network, learner.rule, forward, self.law)
         self.neurons = {neurons.name: neurons for neurons in layers}
         self.broken = broken + disturbances(trainer, module, layers)
         for sentence in self.broken:
@@ -95,20 +106,21 @@ class ConservationPotential(Periodic):
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Add the change of each neuron's potential by this step."""
-        rates = {p: float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
+        group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
         for name, n in self.neurons.items():
-            if n.scale.grad is None or n.reader.weight.grad is None:
+            weight = weight_of(n.reader)
+            if n.scale.grad is None or weight.grad is None:
                 continue
-            lr, units = rates[n.scale], n.units
+            lr, units = float(group_of[id(n.scale)]["lr"]), n.units
             squares = row_squares(n.scale.grad, dtype=None)
-            if n.shift is not None:
+            if n.shift is not None and n.shift.grad is not None:
                 squares += row_squares(n.shift.grad, dtype=None)
-            gradient = n.reader.feedback.weight.grad if n.law == "kolen_pollack" else n.reader.weight.grad
-            columns = column_sums(gradient.square(), units) if n.law in ("balance", "kolen_pollack") else None
+            own = n.matrix_gradient() if n.law == "kolen_pollack" else weight.grad
+            columns = column_sums(own.square(), units) if n.law in ("balance", "kolen_pollack") else None
             self.steps[name] += drift(n.law, lr, squares, columns)
             if n.law in ("path", "sign"):
-                rate = rates[n.reader.weight]
-                self.path[name] = self.path[name] + path_step(rate, n.matrix(), n.reader.weight.grad, units)
+                rate = float(group_of[id(weight)]["lr"])
+                self.path[name] = self.path[name] + path_step(rate, n.matrix(), weight.grad, units)
 
     def potential(self, name: str) -> Tensor:
         """The current C_j of the layer's neurons, (u,) float64."""
@@ -127,7 +139,9 @@ class ConservationPotential(Periodic):
     @torch.no_grad()
     def observe(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
         """The logged values, by key."""
-        values, summed, whole = {}, torch.zeros(4, dtype=torch.float64), {}
+        values: dict[str, float] = {}
+        whole: dict[str, float] = {}
+        summed = torch.zeros(4, dtype=torch.float64)
         for name in self.neurons:
             initial, anchor = self.initial[name], self.anchor[name]
             now, predicted = self.potential(name), anchor + self.steps[name]
@@ -159,7 +173,7 @@ class ConservationPotential(Periodic):
         self.be_ready(trainer, pl_module)
         from callbacks.curves import publish
 
-        values = {}
+        values: dict[str, float] = {}
         for name, initial in self.initial.items():
             relative = (self.potential(name) - initial) / initial.abs().mean()
             at = torch.tensor([*QUANTILES.values()], dtype=relative.dtype, device=relative.device)
@@ -167,19 +181,19 @@ class ConservationPotential(Periodic):
             values |= {f"conserve/{name}/neuron_drift_{mark}": value for mark, value in marks}
         publish(trainer, pl_module, values, monitored=False)
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         """Initial potentials and sums, with which a resumed run continues."""
         return {key: getattr(self, key) for key in ("initial", "anchor", "steps", "path")}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore initial potentials and sums."""
         for key, tensors in state.items():
             setattr(self, key, dict(tensors))
 
 
-def disturbances(trainer: L.Trainer, module: L.LightningModule, layers: list[Neurons]) -> list[str]:
+def disturbances(trainer: L.Trainer, module: Any, layers: list[Neurons]) -> list[str]:
     """One sentence for everything outside the network that violates the laws: optimiser, clipping, rule, precision."""
-    reasons = []
+    reasons: list[str] = []
     for optimizer in trainer.optimizers:
         reasons += _optimizer_breaks(optimizer, layers)
     if getattr(module, "clip", None) is not None and module.clip_by == "value":
@@ -195,18 +209,18 @@ def _optimizer_breaks(optimizer: torch.optim.Optimizer, layers: list[Neurons]) -
     if type(optimizer) is not torch.optim.SGD:
         return [f"{type(optimizer).__name__} is not plain SGD"]
     options = ("momentum", "nesterov", "weight_decay", "dampening", "maximize")
-    used = {p for n in layers for p in (n.scale, n.shift, n.reader.weight, *n.reader.parameters()) if p is not None}
+    used = {p for n in layers for p in (n.scale, n.shift, *n.reader.parameters()) if p is not None}
     groups = [group for group in optimizer.param_groups if used.intersection(group["params"])]
     reasons = [f"SGD has {o} {group[o]}" for o in options for group in groups if group[o]]
     rates = {p: group["lr"] for group in groups for p in group["params"]}
     for n in layers:
-        if len({rates.get(p) for p in (n.scale, n.shift, n.reader.weight) if p is not None}) > 1:
+        if len({rates.get(p) for p in (n.scale, n.shift, weight_of(n.reader)) if p is not None}) > 1:
             reasons.append(f"{n.name} and the layer that reads it learn at different rates")
     return list(dict.fromkeys(reasons))
 
 
 def _outgoing(n: Neurons) -> Tensor:
-    weight = n.reader.weight
+    weight = weight_of(n.reader)
     if n.law == "balance":
         return outgoing(weight, weight, n.units) / 2
     if n.law == "kolen_pollack":

@@ -1,12 +1,16 @@
 """Finds the neurons that obey a conservation law, with their law, and names the reasons why others do not."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from callbacks.forward_trace import ForwardTrace, parents
+from lit_fa.functional.conservation import Law
 from lit_fa.layers import WEIGHT_LAYERS, FeedbackLayer
+from lit_fa.layers.feedback import weight_of
 from lit_fa.rules.base import Does, LearningRule
 
 # Autograd's names of operations f with f(s z) = s f(z) for s > 0 that do not mix or move channels.
@@ -36,7 +40,7 @@ class Neurons:
     shift: nn.Parameter | None
     reader: nn.Module
     link: Tensor | None
-    law: str
+    law: Law
 
     @property
     def units(self) -> int:
@@ -47,7 +51,16 @@ class Neurons:
         """The reader's current feedback, with the shape of its weight."""
         if self.link is not None:
             return self.link
-        return self.reader.feedback.matrix(self.reader.weight) if _has_feedback(self.reader) else self.reader.weight
+        weight = weight_of(self.reader)
+        return self.reader.feedback.matrix(weight) if isinstance(self.reader, FeedbackLayer) else weight
+
+    def matrix_gradient(self) -> Tensor:
+        """The gradient of the reader's trained feedback (Kolen-Pollack)."""
+        assert isinstance(self.reader, FeedbackLayer)
+        stored = self.reader.feedback.weight
+        assert stored is not None
+        assert stored.grad is not None
+        return stored.grad
 
 
 class NoLaw(Exception):
@@ -55,7 +68,7 @@ class NoLaw(Exception):
 
 
 def find_neurons(
-    network: nn.Module, rule: LearningRule, forward: ForwardTrace, law: str = "auto"
+    network: nn.Module, rule: LearningRule, forward: ForwardTrace, law: Law | Literal["auto"] = "auto"
 ) -> tuple[list[Neurons], list[str]]:
     """The neurons between consecutive layers, and one sentence for every reason why a law does not hold.
 
@@ -75,7 +88,8 @@ def find_neurons(
     if Does.BUILDS in rule.does and (not links or getattr(rule, "teacher", "error") != "error"):
         return [], [f"{type(rule).__name__} sends back something else than the error: no law is known"]
     layers = {name: m for name, m in network.named_modules() if isinstance(m, WEIGHT_LAYERS)}
-    conserving, broken = [], []
+    conserving: list[Neurons] = []
+    broken: list[str] = []
     called = [name for name in forward.calls if name in layers]
     for name in dict.fromkeys(called):
         if forward.inputs[name] is None:
@@ -96,12 +110,14 @@ def find_neurons(
 Source = tuple[str, nn.Parameter, nn.Parameter | None, list[str]]
 
 
-def _source(network: nn.Module, forward: ForwardTrace, layers: dict[str, nn.Module], reader: str) -> Source:
+def _source(network: nn.Module, forward: ForwardTrace, layers: Mapping[str, nn.Module], reader: str) -> Source:
     """Walk back from the reader's input to the layer of its neurons: (layer, scale, shift, violations of the law)."""
-    layer_of = {node: name for name, node in forward.outputs.items() if name in layers}
+    layer_of = {node: name for name, node in forward.outputs.items() if name in layers and node is not None}
     if reader in forward.ran_twice():
         raise NoLaw(f"{reader} runs more than once in a forward pass")
-    node, remarks = forward.inputs[reader], []
+    node = forward.inputs[reader]
+    assert node is not None  # by the caller
+    remarks: list[str] = []
     while node not in layer_of:
         _check_single(node, forward, reader)
         if any(norm in _kind(node) for norm in NORMS):
@@ -111,7 +127,8 @@ def _source(network: nn.Module, forward: ForwardTrace, layers: dict[str, nn.Modu
     name = layer_of[node]
     if name in forward.ran_twice():
         raise NoLaw(f"{name} runs more than once in a forward pass")
-    return name, layers[name].weight, layers[name].bias, remarks
+    scale, shift = _parameters(layers[name])
+    return name, scale, shift, remarks
 
 
 def _normalised(
@@ -120,12 +137,17 @@ def _normalised(
     """The layer before a normalisation, with the normalisation's scale and shift in place of weight and bias."""
     name = forward.owners.get(node, "")
     norm = network.get_submodule(name)
-    if not name or getattr(norm, "weight", None) is None or norm.weight.ndim != 1:
+    if not name or getattr(norm, "weight", None) is None or weight_of(norm).ndim != 1:
         raise NoLaw(f"the normalisation {name or _kind(node)} before {reader} has no scale for each channel")
     before = node
     while before not in layer_of and len(parents(before)[0]) == 1:
         before = parents(before)[0][0]
-    return layer_of.get(before, name), norm.weight, norm.bias
+    return layer_of.get(before, name), *_parameters(norm)
+
+
+def _parameters(module: nn.Module) -> tuple[nn.Parameter, nn.Parameter | None]:
+    """Weight and bias of a layer or normalisation."""
+    return module.get_parameter("weight"), getattr(module, "bias", None)
 
 
 def _check_single(node: Node, forward: ForwardTrace, reader: str) -> None:
@@ -150,9 +172,11 @@ def _step_back(network: nn.Module, forward: ForwardTrace, node: Node, reader: st
 def _check_pair(owner: str, scale: nn.Parameter, shift: nn.Parameter | None, name: str, reader: nn.Module) -> None:
     if getattr(reader, "groups", 1) != 1 or getattr(reader, "transposed", False):
         raise NoLaw(f"{name} is a grouped or transposed convolution")
-    if reader.weight.shape[1] % scale.shape[0]:
-        raise NoLaw(f"{name} reads {reader.weight.shape[1]} inputs, not a multiple of the {scale.shape[0]} of {owner}")
-    frozen = not all(p is None or p.requires_grad for p in (scale, shift)) or not reader.weight.requires_grad
+    if weight_of(reader).shape[1] % scale.shape[0]:
+        raise NoLaw(
+            f"{name} reads {weight_of(reader).shape[1]} inputs, not a multiple of the {scale.shape[0]} of {owner}"
+        )
+    frozen = not all(p is None or p.requires_grad for p in (scale, shift)) or not weight_of(reader).requires_grad
     if frozen:
         raise NoLaw(f"{owner} or {name} is frozen, in part or as a whole")
 
@@ -167,21 +191,17 @@ def _link(
         raise NoLaw(f"{owner}: under direct feedback the law holds for the last hidden layer only")
     block = max(links, key=forward.calls.index)
     feedback = links[block].expand(-1, *forward.shapes[block]).flatten(1)
-    if feedback.shape != reader.weight.shape:
+    if feedback.shape != weight_of(reader).shape:
         raise NoLaw(f"{name} does not read the output of block {block}, so weight and feedback differ in shape")
     return feedback
 
 
-def _law(law: str, reader: nn.Module, link: Tensor | None) -> str:
+def _law(law: Law | Literal["auto"], reader: nn.Module, link: Tensor | None) -> Law:
     if law != "auto":
         return law
     if link is not None:
         return "feedback"
-    return reader.feedback.source.law if _has_feedback(reader) else "balance"
-
-
-def _has_feedback(layer: nn.Module) -> bool:
-    return isinstance(layer, FeedbackLayer)
+    return reader.feedback.source.law if isinstance(reader, FeedbackLayer) else "balance"
 
 
 def _kind(node: Node) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
@@ -20,9 +21,9 @@ class Curves:
 
     def __init__(self, points: dict[str, list[Point]] | None = None):
         """Start from `points`, or empty."""
-        self.points: dict[str, list[Point]] = {key: [tuple(p) for p in curve] for key, curve in (points or {}).items()}
+        self.points = {k: [(p[0], p[1], p[2]) for p in curve] for k, curve in (points or {}).items()}
 
-    def add(self, step: int, epoch: float, values: dict[str, float]) -> None:
+    def add(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
         """Append a value to each curve; a second value at the same step replaces the first."""
         for key, value in values.items():
             curve = self.points.setdefault(key, [])
@@ -71,7 +72,7 @@ class Recorder(Logger, L.Callback):
     @property
     def save_dir(self) -> str | None:
         """The trainer's root folder, as where there is no logger."""
-        return self.trainer and self.trainer.default_root_dir
+        return None if self.trainer is None else self.trainer.default_root_dir
 
     def log_hyperparams(self, *_: object) -> None:
         """Nothing: a record has the whole config."""
@@ -122,18 +123,18 @@ class Recorder(Logger, L.Callback):
         """Be no logger of the test that may follow."""
         self._leave()
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """At an epoch's end, add what it has logged: a checkpoint holds curves, but no metrics."""
         if epoch_is_ending(trainer) and self.state_key in checkpoint.get("callbacks", {}):
             ended = Curves(self.curves.points)
             ended.add(trainer.global_step, epochs_done(trainer), self._logged(trainer, validation=False))
             checkpoint["callbacks"][self.state_key]["curves"] = ended.points
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         """Curves, so that a resumed run has them whole."""
         return {"curves": self.curves.points, "published": sorted(self.published)}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the saved curves."""
         self.curves, self.published = Curves(state["curves"]), set(state["published"])
 

@@ -3,16 +3,17 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import lightning as L
 import torch
-from torch import nn
 
 from callbacks.errors import MeasurementError
 from callbacks.probe import Batch, Periodic
 from lit_fa.deployment.measure import compared, dense_twin
 from lit_fa.deployment.simplify import CHEAPER, simplified
 from lit_fa.rules.base import Does
+from lit_fa.rules.learner import Learner
 
 
 class DeployedCost(Periodic):
@@ -35,7 +36,7 @@ class DeployedCost(Periodic):
         MeasurementError: fewer than 2 images or 1 round, or an unknown criterion.
     """
 
-    def __init__(self, by: str = "time", batch: int = 32, rounds: int = 30, every_n_steps: int = 0):
+    def __init__(self, by: Literal["macs", "time"] = "time", batch: int = 32, rounds: int = 30, every_n_steps: int = 0):
         """See the class."""
         super().__init__(every_n_steps)
         if batch < 2 or rounds < 1:
@@ -48,7 +49,7 @@ class DeployedCost(Periodic):
         """Store some training images."""
         self.data = batch[0][: self.batch].cpu(), batch[1][: self.batch].cpu()
 
-    def measure(self, learner: nn.Module, batch: Batch) -> dict[str, float]:
+    def measure(self, learner: Learner, batch: Batch) -> dict[str, float]:
         """Simplify a copy of the network, and count and time it."""
         if Does.PREDICTS in learner.rule.does:
             return {}
@@ -56,8 +57,8 @@ class DeployedCost(Periodic):
         inputs = inputs.float() if inputs.is_floating_point() else inputs  # token ids stay integers
         network = copy.deepcopy(learner.network).float().cpu()
         with one_thread():
-            exported = simplified(network, inputs, self.by)
-            rows = compared({"dense": dense_twin(network, inputs), "exported": exported}, inputs, self.rounds)
+            networks = {"dense": dense_twin(network, inputs), "exported": simplified(network, inputs, self.by)}
+            rows = compared(networks, inputs, self.rounds)
         exported, dense = rows["exported"], rows["dense"]
         return {
             "deployed/parameters": float(exported["parameters"]),

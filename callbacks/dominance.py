@@ -1,16 +1,18 @@
 """How strongly a rule's updates decrease the loss: inner product with the gradient, relative to powers of the loss."""
 
 import copy
+from collections.abc import Iterable
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import nn
 
 from callbacks.curves import publish
 from callbacks.gradient_alignment import rule_gradients, true_gradients
-from callbacks.probe import Batch, Probe, on_device, unshared
+from callbacks.probe import Batch, Probe, learner_of, on_device, unshared
 from lit_fa.functional.dominance import fit_alpha, fit_exponent, loss_bound
+from lit_fa.rules.learner import Learner
 
 
 class AlignmentDominance(Probe):
@@ -44,7 +46,7 @@ class AlignmentDominance(Probe):
         """Advance the time by the learning rate."""
         self.time += float(optimizer.param_groups[0]["lr"])
 
-    def measure(self, learner: nn.Module, batch: Batch) -> dict[str, float]:
+    def measure(self, learner: Learner, batch: Batch) -> dict[str, float]:
         """q and the loss, by key."""
         loss, q = descent(learner, [batch])
         return {"dominance/q": q, "dominance/loss": loss}
@@ -67,11 +69,11 @@ class AlignmentDominance(Probe):
             values[f"dominance/bound_{beta}"] = float((loss <= bound * (1 + 1e-9)).all())
         publish(trainer, pl_module, values, monitored=False)
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         """Time and measured points."""
         return {"time": self.time, "points": self.points}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore time and points."""
         self.time, self.points = state["time"], [tuple(point) for point in state["points"]]
 
@@ -79,11 +81,11 @@ class AlignmentDominance(Probe):
         # a copy, so that the position of a resumable loader does not change
         loader = copy.copy(unshared(trainer.train_dataloader))
         with isolate_rng(include_cuda=False), trainer.precision_plugin.train_step_context():
-            loss, q = descent(module.learner, on_device(trainer, loader))
+            loss, q = descent(learner_of(module), on_device(trainer, loader))
         return {"dominance/q": q, "dominance/loss": loss}
 
 
-def descent(learner: nn.Module, batches: list[Batch]) -> tuple[float, float]:
+def descent(learner: Learner, batches: Iterable[Batch]) -> tuple[float, float]:
     """(loss, <gradient, update>); loss, gradient and update are averaged over all samples of `batches`."""
     samples, loss = 0, 0.0
     sums: dict[str, dict[str, torch.Tensor]] = {"true": {}, "rule": {}}
@@ -93,7 +95,8 @@ def descent(learner: nn.Module, batches: list[Batch]) -> tuple[float, float]:
         samples, loss = samples + n, loss + n * true.loss
         for kind, gradients in (("true", true.parameters), ("rule", rule.parameters)):
             for name, gradient in gradients.items():
-                sums[kind][name] = sums[kind].get(name, 0.0) + n * gradient.double()
+                total = sums[kind].get(name)
+                sums[kind][name] = n * gradient.double() if total is None else total + n * gradient.double()
     both = sums["true"].keys() & sums["rule"].keys()
     inner = sum((sums["true"][name] * sums["rule"][name]).sum().item() for name in sorted(both))
     return loss / samples, inner / samples**2

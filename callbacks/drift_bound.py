@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import Any
 
 import lightning as L
 import torch
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 
 from callbacks.curves import publish
 from callbacks.errors import MeasurementError
+from callbacks.probe import learner_of
 from lit_fa.functional.criteria import cross_entropy
 from lit_fa.functional.drift import DriftBound, drift_bounds
+from lit_fa.layers.feedback import weight_of
 
 
 @dataclass
@@ -59,27 +62,33 @@ class ClientDriftBound(L.Callback):
         """Refuse a run that the bound is not of."""
         if not hasattr(pl_module, "movements"):
             raise MeasurementError("ClientDriftBound measures federated training: use FederatedClassifier")
-        local = pl_module.local
+        local: Any = pl_module.local
+        learner = learner_of(pl_module)
         sgd = local.optimizer.plain and not local.optimizer.weight_decay
         if type(local.algorithm).__name__ != "FedAvg" or not sgd:
             raise MeasurementError("ClientDriftBound is of FedAvg with LocalSGD, without momentum and weight decay")
-        if pl_module.learner.criterion is not cross_entropy:
+        if learner.criterion is not cross_entropy:
             raise MeasurementError("ClientDriftBound assumes the errors of criterion: cross_entropy")
-        if any(p.ndim > 1 for p in others(pl_module.network)):
+        if any(p.ndim > 1 for p in others(learner.network)):
             raise MeasurementError("ClientDriftBound is of networks whose weights are all in linear layers")
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Measure the round that is about to begin."""
         if batch.number % self.every_n_rounds == 0:
             publish(trainer, pl_module, self.measure(pl_module, batch), monitored=False)
 
-    def measure(self, module: L.LightningModule, batch) -> dict[str, float]:
+    def measure(self, module: Any, batch: Any) -> dict[str, float]:
         """The logged values of a round, by key."""
         if len(batch.clients) < 2:
             raise MeasurementError("drift is between clients, and this round has one: set clients_per_round: 2")
-        layers = {name: m for name, m in module.network.named_modules() if isinstance(m, nn.Linear)}
-        start = {name: layer.weight.detach().clone() for name, layer in layers.items()}
-        extremes, updates, movements = Extremes(), [], module.movements(batch)
+        layers: dict[str, nn.Module] = {
+            name: m for name, m in module.network.named_modules() if isinstance(m, nn.Linear)
+        }
+        start = {name: weight_of(layer).detach().clone() for name, layer in layers.items()}
+        extremes, movements = Extremes(), module.movements(batch)
+        updates: list[dict[str, Tensor]] = []
         for _ in batch.clients:
             with watched(layers) as seen:
                 _, update = next(movements)

@@ -1,16 +1,19 @@
 """The bound of feedback-weight matching on the training error, compared with the error of every step."""
 
+from typing import Any
+
 import lightning as L
 import torch
 from torch import Tensor, nn
 
 from callbacks.curves import publish
 from callbacks.errors import MeasurementError
-from callbacks.probe import Batch, Periodic
+from callbacks.probe import Batch, Periodic, learner_of
 from callbacks.whole_training_set import check_squared_error, whole_training_set
 from lit_fa.functional.criteria import outputs_wanted
 from lit_fa.functional.error_bound import error_bound, smallest_eigenvalue
 from lit_fa.layers.observing import calls, observing
+from lit_fa.rules.learner import Learner
 
 
 class ErrorBound(Periodic):
@@ -48,20 +51,19 @@ class ErrorBound(Periodic):
             )
         self.data = whole_training_set(trainer, module)
         if not self.slacks:
-            self.gamma = smallest_eigenvalue(last_hidden(module.network, self.data[0]))
-            self.norm = self._norms(module.learner)[0]
+            learner = learner_of(module)
+            self.gamma = smallest_eigenvalue(last_hidden(learner.network, self.data[0]))
+            self.norm = _norms(learner, self.data)[0]
 
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
         """Store the step's size and decay."""
         group, outputs = optimizer.param_groups[0], pl_module.num_classes
-        rate = float(group["lr"])
-        self.decrease = (2 * rate / (len(self.data[0]) * outputs), rate * float(group["weight_decay"]))
+        rate, samples = float(group["lr"]), 0 if self.data is None else len(self.data[0])
+        self.decrease = (2 * rate / (samples * outputs), rate * float(group["weight_decay"]))
 
-    def measure(self, learner: nn.Module, batch: Batch) -> dict[str, float]:
+    def measure(self, learner: Learner, batch: Batch) -> dict[str, float]:
         """Error and slack, by key; the stored norm is that before the step."""
-        norm, target = self._norms(learner)
+        norm, target = _norms(learner, batch)
         step, decay = self.decrease
         values = {"bound/error": norm / target}
         if step:
@@ -79,22 +81,23 @@ class ErrorBound(Periodic):
         values = {"bound/violated": violated, "bound/slack_min": slacks.min().item()}
         publish(trainer, pl_module, values | {"bound/rate": self.decrease[0] * self.gamma / 4}, monitored=False)
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         """What a resumed run continues from."""
         return {"gamma": self.gamma, "norm": self.norm, "slacks": self.slacks}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue."""
         self.gamma, self.norm, self.slacks = state["gamma"], state["norm"], list(state["slacks"])
 
-    @torch.no_grad()
-    def _norms(self, learner: nn.Module) -> tuple[float, float]:
-        """Norms of errors and of targets over the training set."""
-        inputs, targets = self.data
-        with observing(learner.network):
-            outputs = learner.network(inputs).double()
-        wanted = outputs_wanted(targets, outputs)
-        return torch.linalg.norm(outputs - wanted).item(), torch.linalg.norm(wanted).item()
+
+@torch.no_grad()
+def _norms(learner: Learner, batch: Batch) -> tuple[float, float]:
+    """Norms of errors and of targets over the training set."""
+    inputs, targets = batch
+    with observing(learner.network):
+        outputs = learner.network(inputs).double()
+    wanted = outputs_wanted(targets, outputs)
+    return torch.linalg.norm(outputs - wanted).item(), torch.linalg.norm(wanted).item()
 
 
 def is_gradient_descent(optimizer: torch.optim.Optimizer) -> bool:

@@ -1,11 +1,12 @@
 """Ranks, energy and orthogonality of factored layers."""
 
+import lightning as L
 import torch
-from torch import nn
 
-from callbacks.probe import Batch, Periodic
+from callbacks.probe import Batch, Periodic, learner_of
 from lit_fa.functional.svd_factors import full_rank, hoyer, orthogonality
 from lit_fa.layers.factored import factored_layers
+from lit_fa.rules.learner import Learner
 
 
 class FactorSpectrum(Periodic):
@@ -22,9 +23,11 @@ class FactorSpectrum(Periodic):
     """
 
     @torch.no_grad()
-    def measure(self, learner: nn.Module, batch: Batch | None = None) -> dict[str, float]:
+    def measure(self, learner: Learner, batch: Batch | None = None) -> dict[str, float]:
         """The logged values, by key; none for a network without factored layers."""
-        layers, values, errors = factored_layers(learner.network), {}, []
+        layers = factored_layers(learner.network)
+        values: dict[str, float] = {}
+        errors: list[float] = []
         for name, layer in layers.items():
             errors.append((orthogonality(layer.U) + orthogonality(layer.V)).item())
             values[f"rank/{name}"] = float(layer.rank)
@@ -36,3 +39,7 @@ class FactorSpectrum(Periodic):
             values["rank/overall"] = 100 * sum(layer.rank for layer in layers.values()) / full
             values["factors/orthogonality"] = max(errors)
         return values
+
+    def observe(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
+        """As `measure`, which needs no batch."""
+        return self.measure(learner_of(module))

@@ -5,6 +5,7 @@ and further readers of a layer's output.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ def trace(network: nn.Module, inputs: Tensor) -> ForwardTrace:
     """Run `network` once on `inputs` (n, ...) and return the trace; the network's state is not changed."""
     forward = ForwardTrace()
 
-    def before(name: str, args: tuple) -> None:
+    def before(name: str, args: tuple[Any, ...]) -> None:
         forward.inputs[name] = args[0].grad_fn
 
     def after(name: str, output: object) -> None:

@@ -1,5 +1,6 @@
 """The angle between a rule's update and the gradient of backpropagation on the same batch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from lit_fa.functional.alignment import angle, sample_angle
 from lit_fa.functional.svd_factors import Factors, effective_update
 from lit_fa.layers import WEIGHT_LAYERS, exact_layers, feedback_parameters, observing, true_gradient
 from lit_fa.layers.factored import FactoredLayer, dense_weights, factored_layers
+from lit_fa.rules.learner import Learner
 
 
 class GradientAlignment(Probe):
@@ -36,7 +38,7 @@ class GradientAlignment(Probe):
         """See the class."""
         super().__init__(every_n_steps, batch)
 
-    def measure(self, learner: nn.Module, batch: Batch) -> dict[str, float]:
+    def measure(self, learner: Learner, batch: Batch) -> dict[str, float]:
         """The angles, by key."""
         with dense_weights(learner.network):
             rule, true = rule_gradients(learner, batch), true_gradients(learner, batch)
@@ -62,7 +64,7 @@ def _named(kind: str, angles: dict[str, float], inexact: set[str]) -> dict[str, 
     return values
 
 
-def _effective(learner: nn.Module, batch: Batch, true: dict[str, Tensor]) -> dict[str, float]:
+def _effective(learner: Learner, batch: Batch, true: dict[str, Tensor]) -> dict[str, float]:
     layers = factored_layers(learner.network)
     if not layers:
         return {}
@@ -74,8 +76,10 @@ def _effective(learner: nn.Module, batch: Batch, true: dict[str, Tensor]) -> dic
             factors = Factors(*(factor.detach() for factor in layer.factors))
             updates[name] = effective_update(factors, Factors(*gradients), layer.shape)
     values = {f"align/effective/{name}": angle(update, true[name]).item() for name, update in updates.items()}
-    sides = (torch.cat([t.flatten() for t in s]) for s in ([*updates.values()], [true[name] for name in updates]))
-    return values | ({"align/effective/overall": angle(*sides).item()} if updates else {})
+    if not updates:
+        return values
+    whole, gradient = (torch.cat([t.flatten() for t in s]) for s in (updates.values(), (true[n] for n in updates)))
+    return values | {"align/effective/overall": angle(whole, gradient).item()}
 
 
 @dataclass(frozen=True)
@@ -95,22 +99,24 @@ class Gradients:
     deltas: dict[str, Tensor]
 
 
-def rule_gradients(learner: nn.Module, batch: Batch) -> Gradients:
+def rule_gradients(learner: Learner, batch: Batch) -> Gradients:
     """The update that the rule prescribes for `batch`; the network's state is not changed."""
     rule, network, criterion = learner.rule, learner.network, learner.criterion
     return _gradients(network, lambda: rule.surrogate(network, batch, criterion).value)
 
 
-def true_gradients(learner: nn.Module, batch: Batch) -> Gradients:
+def true_gradients(learner: Learner, batch: Batch) -> Gradients:
     """The gradient of the criterion on `batch` by backpropagation through the same network."""
     network, (inputs, targets) = learner.network, batch
     with true_gradient(network):
         return _gradients(network, lambda: learner.criterion(network(inputs), targets))
 
 
-def _gradients(network: nn.Module, scalar) -> Gradients:
+def _gradients(network: nn.Module, scalar: Callable[[], Tensor]) -> Gradients:
     feedback = {id(p) for p in feedback_parameters(network)}
-    params = {n: p for n, p in network.named_parameters() if p.requires_grad and id(p) not in feedback}
+    params: dict[str, Tensor] = {
+        n: p for n, p in network.named_parameters() if p.requires_grad and id(p) not in feedback
+    }
     outputs: dict[str, list[Tensor]] = {}
 
     def keep(name: str, output: Tensor) -> Tensor:
@@ -118,7 +124,9 @@ def _gradients(network: nn.Module, scalar) -> Gradients:
         return output.clone()  # an in-place activation after the layer must not change the stored output
 
     layers = {n: m for n, m in network.named_modules() if isinstance(m, (*WEIGHT_LAYERS, FactoredLayer))}
-    params |= {f"{n}.weight": m.dense for n, m in layers.items() if getattr(m, "dense", None) is not None}
+    for name, layer in layers.items():
+        if isinstance(layer, FactoredLayer) and layer.dense is not None:
+            params[f"{name}.weight"] = layer.dense
     hooks = [
         m.register_forward_hook(lambda _m, _a, out, n=n: keep(n, out), prepend=True)  # before a tap cuts
         for n, m in layers.items()

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -34,7 +35,8 @@ class Interruption(Checkpoint):
     def __init__(self, going_on: Callable[[str], str], path: Path | None = None):
         """See the class."""
         self.going_on, self.path = going_on, path
-        self.request, self.before = Request(), {}
+        self.request = Request()
+        self.before: dict[int, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Store the present handlers; Lightning sets its own after this hook."""

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lit_fa.layers.observing import observing
+from lit_fa.rules.learner import Learner
 
 
 class LiveBytes(TorchDispatchMode):
@@ -19,13 +21,15 @@ class LiveBytes(TorchDispatchMode):
         peak: largest value of `bytes` so far.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         """Start at zero."""
-        super().__init__()
+        TorchDispatchMode.__init__(self)
         self.bytes = self.peak = 0
         self._known: set[int] = set()
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         """Run the operation and count the storages that it creates."""
         before = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         out = function(*args, **(kwargs or {}))
@@ -48,7 +52,7 @@ class LiveBytes(TorchDispatchMode):
         self.bytes -= size
 
 
-def step_bytes(learner: torch.nn.Module, batch: tuple[Tensor, Tensor], *, stream: bool = False) -> int:
+def step_bytes(learner: Learner, batch: tuple[Tensor, Tensor], *, stream: bool = False) -> int:
     """Peak of live tensor bytes while `learner` computes the gradients of one batch; its state is not changed."""
     gc.collect()
     with observing(learner), LiveBytes() as live:

@@ -5,10 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.errors import MeasurementError
-from callbacks.probe import Batch, Periodic
+from callbacks.probe import Batch, Periodic, learner_of
 from callbacks.whole_training_set import check_squared_error, whole_training_set
 from lit_fa.functional.criteria import outputs_wanted
 from lit_fa.functional.minimum_norm import from_minimum_norm
+from lit_fa.rules.learner import Learner
 
 
 class MinimumNorm(Periodic):
@@ -29,10 +30,10 @@ class MinimumNorm(Periodic):
         """Check the network, and store the training set."""
         check_squared_error(module, "MinimumNorm")
         self.data = whole_training_set(trainer, module)
-        check_linear(module.network, self.data[0][:64])
+        check_linear(learner_of(module).network, self.data[0][:64])
 
     @torch.no_grad()
-    def measure(self, learner: nn.Module, batch: Batch) -> dict[str, float]:
+    def measure(self, learner: Learner, batch: Batch) -> dict[str, float]:
         """The three norms, by key; `batch` is the whole training set."""
         inputs, targets = batch
         product = product_of_layers(learner.network)

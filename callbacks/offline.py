@@ -14,7 +14,7 @@ def why_offline() -> str:
     if os.environ.get("WANDB_MODE"):
         return ""
     server = urlsplit(wandb.setup().settings.base_url)
-    if not _answers(server.hostname, server.port or (443 if server.scheme == "https" else 80)):
+    if not _answers(server.hostname or "", server.port or (443 if server.scheme == "https" else 80)):
         return f"{server.hostname} cannot be reached"
     try:  # after the check above, because without a network `login` retries for minutes
         return "" if wandb.login(prompt=False) else "there is no key here (wandb login)"

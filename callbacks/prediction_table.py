@@ -12,6 +12,8 @@ from torch import distributed as dist
 from callbacks.errors import MeasurementError
 from lit_fa.outputs import writable_file, written
 
+Row = tuple[float, list[float]]  # target and logits
+
 
 class PredictionTable(L.Callback):
     """Writes one row for every predicted sample: ``index, target, predicted, logit_0, ...``.
@@ -31,7 +33,9 @@ class PredictionTable(L.Callback):
 
     def __init__(self, path: str | Path):
         """See the class."""
-        self.path, self.rows = Path(path), {}
+        self.path = Path(path)
+        self.rows: dict[int, Row] = {}
+        self.loader: Any = None
         if not self.path.parent.is_dir():
             raise MeasurementError(f"--output {self.path}: there is no folder {self.path.parent}")
         writable_file(self.path, "--output")
@@ -55,12 +59,12 @@ class PredictionTable(L.Callback):
         """Gather the ranks' rows and write them in the order of the split."""
         parts = [self.rows]
         if dist.is_available() and dist.is_initialized():
-            parts = [None] * dist.get_world_size()
+            parts = [{} for _ in range(dist.get_world_size())]
             dist.all_gather_object(parts, self.rows)
         if trainer.is_global_zero:
             self._write({place: row for part in parts for place, row in part.items()})
 
-    def _write(self, rows: dict[int, tuple]) -> None:
+    def _write(self, rows: dict[int, Row]) -> None:
         paths = getattr(self.loader.image_set, "paths", None)
         labelled = getattr(self.loader.image_set, "labelled", True)
         outputs = len(next(iter(rows.values()))[1]) if rows else 0

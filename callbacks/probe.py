@@ -5,14 +5,16 @@ removing a callback changes no result.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor, nn
+from torch import Tensor
 
 from callbacks.curves import publish
 from callbacks.errors import MeasurementError
+from lit_fa.rules.learner import Learner
 
 Batch = tuple[Tensor, Tensor]
 
@@ -39,7 +41,7 @@ class Periodic(L.Callback):
     def prepare(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
         """Called once, before the first step of a run or of a resumed run; `batch` is on the device."""
 
-    def measure(self, learner: nn.Module, batch: Batch) -> dict[str, float]:
+    def measure(self, learner: Learner, batch: Batch) -> dict[str, float]:
         """The measured values, by key.
 
         Args:
@@ -50,7 +52,8 @@ class Periodic(L.Callback):
 
     def observe(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
         """The values to log: `measure` on the batch of `prepare`. Callbacks that sum over a run override it."""
-        return self.measure(module.learner, self.data)
+        assert self.data is not None  # by `prepare`
+        return self.measure(learner_of(module), self.data)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Make the next batch call `prepare` again."""
@@ -129,7 +132,14 @@ class Probe(Periodic):
         self.data = None
 
 
-def first_batch(trainer: L.Trainer, module: L.LightningModule, *, whole: bool = False) -> Batch:
+def learner_of(module: L.LightningModule) -> Learner:
+    """The learner of a `Classifier` or `FederatedClassifier`."""
+    learner = module.learner
+    assert isinstance(learner, Learner)
+    return learner
+
+
+def first_batch(trainer: L.Trainer, module: Any, *, whole: bool = False) -> Batch:
     """The first batch of the first epoch, or the first round, on the device. The random state is not changed.
 
     Args:
@@ -144,7 +154,7 @@ def first_batch(trainer: L.Trainer, module: L.LightningModule, *, whole: bool = 
         return next(iter(epoch(0)))
 
 
-def first_samples(trainer: L.Trainer, loaders: object, count: int) -> Batch | None:
+def first_samples(trainer: L.Trainer, loaders: Any, count: int) -> Batch | None:
     """The first `count` samples of the first loader, on the device; None without a loader.
 
     The random state is not changed.
@@ -152,7 +162,9 @@ def first_samples(trainer: L.Trainer, loaders: object, count: int) -> Batch | No
     loader = loaders[0] if isinstance(loaders, (list, tuple)) and loaders else loaders
     if not loader:
         return None
-    inputs, targets, seen = [], [], 0
+    inputs: list[Tensor] = []
+    targets: list[Tensor] = []
+    seen = 0
     with isolate_rng(include_cuda=False):
         for x, y in on_device(trainer, unshared(loader)):
             if inputs and x.shape[1:] != inputs[0].shape[1:]:
@@ -165,7 +177,7 @@ def first_samples(trainer: L.Trainer, loaders: object, count: int) -> Batch | No
     return torch.cat(inputs), torch.cat(targets)
 
 
-def unshared(loader: Iterable[Batch]) -> Iterable[Batch]:
+def unshared(loader: Any) -> Iterable[Batch]:
     """A loader of the samples of all ranks; a loader that is not from `datamodules` is returned unchanged."""
     return loader.whole() if hasattr(loader, "whole") else loader
 

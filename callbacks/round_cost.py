@@ -1,11 +1,13 @@
 """The cost of a federated round: processor time, wall time, and the memory of one client's step."""
 
 import time
+from typing import Any
 
 import lightning as L
 from torch import Tensor
 
 from callbacks.live_bytes import step_bytes
+from callbacks.probe import learner_of
 from lit_fa.rules.base import Does
 
 
@@ -22,7 +24,7 @@ class RoundCost(L.Callback):
     * `cost/round_bytes`: bytes that a client receives and returns in a round, without client states.
     """
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Start the clocks; before that, in the first round, count the bytes."""
         if trainer.global_step == 0:
             pl_module.choose_layers(batch.number)
@@ -31,7 +33,7 @@ class RoundCost(L.Callback):
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: Any, batch_idx: int
     ) -> None:
         """Read the clocks and log the times."""
         wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
@@ -39,6 +41,6 @@ class RoundCost(L.Callback):
         pl_module.log_dict({"cost/round_s": wall, "cost/round_cpu_s": cpu, "cost/local_epoch_s": cpu / epochs})
 
     def _count(self, module: L.LightningModule, batch: tuple[Tensor, Tensor]) -> None:
-        module.log("cost/step_bytes", float(step_bytes(module.learner, batch)))
-        if Does.STREAMS in module.learner.rule.does:
-            module.log("cost/streamed_step_bytes", float(step_bytes(module.learner, batch, stream=True)))
+        module.log("cost/step_bytes", float(step_bytes(learner_of(module), batch)))
+        if Does.STREAMS in learner_of(module).rule.does:
+            module.log("cost/streamed_step_bytes", float(step_bytes(learner_of(module), batch, stream=True)))

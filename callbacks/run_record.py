@@ -5,6 +5,7 @@ import math
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -14,6 +15,7 @@ from callbacks.curves import Recorder
 from callbacks.energy import EnergyMeter
 from callbacks.environment import cpu_seconds, hardware, peak_memory_mib, versions
 from callbacks.errors import MeasurementError
+from lit_fa.lightning_privates import callbacks_of
 from lit_fa.outputs import write_text
 from lit_fa.provenance import Code, our_code, outside, sources
 
@@ -45,7 +47,7 @@ class RunRecord(Recorder):
         finish_after: `test`: finished when fit and test are done, in two calls of one trainer; `fit`: no test follows.
     """
 
-    def __init__(self, path: str | None = None, record: dict | None = None, finish_after: str = "test"):
+    def __init__(self, path: str | None = None, record: dict[str, Any] | None = None, finish_after: str = "test"):
         """See the class."""
         super().__init__()
         if finish_after not in ("fit", "test"):
@@ -64,7 +66,7 @@ class RunRecord(Recorder):
         self.code: Code | None = None
         self.sources = ""
         self.earlier: list[str] = []  # commits of parts before this one whose code was another
-        self.diverged: dict | None = None
+        self.diverged: dict[str, Any] | None = None
         self.validation_is_test: bool | None = None
         self.partition: list[list[int]] | None = None
         self.dataset: dict[str, str] = {}
@@ -81,7 +83,7 @@ class RunRecord(Recorder):
         self.fitted = True
         self._note(trainer)
         self.diverged = _spoilt(trainer, pl_module)
-        self.broken = [line for c in trainer.callbacks if c is not self for line in getattr(c, "broken", [])]
+        self.broken = [line for c in callbacks_of(trainer) if c is not self for line in getattr(c, "broken", [])]
         self._write(trainer, pl_module, "finished" if self.finish_after == "fit" else "fitted")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -115,19 +117,19 @@ class RunRecord(Recorder):
         """Processor seconds in the time of `wall_time`."""
         return self.spent_cpu + (0.0 if self.since is None else cpu_seconds() - self.since_cpu)
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the last value of every metric: a run that goes on behind its last step will not log them again."""
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if self.state_key in checkpoint.get("callbacks", {}):
             checkpoint["callbacks"][self.state_key]["metrics"] = self.metrics | _plain(trainer.callback_metrics)
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         """Curves, time spent, and when the run began."""
         spent = {"spent": self.wall_time(), "spent_cpu": self.cpu_time(), "energy": self.energy.total()}
         code = {"commit": self.code.commit, "sources": self.sources} if self.code else {}
         return super().state_dict() | spent | {"started": self.started, "code": code, "earlier": self.earlier}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from the checkpoint."""
         super().load_state_dict(state)
         self.spent, self.started = state["spent"], state["started"]
@@ -156,8 +158,8 @@ class RunRecord(Recorder):
             | {
                 "metrics": self.metrics,
                 "curves": self.curves.thinned(),
-                "commit": self.code.commit,
-                "dirty": self.code.dirty,
+                "commit": self.code and self.code.commit,
+                "dirty": self.code and self.code.dirty,
                 "sources": self.sources,
                 "outside": outside(self.record.get("config")),
                 "versions": versions(),
@@ -185,14 +187,14 @@ def _plain(metrics: dict[str, Tensor]) -> dict[str, float]:
     return {key: value.item() if isinstance(value, Tensor) else value for key, value in metrics.items()}
 
 
-def _origin(data: L.LightningDataModule | None) -> dict[str, str]:
+def _origin(data: Any) -> dict[str, str]:
     """Name, licence and checksum of what was read; {} for data that declare none."""
     data = getattr(data, "data", data)  # of a federation
     checksum = getattr(data, "checksum", "")
     return {"name": type(data).__name__, "licence": data.licence, "sha256": checksum} if checksum else {}
 
 
-def _spoilt(trainer: L.Trainer, module: L.LightningModule) -> dict | None:
+def _spoilt(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any] | None:
     """Of a run whose last steps have spoilt the weights, with no loss after them to tell: what `diverged` says."""
     network = getattr(module, "network", module)
     name = next((n for n, p in network.named_parameters() if not torch.isfinite(p).all()), None)
@@ -201,13 +203,13 @@ def _spoilt(trainer: L.Trainer, module: L.LightningModule) -> dict | None:
     return {"step": trainer.global_step, "first": f"parameter {name}", "error": "the trained weights are not finite"}
 
 
-def _broke_down(trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> dict | None:
+def _broke_down(trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> dict[str, Any] | None:
     """What `diverged` says of a run that an error ended, a decomposition's say, because its weights are not finite."""
     spoilt = _spoilt(trainer, module) if isinstance(exception, RuntimeError) else None
     return spoilt and spoilt | {"error": " ".join(str(exception).split())[:200]}
 
 
-def write_json(path: Path, fields: dict, *, follow: bool = True) -> None:
+def write_json(path: Path, fields: dict[str, Any], *, follow: bool = True) -> None:
     """Write `fields` to `path` at once: whoever reads finds the old file or the whole new one.
 
     Numbers that are not finite become null, and `not_finite` lists their keys. A link at `path` stays one, unless
@@ -220,7 +222,7 @@ def write_json(path: Path, fields: dict, *, follow: bool = True) -> None:
     write_text(path, json.dumps(clean, allow_nan=False, separators=(",", ":")), follow=follow)
 
 
-def _clean(value: object, key: str, found: list[str]) -> object:
+def _clean(value: Any, key: str, found: list[str]) -> Any:
     if isinstance(value, dict):
         return {str(k): _clean(v, f"{key}.{k}" if key else str(k), found) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

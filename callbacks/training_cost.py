@@ -2,13 +2,13 @@
 
 import lightning as L
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from callbacks.live_bytes import step_bytes
 from callbacks.probe import Batch, Periodic
 from lit_fa.layers.observing import observing
 from lit_fa.rules.base import Does
+from lit_fa.rules.learner import Learner
 
 
 class TrainingCost(Periodic):
@@ -37,7 +37,7 @@ class TrainingCost(Periodic):
         """Store one training batch."""
         self.data = batch[0], batch[1]
 
-    def measure(self, learner: nn.Module, batch: Batch) -> dict[str, float]:
+    def measure(self, learner: Learner, batch: Batch) -> dict[str, float]:
         """Count one step and one prediction."""
         samples = len(batch[0])
         values = {
@@ -60,7 +60,7 @@ class TrainingCost(Periodic):
         self.data = None
 
 
-def step_macs(learner: nn.Module, batch: Batch) -> float:
+def step_macs(learner: Learner, batch: Batch) -> float:
     """Multiply-adds of forward pass, backward pass and gradient edits on `batch`."""
     with observing(learner), FlopCounterMode(display=False) as counter:
         learner(batch).value.backward()
@@ -68,7 +68,7 @@ def step_macs(learner: nn.Module, batch: Batch) -> float:
     return counter.get_total_flops() / 2
 
 
-def prediction_macs(learner: nn.Module, inputs: torch.Tensor) -> float:
+def prediction_macs(learner: Learner, inputs: torch.Tensor) -> float:
     """Multiply-adds of the prediction of `inputs`."""
     with observing(learner), torch.no_grad(), FlopCounterMode(display=False) as counter:
         learner.eval().predict(inputs)

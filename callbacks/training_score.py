@@ -1,6 +1,7 @@
 """The module's metrics on its training data, computed as on held-out data and in the trainer's precision."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import lightning as L
 import torch
@@ -14,7 +15,8 @@ from lit_fa.layers.observing import observing
 class TrainingScore(Periodic):
     """Logs `fitted/<metric>`, in percent: each of the classifier's metrics on training batches, in evaluation mode.
 
-    `train/accuracy` differs from it: it is the mean over an epoch during which the weights changed.
+    `train/accuracy` differs from it: it is the mean over an epoch during which the weights changed. The metrics are
+    those of the module, not of its learner, so a notebook calls `Classifier.score(batches)` in place of `measure`.
 
     Args:
         samples: largest number of training samples, in the order of the first epoch.
@@ -31,7 +33,7 @@ class TrainingScore(Periodic):
             raise MeasurementError(f"a score takes at least 1 sample, not {samples}")
         self.samples = samples
 
-    def observe(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
+    def observe(self, trainer: L.Trainer, module: Any) -> dict[str, float]:
         """The metrics over the first samples, by key."""
         cuda, precision = module.device.type == "cuda", trainer.precision_plugin.forward_context()
         with isolate_rng(include_cuda=cuda), observing(module.network), torch.no_grad(), precision:

@@ -69,10 +69,10 @@ class ResumableWandbLogger(WandbLogger):
         self.opened = False
         self.run_folder = Path(folder) / (id or "wandb")
 
-    def identify(self, id: str, config: dict, **names: object) -> None:
+    def identify(self, id: str, config: dict[str, Any], **names: object) -> None:
         """Set the config, and those of id, `group`, `job_type`, `tags` and `name` that are not set yet."""
         name_wandb_run(self, id=self.version or id)
-        self.run_folder = Path(self.folder) / self.version
+        self.run_folder = Path(self.folder) / str(self.version)
         self.options["config"] = config
         self.options |= {key: value for key, value in names.items() if not self.options.get(key)}
         name_wandb_run(self, name=self.options["name"])
@@ -87,7 +87,8 @@ class ResumableWandbLogger(WandbLogger):
     @rank_zero_experiment
     def experiment(self) -> Any:
         """The W&B run, on rank 0; None before the first fit or test, and after `finish`."""
-        return WandbLogger.experiment.fget(self) if self.opened else None
+        inherited: Any = WandbLogger.experiment  # a property
+        return inherited.fget(self) if self.opened else None
 
     @property
     def save_dir(self) -> str:
@@ -113,7 +114,7 @@ class ResumableWandbLogger(WandbLogger):
             reason, self.options["mode"] = f"the server said: {str(error).splitlines()[0]}", "offline"
             run = self.experiment
         name_wandb_run(self, id=run.id)
-        self.sent, self._measured = run.starting_step, set()
+        self.sent, self._measured = run.starting_step, set[str]()
         if run.offline:
             set_aside(run.settings.sync_dir, run.id)
         if reason:

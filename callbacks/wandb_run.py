@@ -4,6 +4,7 @@ With it the rows of a `ResumableWandbLogger` travel in the checkpoint. The comma
 """
 
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from callbacks.environment import hardware, versions
 from callbacks.errors import MeasurementError
+from callbacks.probe import learner_of
 from callbacks.wandb_logger import AXIS, ResumableWandbLogger, Row
 from lit_fa.layers import WEIGHT_LAYERS
-from lit_fa.lightning_privates import batch_is_ending, epoch_is_ending, logs_this_batch, values_to_log
+from lit_fa.lightning_privates import batch_is_ending, callbacks_of, epoch_is_ending, logs_this_batch, values_to_log
 from lit_fa.provenance import our_code
 from lit_fa.stopping import exit_code
 
@@ -33,12 +35,12 @@ class WandbRun(L.Callback):
             raise MeasurementError(f"histograms is their number in a run, or 0 for none, not {histograms}")
         self.histograms = histograms
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep id and rows; at an epoch's end also the row that the trainer is about to log."""
         for logger in _loggers(trainer)[:1]:
             checkpoint["wandb"] = {"id": logger.version, "rows": logger.rows + _coming(trainer)}
 
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Go on with the run of the checkpoint."""
         for logger in _loggers(trainer)[:1] if "wandb" in checkpoint else ():
             logger.continue_run(**checkpoint["wandb"])
@@ -63,7 +65,7 @@ class WandbRun(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The pictures in the run's folder and of other callbacks, and the final metrics."""
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks, so it is read on all of them
-        drawn = {*folder.rglob("*.png"), *(path for c in trainer.callbacks for path in getattr(c, "drawn", []))}
+        drawn = {*folder.rglob("*.png"), *(path for c in callbacks_of(trainer) for path in getattr(c, "drawn", []))}
         pictures = {f"figures/{path.stem}": {"image": str(path)} for path in sorted(drawn)}
         for logger in _loggers(trainer):
             logger.add(pictures | _final(trainer))
@@ -80,7 +82,8 @@ class WandbRun(L.Callback):
 
     def _log_weights(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         loggers = _loggers(trainer) if trainer.is_global_zero and self.histograms else []
-        layers = {n: m for n, m in module.network.named_modules() if isinstance(m, WEIGHT_LAYERS)} if loggers else {}
+        modules = learner_of(module).network.named_modules() if loggers else ()
+        layers = {n: m for n, m in modules if isinstance(m, WEIGHT_LAYERS)}
         row = {f"weights/{n}": histogram(m.weight) for n, m in layers.items() if m.weight.isfinite().all()}
         for logger in loggers:
             logger.add(row | {AXIS: trainer.global_step})

@@ -14,11 +14,12 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from callbacks.forward_trace import ForwardTrace, trace
-from callbacks.probe import Batch, Periodic
+from callbacks.probe import Batch, Periodic, learner_of
 from lit_fa.functional.alignment import angle, cosine
 from lit_fa.layers import WEIGHT_LAYERS, feedback_layers
 from lit_fa.layers.linear_chain import dense_weight, transformer_chain
 from lit_fa.rules.base import LearningRule
+from lit_fa.rules.learner import Learner
 
 PRODUCT = " * "  # between the names of layers that are compared by their product
 
@@ -41,22 +42,23 @@ class WeightAlignment(Periodic):
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
         """Find the direct feedback matrices of each layer, and log the layers that cannot be compared."""
-        self.products = _products(module.learner, batch[0])
-        layers = [name for name, m in module.network.named_modules() if isinstance(m, WEIGHT_LAYERS)]
-        compared = {part for name in counterparts(module.network, self.products) for part in name.split(PRODUCT)}
+        learner = learner_of(module)
+        self.products = _products(learner, batch[0])
+        layers = [name for name, m in learner.network.named_modules() if isinstance(m, WEIGHT_LAYERS)]
+        compared = {part for name in counterparts(learner.network, self.products) for part in name.split(PRODUCT)}
         if left_out := [name for name in layers if name not in compared]:
             rank_zero_info(f"weight alignment: no feedback of the weight's shape for {', '.join(left_out)}")
 
-    def measure(self, learner: nn.Module, batch: Batch) -> dict[str, float]:
+    def measure(self, learner: Learner, batch: Batch) -> dict[str, float]:
         """Angles and cosines, by key; the order of the layers is taken from a forward pass over the batch."""
         return _angles(learner.network, _products(learner, batch[0]))
 
     def observe(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
         """As `measure`, with the order of the layers that `prepare` has recorded."""
-        return _angles(module.network, self.products)
+        return _angles(learner_of(module).network, self.products)
 
 
-def _products(learner: nn.Module, inputs: Tensor) -> dict[str, tuple[Tensor, ...]]:
+def _products(learner: Learner, inputs: Tensor) -> dict[str, tuple[Tensor, ...]]:
     network, rule = learner.network, learner.rule
     if getattr(rule, "tokens", None) is not None:
         return transformer_links(network, rule, inputs)
@@ -69,7 +71,7 @@ def _angles(network: nn.Module, products: dict[str, tuple[Tensor, ...]]) -> dict
     pairs = {name: (compared_weight(network, name), b) for name, b in compared.items()}
     if single := [pair for name, pair in pairs.items() if PRODUCT not in name]:
         weights, feedback = zip(*single, strict=True)
-        pairs["overall"] = tuple(torch.cat([t.flatten() for t in side]) for side in (weights, feedback))
+        pairs["overall"] = torch.cat([w.flatten() for w in weights]), torch.cat([b.flatten() for b in feedback])
     angles = {f"align/weight/{name}": angle(*pair).item() for name, pair in pairs.items()}
     return angles | {f"align/weight_cosine/{name}": cosine(*pair).item() for name, pair in pairs.items()}
 
@@ -93,14 +95,16 @@ def counterparts(network: nn.Module, products: dict[str, tuple[Tensor, ...]]) ->
 
 def block_links(network: nn.Module, rule: LearningRule, forward: ForwardTrace) -> dict[str, tuple[Tensor, ...]]:
     """Linear layer to (F_l, F_{l-1}), each (c, units); the head to (F_{L-1},)."""
-    links, of_layer = rule.links, {}
+    links = rule.links
+    of_layer: dict[str, tuple[Tensor, ...]] = {}
     ends = sorted(links, key=forward.calls.index)
-    begin, below = 0, None
+    begin = 0
+    below: Tensor | None = None
     for block in [*ends, None]:
         end = len(forward.calls) if block is None else forward.calls.index(block) + 1
         called = [n for n in forward.calls[begin:end] if isinstance(network.get_submodule(n), WEIGHT_LAYERS)]
         link = None if block is None else links[block].expand(-1, *forward.shapes[block])
-        pair = () if below is None else (below,) if block is None else (link, below)
+        pair = () if below is None else (below,) if link is None else (link, below)
         if len(called) == 1 and pair and _fits(network.get_submodule(called[0]), pair):
             of_layer[called[0]] = pair
         begin, below = end, link
@@ -111,7 +115,7 @@ def transformer_links(network: nn.Module, rule: LearningRule, inputs: Tensor) ->
     """As `block_links`, between the sublayers of a Transformer; a head of two layers is named `classifier * pooler`."""
     links = {block: link.flatten(1) for block, link in rule.links.items()}
     chain, ends = transformer_chain(network, inputs[:2], [*links]), [*links.values()]
-    chains = [*((upper, lower) for lower, upper in pairwise(ends)), (ends[-1],)]
+    chains: list[tuple[Tensor, ...]] = [*((upper, lower) for lower, upper in pairwise(ends)), (ends[-1],)]
     return {PRODUCT.join(reversed(link)): products for link, products in zip(chain, chains, strict=True) if link}
 
 

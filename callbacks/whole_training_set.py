@@ -1,15 +1,17 @@
 """All training samples at once, for measurements that are defined on the whole training set."""
 
+from typing import Any
+
 import lightning as L
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from callbacks.errors import MeasurementError
-from callbacks.probe import Batch
+from callbacks.probe import Batch, learner_of
 from lit_fa.functional.criteria import mse
 
 
-def whole_training_set(trainer: L.Trainer, module: L.LightningModule) -> Batch:
+def whole_training_set(trainer: L.Trainer, module: Any) -> Batch:
     """Inputs (n, ...) and targets (n,), in the order of the first epoch, on the device.
 
     Raises:
@@ -31,5 +33,5 @@ def check_squared_error(module: L.LightningModule, callback: str) -> None:
     Raises:
         MeasurementError: another criterion.
     """
-    if module.learner.criterion is not mse:
+    if learner_of(module).criterion is not mse:
         raise MeasurementError(f"{callback} is defined for the squared error: set criterion: mse")

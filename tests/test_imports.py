@@ -49,7 +49,7 @@ ALLOWED = {
     "datamodules": [None],
     "callbacks": [
         None,
-        *(f"lit_fa.{room}" for room in ("functional", "layers", "rules.base", "deployment")),
+        *(f"lit_fa.{room}" for room in ("functional", "layers", "rules.base", "rules.learner", "deployment")),
         *(
             f"lit_fa.{module}"
             for module in ("errors", "outputs", "provenance", "stopping", "faults", "lightning_privates")
