@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.fabric.utilities.apply_func import apply_to_collection
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning_utilities.core.apply_func import apply_to_collection
 
 from callbacks.errors import MeasurementError
 from lit_fa.lightning_privates import callbacks_of

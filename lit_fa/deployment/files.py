@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ def check(path: Path, example: Tensor, expected: Tensor) -> float:
     logits = run(path, example)
     if not same(logits, expected):
         path.unlink()
-        raise UserError("the file computes something else than the trained network, and is not kept: no export")
+        raise UserError("the outputs of the file differ from those of the trained network; the file is deleted")
     return (logits - expected).abs().max().item()
 
 
@@ -80,11 +81,11 @@ def run(path: Path, inputs: Tensor) -> Tensor:
     return torch.from_numpy(session.run(None, {"inputs": inputs.numpy()})[0])
 
 
-def _free_sizes(network: nn.Module, example: Tensor) -> dict[int, object]:
+def _free_sizes(network: nn.Module, example: Tensor) -> dict[int, Any]:
     """Axes whose size may differ from the example's: the batch, and for texts the length, up to the longest."""
     sizes = {0: torch.export.Dim("batch", min=1)}
     if not example.is_floating_point():
-        sizes[2] = torch.export.Dim("length", min=1, max=network.longest)
+        sizes[2] = torch.export.Dim("length", min=1, max=getattr(network, "longest", None))
     return sizes
 
 

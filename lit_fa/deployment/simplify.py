@@ -7,6 +7,7 @@ normalisation after a linear or conv layer is a scale and a shift of its output 
 
 import copy
 from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,15 +19,16 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from lit_fa.deployment.cost import macs, ratio, turns
 from lit_fa.errors import UserError
-from lit_fa.functional.svd_factors import kernels
-from lit_fa.layers.factored import FactoredLayer, FactoredLinear, factored_layers, replace
+from lit_fa.functional.svd_factors import Geometry, kernels
+from lit_fa.layers.factored import FactoredConv2d, FactoredLayer, FactoredLinear, factored_layers, replace
 from lit_fa.layers.feedback import feedback_layers, retract
 from lit_fa.layers.labels import LabelledInput
 from lit_fa.layers.observing import calls, observing
 from lit_fa.layers.taps import Taps
 from lit_fa.networks import merge_adapters
 
-FOLDED = {nn.Conv2d: fuse_conv_bn_eval, nn.Linear: fuse_linear_bn_eval}
+FOLDED: dict[type[nn.Module], Callable[..., nn.Module]] = {nn.Conv2d: fuse_conv_bn_eval, nn.Linear: fuse_linear_bn_eval}
+By = Literal["macs", "time"]
 TOLERANCE = 1e-3  # relative to the largest logit: folding changes only the order of rounding
 
 
@@ -44,7 +46,7 @@ class Pad(nn.Module):
 
 
 @torch.no_grad()
-def simplified(network: nn.Module, example: Tensor, by: str = "macs") -> nn.Module:
+def simplified(network: nn.Module, example: Tensor, by: By = "macs") -> nn.Module:
     """A copy of `network` for prediction only, in evaluation mode, with the same outputs.
 
     The random state is not changed. Hooks of other code are kept. A weight that is computed from other tensors (weight
@@ -71,8 +73,8 @@ def simplified(network: nn.Module, example: Tensor, by: str = "macs") -> nn.Modu
         if same(candidate(example), expected):
             return candidate
     raise UserError(
-        "the simplified network computes something else than the trained one: are its factors not finite, or does a "
-        "module of your own depend on what a rule, an adapter or a factor was?"
+        "the outputs of the simplified network differ from those of the trained one: a factor is not finite, or a "
+        "module of your own depends on a rule, an adapter or a factor"
     )
 
 
@@ -105,14 +107,14 @@ def without_rule(network: nn.Module) -> nn.Module:
                 del hooks[key]
     for layer in feedback_layers(plain, off=True).values():
         retract(layer)
-    for layer in factored_layers(plain).values():
-        layer.transport, layer.feedback = "weights", None
+    for factored in factored_layers(plain).values():
+        factored.transport, factored.feedback = "weights", None
     for module in [*plain.modules()]:
         _fix_weights(module)
     return plain.requires_grad_(False)
 
 
-def _belongs_to_rule(hook: Callable) -> bool:
+def _belongs_to_rule(hook: Callable[..., Any]) -> bool:
     """Whether a hook is a method of taps or of a labelled input, possibly as a partial."""
     return isinstance(getattr(getattr(hook, "func", hook), "__self__", None), Taps | LabelledInput)
 
@@ -121,7 +123,8 @@ def _fix_weights(module: nn.Module) -> None:
     """Replace a weight that torch's parametrisation or hook computes at every pass by a parameter."""
     if parametrize.is_parametrized(module):
         # torch's own removal deletes the properties of the class, which the original network uses too
-        tensors = {name: getattr(module, name).detach().clone() for name in module.parametrizations}
+        names = [name for name, _ in module.get_submodule("parametrizations").named_children()]
+        tensors = {name: getattr(module, name).detach().clone() for name in names}
         del module.parametrizations
         module.__class__ = type(module).__bases__[0]
         for name, tensor in tensors.items():
@@ -143,25 +146,30 @@ def dense_form(layer: FactoredLayer) -> nn.Module:
     if isinstance(layer, FactoredLinear):
         dense = skip_init(nn.Linear, layer.shape[1], layer.shape[0], bias=layer.bias is not None)
     else:
-        dense = skip_init(nn.Conv2d, layer.shape[1], layer.shape[0], *layer.geometry, bias=layer.bias is not None)
+        dense = skip_init(nn.Conv2d, layer.shape[1], layer.shape[0], *_geometry(layer), bias=layer.bias is not None)
     return _padded(layer, _filled(dense, layer.merged(), layer.bias))
 
 
 def factored_form(layer: FactoredLayer) -> nn.Module:
     """Two consecutive layers, each with the square roots of s."""
-    kept, root = layer.mask, layer.s[layer.mask].sqrt()
-    scaled = layer.factors._replace(U=layer.U[:, kept] * root, s=torch.ones_like(root), V=layer.V[:, kept] * root)
+    mask, root = layer.mask, layer.s[layer.mask].sqrt()
+    scaled = layer.factors._replace(U=layer.U[:, mask] * root, s=torch.ones_like(root), V=layer.V[:, mask] * root)
     rank, bias = len(root), layer.bias is not None
     if isinstance(layer, FactoredLinear):
         first = skip_init(nn.Linear, layer.shape[1], rank, bias=False)
         second = skip_init(nn.Linear, rank, layer.shape[0], bias=bias)
         weights = scaled.V.t(), scaled.U
     else:
-        (kh, kw), (sh, sw), (ph, pw), (dh, dw) = layer.geometry
+        (kh, kw), (sh, sw), (ph, pw), (dh, dw) = _geometry(layer)
         first = skip_init(nn.Conv2d, layer.shape[1], rank, (kh, 1), (sh, 1), (ph, 0), (dh, 1), bias=False)
         second = skip_init(nn.Conv2d, rank, layer.shape[0], (1, kw), (1, sw), (0, pw), (1, dw), bias=bias)
         weights = kernels(scaled, (kh, kw))
     return _padded(layer, _filled(first, weights[0]), _filled(second, weights[1], layer.bias))
+
+
+def _geometry(layer: FactoredLayer) -> Geometry:
+    assert isinstance(layer, FactoredConv2d)
+    return layer.geometry
 
 
 def fewer_macs(dense: nn.Module, factored: nn.Module, x: Tensor) -> nn.Module:
@@ -175,7 +183,7 @@ def faster(dense: nn.Module, factored: nn.Module, x: Tensor) -> nn.Module:
     return factored if ratio(seconds, base) < 0.95 else dense
 
 
-CHEAPER: dict[str, Callable[[nn.Module, nn.Module, Tensor], nn.Module]] = {"macs": fewer_macs, "time": faster}
+CHEAPER: dict[By, Callable[[nn.Module, nn.Module, Tensor], nn.Module]] = {"macs": fewer_macs, "time": faster}
 
 
 def fold_batch_norm(network: nn.Module, example: Tensor) -> nn.Module:
@@ -204,12 +212,12 @@ def _has_hooks(module: nn.Module) -> bool:
 
 def _filled(module: nn.Module, weight: Tensor, bias: Tensor | None = None) -> nn.Module:
     module = module.to(weight).requires_grad_(False)
-    module.weight.copy_(weight)
+    module.get_parameter("weight").copy_(weight)
     if bias is not None:
-        module.bias.copy_(bias)
+        module.get_parameter("bias").copy_(bias)
     return module
 
 
 def _padded(layer: FactoredLayer, *modules: nn.Module) -> nn.Module:
-    first = [Pad(layer.sides, layer.mode)] if any(getattr(layer, "sides", [])) else []
+    first = [Pad(layer.sides, layer.mode)] if isinstance(layer, FactoredConv2d) and any(layer.sides) else []
     return nn.Sequential(*first, *modules) if first or len(modules) > 1 else modules[0]

@@ -78,13 +78,13 @@ def run_jobs(
         Stopped: a signal has come.
     """
     fresh, again, asked = iter(jobs), deque[J](), Request()
-    crew, flying = _Crew(workers, runner, asked, reporter.stopping), dict[Future, tuple[J, bool]]()
+    crew, flying = _Crew(workers, runner, asked, reporter.stopping), dict[Future[Done], tuple[J, bool]]()
     with _one_thread_each(), handled(asked), crew:
         while True:
             asked.check()
             while len(flying) < (1 if again or _retrying(flying) else workers):
                 retry = bool(again)
-                job = again.popleft() if retry else next(fresh, _NO_MORE)
+                job: Any = again.popleft() if retry else next(fresh, _NO_MORE)
                 if job is None or job is _NO_MORE:
                     break
                 Path(job.record["path"]).parent.mkdir(parents=True, exist_ok=True)
@@ -116,17 +116,16 @@ class _Crew:
         self.pool: ProcessPoolExecutor | None = None
         self.strangers = set(multiprocessing.active_children())
 
-    def submit(self, job: Job) -> Future:
+    def submit(self, job: Job) -> Future[Done]:
         """Hands a job to a worker; a pool that broke while it was idle is replaced."""
-        arguments = (work, self.runner, job.config, job.record, str(job.log))
         # A worker that is being born inherits the blocked signals, which leaves a terminal's to the parent; so does
         # the process that removes the pool's semaphores, which a closed terminal would kill.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
         try:
             self.pool = self.pool or self._new_pool()
-            return self.pool.submit(*arguments)
+            return self.pool.submit(work, self.runner, job.config, job.record, str(job.log))
         except BrokenProcessPool as broken:
-            failed = Future()
+            failed: Future[Done] = Future()
             failed.set_exception(broken)
             return failed
         finally:
@@ -173,11 +172,11 @@ class _Crew:
             self.dismiss()
 
 
-def _was_killed(future: Future) -> bool:
+def _was_killed(future: Future[Done]) -> bool:
     return isinstance(future.exception(), BrokenProcessPool)
 
 
-def _retrying(flying: dict[Future, tuple[J, bool]]) -> bool:
+def _retrying(flying: dict[Future[Done], tuple[J, bool]]) -> bool:
     return any(retry for _, retry in flying.values())
 
 

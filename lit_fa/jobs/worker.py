@@ -95,7 +95,7 @@ def _warnings_of(logger: str) -> Iterator[list[str]]:
     """What is warned of through a logger meanwhile; it still reaches the log."""
     said: list[str] = []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: said.append(record.getMessage())
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]  # of this object
     logging.getLogger(logger).addHandler(handler)
     try:
         yield said

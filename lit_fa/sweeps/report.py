@@ -59,7 +59,7 @@ def ranked(study: optuna.Study) -> list[FrozenTrial]:
     """Finished trials, the best first; those stopped early, by their last value; the diverged; then the others."""
     sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
 
-    def order(trial: FrozenTrial) -> tuple:
+    def order(trial: FrozenTrial) -> tuple[int, float, int]:
         value = trial.value if trial.value is not None else 0.0
         return STATES.index(state_of(trial)), sign * value, trial.number
 

@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 import optuna
 from filelock import SoftFileLease, Timeout
+from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -175,7 +176,9 @@ class Trials:
 
     def _reached(self) -> bool:
         target, higher = self.sweep.metric.target, self.sweep.metric.goal == "maximize"
-        values = [t.value for t in self._of(TrialState.COMPLETE)] if target is not None else []
+        if target is None:
+            return False
+        values = [t.value for t in self._of(TrialState.COMPLETE) if t.value is not None]
         return any(value >= target if higher else value <= target for value in values)
 
     def _abandoned(self) -> Trial | None:
@@ -197,18 +200,21 @@ class Trials:
             return frozen
         self.study.sampler = sampler = self._sampler(frozen.number)
         live = optuna.trial.Trial(self.study, frozen._trial_id)
-        for name, parameter in self.sweep.searched.items():
-            if name in frozen.params:  # drawn once more, for the sake of the draws behind it
-                sampler.sample_independent(self.study, frozen, name, parameter.search)
+        for name, distribution in self._searched().items():
+            if name in frozen.params:  # drawn again, because later draws depend on it
+                sampler.sample_independent(self.study, frozen, name, distribution)
             else:
-                live._suggest(name, parameter.search)
+                live._suggest(name, distribution)
         return self.study.trials[frozen.number]
+
+    def _searched(self) -> dict[str, BaseDistribution]:
+        return {name: p.search for name, p in self.sweep.searched.items() if p.search is not None}
 
     def _fresh(self) -> Trial | None:
         """A new trial, None where there are enough, or where the configs drawn are just being trained."""
         while self.begun < self.count and not self._reached():
             self.study.sampler = self._sampler(self.begun)
-            asked = self.study.ask({name: p.search for name, p in self.sweep.searched.items()})
+            asked = self.study.ask(self._searched())
             if trial := self._leased(self.study.trials[asked.number]):
                 return trial
         return None
@@ -300,7 +306,8 @@ def storage(folder: Path) -> BaseStorage | str:
         address = quote(str(path))  # Optuna formats the address, so that a brace must not be in it
         return URL.create("sqlite", database=f"file:{address}", query={"uri": "true"}).render_as_string()
     journal = folder.resolve() / JOURNAL
-    return JournalStorage(_Journal(str(journal), lock_obj=_journal_lock(journal)))
+    # the lock has the two methods that Optuna calls
+    return JournalStorage(_Journal(str(journal), lock_obj=_journal_lock(journal)))  # type: ignore[arg-type]
 
 
 class _Journal(JournalFileBackend):

@@ -143,6 +143,6 @@ def test_a_file_of_another_network_is_refused_and_removed(tmp_path: Path):
     torch.manual_seed(0)
     one, other, path = plain().eval(), plain().eval(), tmp_path / "network.pt2"
     write(other, X, path)
-    with pytest.raises(UserError, match="computes something else than the trained network"):
+    with pytest.raises(UserError, match="outputs of the file differ from those of the trained network"):
         check(path, X, outputs(one, X))
     assert not path.exists()
