@@ -1,9 +1,9 @@
 """Federated data: the training images of any image set are split among clients, and one batch is one round."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
@@ -19,7 +19,7 @@ from datamodules.rounds import LocalWork, RoundLoader, checked_parts
 from datamodules.validation import refuse_choices
 from datamodules.vision import VisionDataModule
 
-SCHEMES: dict[str, Callable] = {
+SCHEMES: dict[str, Callable[..., schemes.Parts]] = {
     "iid": schemes.iid,
     "shards": schemes.shards,
     "dirichlet": schemes.dirichlet,
@@ -64,7 +64,7 @@ class Federated(L.LightningDataModule):
         clients: int | None = None,
         clients_per_round: int | float = 10,
         partition: Literal["iid", "shards", "dirichlet", "dirichlet_balanced", "quantity_skew", "file"] = "iid",
-        partition_args: dict | None = None,
+        partition_args: dict[str, Any] | None = None,
         partition_file: str | None = None,
         partition_seed: int = 0,
         batch_size: int | None = 50,
@@ -116,11 +116,7 @@ class Federated(L.LightningDataModule):
         self.data.setup(stage)
         if self.parts:
             return
-        name = type(self.data).__name__
-        require(
-            isinstance(self.data.train_set, InMemory), f"{name} does not fit into memory: set resize or limit_train"
-        )
-        labels = self.data.train_set.labels.cpu().numpy()
+        labels = self._images().labels.cpu().numpy()
         self.parts = checked_parts(self._deal(labels), len(labels))
         if left_out := len(labels) - sum(len(part) for part in self.parts):
             rank_zero_warn(f"{self.partition_file} leaves {left_out} of {len(labels)} training images out")
@@ -131,7 +127,7 @@ class Federated(L.LightningDataModule):
         """One epoch of rounds."""
         refuse_choices(self.data)  # again: the learning rate schedule is known only now
         require(bool(self.parts), "Federated: call setup() first (a Trainer does)")
-        images = self.data.train_set
+        images = self._images()
         return RoundLoader(
             images,
             self.parts,
@@ -155,8 +151,14 @@ class Federated(L.LightningDataModule):
         self.data.predict_split, self.data.predict_folder = self.predict_split, self.predict_folder
         return self.data.predict_dataloader()
 
-    def _deal(self, labels: np.ndarray) -> list:
-        if self.partition == "file":
+    def _images(self) -> InMemory:
+        images, name = self.data.train_set, type(self.data).__name__
+        if not isinstance(images, InMemory):
+            raise DataError(f"{name} does not fit into memory: set resize or limit_train")
+        return images
+
+    def _deal(self, labels: np.ndarray) -> Sequence[Sequence[int] | np.ndarray]:
+        if self.partition_file is not None:
             return _read_parts(Path(self.partition_file))
         scheme = SCHEMES[self.partition]
         try:
@@ -165,7 +167,7 @@ class Federated(L.LightningDataModule):
             raise DataError(f"partition_args of {self.partition}: {one_line(error)}") from None
 
     def _client_count(self, asked: int | None) -> int:
-        if self.partition != "file":
+        if self.partition_file is None:
             return 100 if asked is None else asked
         require(not self.partition_args, f"partition_args={self.partition_args}: a partition from a file has none")
         listed = len(_read_parts(Path(self.partition_file)))
@@ -179,7 +181,7 @@ class Federated(L.LightningDataModule):
         asked = self.clients_per_round
         share = isinstance(asked, float)
         require(not share or 0 < asked <= 1, f"clients_per_round={asked}: a share of the clients lies in (0, 1]")
-        size = max(1, round(asked * clients)) if share else asked
+        size = max(1, round(asked * clients)) if share else int(asked)
         require(1 <= size <= clients, f"clients_per_round={asked}: there are {clients} clients; sample 1 to {clients}")
         return size
 

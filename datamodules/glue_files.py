@@ -77,7 +77,7 @@ def read_split(name: str, split: str, root: Path, download: bool = True) -> Text
     task, folder = TASKS[name], root / "GLUE" / name
     if not folder.is_dir():
         return _from_hub(name, split, root, download)
-    path = folder / (task.test if split == "test" else f"{split}.tsv")
+    path = folder / (task.test or "" if split == "test" else f"{split}.tsv")
     require(path.is_file(), f"{path} does not exist: put GLUE's own file there, or {ELSEWHERE}")
     header, rows = _table(path, task.test_header if split == "test" else task.header)
     missing = [column for column in (*task.texts, task.label) if column not in header]
@@ -116,7 +116,7 @@ def _label(word: str, task: Task, where: str) -> int | float:
     return score
 
 
-def _tensor(labels: list, task: Task) -> Tensor:
+def _tensor(labels: list[float], task: Task) -> Tensor:
     return torch.tensor(labels, dtype=torch.int64 if task.words else torch.float32)
 
 

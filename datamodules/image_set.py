@@ -51,7 +51,7 @@ class InMemory:
 
 
 @dataclass(frozen=True)
-class OnDisk(Dataset):
+class OnDisk(Dataset[tuple[Tensor, Tensor]]):
     """Image files, decoded to (3, size, size) uint8: shorter side resized to `size`, then the centre cropped."""
 
     paths: tuple[Path, ...]

@@ -35,7 +35,7 @@ def only_classes(labels: Tensor, classes: list[int] | None) -> tuple[Tensor, Ten
     """
     if classes is None:
         return torch.arange(len(labels)), labels
-    new = torch.full((int(max(labels.max(), max(classes))) + 1,), -1)
+    new = torch.full((max(int(labels.max()), *classes) + 1,), -1)
     new[classes] = torch.arange(len(classes))
     relabelled = new[labels]
     chosen = (relabelled >= 0).nonzero().flatten()

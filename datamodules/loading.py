@@ -32,6 +32,7 @@ class LoadingDataModule(L.LightningDataModule):
     train_set: ImageSet | TextSet | None = None
     val_set: ImageSet | TextSet | None = None
     test_set: ImageSet | TextSet | None = None
+    image_shape: tuple[int, ...]
     _announced = False  # whether the line about validation on the test set has been logged
 
     def prepare(self, samples: ImageSet | TextSet) -> Prepare | None:
@@ -76,10 +77,18 @@ class LoadingDataModule(L.LightningDataModule):
         return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
 
     def _loader(self, samples: ImageSet | TextSet | None, batch_size: int, **order: bool) -> BatchLoader:
-        require(samples is not None, f"{type(self).__name__}: call setup() first (a Trainer does)")
+        if samples is None:
+            raise DataError(f"{type(self).__name__}: call setup() first (a Trainer does)")
         rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        ranks = {"rank": rank, "world_size": world_size}
-        return BatchLoader(samples, batch_size, prepare=self.prepare(samples), seed=self.seed, **ranks, **order)
+        return BatchLoader(
+            samples,
+            batch_size,
+            prepare=self.prepare(samples),
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+            **order,
+        )
 
 
 def named_device(name: str) -> torch.device:

@@ -14,6 +14,7 @@ seaborn, and because its Dirichlet partitioner fails after ten draws in cases th
 import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -144,7 +145,7 @@ def _classes(scheme: str, labels: ArrayLike, clients: int) -> NDArray[np.intp]:
 
 
 def _counts(number: object) -> bool:
-    return isinstance(number, Integral) and not isinstance(number, bool) and number >= 1
+    return isinstance(number, Integral) and not isinstance(number, bool) and int(number) >= 1
 
 
 def _check_beta(scheme: str, beta: float) -> None:
@@ -153,7 +154,9 @@ def _check_beta(scheme: str, beta: float) -> None:
     require(number and 0 < beta <= LARGEST_BETA, f"{scheme}: beta={beta} {hint}")
 
 
-def _skewed(scheme: str, classes: NDArray, clients: int, beta: float, seed: int, min_size: int, tries: int) -> Parts:
+def _skewed(
+    scheme: str, classes: NDArray[Any], clients: int, beta: float, seed: int, min_size: int, tries: int
+) -> Parts:
     _check_beta(scheme, beta)
     require(_counts(min_size), f"{scheme}: min_size={min_size} must be at least 1 and whole: no client may be empty")
     require(_counts(tries), f"{scheme}: tries={tries} must be at least 1 and whole")
@@ -171,21 +174,23 @@ def _skewed(scheme: str, classes: NDArray, clients: int, beta: float, seed: int,
 
 
 def _best_draw(
-    totals: NDArray, clients: int, beta: float, rng: np.random.Generator, min_size: int, tries: int
-) -> NDArray:
+    totals: NDArray[Any], clients: int, beta: float, rng: np.random.Generator, min_size: int, tries: int
+) -> NDArray[Any]:
     """The first of `tries` draws that needs no repair; if there is none, the one that needs the fewest moves."""
-    best, fewest = None, np.inf
+    best: NDArray[Any] | None = None
+    fewest = np.inf
     for _ in range(tries):
         counts = _draw(totals, clients, beta, rng)
         missing = np.maximum(min_size - counts.sum(0), 0).sum()
-        if missing < fewest:
+        if best is None or missing < fewest:
             best, fewest = counts, missing
         if missing == 0:
             break
+    assert best is not None  # tries is at least 1
     return best
 
 
-def _draw(totals: NDArray, clients: int, beta: float, rng: np.random.Generator) -> NDArray:
+def _draw(totals: NDArray[Any], clients: int, beta: float, rng: np.random.Generator) -> NDArray[Any]:
     """Counts (c, k). Shares are drawn only for the clients that have room.
 
     A renormalised part of a Dirichlet vector is again a Dirichlet vector. So this equals the published method, which
@@ -200,7 +205,7 @@ def _draw(totals: NDArray, clients: int, beta: float, rng: np.random.Generator) 
     return counts
 
 
-def _fill(size: int, left: NDArray, beta: float, rng: np.random.Generator) -> NDArray:
+def _fill(size: int, left: NDArray[Any], beta: float, rng: np.random.Generator) -> NDArray[Any]:
     """Counts (c,) of one client. The surplus of an exhausted class is redrawn, as if samples were drawn one by one."""
     taken, mixture = np.zeros_like(left), rng.dirichlet(np.full(len(left), beta))
     while missing := size - taken.sum():
@@ -212,7 +217,7 @@ def _fill(size: int, left: NDArray, beta: float, rng: np.random.Generator) -> ND
     return taken
 
 
-def _deal(classes: NDArray, counts: NDArray, rng: np.random.Generator) -> NDArray:
+def _deal(classes: NDArray[Any], counts: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     """The client (n,) of each sample, drawn such that client j has counts[i, j] samples of class i."""
     shuffled = rng.permutation(len(classes))
     owner = np.empty(len(classes), np.intp)
@@ -221,7 +226,7 @@ def _deal(classes: NDArray, counts: NDArray, rng: np.random.Generator) -> NDArra
     return owner
 
 
-def _repair(owner: NDArray, clients: int, min_size: int, rng: np.random.Generator) -> int:
+def _repair(owner: NDArray[Any], clients: int, min_size: int, rng: np.random.Generator) -> int:
     """Move samples in place until each client has min_size; returns the number of moves.
 
     The loop ends: since k * min_size <= n, the largest client has more than min_size while another has fewer.
@@ -238,6 +243,6 @@ def _repair(owner: NDArray, clients: int, min_size: int, rng: np.random.Generato
     return len(moves)
 
 
-def _parts(owner: NDArray, clients: int) -> Parts:
+def _parts(owner: NDArray[Any], clients: int) -> Parts:
     ends = np.cumsum(np.bincount(owner, minlength=clients))[:-1]
     return np.split(np.argsort(owner, kind="stable"), ends)

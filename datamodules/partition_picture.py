@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -50,7 +51,7 @@ def partition_picture(labels: ArrayLike, parts: Sequence[ArrayLike], path: str |
     return path
 
 
-def _write_numbers(axes: Axes, counts: NDArray) -> None:
+def _write_numbers(axes: Axes, counts: NDArray[Any]) -> None:
     for (row, column), count in np.ndenumerate(counts):
         colour = "white" if count > counts.max() / 2 else "black"
         axes.text(column, row, str(count), ha="center", va="center", fontsize=6, color=colour)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.errors import DataError, require
@@ -272,7 +273,7 @@ class RoundLoader:
         places[:steps] = order[starts[:, None] + within]
 
 
-def checked_parts(parts: Sequence[Sequence[int]], images: int) -> list[Tensor]:
+def checked_parts(parts: Sequence[Sequence[int] | NDArray[Any]], images: int) -> list[Tensor]:
     """The index lists of the clients as tensors.
 
     Raises:

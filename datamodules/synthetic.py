@@ -39,7 +39,8 @@ class Synthetic(VisionDataModule):
         require(len(image_shape) == 3 and min(image_shape) >= 1, "image_shape is (channels, height, width), each >= 1")
         require(0 <= noise < float("inf"), f"noise={noise}: a standard deviation is finite and at least 0")
         self.sizes = {"train": n_train, "test": n_test}
-        self.image_shape, self.num_classes = tuple(image_shape), num_classes
+        channels, height, width = image_shape
+        self.image_shape, self.num_classes = (channels, height, width), num_classes
         self.data_seed, self.noise = data_seed, noise
         super().__init__(**options)
         self._source_shape = tuple(image_shape)

@@ -109,7 +109,7 @@ def _cached(path: Path) -> dict[str, np.ndarray] | None:
         return None
 
 
-def _store(path: Path, arrays: dict[str, np.ndarray]) -> bool:
+def _store(path: Path, arrays: dict[str, Any]) -> bool:
     """Write the file atomically; returns whether this succeeded."""
     try:
         with whole(path) as temporary, temporary.open("wb") as file:

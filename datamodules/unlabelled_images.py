@@ -22,7 +22,7 @@ class LooseImages(OnDisk):
         return read_pixels(self.paths[index], self.size, "L" if self.channels == 1 else "RGB"), self.labels[index]
 
 
-def loose_images(folder: str | Path, shape: tuple[int, int, int]) -> LooseImages:
+def loose_images(folder: str | Path, shape: tuple[int, ...]) -> LooseImages:
     """The images of a folder and its subfolders.
 
     Args:

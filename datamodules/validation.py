@@ -23,8 +23,11 @@ class Validated(Protocol):
     """
 
     trainer: L.Trainer | None
-    validation_is_test: bool
     choose_by_test: str
+
+    @property
+    def validation_is_test(self) -> bool:
+        """Whether validation metrics are computed on the test set."""
 
 
 def refuse_choices(data: Validated) -> None:
@@ -60,7 +63,7 @@ def chosen_by(trainer: L.Trainer) -> list[tuple[str, str]]:
     """(name, metric) of every callback that monitors a metric and of every plateau schedule."""
     monitored = [
         (getattr(callback, "called", type(callback).__name__), callback.monitor)
-        for callback in trainer.callbacks
+        for callback in getattr(trainer, "callbacks", [])
         if isinstance(getattr(callback, "monitor", None), str)
     ]
     for config in trainer.lr_scheduler_configs:

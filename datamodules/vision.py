@@ -18,6 +18,7 @@ from datamodules.errors import DataError, one_of, require
 from datamodules.generators import Draws
 from datamodules.image_set import ImageSet, InMemory, OnDisk
 from datamodules.loading import LoadingDataModule
+from datamodules.text_set import TextSet
 from datamodules.validation import CHOICES, refuse_choices
 
 LARGEST = dict.fromkeys(("batch_size", "eval_batch_size", "limit_train", "limit_test"), 10**9) | {"resize": 10_000}
@@ -166,7 +167,7 @@ class VisionDataModule(LoadingDataModule):
             self.val_set = self.test_set
         self._placed_on = device
 
-    def prepare(self, samples: ImageSet) -> Prepare | None:
+    def prepare(self, samples: ImageSet | TextSet) -> Prepare | None:
         """`augmented` for training images, `finish` for others; None if `setup` has finished the set already."""
         if isinstance(samples, InMemory) and samples.images.is_floating_point():
             return None
@@ -201,6 +202,7 @@ class VisionDataModule(LoadingDataModule):
 
     def _measure(self, train: ImageSet, device: torch.device) -> None:
         if self.mean is None or self.std is None:
+            assert isinstance(train, InMemory)  # a folder of files has its own statistics
             self.mean, self.std = pixels.statistics(train.images)
         scale, shift = pixels.scale_and_shift(self.normalize, self.mean, self.std)
         self._scale, self._shift = scale.to(device, self.dtype), shift.to(device, self.dtype)
