@@ -1,6 +1,7 @@
 """A checksum of the samples that were read, which goes into the record of a run."""
 
 import hashlib
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,4 +33,5 @@ def sha256_of(*parts: ImageSet | TextSet) -> str:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.contiguous().cpu().view(torch.uint8).numpy().reshape(-1))
+    array: Any = tensor.contiguous().cpu().view(torch.uint8).numpy().reshape(-1)
+    return memoryview(array)
