@@ -162,7 +162,7 @@ def test_a_cell_of_two_ranks_of_which_one_is_asked_to_stop_goes_on_to_the_record
         "paper": {"key": "ranks", "title": "Ranks", "arxiv": "0000.00000", "table": "Table 1"},
         "base": "base.yaml",
         "metric": {"name": "test/accuracy", "unit": "%"},
-        **{"seeds": [0], "seeded": ["seed_everything"], "accept": {"floor": 0.3}, "scales": {"full": {"set": {}}}},
+        **{"seeds": [0], "seeded": ["seed_everything"], "scales": {"full": {"set": {}}}},
         "cells": [{"row": "FA", "column": "digits", "set": {}}],
     }
     Path("table1.yaml").write_text(yaml.safe_dump(table), encoding="utf-8")

@@ -1,6 +1,6 @@
 """Three executors, one contract: the same weights from all, for every rule, algorithm and local optimiser they take."""
 
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import torch
@@ -116,11 +116,13 @@ def test_executors_agree_under_every_algorithm_and_optimiser(algorithm: str, opt
 @pytest.mark.parametrize("executor", ["sequential", "vmap", "stacked"])
 @pytest.mark.parametrize("lanes", [1, 2, 3])
 def test_the_number_of_lanes_changes_nothing(lanes: int, executor: str):
-    a, b = (
-        trained(rule=ForwardForward(head="none", loss="symba"), net=deep(), inputs=8, executor=executor, lanes=k)
-        for k in (lanes, None)
-    )
-    assert largest_difference(weights(a), weights(b)) < 1e-13
+    assert largest_difference(weights_with(executor, lanes), weights_with(executor, None)) < 1e-13
+
+
+@cache
+def weights_with(executor: str, lanes: int | None) -> dict:
+    rule = ForwardForward(head="none", loss="symba")
+    return weights(trained(rule=rule, net=deep(), inputs=8, executor=executor, lanes=lanes))
 
 
 @pytest.mark.parametrize("executor", ["vmap", "stacked"])
