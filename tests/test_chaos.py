@@ -14,6 +14,9 @@ from benchmarks.chaos.disk import DISKS
 from benchmarks.chaos.process import Command
 from benchmarks.chaos.summary import markdown, origin
 from benchmarks.chaos.work import KINDS, REPORT, VOLATILE, VOLATILE_FACTS, _record, _reports
+from lit_fa.spec.expand import expand
+from lit_fa.spec.sweep import load_sweep
+from lit_fa.spec.table import load_table
 
 ATTACK = attack.Attack(0, "fit", "SIGKILL", "parent", 0.5)
 
@@ -120,6 +123,16 @@ def test_a_forked_command_is_a_session_of_its_own_whose_end_and_words_are_known(
     os.killpg(command.pid, signal.SIGTERM)
     assert command.wait(10)
     assert command.rc == -signal.SIGTERM
+
+
+def test_the_files_of_a_table_and_of_a_sweep_are_what_the_commands_read(tmp_path: Path, monkeypatch):
+    for kind in ("table", "sweep"):
+        (tmp_path / kind).mkdir()
+        KINDS[kind].write(tmp_path / kind)
+    table = load_table(tmp_path / "table" / "table1.yaml")
+    assert len(expand(table, table.scale("smoke"))) == 3
+    monkeypatch.chdir(tmp_path / "sweep")
+    assert load_sweep("sweep.yaml").metric.name
 
 
 def test_every_kind_says_how_it_goes_on(tmp_path: Path):

@@ -122,7 +122,6 @@ def _table(folder: Path) -> None:
         "metric": {"name": "test/accuracy", "unit": "%"},
         "seeds": [0],
         "seeded": ["seed_everything"],
-        "accept": {"floor": 0.3},
         "scales": {"smoke": {"set": {}}, "full": {"set": {}}},
         "cells": cells,
         "figures": [{"file": "curves.png", "title": "Chaos", "y": "val/accuracy", "x": "epoch", "lines": "row"}],
