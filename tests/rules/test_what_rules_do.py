@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from lit_fa.errors import UserError
 from lit_fa.federated import LocalSGD
 from lit_fa.modules import Classifier
 from lit_fa.rules import (
@@ -28,6 +29,7 @@ from lit_fa.rules import (
     SVDBackprop,
     SVDSpaceAlignment,
 )
+from lit_fa.rules.base import refuse
 from lit_fa.rules.learner import Learner
 from tests.federated.federation import CLASSES, INPUTS, largest_difference, trained, weights
 
@@ -158,3 +160,10 @@ def test_only_the_learner_knows_how_tensors_of_network_and_rule_are_prefixed():
             found = [text for text in found if isinstance(text, str) and text.startswith(joined)]
             seeds = ["network."] * (file.name == "feedback_alignment.py")  # the name of a published random draw
             assert found == seeds, f"{file.relative_to(ROOT)}: {found}"
+
+
+@pytest.mark.parametrize(("number", "end"), [(2, "t1"), (8, "t7"), (9, "t7 and 1 more")])
+def test_at_most_eight_uncovered_tensors_are_named_and_the_others_counted(number: int, end: str):
+    names = [f"t{i}" for i in range(number)]
+    with pytest.raises(UserError, match=rf"^Not reached: t0.*{end}\. Remove them\. "):
+        refuse("Not reached", names, "Remove them.", uncovered="raise")
