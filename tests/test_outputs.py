@@ -209,6 +209,7 @@ def test_half_a_character_is_one_line(tmp_path):
 # who else opens files for writing, and why that is right
 ALLOWED = {
     "lit_fa/outputs.py": "the writer",
+    "callbacks/best_validation.py": "a checkpoint in a temporary folder, for `load_from_checkpoint`",
     "lit_fa/parts.py": "what the writer hands out",
     "callbacks/prediction_table.py": "a part that the writer hands out",
     "lit_fa/sweeps/report.py": "a part that the writer hands out",

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lit_fa.modules.learner import Learner
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step import RULES
 from lit_fa.networks import create_network
 from lit_fa.rules import Does, Progress
+from lit_fa.rules.learner import Learner
 
 NETWORKS: dict[str, tuple[str, int, dict[str, Any]]] = {  # timm name, image size, arguments
     "VGG-13": ("vgg13_cifar", 32, {}),

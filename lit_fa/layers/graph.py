@@ -30,14 +30,14 @@ def children(node: Node) -> list[Node]:
     return [child for child, _ in node.next_functions if child is not None]
 
 
-def below(starts: Iterable[Node | None]) -> set[Node]:
-    """The nodes that an error at any of `starts` reaches, including `starts`."""
-    reached: set[Node] = set()
+def below(starts: Iterable[Node | None]) -> dict[Node, None]:
+    """The nodes that an error at any of `starts` reaches, including `starts`; keys, in the order of the walk."""
+    reached: dict[Node, None] = {}
     stack = [node for node in starts if node is not None]
     while stack:
         node = stack.pop()
         if node not in reached:
-            reached.add(node)
+            reached[node] = None
             stack += children(node)
     return reached
 

@@ -128,7 +128,7 @@ def environment_changes(recorded: dict[str, Any], rerun: dict[str, Any]) -> tupl
 def spreads_of(collected: Collected, cell_id: str) -> dict[str, float]:
     """The deviation of each metric over seeds: of the cell or, if larger, the root mean square over the cells."""
     by_cell = {cell.id: _deviations(collected.of(cell)) for cell in collected.cells}
-    names = {name for deviations in by_cell.values() for name in deviations}
+    names = sorted({name for deviations in by_cell.values() for name in deviations})
     pooled = {
         name: math.sqrt(fmean(deviations[name] ** 2 for deviations in by_cell.values() if name in deviations))
         for name in names

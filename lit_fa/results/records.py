@@ -148,7 +148,7 @@ def further_runs(table: Table, scale: Scale, folder: Path) -> list[Run]:
 
 def further_seeds(scale: Scale, folder: Path) -> tuple[int, ...]:
     """Seeds above all of the scale's in the names of the records in `folder`."""
-    names = (_FURTHER.fullmatch(path.name) for path in folder.glob("*__seed*__*.json"))
+    names = (_FURTHER.fullmatch(path.name) for path in sorted(folder.glob("*__seed*__*.json")))
     return tuple(sorted({seed for name in names if name and (seed := int(name[1])) > max(scale.seeds)}))
 
 

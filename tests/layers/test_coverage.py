@@ -119,7 +119,7 @@ def test_a_weight_behind_a_detached_activation_is_told_from_a_product_of_weights
             h = (self.first(x).detach()[:, None] * self.first.weight).sum(-1)  # its gradient reaches first.weight
             return self.head(nn.functional.linear(h, self.second.weight))
 
-    with pytest.raises(UserError, match=r"weights of: second\.weight"):
+    with pytest.raises(UserError, match=r"weights: second\.weight"):
         Learner(Detached(), FeedbackAlignment(uncovered="raise"), X)
 
 

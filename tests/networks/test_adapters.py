@@ -141,7 +141,7 @@ def test_what_peft_refuses_is_one_line(adapter: dict, said: str):
 
 
 def test_feedback_alignment_names_the_adapters_that_are_no_layers():
-    with pytest.raises(UserError, match=r"own weights of: .*lora_A\.default"):
+    with pytest.raises(UserError, match=r"weights: .*lora_A\.default"):
         classifier(KINDS["adalora"], FeedbackAlignment)
 
 

@@ -87,4 +87,5 @@ def test_watching_and_listing_count_a_diverged_run_as_done(with_lost, capfd):
     assert main(["list", str(path), "--json", str(path.parent / "list.json")]) == 0
     assert "6 done, 0 missing, 1 diverged" in " ".join(capfd.readouterr().out.split())
     counts = json.loads((path.parent / "list.json").read_text(encoding="utf-8"))["tables"][0]["scales"]["full"]
-    assert counts == {"done": 6, "missing": 0, "diverged": 1}
+    assert counts["done"] == 6
+    assert (counts["missing"], counts["diverged"]) == (0, 1)

@@ -366,7 +366,7 @@ def test_it_learns_to_classify_by_goodness(loss: str):
         ({"label": "planes"}, "label is one of pixels, channels, not 'planes'"),
         ({"label": "channels", "position": 3}, "remove it, or set label: pixels"),
         ({"backend": "fused"}, "backend is one of closed_form, autograd, not 'fused'"),
-        ({"predict_from": 3}, "one of 3 blocks"),
+        ({"predict_from": 3}, "predict_from is a block from 0 to 2, not 3"),
         ({"blocks": ["nothing"]}, "no module matches 'nothing'"),
     ],
 )
