@@ -24,7 +24,7 @@ def resolved(argv: list[str]) -> tuple[str, int]:
     check(experiment)
     experiment.data.prepare_data()  # once, before several nodes would download at the same time
     experiment.data.setup("fit")
-    return experiment.cli.parser.dump(experiment.cli.config), len(experiment.data.parts)
+    return experiment.cli.parser.dump(experiment.cli.config), len(federated_data(experiment).parts)
 
 
 def at_server(text: str) -> Experiment:
@@ -40,9 +40,20 @@ def at_node(text: str) -> Experiment:
     return build(config)
 
 
+def federated_data(experiment: Experiment) -> Any:
+    """The experiment's data, a `datamodules.Federated`."""
+    return experiment.data
+
+
+def federated_model(experiment: Experiment) -> FederatedClassifier:
+    """The experiment's model."""
+    assert isinstance(experiment.model, FederatedClassifier)
+    return experiment.model
+
+
 def fingerprint(experiment: Experiment) -> str:
     """Hash of every client's number of samples in each class; equal on all machines that partition the same data."""
-    return hashlib.blake2b(experiment.data.class_counts.tobytes(), digest_size=8).hexdigest()
+    return hashlib.blake2b(federated_data(experiment).class_counts.tobytes(), digest_size=8).hexdigest()
 
 
 def check(experiment: Experiment) -> None:

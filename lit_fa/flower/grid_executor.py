@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -62,7 +63,7 @@ class GridExecutor:
         for id, content in answers.items():
             if isinstance(content, str):
                 raise NodeError(f"SuperNode {id} cannot build the experiment: {content}")
-            known = content.config_records["who"]
+            known: dict[str, Any] = dict(content.config_records["who"])
             self._place(int(known["partition-id"]), id, known["federation"] == federation)
         missing = sorted(set(range(self.nodes)) - {*self.node_of})
         if missing:

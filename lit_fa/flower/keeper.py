@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def main(report: str) -> None:
     shutil.rmtree(Path(report).parent, ignore_errors=True)
 
 
-def _quietly(action) -> None:
+def _quietly(action: Callable[[], object]) -> None:
     with suppress(psutil.Error):
         action()
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lit_fa.errors import UserError
 from lit_fa.flower import keeper
@@ -40,7 +41,7 @@ class Federation:
         """Create the certificates; no process is started yet."""
         self.folder, self.nodes, self.port = folder, nodes, free_port()
         self.certificates = make(folder / "certificates")
-        self.started: dict[str, subprocess.Popen] = {}
+        self.started: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
         """Start the process that ends the others, then the SuperLink, then the nodes, which connect to it."""
@@ -67,7 +68,7 @@ class Federation:
         if completed.returncode:
             raise UserError(f"flwr run: {' '.join((completed.stdout + completed.stderr).split())[-400:]}")
 
-    def wait(self, allow_failures: bool) -> dict:
+    def wait(self, allow_failures: bool) -> dict[str, Any]:
         """Show the server's progress until the run ends; returns its report.
 
         Raises:

@@ -14,6 +14,7 @@ from lit_fa.federated.gradient_similarity import Directions
 from lit_fa.federated.round_task import Round, RoundResult, RoundTask, sent_to_clients
 from lit_fa.layers.feedback import feedback_layers
 from lit_fa.rules.base import Does, Tensors
+from lit_fa.rules.comparing import ComparesClients
 from lit_fa.rules.learner import Learner
 
 PLAN, CHOSEN = "plan", "chosen"
@@ -25,7 +26,7 @@ def packed_task(task: RoundTask, learner: Learner) -> RecordDict:
 
     Feedback that can be computed from the parameters is not sent; of chosen layers only the names are sent.
     """
-    plan = {
+    plan: dict[str, Any] = {
         "number": task.round.number,
         "clients": list(task.round.clients),
         "client_weights": task.client_weights.tolist(),
@@ -50,9 +51,10 @@ def unpacked_task(
         round_of: (number, clients) to the round, from the node's data.
         to: device of the tensors.
     """
-    plan, params = content.config_records[PLAN], _tensors(content, "params", to)
+    plan, params = _plan(content), _tensors(content, "params", to)
     clients = tuple(plan["clients"])
     if CHOSEN in plan:
+        assert isinstance(learner.rule, ComparesClients)
         learner.rule.switch(learner.network, plan[CHOSEN])
     own = dict(learner.named_buffers())
     buffers = own | _tensors(content, "buffers", to)
@@ -83,7 +85,7 @@ def unpacked_server(content: RecordDict, learner: Learner, to: Any) -> tuple[int
     own = dict(learner.named_parameters()) | dict(learner.named_buffers())
     for name, sent in (_tensors(content, "params", to) | _tensors(content, "buffers", to)).items():
         own[name].data.copy_(sent)
-    plan = content.config_records[PLAN]
+    plan = _plan(content)
     return plan["number"], plan["nodes"]
 
 
@@ -95,7 +97,7 @@ def packed_directions(total: Directions) -> RecordDict:
 
 def unpacked_directions(content: RecordDict, to: Any) -> Directions:
     """The sums of a node's reply, at the server."""
-    clients = content.config_records[PLAN]["clients"]
+    clients = _plan(content)["clients"]
     return Directions(_tensors(content, "totals", to), _tensors(content, "squares", to), clients)
 
 
@@ -116,6 +118,10 @@ def unpacked_result(content: RecordDict, to: Any) -> RoundResult:
         {client: _tensors(content, f"{STATE}{client}", to) for client in sorted(ids)},
         _tensors(content, "totals", to)["totals"],
     )
+
+
+def _plan(content: RecordDict) -> dict[str, Any]:
+    return dict(content.config_records[PLAN])
 
 
 def _by_client(states: dict[int, Tensors]) -> dict[str, Tensors]:

@@ -5,6 +5,7 @@ number of clients.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -14,9 +15,10 @@ from lit_fa.config.parser_errors import guarded
 from lit_fa.experiment import Experiment
 from lit_fa.federated.executors import checked, executor_named, fastest
 from lit_fa.federated.gradient_similarity import Directions, directions
-from lit_fa.federated.round_task import RoundResult, RoundTask
-from lit_fa.flower.experiment import at_node, fingerprint
+from lit_fa.federated.round_task import Round, RoundResult, RoundTask
+from lit_fa.flower.experiment import at_node, federated_model, fingerprint
 from lit_fa.flower.messages import packed_directions, packed_result, unpacked_server, unpacked_task
+from lit_fa.rules.comparing import ComparesClients
 
 log = logging.getLogger(__name__)
 FAILED = "failed"
@@ -29,8 +31,7 @@ def who(message: Message, context: Context) -> Message:
 
     def answer() -> RecordDict:
         part = int(context.node_config.get("partition-id", 0))
-        known = {"partition-id": part, "federation": fingerprint(_ready(context))}
-        return RecordDict({"who": ConfigRecord(known)})
+        return RecordDict({"who": ConfigRecord({"partition-id": part, "federation": fingerprint(_ready(context))})})
 
     return _replied(message, answer)
 
@@ -43,10 +44,10 @@ def train(message: Message, context: Context) -> Message:
         experiment = _placed(context)
         device, loader = experiment.trainer.strategy.root_device, experiment.data.train_dataloader()
 
-        def round_of(number: int, clients: tuple[int, ...]):
+        def round_of(number: int, clients: tuple[int, ...]) -> Round:
             return loader.round_of(number, clients).to(device)
 
-        task = unpacked_task(message.content, experiment.model.learner, round_of, device)
+        task = unpacked_task(message.content, federated_model(experiment).learner, round_of, device)
         with experiment.trainer.precision_plugin.train_step_context():
             return packed_result(*_result(experiment, task, context))
 
@@ -59,7 +60,9 @@ def compare(message: Message, context: Context) -> Message:
 
     def compared() -> RecordDict:
         experiment = _placed(context)
-        device, learner = experiment.trainer.strategy.root_device, experiment.model.learner
+        model, device = federated_model(experiment), experiment.trainer.strategy.root_device
+        learner, rule = model.learner, model.rule
+        assert isinstance(rule, ComparesClients)
         number, nodes = unpacked_server(message.content, learner, device)
         whole = experiment.data.train_dataloader().whole(number).to(device)
         whole = replace(whole, dtype=next(learner.parameters()).dtype)
@@ -67,11 +70,9 @@ def compare(message: Message, context: Context) -> Message:
         indices = [index for index, client in enumerate(whole.clients) if client % nodes == part]
         if not indices:
             return packed_directions(Directions({}, {}, 0))
-        rule, names = learner.rule, learner.rule.candidates(learner.network)
+        names = rule.candidates(learner.network)
         with experiment.trainer.precision_plugin.train_step_context():
-            return packed_directions(
-                directions(learner, whole.take(indices), names, experiment.model.local.seed, rule.private)
-            )
+            return packed_directions(directions(learner, whole.take(indices), names, model.local.seed, rule.private))
 
     return _replied(message, compared)
 
@@ -93,18 +94,18 @@ def _ready(context: Context) -> Experiment:
 
 def _result(experiment: Experiment, task: RoundTask, context: Context) -> tuple[RoundResult, str]:
     """Run the executor of the config; `auto` is chosen by timing in a node's first round and stored by the node."""
-    module = experiment.model
+    module = federated_model(experiment)
     learner, local = module.learner, module.local
     executor = module.executor
     if executor is None and "executor" in context.state.config_records:
-        executor = executor_named(context.state.config_records["executor"]["name"], module.lanes)
+        executor = executor_named(str(context.state.config_records["executor"]["name"]), module.lanes)
     if executor is None:
         executor, _ = fastest(learner, local, task, module.lanes)
         context.state["executor"] = ConfigRecord({"name": executor.name})
     return checked(executor, learner, local).run(learner, local, task), executor.name
 
 
-def _replied(message: Message, answer) -> Message:
+def _replied(message: Message, answer: Callable[[], RecordDict]) -> Message:
     """The answer, or a one-line error; Flower's own report of an exception has no text."""
     try:
         content = guarded(answer)

@@ -26,7 +26,7 @@ class OwnerOnly:
         """See the class."""
         self.app = app
 
-    async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Pass the request on, or refuse it."""
         if scope["type"] == "lifespan" or owner_of(scope.get("client"), scope.get("server")) == os.getuid():
             await self.app(scope, receive, send)
@@ -85,7 +85,7 @@ def guard() -> None:
     def guarded(self: uvicorn.Config, app: Any, *args: Any, **kwargs: Any) -> None:
         begin(self, OwnerOnly(app), *args, **kwargs)
 
-    uvicorn.Config.__init__ = guarded
+    uvicorn.Config.__init__ = guarded  # type: ignore[method-assign]  # of this process only
 
 
 def main(argv: list[str]) -> None:

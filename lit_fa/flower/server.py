@@ -8,15 +8,18 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_fa.config.parser_errors import guarded
-from lit_fa.flower.experiment import at_server, check, fingerprint
+from lit_fa.flower.experiment import at_server, check, federated_model, fingerprint
 from lit_fa.flower.grid_executor import GridExecutor
 from lit_fa.flower.keeper import REPORT
+from lit_fa.lightning_privates import callbacks_of
 
 PROGRESS = "progress.log"  # log next to the report; Flower shows a server's output only with `--stream`
 CHECKPOINT = "checkpoint"  # file next to the report with the path of the newest checkpoint
@@ -35,7 +38,7 @@ def main(grid: Grid, context: Context) -> None:
         raise
 
 
-def run(grid: Grid, **config: object) -> dict[str, float]:
+def run(grid: Grid, **config: Any) -> dict[str, float]:
     """Build the experiment, wait for its nodes, train; returns the last value of every metric."""
     experiment = at_server(str(config["experiment"]))
     check(experiment)
@@ -43,9 +46,9 @@ def run(grid: Grid, **config: object) -> dict[str, float]:
     experiment.data.setup("fit")
     executor = GridExecutor(grid, int(config["nodes"]), bool(config["allow-failures"]), float(config["patience-s"]))
     executor.connect(fingerprint(experiment))
-    experiment.model.executor = executor
-    experiment.model.executed_by = {"executor": executor.name, "nodes": executor.nodes}
-    experiment.trainer.callbacks.append(_WriteCheckpointPath())
+    model: Any = federated_model(experiment)  # its executors do not include Flower's
+    model.executor, model.executed_by = executor, {"executor": executor.name, "nodes": executor.nodes}
+    callbacks_of(experiment.trainer).append(_WriteCheckpointPath())
     experiment.trainer.fit(experiment.model, experiment.data, ckpt_path=config["ckpt-path"] or None, weights_only=True)
     return {name: float(value) for name, value in experiment.trainer.callback_metrics.items()}
 
@@ -60,7 +63,8 @@ class _WriteCheckpointPath(L.Callback):
         self._write(trainer)
 
     def _write(self, trainer: L.Trainer) -> None:
-        paths = [c.last_model_path or c.best_model_path for c in trainer.checkpoint_callbacks if hasattr(c, "dirpath")]
+        keepers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        paths = [keeper.last_model_path or keeper.best_model_path for keeper in keepers]
         if (report := os.environ.get(REPORT)) and any(paths):
             Path(report).with_name(CHECKPOINT).write_text(next(filter(None, paths)), encoding="utf-8")
 
@@ -73,6 +77,6 @@ def _log() -> None:
         logger.addHandler(logging.FileHandler(Path(path).with_name(PROGRESS)))
 
 
-def _report(content: dict) -> None:
+def _report(content: dict[str, Any]) -> None:
     if path := os.environ.get(REPORT):
         Path(path).write_text(json.dumps(content), encoding="utf-8")
