@@ -156,7 +156,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how often to look",
     )
-    run.add_argument("--logger", choices=("wandb", "csv", "tensorboard"), help="of every run; it changes no number")
     for command in (run, commands.choices["verify"]):
         command.add_argument(
             "--jobs",
@@ -172,15 +171,7 @@ def _parser() -> argparse.ArgumentParser:
             "--id", action="append", default=[], help="keep this run, by the digits in its file's name"
         )
         command.add_argument("--allow-dirty", action="store_true", help="count runs of uncommitted code")
-    run.add_argument("--stale", action="store_true", help="run again what is from code that has changed since")
-    run.add_argument("--dry-run", action="store_true", help="say what would run")
-    run.add_argument("--until-decided", action="store_true", help="add seeds while the verdict on a cell is undecided")
-    run.add_argument(
-        "--budget",
-        type=in_range(least=0, whole=False, most=10**5),
-        metavar="HOURS",
-        help="start no run after HOURS of this command",
-    )
+    _add_run_options(run)
     for command in (counted, shown):
         command.add_argument(
             "--card", type=Path, metavar="README.md", help="write the table between the card's markers"
@@ -188,6 +179,19 @@ def _parser() -> argparse.ArgumentParser:
     shown.add_argument("--format", choices=("md", "csv", "latex", "console"), default="console", help="what to print")
     shown.add_argument("--write", type=Path, metavar="DIR", help="write HTML pages, Markdown, CSV and LaTeX there")
     return parser
+
+
+def _add_run_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--logger", choices=("wandb", "csv", "tensorboard"), help="of every run; it changes no number")
+    command.add_argument("--stale", action="store_true", help="run again what is from code that has changed since")
+    command.add_argument("--dry-run", action="store_true", help="say what would run")
+    command.add_argument("--until-decided", action="store_true", help="add seeds while a verdict is undecided")
+    command.add_argument(
+        "--budget",
+        type=in_range(least=0, whole=False, most=10**5),
+        metavar="HOURS",
+        help="start no run after HOURS of this command",
+    )
 
 
 def _add_verify_options(command: argparse.ArgumentParser) -> None:

@@ -1,7 +1,7 @@
 """How many published numbers are settled: agreed, refuted, undecided, not run, for one table or for all.
 
-A number that several cells interpret differently (`reading_of`) counts once, with the best of its readings: it is
-refuted only if all of them are.
+A number that several cells interpret differently (`reading_of`) counts once, with the best of the readings that have
+run: it is refuted only if all of these are, and not run only if none has.
 """
 
 from collections import Counter
@@ -24,9 +24,9 @@ class State(StrEnum):
     AGREED = "agreed"
     UNDECIDED = "undecided"
     UNDECIDABLE = "undecided by any number of seeds"
-    NOT_RUN = "not run"
     NO_VERDICT = "without a verdict"  # run, but for example diverged, or by another protocol
     REFUTED = "refuted"
+    NOT_RUN = "not run"
 
 
 _STATES = {

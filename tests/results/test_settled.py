@@ -37,11 +37,13 @@ def test_every_number_has_one_state(declared, save, fill):
     [
         ([DIFFER, AGREE], State.AGREED),
         ([DIFFER, SPREAD], State.UNDECIDED),
-        ([DIFFER, None], State.NOT_RUN),
+        ([DIFFER, None], State.REFUTED),
+        ([AGREE, None], State.AGREED),
+        ([None, None], State.NOT_RUN),
         ([DIFFER, DIFFER], State.REFUTED),
     ],
 )
-def test_a_number_is_refuted_only_if_all_its_readings_are(declared, save, fill, values, state):
+def test_a_number_is_refuted_only_if_all_readings_that_have_run_are(declared, save, fill, values, state):
     assert counts(declared, save, fill, values, reading_of="FA") == {state: 1}
 
 
