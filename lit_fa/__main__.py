@@ -6,6 +6,7 @@ command (SIGINT, SIGTERM, SIGHUP) is one line and exit code 128 + its number.
 
 import io
 import sys
+from importlib import import_module
 
 from lit_fa.foreign_errors import known_message
 from lit_fa.stopping import exit_code, handled, stop
@@ -19,11 +20,17 @@ USAGE = """usage: lit-fa COMMAND ...
   table list | published | run | watch | report | emit | verify
                                     a paper's table: its cells, missing runs, measured and published numbers
   sweep run | report | emit         a W&B sweep file without W&B's server: its trials and the best of them
+  atlas                             all measured beside all published accuracies: page, CSV, Parquet
+  results import | export           records of other people, kept apart from ours
   runs                              records of runs: listed, filtered, compared (lit-fa runs --help)
 
 Configs, tables and sweeps are code: the classes that they name are imported and called (SECURITY.md).
 
   --debug                           with any command: show the traceback of an error"""
+
+
+_COMMANDS = ("atlas", "export", "flower", "results", "runs", "sweep", "table")  # each a module of lit_fa.commands
+_LIGHTNING = ("fit", "validate", "test", "predict")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,32 +62,10 @@ def main(argv: list[str] | None = None) -> int:
 def _dispatch(argv: list[str]) -> int:
     from lit_fa.errors import UserError, nearest
 
-    if argv[0] == "table":
-        from lit_fa.commands.table import main as table
-
-        return table(argv[1:]) or 0
-    if argv[0] == "sweep":
-        from lit_fa.commands.sweep import main as sweep
-
-        return sweep(argv[1:])
-    if argv[0] == "runs":
-        from lit_fa.commands.runs import main as runs
-
-        return runs(argv[1:])
-    if argv[0] == "flower":
-        from lit_fa.commands.flower import main as flower
-
-        flower(argv[1:])
-        return 0
-    if argv[0] == "export":
-        from lit_fa.commands.export import main as export
-
-        export(argv[1:])
-        return 0
-    commands = ["fit", "validate", "test", "predict"]
-    others = ["export", "flower", "runs", "sweep", "table"]
-    if argv[0] not in commands:
-        raise UserError(f"unknown command '{argv[0]}'; {nearest(argv[0], [*commands, *others])}")
+    if argv[0] in _COMMANDS:
+        return import_module(f"lit_fa.commands.{argv[0]}").main(argv[1:]) or 0
+    if argv[0] not in _LIGHTNING:
+        raise UserError(f"unknown command '{argv[0]}'; {nearest(argv[0], [*_LIGHTNING, *_COMMANDS])}")
     from lit_fa.commands.fit import main as run
 
     run(argv)

@@ -62,7 +62,7 @@ LATE = {
     "lit_fa/spec": ["torch", "scipy"],
     "lit_fa/jobs": ["torch", "ray"],
     "lit_fa/results": ["scipy", "pandas"],
-    "lit_fa/reports": ["matplotlib", "numpy"],
+    "lit_fa/reports": ["matplotlib", "numpy", "pandas"],
     "lit_fa/sweeps": ["scipy", "sqlalchemy"],
 }
 

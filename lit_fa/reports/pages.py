@@ -26,6 +26,8 @@ from lit_fa.results.records import Collected
 from lit_fa.results.verdict import Kind
 from lit_fa.spec.expand import slug
 
+_LOADER = PackageLoader("lit_fa.reports")
+
 
 def write_pages(compared: Sequence[tuple[Collected, Sequence[Comparison]]], folder: Path) -> list[Path]:
     """Writes everything into `folder` and returns the pages; `index.html` only if there are several papers."""
@@ -37,31 +39,36 @@ def write_pages(compared: Sequence[tuple[Collected, Sequence[Comparison]]], fold
         papers.setdefault(key, []).append(view)
         _write_texts(view, folder / _file_name(key))
     views = [_paper(key, tables, folder.resolve()) for key, tables in papers.items()]
-    templates = _templates()
-    pages = [_written(folder / view["file"], templates.get_template("paper.html").render(view)) for view in views]
+    environment = templates()
+    pages = [_written(folder / view["file"], environment.get_template("paper.html").render(view)) for view in views]
     if len(views) > 1:
         index = {"papers": views, "facts": _totals(sections), "tally": _tally(sections)}
-        pages.insert(0, _written(folder / "index.html", templates.get_template("index.html").render(index)))
+        pages.insert(0, _written(folder / "index.html", environment.get_template("index.html").render(index)))
     return pages
 
 
-def _templates() -> Environment:
-    loader = PackageLoader("lit_fa.reports")
-    templates = Environment(
-        loader=loader,
+def templates() -> Environment:
+    """The templates of pages, with escaping of everything that is not marked safe."""
+    environment = Environment(
+        loader=_LOADER,
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    templates.filters["data_link"] = lambda text, kind: f"data:{kind};charset=utf-8,{quote(text)}"
-    templates.globals |= {"glyphs": GLYPHS, **_script(loader.get_source(templates, "page.js")[0])}
-    return templates
+    environment.filters["data_link"] = lambda text, kind: f"data:{kind};charset=utf-8,{quote(text)}"
+    environment.globals |= {"glyphs": GLYPHS, **page_script("page.js")}
+    return environment
 
 
-def _script(text: str) -> dict[str, Markup]:
-    """The page's script, and a content security policy: only this script, and styles and images in the page."""
-    source = Markup(text)  # a file of this package
+def page_script(*names: str) -> dict[str, Markup]:
+    """A page's script, and a content security policy: only this script, and styles and images in the page.
+
+    Args:
+        names: of script files beside the templates.
+    """
+    environment = Environment(loader=_LOADER, autoescape=True)
+    source = Markup("\n".join(_LOADER.get_source(environment, name)[0] for name in names))  # files of this package
     digest = b64encode(sha256(source.encode()).digest()).decode()
     allowed = f"script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:"
     policy = f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"

@@ -1,0 +1,151 @@
+"""The atlas: one page with all nominal cells, measured beside published, and the same as CSV and Parquet."""
+
+import csv
+import importlib.util
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os.path import relpath
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from lit_fa.errors import UserError
+from lit_fa.escaping import csv_value
+from lit_fa.outputs import write_text, written
+from lit_fa.reports.pages import page_script, templates
+from lit_fa.results.atlas import Entry, NominalCell
+from lit_fa.results.settled import State
+
+COLUMNS = (
+    *("origin", "rule", "network", "data", "federated", "value", "std", "interval", "runs", "layers", "training"),
+    *("epochs", "selection", "scale", "verdict", "source", "label", "read", "note", "links"),
+)
+_AXES = ((0, 100), (90, 100))  # percent; most published accuracies of small data sets are above 90
+FORMATS = ("html", "csv", "parquet")
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """What the page shows: the cells, the counts of published numbers by state, and (published, measured) pairs."""
+
+    cells: tuple[NominalCell, ...]
+    counts: Counter[State]
+    pairs: tuple[tuple[Entry, float], ...]  # a measured number, and the published one that its table compares it with
+
+
+def write_atlas(atlas: Atlas, folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Writes `atlas.html`, `atlas.csv` and `atlas.parquet` into `folder`; returns their paths.
+
+    Raises:
+        UserError: a file cannot be written, or pyarrow is missing for Parquet.
+    """
+    rows = [row(entry) for cell in atlas.cells for entry in cell.entries]
+    writers = {"html": lambda path: write_text(path, page(atlas, folder), "--write", follow=False)}
+    writers["csv"] = lambda path: write_text(path, _csv(rows), "--write", follow=False)
+    writers["parquet"] = lambda path: _parquet(rows, path)
+    return [writers[ending](folder / f"atlas.{ending}") for ending in formats]
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Refuse Parquet where pyarrow, which writes it, is not installed.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    if "parquet" in formats and not importlib.util.find_spec("pyarrow"):
+        raise UserError("Parquet needs pyarrow: pip install pyarrow, or --format html csv")
+
+
+def row(entry: Entry) -> dict[str, Any]:
+    """An entry as one row, in the order of `COLUMNS`; None for what is unknown."""
+    nominal, kind = entry.nominal, entry.kind
+    fields = vars(entry) | vars(nominal) | {"verdict": kind.value if kind else None, "links": " ".join(entry.links)}
+    return {name: fields[name] for name in COLUMNS}
+
+
+def page(atlas: Atlas, folder: Path) -> str:
+    """The page as HTML; links are relative to `folder`."""
+    views = [_view(cell, folder.resolve()) for cell in atlas.cells]
+    context = {
+        "cells": views,
+        "states": [(state, atlas.counts[state]) for state in State],
+        "declared": atlas.counts.total(),
+        "contradicted": sum(view["contradicted"] for view in views),
+        "measured": sum(bool(cell.of("measured")) for cell in atlas.cells),
+        "entries": sum(len(cell.entries) for cell in atlas.cells),
+        "panels": [_panel(atlas.pairs, low, high) for low, high in _AXES],
+        "choices": {name: _choices(atlas.cells, name) for name in ("rule", "network", "data")},
+    }
+    return templates().get_template("atlas.html").render(context | page_script("page.js", "atlas.js"))
+
+
+def _view(cell: NominalCell, folder: Path) -> dict[str, Any]:
+    pairs = cell.contradictions
+    return {
+        "nominal": cell.nominal,
+        "measured": _measured(cell),
+        "published": [f"{value(entry)} {entry.source.split(',')[0]}" for entry in cell.of("published")],
+        "imported": len(cell.of("imported")),
+        "contradicted": bool(pairs),
+        "apart": max((high.value - low.value for low, high in pairs), default=0.0),
+        "entries": [_entry(entry, folder) for entry in cell.entries],
+    }
+
+
+def _measured(cell: NominalCell) -> str:
+    """Our number at the paper's scale; else at a reduced one; a range if several rows of tables measure the cell."""
+    measured = cell.of("measured")
+    best = [entry for entry in measured if entry.scale.startswith("full")] or measured
+    if not best:
+        return ""
+    scale = "" if best[0].scale.startswith("full") else ", reduced scale"
+    if len(best) == 1:
+        return f"{value(best[0])}{scale}"
+    low, high = min(entry.value for entry in best), max(entry.value for entry in best)
+    return f"{low:.2f} to {high:.2f} in {len(best)} rows{scale}"
+
+
+def value(entry: Entry) -> str:
+    """`97.85 ± 0.10`: with half the width of the 95 % interval, or the value alone."""
+    return f"{entry.value:.2f}" + (f" ± {entry.interval:.2f}" if entry.interval is not None else "")
+
+
+def _entry(entry: Entry, folder: Path) -> dict[str, Any]:
+    links = [(Path(link).name, quote(Path(relpath(Path(link).resolve(), folder)).as_posix())) for link in entry.links]
+    return {"entry": entry, "value": value(entry), "links": links}
+
+
+def _panel(pairs: Sequence[tuple[Entry, float]], low: int, high: int) -> dict[str, Any]:
+    """The scatter of one axis from `low` to `high`, in a box of 100 x 100."""
+    inside = [(entry, published) for entry, published in pairs if low <= min(entry.value, published)]
+    ticks = [(low + (high - low) * part // 5, 20 * part) for part in range(6)]
+    return {"ticks": ticks, "points": [_point(*pair, low, high) for pair in inside], "low": low, "high": high}
+
+
+def _point(entry: Entry, published: float, low: int, high: int) -> dict[str, Any]:
+    x, y = ((number - low) / (high - low) * 100 for number in (published, entry.value))
+    title = f"{entry.label} ({entry.source}): published {published:.2f}, measured {value(entry)}, scale {entry.scale}"
+    return {"x": x, "y": 100 - y, "full": entry.scale.startswith("full"), "title": title}
+
+
+def _choices(cells: Sequence[NominalCell], name: str) -> list[str]:
+    return sorted({getattr(cell.nominal, name) for cell in cells})
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([{name: csv_value(entry) for name, entry in one.items()} for one in rows])
+    return text.getvalue()
+
+
+def _parquet(rows: Sequence[dict[str, Any]], path: Path) -> Path:
+    import pandas as pd
+
+    frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"runs": "Int64"})
+    with written(path, "--write", follow=False) as part:
+        frame.to_parquet(part, engine="pyarrow", index=False)
+    return path
