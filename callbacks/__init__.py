@@ -1,5 +1,6 @@
 """Measurements during training. Callbacks only observe: without them every result has the same bits."""
 
+from callbacks.alignment_audit import AlignmentAudit
 from callbacks.best_validation import BestValidation
 from callbacks.client_drift import ClientDrift
 from callbacks.conservation import ConservationPotential
@@ -27,6 +28,7 @@ from callbacks.wandb_run import WandbRun
 from callbacks.weight_alignment import WeightAlignment
 
 __all__ = [
+    "AlignmentAudit",
     "AlignmentDominance",
     "BestValidation",
     "ClientDrift",

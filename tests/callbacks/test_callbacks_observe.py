@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from callbacks import (
+    AlignmentAudit,
     AlignmentDominance,
     ConservationPotential,
     DeployedCost,
@@ -54,6 +55,7 @@ def callbacks(folder, every):
         "gradient": GradientAlignment(every),
         "conservation": ConservationPotential(every_n_steps=every),
         "dominance": AlignmentDominance(every),
+        "audit": AlignmentAudit(every),
         "full": AlignmentDominance(full=True),
         "record": RunRecord(str(folder / "record.json")),
         "figures": Figures(str(folder)),
