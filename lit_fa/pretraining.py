@@ -15,6 +15,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock
 from lightning.pytorch.utilities.seed import isolate_rng
 
@@ -70,9 +71,23 @@ def code_of(config: dict[str, Any]) -> str:
 
 
 def origin_of(weights: Path) -> dict[str, Any]:
-    """Which run made the weights, and by which code: id, commit, dirty and sources; what its record lacks is None."""
+    """Which run made the weights, by which code, and a digest of the weights themselves.
+
+    The keys are id, commit, dirty, sources and digest; what the run's record lacks is None. Empty without a record.
+    """
     record = _record(weights)
-    return {key: record.get(key) for key in ("id", "commit", "dirty", "sources")} if record else {}
+    if not record:
+        return {}
+    return {key: record.get(key) for key in ("id", "commit", "dirty", "sources")} | {"digest": digest_of(weights)}
+
+
+def digest_of(weights: Path) -> str:
+    """12 hex digits for names, shapes, types and bits of the tensors in a file of weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(read_weights(weights).items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def _readable(weights: Path) -> bool:

@@ -133,11 +133,11 @@ def _pair_label(cell: Cell, pair: Cell) -> str:
 def _measured_difference(comparison: Comparison, pair: Cell, paired: Summary) -> str:
     if paired.mean is None:
         return "–"
-    like, lost = comparison.summary.mean, comparison.counts.pairs_lost
-    diverged = f", {lost} lost to divergence" if lost else ""
-    return (
-        f"{signed(paired.mean, paired.interval, like)} to {_pair_label(comparison.cell, pair)}, n {paired.n}{diverged}"
-    )
+    like, counts = comparison.summary.mean, comparison.counts
+    text = f"{signed(paired.mean, paired.interval, like)} to {_pair_label(comparison.cell, pair)}, n {paired.n}"
+    diverged = f", {counts.pairs_lost} lost to divergence" if counts.pairs_lost else ""
+    starts = f", {counts.unequal_starts} from different pre-trained weights" if counts.unequal_starts else ""
+    return text + diverged + starts
 
 
 def signed(value: float, half: float | None, like: float | None = None) -> str:

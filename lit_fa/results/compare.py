@@ -15,13 +15,18 @@ from lit_fa.spec.table import Cell, Metric, Published
 
 @dataclass(frozen=True)
 class Counts:
-    """Runs of a cell. `pairs_lost`: seeds without a paired difference, because this run or the paired one diverged."""
+    """Runs of a cell.
+
+    `pairs_lost`: seeds without a paired difference, because this run or the paired one diverged.
+    `unequal_starts`: pairs whose two runs started from different pre-trained weights.
+    """
 
     expected: int
     finished: int
     diverged: int = 0
     unlogged: int = 0  # finished, but without the metric
     pairs_lost: int = 0
+    unequal_starts: int = 0
 
 
 @dataclass(frozen=True)
@@ -186,7 +191,17 @@ def _count(collected: Collected, cell: Cell, summary: Summary) -> Counts:
         diverged=len(collected.lost(cell)),
         unlogged=finished - summary.n,
         pairs_lost=len({record.seed for id in pair for record in collected.diverged.get(id, ())}),
+        unequal_starts=_unequal_starts(collected, pair),
     )
+
+
+def _unequal_starts(collected: Collected, pair: tuple[str, ...]) -> int:
+    """How many pairs of runs with one seed have different digests of their pre-trained weights."""
+    starts: dict[int, set[str]] = {}
+    for record in (record for id in pair for record in collected.records.get(id, ())):
+        if digest := (record.data.get("pretrained") or {}).get("digest"):
+            starts.setdefault(record.seed, set()).add(digest)
+    return sum(len(digests) > 1 for digests in starts.values())
 
 
 def _paired(collected: Collected, cell: Cell, pair: Cell) -> Summary:

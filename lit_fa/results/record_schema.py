@@ -109,5 +109,5 @@ _INSIDE: dict[str, dict[str, Check]] = {
     },
     "diverged": {"step": _some(_whole), **dict.fromkeys(("first", "error"), _some(_of(str)))},
     "energy_j": dict.fromkeys(("cpu", "gpu"), _some(_amount)),
-    "pretrained": {"commit": _some(_of(str))},
+    "pretrained": dict.fromkeys(("commit", "digest"), _some(_of(str))),
 }

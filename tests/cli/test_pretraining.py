@@ -119,6 +119,7 @@ def test_a_record_names_the_code_that_its_weights_come_from(cache, tmp_path):
     (source,) = cache.glob("*.json")
     assert source.stem.startswith(f"{record['pretrained']['id']}-")
     assert record["pretrained"]["commit"] == record["commit"]
+    assert record["pretrained"]["digest"] == pretraining.digest_of(source.with_suffix(".pt"))
     assert "weights" not in record["config"]["model"]["init_args"]  # a file of this machine
     assert record["config"]["pretrain"]["data"] == SOURCE["data"]
 

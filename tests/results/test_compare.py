@@ -1,5 +1,6 @@
 """Cells compared with published numbers: what is compared, in which rows, and what rules a verdict out."""
 
+import json
 import re
 
 import pytest
@@ -103,6 +104,19 @@ def test_pairs_are_subtracted_seed_by_seed(declared, save, fill):
     # t = 2 / (1 / sqrt(3)) = 3.464 with 2 degrees of freedom: p = 0.0742 from a printed table
     assert (fa.contrast.p, fa.contrast.holm) == (pytest.approx(0.0742, abs=1e-4),) * 2
     assert paired_difference(fa) == "+2.00 ± 2.48 to BP, n 3 (p 0.074, Holm 0.074)"
+
+
+def test_pairs_from_different_pretrained_weights_are_counted(declared, save, fill):
+    declared["cells"][0]["paired_with"] = "BP"
+    path = save(declared)
+    for file in fill(path, "full"):
+        record = json.loads(file.read_text())
+        other = record["row"] == "FA" and record["seed"] == 1
+        file.write_text(json.dumps(record | {"pretrained": {"digest": "b" if other else "a"}}))
+    table = load_table(path)
+    fa = compare(collect(table, table.scale("full"), path.parent / "results/table1/full"))[0]
+    assert fa.counts.unequal_starts == 1
+    assert ", n 3, 1 from different pre-trained weights (" in paired_difference(fa)
 
 
 def test_a_label_with_a_bar_names_the_pair(declared, save, fill):
