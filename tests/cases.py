@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lit_fa.modules import Learner
 from lit_fa.rules import (
     FLFA,
+    PEPITA,
     AdaptiveFeedback,
     AugLocal,
     Backprop,
@@ -43,6 +44,7 @@ from tests.reference_adapters import (
     feedback_reference,
     forward_forward_reference,
     norm_of_weight,
+    pepita_reference,
     predsim_reference,
     rows_of_weight,
     signed,
@@ -186,6 +188,8 @@ RULES: dict[str, tuple[Callable[[], LearningRule], Callable]] = {
     "sim": predsim("sim"),
     "auglocal": (AugLocal, auglocal_reference),
     "auglocal_deep": (partial(AugLocal, 4, 1.0), auglocal_reference),
+    "pepita": (PEPITA, partial(pepita_reference, "second")),
+    "pepita_first": (partial(PEPITA, "first", scale=0.5), partial(pepita_reference, "first")),
 }
 # what the rules do between and after steps, which no gradient shows, is seen in the suites that train
 PRUNING = partial(Pruning, every=1, after=0.3, floor=2)
@@ -212,7 +216,7 @@ COPIES = "its feedback is copied from the weights"
 FACTORS = "its layers hold factors in the place of weights"
 NO_SERVER_DATA = "it prepares on training batches, which a server does not have"
 NO_EPOCHS = "it prunes at the end of epochs, which clients do not have"
-LOCAL = ("svd", "ssa", "pred", "sim", "auglocal")
+LOCAL = ("svd", "ssa", "pred", "sim", "auglocal", "pepita")
 EXACT = "its update is backprop's, at least in the first step"
 OPTED_OUT: dict[str, dict[str, str]] = {
     "two_ranks": {
@@ -253,6 +257,7 @@ IMPOSSIBLE = {
     ("fwm", "residual"): NO_CONVOLUTIONS,
     ("fwm", "conv"): NO_CONVOLUTIONS,
     ("fwm", "tokens"): "feedback matching is for flat activations",
+    **dict.fromkeys([(rule, "residual") for rule in ("pepita", "pepita_first")], "PEPITA refuses shortcuts"),
     ("ssa_product", "small_conv"): "its grouped layer counts with its weight at the start, which nobody keeps",
 }
 # (rule, network): suite to the reason why they do not take part in it

@@ -15,7 +15,7 @@ from lit_fa.layers.factored import FactoredConv2d, FactoredLayer, factored_layer
 from lit_fa.modules import Learner
 from tests.contract import literal
 from tests.gradients import array
-from tests.reference import factored, forward_forward, local_losses
+from tests.reference import factored, forward_forward, local_losses, pepita
 from tests.small_networks import CLASSES, Mean, Residual
 
 
@@ -223,6 +223,21 @@ def local_reference(delta: Callable, learner: Learner, x: np.ndarray, y: np.ndar
     shapes = [unit.shape for unit in learner.rule.units.values()]
     deltas = [delta(key) for key in learner.rule.auxiliary]
     return local_losses.grads(blocks, x, y, shapes, deltas, literal.forward, plain_backward)
+
+
+def pepita_reference(error: str, learner: Learner, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    links, layers, ends = learner.rule.layers, [], {}
+    for name, module in learner.network.named_children():
+        if any(name == link.layer for link in links):
+            ends[name] = [len(layers)]
+        layers += described(module, f"network.{name}")
+        for link in links:
+            if name == link.end:
+                ends[link.layer].append(len(layers))
+    stops = [*[start for start, _ in ends.values()][1:], len(layers)]
+    parts = [(layers[start:end], layers[end:stop]) for (start, end), stop in zip(ends.values(), stops, strict=True)]
+    before = layers[: next(iter(ends.values()))[0]]
+    return pepita.grads(before, parts, x, y, array(learner.rule.feedback), error, literal.forward, plain_backward)
 
 
 def plain_backward(layers: list, notes: list, delta: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:

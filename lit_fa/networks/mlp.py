@@ -58,7 +58,7 @@ def mlp(
         activation: name, see `parts.ACTIVATIONS`.
         bias: of all layers, including the head; false for laws that assume no bias.
         dropout: probability after every hidden activation.
-        init: `default`, `xavier` or `kaiming`, see `parts.INITS`.
+        init: `default`, `xavier`, `kaiming` or `kaiming_uniform`, see `parts.INITS`.
         gain: factor on the initial weights of the hidden layers; the head keeps its own.
 
     Raises:

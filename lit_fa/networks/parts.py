@@ -15,7 +15,7 @@ from lit_fa.errors import UserError, nearest
 Activation = Literal[
     "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "tanh", "hard_tanh", "sigmoid", "hard_sigmoid", "identity"
 ]
-Init = Literal["default", "xavier", "kaiming"]
+Init = Literal["default", "xavier", "kaiming", "kaiming_uniform"]
 ImageSize = int | tuple[int, int] | list[int]
 Network = TypeVar("Network", bound=nn.Module)
 Name = TypeVar("Name", bound=str)
@@ -40,10 +40,15 @@ def _keep_default(weight: Tensor) -> Tensor:
     return weight
 
 
+def _he_uniform(weight: Tensor) -> Tensor:
+    return nn.init.kaiming_uniform_(weight, nonlinearity="relu")
+
+
 INITS: dict[Init, Callable[[Tensor], Tensor]] = {
     "default": _keep_default,  # torch: uniform within +-1/sqrt(fan_in)
     "xavier": nn.init.xavier_uniform_,  # Glorot & Bengio 2010, uniform; BioTorch's tables
     "kaiming": nn.init.kaiming_normal_,  # He et al. 2015, normal, fan_in, gain sqrt(2)
+    "kaiming_uniform": _he_uniform,  # uniform within +-sqrt(6/fan_in)
 }
 
 

@@ -1,4 +1,4 @@
-"""Small convolutional networks: BioTorch's two LeNets, SSA's two of three convolutions, FLFA's of two."""
+"""Small convolutional networks: BioTorch's two LeNets, SSA's two of three convolutions, FLFA's of two, PEPITA's."""
 
 from typing import Any
 
@@ -196,3 +196,36 @@ def conv2_group_norm(
     ]
     blocks.append(linear_block(32 * (height // 4) * (width // 4), 256, activation=activation))
     return initialised(BlockNetwork(blocks, nn.Linear(256, num_classes), num_classes), init)
+
+
+@register
+def conv1_32(
+    *,
+    num_classes: int = 10,
+    in_chans: int = 3,
+    img_size: ImageSize = 32,
+    activation: Activation = "relu",
+    bias: bool = False,
+    init: Init = "default",
+) -> BlockNetwork:
+    """The convolutional network of PEPITA's authors: 32 kernels of 5x5, activation, maximum over 2x2, linear head.
+
+    46,880 weights for MNIST, 65,120 for CIFAR-10.
+
+    Args:
+        num_classes: number of logits.
+        in_chans: channels of the images.
+        img_size: at least 6.
+        activation: name, see `parts.ACTIVATIONS`.
+        bias: of convolution and head.
+        init: see `parts.INITS`.
+
+    Raises:
+        UserError: for an unknown name, or images that are too small.
+    """
+    height, width = height_and_width("conv1_32", img_size, at_least=6)
+    pool = nn.MaxPool2d(2)
+    block = conv_block(in_chans, 32, kernel=5, padding=0, bias=bias, activation=activation, pool=pool)
+    units = 32 * ((height - 4) // 2) * ((width - 4) // 2)
+    head = layers(flatten=nn.Flatten(), linear=nn.Linear(units, num_classes, bias=bias))
+    return initialised(BlockNetwork([block], head, num_classes), init)

@@ -9,6 +9,7 @@ import torch
 
 from lit_fa import memory
 from lit_fa.foreign_errors import TOO_LARGE
+from tests import cases
 from tests.bad_input.conftest import thinned
 
 NAMED = (str(10**9), "hidden: abc", "act_layer", "1000000000000]")
@@ -46,8 +47,7 @@ MODEL = [
     ("probe", "{lr: .inf}", "lr is infinite"),
     ("probe", "3", "probe: expected a class"),
 ]
-RULES_OF_ALL_KINDS = ("Backprop", "FeedbackAlignment", "FLFA", "DirectFeedbackAlignment", "ForwardForward", "PredSim")
-RULES_OF_ALL_KINDS += ("AugLocal", "FeedbackWeightMatching", "SVDBackprop", "SVDSpaceAlignment")
+RULES_OF_ALL_KINDS = sorted({type(make()).__name__ for make, _ in cases.RULES.values()})
 RULES = [
     ("FeedbackAlignment", "source: foo", "source is one of random, sign"),
     ("FeedbackAlignment", "source: {class_path: RandomFeedback, init_args: {scale: 0}}", "scale of feedback"),

@@ -119,6 +119,8 @@ def test_gradients_reach_every_parameter(name):
         ("lenet", (1, 28, 28), {}, 61_706),
         ("lenet", (1, 32, 32), {}, 61_706),
         ("lenet_wide", (3, 32, 32), {"bias": False}, 27 * 32 + 288 * 64 + 576 * 128 + 128 * 256 + 2560),
+        ("conv1_32", (1, 28, 28), {}, 32 * 25 + 4608 * 10),
+        ("conv1_32", (3, 32, 32), {}, 32 * 75 + 6272 * 10),
         ("conv3_32_64_128", (3, 32, 32), {"batch_norm": False, "bias": False}, 360_288),
         ("conv3_96_192_512", (3, 32, 32), {"batch_norm": False, "bias": False}, 3_160_608),
         ("vgg_small", (3, 32, 32), {"bias": False}, 9 * (3 * 32 + 32**2 * 3 + 64**2 * 3 + 128**2) + 2048 * 256 + 2560),
@@ -157,7 +159,7 @@ def test_pad_shortcut_keeps_every_second_pixel_between_zero_channels():
 
 
 def test_without_bias_the_logits_of_a_black_image_are_zero():
-    for name in ["mlp", "lenet", "lenet_wide", "vgg_small"]:
+    for name in ["mlp", "lenet", "lenet_wide", "conv1_32", "vgg_small"]:
         network = small(name, bias=False)
         assert network(0 * images(name)).abs().max() == 0
 
