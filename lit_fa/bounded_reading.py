@@ -50,7 +50,7 @@ def read_json(path: Path) -> Any:
     return data
 
 
-def reason(error: OSError | ValueError) -> str:
+def reason(error: OSError | ValueError | RecursionError) -> str:
     """The reason why a file could not be read, in a few words."""
     if isinstance(error, json.JSONDecodeError):
         return "half-written or not JSON"

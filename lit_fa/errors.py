@@ -1,7 +1,7 @@
 """The error class for input that the user can correct, and the texts of such errors."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -21,7 +21,7 @@ class RanksNeeded(Exception):  # a demand, no error
     """Raised in a worker, before anything is done, by a run that would start ranks: it needs a process of its own."""
 
 
-def nearest(name: str, valid: list[str], *, most: int = 5) -> str:
+def nearest(name: str, valid: Collection[str], *, most: int = 5) -> str:
     """The end of an error message: the valid names most similar to `name` or, if none is similar, the first ones.
 
     >>> nearest("lenett", ["lenet", "mlp"])

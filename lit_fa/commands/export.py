@@ -31,18 +31,18 @@ def main(argv: list[str]) -> None:
     if options.json:
         writable_file(options.json, "--json")
     logging.basicConfig(format="%(message)s")
-    module = trained(experiment, options.ckpt_path)
-    example = sample(module.network, module.image_shape, max(options.batch, 2))
-    network = simplified(module.network, example, options.by)
-    difference = write(network, example, path, outputs(module.network, example))
-    rows = compared({"dense": dense_twin(module.network, example), "exported": network}, example)
+    trained, shape = load_trained(experiment, options.ckpt_path)
+    example = sample(trained, shape, max(options.batch, 2))
+    network = simplified(trained, example, options.by)
+    difference = write(network, example, path, outputs(trained, example))
+    rows = compared({"dense": dense_twin(trained, example), "exported": network}, example)
     show(rows, path, difference, options.batch)
     if options.json:
         write_json(Path(options.json), rows | {"largest_difference": difference})
 
 
-def trained(experiment: list[str], ckpt_path: str):
-    """The classifier of a config with the weights of a checkpoint, and the shape of its images.
+def load_trained(experiment: list[str], ckpt_path: str) -> tuple[nn.Module, tuple[int, ...]]:
+    """The network of a config with the weights of a checkpoint, in evaluation mode, and the shape of one sample.
 
     Raises:
         UserError: no such file, or a rule that predicts by more than a forward pass.
@@ -55,14 +55,14 @@ def trained(experiment: list[str], ckpt_path: str):
     if Does.PREDICTS in module.rule.does:
         raise UserError(f"{type(module.rule).__name__} predicts by more than the network's forward pass: no export")
     module.load_state_dict(checkpoint["state_dict"])
-    module.image_shape = tuple(getattr(data, "sample_shape", data.image_shape))
-    return module.eval()
+    return module.eval().network, tuple(getattr(data, "sample_shape", data.image_shape))
 
 
 def sample(network: nn.Module, shape: tuple[int, ...], n: int) -> Tensor:
     """(n, *shape) images, or texts of the largest length, whose values do not matter."""
-    if callable(getattr(network, "example", None)):
-        return network.example(n, shape[-1])
+    example = getattr(network, "example", None)
+    if callable(example):
+        return example(n, shape[-1])
     return torch.rand(n, *shape)
 
 

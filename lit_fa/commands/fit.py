@@ -4,6 +4,7 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import callbacks
 from callbacks.run_record import write_json
@@ -55,20 +56,20 @@ def _end(stopped: KeyboardInterrupt, command: str) -> None:
     raise SystemExit(exit_code_of_rank(stopped)) from None
 
 
-def _predicting(argv: list[str]) -> tuple[list[str], dict]:
+def _predicting(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
     """The words of `lit-fa predict` without its own options, and these; checks the output file first."""
     if argv[0] != "predict":
         return argv, {}
-    found = {}
+    options: dict[str, Any] = {}
     for name, what in {"split": "train, val or test", "images": "a folder", "output": "a file to write"}.items():
         argv, value = take_option(argv, f"--{name}", what)
-        found |= {} if value is None else {name: value}
-    if found.get("split", "test") not in ("train", "val", "test"):
-        raise UserError(f"--split is train, val or test, not '{found['split']}'")
-    if "split" in found and "images" in found:
+        options |= {} if value is None else {name: value}
+    if options.get("split", "test") not in ("train", "val", "test"):
+        raise UserError(f"--split is train, val or test, not '{options['split']}'")
+    if "split" in options and "images" in options:
         raise UserError("--split and --images exclude each other: predict a split of the data, or a folder of images")
-    if not Path(found.get("images", ".")).is_dir():
-        raise UserError(f"--images {found['images']} is no folder")
+    if not Path(options.get("images", ".")).is_dir():
+        raise UserError(f"--images {options['images']} is no folder")
     if not {"-h", "--help"} & {*argv}:
-        found["table"] = callbacks.PredictionTable(found.get("output", "predictions.csv"))
-    return argv, found
+        options["table"] = callbacks.PredictionTable(options.get("output", "predictions.csv"))
+    return argv, options

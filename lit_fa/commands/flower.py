@@ -4,6 +4,7 @@ import argparse
 import logging
 import shlex
 from pathlib import Path
+from typing import Any
 
 from lit_fa.config.arguments import Arguments, in_range
 from lit_fa.errors import UserError
@@ -44,14 +45,14 @@ def main(argv: list[str]) -> None:
     _on_this_machine(config, options.json, argv)
 
 
-def written(folder: Path, config: dict) -> Path:
+def written(folder: Path, config: dict[str, Any]) -> Path:
     """The app's folder: one file, which `flwr run` packs and sends to every machine."""
     from lit_fa.flower.experiment import toml
 
     return write_text(folder / "pyproject.toml", toml(config), "--app")
 
 
-def _on_this_machine(config: dict, json_file: str | None, argv: list[str]) -> None:
+def _on_this_machine(config: dict[str, Any], json_file: str | None, argv: list[str]) -> None:
     from callbacks.run_record import write_json
     from lit_fa.flower.loopback import federation
 

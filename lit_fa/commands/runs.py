@@ -154,7 +154,7 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _order(value: Any) -> tuple:
+def _order(value: Any) -> tuple[bool, bool, float, str]:
     number = _number(value)
     return (value is None, number is None, number or 0.0, "" if number is not None else str(value))
 

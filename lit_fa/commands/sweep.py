@@ -46,7 +46,7 @@ def main(argv: Sequence[str], *, runner: str = RUNNER) -> int:
     arguments = _parser().parse_args(argv)
     output = Console() if sys.stdout.isatty() else Console(width=_LOG_WIDTH)
     sweep = load_sweep(arguments.path)
-    folder = arguments.out or root_of(sweep) / "scratch" / "sweeps" / sweep.path.resolve().parent.name / sweep.name
+    folder = arguments.out or root_of(sweep.path) / "scratch" / "sweeps" / sweep.path.resolve().parent.name / sweep.name
     if arguments.command == "report":
         if arguments.csv:
             writable_file(arguments.csv, "--csv")

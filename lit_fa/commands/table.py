@@ -84,7 +84,8 @@ def _load(paths: Sequence[Path], output: Console) -> tuple[list[Table], int]:
     Raises:
         UserError: none of them can be read.
     """
-    tables, broken = [], []
+    tables: list[Table] = []
+    broken: list[UserError] = []
     for file in [file for path in paths for file in find_tables(path)]:
         try:
             tables.append(load_table(file))
@@ -92,8 +93,8 @@ def _load(paths: Sequence[Path], output: Console) -> tuple[list[Table], int]:
             broken.append(error)
     if broken and not tables:
         raise broken[0]
-    for error in broken:
-        say(output, f"left out: {error}")
+    for problem in broken:
+        say(output, f"left out: {problem}")
     return tables, len(broken)
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from lit_fa.errors import UserError
 from lit_fa.jobs.lock import clear
-from lit_fa.jobs.pool import Job, Outcome
+from lit_fa.jobs.pool import J, Job, Outcome
 from lit_fa.jobs.progress import say
 from lit_fa.jobs.worker import Done, version_of
 from lit_fa.outputs import usable_folder, write_text
@@ -126,7 +126,7 @@ def _dirty(table: Table, runs: Sequence[Run], where: OutputPaths) -> dict[str, l
     return found
 
 
-def with_logs(jobs: list[Job], output: Console) -> list[Job]:
+def with_logs(jobs: Sequence[J], output: Console) -> list[J]:
     """The jobs with logs that can be written: beside the table, or in a temporary folder where that is read-only."""
     folders = {folder: usable_folder(folder) for folder in dict.fromkeys(job.log.parent for job in jobs)}
     for folder, used in folders.items():
@@ -135,7 +135,7 @@ def with_logs(jobs: list[Job], output: Console) -> list[Job]:
     return [replace(job, log=folders[job.log.parent] / job.log.name) for job in jobs]
 
 
-def write_json(path: Path, jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
+def write_json(path: Path, jobs: Sequence[Job], outcomes: Sequence[Outcome[Job]]) -> None:
     """Write how each job ended, with the head of its record."""
     ended = {outcome.job.record["path"]: outcome.done for outcome in outcomes}
     entries = []

@@ -117,7 +117,7 @@ def would_run(jobs: Sequence[Job], output: Console) -> None:
         say(output, f"would run {job.label} -> {job.record['path']}")
 
 
-def _conclude(outcomes: Sequence[Outcome], output: Console, command: str) -> int:
+def _conclude(outcomes: Sequence[Outcome[Job]], output: Console, command: str) -> int:
     failed = [outcome for outcome in outcomes if outcome.done.reason]
     open_ = [outcome for outcome in outcomes if outcome.done.unfinished]
     diverged = sum(bool(outcome.done.diverged) for outcome in outcomes)

@@ -47,18 +47,18 @@ class Drawn(Job):
     def rerun(self) -> Record | None:
         """The rerun by today's code, None if it has not ended."""
         record = read_alone(Path(self.record["path"]))
-        current = isinstance(record, Record) and record.data.get("sources") in (None, sources())
-        return record if current else None
+        if isinstance(record, Record) and record.data.get("sources") in (None, sources()):
+            return record
+        return None
 
 
 def verify(tables: Sequence[Table], arguments: argparse.Namespace, output: Console, runner: str, command: str) -> int:
     """Draw, run again, compare, report; the exit code: 0 all agree, 1 one does not, 2 some could not be run."""
     for table in tables:
         read_verified(file_of(table, arguments.out))  # refused before anything runs, if it cannot be read
-    drawn, left_out = [], []
-    for table in tables:
-        for found in _draw(table, arguments):
-            (left_out if isinstance(found, str) else drawn).append(found)
+    draws = [draw for table in tables for draw in _draw(table, arguments)]
+    drawn = [draw for draw in draws if isinstance(draw, Drawn)]
+    left_out = [draw for draw in draws if isinstance(draw, str)]
     for text in left_out:
         say(output, f"left out: {text}")
     new = [job for job in drawn if job.rerun is None]

@@ -23,7 +23,8 @@ _LONGEST = 10**12  # seconds
 
 def look(tables: Sequence[Table], scale: str | None, out: Path | None) -> tuple[Group, int]:
     """The tables as they are now, and how many runs are left."""
-    views, left = [], 0
+    views: list[ConsoleTable | Text] = []
+    left = 0
     for table in tables:
         chosen, tree = table.scale(scale), tree_of(table)
         where = output_paths(table, chosen.label, tree, out=out)

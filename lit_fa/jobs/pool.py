@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -57,7 +57,7 @@ def run_jobs(
     workers: int,
     reporter: Reporter,
     runner: str = DEFAULT_RUNNER,
-) -> Iterator[Outcome[J]]:
+) -> Generator[Outcome[J], None, None]:
     """Runs the jobs in order on `workers` processes and yields each outcome as it comes.
 
     A worker that the system kills takes its pool with it: the runs in flight are retried once, each alone, so that

@@ -1,4 +1,4 @@
-"""What trains one config, named by its import path."""
+"""Functions named by their import path: what trains one config, or logs a table."""
 
 import importlib
 from collections.abc import Callable
@@ -6,10 +6,8 @@ from typing import Any
 
 from lit_fa.errors import UserError
 
-Runner = Callable[[dict[str, Any], dict[str, Any]], None]
 
-
-def load_runner(path: str) -> Runner:
+def load_runner(path: str) -> Callable[..., Any]:
     """The function at `package.module:function`."""
     module, _, name = path.partition(":")
     try:

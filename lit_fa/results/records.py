@@ -178,7 +178,7 @@ def foreign(folder: Path, runs: Sequence[Run]) -> list[str]:
     return [plain(f"{name}: not a run of this table as it is now; skipped") for name in unknown]
 
 
-def unfinished(data: Any, run_id: str) -> str:
+def unfinished(data: Any, run_id: str | None) -> str:
     """Why `data` is not the record of the run `run_id`, finished or diverged; "" if it is."""
     if not isinstance(data, dict):
         return "not a run record"

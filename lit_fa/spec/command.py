@@ -46,4 +46,4 @@ def read_only(options: Sequence[str]) -> dict[str, list[str]]:
 
 def name_of(table: Table) -> str:
     """The table's path below the project's folder, with slashes."""
-    return table.path.resolve().relative_to(root_of(table)).as_posix()
+    return table.path.resolve().relative_to(root_of(table.path)).as_posix()

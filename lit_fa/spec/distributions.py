@@ -41,7 +41,7 @@ _KEYS = {
     "q_beta": (*SHAPE, "q"),
 }
 LARGEST_GRID = 1_000_000  # values
-_FIELDS = {  # type and default of a key; `...`: no default
+_FIELDS: dict[str, tuple[Any, Any]] = {  # type and default of a key; `...`: no default
     "value": (Any, ...),
     "values": (Annotated[list[Any], Filled], ...),
     "probabilities": (Annotated[list[Positive], Filled], ...),
@@ -59,11 +59,20 @@ class Parameter:
 
     search: BaseDistribution | None
     value: Callable[[Any], Any]
-    grid: tuple | None = None
+    grid: tuple[Any, ...] | None = None
 
     def on_grid(self) -> "Parameter":
         """The same parameter as a choice among the values of its grid."""
+        if self.grid is None:
+            raise ValueError("a parameter without a grid has no choices")
         return categorical(self.grid)
+
+    @property
+    def choices(self) -> Sequence[Any]:
+        """What Optuna chooses among."""
+        if not isinstance(self.search, CategoricalDistribution):
+            raise TypeError(f"{self.search} has no choices")
+        return self.search.choices
 
 
 def parameter(data: dict[str, Any], where: str) -> Parameter:
@@ -74,7 +83,8 @@ def parameter(data: dict[str, Any], where: str) -> Parameter:
     """
     name = choice(_name(data, where), _KEYS, f"{where}.distribution")
     check_keys(data, [*_KEYS[name], "distribution"], f"{where} ({name})")
-    fields = dict(validated(create_model(name, **{key: _FIELDS[key] for key in _KEYS[name]}), data, where))
+    types: dict[str, Any] = {key: _FIELDS[key] for key in _KEYS[name]}
+    fields = dict(validated(create_model(name, **types), data, where))
     if "value" in fields:
         return Parameter(None, lambda _: fields["value"], (fields["value"],))
     if "values" in fields:
@@ -86,14 +96,14 @@ def parameter(data: dict[str, Any], where: str) -> Parameter:
     return _rounded(drawn, fields, name) if "q" in fields else drawn
 
 
-def categorical(values: tuple) -> Parameter:
+def categorical(values: tuple[Any, ...]) -> Parameter:
     """One of `values`; the study stores lists and mappings as JSON."""
     plain = (str, int, float, bool, type(None))
     coded = [value if isinstance(value, plain) else json.dumps(value) for value in values]
     return Parameter(CategoricalDistribution(coded), lambda drawn: values[coded.index(drawn)], values)
 
 
-def weighted(values: tuple, probabilities: Sequence[float], where: str) -> Parameter:
+def weighted(values: tuple[Any, ...], probabilities: Sequence[float], where: str) -> Parameter:
     """One of `values`, each with the probability of the same index."""
     if len(probabilities) != len(values) or not math.isclose(sum(probabilities), 1.0, rel_tol=1e-5, abs_tol=1e-8):
         raise UserError(f"{where}.probabilities: write one for each of the {len(values)} values, with the sum 1")
@@ -125,30 +135,36 @@ def _check_limits(name: str, low: float, high: float, where: str) -> None:
 
 
 def _drawn(name: str, numbers: dict[str, float], where: str) -> Parameter:
-    low, high = (numbers.get(key) for key in LIMITS)
+    if name == "beta":
+        return Parameter(_QUANTILE, lambda u: _beta(u, numbers["a"], numbers["b"]))
+    if name in ("normal", "log_normal"):
+        bell = Parameter(_QUANTILE, lambda u: numbers["mu"] + numbers["sigma"] * NormalDist().inv_cdf(u))
+        return bell if name == "normal" else Parameter(_QUANTILE, lambda u: math.exp(bell.value(u)))
+    low, high = numbers["min"], numbers["max"]
     if name == "int_uniform":
-        grid = range(low, high + 1)
-        return Parameter(IntDistribution(low, high), int, tuple(grid) if len(grid) <= LARGEST_GRID else None)
+        first, last = int(low), int(high)
+        grid = tuple(range(first, last + 1)) if last - first < LARGEST_GRID else None
+        return Parameter(IntDistribution(first, last), int, grid)
     if name == "uniform":
         return Parameter(FloatDistribution(low, high), float)
     if name == "log_uniform":
         return Parameter(FloatDistribution(_exp(low, where), _exp(high, where), log=True), float)
     if name == "inv_log_uniform":
         return Parameter(FloatDistribution(_exp(-high, where), _exp(-low, where), log=True), float)
-    if name.endswith("_values"):
-        return Parameter(FloatDistribution(low, high, log=True), float)
-    if name == "beta":
-        return Parameter(_QUANTILE, lambda u: _beta(u, numbers["a"], numbers["b"]))
-    bell = Parameter(_QUANTILE, lambda u: numbers["mu"] + numbers["sigma"] * NormalDist().inv_cdf(u))
-    return bell if name == "normal" else Parameter(_QUANTILE, lambda u: math.exp(bell.value(u)))
+    return Parameter(FloatDistribution(low, high, log=True), float)  # ..._values
 
 
 def _rounded(drawn: Parameter, numbers: dict[str, float], name: str) -> Parameter:
-    """To multiples of q; W&B's grid of q_uniform is min, min + q, ... below max, and is not rounded."""
-    low, high, q = numbers.get("min"), numbers.get("max"), numbers["q"]
-    steps = math.ceil((high - low) / q) if name == "q_uniform" else LARGEST_GRID + 1
-    grid = tuple(low + k * q for k in range(steps)) if steps <= LARGEST_GRID else None
+    """To multiples of q; of these distributions only q_uniform has a grid."""
+    q = numbers["q"]
+    grid = _spaced(numbers["min"], numbers["max"], q) if name == "q_uniform" else None
     return Parameter(drawn.search, lambda u: round(drawn.value(u) / q) * q, grid)
+
+
+def _spaced(low: float, high: float, q: float) -> tuple[float, ...] | None:
+    """W&B's grid: low, low + q, ... below high, not rounded; None if it is too large."""
+    steps = math.ceil((high - low) / q)
+    return tuple(low + k * q for k in range(steps)) if steps <= LARGEST_GRID else None
 
 
 def _exp(exponent: float, where: str) -> float:

@@ -13,9 +13,9 @@ from pydantic.dataclasses import dataclass
 from lit_fa.errors import UserError
 from lit_fa.spec.validation import Entry, Filled, Line, Number, OneOf, choice, file_name, validated
 
-AXES = ("row", "column")
-_X = {"curves": ("step", "epoch"), "final": AXES, "bars": AXES, "against": ()}
 Axis = Annotated[Literal["row", "column"], OneOf()]
+AXES: tuple[Axis, ...] = ("row", "column")
+_X: dict[str, tuple[str, ...]] = {"curves": ("step", "epoch"), "final": AXES, "bars": AXES, "against": ()}
 Labels = Annotated[list[str], Filled]
 AxisScale = Annotated[Literal["linear", "log", "symlog"], OneOf()]
 
@@ -101,14 +101,15 @@ def with_labels_of(figure: Figure, cells: Sequence[Labelled], where: str) -> Fig
     return figure
 
 
-def split(by: str | list[str], cells: Sequence[Labelled], where: str) -> tuple[str, list[str]]:
+def split(by: str | list[str], cells: Sequence[Labelled], where: str) -> tuple[Axis, list[str]]:
     """The axis that `by` divides the cells along and its labels in order; `by` is an axis or a list of labels."""
     if isinstance(by, str):
-        return choice(by, AXES, where), labels_of(cells, by)
-    axis = next((a for a in AXES if set(by) <= set(labels_of(cells, a))), None)
-    if axis is None:
+        axis = choice(by, AXES, where)
+        return axis, labels_of(cells, axis)
+    shared = next((axis for axis in AXES if set(by) <= set(labels_of(cells, axis))), None)
+    if shared is None:
         raise UserError(f"{where}: {by} are not all rows or all columns; write row, column or labels of one of them")
-    return axis, by
+    return shared, by
 
 
 def labels_of(cells: Sequence[Labelled], axis: str) -> list[str]:
@@ -123,19 +124,18 @@ def number_in(label: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _check_final(figure: Figure, lines: str, cells: Sequence[Labelled], where: str) -> None:
-    if lines == figure.x:
+def _check_final(figure: Figure, lines: Axis, cells: Sequence[Labelled], where: str) -> None:
+    x = choice(figure.x, AXES, f"{where}.x")
+    if lines == x:
         raise UserError(f"{where}: x and lines are both the {lines}s; give one of them the other axis")
     if figure.panels:
         raise UserError(f"{where}.panels: a figure of final numbers has one panel; delete the key")
-    for label in labels_of(cells, figure.x) if figure.kind == "final" else ():
-        if number_in(label) is None and label in figure.where.get(figure.x, [label]):
-            raise UserError(
-                f"{where}.x: the {figure.x} {label!r} has no number in it; name it so or leave it out in where"
-            )
+    for label in labels_of(cells, x) if figure.kind == "final" else ():
+        if number_in(label) is None and label in figure.where.get(x, [label]):
+            raise UserError(f"{where}.x: the {x} {label!r} has no number in it; name it so or leave it out in where")
 
 
-def _check_one_panel(figure: Figure, lines: str, cells: Sequence[Labelled], where: str) -> None:
+def _check_one_panel(figure: Figure, lines: Axis, cells: Sequence[Labelled], where: str) -> None:
     """One panel must not average over cells that differ in more than their line."""
     other = next(axis for axis in AXES if axis != lines)
     labels = [label for label in labels_of(cells, other) if label in figure.where.get(other, [label])]

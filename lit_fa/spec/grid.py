@@ -62,14 +62,14 @@ def cross(grid: Grid, scales: Sequence[str], where: str) -> list[CellEntry]:
 def _cell(grid: Grid, row: str, column: str) -> CellEntry | None:
     sides = grid.rows[row], grid.columns[column]
     limits = [set(side.scales) for side in sides if side.scales]
-    scales = sorted(set.intersection(*limits)) if limits else None
-    if scales == []:
+    scales = tuple(sorted(set.intersection(*limits))) if limits else None
+    if scales == ():
         return None
     return CellEntry(
         row=row,
         column=column,
         set=sides[0].set | sides[1].set,
-        note=[side.note for side in sides if side.note],
+        note=tuple(side.note for side in sides if side.note),
         paired_with=sides[0].paired_with or sides[1].paired_with,
         published=grid.published.get(f"{row}|{column}"),
         published_difference=grid.published_difference.get(f"{row}|{column}"),

@@ -28,9 +28,9 @@ def tree_of(table: Table) -> Code:
     return code_in(table.path.parent.resolve(), table.path, table.base_path)
 
 
-def root_of(table: Table) -> Path:
-    """The project's folder: the nearest one above the table with a .git or pyproject.toml, else the table's own."""
-    folder = table.path.resolve().parent
+def root_of(path: Path) -> Path:
+    """The project's folder: the nearest one above a file with a .git or pyproject.toml, else the file's own."""
+    folder = path.resolve().parent
     marked = (p for p in (folder, *folder.parents) if (p / ".git").exists() or (p / "pyproject.toml").is_file())
     return next(marked, folder)
 
@@ -45,7 +45,7 @@ def output_paths(
     the code, so that records of different code are not mixed.
     """
     results = (out or table.path.parent / "results") / table.name / scale
-    scratch = root_of(table) / "scratch"
+    scratch = root_of(table.path) / "scratch"
     aside = scratch / "tables" / tree.key / table.paper.key / table.name / scale
     if scale.partition("-")[0] == "smoke" and out is None:
         return OutputPaths(aside, aside, scratch)
@@ -63,6 +63,6 @@ def check_inside(path: Path, table: Table, scratch: Path) -> None:
     Raises:
         UserError: it leads outside both the project and its folder `scratch`.
     """
-    target, allowed = path.resolve(), (root_of(table).resolve(), scratch.resolve())
+    target, allowed = path.resolve(), (root_of(table.path).resolve(), scratch.resolve())
     if not any(target.is_relative_to(folder) for folder in allowed):
         raise UserError(f"{path}: is a link to {target}, outside {allowed[0]}; give the folder with --out")

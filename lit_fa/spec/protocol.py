@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from lit_fa.errors import UserError
-from lit_fa.spec.cell import Metric
+from lit_fa.spec.cell import Metric, Point
 from lit_fa.spec.validation import Count, Entry, Line, Number, whole
 
 Protocol = Literal["matched", "converged"]
@@ -63,7 +63,7 @@ def on_test_data(metric: Metric) -> Metric:
     """
     if not metric.name.startswith("val/"):
         return metric
-    at = "best_validation" if metric.at == "best" else "last"
+    at: Point = "best_validation" if metric.at == "best" else "last"
     return replace(metric, name=f"test/{metric.name.removeprefix('val/')}", at=at)
 
 

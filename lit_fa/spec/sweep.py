@@ -71,9 +71,9 @@ class Hyperband(Entry):
         factor = int(self.eta)
         if self.min_iter is not None:
             return Halving(int(self.min_iter), factor)
-        for key in ("max_iter", "s"):
-            if getattr(self, key) is None:
-                raise UserError(f"{where}: the key {key!r} is missing; add it, or write min_iter")
+        if self.max_iter is None or self.s is None:
+            key = "max_iter" if self.max_iter is None else "s"
+            raise UserError(f"{where}: the key {key!r} is missing; add it, or write min_iter")
         last = int(self.max_iter)
         first = [last // factor**k for k in range(1, int(self.s) + 1) if last >= factor**k]
         if not first:
@@ -151,7 +151,7 @@ class Sweep:
 
     def grid(self) -> list[dict[str, Any]]:
         """Every point of the grid as Optuna draws it, in W&B's order: the last name in the alphabet turns fastest."""
-        axes = {name: p.search.choices for name, p in sorted(self.searched.items())}
+        axes = {name: p.choices for name, p in sorted(self.searched.items())}
         return [dict(zip(axes, point, strict=True)) for point in product(*axes.values())]
 
     def values(self, drawn: dict[str, Any]) -> dict[str, Any]:
@@ -217,10 +217,11 @@ def _parameters(data: dict[str, Any], where: str, above: Keys = ()) -> dict[Keys
 
 def _check(sweep: Sweep) -> None:
     if sweep.method == "grid":
-        for name, entry in sweep.parameters.items():
+        for path, entry in sweep.parameters.items():
             if entry.grid is None:
-                name = ".".join(name)
-                raise UserError(f"{sweep.path}: parameters.{name}: a grid has values, int_uniform or q_uniform")
+                raise UserError(
+                    f"{sweep.path}: parameters.{'.'.join(path)}: a grid has values, int_uniform or q_uniform"
+                )
     names = [".".join(path) for path in sweep.parameters]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"{sweep.path}: parameters.{twice} is there twice, dotted and nested; keep one")
@@ -233,7 +234,7 @@ def _check(sweep: Sweep) -> None:
             )
 
 
-def _notes(data: dict) -> list[str]:
+def _notes(data: dict[str, Any]) -> list[str]:
     """What is read another way than W&B's server would."""
     metric, stop = data.get("metric") or {}, data.get("early_terminate") or {}
     return [

@@ -23,6 +23,7 @@ from lit_fa.errors import UserError, nearest
 from lit_fa.escaping import plain, short
 
 T = TypeVar("T")
+Name = TypeVar("Name", bound=str)
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _MAX_BYTES = 16 << 20  # of a file
 _MAX_NAME_BYTES = 200
@@ -133,18 +134,18 @@ def _kind(data: Any) -> str:
     return {"str": "text", "list": "a list", "bool": short(data)}.get(type(data).__name__, f"a {type(data).__name__}")
 
 
-def check_keys(data: dict, known: Collection[str], where: str = "") -> dict:
+def check_keys(data: dict[Any, Any], known: Collection[str], where: str = "") -> dict[Any, Any]:
     """`data` itself, if `known` has all its keys."""
     for key in data:
         if key not in known:
-            raise UserError(f"{where and where + ': '}unknown key {short(key)}; {nearest(key, list(known))}")
+            raise UserError(f"{where and where + ': '}unknown key {short(key)}; {nearest(key, known)}")
     return data
 
 
-def choice(value: Any, valid: Collection[str], where: str = "") -> str:
+def choice(value: Any, valid: Collection[Name], where: str = "") -> Name:
     """`value` itself, if it is one of `valid`."""
     if isinstance(value, list | dict) or value not in valid:
-        raise UserError(f"{where and where + ': '}unknown {short(value)}; {nearest(value, list(valid))}")
+        raise UserError(f"{where and where + ': '}unknown {short(value)}; {nearest(value, valid)}")
     return value
 
 
