@@ -14,7 +14,7 @@ from lit_fa.errors import RanksNeeded, UserError, nearest
 from lit_fa.experiment import run
 from lit_fa.lightning_privates import callbacks_of
 from lit_fa.spec.sweep import Halving
-from lit_fa.sweeps.study import storage
+from lit_fa.sweeps.journal import storage
 
 
 def fit_trial(config: dict[str, Any], record: dict[str, Any]) -> None:

@@ -206,7 +206,7 @@ def _trials(folder: Path) -> dict[str, Any]:
     """The records, and what the study says of every trial."""
     import optuna
 
-    from lit_fa.sweeps.study import storage
+    from lit_fa.sweeps.journal import storage
 
     (study,) = optuna.get_all_study_summaries(storage(folder / OUT))
     trials = optuna.load_study(study_name=study.study_name, storage=storage(folder / OUT)).trials

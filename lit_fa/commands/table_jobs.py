@@ -1,4 +1,4 @@
-"""The runs of tables that are missing, as jobs, and what is said of them."""
+"""The missing runs of tables, as jobs, and the lines that report them."""
 
 import argparse
 import json

@@ -101,7 +101,7 @@ class Training:
             with closing(run_jobs(self._begun(jobs), workers=workers, reporter=shown, runner=self.runner)) as running:
                 for outcome in running:
                     outcomes.append(outcome)
-                    shown.ended(outcome.job.label, outcome.done.said)
+                    shown.ended(outcome.job.label, outcome.done.summary)
 
     def _begun(self, jobs: Sequence[Job]) -> Iterator[Job]:
         """The jobs that begin within the budget."""

@@ -145,7 +145,7 @@ def _run(jobs: Sequence[Drawn], outcomes: list[Outcome[Drawn]], workers: int, ru
         with closing(run_jobs(jobs, workers=workers, reporter=progress, runner=runner)) as running:
             for outcome in running:
                 outcomes.append(outcome)
-                progress.ended(outcome.job.label, outcome.done.said)
+                progress.ended(outcome.job.label, outcome.done.summary)
 
 
 def _results(
@@ -165,7 +165,7 @@ def _results(
             results.append((job, failed(name, job.record["commit"], done.reason)))
             say(output, f"failed: {job.label}: {done.reason} (log: {job.log})")
         else:
-            say(output, f"not finished: {job.label}: {done.said if done else 'not run'}")
+            say(output, f"not finished: {job.label}: {done.summary if done else 'not run'}")
     return results
 
 

@@ -1,7 +1,7 @@
-"""Clients side by side: their parameters are stacked, and all that still have a local step take it together.
+"""Several clients trained at once: their parameters are stacked, and all clients that have a local step take it.
 
-Clients are sorted by their number of steps, so that those still active are always the first ones: a step works on views
-`stack[:active]`, and no client is padded to the length of the longest.
+Clients are sorted by their number of steps, most first, so that the active clients are always the first ones. A step
+works on views `stack[:active]`, and no client is padded to the number of steps of the longest.
 
 Legend: k clients of a batch.
 """
@@ -22,7 +22,7 @@ CACHE = 10 << 20  # bytes of parameters of a client batch on a CPU: larger ones 
 
 
 class ClientBatch(TrainingClient):
-    """Some clients side by side; their tensors are views of the first rows of the stacks.
+    """A batch of clients; the tensors are views of the first rows of the stacks.
 
     Attributes:
         task: of these clients, those with most steps first.
@@ -59,10 +59,10 @@ class ClientBatch(TrainingClient):
 
 
 class ClientBatchExecutor(ABC):
-    """What the executors of stacked clients have in common; they differ in how a gradient is computed."""
+    """Base class of the executors that stack clients; subclasses compute the gradient."""
 
     name = ""
-    each = staticmethod(partial(vmap, randomness="same"))  # what a rule draws depends on its seed and the step alone
+    each = staticmethod(partial(vmap, randomness="same"))  # random draws of a rule depend only on its seed and the step
 
     def __init__(self, size: int | None = None):
         """size: most clients of a batch; None: as many as fit into the cache of a CPU, all on a GPU."""

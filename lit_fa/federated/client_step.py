@@ -2,8 +2,8 @@
 
     gradient of the surrogate -> rule's edit -> algorithm's correction -> local optimiser's update -> rule's after_step
 
-The sequential executor applies it to one client after another. The others apply it to several clients side by side,
-whose tensors have a leading dimension (k, ...); `each` then maps the functions of a single client over it.
+The sequential executor applies it to one client after another. The others apply it to a batch of clients, whose
+tensors have a leading dimension (k, ...); `each` then maps the functions of a single client over it.
 """
 
 from collections.abc import Callable
@@ -24,14 +24,14 @@ from lit_fa.rules.learner import Learner
 
 @dataclass
 class TrainingClient:
-    """A client while it trains, or several side by side, whose tensors are (k, ...).
+    """A client during training, or a batch of clients, whose tensors are (k, ...).
 
     Attributes:
         params: trainable parameters, by the learner's names.
         buffers: those that local steps may change.
         shared: the other buffers, without a leading dimension.
         optimizer_state: of the local optimiser.
-        state: what the algorithm keeps for the client from round to round.
+        state: what the algorithm stores for the client from round to round.
     """
 
     params: Tensors
@@ -133,7 +133,7 @@ def counted(losses: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
     """(3,) float64 on the tensors' device: loss times samples, correct predictions, samples.
 
     Args:
-        losses: (), or (k,) of clients side by side.
+        losses: (), or (k,) of a batch of clients.
         logits: (b, c), or (k, b, c).
         targets: (b,), or (k, b).
     """

@@ -52,27 +52,27 @@ def fastest(
     start = task.round
     task = replace(task, round=replace(start, places=start.places[:, :STEPS], rows=start.rows[:, :STEPS]))
     refused: dict[str, str] = {}
-    able: dict[str, Executor] = {}
+    usable: dict[str, Executor] = {}
     for name in EXECUTORS[:3]:
         executor = executor_named(name, lanes)
         if reason := executor.refusal(learner, local) or _failure(executor, learner, local, task):
             refused[name] = reason
         else:
-            able[name] = executor
-    trials: dict[str, list[float]] = {name: [] for name in able}
-    for _ in range(TRIALS if len(able) > 1 else 0):
-        for name, executor in able.items():
+            usable[name] = executor
+    trials: dict[str, list[float]] = {name: [] for name in usable}
+    for _ in range(TRIALS if len(usable) > 1 else 0):
+        for name, executor in usable.items():
             began = time.perf_counter()
             executor.run(learner, local, task)
             trials[name].append(time.perf_counter() - began)
     seconds = {name: statistics.median(values) for name, values in trials.items() if values}
-    best = min(able, key=lambda name: seconds.get(name, 0.0))
+    best = min(usable, key=lambda name: seconds.get(name, 0.0))
     log.info("executor %s of %s", best, {name: f"{1e3 * t:.1f} ms" for name, t in seconds.items()} or "one")
-    return able[best], {"executor": best, "seconds": seconds, "refused": refused}
+    return usable[best], {"executor": best, "seconds": seconds, "refused": refused}
 
 
 def _failure(executor: Executor, learner: Learner, local: LocalTraining, task: RoundTask) -> str:
-    """The first line of the error of a first trial, or nothing."""
+    """The first line of the error of a first trial; "" if it succeeds."""
     try:
         executor.run(learner, local, task)
     except (RuntimeError, NotImplementedError) as error:  # what vmap raises for what it cannot map

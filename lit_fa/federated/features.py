@@ -32,7 +32,7 @@ class Features:
 
     @contextmanager
     def recorded(self) -> Iterator[list[Tensor]]:
-        """Within, every representation (b, d) is appended to the list."""
+        """Within the context, every representation (b, d) is appended to the list."""
         recorded: list[Tensor] = []
         self.representations = recorded
         try:

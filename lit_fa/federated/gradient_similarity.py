@@ -1,7 +1,7 @@
-r"""How alike the clients' gradients are, layer by layer: $S_l = \mathrm{mean}_{i<j} \cos(g_{i,l}, g_{j,l})$.
+r"""Similarity of the clients' gradients in each layer: $S_l = \mathrm{mean}_{i<j} \cos(g_{i,l}, g_{j,l})$.
 
 A client takes no step: its gradient is that of the loss over all of its data, by backprop, with the server's weights
-and BatchNorm in training mode. What is handed back are sums over clients, so that ranks and nodes simply add up.
+and BatchNorm in training mode. Results are sums over clients, which can be added over ranks and nodes.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from lit_fa.rules.base import Batch, Halves, Tensors
 from lit_fa.rules.comparing import PrivateComparison
 from lit_fa.rules.learner import Learner
 
-CHUNK = 32  # images whose gradients are held at once
+CHUNK = 32  # images whose gradients are in memory at once
 
 
 @dataclass
@@ -31,8 +31,8 @@ class Directions:
 
     Attributes:
         totals: layer to the sum of the unit vectors of its gradients (d,).
-        squares: layer to the sum of their squared lengths: the number of clients, but where noise was taken off.
-        clients: how many.
+        squares: layer to the sum of their squared lengths: the number of clients, unless noise was subtracted.
+        clients: number of clients.
     """
 
     totals: Tensors
@@ -62,7 +62,7 @@ class Directions:
 
 
 def check_comparable(learner: Learner, private: PrivateComparison | None) -> None:
-    """Raise a UserError where a private comparison cannot clip the gradient of one image alone."""
+    """Raise a UserError if a private comparison cannot clip the gradient of a single image."""
     if private is not None and (mixes := _mixing(learner)):
         raise UserError(f"private clips every image's own gradient, which {mixes} mixes: use a network with GroupNorm")
 
@@ -70,29 +70,29 @@ def check_comparable(learner: Learner, private: PrivateComparison | None) -> Non
 def directions(
     learner: Learner, round: Round, names: Sequence[str], seed: int, private: PrivateComparison | None = None
 ) -> Directions:
-    """Of these layers of the learner's network, for the clients of a round in which each sees all of its data."""
+    """The gradient directions of these layers, for the clients of a round in which each sees all of its data."""
     check_comparable(learner, private)
     sums = Directions({}, {}, 0)
     devices = sorted({p.device.index for p in learner.parameters() if p.device.type == "cuda"})
     with observing(learner), true_gradient(learner.network), torch.random.fork_rng(devices):
         learner.train()
-        for lane, client in enumerate(round.clients):
+        for index, client in enumerate(round.clients):
             torch.manual_seed(client_seed(seed, round.number, client))
-            sums.add(_of_client(learner, round, lane, names, private))
+            sums.add(_of_client(learner, round, index, names, private))
     return sums
 
 
 def _of_client(
-    learner: Learner, round: Round, lane: int, names: Sequence[str], private: PrivateComparison | None
+    learner: Learner, round: Round, index: int, names: Sequence[str], private: PrivateComparison | None
 ) -> Directions:
     sums: list[Tensor] = []
-    take = _gradient if private is None else partial(_clipped, clip=private.clip)
-    for step in range(round.steps[lane]):
-        taken = take(learner, round.batch(lane, step), names)
-        sums = [a + b for a, b in zip(sums, taken, strict=True)] if sums else taken
+    gradient = _gradient if private is None else partial(_clipped, clip=private.clip)
+    for step in range(round.steps[index]):
+        grads = gradient(learner, round.batch(index, step), names)
+        sums = [a + b for a, b in zip(sums, grads, strict=True)] if sums else grads
     lengths = [torch.linalg.vector_norm(g) for g in sums]
     if private is not None:
-        generator = named_generator(private.seed, "comparison", round.number, round.clients[lane])
+        generator = named_generator(private.seed, "comparison", round.number, round.clients[index])
         deviation = private.noise * private.clip
         sums = [g + deviation * torch.randn(g.shape, generator=generator).to(g) for g in sums]
         lengths = [length_without_noise(g, deviation) for g in sums]
@@ -101,7 +101,7 @@ def _of_client(
 
 
 def _gradient(learner: Learner, batch: Batch, names: Sequence[str]) -> list[Tensor]:
-    """Summed over the batch's rows, flat, in float64: the mean over steps of unequal size is theirs."""
+    """The gradients summed over the samples of a batch, flat, in float64; sums of unequal batches can be added."""
     weights = [weight_of(learner.network.get_submodule(name)) for name in names]
     with torch.enable_grad():
         grads = torch.autograd.grad(learner(batch).value, weights)
@@ -109,7 +109,7 @@ def _gradient(learner: Learner, batch: Batch, names: Sequence[str]) -> list[Tens
 
 
 def _clipped(learner: Learner, batch: Batch, names: Sequence[str], clip: float) -> list[Tensor]:
-    """The same, each row's gradient over all layers at most `clip` long."""
+    """As `_gradient`, with the gradient of each sample over all layers clipped to the norm `clip`."""
     own = {f"{name}.weight": weight_of(learner.network.get_submodule(name)).detach() for name in names}
     weights = learner.join(Halves(own, {}))
 

@@ -18,7 +18,7 @@ State = dict[str, Tensors]
 
 
 class LocalOptimizer:
-    """The contract: `init` makes the state, `step` moves parameters and state; lr is the rate of round zero."""
+    """Base class: `init` creates the state, `step` updates parameters and state; lr is the rate of round zero."""
 
     lr: float
 
@@ -32,7 +32,7 @@ class LocalOptimizer:
         return {}
 
     def step(self, params: Tensors, grads: Tensors, state: State, step: int, lr: float) -> None:
-        """One step in place; `grads` may have fewer names and may be overwritten. step: counts from 0 in the round."""
+        """One step in place; `grads` may have fewer names and is overwritten. step: counts from 0 in the round."""
         raise NotImplementedError
 
 
@@ -59,7 +59,7 @@ class LocalSGD(LocalOptimizer):
         return not self.momentum
 
     def init(self, params: Tensors) -> State:
-        """The velocity, where there is momentum."""
+        """The velocity; empty without momentum."""
         return {"momentum": {n: torch.zeros_like(p) for n, p in params.items()}} if self.momentum else {}
 
     def step(self, params: Tensors, grads: Tensors, state: State, step: int, lr: float) -> None:

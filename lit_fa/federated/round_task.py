@@ -1,4 +1,4 @@
-"""What one rank trains in one round, and what it returns: sums over clients, so that ranks and batches simply add up.
+"""The task of one rank in one round, and its result: sums over clients, which can be added over ranks and batches.
 
 Legend: k clients of the task. `index` is a client's place in the task, its id is `round.clients[index]`.
 """
@@ -82,8 +82,8 @@ class RoundTask:
         client_weights: (k,) float64, coefficient of each client's update in the server's gradient.
         sample_shares: (k,) float64, each client's share of the round's samples, by which buffers are averaged.
         params, buffers: the server's; executors only read them.
-        states: what the algorithm keeps for each client from round to round.
-        server: what the algorithm keeps at the server.
+        states: what the algorithm stores for each client from round to round.
+        server: what the algorithm stores at the server.
         lr: local learning rate of this round.
         rounds: of the whole run; None if it is not known.
     """
@@ -171,9 +171,9 @@ class RoundResult:
 
 
 def sent_to_clients(task: RoundTask, learner: Learner) -> dict[str, Tensors]:
-    """What the server sends to all clients: no feedback that follows from the parameters, and no client's state.
+    """What the server sends to all clients, without client states and without feedback that clients can compute.
 
-    Nor a buffer without elements: the feedback of a layer that is switched off.
+    Buffers without elements (feedback of a layer that is switched off) are left out.
     """
     follows = learner.renewed(task.params, task.buffers, task.round.number)
     buffers = {name: b for name, b in task.buffers.items() if name not in follows and b.numel()}

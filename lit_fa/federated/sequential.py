@@ -19,7 +19,7 @@ from lit_fa.rules.learner import Learner
 
 
 class SequentialExecutor:
-    """One model for all clients, and index tensors: no data loader, no optimiser object, no copy of the module."""
+    """One model for all clients; no data loader, optimiser object or copy of the module per client."""
 
     name = "sequential"
 
@@ -58,7 +58,7 @@ class SequentialExecutor:
 
 
 def backward_gradient(learner: Learner, local: LocalTraining, task: RoundTask, index: int) -> Gradient:
-    """The gradient by one backward pass on the learner, or one a block where activations are streamed."""
+    """The gradient by one backward pass on the learner, or by one pass per block if activations are streamed."""
     params = trainable(learner)
 
     @torch.enable_grad()

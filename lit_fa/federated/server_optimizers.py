@@ -1,13 +1,13 @@
-r"""Adaptive servers, which torch.optim does not have in this form.
+r"""Adaptive server optimisers, which torch.optim does not have in this form.
 
-Reddi et al. 2021, arXiv:2003.00295, algorithm 2, with $\Delta$ the clients' mean movement (minus our gradient g):
+Reddi et al. 2021, arXiv:2003.00295, algorithm 2, with $\Delta$ the clients' mean update (minus our gradient g):
 $m \leftarrow \beta_1 m + (1 - \beta_1) g$; FedAdam: $v \leftarrow \beta_2 v + (1 - \beta_2) g^2$; FedYogi:
 $v \leftarrow v - (1 - \beta_2)\, g^2\, \mathrm{sign}(v - g^2)$; $w \leftarrow w - \eta\, m / (\sqrt v + \tau)$. No bias
 correction; v starts at $\tau^2$.
 
 FedAvgM (Hsu et al. 2019, arXiv:1909.06335) is `torch.optim.SGD(lr=1, momentum=beta)`. FLFA's code has
-$v \leftarrow \beta v + (1 - \beta) g$, which is `SGD(lr=1 - beta, momentum=beta)`; `dampening=beta` would spare the
-first round, where torch takes v = g.
+$v \leftarrow \beta v + (1 - \beta) g$, which is `SGD(lr=1 - beta, momentum=beta)`. `dampening=beta` would differ in
+the first round, in which torch sets v = g.
 """
 
 from collections.abc import Callable, Iterable
@@ -33,7 +33,7 @@ class FedAdam(Optimizer):
     def __init__(
         self, params: Iterable[Any], lr: float = 0.01, betas: tuple[float, float] = (0.9, 0.99), tau: float = 1e-3
     ):
-        """Nothing is allocated before the first step."""
+        """The moments are allocated in the first step."""
         if not (lr > 0 and tau > 0 and all(0 <= beta < 1 for beta in betas)):
             raise UserError(f"{type(self).__name__}: lr={lr} and tau={tau} are above 0, betas={tuple(betas)} in [0, 1)")
         super().__init__(params, {"lr": lr, "betas": tuple(betas), "tau": tau})
@@ -67,7 +67,7 @@ class FedAdam(Optimizer):
 
 
 class FedYogi(FedAdam):
-    """Reddi et al. 2021, FedYogi: v grows no faster than it can shrink."""
+    """Reddi et al. 2021, FedYogi: v changes by at most (1 - beta_2) g^2 in a step."""
 
     def second_moment(self, v: Tensor, square: Tensor, beta: float) -> None:
         """Renew v in place. square: g^2."""

@@ -19,14 +19,14 @@ MappedGradient = Callable[[Tensors, Tensors, Batch, Tensors], tuple[Tensors, Ten
 class VmapExecutor(ClientBatchExecutor):
     """vmap of grad of the learner, over stacked parameters.
 
-    Clients whose batches have the same number of rows are mapped together; so a last batch that is not full is exactly
-    what the client would see alone, whatever the rule does with a batch.
+    Clients whose batches have the same number of rows are mapped together. So a last batch that is not full is not
+    padded, and rules that compare the samples of a batch give the same result as for the client alone.
     """
 
     name = "vmap"
 
     def refusal(self, learner: Learner, local: LocalTraining) -> str | None:
-        """Why this learner cannot be mapped, or None. What vmap itself refuses shows when it is tried."""
+        """Why this learner cannot be mapped, or None. Errors of vmap itself occur only when it runs."""
         for name, module in learner.named_modules():
             dropout = isinstance(module, nn.modules.dropout._DropoutNd) and module.p
             if dropout or getattr(module, "drop_prob", None):
@@ -36,7 +36,7 @@ class VmapExecutor(ClientBatchExecutor):
         return "stream frees one block at a time, which needs a client alone" if local.stream else None
 
     def gradient(self, learner: Learner, local: LocalTraining, clients: ClientBatch) -> Gradient:
-        """Autograd's, mapped over clients."""
+        """The gradient by autograd, mapped over clients."""
         task, mapped = clients.task, mapped_gradient(learner, local, clients)
 
         def gradient(_: TrainingClient, step: int) -> tuple[Tensors, Tensor]:
@@ -66,7 +66,7 @@ class VmapExecutor(ClientBatchExecutor):
 
 
 def mapped_gradient(learner: Learner, local: LocalTraining, clients: ClientBatch) -> MappedGradient:
-    """(params, buffers, batch, state), each with a dimension of clients, to gradients and the sums of `counted`."""
+    """From (params, buffers, batch, state), each of several clients, to gradients and the sums of `counted`."""
 
     def value(params: Tensors, buffers: Tensors, batch: Batch, state: Tensors) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         def evaluate(batch: Batch) -> Surrogate:
@@ -83,7 +83,7 @@ def mapped_gradient(learner: Learner, local: LocalTraining, clients: ClientBatch
 
 
 def _writable(grads: Tensors) -> Tensors:
-    """Gradients that may be overwritten: parameters that are added to each other share one tensor."""
+    """Gradients that may be overwritten: copies where several parameters share one tensor."""
     seen: set[int] = set()
     writable = {}
     for name, g in grads.items():

@@ -1,7 +1,7 @@
 """Command lines for many machines: a Slurm job array, a W&B sweep file, or tasks of a Ray cluster.
 
-Every task is one line of `lit-fa`, started in this folder, which the machines share; so a table's cells are trained
-anywhere and its report finds them in one results folder. A run that two of them want is trained by one.
+Every task is one command of `lit-fa`, started in this folder, which the machines share. So the runs of a table are
+trained on any machine, and its report finds them in one results folder. If two tasks need the same run, one trains it.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from lit_fa.errors import UserError
 from lit_fa.outputs import writable_file, write_text
 
 Line = list[str]
-_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")  # in a directive of Slurm, where a space begins another option
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")  # in a directive of Slurm, in which a space starts another option
 
 
 def add_emit_options(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,7 @@ def add_emit_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_emit_options(options: argparse.Namespace) -> None:
-    """Refuse, before anything is looked up, a file that cannot be written and an option that is no single line.
+    """Refuse a file that cannot be written and an option that is not a single line, before any other work.
 
     Raises:
         UserError: such an option was given.
@@ -80,14 +80,14 @@ def job_array(lines: Sequence[Line], name: str, options: Sequence[str] = ()) -> 
 
 
 def sweep_of(line: Line, option: str, values: Sequence[str]) -> str:
-    """A W&B grid over one option of a line of `lit-fa`: W&B's agents hand out its values."""
+    """A W&B grid over one option of a command of `lit-fa`; W&B's agents distribute its values."""
     command = ["${env}", "${interpreter}", "-m", "lit_fa", *line[1:], "${args}"]
     sweep = {"program": "lit_fa", "project": "lit-fa", "method": "grid", "command": command}
     return yaml.safe_dump(sweep | {"parameters": {option: {"values": list(values)}}}, sort_keys=False, width=1000)
 
 
 def on_ray(lines: Sequence[Line], address: str) -> int:
-    """Runs every line as a task with one CPU and says how each ended; the largest exit code.
+    """Runs every line as a task with one CPU and prints how each ended; returns the largest exit code.
 
     Raises:
         UserError: there is no Ray, or no cluster at the address.
@@ -105,15 +105,15 @@ def on_ray(lines: Sequence[Line], address: str) -> int:
     codes = []
     while running:
         (ended,), _ = ray.wait([*running])
-        code, said = ray.get(ended)
+        code, last_line = ray.get(ended)
         codes.append(code)
-        print(f"[{len(codes)}/{len(lines)}] {shlex.join(running.pop(ended))}: exit {code}, {said}", flush=True)
+        print(f"[{len(codes)}/{len(lines)}] {shlex.join(running.pop(ended))}: exit {code}, {last_line}", flush=True)
     ray.shutdown()
     return max(codes, default=0)
 
 
 def _call(words: Line, folder: str) -> tuple[int, str]:
-    """Exit code and last words of a command."""
+    """Exit code and last line of output of a command."""
     done = subprocess.run(
         words, cwd=folder, encoding="utf-8", errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -121,5 +121,5 @@ def _call(words: Line, folder: str) -> tuple[int, str]:
 
 
 def _here(line: Line) -> Line:
-    """With this interpreter, for a task's shell knows no virtual environment."""
+    """The line with this interpreter, because the shell of a task has no virtual environment."""
     return [sys.executable, "-m", "lit_fa", *line[1:]]

@@ -1,6 +1,7 @@
-"""One process for one run: a locked file, which the system unlocks however its process ends.
+"""A lock file that gives a run to one process; the system releases it however the process ends.
 
-It lies beside the record, so that machines which share a folder of records agree too; a second file names the holder.
+It is beside the record, so that it also works for machines that share a folder of records. A second file names the
+holder.
 """
 
 import os
@@ -14,11 +15,11 @@ from filelock import FileLock, Timeout
 
 from lit_fa.outputs import write_text
 
-PATIENCE = 3.0  # seconds, for a worker that is just leaving because its parent was killed
+PATIENCE = 3.0  # seconds, for a worker that is about to exit because its parent was killed
 
 
 def lock_of(record: Path) -> Path:
-    """The file by which processes agree who trains the run of a record."""
+    """The lock file of the run of a record."""
     return record.with_name(f".{record.stem}.claim")
 
 
@@ -28,7 +29,7 @@ def checkpoints_of(record: Path) -> Path:
 
 
 def in_the_way(record: Path) -> str:
-    """The line for what has the name of a run's record, lock or checkpoints but is another kind of file; else ""."""
+    """An error if another kind of file has the name of a run's record, lock or checkpoints; else ""."""
     folder, lock = checkpoints_of(record), lock_of(record)
     for path in (record, lock, _holder_file(lock), folder):
         ours = not path.is_symlink() and (path.is_dir() if path == folder else path.is_file())
@@ -39,9 +40,9 @@ def in_the_way(record: Path) -> str:
 
 
 def clear(record: Path) -> None:
-    """Remove what a process that was killed at its end has left beside a finished record: lock and checkpoints.
+    """Remove lock and checkpoints beside a finished record, left by a process that was killed at its end.
 
-    Checkpoints newer than the record are of a later run of it, and stay.
+    Checkpoints newer than the record belong to a later run and are kept.
     """
     lock, folder = lock_of(record), checkpoints_of(record)
     if not (lock.exists() or folder.is_dir()) or holder(lock):
@@ -55,7 +56,7 @@ def clear(record: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[str]:
-    """Locks the file at `path` inside the context and yields ""; if another process has it locked, yields who that is.
+    """Lock the file at `path` within the context and yield ""; if another process holds the lock, yield its name.
 
     The file is removed at the end.
     """
@@ -82,7 +83,7 @@ def holder(path: Path) -> str:
     try:
         with FileLock(path, blocking=False):
             return ""
-    except (Timeout, PermissionError):  # without permission to lock, the second file alone tells
+    except (Timeout, PermissionError):  # without permission to lock, only the second file is known
         return _name(path)
     except OSError:
         return ""

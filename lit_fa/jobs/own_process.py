@@ -1,8 +1,8 @@
 """A run in a process of its own, because its trainer starts ranks (`strategy: ddp`).
 
-Lightning starts a rank by the command line of the process that asks for it. A worker's is that of the whole table, so
-a run with ranks gets a command line of its own: `python -m lit_fa.jobs.own_process RUNNER [CONFIG, RECORD]`. Every rank
-ends with the process that has started it.
+Lightning starts a rank with the command line of its own process. The command line of a worker is that of the whole
+table, so a run with ranks gets a process of its own: `python -m lit_fa.jobs.own_process RUNNER [CONFIG, RECORD]`. Every
+rank ends together with the process that started it.
 """
 
 import json
@@ -18,26 +18,26 @@ from typing import Any
 from lit_fa.jobs.runners import load_runner
 from lit_fa.stopping import Request, Stopped, exit_code_of_rank, handled, interruptions_as_stopped, stop
 
-_LOOK_S = 1.0  # between two looks for the parent
+_CHECK_S = 1.0  # between two checks for the parent
 
 
 def run_alone(runner: str, config: dict[str, Any], record: dict[str, Any]) -> None:
-    """Calls a runner in a new process, which prints where this one does; SIGTERM is handed on to it, once.
+    """Call a runner in a new process with the same standard output; the first SIGTERM is passed on to it.
 
     Raises:
-        Stopped: SIGTERM has ended it; it can go on.
-        SystemExit: it has failed, with its exit code, and has printed why.
-        RuntimeError: it was killed.
+        Stopped: SIGTERM has ended the process; the run can be continued.
+        SystemExit: the process has failed and printed why; with its exit code.
+        RuntimeError: the process was killed.
     """
     command = [sys.executable, "-m", __spec__.name, runner, json.dumps([config, record])]
     paths = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path), "PYTHONSAFEPATH": "1"}
     process = subprocess.Popen(command, env=os.environ | paths, start_new_session=True)  # imports as here
-    asked = Request(patient=True)
+    request = Request(patient=True)
 
     def hand_on(signum: int, frame: object = None) -> None:
-        if not asked.signum:
+        if not request.signum:
             process.send_signal(signum)
-        asked(signum)
+        request(signum)
 
     try:
         with handled(hand_on, [signal.SIGTERM]):
@@ -73,9 +73,9 @@ def main(words: list[str]) -> int:
 
 
 def _leave_with(parent: int) -> None:
-    """End with the process that has started this one, which may be killed while a collective waits."""
+    """Exit when the process that started this one ends, even if a collective call waits."""
     while os.getppid() == parent:
-        time.sleep(_LOOK_S)
+        time.sleep(_CHECK_S)
     os._exit(1)
 
 

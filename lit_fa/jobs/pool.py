@@ -1,4 +1,4 @@
-"""Running what is missing: N spawned workers, each taking runs one after the other."""
+"""A pool of N spawned worker processes, each of which carries out one run after another."""
 
 import multiprocessing
 import os
@@ -22,16 +22,20 @@ from lit_fa.stopping import Request, handled
 DEFAULT_RUNNER = "lit_fa.experiment:run"
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _KILLED = "the worker was killed by the system, twice (out of memory?)"
-GRACE_S = 60.0  # for workers that are asked to stop, to end their step and keep a checkpoint
-_LOOK_S = 0.2  # between two looks for a signal
-_NO_MORE = object()  # the jobs have come to their end
+GRACE_S = 60.0  # given to workers to complete their step and write a checkpoint
+_CHECK_S = 0.2  # between two checks for a signal
+_NO_MORE = object()  # the iterator of jobs has ended
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run to carry out: what a person calls it, the runner's config, the head of its record, the file of its log.
+    """One run to carry out.
 
-    The head has `path`, where the runner writes the record, `id`, and whatever else the record is to say.
+    Attributes:
+        label: shown to the user.
+        config: of the runner.
+        record: first fields of the record: `path`, where the runner writes it, `id`, and others that it repeats.
+        log: file for the output.
     """
 
     label: str
@@ -58,68 +62,68 @@ def run_jobs(
     reporter: Reporter,
     runner: str = DEFAULT_RUNNER,
 ) -> Generator[Outcome[J], None, None]:
-    """Runs the jobs in order on `workers` processes and yields each outcome as it comes.
+    """Run the jobs in order on `workers` processes and yield each outcome when it is known.
 
-    A worker that the system kills takes its pool with it: the runs in flight are retried once, each alone, so that
-    the one that needs too much memory is found and the others are not blamed. A run whose worker alone gets SIGTERM is
-    retried once too. What is ended twice is not finished, which is no failure. SIGINT, SIGTERM and SIGHUP ask the
-    workers to keep a checkpoint and stop, within `GRACE_S`; a second Ctrl-C, or closing the generator, kills them.
-    Records are written atomically, so nothing is left half-done.
+    If the system kills a worker, the pool breaks. All current runs are then retried once, one at a time, so that only
+    the run that needs too much memory is reported. A run whose worker alone gets SIGTERM is retried once as well. A run
+    that is ended twice counts as not finished, which is no failure. SIGINT, SIGTERM and SIGHUP ask the workers to write
+    a checkpoint and stop within `GRACE_S`. A second Ctrl-C, or closing the generator, kills them. Records are written
+    atomically.
 
     Args:
-        jobs: what to run, drawn one by one as workers come free, so that a job may depend on the outcomes before it;
-            a None among them says that there is nothing yet; the iterator is asked again until it ends.
+        jobs: requested one by one when a worker is free, so that a job may depend on earlier outcomes. None means that
+            there is no job at the moment; the iterator is asked again until it ends.
         workers: number of processes; each computes with one thread.
-        reporter: gets the label of a job that starts or is retried, and hears that the workers are asked to stop; the
-            caller reports the end.
+        reporter: gets the label of a job that starts or is retried, and is told that the workers are asked to stop; the
+            caller reports the end of each.
         runner: import path `package.module:function` of `runner(config, record) -> None`.
 
     Raises:
-        Stopped: a signal has come.
+        Stopped: a signal has arrived.
     """
-    fresh, again, asked = iter(jobs), deque[J](), Request()
-    crew, flying = _Crew(workers, runner, asked, reporter.stopping), dict[Future[Done], tuple[J, bool]]()
-    with _one_thread_each(), handled(asked), crew:
+    pending, retries, request = iter(jobs), deque[J](), Request()
+    pool, running = _Workers(workers, runner, request, reporter.stopping), dict[Future[Done], tuple[J, bool]]()
+    with _one_thread_each(), handled(request), pool:
         while True:
-            asked.check()
-            while len(flying) < (1 if again or _retrying(flying) else workers):
-                retry = bool(again)
-                job: Any = again.popleft() if retry else next(fresh, _NO_MORE)
+            request.check()
+            while len(running) < (1 if retries or _retrying(running) else workers):
+                retry = bool(retries)
+                job: Any = retries.popleft() if retry else next(pending, _NO_MORE)
                 if job is None or job is _NO_MORE:
                     break
                 Path(job.record["path"]).parent.mkdir(parents=True, exist_ok=True)
-                flying[crew.submit(job)] = (job, retry)
+                running[pool.submit(job)] = (job, retry)
                 reporter.started(job.label)
-            if not flying and job is _NO_MORE:
+            if not running and job is _NO_MORE:
                 return
-            if not flying:
-                time.sleep(_LOOK_S)
+            if not running:
+                time.sleep(_CHECK_S)
                 continue
-            ended, _ = wait(flying, timeout=_LOOK_S, return_when=FIRST_COMPLETED)
+            ended, _ = wait(running, timeout=_CHECK_S, return_when=FIRST_COMPLETED)
             if any(_was_killed(future) for future in ended):
-                crew.dismiss()
-                ended = set(flying)
-            for future, (job, retry) in [(future, flying.pop(future)) for future in [*flying] if future in ended]:
+                pool.dismiss()
+                ended = set(running)
+            for future, (job, retry) in [(future, running.pop(future)) for future in [*running] if future in ended]:
                 done = Done("", False, 0.0, unfinished=_KILLED) if _was_killed(future) else future.result()
                 if retry or not done.unfinished:
                     yield Outcome(job, done)
-                elif not asked.signum:
-                    again.append(job)
+                elif not request.signum:
+                    retries.append(job)
                     reporter.retried(job.label)
 
 
-class _Crew:
-    """A pool of workers that is rebuilt after the system killed one; they are asked to stop when a signal has come."""
+class _Workers:
+    """A pool of workers that is rebuilt after the system killed one; they are asked to stop when a signal arrives."""
 
-    def __init__(self, size: int, runner: str, asked: Request, on_stop: Callable[[], None]) -> None:
-        self.size, self.runner, self.asked, self.on_stop = size, runner, asked, on_stop
+    def __init__(self, size: int, runner: str, request: Request, on_stop: Callable[[], None]) -> None:
+        self.size, self.runner, self.request, self.on_stop = size, runner, request, on_stop
         self.pool: ProcessPoolExecutor | None = None
-        self.strangers = set(multiprocessing.active_children())
+        self.others = set(multiprocessing.active_children())
 
     def submit(self, job: Job) -> Future[Done]:
-        """Hands a job to a worker; a pool that broke while it was idle is replaced."""
-        # A worker that is being born inherits the blocked signals, which leaves a terminal's to the parent; so does
-        # the process that removes the pool's semaphores, which a closed terminal would kill.
+        """Submit a job to the pool; a pool that broke while it was idle is replaced."""
+        # A new worker inherits the blocked signals, so that only the parent handles those of a terminal. The same holds
+        # for the process that removes the semaphores of the pool, which a closed terminal would kill.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
         try:
             self.pool = self.pool or self._new_pool()
@@ -132,20 +136,20 @@ class _Crew:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def stop(self) -> None:
-        """Asks the workers to stop, again and again, for one may be just about to take a run; then kills the rest."""
-        with suppress(KeyboardInterrupt):  # asked once more
+        """Ask the workers to stop, repeatedly, because one may be about to start a run; then kill the others."""
+        with suppress(KeyboardInterrupt):  # a second signal
             self.on_stop()
             if self.pool:
                 self.pool.shutdown(wait=False, cancel_futures=True)
             until = time.monotonic() + GRACE_S
-            while (alive := self._workers()) and time.monotonic() < until and not self.asked.insisted:
+            while (alive := self._workers()) and time.monotonic() < until and not self.request.insisted:
                 for process in alive:
                     process.terminate()
                 connection.wait([process.sentinel for process in alive], timeout=1.0)
         self.dismiss()
 
     def dismiss(self) -> None:
-        """Kills the workers, the idle ones as well; their runs are either recorded or will be run again."""
+        """Kill all workers; runs without a record will be run again."""
         for process in self._workers():
             process.kill()
         if self.pool:
@@ -153,7 +157,7 @@ class _Crew:
         self.pool = None
 
     def _workers(self) -> set[BaseProcess]:
-        return set(multiprocessing.active_children()) - self.strangers
+        return set(multiprocessing.active_children()) - self.others
 
     def _new_pool(self) -> ProcessPoolExecutor:
         # spawn, because a forked process cannot use CUDA and inherits the threads of the parent's libraries.
@@ -176,13 +180,13 @@ def _was_killed(future: Future[Done]) -> bool:
     return isinstance(future.exception(), BrokenProcessPool)
 
 
-def _retrying(flying: dict[Future[Done], tuple[J, bool]]) -> bool:
-    return any(retry for _, retry in flying.values())
+def _retrying(running: dict[Future[Done], tuple[J, bool]]) -> bool:
+    return any(retry for _, retry in running.values())
 
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """The thread counts that libraries read while they are imported, set before the workers start."""
+    """Set the numbers of threads that libraries read at import, before the workers start."""
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, "1"))
     try:

@@ -1,4 +1,4 @@
-"""What a person sees while runs go on: a bar at a terminal, a line a run in a log."""
+"""The display of progress: a bar at a terminal, one line per run in a log."""
 
 import time
 from collections import Counter
@@ -15,19 +15,19 @@ _STOPPING = "the runs under way finish their step and keep a checkpoint; press C
 
 
 class Reporter(Protocol):
-    """Told of every run that starts, ends, fails or is tried again; used as a context."""
+    """Receives the start, end and retry of every run; used as a context."""
 
     def started(self, label: str) -> None:
-        """A worker took the run."""
+        """A worker has started the run."""
 
     def ended(self, label: str, outcome: str) -> None:
-        """The run is over; `outcome` is one line."""
+        """The run has ended; `outcome` is one line."""
 
     def retried(self, label: str) -> None:
-        """The run's worker was killed; it will be tried again."""
+        """The worker of the run was killed; the run will be retried."""
 
     def stopping(self) -> None:
-        """A signal has come; the runs under way are asked to stop."""
+        """A signal has arrived; the current runs are asked to stop."""
 
     def __enter__(self) -> Self: ...
 
@@ -35,12 +35,12 @@ class Reporter(Protocol):
 
 
 def say(console: Console, line: str) -> None:
-    """Print a line as it is: without markup, and without what is no visible character."""
+    """Print a line without markup, and without characters that are not printable."""
     console.print(plain(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def reporter(total: int, console: Console, labels: Sequence[str] = ()) -> Reporter:
-    """A bar where the console is a terminal, plain lines elsewhere; by labels, `cell, seed k`, it counts cells too."""
+    """A bar at a terminal, plain lines elsewhere; with labels `cell, seed k` the bar also counts cells."""
     return _Bar(total, labels, console) if console.is_terminal else _Lines(total, console)
 
 

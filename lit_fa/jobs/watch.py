@@ -1,4 +1,4 @@
-"""A view of runs that is renewed until all are done."""
+"""A view of runs that is updated until all are done."""
 
 import time
 from collections.abc import Callable
@@ -12,12 +12,12 @@ Look = Callable[[], tuple[RenderableType, int]]
 
 
 def watch(look: Look, output: Console, every: float) -> int:
-    """Shows what `look` returns until no run is left; once where there is no terminal.
+    """Show the view of `look` until no run is left; only once if the output is no terminal.
 
     Args:
         look: returns the view and how many runs are left.
         output: where to show it.
-        every: seconds between two looks.
+        every: seconds between two updates.
 
     Returns:
         0, or 128 + the number of the signal that ended it, 130 for Ctrl-C; the runs continue.

@@ -1,4 +1,4 @@
-"""What happens inside a worker process: one run after the other, output to a log, one line back."""
+"""A worker process: it carries out runs, writes their output to logs, and returns how each ended."""
 
 import copy
 import logging
@@ -27,11 +27,16 @@ from lit_fa.stopping import SIGNALS, interruptions_as_stopped, stop
 
 @dataclass(frozen=True)
 class Done:
-    """How a run ended: `reason` says why it failed; `user_error` marks a reason that the user can mend.
+    """How a run ended.
 
-    `elsewhere` says that another process has the run or has finished it meanwhile; `diverged` where the run diverged,
-    which is a result and no failure; `unfinished` what ended the run before its end: it can go on; `note` what it has
-    said of a checkpoint that it could not use.
+    Attributes:
+        reason: of a failure, else "".
+        user_error: whether the user can correct it.
+        seconds: of the run.
+        elsewhere: why the run was left to another process.
+        diverged: where the run diverged, which is a result and no failure.
+        unfinished: what stopped the run; it can be continued.
+        note: warnings about checkpoints that could not be used.
     """
 
     reason: str
@@ -43,23 +48,23 @@ class Done:
     note: str = ""
 
     @property
-    def said(self) -> str:
-        """The end in one line."""
+    def summary(self) -> str:
+        """How the run ended, in one line."""
         diverged = f"diverged {self.diverged}" if self.diverged else ""
         unfinished = f"not finished: {self.unfinished}" if self.unfinished else ""
-        said = self.reason or unfinished or self.elsewhere or diverged or f"finished in {self.seconds:.1f} s"
-        return f"{said}; {self.note}" if self.note else said
+        end = self.reason or unfinished or self.elsewhere or diverged or f"finished in {self.seconds:.1f} s"
+        return f"{end}; {self.note}" if self.note else end
 
     @property
     def finished(self) -> bool:
-        """This process has written a result."""
+        """Whether this process has written a result."""
         return not (self.reason or self.unfinished or self.elsewhere)
 
 
 def prepare() -> None:
-    """Set-up of a worker: what a terminal sends is the parent's business; a worker does not outlive its parent.
+    """Set up a worker: only the parent handles the signals of a terminal, and a worker ends with its parent.
 
-    SIGTERM ends a worker that has no run, without a word.
+    SIGTERM ends a worker without a run, without output.
     """
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
@@ -68,9 +73,9 @@ def prepare() -> None:
 
 
 def work(runner: str, config: dict[str, Any], record: dict[str, Any], log: str) -> Done:
-    """Calls the runner on one config, unless another process is at it; a failure comes back as a line.
+    """Call the runner on one config, unless another process runs it; a failure is returned as one line.
 
-    SIGTERM ends the run, which keeps a checkpoint where its runner does, and leaves it unfinished.
+    SIGTERM stops the run, which is then unfinished; the runner may have written a checkpoint.
     """
     started = time.monotonic()
     if line := in_the_way(Path(record["path"])):
@@ -82,35 +87,35 @@ def work(runner: str, config: dict[str, Any], record: dict[str, Any], log: str) 
             shutil.rmtree(checkpoints_of(Path(record["path"])), ignore_errors=True)
             return Done("", False, 0.0, "finished by another process meanwhile")
         try:
-            with _stoppable(), _warnings_of("lit_fa.checkpoints.resume") as said:
+            with _stoppable(), _warnings_of("lit_fa.checkpoints.resume") as warnings:
                 reason, user_error = _train(runner, config, record, Path(log))
         except KeyboardInterrupt as stopped:
             return Done("", False, time.monotonic() - started, unfinished=str(stopped) or "stopped")
     diverged = "" if reason else Record(Path(record["path"]), _written(record)).diverged
-    return Done(reason, user_error, time.monotonic() - started, diverged=diverged, note="; ".join(said))
+    return Done(reason, user_error, time.monotonic() - started, diverged=diverged, note="; ".join(warnings))
 
 
 @contextmanager
 def _warnings_of(logger: str) -> Iterator[list[str]]:
-    """What is warned of through a logger meanwhile; it still reaches the log."""
-    said: list[str] = []
+    """The warnings of a logger within the context; they are logged as usual."""
+    messages: list[str] = []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]  # of this object
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]  # of this object
     logging.getLogger(logger).addHandler(handler)
     try:
-        yield said
+        yield messages
     finally:
         logging.getLogger(logger).removeHandler(handler)
 
 
 def _train(runner: str, config: dict[str, Any], record: dict[str, Any], log: Path) -> tuple[str, bool]:
-    """Why the run failed, "" if it did not; and whether the user can mend it."""
+    """Why the run failed, "" if it did not; and whether the user can correct it."""
     with _output_to(log):
         try:
             function = load_runner(runner)
             _one_thread()
             with interruptions_as_stopped():
-                original = copy.deepcopy(config)  # a parser puts its own objects into the other
+                original = copy.deepcopy(config)  # a parser changes the other one
                 try:
                     function(config, record)
                 except RanksNeeded:
@@ -137,14 +142,14 @@ def _reason(error: BaseException, log: Path) -> str:
     if isinstance(error, SystemExit):
         sys.stdout.flush()
         sys.stderr.flush()
-        said = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        return f"exit {error.code}: {said[-1] if said else 'nothing was printed'}"
-    message = next(iter(str(error).strip().splitlines()), "")  # of more lines the first says most
+        lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+        return f"exit {error.code}: {next(filter(None, reversed(lines)), 'nothing was printed')}"
+    message = next(iter(str(error).strip().splitlines()), "")
     return message if getattr(error, "user_error", False) else f"{type(error).__name__}: {message}"
 
 
 def _unwritten(record: dict[str, Any]) -> str:
-    """What keeps the run's record from being its last; "" where nothing does."""
+    """Why the file of the record is not the result of this run; "" if it is."""
     path = Path(record["path"])
     if not path.is_file():
         return f"the run ended without a record at {path}"
@@ -159,7 +164,7 @@ def _unwritten(record: dict[str, Any]) -> str:
 
 
 def _written(record: dict[str, Any]) -> dict[str, Any]:
-    """What the record's file holds; nothing where it cannot be read or is no record."""
+    """The content of the record's file; empty if it cannot be read or is no record."""
     try:
         written = read_json(Path(record["path"]))
     except (OSError, ValueError):
@@ -168,19 +173,19 @@ def _written(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def version_of(data: dict[str, Any]) -> dict[str, Any]:
-    """When and by which commit a record was written: two records of one run differ in it."""
+    """Time and commit of a record, by which two records of one run differ."""
     return {key: data.get(key) for key in ("commit", "finished")}
 
 
 def _one_thread() -> None:
-    """Cells run side by side, so each has one thread; the environment says so already, unless torch came first."""
+    """Use one thread, because runs are parallel; needed if torch was imported before the environment was set."""
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
 
 
 @contextmanager
 def _output_to(log: Path) -> Iterator[None]:
-    """Sends everything printed, by compiled code as well, to a file for the length of one run."""
+    """Redirect all output, also that of compiled code, to a file during one run."""
     saved = os.dup(1), os.dup(2)
     with growing(log) as file:
         os.dup2(file.fileno(), 1)
@@ -197,7 +202,7 @@ def _output_to(log: Path) -> Iterator[None]:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM raises inside."""
+    """Within the context SIGTERM raises `Stopped`."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -209,7 +214,7 @@ def _stoppable() -> Iterator[None]:
 
 
 def _leave_with_parent() -> None:
-    """A worker waits on a queue whose writing end it holds itself; only this tells it that the parent was killed."""
+    """Exit when the parent is killed; the queue of jobs does not report it, as the worker has its write end too."""
     if parent := parent_process():
         connection.wait([parent.sentinel])
         os._exit(1)

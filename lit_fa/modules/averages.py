@@ -1,4 +1,4 @@
-"""Lightning's averages of weights beside a rule: what goes together, and what is refused before the run."""
+"""Lightning's weight averaging with a learning rule: which combinations are refused before the run."""
 
 import lightning as L
 import torch
@@ -11,7 +11,7 @@ from lit_fa.rules.learner import Learner
 
 
 def check_averages(trainer: L.Trainer, learner: Learner) -> None:
-    """Refuse an average that is a copy of tensors whose shapes the rule changes while it trains, or of truth values.
+    """Refuse an average over tensors whose shapes the rule changes during training, or over boolean tensors.
 
     Raises:
         UserError: names the callback and the remedy.
@@ -29,7 +29,7 @@ def check_averages(trainer: L.Trainer, learner: Learner) -> None:
 
 
 def check_no_renewal(trainer: L.Trainer) -> None:
-    """Refuse a pass over training data that the server of a federation does not have."""
+    """Refuse averaging that needs a pass over training data, which the server of a federation does not have."""
     for callback in privates.callbacks_of(trainer):
         if isinstance(callback, StochasticWeightAveraging) and privates.renews_batch_norm(callback):
             raise UserError(
@@ -39,13 +39,13 @@ def check_no_renewal(trainer: L.Trainer) -> None:
 
 
 def renews_statistics(trainer: L.Trainer) -> bool:
-    """Whether this is the pass of `StochasticWeightAveraging` that renews BatchNorm's statistics, and takes no step."""
+    """Whether this is the extra pass of `StochasticWeightAveraging` for BatchNorm statistics, which takes no steps."""
     averaging = any(isinstance(callback, StochasticWeightAveraging) for callback in privates.callbacks_of(trainer))
     return averaging and privates.skips_backward(trainer)
 
 
 def _takes_differences(callback: L.Callback) -> bool:
-    """Whether buffers are averaged by torch's default, which subtracts; booleans cannot be subtracted."""
+    """Whether buffers are averaged by torch's default, which subtracts them; it fails on boolean buffers."""
     if not isinstance(callback, WeightAveraging):
         return False
     use_buffers, options = privates.average_options(callback)

@@ -1,4 +1,4 @@
-"""The only centralised training step in the project: the same for every rule."""
+"""The training step of centralised training, the same for every rule."""
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -19,7 +19,7 @@ from lit_fa.modules.finite import NonFiniteLossError, first_non_finite
 from lit_fa.modules.groups import clip_gradients, freeze_followers, parameter_groups
 from lit_fa.modules.length import check_length, run_length
 from lit_fa.modules.rates import constructed
-from lit_fa.modules.resume import Begun, state_of_rank, states_of_ranks, take_up
+from lit_fa.modules.resume import BatchStart, restore, state_of_rank, states_of_ranks
 from lit_fa.modules.schedules import ScheduledClassifier
 from lit_fa.modules.shares import check_shares, mean_over_ranks, own_samples, weighted_mean
 from lit_fa.modules.trainer_options import logs_at
@@ -38,9 +38,9 @@ def plain_sgd(params: Iterable[Any]) -> torch.optim.Optimizer:
 
 
 class Classifier(ScheduledClassifier):
-    """A network that learns to classify by a rule, under manual optimisation with one optimiser.
+    """Trains a network by a learning rule, under manual optimisation with one optimiser.
 
-    Lightning refuses clipping and accumulation in the Trainer under manual optimisation, so both are arguments here.
+    Under manual optimisation Lightning refuses clipping and accumulation in the Trainer, so both are arguments here.
 
     Args:
         network: a timm name (ours are registered there too), ``transformers/<name or folder>``, or a module.
@@ -49,32 +49,34 @@ class Classifier(ScheduledClassifier):
         image_shape: (channels, height, width) of the inputs; (3, length) of texts.
         criterion: `cross_entropy`, `mse` or `bce`.
         optimizer: from parameter groups to an optimiser; any torch class in YAML.
-        scheduler: from an optimiser to a learning-rate schedule, or None; of a plateau see `ScheduledClassifier`.
+        scheduler: from an optimiser to a learning-rate schedule, or None; for a plateau see `ScheduledClassifier`.
         scheduler_interval: `epoch`, or `step`: an optimiser step.
         layer_lr: learning rates of their own for parameters by name or pattern (``blocks.0.*``: 0.01). Feedback that is
             trained (`KolenPollackFeedback`) has the rate of its weight.
         network_args: further arguments of the network.
         pretrained: load the network's weights.
         weights: file to load weights from; see `networks.load_weights`.
-        adapter: config of peft: the rule trains adapters and the head alone; see `networks.Adapters`.
-        clip: bound on the gradient, or None. Trained feedback, whose gradient is its weight's, does not count in the
-            norm and is scaled with its weight. Where blocks learn from losses of their own (`ForwardForward`,
-            `PredSim`, `AugLocal`, the direct routes of `SVDSpaceAlignment`), every block with what reads it, and what
-            stands behind the last cut, has its own norm; elsewhere (also under DFA) one norm is over all parameters.
+        adapter: config of peft: the rule trains only the adapters and the head; see `networks.Adapters`.
+        clip: bound on the gradient, or None. Trained feedback has the gradient of its weight; it does not count in the
+            norm and is scaled with its weight. If blocks learn from local losses (`ForwardForward`, `PredSim`,
+            `AugLocal`, the direct routes of `SVDSpaceAlignment`), every block together with its readout has a norm of
+            its own, and so has everything after the last cut. Otherwise (also under DFA) one norm is over all
+            parameters.
         clip_by: `norm` or `value` (of every entry).
-        accumulate: batches per optimiser step, weighed by their samples: an epoch's last step may have fewer or smaller
-            ones. It equals one batch of them all, but for what compares the samples of a batch: batch normalisation,
-            `PredSim`'s similarity, Forward-Forward's `negatives: permutation` and `peer`; dropout draws anew.
+        accumulate: batches per optimiser step, weighted by their samples; the last step of an epoch may have fewer or
+            smaller ones. The step equals that of one batch of all these samples, except for operations that compare
+            the samples of a batch (batch normalisation, `PredSim`'s similarity, Forward-Forward's
+            `negatives: permutation` and `peer`), and dropout, which draws a mask for each batch.
         stream: free each block's activations before the next block runs (rules with cuts, one device).
         compile: compile the learner.
-        probe: train the head alone before the first step of a fresh run, or None. See `HeadProbe`.
-        metrics: on held-out data, by name: accuracy, f1, matthews, top5 for classes; pearson, spearman where
-            num_classes is 1, which is a number to predict. The progress bar shows the first. None: accuracy, or
-            pearson.
-        input_shape: of one sample as batches bring it, where it is not `image_shape` (of flat images, (c*h*w,)).
+        probe: train only the head before the first step of a fresh run, or None. See `HeadProbe`.
+        metrics: names of metrics on held-out data. Classes: accuracy, f1, matthews, top5; default accuracy.
+            Regression (num_classes 1): pearson, spearman; default pearson. The progress bar shows the first.
+        input_shape: of one sample as it is in a batch, if it differs from `image_shape` ((c*h*w,) for flat images).
 
     Raises:
-        UserError: unknown network, criterion or metric, a rule that does not reach a weight, numbers out of range.
+        UserError: an unknown network, criterion or metric, a rule that does not reach a weight, or a number out of
+            range.
     """
 
     training_loss = "train/loss_epoch"
@@ -134,42 +136,42 @@ class Classifier(ScheduledClassifier):
         self.clip, self.clip_by, self.accumulate, self.stream = clip, clip_by, accumulate, stream
         self.window = Window(accumulate)
         self.probe = probe
-        self.prepared: dict[str, float] | None = None  # what preparing the run has found; None before
+        self.prepared: dict[str, float] | None = None  # what `start` returned; None before it
         self.totals = torch.zeros(3, dtype=torch.float64)  # of this epoch: loss, correct, seen
-        self.begun: Begun | None = None  # how a batch has begun, within it
-        self._resumed: list[dict[str, Any]] | None = None  # of a checkpoint, until training starts
+        self.batch_start: BatchStart | None = None  # during a batch, the state before it
+        self._resumed: list[dict[str, Any]] | None = None  # states of a loaded checkpoint, until training starts
 
     def setup(self, stage: str) -> None:
-        """Before DDP looks: the feedback of frozen weights is frozen."""
+        """Freeze the feedback of frozen weights, before DDP collects the parameters."""
         super().setup(stage)
         freeze_followers(self.learner)
 
     def on_fit_start(self) -> None:
-        """Before a fresh run, also one of no steps: probe the head, then let the rule prepare."""
+        """Before a fresh run, even one without steps: train the head probe, then let the rule prepare."""
         super().on_fit_start()
         check_averages(self.trainer, self.learner)
         check_shares(self.trainer, self.rule, self.network)
         if self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
             check_length(self.rule.follows_length, None, None)
-        self.window, self.begun = Window(self.accumulate), None
+        self.window, self.batch_start = Window(self.accumulate), None
         self.zero_grad(set_to_none=True)
         if self.prepared is None:
             self.prepared = start(self.learner, self.probe, self.trainer)
 
     def on_train_start(self) -> None:
-        """Log what preparing has found; a resumed run logs it again, for its metrics start empty."""
+        """Log the figures of `start`; a resumed run logs them again, because its metrics start empty."""
         super().on_train_start()
         check_length(self.rule.follows_length, *run_length(self.trainer, self.accumulate))
         self.log_dict(self.prepared or {})
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Remember how the batch begins, for a checkpoint of an exception in it."""
+        """Store the state before the batch, for a checkpoint that an exception within it writes."""
         super().on_train_batch_start(batch, batch_idx)
         if any(isinstance(callback, OnExceptionCheckpoint) for callback in callbacks_of(self.trainer)):
-            self.begun = Begun.of(self.network, self.totals, self.window.state(self.learner))
+            self.batch_start = BatchStart.of(self.network, self.totals, self.window.state(self.learner))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Surrogate, backward, edits, clip, step, after_step, schedule."""
+        """Surrogate, backward pass, gradient edits, clipping, optimiser step, `after_step`, schedule."""
         if renews_statistics(self.trainer):
             surrogate = self.learner(batch)
             self._count(surrogate, batch[1], len(batch[1]))
@@ -184,11 +186,11 @@ class Classifier(ScheduledClassifier):
         if last:
             self._step()
         self._count(surrogate, batch[1], own)
-        self.begun = None
+        self.batch_start = None
         return surrogate.loss
 
     def _step(self) -> None:
-        """Let the optimiser move by the window's gradient."""
+        """Take an optimiser step with the gradient of the window."""
         optimizer = self.optimizer
         self.window.close(self.learner, self._mean)
         self.learner.edit_gradients(self.progress())
@@ -203,14 +205,14 @@ class Classifier(ScheduledClassifier):
         self.schedule("step")
 
     def on_validation_model_zero_grad(self) -> None:
-        """Validation inside a window leaves its gradients."""
+        """Keep the gradients of an open window during validation."""
         if self.window.batches == 0:
             super().on_validation_model_zero_grad()
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's training loss and (of classes) accuracy, averaged over what was seen; move the schedule."""
-        alone = self.trainer.world_size == 1
-        totals = self.totals if alone else self.trainer.strategy.reduce(self.totals.to(self.device), reduce_op="sum")
+        """Log the mean training loss and (for classes) accuracy of the epoch; step the schedule."""
+        one_rank = self.trainer.world_size == 1
+        totals = self.totals if one_rank else self.trainer.strategy.reduce(self.totals.to(self.device), reduce_op="sum")
         loss, correct, seen = totals.tolist()
         self.log("train/loss_epoch", loss / max(seen, 1))
         if self.num_classes > 1:
@@ -221,59 +223,59 @@ class Classifier(ScheduledClassifier):
         self.schedule("epoch")
 
     def training_batches(self, *, whole: bool = False) -> AbstractContextManager[Epoch]:
-        """Number of an epoch to its training batches, in the middle of a fit and beside it; `whole`: not shared."""
+        """From the number of an epoch to its training batches; `whole`: all samples instead of this rank's share."""
         return training_batches(self.trainer, whole=whole)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One optimiser, one group for every learning rate."""
+        """One optimiser, with one parameter group for every learning rate."""
         return self.scheduled(constructed(self.make_optimizer, self.parameter_groups(), "optimizer"))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The trainable parameters: the rest first, then one group for each entry of `layer_lr`."""
+        """The trainable parameters: one group for each entry of `layer_lr`, after the group of all others."""
         return parameter_groups(self.learner, self.layer_lr)
 
     def progress(self) -> Progress:
-        """Steps taken, the epoch, how many of both there will be, and whether this batch is the epoch's last."""
+        """Steps and epochs so far and in all, and whether this batch is the last of its epoch."""
         length = run_length(self.trainer, self.accumulate)
         return Progress(self.global_step, self.current_epoch, *length, self.trainer.is_last_batch)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep random states (dropout), the epoch's totals, an open window's gradients and what preparing found."""
+        """Store random states (dropout), the totals of the epoch, the gradients of an open window, and `prepared`."""
         super().on_save_checkpoint(checkpoint)
-        if self.begun is None:
+        if self.batch_start is None:
             own = state_of_rank(self.totals, self.window.state(self.learner))
         else:
-            own, state = self.begun.state, checkpoint["state_dict"]
-            state |= {key: b for n, b in self.begun.buffers.items() if (key := f"learner.network.{n}") in state}
+            own, state = self.batch_start.state, checkpoint["state_dict"]
+            state |= {key: b for n, b in self.batch_start.buffers.items() if (key := f"learner.network.{n}") in state}
         checkpoint["lit_fa"] = states_of_ranks(own)
         checkpoint["adapters"] = {} if self.adapters is None else self.adapters.state()
         checkpoint["prepared"] = self.prepared
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember the random state until training starts: loading itself may draw numbers."""
+        """Keep the random state until training starts, because loading itself may draw numbers."""
         super().on_load_checkpoint(checkpoint)
         if self.adapters is not None:
-            self.adapters.take_up(checkpoint.get("adapters", {}))
-        if (trainer := trainer_of(self)) and trainer.state.fn == "fit":  # loaded otherwise, it is where a run starts
+            self.adapters.restore(checkpoint.get("adapters", {}))
+        if (trainer := trainer_of(self)) and trainer.state.fn == "fit":  # other loads start a new run
             self.prepared = checkpoint.get("prepared") or {}
             self._resumed = checkpoint.get("lit_fa")
 
-    def take_up(self) -> None:
-        """Take up a resumed run's random state, totals and open window; later calls do nothing."""
+    def restore(self) -> None:
+        """Restore the random state, totals and open window of a resumed run; later calls do nothing."""
         resumed = self._resumed
         if resumed is None:
             return
-        self.totals, self._resumed = take_up(resumed, self.global_rank), None
+        self.totals, self._resumed = restore(resumed, self.global_rank), None
         windows = [state.get("window") for state in resumed]
-        self.window.take_up(windows, self.learner, self.global_rank, self.trainer.world_size)
-        super().take_up()
+        self.window.restore(windows, self.learner, self.global_rank, self.trainer.world_size)
+        super().restore()
 
     def _mean(self, samples: int) -> Tensor | int:
-        """Over ranks."""
+        """The mean over ranks."""
         return mean_over_ranks(samples, self.trainer, self.device)
 
     def _backward(self, batch: Batch, share: Tensor | float = 1.0) -> Surrogate:
-        """The gradients of one batch, added to what stands in `.grad`; `share` is a factor on them."""
+        """Add the gradients of one batch, times `share`, to `.grad`."""
         backward: Callable[[Tensor], None] = self.manual_backward
         if isinstance(share, Tensor) or share != 1.0:
 
@@ -293,7 +295,7 @@ class Classifier(ScheduledClassifier):
         return block() if block else nullcontext()
 
     def _check_finite(self, surrogate: Surrogate, batch: Batch) -> None:
-        # a look at the value waits for the device: on a GPU only when the value is logged
+        # reading the value waits for the device, so on a GPU it is read only when it is logged
         if self.device.type != "cpu" and self.global_step % (setting(self.trainer, "log_every_n_steps") or 50):
             return
         if not torch.isfinite(surrogate.loss):

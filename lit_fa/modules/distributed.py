@@ -1,4 +1,4 @@
-"""A round shared by ranks: which rank trains which client, and the sum of their results."""
+"""A round on several ranks: which rank trains which client, and the sum of the results."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from lit_fa.errors import UserError
 from lit_fa.federated.round_task import RoundResult
 from lit_fa.rules.base import Tensors
 
-_GONE = (  # of gloo and of NCCL's sockets, of NCCL itself, of the store that rank 0 keeps
+_GONE = (  # texts of gloo, of NCCL and its sockets, and of the store on rank 0
     "Connection reset by peer",
     "Connection closed by peer",
     "Connection closed by remote peer",
@@ -22,49 +22,50 @@ _GONE = (  # of gloo and of NCCL's sockets, of NCCL itself, of the store that ra
 
 
 class LostRankError(UserError):
-    """Another process of the run is gone; the last checkpoint stays usable."""
+    """Another process of the run has ended; the last checkpoint stays usable."""
 
 
 def lost_rank(error: BaseException) -> LostRankError | None:
-    """What to tell a user whose run ended in `error` because another process died in it; None for other errors.
+    """The error to show if `error` was raised because another process of the run ended; None for other errors.
 
-    What else gloo and NCCL report (memory, versions, wrong use, a network card) keeps its own words.
+    Other errors of gloo and NCCL (memory, versions, wrong use, a network card) are shown as they are.
     """
-    said = " ".join(str(error).split())
-    between_ranks = isinstance(error, getattr(dist, "DistError", ())) or "gloo" in said or "NCCL" in said
-    if not between_ranks or not any(sign in said for sign in _GONE):
+    text = " ".join(str(error).split())
+    between_ranks = isinstance(error, getattr(dist, "DistError", ())) or "gloo" in text or "NCCL" in text
+    if not between_ranks or not any(sign in text for sign in _GONE):
         return None
     return LostRankError(
         "another rank of this run is gone; the last checkpoint stays usable: start the run again with --ckpt_path "
-        f"({said[:160]})"
+        f"({text[:160]})"
     )
 
 
 def share_of(steps: Sequence[int], rank: int, ranks: int) -> list[int]:
-    """Indices of one rank's clients: the longest client first, each to the rank with the fewest steps.
+    """Indices of the clients of one rank. Clients are assigned in order of their steps, most first, to the rank that
+    has the fewest steps so far.
 
     >>> [share_of([5, 1, 4, 2], rank, 2) for rank in (0, 1)]
     [[0, 1], [2, 3]]
     """
     load = [0] * ranks
     shares: list[list[int]] = [[] for _ in range(ranks)]
-    for lane in sorted(range(len(steps)), key=lambda lane: -steps[lane]):
+    for client in sorted(range(len(steps)), key=lambda client: -steps[client]):
         least = load.index(min(load))
-        load[least] += steps[lane]
-        shares[least].append(lane)
+        load[least] += steps[client]
+        shares[least].append(client)
     return sorted(shares[rank])
 
 
 def summed(
     result: RoundResult, params: Tensors, buffers: Tensors, strategy: Strategy, *, state_changes: bool
 ) -> RoundResult:
-    """The sum over all ranks, on each of them; three reductions of flat vectors, whatever the network.
+    """The sum over all ranks, available on each; three reductions of flat vectors for any network.
 
     Args:
         result: of this rank; empty on a rank without a client.
-        params: the server's, for names and shapes.
-        buffers: those that clients change.
-        strategy: Lightning's.
+        params: of the server, for names and shapes.
+        buffers: that clients change.
+        strategy: of the trainer.
         state_changes: whether the server averages the clients' states.
     """
     floats = {n: b for n, b in buffers.items() if b.is_floating_point()}
@@ -81,9 +82,9 @@ def summed(
 def _reduced(tensors: Tensors, like: Tensors, strategy: Strategy, how: str) -> Tensors:
     if not like:
         return {}
-    given = [tensors[name] if name in tensors else torch.zeros_like(t) for name, t in like.items()]
-    flat = strategy.reduce(torch.cat([t.reshape(-1) for t in given]), reduce_op=how)
-    parts = flat.split([t.numel() for t in given])
+    own = [tensors[name] if name in tensors else torch.zeros_like(t) for name, t in like.items()]
+    flat = strategy.reduce(torch.cat([t.reshape(-1) for t in own]), reduce_op=how)
+    parts = flat.split([t.numel() for t in own])
     return {name: part.view(t.shape).to(t.dtype) for part, (name, t) in zip(parts, like.items(), strict=True)}
 
 

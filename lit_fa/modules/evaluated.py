@@ -1,4 +1,4 @@
-"""What every classifier does outside training: predict, and measure loss and metrics on held-out data."""
+"""What all classifiers share outside training: prediction, and loss and metrics on held-out data."""
 
 import copy
 from collections.abc import Iterable, Mapping
@@ -20,8 +20,8 @@ from lit_fa.described import Described, found
 from lit_fa.errors import UserError
 from lit_fa.lightning_privates import epoch_is_ending, setting, trainer_of, values_to_log
 from lit_fa.modules.inputs import check_inputs, check_smallest_batch
-from lit_fa.modules.metrics import made, predictions
-from lit_fa.modules.restart import goes_on_exactly
+from lit_fa.modules.metrics import build_metrics, predictions
+from lit_fa.modules.restart import use_resumable_loops
 from lit_fa.modules.shares import own_samples
 from lit_fa.modules.timed_checkpoints import TimedCheckpoints, timed
 from lit_fa.modules.trainer_options import check_optimizers, check_trainer, validate_one_batch
@@ -33,22 +33,22 @@ SPLITS = ("val", "test")
 
 
 class EvaluatedClassifier(Described, L.LightningModule):
-    """Holds a `learner`; subclasses say how it trains."""
+    """A module with a `learner`; subclasses define the training step."""
 
     learner: Learner
     shown: tuple[int, ...] | None = None  # shape of one sample at `install`; None: texts
-    measured: Mapping[str, Tensor] = MappingProxyType({})  # metrics that a checkpoint knew
-    unlogged: Mapping[str, Tensor] = MappingProxyType({})  # of an epoch at whose end a checkpoint was written
+    measured: Mapping[str, Tensor] = MappingProxyType({})  # metrics of the checkpoint that is resumed
+    unlogged: Mapping[str, Tensor] = MappingProxyType({})  # metrics of its epoch that were not yet logged
 
     def measure(self, num_classes: int, metrics: list[str] | None = None) -> None:
-        """Make the metrics; once, in the constructor."""
-        self.metrics = nn.ModuleDict({split: made(metrics, num_classes) for split in SPLITS})
+        """Create the metrics; called once, in the constructor."""
+        self.metrics = nn.ModuleDict({split: build_metrics(metrics, num_classes) for split in SPLITS})
 
     def example(self, network: nn.Module, shape: tuple[int, ...]) -> Tensor:
-        """(2, ...) the batch on which a rule is installed; its shape is remembered.
+        """The batch (2, ...) on which a rule is installed; its shape is stored.
 
         Args:
-            network: not yet installed.
+            network: before the rule is installed.
             shape: of one sample.
         """
         example = example_input(network, tuple(shape))
@@ -67,20 +67,20 @@ class EvaluatedClassifier(Described, L.LightningModule):
 
     @property
     def optimizer(self) -> LightningOptimizer:
-        """The only optimiser, as Lightning wraps it."""
+        """The optimiser, as Lightning wraps it."""
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         return optimizer
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """One for checkpoints by time; Lightning asks before any work, so what is not honoured is refused here."""
+        """A callback for checkpoints by time. Lightning calls this first, so unsupported options are refused here."""
         check_trainer(self.trainer, self)
         use_whole_files(self.trainer)
         return [TimedCheckpoints()] if timed(self.trainer) else []
 
     def on_fit_start(self) -> None:
-        """Before a run, once optimisers and data are known."""
-        goes_on_exactly(self.trainer)
+        """Check optimisers and data, which are known only now."""
+        use_resumable_loops(self.trainer)
         check_optimizers(self.trainer.optimizers)
         validate_one_batch(self.trainer)
         self._compared = False
@@ -89,7 +89,7 @@ class EvaluatedClassifier(Described, L.LightningModule):
             check_smallest_batch(self.trainer, self.learner, example)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Compare the first batch with what the rule was installed on."""
+        """Compare the shape of the first batch with that on which the rule was installed."""
         if not self._compared:
             first: Any = batch
             inputs, _ = first.batch(0, 0) if hasattr(batch, "rows") else batch  # a round: its first client's first step
@@ -117,7 +117,7 @@ class EvaluatedClassifier(Described, L.LightningModule):
         self._log_metrics("test")
 
     def score(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Metric to its value in percent on `batches`, by the module's prediction as it is; nothing is logged."""
+        """Metrics, in percent, of the current predictions on `batches`; nothing is logged."""
         metrics = copy.deepcopy(self._metrics("test"))
         for metric in metrics.values():
             metric.reset()
@@ -141,33 +141,33 @@ class EvaluatedClassifier(Described, L.LightningModule):
         weights_only: bool = True,
         **given: object,
     ) -> Self:
-        """The trained module, made again as it was, without weights that would be fetched or read from a file.
+        """The trained module, rebuilt from the checkpoint alone; no pretrained weights are downloaded or read.
 
         Args:
             checkpoint_path: of a fit.
-            map_location: as for `torch.load`; None: where it was.
-            hparams_file: not used; the checkpoint says what the module was made of.
-            strict: False: leave out what the module does not have.
-            weights_only: let torch's safe loader read it.
-            given: arguments of the constructor that take the checkpoint's place; a network that was an object.
+            map_location: as for `torch.load`; None: the device of the run.
+            hparams_file: not used; the checkpoint has the constructor's arguments.
+            strict: False: ignore entries that the module does not have.
+            weights_only: read it by torch's safe loader.
+            given: constructor arguments that replace those of the checkpoint; a network that was given as an object.
 
         Raises:
-            UserError: a checkpoint that cannot be read or is another module's, or an argument that must be given.
+            UserError: a checkpoint that cannot be read or is of another class, or an argument that must be given.
         """
-        kept = read_checkpoint(checkpoint_path, map_location, weights_only)
-        path = (kept.get("constructor") or {}).get("class_path")
+        checkpoint = read_checkpoint(checkpoint_path, map_location, weights_only)
+        path = (checkpoint.get("constructor") or {}).get("class_path")
         kind = cls if path is None else found(path)
         if not issubclass(kind, cls):
             raise UserError(f"{checkpoint_path} is of a {kind.__name__}: load it with {kind.__name__} or lit_fa.load")
         with isolate_rng(include_cuda=torch.cuda.is_available()):
-            module = kind(**arguments(kept, checkpoint_path, given))
-        module.to(next((t.device for t in kept["state_dict"].values()), "cpu"))
-        module.on_load_checkpoint(kept)
-        fill(module, kept, checkpoint_path, strict is not False)
+            module = kind(**arguments(checkpoint, checkpoint_path, given))
+        module.to(next((t.device for t in checkpoint["state_dict"].values()), "cpu"))
+        module.on_load_checkpoint(checkpoint)
+        fill(module, checkpoint, checkpoint_path, strict is not False)
         return module
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what the module was made of and trained on, as plain data, and the newest value of everything logged."""
+        """Store constructor arguments and facts of the data, as plain data, and the last value of every metric."""
         checkpoint["constructor"] = self.constructor
         checkpoint["trained_on"] = data_facts(setting(self.trainer, "datamodule")) if trainer_of(self) else {}
         checkpoint["metrics"] = _plain(self.trainer.callback_metrics)
@@ -175,12 +175,12 @@ class EvaluatedClassifier(Described, L.LightningModule):
         checkpoint["unlogged"] = _plain(values_to_log(self.trainer)) if ending else {}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to train on from another run's checkpoint; take 64-bit weights as they are.
+        """Refuse to resume from a checkpoint of another run; load 64-bit weights without rounding.
 
-        Under precision 64-true Lightning converts a module after it has loaded.
+        Under precision 64-true Lightning converts a module only after loading.
 
         Raises:
-            OtherOriginError: it is of another rule, network, optimiser, schedule or data.
+            OtherOriginError: the checkpoint is of another rule, network, optimiser, schedule or data.
         """
         trainer = trainer_of(self)
         fitting = trainer is not None and trainer.state.fn == "fit"
@@ -189,8 +189,8 @@ class EvaluatedClassifier(Described, L.LightningModule):
         if trainer is not None and trainer.precision == "64-true":
             self.double()
         if fitting:
-            kept = checkpoint.get("metrics") or {}
-            self.measured = {key: value.to(self.device) for key, value in kept.items()}
+            metrics = checkpoint.get("metrics") or {}
+            self.measured = {key: value.to(self.device) for key, value in metrics.items()}
             self.unlogged = checkpoint.get("unlogged") or {}
 
     def _evaluate(self, split: str, batch: Batch, own: int) -> None:
@@ -202,7 +202,7 @@ class EvaluatedClassifier(Described, L.LightningModule):
         for metric in self._metrics(split).values():
             metric.update(predictions(logits), targets)
         loss = self.learner.criterion(logits, targets)
-        # Lightning divides by the mean of ranks' sizes, rounded down: as multiples of the ranks they need no rounding
+        # Lightning divides by the mean of the ranks' sizes, rounded down; a multiple of the number of ranks is exact
         self.log(f"{split}/loss", loss, on_epoch=True, batch_size=own * self.trainer.world_size, sync_dist=True)
 
     def _metrics(self, split: str) -> dict[str, Metric]:
@@ -213,7 +213,7 @@ class EvaluatedClassifier(Described, L.LightningModule):
         }
 
     def _measured(self, inputs: Tensor) -> Tensor:
-        """Logits; inputs that the network cannot take are compared with those that it was installed on."""
+        """Logits; if the network fails, a wrong shape of the inputs is reported."""
         try:
             return self(inputs)
         except RuntimeError:

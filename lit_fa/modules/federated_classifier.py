@@ -1,4 +1,4 @@
-r"""One batch is one round: the clients' weighted updates are the server's gradient, on which its optimiser steps.
+r"""Federated training: one batch is one round, and the weighted client updates are the gradient of the server.
 
 McMahan et al. 2017 (arXiv:1602.05629): the server sends w to the sampled clients, each trains on its own data, and the
 server averages their parameters. With the gradient $\Delta = \sum_i p_i (w - w_i)$, SGD with learning rate one gives
@@ -57,37 +57,37 @@ def averaging_server(params: Iterable[Any]) -> torch.optim.Optimizer:
 
 
 class FederatedClassifier(ScheduledClassifier):
-    """A network that learns to classify from clients that keep their data, by any rule under any algorithm.
+    """Trains a network on clients that keep their data, by any learning rule and any federated algorithm.
 
     Args:
         network: a timm name (ours are registered there too) or a module.
         rule: how a client computes its updates; None is backprop.
-        algorithm: what clients and server do besides: FedAvg (None), FedProx, FedNova, Scaffold, FedDyn, Moon or
-            FedDecorr.
+        algorithm: FedAvg (None), FedProx, FedNova, Scaffold, FedDyn, Moon or FedDecorr.
         local_optimizer: of the clients, new in every round; None: LocalSGD(lr=0.1).
         local_schedule: factor on the clients' learning rate over rounds; None: one.
-        optimizer: the server's: SGD with rate one averages, with momentum it is FedAvgM; FedAdam, FedYogi.
-        scheduler: of the server's learning rate, one step a round; of a plateau see `ScheduledClassifier`.
-        executor: `stacked`, `vmap`, `sequential`, or `auto`: the fastest that can do it, timed in the first round. Name
-            one where two runs are to be equal to the last bit: the choice follows the timing.
-        lanes: clients stepped side by side; None: as many as the cache holds.
-        validate_every: rounds between validations; the last ten rounds are always validated, where the number of
-            rounds is known (`trainer.max_epochs` or `max_steps`).
-        seed: of what clients draw (dropout); with round and client id it decides everything random.
+        optimizer: of the server: SGD with rate one averages, with momentum it is FedAvgM; FedAdam, FedYogi.
+        scheduler: of the server's learning rate, one step a round; for a plateau see `ScheduledClassifier`.
+        executor: `stacked`, `vmap`, `sequential`, or `auto`: the fastest that supports the run, timed in the first
+            round. Because `auto` depends on timing, name an executor if two runs must be equal bit for bit.
+        lanes: clients that are trained in one batch; None: as many as the cache holds.
+        validate_every: rounds between validations; if the number of rounds is known (`trainer.max_epochs` or
+            `max_steps`), the last ten rounds are always validated.
+        seed: of the clients' random draws (dropout), together with round and client id.
         num_classes: c.
         image_shape: (channels, height, width) of the inputs.
         criterion: `cross_entropy`, `mse` or `bce`.
         network_args: further arguments of the network.
         pretrained: load timm's weights for the network.
         stream: free each block's activations before the next block runs (rules with cuts, executor sequential).
-        input_shape: of one sample as batches bring it, where it is not `image_shape` (of flat images, (c*h*w,)).
+        input_shape: of one sample as it is in a batch, if it differs from `image_shape` ((c*h*w,) for flat images).
 
     Attributes:
-        executed_by: after the first round, which executor runs, seconds of a trial of each, and why others could not.
-        selections: of a rule that compares clients: the round, the layers chosen and every layer's score, each time.
+        executed_by: after the first round, the executor, the seconds of each in the trial, and why others cannot run.
+        selections: of a rule that compares clients: for each comparison the round, the chosen layers and all scores.
 
     Raises:
-        UserError: unknown names, an algorithm that does not go with the local optimiser, an executor that cannot do it.
+        UserError: an unknown name, an algorithm that does not fit the local optimiser, or an executor that does not
+            support the rule.
     """
 
     def __init__(
@@ -151,12 +151,12 @@ class FederatedClassifier(ScheduledClassifier):
         return self.scheduled(constructed(self.make_optimizer, list(trainable(self.learner).values()), "optimizer"))
 
     def training_step(self, batch: Round, batch_idx: int) -> Tensor:
-        """One round: the clients' training, the sum over ranks, the server's step."""
+        """One round: training of the clients, sum over ranks, optimiser step of the server."""
         self.choose_layers(batch.number)
         task = self.round_task(batch)
         indices = share_of(batch.steps, self.global_rank, self.trainer.world_size)
         own = task.take(indices) if indices else None
-        executor = self._agreed_executor(own)  # by a broadcast, in which a rank without a client takes part
+        executor = self._agreed_executor(own)  # a collective call, also for a rank without clients
         result = executor.run(self.learner, self.local, own) if own else RoundResult()
         changing = {name: task.buffers[name] for name in changing_buffers(self.learner)}
         state_changes = self.local.algorithm.has_server_state
@@ -169,16 +169,16 @@ class FederatedClassifier(ScheduledClassifier):
         return torch.tensor(loss / samples)
 
     def choose_layers(self, number: int) -> None:
-        """Let a rule that compares clients choose its layers before round `number`; a second call does nothing."""
+        """Before round `number`, let a rule that compares clients choose its layers; a second call does nothing."""
         done = bool(self.selections) and self.selections[-1]["round"] == number
         if isinstance(self.rule, ComparesClients) and self.rule.compares_before(number) and not done:
             self.selections.append(select(self, number, self.selections))
             self.log_dict(logged(self.selections[-1]))
 
     def movements(self, batch: Round) -> Iterator[tuple[int, Tensors]]:
-        """The change of each client's parameters in a round, (id, name to W_i - W^r), one client after another.
+        """Train one client of a round after another and yield (id, name to W_i - W^r), the change of its parameters.
 
-        For observers, before the round. Between any two clients the learner's parameters and buffers are as before.
+        For observers, before the round. Parameters and buffers of the learner are unchanged between two clients.
         """
         self.choose_layers(batch.number)
         task = self.round_task(batch)
@@ -188,7 +188,7 @@ class FederatedClassifier(ScheduledClassifier):
             yield client, {name: -update for name, update in result.update.items()}
 
     def client_bytes(self, batch: Round) -> int:
-        """Bytes that one client of a round receives, without its state, and returns, by Flower's messages."""
+        """Bytes of the tensors that one client of a round receives (without its state) and returns."""
         task = self.round_task(batch)
         sent = [t for tensors in sent_to_clients(task, self.learner).values() for t in tensors.values()]
         returned = [*task.params.values(), *(task.buffers[name] for name in changing_buffers(self.learner))]
@@ -197,7 +197,7 @@ class FederatedClassifier(ScheduledClassifier):
 
     @torch.no_grad()
     def round_task(self, batch: Round) -> RoundTask:
-        """What the clients of a round receive. The rule's feedback is renewed first, if it is renewed by rounds."""
+        """What the clients of a round receive; feedback that the rule renews every round is renewed first."""
         params, buffers = trainable(self.learner), dict(self.learner.named_buffers())
         for name, tensor in self.learner.renewed(params, buffers, batch.number).items():
             buffers[name].copy_(tensor)
@@ -219,7 +219,7 @@ class FederatedClassifier(ScheduledClassifier):
         )
 
     def rounds(self) -> int | None:
-        """Rounds of the whole run; None where that is not known."""
+        """Rounds of the whole run; None if that is not known."""
         return run_length(self.trainer)[0]
 
     @property
@@ -232,17 +232,17 @@ class FederatedClassifier(ScheduledClassifier):
         return rounds is not None and done > rounds - LAST
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Loss and accuracy on held-out data, in the rounds that are validated."""
+        """Loss and accuracy on held-out data, if the round is validated."""
         if self.validates:
             super().validation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """Accuracy in percent, in the rounds that are validated."""
+        """Accuracy in percent, if the round is validated."""
         if self.validates:
             super().on_validation_epoch_end()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what clients and algorithm keep, and the executor, on which the last bits depend."""
+        """Store the states of clients and algorithm, and the executor, on which rounding depends."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["federated"] = {
             "states": self.states, "server": self.server, "executed_by": self.executed_by,
@@ -250,7 +250,7 @@ class FederatedClassifier(ScheduledClassifier):
         }  # fmt: skip
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the same clients' states and the same executor."""
+        """Restore the clients' states and the executor."""
         super().on_load_checkpoint(checkpoint)
         saved = checkpoint.get("federated")
         if saved is None:
@@ -263,12 +263,12 @@ class FederatedClassifier(ScheduledClassifier):
             self.executor = executor_named(self.executed_by["executor"], self.lanes)
 
     def setup(self, stage: str) -> None:
-        """The feedback of frozen weights is frozen."""
+        """Freeze the feedback of frozen weights."""
         super().setup(stage)
         freeze_followers(self.learner)
 
     def on_train_start(self) -> None:
-        """Refuse what follows the number of rounds where that is not known; log the last selection of a resumed run."""
+        """Refuse schedules over an unknown number of rounds; log the last selection of a resumed run."""
         super().on_train_start()
         if self.selections:
             self.log_dict(logged(self.selections[-1]))
@@ -276,11 +276,11 @@ class FederatedClassifier(ScheduledClassifier):
         check_length([*self.rule.follows_length, *cosine], *run_length(self.trainer))
 
     def on_train_epoch_end(self) -> None:
-        """Schedules that count epochs."""
+        """Step the schedules that count epochs."""
         self.schedule("epoch")
 
     def on_fit_start(self) -> None:
-        """What was loaded before the module moved follows it."""
+        """Check averaging, and move loaded states to the module's device."""
         check_averages(self.trainer, self.learner)
         check_no_renewal(self.trainer)
         super().on_fit_start()
@@ -300,7 +300,7 @@ class FederatedClassifier(ScheduledClassifier):
         return self.executor
 
     def _server_step(self, result: RoundResult, population: int) -> None:
-        """The server's step on the clients' update; buffers that clients change become their average."""
+        """The optimiser step of the server; buffers that clients change are set to their average."""
         optimizer, buffers = self.optimizer, dict(self.learner.named_buffers())
         self.states |= result.states
         self.server = {
@@ -318,7 +318,7 @@ class FederatedClassifier(ScheduledClassifier):
     def _check_finite(self, loss: float, task: RoundTask) -> None:
         if math.isfinite(loss):
             return
-        with watched(self.network) as modules:  # the same round once more, client by client
+        with watched(self.network) as modules:  # repeat the round, one client after another
             SequentialExecutor().run(self.learner, self.local, task)
         first = f"the output of {modules[0]}" if modules else "the loss itself"
         raise NonFiniteLossError(

@@ -1,4 +1,4 @@
-"""When the loss is no longer a number: where it began."""
+"""A loss that is not finite: the error, and where the first such value occurs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,49 +10,50 @@ from lit_fa.errors import UserError
 
 
 class NonFiniteLossError(UserError):
-    """Training stopped before the step that would have spoilt the weights.
+    """Training is stopped before the step that would make the weights NaN.
 
-    `diverged`: what a record of the run says of it.
+    Attributes:
+        diverged: the entry of the run's record.
     """
 
     def __init__(self, fact: str, remedy: str = "", *, step: int | None = None, first: str = ""):
-        """Say it in one line.
+        """Compose the message.
 
         Args:
             fact: what happened.
-            remedy: what to do; a record leaves it out.
-            step: optimiser step, or federated round, of which the loss is not finite.
-            first: what was not finite first, in the words of `first_non_finite`.
+            remedy: what to do; not part of the record.
+            step: optimiser step, or federated round, whose loss is not finite.
+            first: what was not finite first, as `first_non_finite` names it.
         """
         super().__init__(". ".join(part for part in (fact, remedy) if part))
         self.diverged = {"step": step, "first": first, "error": fact}
 
 
 def first_non_finite(network: nn.Module, inputs: Tensor) -> str:
-    """Name the first thing in one forward pass that is not finite: the inputs, a parameter, or a module's output."""
+    """The name of the first tensor of a forward pass that is not finite: inputs, a parameter, or a module's output."""
     if not _finite(inputs):
         return "the inputs"
     for name, p in network.named_parameters():
         if not _finite(p):
             return f"parameter {name}"
-    with watched(network) as found, torch.no_grad():
+    with watched(network) as modules, torch.no_grad():
         network(inputs)
-    return f"the output of {found[0]}" if found else "the loss itself"
+    return f"the output of {modules[0]}" if modules else "the loss itself"
 
 
 @contextmanager
 def watched(network: nn.Module) -> Iterator[list[str]]:
-    """Inside, the names of modules whose outputs are not finite are appended to the list, in the order of time."""
-    found: list[str] = []
+    """Within the context, the names of modules whose outputs are not finite are appended, in order of execution."""
+    modules: list[str] = []
 
-    def look(name: str, output: object) -> None:
+    def check(name: str, output: object) -> None:
         if isinstance(output, Tensor) and not _finite(output):
-            found.append(name)
+            modules.append(name)
 
-    # inner modules return before those that hold them, so the first found is the innermost
-    hooks = [m.register_forward_hook(lambda _m, _a, out, n=n: look(n, out)) for n, m in network.named_modules()]
+    # a module returns after its submodules, so the first name is that of the innermost module
+    hooks = [m.register_forward_hook(lambda _m, _a, out, n=n: check(n, out)) for n, m in network.named_modules()]
     try:
-        yield found
+        yield modules
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,7 +1,7 @@
-"""Which parameters share a learning rate, and which a bound on the gradient. Trained feedback follows its weight.
+"""Parameter groups for learning rates and gradient clipping; trained feedback is treated as its weight is.
 
-Kolen & Pollack's B receives the increments of its weight W: whatever is done to W's rate, decay, bound or freezing is
-done to B, and B's gradient, which is W's, does not count a second time.
+Kolen & Pollack's B receives the increments of its weight W. So learning rate, weight decay, clipping and freezing of W
+apply to B as well. The gradient of B equals that of W and does not count a second time in a norm.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from lit_fa.rules.learner import Learner
 
 
 def followers(learner: nn.Module) -> dict[str, str]:
-    """Trained feedback to the weight that it follows, by their names in `learner`."""
+    """From the name of trained feedback to the name of its weight, both in `learner`."""
     names = {id(p): name for name, p in learner.named_parameters()}
     trained = {
         name: layer
@@ -30,7 +30,7 @@ def followers(learner: nn.Module) -> dict[str, str]:
 
 
 def freeze_followers(learner: nn.Module) -> None:
-    """Freeze the feedback of frozen weights, and of no others."""
+    """Freeze the trained feedback of frozen weights, and unfreeze all other trained feedback."""
     params = dict(learner.named_parameters())
     for feedback, weight in followers(learner).items():
         if weight in params:
@@ -38,7 +38,7 @@ def freeze_followers(learner: nn.Module) -> None:
 
 
 def parameter_groups(learner: Learner, layer_lr: Mapping[str, float]) -> list[dict[str, Any]]:
-    """The trainable parameters: the rest first, then one group for each entry of `layer_lr`, name or pattern to rate.
+    """The trainable parameters: one group for each entry of `layer_lr` (name or pattern to rate), after the others'.
 
     Raises:
         UserError: a pattern that matches nothing, or a rate below zero.
@@ -66,15 +66,15 @@ def parameter_groups(learner: Learner, layer_lr: Mapping[str, float]) -> list[di
 def clip_gradients(
     learner: nn.Module, optimizer: torch.optim.Optimizer, bound: float, by: str, parts: Mapping[str, int]
 ) -> None:
-    """Bound what stands in `.grad`, in place.
+    """Clip `.grad` in place.
 
     Args:
-        learner: names the parameters.
-        optimizer: holds those that count.
+        learner: gives the names of the parameters.
+        optimizer: whose parameters are clipped.
         bound: on every entry, or on the 2-norm of every part.
         by: `value` or `norm`.
-        parts: parameter to the number of its part; one that is not named belongs to a part of its own kind, with all
-            others like it.
+        parts: from the name of a parameter to the number of its part; all parameters that it does not have are one
+            further part.
     """
     params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if by == "value":

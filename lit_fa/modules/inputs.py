@@ -1,4 +1,4 @@
-"""What a network was shown when its rule was installed, compared with what training brings."""
+"""Checks that training batches fit the example on which the rule was installed, and batch normalisation."""
 
 from collections.abc import Sized
 from typing import Any
@@ -18,7 +18,7 @@ TOO_FEW = "Expected more than 1 value per channel"
 
 
 def check_inputs(inputs: Tensor, shown: tuple[int, ...] | None) -> None:
-    """Refuse a batch whose samples have another shape than those of `install`.
+    """Refuse a batch whose samples have another shape than the example of `install`.
 
     Args:
         inputs: (n, ...).
@@ -34,7 +34,7 @@ def check_inputs(inputs: Tensor, shown: tuple[int, ...] | None) -> None:
 
 
 def check_smallest_batch(trainer: L.Trainer, learner: Learner, example: Tensor) -> None:
-    """Refuse a run in which a batch of one sample meets a batch normalisation with one value per channel.
+    """Refuse a run with a batch of one sample, if a batch normalisation would then have one value per channel.
 
     Args:
         trainer: about to fit.
@@ -58,7 +58,7 @@ def check_smallest_batch(trainer: L.Trainer, learner: Learner, example: Tensor) 
 
 
 def rounds_of(trainer: L.Trainer, loader: Sized) -> int | None:
-    """Rounds of the whole run, whose clients are known; None where their number is not."""
+    """Rounds of the whole run; None if their number is not known."""
     limits = [trainer.max_steps] if trainer.max_steps > 0 else []
     epochs = trainer.max_epochs or -1
     limits += [epochs * len(loader)] if epochs > 0 else []
@@ -66,7 +66,7 @@ def rounds_of(trainer: L.Trainer, loader: Sized) -> int | None:
 
 
 def smallest_batch(loader: Any, batches: int | None) -> int | None:
-    """Samples of the smallest of the first `batches` batches on any device; None where nobody knows."""
+    """Samples of the smallest of the first `batches` batches on any device; None if it is not known."""
     if hasattr(loader, "smallest"):
         return loader.smallest(batches)
     size, samples = getattr(loader, "batch_size", None), getattr(loader, "dataset", None)
@@ -78,13 +78,16 @@ def smallest_batch(loader: Any, batches: int | None) -> int | None:
 
 
 def normalises_alone(learner: Learner, example: Tensor) -> bool:
-    """Whether one sample is too few for the rule's own pass: a rule may show a sample twice, a map has many values."""
+    """Whether a batch normalisation refuses one sample in the rule's forward pass.
+
+    A rule may repeat the sample, and a feature map has several values per channel; then one sample suffices.
+    """
     target = torch.zeros(1, dtype=torch.int64, device=example.device)
     with observing(learner), torch.enable_grad():
         try:
             learner.forward((example, target))
         except ValueError as error:
             return TOO_FEW in str(error)
-        except (RuntimeError, IndexError):  # nothing of this kind; the run itself will say it
+        except (RuntimeError, IndexError):  # another error, which the run itself will raise
             return False
     return False

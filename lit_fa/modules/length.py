@@ -1,4 +1,4 @@
-"""How long a run will be, in optimiser steps and epochs: what the schedules of a rule are divided by."""
+"""The length of a run in optimiser steps and epochs, which the schedules of a rule depend on."""
 
 import math
 
@@ -10,10 +10,10 @@ from lit_fa.lightning_privates import callbacks_of
 
 
 def run_length(trainer: L.Trainer, accumulate: int = 1) -> tuple[int | None, int | None]:
-    """Optimiser steps of a whole run, and epochs that it begins; None for what the trainer's limits leave open.
+    """Optimiser steps of a whole run, and epochs that it starts; None if the trainer's limits do not determine them.
 
-    An epoch of n batches, as one rank sees it under `limit_train_batches` and `overfit_batches`, has
-    ceil(n / accumulate) steps. What ends a run early (`max_time`, early stopping) is not foreseen.
+    An epoch of n batches on one rank, after `limit_train_batches` and `overfit_batches`, has ceil(n / accumulate)
+    steps. An early end of the run (`max_time`, early stopping) is not known here.
     """
     epochs = _max_epochs(trainer)
     steps = None if trainer.max_steps == -1 else trainer.max_steps
@@ -29,11 +29,11 @@ def run_length(trainer: L.Trainer, accumulate: int = 1) -> tuple[int | None, int
 
 
 def check_length(options: list[str], steps: int | None, epochs: int | None) -> None:
-    """Refuse options that follow the length of a run whose length is not known.
+    """Refuse options that depend on the length of the run if it is not known.
 
     Args:
         options: as `LearningRule.follows_length` names them.
-        steps, epochs: of `run_length`, once the loader is there.
+        steps, epochs: of `run_length`, once the data are loaded.
     """
     if options and (steps is None or epochs is None):
         raise UserError(
@@ -43,7 +43,7 @@ def check_length(options: list[str], steps: int | None, epochs: int | None) -> N
 
 
 def _max_epochs(trainer: L.Trainer) -> int | None:
-    """The user's limit: stochastic weight averaging adds a pass that renews BatchNorm's statistics."""
+    """The user's limit, without the epoch that stochastic weight averaging adds for BatchNorm statistics."""
     for callback in callbacks_of(trainer):
         if isinstance(callback, StochasticWeightAveraging) and hasattr(callback, "_max_epochs"):
             return None if callback._max_epochs == -1 else callback._max_epochs

@@ -1,4 +1,4 @@
-"""Metrics by name, which agree across ranks; all are logged in percent."""
+"""Metrics by name; torchmetrics combines the values of the ranks, and all are logged in percent."""
 
 from collections.abc import Callable
 
@@ -17,22 +17,22 @@ class F1OfClassOne(BinaryF1Score):
         super().update(preds.argmax(-1), target)
 
 
-# from the number of classes; F1 is that of class 1 where there are two, as in GLUE, else the mean over classes
+# from the number of classes to a metric; with two classes F1 is that of class 1, as in GLUE, else the macro average
 OF_CLASSES: dict[str, Callable[[int], Metric]] = {
     "accuracy": lambda c: MulticlassAccuracy(c, average="micro"),
     "f1": lambda c: F1OfClassOne() if c == 2 else MulticlassF1Score(c, average="macro"),
     "matthews": MulticlassMatthewsCorrCoef,
     "top5": lambda c: MulticlassAccuracy(c, average="micro", top_k=5),
 }
-# of one number; a correlation with constant predictions is not defined, and is logged as nan
+# for regression; a correlation with constant predictions is undefined and is logged as nan
 OF_NUMBERS: dict[str, Callable[[], Metric]] = {"pearson": PearsonCorrCoef, "spearman": SpearmanCorrCoef}
 
 
-def made(names: list[str] | None, num_classes: int) -> nn.ModuleDict:
-    """The metrics by name; None: accuracy, or pearson where there is one output.
+def build_metrics(names: list[str] | None, num_classes: int) -> nn.ModuleDict:
+    """The metrics by name; None: accuracy, or pearson if the network has one output.
 
     Raises:
-        UserError: an unknown name, or a metric of classes for a number and the other way round.
+        UserError: an unknown name, a metric of classes for regression, or one of regression for classes.
     """
     if num_classes < 1:
         raise UserError(f"num_classes is at least 1, not {num_classes}")
@@ -51,5 +51,5 @@ def made(names: list[str] | None, num_classes: int) -> nn.ModuleDict:
 
 
 def predictions(logits: Tensor) -> Tensor:
-    """What metrics are given: (n, c) logits, or (n,) numbers where c is 1."""
+    """The input of the metrics: (n, c) logits, or (n,) numbers if c is 1."""
     return logits if logits.shape[-1] > 1 else logits.squeeze(-1).float()

@@ -1,4 +1,4 @@
-"""What an optimiser and a schedule may be set to, also by a class that checks nothing itself."""
+"""Valid ranges of the options of optimisers and schedules, also of classes that do not check them."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -10,14 +10,14 @@ from torch.optim import Optimizer, SparseAdam
 from lit_fa.errors import UserError
 
 T = TypeVar("T")
-Range = tuple[Callable[[float], bool], str]  # whether a number is valid, and in words
+Range = tuple[Callable[[float], bool], str]  # whether a number is valid, and the range in words
 ABOVE: Range = (lambda value: value > 0, "above 0")
 LEAST_0: Range = (lambda value: value >= 0, "at least 0")
 LEAST_1: Range = (lambda value: value >= 1, "at least 1")
 BELOW_1: Range = (lambda value: 0 <= value < 1, "from 0 on and below 1")
 TO_1: Range = (lambda value: 0 <= value <= 1, "from 0 to 1")
 
-# what a parameter group holds, by the names that torch gives
+# entries of a parameter group, by torch's names
 _NONNEGATIVE = ("max_lr", "lr", "initial_lr", "min_lr", "weight_decay", "eps", "lr_decay", "momentum_decay", "lambd")
 OF_GROUPS: dict[str, Range] = {
     **dict.fromkeys(_NONNEGATIVE, LEAST_0),
@@ -25,7 +25,7 @@ OF_GROUPS: dict[str, Range] = {
     "dampening": TO_1,
     "step_sizes": ABOVE,
 }
-# what a schedule holds
+# attributes of a schedule
 OF_SCHEDULES: dict[str, Range] = {
     **dict.fromkeys(("step_size", "T_max", "T_0", "total_iters"), LEAST_1),
     **dict.fromkeys(("eta_min", "gamma", "factor", "power", "patience", "cooldown", "threshold"), LEAST_0),
@@ -34,10 +34,10 @@ OF_SCHEDULES: dict[str, Range] = {
 
 
 def constructed(make: Callable[[Any], T], given: Any, option: str) -> T:
-    """`make(given)`; what a constructor of another package refuses is one line.
+    """`make(given)`, with errors of another package's constructor as one line.
 
     Raises:
-        UserError: the option, the class, and what the class says.
+        UserError: names the option and the class, with the message of the class.
     """
     try:
         return make(given)
@@ -52,21 +52,21 @@ def constructed(make: Callable[[Any], T], given: Any, option: str) -> T:
     ) as error:
         if getattr(error, "user_error", False):
             raise
-        said = next((line.strip() for line in str(error).splitlines() if line.strip()), "") or type(error).__name__
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "") or type(error).__name__
         if isinstance(error, ArithmeticError | KeyError):
-            said = f"{type(error).__name__}: {said}"
-        raise UserError(f"model.init_args.{option}: {_named(make)}: {said}; {_REMEDY[option]}") from error
+            reason = f"{type(error).__name__}: {reason}"
+        raise UserError(f"model.init_args.{option}: {_named(make)}: {reason}; {_REMEDY[option]}") from error
 
 
 def check_groups(optimizer: Optimizer, scheduler: Any = None) -> None:
-    """Refuse an optimiser whose numbers make no step towards less loss, or that takes other gradients than ours.
+    """Refuse an optimiser with options out of range, or one that needs sparse gradients.
 
     Args:
-        optimizer: as it was made, or as a schedule has set it.
-        scheduler: that has.
+        optimizer: as constructed, or as changed by a schedule.
+        scheduler: the schedule that changed it.
 
     Raises:
-        UserError: its option, and the range.
+        UserError: names the option and its range.
     """
     name = type(optimizer).__name__
     where = f"model.init_args.optimizer: {name}"
@@ -83,7 +83,7 @@ def check_groups(optimizer: Optimizer, scheduler: Any = None) -> None:
 
 
 def check_schedule(scheduler: Any) -> None:
-    """The same of a schedule, and of those that it is made of."""
+    """Refuse a schedule with options out of range, also within a composed schedule."""
     _check_ranges(vars(scheduler), OF_SCHEDULES, f"model.init_args.scheduler: {type(scheduler).__name__}")
     for inner in getattr(scheduler, "_schedulers", ()):
         check_schedule(inner)
@@ -93,7 +93,7 @@ def check_rates(optimizer: Optimizer, scheduler: Any) -> None:
     """Refuse a learning rate that a schedule has made negative or not finite.
 
     Raises:
-        UserError: the schedule and the rate.
+        UserError: names the schedule and the rate.
     """
     for group in optimizer.param_groups:
         rate = group["lr"]
@@ -112,7 +112,7 @@ def _check_ranges(numbers: Mapping[str, Any], ranges: Mapping[str, Range], where
 
 
 def _numbers(value: Any) -> Iterator[float]:
-    """Those in it; a tensor's value stays on its device."""
+    """The numbers in a value or its entries; tensors are left out, because reading them waits for the device."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         yield value
     elif not isinstance(value, str | torch.Tensor) and hasattr(value, "__iter__"):
@@ -120,7 +120,7 @@ def _numbers(value: Any) -> Iterator[float]:
 
 
 def _named(make: Any) -> str:
-    """The class behind a parser's partial, or the function."""
+    """The name of the function, or of the class within the parser's partial."""
     kinds = [kind for kind in (*getattr(make, "args", ()), getattr(make, "func", make)) if hasattr(kind, "__name__")]
     return kinds[0].__name__ if kinds else type(make).__name__
 

@@ -1,16 +1,16 @@
-"""Lightning's training loops, except that a resumed run first does what follows its checkpoint before the next batch.
+"""Lightning's training loops, changed so that a resumed run first completes the iteration of its checkpoint.
 
 A checkpoint can be written at four points around the end of an epoch:
 
-* after a batch (`every_n_train_steps`, `train_time_interval`): validation, if one is due, and the epoch's end, if the
-  batch was the last, are still to come;
-* when validation has ended: of these only the epoch's end is still to come;
-* at the epoch's end, which is its last act: the next epoch is to come, or the end of training; but a callback that is
-  no `Checkpoint` may write it before the module has ended the epoch;
-* when an epoch starts.
+* after a batch (`every_n_train_steps`, `train_time_interval`): validation may still be due, and after the last batch
+  the end of the epoch;
+* after validation: only the end of the epoch may still be due;
+* at the end of an epoch: the next epoch or the end of training follows. A callback that is no `Checkpoint` may write it
+  before the module's own end of the epoch;
+* at the start of an epoch.
 
-Lightning goes on from the first point with the next batch, without validation and epoch's end, and under `max_steps`
-it ends an epoch twice that had ended already.
+Lightning resumes from the first point with the next batch and skips validation and the end of the epoch. Under
+`max_steps` it repeats the end of an epoch that had already ended.
 """
 
 from collections.abc import Iterator
@@ -23,18 +23,18 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lit_fa import lightning_privates as privates
 from lit_fa.lightning_privates import DataFetcher, PlainEpochLoop, PlainFitLoop, Progress
 
-VALIDATION, ITERATION_END, EPOCH_END = "validation", "iteration end", "epoch end"  # what comes first on resuming
+VALIDATION, ITERATION_END, EPOCH_END = "validation", "iteration end", "epoch end"  # what is done first after resuming
 
 
 class EpochLoop(PlainEpochLoop):
-    """Begins a resumed epoch with the rest of the iteration in which the checkpoint was written."""
+    """Starts a resumed epoch with the rest of the iteration in which the checkpoint was written."""
 
-    rest: str | None = None  # where it goes on in that iteration; None: the next batch comes next
+    rest: str | None = None  # what is left of that iteration; None: nothing, the next batch follows
 
     def settle(self) -> None:
-        """Find out what is left of the iteration, and count its batch as done."""
+        """Determine what is left of the iteration, and count its batch as completed."""
         batch: Any = self.batch_progress
-        if batch.current.processed < batch.current.ready:  # an exception ended a batch half-way: it is done again
+        if batch.current.processed < batch.current.ready:  # an exception interrupted the batch, which is repeated
             for counts in (batch.current, batch.total):
                 counts.ready = counts.started = counts.processed = counts.completed
         elif batch.current.completed < batch.current.processed:
@@ -45,47 +45,47 @@ class EpochLoop(PlainEpochLoop):
 
     @property
     def done(self) -> bool:
-        """Not before the iteration is."""
+        """Whether the epoch has ended; never before the interrupted iteration is completed."""
         return self.rest is None and super().done
 
     def advance(self, data_fetcher: DataFetcher) -> None:
         """Run the next batch, or only what is left of the iteration."""
-        self.restarting = False  # otherwise Lightning would guess what `settle` has found out
+        self.restarting = False  # otherwise Lightning would override what `settle` has determined
         rest, self.rest = self.rest, None
         if rest is None:
             super().advance(data_fetcher)
             return
-        _module(self.trainer).take_up()
+        _module(self.trainer).restore()
         privates.skip_validation(self, rest != VALIDATION)
         if rest == EPOCH_END:
             privates.uncount_logged_batch(self)
 
 
 class FitLoop(PlainFitLoop):
-    """Goes on from a checkpoint at the point at which it was written."""
+    """Resumes at the point at which the checkpoint was written."""
 
     epoch_loop: EpochLoop
 
     @property
     def skip(self) -> bool:
-        """Not where a resumed run has anything left to do, be it the end of training alone."""
+        """Whether there is nothing to do; never if a resumed run has to complete an epoch or the end of training."""
         if not privates.was_loaded(self) or _finished(self.epoch_progress):
             return super().skip
         return self.max_batches == 0 or self.trainer.limit_train_batches == 0
 
     @property
     def done(self) -> bool:
-        """Not within an iteration."""
+        """Whether training has ended; never within an interrupted iteration."""
         return self.epoch_loop.rest is None and super().done
 
     def run(self) -> None:
-        """Begin with the metrics of the checkpoint, which callbacks and records read."""
+        """Start with the metrics of the checkpoint, which callbacks and records read."""
         if privates.was_loaded(self):
             self.trainer.callback_metrics.update(_module(self.trainer).measured)
         super().run()
 
     def reset(self) -> None:
-        """In a resumed run, correct the counters, which are those after a batch or between two epochs."""
+        """In a resumed run, correct the counters of batches and epochs."""
         if privates.was_loaded(self):
             self.trainer.should_stop |= any(_stopped(self.trainer))
             epochs: Any = self.epoch_progress.current
@@ -99,7 +99,7 @@ class FitLoop(PlainFitLoop):
         super().reset()
 
     def on_save_checkpoint(self) -> dict[str, Any]:
-        """The state of the loaders; a batch that an exception has interrupted is loaded again."""
+        """The state of the loaders, set back by the batch that an exception has interrupted."""
         counts: Any = self.epoch_loop.batch_progress.current
         state, done = super().on_save_checkpoint(), counts.processed
         for loader in state.get("combined_loader") or ():
@@ -108,7 +108,7 @@ class FitLoop(PlainFitLoop):
         return state
 
     def on_run_start(self) -> None:
-        """Load the validation data, which callbacks need, even if no validation is due soon."""
+        """Load the validation data even if no validation is due, because callbacks need them."""
         if self.trainer.enable_validation and self.trainer.val_dataloaders is None:
             self.trainer.validating = True
             self.epoch_loop.val_loop.setup_data()
@@ -116,7 +116,7 @@ class FitLoop(PlainFitLoop):
         super().on_run_start()
 
     def _settle_at_epoch_end(self) -> None:
-        """Repeat the end of the epoch, before which a callback has written the checkpoint."""
+        """Repeat the end of the epoch, because a callback wrote the checkpoint before it."""
         progress: Any = self.epoch_progress
         for counts in (progress.current, progress.total):
             counts.processed -= 1
@@ -132,15 +132,15 @@ class FitLoop(PlainFitLoop):
         privates.end_resuming(self)
 
     def _log_ended_epoch(self) -> None:
-        """Log the metrics of the ended epoch, as Lightning does; loggers that keep rows in checkpoints have them."""
+        """Log the metrics of the ended epoch, except to loggers that already have them from the checkpoint."""
         trainer, loggers = self.trainer, self.trainer.loggers
         trainer.loggers = [logger for logger in loggers if not getattr(logger, "keeps_rows", False)]
         privates.log_values(trainer, dict(_module(trainer).unlogged))
         trainer.loggers = loggers
 
 
-def goes_on_exactly(trainer: L.Trainer) -> None:
-    """Replace the classes of the trainer's loops by those above, if they are Lightning's own."""
+def use_resumable_loops(trainer: L.Trainer) -> None:
+    """Replace the trainer's loops by the classes above, if they are Lightning's own."""
     if type(trainer.fit_loop) is PlainFitLoop and type(trainer.fit_loop.epoch_loop) is PlainEpochLoop:
         trainer.fit_loop.__class__, trainer.fit_loop.epoch_loop.__class__ = FitLoop, EpochLoop
     if isinstance(trainer.fit_loop.epoch_loop, EpochLoop):
@@ -148,7 +148,7 @@ def goes_on_exactly(trainer: L.Trainer) -> None:
 
 
 def _module(trainer: L.Trainer) -> Any:
-    """The `ScheduledClassifier` that is trained; its module imports this one."""
+    """The `ScheduledClassifier` that is trained; its type would be a circular import."""
     return trainer.lightning_module
 
 

@@ -1,6 +1,6 @@
-"""What a checkpoint holds besides weights, so that a resumed run equals an uninterrupted one bit for bit.
+"""What a checkpoint stores besides weights, so that a resumed run equals an uninterrupted one bit for bit.
 
-Lightning's checkpoints leave out the random state, which dropout draws from, and every rank has its own.
+Lightning's checkpoints do not have the random state (dropout), which differs between ranks.
 """
 
 from typing import Any, NamedTuple
@@ -10,25 +10,25 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 
-class Begun(NamedTuple):
-    """What a batch changes before its step, as it was when the batch began.
+class BatchStart(NamedTuple):
+    """The state before a batch, as far as the batch changes it before its optimiser step.
 
-    A checkpoint that is written in the middle of a batch (Lightning's `OnExceptionCheckpoint`) holds this, because the
-    batch is done again on resuming.
+    A checkpoint that is written within a batch (Lightning's `OnExceptionCheckpoint`) stores this state, because the
+    batch is repeated after resuming.
 
     Attributes:
         state: of the rank, see `state_of_rank`.
-        buffers: of the network, by name; feedback, which only a step changes, is left out.
+        buffers: of the network, by name, without feedback, which changes only in a step.
     """
 
     state: dict[str, Any]
     buffers: dict[str, Tensor]
 
     @classmethod
-    def of(cls, network: nn.Module, totals: Tensor, window: dict[str, Any]) -> "Begun":
-        """As it is now."""
-        kept = {name: b.clone() for name, b in network.named_buffers() if ".feedback." not in name}
-        return cls(state_of_rank(totals.clone(), window), kept)
+    def of(cls, network: nn.Module, totals: Tensor, window: dict[str, Any]) -> "BatchStart":
+        """The current state."""
+        buffers = {name: b.clone() for name, b in network.named_buffers() if ".feedback." not in name}
+        return cls(state_of_rank(totals.clone(), window), buffers)
 
 
 def state_of_rank(totals: Tensor, window: dict[str, Any]) -> dict[str, Any]:
@@ -46,8 +46,8 @@ def states_of_ranks(own: dict[str, Any]) -> list[dict[str, Any]]:
     return states
 
 
-def take_up(states: list[dict[str, Any]], rank: int) -> Tensor:
-    """Set this rank's random states and return its totals; a run on more ranks than before shares what there is."""
+def restore(states: list[dict[str, Any]], rank: int) -> Tensor:
+    """Set the random states of this rank and return its totals; further ranks repeat the states of the first ones."""
     own = states[rank % len(states)]
     torch.set_rng_state(own["rng"].cpu())
     if "cuda_rng" in own and torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Learning-rate schedules under manual optimisation, where Lightning moves none of them."""
+"""Learning-rate schedules under manual optimisation, in which Lightning does not step them."""
 
 from typing import Any
 
@@ -21,11 +21,11 @@ PLATEAU = "lightning.pytorch.cli.ReduceLROnPlateau"
 
 
 class ScheduledClassifier(EvaluatedClassifier):
-    """Moves the schedule of its optimiser: every step, every epoch, or, of a plateau, when its metric has a new value.
+    """Steps the schedule of its optimiser after every step or epoch, and a plateau when its metric has a new value.
 
-    Lightning's `ReduceLROnPlateau` names the metric (`monitor`); torch's own sees `val/loss`, or in a run without
-    validation the training loss, and only `mode: min` makes sense of those. A value counts once: with interval `epoch`
-    the newest at the end of an epoch, with `step` every one as it arrives. Ranks see the mean of theirs.
+    Lightning's `ReduceLROnPlateau` names its metric (`monitor`). Torch's own gets `val/loss`, or the training loss in a
+    run without validation, so only `mode: min` is accepted. A value is used once: with interval `epoch` the last one
+    at the end of an epoch, with `step` each when it is logged. On several ranks it is the mean over ranks.
 
     Subclasses set `make_scheduler`, and `scheduler_interval` to `step` or `epoch`.
     """
@@ -35,13 +35,13 @@ class ScheduledClassifier(EvaluatedClassifier):
     accumulate: int = 1
     training_loss: str = "train/loss"
     monitored: str | None = None  # metric of a plateau; None: there is no plateau
-    _arrived: bool = False  # a value that no plateau has seen yet
-    _pending: float | None = None  # that value, where it comes from a checkpoint
-    epochs_ended: int | None = None  # of this run, with all that the module does at an epoch's end; None: not known
-    _stepped: bool = False  # a plateau has seen a value, or a checkpoint's had one to see
+    _arrived: bool = False  # whether a value is logged that the plateau has not received
+    _pending: float | None = None  # that value, if it comes from a checkpoint
+    epochs_ended: int | None = None  # number of epochs whose end this module has completed; None: not known
+    _stepped: bool = False  # whether the plateau has received any value
 
     def setup(self, stage: str) -> None:
-        """A fit starts without a value; a checkpoint, which is loaded later, may bring one."""
+        """A fit starts without a value; a checkpoint that is loaded later may have one."""
         if stage == "fit":
             self._arrived, self._pending, self._stepped = False, None, False
             self.epochs_ended = 0
@@ -50,7 +50,7 @@ class ScheduledClassifier(EvaluatedClassifier):
         """What `configure_optimizers` returns.
 
         Raises:
-            UserError: something else than a schedule, numbers out of range, or torch's plateau with `mode: max`.
+            UserError: no schedule, options out of range, or torch's plateau with `mode: max`.
         """
         self.monitored = None
         check_groups(optimizer)
@@ -74,7 +74,7 @@ class ScheduledClassifier(EvaluatedClassifier):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": self.scheduler_interval}}
 
     def schedule(self, when: str) -> None:
-        """Move what moves with a `step` or an `epoch` that has ended; also the schedule of a weight averaging."""
+        """Step the schedules with interval `when` (`step` or `epoch`); also that of weight averaging."""
         for config in self.trainer.lr_scheduler_configs:
             if config.interval == when and not isinstance(config.scheduler, ReduceLROnPlateau):
                 config.scheduler.step()
@@ -86,13 +86,13 @@ class ScheduledClassifier(EvaluatedClassifier):
             self.epochs_ended = self.trainer.current_epoch + 1
 
     def log(self, name: str, *args: Any, **kwargs: Any) -> None:
-        """As Lightning's; remembers that the plateau's metric has a new value."""
+        """As in Lightning; notes that the metric of the plateau has a new value."""
         super().log(name, *args, **kwargs)
         if name == self.monitored and not self.trainer.sanity_checking:
             self._arrived, self._pending = True, None
 
     def on_train_start(self) -> None:
-        """Refuse a plateau on a validation that never happens."""
+        """Refuse a plateau on a validation metric in a run without validation."""
         validated = self.trainer.enable_validation and not self._validates_too_late()
         if self.monitored is None or not self.monitored.startswith("val/") or validated:
             return
@@ -105,7 +105,7 @@ class ScheduledClassifier(EvaluatedClassifier):
         )
 
     def on_validation_end(self) -> None:
-        """A new value may have come."""
+        """Step a plateau if its metric has a new value."""
         if self.trainer.sanity_checking or self.trainer.state.fn != "fit":
             return
         if self.monitored is not None and self.monitored.startswith("val/") and self._validated():
@@ -114,33 +114,33 @@ class ScheduledClassifier(EvaluatedClassifier):
             self._feed()
 
     def on_train_epoch_start(self) -> None:
-        """A resumed run goes on, before the loader of a new epoch draws."""
-        self.take_up()
+        """Restore a resumed run before the loader of the epoch draws random numbers."""
+        self.restore()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """The same in mid-epoch, where Lightning does not announce the epoch again."""
+        """Restore a run that resumes within an epoch, for which Lightning calls no `on_train_epoch_start`."""
         super().on_train_batch_start(batch, batch_idx)
-        self.take_up()
+        self.restore()
 
     def on_train_batch_end(self, *_: object) -> None:
-        """A new value of a training metric may have come."""
+        """Step a plateau if its training metric has a new value."""
         if self.scheduler_interval == "step":
             self._feed()
 
     def on_train_end(self) -> None:
-        """Say so if a plateau has never seen its metric."""
+        """Warn if a plateau has never received a value."""
         if self._plateau() is not None and not self._stepped:
             rank_zero_warn(f"the learning rate never moved: no value of {self.monitored} came before the run's end")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep a value that the plateau has not seen yet, and how many epochs have ended."""
+        """Store a value that the plateau has not received yet, and the number of ended epochs."""
         super().on_save_checkpoint(checkpoint)
         value = self._value() if self._arrived else None
         checkpoint["epochs_ended"] = self.epochs_ended or 0
         checkpoint["plateau"] = {"value": None if value is None else float(value), "stepped": self._stepped}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it up."""
+        """Load them."""
         super().on_load_checkpoint(checkpoint)
         plateau = checkpoint.get("plateau") or {"value": None, "stepped": False}
         if (trainer := trainer_of(self)) and trainer.state.fn == "fit":
@@ -151,13 +151,13 @@ class ScheduledClassifier(EvaluatedClassifier):
             )
             self.epochs_ended = checkpoint.get("epochs_ended")
 
-    def take_up(self) -> None:
-        """First of all in a resumed run: let a plateau see what it was about to see when the checkpoint was written."""
+    def restore(self) -> None:
+        """At the start of a resumed run, give a plateau the value that was pending in the checkpoint."""
         if self.scheduler_interval == "step":
             self._feed()
 
     def _plateau(self) -> ReduceLROnPlateau | None:
-        """Unless a weight averaging has put its own schedule in the place."""
+        """The plateau, unless weight averaging has replaced it by its own schedule."""
         schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
         return next((s for s in schedulers if isinstance(s, ReduceLROnPlateau)), None)
 
@@ -184,8 +184,8 @@ class ScheduledClassifier(EvaluatedClassifier):
         self._arrived, self._pending, self._stepped = False, None, True
 
     def _check_monitored(self) -> None:
-        """At the end of an epoch, unless validation has yet to come, every metric has been logged once."""
-        every_n_steps = self.monitored == "train/loss"  # which may be more than an epoch has
+        """Refuse a metric that nothing logs: at the end of an epoch, after validation, all are logged once."""
+        every_n_steps = self.monitored == "train/loss"  # logged less than once an epoch in short epochs
         if self._plateau() is None or self._arrived or self._stepped or every_n_steps:
             return
         if self._validated() or not self.trainer.enable_validation:

@@ -21,15 +21,15 @@ log = logging.getLogger(__name__)
 
 
 def select(module: "FederatedClassifier", number: int, before: list[dict[str, Any]]) -> dict[str, Any]:
-    """Choose layers for the rounds from `number` on; the same on all ranks.
+    """Choose layers for the rounds from `number` on, the same on all ranks.
 
     Args:
         module: a `FederatedClassifier` whose rule compares clients.
-        number: of the round that begins.
-        before: earlier selections of the run, whose cost in privacy adds up.
+        number: of the next round.
+        before: earlier selections of the run; their privacy costs add up.
 
     Returns:
-        `round`, `chosen`, `similarity`: layer to S_l, and `epsilon`, `delta` where the comparison is private.
+        `round`, `chosen`, `similarity` (layer to S_l), and for a private comparison `epsilon` and `delta`.
     """
     rule, network = comparing_rule(module), module.network
     if rule.private is not None:
@@ -51,13 +51,13 @@ def comparing_rule(module: "FederatedClassifier") -> ComparesClients:
 
 
 def logged(selection: dict[str, Any]) -> dict[str, float]:
-    """Key to number."""
+    """The metrics of a selection."""
     values = {f"select/similarity/{name}": value for name, value in selection["similarity"].items()}
     return values | ({"select/epsilon": selection["epsilon"]} if "epsilon" in selection else {})
 
 
 def compared(module: "FederatedClassifier", number: int) -> Directions:
-    """The sum over all clients, wherever they are trained."""
+    """The sum of the directions of all clients, over all ranks or nodes."""
     rule, strategy = comparing_rule(module), module.trainer.strategy
     names = rule.candidates(module.network)
     elsewhere = getattr(module.executor, "directions", None)
@@ -67,13 +67,13 @@ def compared(module: "FederatedClassifier", number: int) -> Directions:
     first = next(module.learner.parameters())
     whole = replace(whole.to(first.device), dtype=first.dtype)
     check_comparable(module.learner, rule.private)  # on every rank, also on one without a client
-    lanes = share_of(whole.steps, module.global_rank, module.trainer.world_size)
-    own = directions(module.learner, whole.take(lanes), names, module.local.seed, rule.private) if lanes else None
+    indices = share_of(whole.steps, module.global_rank, module.trainer.world_size)
+    own = directions(module.learner, whole.take(indices), names, module.local.seed, rule.private) if indices else None
     return _summed(own, {n: weight_of(module.network.get_submodule(n)) for n in names}, strategy)
 
 
 def epsilon(private: PrivateComparison, times: int) -> float:
-    """What so many comparisons cost an image of a client, by Opacus' accountant of Renyi differential privacy."""
+    """The epsilon of an image after `times` comparisons, by Opacus' accountant of Renyi differential privacy."""
     spent = accountant()()
     for _ in range(times):
         spent.step(noise_multiplier=private.noise, sample_rate=1.0)

@@ -1,4 +1,4 @@
-"""A batch shared by ranks: what each rank's samples count, and who has which of a padded data set."""
+"""A batch on several ranks: the weight of each rank's samples, and which samples only pad the data set."""
 
 from collections.abc import Sized
 from typing import cast
@@ -16,9 +16,10 @@ NORMALISES = (nn.modules.batchnorm._BatchNorm,)
 
 
 def mean_over_ranks(samples: int, trainer: L.Trainer, device: torch.device) -> Tensor | int:
-    """The mean of a number of samples over the ranks: a scalar tensor that stays on the device, or the number itself.
+    """The mean of a number of samples over the ranks: a scalar tensor on the device; on one rank the number itself.
 
-    DDP averages over ranks, so a rank's mean gradient counts `samples` over this mean: shares may differ by a sample.
+    DDP averages over ranks, and their shares may differ by a sample. So each rank multiplies its mean gradient by its
+    `samples` divided by this mean.
     """
     if trainer.world_size == 1:
         return samples
@@ -36,10 +37,10 @@ def weighted_mean(value: Tensor, samples: int, trainer: L.Trainer) -> Tensor:
 
 
 def own_samples(loader: object, batch_idx: int, size: int) -> int:
-    """How many of a batch's samples count on this rank; those behind them repeat other samples.
+    """How many samples of a batch count on this rank; the samples after them are repetitions.
 
-    Torch's `DistributedSampler`, which Lightning gives to a plain loader, fills up with samples of the beginning until
-    all ranks have equally many: a metric would count those twice.
+    Torch's `DistributedSampler`, which Lightning gives to a plain loader, repeats the first samples until all ranks
+    have equally many. A metric must not count these twice.
     """
     if hasattr(loader, "own"):
         return min(size, loader.own(batch_idx))
@@ -51,7 +52,7 @@ def own_samples(loader: object, batch_idx: int, size: int) -> int:
 
 
 def check_shares(trainer: L.Trainer, rule: LearningRule, network: nn.Module) -> None:
-    """Refuse a sum over samples on several devices, and say what compares the samples of a device's own share.
+    """Refuse a sum over samples on several devices, and log what compares the samples of a batch.
 
     Raises:
         UserError: the rule sums where DDP averages.

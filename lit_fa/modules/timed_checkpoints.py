@@ -7,14 +7,14 @@ from lit_fa.lightning_privates import callbacks_of, save_by_time, save_interval,
 
 
 class TimedCheckpoints(Checkpoint):
-    """Lets every `ModelCheckpoint` with `train_time_interval` save after a batch when its interval is over.
+    """Lets every `ModelCheckpoint` with `train_time_interval` save after a batch when its interval has passed.
 
-    Rank 0's clock decides for all ranks. This is a `Checkpoint`, so it runs after the other callbacks, and what they
-    have measured is saved.
+    The clock of rank 0 decides for all ranks. As a `Checkpoint` this callback runs after all others, so that their
+    measurements are saved.
     """
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
-        """Save where it is due."""
+        """Save if it is due."""
         for checkpoint in timed(trainer):
             if trainer.strategy.broadcast(save_is_due(checkpoint)):
                 save_by_time(checkpoint, trainer)

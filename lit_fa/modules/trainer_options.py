@@ -1,6 +1,6 @@
-"""Options of Lightning's trainer and callbacks that a classifier refuses, each in one line that names the remedy.
+"""Options of Lightning's trainer and callbacks that a classifier refuses, each with one line that names the remedy.
 
-`docs/lightning.md` lists every option and every callback, also those that are honoured; a test walks through it.
+`docs/lightning.md` lists all options and callbacks, supported or not; a test compares it with this file.
 """
 
 import inspect
@@ -18,46 +18,46 @@ from lit_fa.errors import UserError
 from lit_fa.rules.base import Does, LearningRule
 
 FP16 = ("16", "16-mixed", "16-true")
-REPLACED = ("transformer-engine", "transformer-engine-float16", "bitsandbytes")  # they put layers of their own in
-Asked = Callable[[L.Trainer, L.LightningModule], bool]
+REPLACED = ("transformer-engine", "transformer-engine-float16", "bitsandbytes")  # they replace layers by their own
+Condition = Callable[[L.Trainer, L.LightningModule], bool]
 
 
 class Refusal(NamedTuple):
-    """One combination that does not do what it says.
+    """One unsupported option or combination.
 
     Attributes:
-        what: the option or callback, as in `docs/lightning.md`.
-        asked: whether this trainer, with this module, asks for it.
-        line: what the user reads.
+        option: the option or callback, as in `docs/lightning.md`.
+        applies: whether this trainer with this module uses it.
+        message: of the error.
     """
 
-    what: str
-    asked: Asked
-    line: str
+    option: str
+    applies: Condition
+    message: str
 
 
-def has(*kinds: type, exactly: bool = False) -> Asked:
-    """Whether a callback of one of these classes is among the trainer's."""
+def has(*kinds: type, exactly: bool = False) -> Condition:
+    """Whether the trainer has a callback of one of these classes."""
 
-    def asked(trainer: L.Trainer, module: L.LightningModule) -> bool:
+    def applies(trainer: L.Trainer, module: L.LightningModule) -> bool:
         return any(type(c) in kinds if exactly else isinstance(c, kinds) for c in privates.callbacks_of(trainer))
 
-    return asked
+    return applies
 
 
 def federated(module: L.LightningModule) -> bool:
-    """Whether a batch is a round."""
+    """Whether the module is federated, so that a batch is a round."""
     return hasattr(module, "executor")
 
 
 def precision_of(trainer: L.Trainer) -> str:
-    """By name; that of a plugin where one is given."""
+    """The name of the precision, also if it is given as a plugin."""
     plugin = trainer.precision_plugin
     return "bitsandbytes" if type(plugin).__name__.startswith("Bitsandbytes") else str(plugin.precision)
 
 
 def skips_rounds(trainer: L.Trainer, module: L.LightningModule) -> bool:
-    """Whether an epoch ends before its last round, and another epoch follows."""
+    """Whether an epoch ends before its last round and is followed by another epoch."""
     limit, one = trainer.limit_train_batches, privates.setting(trainer, "fast_dev_run") or trainer.max_epochs in (0, 1)
     rounds = getattr(privates.setting(trainer, "datamodule"), "rounds_per_epoch", None)
     if not federated(module) or one or not limit or rounds is None:
@@ -72,19 +72,19 @@ def watches_skipped(trainer: L.Trainer, module: L.LightningModule) -> bool:
 
 
 def unfreezes_apart(trainer: L.Trainer, module: L.LightningModule) -> bool:
-    """Whether weights would be unfrozen whose trained feedback is not."""
+    """Whether weights would be unfrozen without their trained feedback."""
     trained = any(".feedback." in name and p.requires_grad for name, p in module.named_parameters())
     return trained and has(shipped.BaseFinetuning)(trainer, module)
 
 
 def renames_weights(trainer: L.Trainer, module: L.LightningModule) -> bool:
-    """Whether `ModelPruning` renames parameters that somebody reads by name."""
+    """Whether `ModelPruning` renames parameters that the rule or the federation reads by name."""
     by_name = federated(module) or _rule(module).overrides & {Does.EDITS, Does.EVOLVES, Does.RESHAPES}
     return bool(by_name) and has(shipped.ModelPruning)(trainer, module)
 
 
 def loses_hooks(trainer: L.Trainer, module: L.LightningModule) -> bool:
-    """Whether `sync_batchnorm` would replace a layer that the rule watches."""
+    """Whether `sync_batchnorm` would replace a layer on which the rule has a hook."""
     watched = (m._forward_hooks or m._forward_pre_hooks for m in module.modules() if isinstance(m, BATCH_NORM))
     return _syncs(trainer) and any(watched)
 
@@ -258,20 +258,20 @@ REFUSALS = (
 
 
 def check_trainer(trainer: L.Trainer, module: L.LightningModule) -> None:
-    """Refuse the first option of the trainer, or callback in it, that is not honoured.
+    """Refuse the first unsupported option or callback of the trainer.
 
     Raises:
-        UserError: its line.
+        UserError: the message of its refusal.
     """
     for refusal in REFUSALS:
-        if refusal.asked(trainer, module):
-            raise UserError(refusal.line)
+        if refusal.applies(trainer, module):
+            raise UserError(refusal.message)
     if privates.setting(trainer, "datamodule") is not None:
         _check_data(trainer, module)
 
 
 def _check_data(trainer: L.Trainer, module: L.LightningModule) -> None:
-    """Rounds are for a federation, and 64 bits for a network of 64 bits."""
+    """Refuse rounds for a module that is not federated, other data for one that is, and float64 data for float32."""
     data, name = privates.setting(trainer, "datamodule"), type(module).__name__
     rounds, images = hasattr(data, "rounds_per_epoch"), hasattr(data, "eval_batch_size")
     if trainer.state.fn == "fit" and (images if federated(module) else rounds):
@@ -284,17 +284,17 @@ def _check_data(trainer: L.Trainer, module: L.LightningModule) -> None:
 
 
 def check_precision(name: object) -> None:
-    """Refuse a precision by its name in a config, before a trainer replaces it by another or misses a package."""
+    """Refuse a precision by its name in a config, before the trainer replaces it or needs its package."""
     for names, refusal in ((FP16, REFUSALS[0]), (REPLACED, REFUSALS[1])):
         if str(name) in names:
-            raise UserError(refusal.line)
+            raise UserError(refusal.message)
 
 
 def check_optimizers(optimizers: Iterable[optim.Optimizer]) -> None:
     """Refuse an optimiser whose step evaluates the loss again (LBFGS).
 
     Raises:
-        UserError: its name, and what to take instead.
+        UserError: names it and the remedy.
     """
     for optimizer in optimizers:
         closure = inspect.signature(type(optimizer).step).parameters.get("closure")
@@ -306,7 +306,7 @@ def check_optimizers(optimizers: Iterable[optim.Optimizer]) -> None:
 
 
 def validate_one_batch(trainer: L.Trainer) -> None:
-    """Let a share of `overfit_batches` that is less than one validation batch mean one."""
+    """Use one validation batch if the fraction `overfit_batches` is less than one batch."""
     share = privates.setting(trainer, "overfit_batches")
     if isinstance(share, float) and 0 < share < 1 and privates.setting(trainer, "datamodule") is not None:
         loader = privates.setting(trainer, "datamodule").val_dataloader()
@@ -315,5 +315,5 @@ def validate_one_batch(trainer: L.Trainer) -> None:
 
 
 def logs_at(trainer: L.Trainer, step: int) -> bool:
-    """Whether `log_every_n_steps`, of which 0 means never, logs at this step."""
+    """Whether metrics are logged at this step, by `log_every_n_steps` (0: never)."""
     return bool(every := privates.setting(trainer, "log_every_n_steps")) and step % every == 0

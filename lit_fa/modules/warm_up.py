@@ -1,4 +1,4 @@
-"""How a fresh run starts: the head is probed, then the rule prepares; a resumed run does neither again."""
+"""The start of a fresh run: train the head probe, then let the rule prepare; a resumed run repeats neither."""
 
 import logging
 import math
@@ -29,23 +29,22 @@ Epoch = Callable[[int], Iterable[Batch]]
 
 @dataclass(frozen=True)
 class HeadProbe:
-    """Train the head alone, on the training batches, with the body frozen.
+    """Train only the head, on the training batches, with all other layers frozen.
 
-    Its gradient, the error at the logits times the features, is the delta rule's and exact under every rule of this
-    package, so that the probe sends no error back either. The body is in evaluation mode, without dropout, and its
-    BatchNorm statistics stay: it is the pretrained one, untouched. Every batch goes through it once an epoch, or once
-    in all if its features are kept.
+    The gradient of the head is the error at the logits times the features (the delta rule). It is exact under every
+    rule of this package, and no error is propagated further back. The body is in evaluation mode: without dropout, and
+    with unchanged BatchNorm statistics. Its forward pass runs once an epoch, or only once if the features are kept.
 
-    A fit with ``trainer.max_epochs: 0`` probes and takes no step of the rule; `test` then measures the probe alone.
+    A fit with ``trainer.max_epochs: 0`` trains the probe and takes no step of the rule; `test` then measures the probe.
 
     Args:
         epochs: passes over the training data.
         lr: learning rate.
-        optimizer: `adam`, `adamw` or `sgd`; it is gone when the rule's own begins.
-        weight_decay: as the optimiser understands it.
-        seed: of whatever draws from a global random state meanwhile (a plain loader's order, the kept batches').
-        keep: keep the first epoch's features, all n of them, and repeat its batches in a new order every epoch. The
-            body then runs once instead of `epochs` times; an augmentation is drawn once too.
+        optimizer: `adam`, `adamw` or `sgd`; used only for the probe.
+        weight_decay: of the optimiser.
+        seed: of the global random states during the probe (the order of a plain loader or of kept batches).
+        keep: keep the features of the first epoch, for all samples, and repeat its batches in a new order every epoch.
+            The body then runs once instead of `epochs` times, and augmentations are drawn only once.
     """
 
     epochs: int = 1
@@ -57,8 +56,8 @@ class HeadProbe:
 
     def __post_init__(self) -> None:
         check_literals(type(self), vars(self))
-        sound = self.epochs >= 1 and 0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf
-        if not sound or not 0 <= self.seed < 2**63:
+        valid = self.epochs >= 1 and 0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf
+        if not valid or not 0 <= self.seed < 2**63:
             raise UserError(
                 f"a probe needs epochs >= 1, finite lr > 0 and weight_decay >= 0, and seed >= 0, not {self}"
             )
@@ -66,12 +65,12 @@ class HeadProbe:
     def train(
         self, learner: Learner, batches: Epoch, mean: Callable[[Tensor, int], Tensor] = lambda grad, samples: grad
     ) -> str:
-        """Move the head's parameters; returns its name.
+        """Train the head; returns its name.
 
         Args:
             learner: on its device.
-            batches: number of an epoch to its batches.
-            mean: of a gradient, over so many samples, over those of all ranks.
+            batches: from the number of an epoch to its batches.
+            mean: from a gradient and its number of samples to the mean over the samples of all ranks.
         """
         name = head_of(learner, next(iter(batches(0)))[0])
         layer = learner.get_submodule(name)
@@ -85,7 +84,9 @@ class HeadProbe:
             for epoch in range(self.epochs):
                 for features, targets in featured(epoch):
                     loss = learner.criterion(layer(features), targets) if len(targets) else layer(features).sum()
-                    grads = torch.autograd.grad(loss, params, allow_unused=True)  # a feedback of its own, maybe
+                    grads = torch.autograd.grad(
+                        loss, params, allow_unused=True
+                    )  # trained feedback of the head is unused
                     for p, grad in zip(params, grads, strict=True):
                         p.grad = None if grad is None else mean(grad, len(targets))
                     optimizer.step()
@@ -98,7 +99,9 @@ class HeadProbe:
 
         if not self.keep:
             return through_the_body
-        kept = [(features.clone(), targets.clone()) for features, targets in through_the_body(0)]  # a loader's buffers
+        kept = [
+            (features.clone(), targets.clone()) for features, targets in through_the_body(0)
+        ]  # the loader may reuse their memory
         return lambda epoch: (kept[i] for i in (torch.randperm(len(kept)) if epoch else range(len(kept))))
 
 
@@ -114,7 +117,10 @@ def head_of(learner: Learner, inputs: Tensor) -> str:
 
 
 def start(learner: Learner, probe: HeadProbe | None, trainer: L.Trainer) -> dict[str, float]:
-    """Probe, let the rule prepare, and agree on all ranks; the rule's numbers. Leaves the global random state alone."""
+    """Train the probe, let the rule prepare, and copy the result to all ranks; returns the figures of the rule.
+
+    The global random state is not changed.
+    """
     if probe is None and Does.PREPARES not in learner.rule.does:
         return {}
 
@@ -128,7 +134,7 @@ def start(learner: Learner, probe: HeadProbe | None, trainer: L.Trainer) -> dict
             with training_batches(trainer) as batches:
                 probe.train(learner, batches, averaged)
         with training_batches(trainer, whole=True) as batches:
-            figures = learner.prepare(_Again(batches))
+            figures = learner.prepare(_FirstEpoch(batches))
     if dist.is_available() and dist.is_initialized():
         for tensor in learner.state_dict().values():
             dist.broadcast(tensor, 0)
@@ -136,8 +142,8 @@ def start(learner: Learner, probe: HeadProbe | None, trainer: L.Trainer) -> dict
 
 
 @dataclass(frozen=True)
-class _Again:
-    """The first epoch's batches, as often as they are asked for."""
+class _FirstEpoch:
+    """The batches of the first epoch, in every iteration."""
 
     batches: Epoch
 
@@ -147,9 +153,9 @@ class _Again:
 
 @contextmanager
 def training_batches(trainer: L.Trainer, *, whole: bool = False) -> Iterator[Epoch]:
-    """Number of an epoch to its batches, on the device; a loader that a run will use again is left as it was.
+    """From the number of an epoch to its batches, on the device; the state of the loader is restored afterwards.
 
-    whole: all samples of each batch, on every rank, instead of the rank's share; a foreign loader gives its share.
+    whole: all samples of each batch on every rank, instead of the rank's share, if the loader supports it.
     """
     loader = training_loader(trainer)
     loader = loader.whole() if whole and hasattr(loader, "whole") else loader
@@ -175,7 +181,7 @@ def training_batches(trainer: L.Trainer, *, whole: bool = False) -> Iterator[Epo
 
 
 def batches_an_epoch(trainer: L.Trainer, loader: Any) -> int | None:
-    """How many batches of the loader `limit_train_batches` leaves; None: all."""
+    """Number of batches of an epoch under `limit_train_batches`; None: all."""
     limit = trainer.limit_train_batches
     if isinstance(limit, int):
         return limit

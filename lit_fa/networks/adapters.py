@@ -55,7 +55,7 @@ class Adapters:
         statistics = {name: getattr(allocator, name) for name in STATISTICS}
         return statistics | {"rank_pattern": self.tuner.peft_config[self.tuner.trainable_adapter_name].rank_pattern}
 
-    def take_up(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Restore `state`."""
         if not state:
             return

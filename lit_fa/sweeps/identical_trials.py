@@ -9,14 +9,14 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 DIGEST = "figures"  # attribute of a trial in its study
-# metrics of the machine, or of an option itself, not of what was learned
+# metrics that depend on the machine or repeat an option
 _MACHINE = re.compile(r"time|second|memory|bytes|energy|/s$|\blr|epoch$|step$")
 
 
 def digest(record: dict[str, Any]) -> str:
-    """A digest of all that a run has measured, to the last digit; empty where nothing was.
+    """A digest of all metrics and curves of a run, to the last digit; empty without any.
 
-    Equal for two runs that computed the same; times and memory are left out.
+    It is equal for two runs with the same results; times and memory are left out.
     """
     measured = {
         name: {key: value for key, value in (record.get(name) or {}).items() if not _MACHINE.search(key)}

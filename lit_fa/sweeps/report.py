@@ -14,7 +14,8 @@ from lit_fa.escaping import csv_value, shown
 from lit_fa.outputs import written
 from lit_fa.spec.sweep import Sweep
 from lit_fa.sweeps.identical_trials import identical_trials
-from lit_fa.sweeps.study import DIVERGED, has_study, open_study, short
+from lit_fa.sweeps.journal import has_study, open_study
+from lit_fa.sweeps.study import DIVERGED, short
 
 WORDS = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed"}
 STATES = ("finished", "stopped early", "diverged", "failed", "running")
@@ -23,18 +24,18 @@ STATES = ("finished", "stopped early", "diverged", "failed", "running")
 def print_report(
     sweep: Sweep, folder: Path, output: Console, *, top: int, by: str | None, csv_file: Path | None
 ) -> int:
-    """Prints the best trials, with the states of all; writes every trial to `csv_file` if it is given.
+    """Print the best trials and count the states of all; write every trial to `csv_file` if it is given.
 
     Args:
         sweep: what was searched.
         folder: of its study.
         output: where to print.
         top: how many trials.
-        by: a parameter, of whose values only the best trial each is shown; the end of its name is enough.
-        csv_file: for every trial, whatever is shown.
+        by: a parameter (the end of its name suffices): show only the best trial for each of its values.
+        csv_file: for all trials.
 
     Raises:
-        UserError: nothing has been run there, or there is no such parameter.
+        UserError: there are no trials, or there is no such parameter.
     """
     if not has_study(folder) or not (trials := ranked(open_study(sweep, folder))):
         raise UserError(f"no trials of {sweep.path} in {folder}; begin with: lit-fa sweep run {sweep.path}")
@@ -56,7 +57,7 @@ def print_report(
 
 
 def ranked(study: optuna.Study) -> list[FrozenTrial]:
-    """Finished trials, the best first; those stopped early, by their last value; the diverged; then the others."""
+    """Finished trials, the best first; then trials stopped early, by last value; diverged trials; all others."""
     sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
 
     def order(trial: FrozenTrial) -> tuple[int, float, int]:
@@ -67,12 +68,12 @@ def ranked(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def state_of(trial: FrozenTrial) -> str:
-    """How a trial ended, in one of the words of `STATES`."""
+    """How a trial ended, one of `STATES`."""
     return "diverged" if DIVERGED in trial.user_attrs else WORDS.get(trial.state, "running")
 
 
 def row(sweep: Sweep, trial: FrozenTrial, folder: Path) -> dict[str, Any]:
-    """One trial: number, state, the metric at its end and the best on the way, parameters by dotted name, folder."""
+    """One trial: number, state, final and best value of the metric, parameters by dotted name, folder."""
     values, name = sweep.values(trial.params), sweep.metric.name
     pick = max if sweep.metric.goal == "maximize" else min
     return {

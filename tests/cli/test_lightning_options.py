@@ -37,7 +37,7 @@ def test_every_row_is_tried_as_its_status_says():
 
 def test_every_line_of_a_refusal_stands_in_its_row():
     for refusal in REFUSALS:
-        assert f'"{refusal.line}"' in (OPTIONS | CALLBACKS)[refusal.what][1]
+        assert f'"{refusal.message}"' in (OPTIONS | CALLBACKS)[refusal.option][1]
 
 
 # --- honoured -------------------------------------------------------------------------------------------------------

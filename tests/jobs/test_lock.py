@@ -111,7 +111,7 @@ def test_the_line_of_a_run_says_what_became_of_its_checkpoint(tmp_path, monkeypa
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     record = {"id": "a", "path": str(tmp_path / "a.json"), "seed": 0}
     done = work("tests.jobs.test_lock:begins_afresh", {}, record, str(tmp_path / "log"))
-    assert re.fullmatch(r"finished in [\d.]+ s; last.ckpt cannot be used", done.said)
+    assert re.fullmatch(r"finished in [\d.]+ s; last.ckpt cannot be used", done.summary)
 
 
 def test_watching_shows_seeds_done_and_who_is_at_work(declared, save, fill, elsewhere, capfd):

@@ -112,7 +112,7 @@ def test_the_windows_of_two_ranks_go_on_on_any_number_of_ranks(ranks: int):
     found, total = [], []
     for rank in range(ranks):
         window = Window(4)
-        window.take_up(states, layer, rank, ranks)
+        window.restore(states, layer, rank, ranks)
         found.append(torch.zeros(1, 2) if layer.weight.grad is None else layer.weight.grad)
         total.append(window.samples)
     layer.weight.grad = sum(found) / ranks  # as DDP averages

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from lit_fa.jobs.worker import Done
 from lit_fa.spec.sweep import load_sweep
-from lit_fa.sweeps import study
+from lit_fa.sweeps import journal
 from lit_fa.sweeps.study import Trials
 
 FINE = Done("", False, 0.0)
@@ -84,7 +84,7 @@ def test_a_trial_whose_process_was_killed_while_it_drew_gets_the_values_it_would
 def test_a_trial_whose_machine_has_died_is_handed_out_again_once_its_lease_has_expired(
     declared, save, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(study, "LEASE_S", 1.0)
+    monkeypatch.setattr(journal, "LEASE_S", 1.0)
     dead = opened(save, declared, tmp_path)
     lost = next(iter(dead))
     (lock,) = (tmp_path / "out/trials").glob("*/trial.lock")

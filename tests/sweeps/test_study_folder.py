@@ -14,7 +14,8 @@ from lit_fa.errors import UserError
 from lit_fa.foreign_errors import known_message
 from lit_fa.spec.sweep import load_sweep
 from lit_fa.sweeps.identical_trials import DIGEST, digest, identical_trials
-from lit_fa.sweeps.study import Trials, _with_folder, open_study, storage
+from lit_fa.sweeps.journal import open_study, storage
+from lit_fa.sweeps.study import Trials, _with_folder
 
 NAMES = ["a?b", "a%20b", "a#b", "{x}", "a b", "it's", "ü", "a:b@c", "a&b=c"]
 

@@ -1,4 +1,4 @@
-r"""Rules that begin with the error at the logits: backpropagation, feedback alignment, direct feedback alignment.
+r"""Rules that propagate the error at the logits: backpropagation, feedback alignment, direct feedback alignment.
 
 Letters: a active clients, b rows, i in, o out, c classes.
 """
@@ -22,7 +22,7 @@ from lit_fa.rules.learner import Learner
 
 
 class ErrorGradient:
-    """The rules differ in the matrix that carries the error to the layer below, and in where that error comes from."""
+    """Explicit gradient; the rules differ in the backward matrix and in the error that it is applied to."""
 
     def __init__(self, learner: Learner, chain: Chain, clients: ClientBatch, update: ParameterUpdate):
         """See the class."""
@@ -62,7 +62,7 @@ class ErrorGradient:
         return losses, correct
 
     def _below(self, number: int, error: Tensor) -> Tensor:
-        """The error (a, b, i) behind the layer below; computed before this layer's weights change."""
+        """The error (a, b, i) at the output of the layer below; computed before this layer's weights change."""
         out = self.space(f"error {number}", *error.shape[:2], self.layers[number - 1].units)
         of_params, gain = self.backward[number - 1]
         matrix = of_params(self.clients.params)
@@ -73,7 +73,7 @@ class ErrorGradient:
         return out if gain == 1 else out.mul_(gain)
 
     def _teacher(self, error: Tensor, targets: Tensor, rows: Rows) -> Tensor:
-        """What direct feedback sends: the error at the logits, or the target."""
+        """The teaching signal of direct feedback: the error at the logits, or the target."""
         if not isinstance(self.rule, DirectFeedbackAlignment) or self.rule.teacher == "error":
             return error
         weights = rows.weights if self.rule.target_reduction == "mean" else rows.valid
@@ -101,7 +101,7 @@ def _transposed(layer: DenseLayer, clients: ClientBatch) -> Backward:
 
 
 def _direct(learner: Learner, clients: ClientBatch) -> list[Backward]:
-    """From the logits straight to every block."""
+    """The direct feedback matrices, from the logits to every block."""
     own, like = learner.split(clients.shared).rule, next(iter(clients.params.values()))
     fixed = [own[f"feedback.{block_key(name)}.weight"].to(like.dtype) for name in learner.rule.links]
     return [Backward(partial(_fixed, matrix)) for matrix in fixed]

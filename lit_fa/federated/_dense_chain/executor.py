@@ -1,4 +1,4 @@
-"""Which rules are explicit, and how their gradient becomes that of a client step."""
+"""The executor `stacked`: which rules have an explicit gradient, and its use in a client step."""
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ class StackedExecutor(ClientBatchExecutor):
     """Explicit gradients on stacked parameters, for chains of dense layers."""
 
     name = "stacked"
-    each = staticmethod(lambda function: function)  # the explicit rules change counters alone, elementwise: no vmap
+    each = staticmethod(lambda function: function)  # these rules change only counters, elementwise: no vmap
 
     def refusal(self, learner: Learner, local: LocalTraining) -> str | None:
         """What has no explicit gradient, in one sentence, or None."""
@@ -57,7 +57,7 @@ class StackedExecutor(ClientBatchExecutor):
 
 
 def _chain(learner: Learner, local: LocalTraining) -> Chain:
-    """The network as a chain, if rule, criterion and algorithm are explicit for it; else `Unsupported`."""
+    """The network as a chain; raises `Unsupported` if rule, criterion or algorithm have no explicit gradient."""
     rule = type(learner.rule)
     if local.stream:
         raise Unsupported("stream frees one block at a time, which needs a client alone")

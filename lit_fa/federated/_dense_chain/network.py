@@ -1,7 +1,7 @@
 r"""A network read as a chain of dense layers, for parameters that are stacked over clients.
 
-$z_l = h_{l-1} W_l^\top + b_l$, $h_l = \phi_l(z_l)$; whatever the rule, $G_l = \delta_l^\top h_{l-1}$ for the error
-$\delta_l$ behind $\phi_l'$. The derivative of $\phi$ is a function of its value, so h overwrites z.
+$z_l = h_{l-1} W_l^\top + b_l$, $h_l = \phi_l(z_l)$. For every rule $G_l = \delta_l^\top h_{l-1}$, with $\delta_l$ the
+error at $z_l$. The derivative of $\phi$ is a function of its value, so h overwrites z.
 
 Letters: a active clients, b rows of a local batch, i in, o out.
 """
@@ -29,11 +29,11 @@ class Unsupported(UserError):
 
 
 class Activation(NamedTuple):
-    """phi of a tensor, in place.
+    """An activation function phi, in place.
 
     Attributes:
         apply_: overwrites z by phi(z).
-        backward_: (error, h) overwrites the error behind phi by that before it, from h = phi(z).
+        backward_: (error, h) overwrites the error at h = phi(z) by the error at z.
         is_mask: the derivative is one wherever h is not zero: an error that is a multiple of h does not change.
     """
 
@@ -50,7 +50,7 @@ class DenseLayer:
         weight, bias, feedback_weight: names in the learner.
         units: o.
         activation: phi.
-        feedback: what a `FeedbackLinear` sends the error back through; None: its own weight.
+        feedback: the backward matrix of a `FeedbackLinear`; None: its own weight.
         outputs: positions of the modules, among the network's, whose output is h.
     """
 
@@ -88,7 +88,7 @@ class Chain:
 
 
 def read_chain(learner: Learner) -> Chain:
-    """The linear layers of the learner's network with what follows each; `check_value` says if that is the network.
+    """The linear layers of the learner's network with their activations; `check_value` tests if that is all of it.
 
     Raises:
         Unsupported: parts of it have no explicit gradient.
@@ -108,7 +108,7 @@ def read_chain(learner: Learner) -> Chain:
 
 
 def _named_leaves(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Names and modules without children, in the order in which they were added; one that is registered twice twice."""
+    """Names and modules without children, in order of registration; a module that is registered twice occurs twice."""
     children = {} if isinstance(module, nn.Linear) else {n: m for n, m in module._modules.items() if m is not None}
     if not children and name:
         yield name, module
@@ -137,7 +137,7 @@ def _layer(learner: Learner, modules: Named, start: int, end: int) -> DenseLayer
 
 
 def _nonlinear(modules: Named) -> list[tuple[int, str, nn.Module]]:
-    """Of modules without weights those that change values, with their positions."""
+    """The modules that change values, of modules without weights, with their positions."""
     for name, module in modules:
         if isinstance(module, nn.Dropout) and module.p > 0:
             raise Unsupported(f"{name} draws random numbers")
@@ -147,11 +147,11 @@ def _nonlinear(modules: Named) -> list[tuple[int, str, nn.Module]]:
     return [(place, name, module) for place, (name, module) in enumerate(modules) if type(module) not in same]
 
 
-def _activation(found: list[tuple[int, str, nn.Module]]) -> Activation:
+def _activation(modules: list[tuple[int, str, nn.Module]]) -> Activation:
     aten = torch.ops.aten
-    if not found:
+    if not modules:
         return Activation(lambda z: z, lambda error, h: error, is_mask=True)
-    _, name, module = found[0]
+    _, name, module = modules[0]
     if type(module) is nn.ReLU:
         return Activation(torch.relu_, lambda e, h: aten.threshold_backward.grad_input(e, h, 0, grad_input=e), True)
     if type(module) is nn.LeakyReLU and module.negative_slope > 0:
@@ -178,9 +178,9 @@ def _check_parameters(learner: Learner, layers: tuple[DenseLayer, ...]) -> None:
 
 
 def check_value(learner: Learner, chain: Chain) -> None:
-    """Raise `Unsupported` unless the chain's value on random inputs is the network's.
+    """Raise `Unsupported` unless chain and network have the same output on random inputs.
 
-    So no module is skipped, added to another, or run twice.
+    This excludes modules that are skipped, run twice, or added to others.
     """
     network = learner.network
     params = {name: p.detach().unsqueeze(0) for name, p in learner.named_parameters()}

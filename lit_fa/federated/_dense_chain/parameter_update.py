@@ -1,6 +1,6 @@
-r"""What happens to the product of a layer's error and input: an update of the weights at once, or a gradient.
+r"""Use of the product of a layer's error and input: an immediate update of the weights, or a gradient.
 
-If the local optimiser is plain SGD and the algorithm corrects nothing, the product goes straight into the weights,
+If the local optimiser is plain SGD and the algorithm has no correction, the product updates the weights immediately,
 $W \leftarrow (1-\eta\lambda)W - \eta\,\delta^\top h$, and no gradient is stored.
 
 Letters: a active clients, b rows, i in, o out.
@@ -37,7 +37,7 @@ class Rows(NamedTuple):
         return cls(*(torch.empty(0, 0) for _ in range(3)))
 
     def of(self, counts: Tensor, longest: int, like: Tensor) -> "Rows":
-        """The rows of the next step; these, if nothing has changed."""
+        """The rows of the next step; this object if nothing has changed."""
         if self.valid.shape[1] == longest and torch.equal(counts, self.counts):
             return self
         valid = (torch.arange(longest) < counts.unsqueeze(1)).to(like.dtype)
@@ -45,7 +45,7 @@ class Rows(NamedTuple):
 
 
 class Workspace:
-    """Memory by name that is used again in every step; its views are contiguous."""
+    """Buffers by name, reused in every step; their views are contiguous."""
 
     def __init__(self, like: Tensor):
         """like: a tensor of the type and device of the memory."""
@@ -53,7 +53,7 @@ class Workspace:
         self.memory: dict[str, Tensor] = {}
 
     def __call__(self, name: str, *shape: int) -> Tensor:
-        """Memory (shape), not initialised."""
+        """A buffer of this shape, not initialised."""
         size = math.prod(shape)
         if name not in self.memory or self.memory[name].numel() < size:
             self.memory[name] = self.like.new_empty(size)
@@ -73,13 +73,13 @@ class ParameterUpdate:
         self.grads: Tensors = {}
 
     def layer(self, layer: DenseLayer, error: Tensor, x: Tensor) -> None:
-        """Of a layer with inputs x (a, b, i) and error (a, b, o); the last use of its weights in a step."""
+        """Update a layer with inputs x (a, b, i) and error (a, b, o); must be the last use of its weights in a step."""
         self.weight(layer.weight, error, x)
         if layer.bias is not None:
             self.bias(layer.bias, error)
 
     def weight(self, name: str, error: Tensor, x: Tensor) -> None:
-        """By error^T x."""
+        """Update a weight by error^T x."""
         weight = self.clients.params[name]
         if self.at_once:
             weight.baddbmm_(error.mT, x, beta=self.decay, alpha=-self.lr)
@@ -87,13 +87,13 @@ class ParameterUpdate:
             self.grads[name] = torch.bmm(error.mT, x, out=self.space(name, *weight.shape))
 
     def columns(self, name: str, first: int, error: Tensor, x: Tensor) -> None:
-        """By error^T x for few columns x, from column `first` on; `weight` was called for the other columns."""
+        """Update a few columns, from `first` on, by error^T x; `weight` was called for the other columns."""
         tensors, scale = (self.clients.params, -self.lr) if self.at_once else (self.grads, 1)
         part = torch.bmm(x.mT, error).mT  # five times as fast as error.mT @ x
         tensors[name][..., first : first + x.shape[-1]].add_(part, alpha=scale)
 
     def bias(self, name: str, error: Tensor) -> None:
-        """By the sum of the error over rows."""
+        """Update a bias by the sum of the error over rows."""
         if not self.at_once:
             self.grads[name] = error.sum(1)
             return

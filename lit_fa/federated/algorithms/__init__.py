@@ -1,4 +1,4 @@
-"""What clients and server do besides training by the rule; one file a paper."""
+"""Federated algorithms: terms at clients and server besides the rule; one file per paper."""
 
 from lit_fa.federated.algorithms.base import FederatedAlgorithm
 from lit_fa.federated.algorithms.fed_avg import FedAvg

@@ -1,4 +1,4 @@
-"""What a federated algorithm adds to local training and to averaging; by itself nothing: FedAvg.
+"""What a federated algorithm adds to local training and to averaging; the base class adds nothing, as FedAvg.
 
 Legend: w_0 the server's parameters (anchor), w_i a client's, p_i = n_i / n its share of the round's samples, tau_i its
 local steps. Gradients, parameters and client states may have a leading dimension of clients, (k, ...); the server's
@@ -17,14 +17,14 @@ from lit_fa.rules.base import Tensors
 
 
 class FederatedAlgorithm:
-    """Seven methods; all are pure but `correct`, which changes gradients in place.
+    """Base class. All methods are pure, except `correct`, which changes gradients in place.
 
     Class attributes:
         paper: citation.
-        stateful: a client keeps tensors from round to round.
-        has_server_state: the server keeps the mean over ALL clients of their states, zero at first.
+        stateful: a client has tensors that are stored from round to round.
+        has_server_state: the server stores the mean over ALL clients of their states, zero at first.
         wants_features: `penalty` is added to the loss, and needs the penultimate representation.
-        corrects: `correct` does something; true of a class that overrides it.
+        corrects: whether the class overrides `correct`.
     """
 
     paper: ClassVar[str] = ""
@@ -53,7 +53,7 @@ class FederatedAlgorithm:
         """Add the algorithm's terms to the local gradients, in place."""
 
     def penalty(self, features: Tensor, of_server: Tensor | None, of_previous: Tensor | None) -> Tensor:
-        """A scalar on the representation (b, d), added to the rule's."""
+        """A scalar function of the representation (b, d), added to the surrogate of the rule."""
         raise NotImplementedError
 
     def new_state(
@@ -68,7 +68,7 @@ class FederatedAlgorithm:
 
 
 def equal_weights(clients: int) -> Tensor:
-    """(k,) float64: all clients have the same weight, whatever their size."""
+    """(k,) float64: the same weight for all clients."""
     return torch.full((clients,), 1 / clients, dtype=torch.float64)
 
 
@@ -84,12 +84,12 @@ def refuse_unless_plain(name: str, optimizer: LocalOptimizer) -> None:
 
 
 def positive(name: str, value: float, *, zero: bool = True) -> None:
-    """Raise a `UserError` unless value > 0 (or = 0, where that is allowed)."""
+    """Raise a `UserError` unless value > 0, or value = 0 with `zero`."""
     if not (value > 0 or (zero and value == 0)):
         raise UserError(f"{name} is {'at least' if zero else 'above'} 0, not {value}")
 
 
 def pull(grads: Tensors, params: Tensors, anchor: Tensors, strength: float) -> None:
-    """grads += strength * (w - w_0), in place; exactly nothing where w is still w_0, which Adam would blow up."""
+    """grads += strength * (w - w_0), in place; exactly zero if w equals w_0, because Adam would amplify rounding."""
     for name, grad in grads.items():
         grad.add_(params[name] - anchor[name], alpha=strength)

@@ -1,13 +1,13 @@
-r"""FedDecorr: the dimensions of the representation are kept uncorrelated, against dimensional collapse.
+r"""FedDecorr: a penalty on correlations between dimensions of the representation, against dimensional collapse.
 
-Shi et al. 2023, arXiv:2210.00226: the loss gains $\tfrac\beta{d^2} \|K\|_F^2$, K the correlation matrix of the
-representation over the batch. The authors' code, and FLFA's after it, has another size, and so have we, since both
-take their $\beta$ from it: with Z the representation standardised by the unbiased variance,
+Shi et al. 2023, arXiv:2210.00226: the penalty is $\tfrac\beta{d^2} \|K\|_F^2$, with K the correlation matrix of the
+representation over the batch. The code of the authors, and that of FLFA, scales it differently. We follow the code,
+because the values of $\beta$ belong to it: with Z the representation standardised by the unbiased variance,
 
 $\frac{\beta}{b}\, \frac{1}{d (d - 1)} \sum_{j \ne k} (Z^\top Z)_{jk}^2$, where $Z^\top Z = (b - 1) K$.
 
-The diagonal that is left out is constant; what remains is $(b - 1)^2 / b$, nearly the batch size, times
-$d / (d - 1)$ as strong as the formula in print.
+The omitted diagonal is constant. The remaining term is $(b - 1)^2 / b$ (nearly the batch size) times $d / (d - 1)$
+times the printed formula.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-r"""FedDyn: a regulariser that changes with what a client has learned, so that client and server optima agree.
+r"""FedDyn: a dynamic regulariser for every client, so that the optima of clients and server agree.
 
 Acar et al. 2021, arXiv:2111.04263: a client minimises $F_i(w) - \langle g_i, w \rangle + \tfrac\alpha2 \|w - w_0\|^2$
 and then $g_i \leftarrow g_i - \alpha (w_i - w_0)$; the server has

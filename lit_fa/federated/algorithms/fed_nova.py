@@ -1,4 +1,4 @@
-r"""FedNova: clients that take more steps do not count for more.
+r"""FedNova: normalised averaging, in which clients with more local steps do not have more weight.
 
 Wang et al. 2020, arXiv:2007.07481: with $d_i = (w_0 - w_i) / a_i$ the server takes
 $w \leftarrow w_0 - \tau_{\mathrm{eff}} \sum_i p_i d_i$, $\tau_{\mathrm{eff}} = \sum_i p_i a_i$. For plain SGD

@@ -1,7 +1,7 @@
-r"""FedProx: a proximal term holds every client near the server.
+r"""FedProx: a proximal term keeps the parameters of every client near those of the server.
 
-Li et al. 2020, arXiv:1812.06127: a client minimises $F_i(w) + \tfrac\mu2 \|w - w_0\|^2$, so its gradient gains
-$\mu (w - w_0)$.
+Li et al. 2020, arXiv:1812.06127: a client minimises $F_i(w) + \tfrac\mu2 \|w - w_0\|^2$; the term
+$\mu (w - w_0)$ is added to its gradient.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-r"""MOON: a client's representation is drawn to the server's and away from its own of the last round.
+r"""MOON: a contrastive loss pulls a client's representation to the server's and away from its previous one.
 
 Li, He and Song 2021, arXiv:2103.16257: with z, z_glob, z_prev the representations of the local, the server's and the
-client's previous model, the loss gains
+client's previous model, the penalty is
 $\mu \cdot -\log \frac{e^{\cos(z, z_{glob})/T}}{e^{\cos(z, z_{glob})/T} + e^{\cos(z, z_{prev})/T}}$, averaged over
 the batch. The paper adds a projection head; FLFA's code, as here, takes the pooled penultimate layer.
 """
@@ -20,7 +20,7 @@ from lit_fa.rules.base import Tensors
 class Moon(FederatedAlgorithm):
     """mu, temperature: 0.1 and 0.5 in FLFA's code; the paper tunes mu in 0.1, 1, 5, 10 and has T = 0.5.
 
-    The client keeps its parameters; in its first round they are the server's.
+    The state of a client is its parameters; in its first round those of the server.
     """
 
     paper: ClassVar[str] = "Li et al. 2021, arXiv:2103.16257"
@@ -30,7 +30,7 @@ class Moon(FederatedAlgorithm):
     temperature: float = 0.5
 
     def __post_init__(self) -> None:
-        """The temperature divides."""
+        """Refuse negative values, and a temperature of zero, which is a divisor."""
         positive("Moon: mu", self.mu)
         positive("Moon: temperature", self.temperature, zero=False)
 
@@ -39,7 +39,7 @@ class Moon(FederatedAlgorithm):
         return dict(anchor)
 
     def penalty(self, features: Tensor, of_server: Tensor | None, of_previous: Tensor | None) -> Tensor:
-        """mu times the contrast, mean over the batch."""
+        """mu times the contrastive loss, mean over the batch."""
         assert of_server is not None
         assert of_previous is not None
         near = F.cosine_similarity(features, of_server, dim=-1) / self.temperature

@@ -1,4 +1,4 @@
-r"""SCAFFOLD: control variates take the drift of every client out of its gradient.
+r"""SCAFFOLD: control variates correct the gradient of every client for its drift.
 
 Karimireddy et al. 2020, arXiv:1910.06378, option II: $y \leftarrow y - \eta (g_i(y) - c_i + c)$; after K steps
 $c_i^+ = c_i - c + (x - y) / (K \eta)$; $x \leftarrow x + \tfrac{\eta_g}{|S|} \sum_S (y_i - x)$,
@@ -18,14 +18,14 @@ from lit_fa.rules.base import Tensors
 
 @dataclass(frozen=True)
 class Scaffold(FederatedAlgorithm):
-    """The client keeps c_i; their mean over all clients is c. Clients count alike, whatever their size."""
+    """The state of a client is c_i; the mean over all clients is c. All clients have the same weight."""
 
     paper: ClassVar[str] = "Karimireddy et al. 2020, arXiv:1910.06378"
     stateful: ClassVar[bool] = True
     has_server_state: ClassVar[bool] = True
 
     def check(self, optimizer: LocalOptimizer) -> None:
-        """(x - y) / (K eta) is a mean gradient for plain SGD alone."""
+        """(x - y) / (K eta) is a mean gradient only for plain SGD."""
         refuse_unless_plain("Scaffold", optimizer)
 
     def client_weights(self, sizes: Sequence[int], steps: Sequence[int], optimizer: LocalOptimizer) -> Tensor:
@@ -49,5 +49,5 @@ class Scaffold(FederatedAlgorithm):
 
 
 def _like(value: float | Tensor, tensor: Tensor) -> float | Tensor:
-    """A number as it is; one per client, (k,), in a shape that divides (k, ...)."""
+    """A number unchanged; numbers of clients (k,) in a shape that broadcasts with a tensor (k, ...)."""
     return value.to(tensor).view(-1, *[1] * (tensor.ndim - 1)) if isinstance(value, Tensor) else value
