@@ -10,6 +10,7 @@ neither multiply-adds nor times depend on them.
 
 import argparse
 import json
+from typing import Any, get_args
 
 import torch
 from rich.console import Console
@@ -17,27 +18,27 @@ from rich.progress import track
 from rich.table import Table
 
 from lit_fa.deployment.measure import compared, dense_twin
-from lit_fa.deployment.simplify import simplified
+from lit_fa.deployment.simplify import By, simplified
 from lit_fa.networks import create_network
 from lit_fa.outputs import writable_file, write_text
 from lit_fa.rules import SVDBackprop
 from lit_fa.rules.learner import Learner
 
 
-def row_of(name: str, rank: float, batch: int, by: str, rounds: int) -> dict:
+def row_of(name: str, rank: float, batch: int, by: By, rounds: int) -> dict[str, Any]:
     """Parameters, multiply-adds and time of one export, relative to the dense network."""
     torch.manual_seed(0)
     x = torch.randn(max(batch, 2), 3, 32, 32)
     network = create_network(name, 10, (3, 32, 32))
     Learner(network, SVDBackprop(rank=rank), x[:2])
-    made, dense = simplified(network, x[:batch], by), dense_twin(network, x[:batch])
-    found = compared({"dense": dense, "exported": made}, x[:batch], rounds)
-    shares = {key: found["exported"][key] / found["dense"][key] for key in ("parameters", "macs")}
-    times = {"ms": found["exported"]["ms"], "dense_ms": found["dense"]["ms"], "time": found["exported"]["ratio"]}
+    networks = {"dense": dense_twin(network, x[:batch]), "exported": simplified(network, x[:batch], by)}
+    costs = compared(networks, x[:batch], rounds)
+    shares = {key: costs["exported"][key] / costs["dense"][key] for key in ("parameters", "macs")}
+    times = {"ms": costs["exported"]["ms"], "dense_ms": costs["dense"]["ms"], "time": costs["exported"]["ratio"]}
     return {"network": name, "rank": rank, "batch": batch, "by": by} | shares | times
 
 
-def show(rows: list[dict]) -> None:
+def show(rows: list[dict[str, Any]]) -> None:
     """Print the rows."""
     table = Table(title=f"exported / dense, one thread, torch {torch.__version__}")
     for column in ("network", "rank", "batch", "by", "parameters", "MACs", "time", "ms", "dense ms"):
@@ -67,7 +68,7 @@ def main() -> None:
         for name in options.networks.split(",")
         for rank in options.ranks.split(",")
         for batch in options.batches.split(",")
-        for by in ("macs", "time")
+        for by in get_args(By)
     ]
     rows = [row_of(*case, options.rounds) for case in track(cases, "timing", console=Console(stderr=True))]
     show(rows)

@@ -25,6 +25,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -33,7 +34,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import RoundCost
@@ -55,8 +56,8 @@ PEERS = {"pfl": ("pfl", 1), "Flower, 1 actor": ("flower", 1), "Flower, 2 actors"
 
 def federation(batch_size: int = 10, local_epochs: int = 1) -> Federated:
     """100 clients of 600 images, from MNIST if it is available."""
-    options = {"normalize": "unit", "flatten": True, "limit_test": 100}
-    work = {"batch_size": batch_size, "local_epochs": local_epochs, "rounds_per_epoch": 1}
+    options: dict[str, Any] = {"normalize": "unit", "flatten": True, "limit_test": 100}
+    work: dict[str, Any] = {"batch_size": batch_size, "local_epochs": local_epochs, "rounds_per_epoch": 1}
     try:
         data = Federated(MNIST(download=False, **options), **work)
         data.prepare_data()
@@ -80,12 +81,12 @@ def module_of(rule: LearningRule, hidden: list[int], lr: float = LR) -> Federate
     )
 
 
-def executed(name: str, module: FederatedClassifier) -> Callable[[Round], dict]:
+def executed(name: str, module: FederatedClassifier) -> Callable[[Round], dict[str, Any]]:
     """A round by one of our executors: the new server weights."""
     executor = executor_named(name)
-    module.rounds = lambda: 1
+    module.rounds = lambda: 1  # type: ignore[method-assign]  # of this object: there is no trainer
 
-    def run(round: Round) -> dict:
+    def run(round: Round) -> dict[str, Any]:
         task = module.round_task(round)
         result = executor.run(module.learner, module.local, task)
         return module.learner.split({n: p - result.update[n] for n, p in task.params.items()}).network
@@ -93,18 +94,18 @@ def executed(name: str, module: FederatedClassifier) -> Callable[[Round], dict]:
     return run
 
 
-def tuned_loop(network: nn.Module) -> Callable[[Round], dict]:
+def tuned_loop(network: nn.Module) -> Callable[[Round], dict[str, Any]]:
     """An optimised plain loop: one reused model, index tensors, no loader and no optimiser object."""
-    params = list(network.parameters())
+    params: list[Tensor] = list(network.parameters())
 
-    def run(round: Round) -> dict:
+    def run(round: Round) -> dict[str, Any]:
         server = [p.detach().clone() for p in params]
         total, mean = sum(round.sizes), [torch.zeros_like(p) for p in server]
-        for lane, size in enumerate(round.sizes):
+        for client, size in enumerate(round.sizes):
             with torch.no_grad():
                 torch._foreach_copy_(params, server)
-            for step in range(round.steps[lane]):
-                places = round.places[lane, step]
+            for step in range(round.steps[client]):
+                places = round.places[client, step]
                 loss = F.cross_entropy(network(round.images[places]), round.labels[places])
                 grads = torch.autograd.grad(loss, params)
                 with torch.no_grad():
@@ -118,13 +119,13 @@ def tuned_loop(network: nn.Module) -> Callable[[Round], dict]:
     return run
 
 
-def naive_loop(network: nn.Module) -> Callable[[Round], dict]:
+def naive_loop(network: nn.Module) -> Callable[[Round], dict[str, Any]]:
     """A loop as in tutorials: a copy of the model, a DataLoader and an optimiser for every client."""
 
-    def run(round: Round) -> dict:
+    def run(round: Round) -> dict[str, Any]:
         total, mean = sum(round.sizes), {n: torch.zeros_like(p) for n, p in network.named_parameters()}
-        for lane, size in enumerate(round.sizes):
-            client, places = copy.deepcopy(network), round.places[lane].reshape(-1)
+        for index, size in enumerate(round.sizes):
+            client, places = copy.deepcopy(network), round.places[index].reshape(-1)
             optimizer = torch.optim.SGD(client.parameters(), lr=LR)
             loader = DataLoader(TensorDataset(round.images[places], round.labels[places]), batch_size=10)
             for x, y in loader:
@@ -138,7 +139,9 @@ def naive_loop(network: nn.Module) -> Callable[[Round], dict]:
     return run
 
 
-def interleaved(contenders: dict[str, Callable], data: Federated, rounds: int, label: str) -> dict[str, list[float]]:
+def interleaved(
+    contenders: dict[str, Callable[..., Any]], data: Federated, rounds: int, label: str
+) -> dict[str, list[float]]:
     """Processor seconds of each method in each round, without the first round; the order rotates."""
     loader, names = data.train_dataloader(), [*contenders]
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -152,7 +155,7 @@ def interleaved(contenders: dict[str, Callable], data: Federated, rounds: int, l
     return seconds
 
 
-def check_same(contenders: dict[str, Callable], round: Round) -> None:
+def check_same(contenders: dict[str, Callable[..., Any]], round: Round) -> None:
     """Check that all methods give the same weights."""
     results = {name: run(round) for name, run in contenders.items()}
     first = next(iter(results.values()))
@@ -161,7 +164,7 @@ def check_same(contenders: dict[str, Callable], round: Round) -> None:
         assert far < 1e-4, f"{name} is {far} away"
 
 
-def rows_of(seconds: dict[str, list[float]], what: str, reference: str) -> list[dict]:
+def rows_of(seconds: dict[str, list[float]], what: str, reference: str) -> list[dict[str, Any]]:
     """One row per method, with its median ratio to the reference in the same round."""
     rows = []
     for name, values in seconds.items():
@@ -172,7 +175,7 @@ def rows_of(seconds: dict[str, list[float]], what: str, reference: str) -> list[
     return rows
 
 
-def in_one_thread(rounds: int) -> list[dict]:
+def in_one_thread(rounds: int) -> list[dict[str, Any]]:
     """The alternating measurement, in this process."""
     data, network = federation(), module_of(Backprop(), [200, 200]).network
     ours = {name: executed(name, module_of(Backprop(), [200, 200])) for name in ("stacked", "vmap", "sequential")}
@@ -182,7 +185,7 @@ def in_one_thread(rounds: int) -> list[dict]:
     return rows_of(seconds, f"784-200-200-10, one epoch, {type(data.data).__name__}", "stacked")
 
 
-def fedfwd_round(rounds: int) -> list[dict]:
+def fedfwd_round(rounds: int) -> list[dict[str, Any]]:
     """A Forward-Forward round compared with backprop, both by the stacked executor."""
     data = federation(50, 5)
     contenders = {
@@ -197,7 +200,7 @@ def trained(devices: int, rounds: int) -> float:
     times: list[float] = []
 
     class Clock(RoundCost):
-        def on_train_batch_end(self, *args) -> None:
+        def on_train_batch_end(self, *args: object) -> None:
             times.append(time.perf_counter() - self._wall)
 
     data = federation()
@@ -221,18 +224,18 @@ def trained(devices: int, rounds: int) -> float:
     return statistics.median(times[1:])
 
 
-def in_processes(rounds: int, passes: int, pythons: dict[str, str | None]) -> list[dict]:
+def in_processes(rounds: int, passes: int, pythons: dict[str, str | None]) -> list[dict[str, Any]]:
     """Wall time of a round in new processes, which alternate; other packages run under their own interpreters."""
     worker = [sys.executable, "-m", "benchmarks.federated", "--rounds", str(rounds), "--ranks"]
     commands = {ONE: [*worker, "1"], BESIDE: [*worker, "1"], TWO: [*worker, "2"]}
     with tempfile.TemporaryDirectory() as folder:
         data = str(Path(folder) / "data.npz")
-        peers = {name: peer for name, peer in PEERS.items() if pythons.get(peer[0])}
-        if peers:
+        if any(pythons.values()):
             _write(federation(), data)
-        for name, (peer, processes) in peers.items():
+        for name, (peer, processes) in PEERS.items():
             script = str(Path(__file__).parent / "peers" / f"{peer}_round.py")
-            commands[name] = [pythons[peer], script, data, str(rounds), str(processes)]
+            if python := pythons.get(peer):
+                commands[name] = [python, script, data, str(rounds), str(processes)]
         seconds: dict[str, list[float]] = {name: [] for name in commands}
         for _ in track(range(passes), description="processes", transient=True):
             for name, command in commands.items():
@@ -253,19 +256,21 @@ def _write(data: Federated, path: str) -> None:
 def _ask(name: str, command: list[str], copies: int) -> float:
     """The seconds that a process prints at its end; for several at the same time, their mean."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    running = [subprocess.Popen(command, env=environment, **pipes) for _ in range(copies)]
-    found = []
+    running = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(copies)
+    ]
+    seconds = []
     for process in running:
         out, err = process.communicate()
         lines = [line for line in out.splitlines() if line.startswith('{"seconds"')]
         if not lines:
             raise SystemExit(f"{name} gave no time: {err.strip().splitlines()[-1:]}")
-        found.append(json.loads(lines[-1])["seconds"])
-    return statistics.mean(found)
+        seconds.append(json.loads(lines[-1])["seconds"])
+    return statistics.mean(seconds)
 
 
-def show(rows: list[dict], console: Console) -> None:
+def show(rows: list[dict[str, Any]], console: Console) -> None:
     """Print the rows as a table."""
     table = Table(title=f"a federated round, torch {torch.__version__}, load average {os.getloadavg()[0]:.1f}")
     for column in ("work", "contender", "ms", "ratio", "quartiles"):

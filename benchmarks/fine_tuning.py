@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import timm
 import torch
@@ -47,7 +48,7 @@ def lora() -> nn.Module:
     return network
 
 
-CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, dict]] = {
+CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, dict[str, Any]]] = {
     "fcn": (fcn, (3, 32, 32), 128, {}),
     "vit": (vit, (3, 96, 96), 64, {"blocks": "micro", "tokens": "all"}),
     "lora": (lora, (3, 96, 96), 64, {"blocks": "micro", "tokens": "all"}),
@@ -70,7 +71,7 @@ def step_of(case: str, rule: LearningRule) -> Callable[[], None]:
     return step
 
 
-def row_of(case: str, rounds: int) -> dict:
+def row_of(case: str, rounds: int) -> dict[str, Any]:
     """Time, products and bytes of one case."""
     steps = {"bp": step_of(case, Backprop()), "dfa": step_of(case, DirectFeedbackAlignment(**CASES[case][3]))}
     seconds = measure(steps, rounds, case)
@@ -95,7 +96,7 @@ def _products(step: Callable[[], None]) -> int:
     return counter.get_total_flops()
 
 
-def show(rows: list[dict]) -> None:
+def show(rows: list[dict[str, Any]]) -> None:
     """Print the rows."""
     table = Table(title=f"direct feedback / backprop, one step, 1 thread, torch {torch.__version__}")
     for column in ("case", "bp ms", "dfa ms", "ratio", "quartiles", "limit", "bp MB", "dfa MB"):

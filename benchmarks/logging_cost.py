@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 import warnings
+from typing import Any
 
 import lightning as L
 import torch
@@ -47,14 +48,15 @@ KINDS = ("no logger", "W&B", "W&B and all callbacks")
 class Clock(L.Callback):
     """Seconds from the end of the warm-up to the end of training."""
 
-    def on_train_batch_end(self, trainer, *_) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
         """Start the clock after the warm-up."""
         if trainer.global_step == WARM_UP:
             self.start = now()
 
-    def on_train_end(self, *_) -> None:
+    def on_train_end(self, *_: object) -> None:
         """Read the clock, after all other callbacks."""
-        self.seconds = tuple(end - start for end, start in zip(now(), self.start, strict=True))
+        (wall, cpu), (wall_start, cpu_start) = now(), self.start
+        self.seconds = wall - wall_start, cpu - cpu_start
 
 
 def now() -> tuple[float, float]:
@@ -65,14 +67,15 @@ def now() -> tuple[float, float]:
 def seconds_a_step(kind: str) -> tuple[float, float]:
     """Wall and CPU seconds per step of a fit of one epoch, in its own folder."""
     with tempfile.TemporaryDirectory() as folder:
-        logger = False if kind == KINDS[0] else callbacks.ResumableWandbLogger(offline=True, folder=folder, dir=folder)
-        shown = [callbacks.WandbRun()] if logger else []
+        wandb = kind != KINDS[0]
+        logger = callbacks.ResumableWandbLogger(offline=True, folder=folder, dir=folder) if wandb else None
+        shown = [callbacks.WandbRun()] if wandb else []
         measuring = [build() for build in MEASURING] if kind == KINDS[2] else []
         clock = Clock()
         trainer = L.Trainer(
             max_epochs=1,
             accelerator="cpu",
-            logger=logger,
+            logger=logger or False,
             default_root_dir=folder,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -82,10 +85,11 @@ def seconds_a_step(kind: str) -> tuple[float, float]:
         trainer.fit(classifier("fa"), Synthetic(n_train=128 * STEPS, n_test=1024, batch_size=128, flatten=True))
         if logger:
             logger.finish()
-    return tuple(seconds / (STEPS - WARM_UP) for seconds in clock.seconds)
+    wall, cpu = clock.seconds
+    return wall / (STEPS - WARM_UP), cpu / (STEPS - WARM_UP)
 
 
-def row(kind: int, clock: int, rounds: list[list[tuple[float, float]]]) -> dict:
+def row(kind: int, clock: int, rounds: list[list[tuple[float, float]]]) -> dict[str, Any]:
     """Median milliseconds per step, and median and quartiles of the ratio to a step without a logger."""
     ratios = [fits[kind][clock] / fits[0][clock] for fits in rounds]
     low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
@@ -111,8 +115,8 @@ def main() -> None:
     rounds = [[seconds_a_step(kind) for kind in KINDS] for _ in track(range(options.rounds), transient=True)]
     rows = [row(kind, clock, rounds) for kind in range(len(KINDS)) for clock in range(2)]
     for entry in rows:
-        said = "{kind}, {clock}: {ms:.2f} ms a step, ratio {ratio:.3f} ({low:.3f}-{high:.3f})"
-        Console().print(said.format(**entry), highlight=False)
+        line = "{kind}, {clock}: {ms:.2f} ms a step, ratio {ratio:.3f} ({low:.3f}-{high:.3f})"
+        Console().print(line.format(**entry), highlight=False)
     if options.json:
         write_text(
             options.json, json.dumps({"rows": rows, "torch": torch.__version__, "threads": 1}, indent=1), "--json"

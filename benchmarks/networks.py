@@ -8,14 +8,14 @@ from torch import nn
 BATCH = 128
 
 
-def mlp() -> nn.Module:
+def mlp() -> nn.Sequential:
     """784-1024-1024-1024-10."""
     widths = [784, 1024, 1024, 1024]
     hidden = [nn.Sequential(nn.Linear(i, o), nn.ReLU()) for i, o in pairwise(widths)]
     return nn.Sequential(*hidden, nn.Linear(1024, 10))
 
 
-def lenet() -> nn.Module:
+def lenet() -> nn.Sequential:
     """Convolutions 32-64-128 of 3x3 with pools, 256 units: BioTorch's LeNet for CIFAR."""
     return nn.Sequential(
         _conv(3, 32, 0, nn.MaxPool2d(2)),
@@ -27,14 +27,14 @@ def lenet() -> nn.Module:
     )
 
 
-def vgg() -> nn.Module:
+def vgg() -> nn.Sequential:
     """32, 32, M, 64, 64, M, 128, 128, M, 256, 10."""
     widths = [(3, 32), (32, 32), (32, 64), (64, 64), (64, 128), (128, 128)]
     convs = [_conv(i, o, 1, nn.MaxPool2d(2) if k % 2 else None) for k, (i, o) in enumerate(widths)]
     return nn.Sequential(*convs, nn.Flatten(), nn.Sequential(nn.Linear(2048, 256), nn.ReLU()), nn.Linear(256, 10))
 
 
-def group_norm() -> nn.Module:
+def group_norm() -> nn.Sequential:
     """FLFA's small network: two convolutions of 32, normalised in groups of 4, 256 units."""
     blocks = [
         nn.Sequential(nn.Conv2d(i, 32, 3, padding=1), nn.GroupNorm(8, 32), nn.ReLU(), nn.MaxPool2d(2)) for i in (3, 32)
@@ -78,5 +78,5 @@ def arithmetic_limit(rule: str, name: str) -> float:
     return (2 * total + 10 * sum(units)) / backprop if rule in ("dfa", "drtp") else 1.0
 
 
-def _macs(layer: nn.Module, out: torch.Tensor) -> int:
+def _macs(layer: nn.Linear | nn.Conv2d, out: torch.Tensor) -> int:
     return out[0].numel() * layer.weight[0].numel()

@@ -30,7 +30,7 @@ WARM_UP = 10
 class Clock(L.Callback):
     """Seconds between the end of the warm-up and the end of training."""
 
-    def on_train_batch_end(self, trainer, *_) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
         """Start the clock after the warm-up, read it after every later step."""
         if trainer.global_step == WARM_UP:
             self.start = time.perf_counter()

@@ -33,8 +33,8 @@ def main() -> None:
         writable_file(arguments.json, "--json")
     with tempfile.TemporaryDirectory() as folder:
         result = measure(arguments.path, Path(folder), arguments.rounds)
-    made = "{records} records, {pages} pages, {megabytes:.1f} MB".format(**result)
-    Console().print(made + ": {seconds:.1f} s ({least:.1f} to {most:.1f}), {cpu:.1f} s of CPU".format(**result))
+    size = "{records} records, {pages} pages, {megabytes:.1f} MB".format(**result)
+    Console().print(size + ": {seconds:.1f} s ({least:.1f} to {most:.1f}), {cpu:.1f} s of CPU".format(**result))
     if arguments.json:
         write_text(arguments.json, json.dumps(result, indent=1) + "\n", "--json")
 
@@ -42,13 +42,13 @@ def main() -> None:
 def measure(path: Path, folder: Path, rounds: int) -> dict[str, float]:
     """Median, minimum and maximum of seconds, and CPU seconds, of `rounds` reports of a copy of `path` in `folder`."""
     copy = shutil.copytree(path, folder / path.resolve().name)
-    (folder / "pyproject.toml").touch()  # what names the project's folder in the printed commands
+    (folder / "pyproject.toml").touch()  # marks the project's folder, which printed commands name
     command = [sys.executable, "-m", "lit_fa", "table", "report", str(copy), "--write", str(folder / "pages")]
     seconds, before = [], os.times()
     for _ in range(rounds):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - start)
     spent = os.times()
     pages = list((folder / "pages").glob("*.html"))
     return {
@@ -58,7 +58,7 @@ def measure(path: Path, folder: Path, rounds: int) -> dict[str, float]:
         "seconds": statistics.median(seconds),
         "least": min(seconds),
         "most": max(seconds),
-        "cpu": (sum(spent[2:4]) - sum(before[2:4])) / rounds,  # of children; neighbours do not lengthen it
+        "cpu": (sum(spent[2:4]) - sum(before[2:4])) / rounds,  # of children; other processes do not change it
     }
 
 

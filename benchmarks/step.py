@@ -21,6 +21,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +47,7 @@ from lit_fa.rules import (
 )
 from lit_fa.rules.learner import Learner
 
-RULES: dict[str, Callable] = {
+RULES: dict[str, Callable[..., Any]] = {
     "bp": Backprop,
     "fa": FeedbackAlignment,
     "usf": lambda: FeedbackAlignment(SignFeedback("usf")),
@@ -95,10 +96,10 @@ def rule_step(rule: str, name: str, layout: str) -> Callable[[], None]:
     learner = Learner(network, RULES[rule](), x[:2])
     optimizer = torch.optim.SGD([p for p in learner.parameters() if p.requires_grad], lr=1e-3, momentum=0.9)
 
-    taken = itertools.count()
+    numbers = itertools.count()
 
     def step() -> None:
-        number = next(taken)
+        number = next(numbers)
         optimizer.zero_grad(set_to_none=True)
         learner((x, y)).value.backward()
         learner.edit_gradients(Progress(number))
@@ -126,9 +127,10 @@ def peer_step(mode: str, name: str, layout: str) -> Callable[[], None]:
     return step
 
 
-def measure(steps: dict[str, Callable], rounds: int, label: str) -> dict[str, list[float]]:
+def measure(steps: dict[str, Callable[..., Any]], rounds: int, label: str) -> dict[str, list[float]]:
     """Seconds of each step in each round, after five warm-up rounds; the order rotates."""
-    names, seconds = [*steps], {name: [] for name in steps}
+    names = [*steps]
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in track(range(-5, rounds), description=label, transient=True):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
@@ -139,7 +141,7 @@ def measure(steps: dict[str, Callable], rounds: int, label: str) -> dict[str, li
     return seconds
 
 
-def counted_limit(steps: dict[str, Callable], rule: str) -> float:
+def counted_limit(steps: dict[str, Callable[..., Any]], rule: str) -> float:
     """Products of ten steps of the rule relative to backprop, for rules whose steps differ."""
     counted = {}
     for name in ("bp", rule):
@@ -166,13 +168,13 @@ def peak_bytes(step: Callable[[], None]) -> int:
     return peak
 
 
-def rows_of(name: str, rounds: int, rules: list[str], peers: bool, layout: str) -> list[dict]:
+def rows_of(name: str, rounds: int, rules: list[str], peers: bool, layout: str) -> list[dict[str, Any]]:
     """One row per rule for the network called `name`."""
     steps = {"bp": plain_step(name, layout)} | {r: rule_step(r, name, layout) for r in rules if r != "bp"}
     steps |= {f"biotorch {mode}": peer_step(mode, name, layout) for mode in PEERS} if peers else {}
     rows = []
     for rule in steps:
-        # in pairs: the weights of seven learners at once would push each other out of the cache
+        # in pairs, because the weights of all learners together do not fit into the cache
         seconds = measure({"bp": steps["bp"], rule: steps[rule]}, rounds, f"{name} {rule}")
         ratios = [a / b for a, b in zip(seconds[rule], seconds["bp"], strict=True)]
         limit = (
@@ -191,7 +193,7 @@ def rows_of(name: str, rounds: int, rules: list[str], peers: bool, layout: str) 
     return rows
 
 
-def show(rows: list[dict], console: Console) -> None:
+def show(rows: list[dict[str, Any]], console: Console) -> None:
     """Print the rows as a table."""
     table = Table(
         title=f"one training step, batch {BATCH}, {torch.get_num_threads()} thread, torch {torch.__version__}"
@@ -218,7 +220,7 @@ def main() -> None:
     if options.json:
         writable_file(options.json, "--json")
     torch.set_num_threads(1)
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler that counts bytes is talkative
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler prints many lines
     rules = options.rules.split(",")
     chosen = options.networks.split(",")
     rows = [row for n in chosen for row in rows_of(n, options.rounds, rules, options.peers, options.layout)]

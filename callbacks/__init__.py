@@ -1,4 +1,4 @@
-"""Measurements during training. Callbacks only observe: without them every result has the same bits."""
+"""Measurements during training. Callbacks only observe: results are the same, bit for bit, without them."""
 
 from callbacks.alignment_audit import AlignmentAudit
 from callbacks.best_validation import BestValidation

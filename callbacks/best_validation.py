@@ -1,4 +1,4 @@
-"""The weights that were best on held-out data, kept while a run trains, and tested beside the final ones."""
+"""The weights that were best on held-out data: stored during training, and tested in addition to the final ones."""
 
 import math
 import tempfile
@@ -18,12 +18,11 @@ NEEDED = ("state_dict", "constructor", "adapters", "prepared")  # of a checkpoin
 
 
 class BestValidation(L.Callback):
-    """Keeps a copy of the module at its best validation, in memory and in every checkpoint.
+    """Stores a copy of the module at its best validation, in memory and in every checkpoint.
 
     `lit_fa.run`, which also runs the cells of tables, tests these weights as well as the final ones. The record has
-    their metrics as `best_validation/test/...`, which a table reads by `at: best_validation`. Of equal validations the
-    first counts; a value that is not finite never does. Data without held-out samples are refused, as for
-    EarlyStopping.
+    their metrics as `best_validation/test/...`, which a table reads by `at: best_validation`. The first of equal values
+    is used; values that are not finite are ignored. Data without held-out samples are refused, as for EarlyStopping.
 
     Args:
         monitor: metric of validation.
@@ -39,22 +38,22 @@ class BestValidation(L.Callback):
         if mode not in (None, "max", "min"):
             raise MeasurementError(f"mode is max or min, not {mode!r}")
         self.monitor, self.mode = monitor, mode or ("min" if monitor.endswith("loss") else "max")
-        self.value: float | None = None  # of the monitored metric
-        self.kept: dict[str, Any] = {}  # what a checkpoint of that moment holds of the module
+        self.value: float | None = None  # best value of the monitored metric
+        self.best: dict[str, Any] = {}  # the module's entries of a checkpoint at that validation
 
     @property
     def state_key(self) -> str:
-        """Its name in a checkpoint."""
+        """The name of the state in a checkpoint."""
         return f"BestValidation{{monitor={self.monitor}, mode={self.mode}}}"
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse averaged weights: they are validated, and the module has others."""
+        """Refuse averaged weights: these are validated, but the module has other weights."""
         if any(isinstance(callback, WeightAveraging) for callback in callbacks_of(trainer)):
             raise MeasurementError("BestValidation keeps weights that are not averaged: leave WeightAveraging out")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep the module if this validation is better than all before it."""
-        measured = getattr(pl_module, "validates", True)  # a federated round may be left out
+        """Store the module if this validation is better than all before it."""
+        measured = getattr(pl_module, "validates", True)  # not all federated rounds are validated
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or not measured:
             return
         if self.monitor not in trainer.callback_metrics:
@@ -62,20 +61,20 @@ class BestValidation(L.Callback):
             raise MeasurementError(f"BestValidation: '{self.monitor}' is not logged; validation logs {known}")
         value = float(trainer.callback_metrics[self.monitor])
         if math.isfinite(value) and self._is_better(value):
-            self.value, self.kept = value, _state(pl_module)
+            self.value, self.best = value, _state(pl_module)
 
     def tested(self, trainer: L.Trainer, data: L.LightningDataModule) -> dict[str, float]:
-        """The test metrics of the kept weights, `best_validation/<metric>` to value; {} if nothing was validated.
+        """The test metrics of the best weights, `best_validation/<metric>` to value; {} without any validation.
 
-        A new module is tested, without callbacks and loggers; the trained one is not changed.
+        They are loaded into a new module, which is tested without callbacks and loggers.
 
         Args:
             trainer: after its fit.
             data: of the fit.
         """
-        if not self.kept or trainer.lightning_module is None:
+        if not self.best or trainer.lightning_module is None:
             return {}
-        module = _module(type(trainer.lightning_module), self.kept)
+        module = _module(type(trainer.lightning_module), self.best)
         callbacks, loggers = callbacks_of(trainer), trainer.loggers
         trainer.callbacks, trainer.loggers = [], []  # type: ignore[attr-defined]
         try:
@@ -87,11 +86,11 @@ class BestValidation(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The best value and its weights."""
-        return {"value": self.value, "kept": self.kept}
+        return {"value": self.value, "kept": self.best}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        self.value, self.kept = state["value"], state["kept"]
+        """Restore them."""
+        self.value, self.best = state["value"], state["kept"]
 
     def _is_better(self, value: float) -> bool:
         if self.value is None:
@@ -102,12 +101,12 @@ class BestValidation(L.Callback):
 def _state(module: L.LightningModule) -> dict[str, Any]:
     checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(checkpoint)
-    kept = {name: checkpoint[name] for name in NEEDED if name in checkpoint}
-    return apply_to_collection(kept, torch.Tensor, lambda tensor: tensor.detach().cpu().clone())
+    needed = {name: checkpoint[name] for name in NEEDED if name in checkpoint}
+    return apply_to_collection(needed, torch.Tensor, lambda tensor: tensor.detach().cpu().clone())
 
 
-def _module(kind: type[L.LightningModule], kept: dict[str, Any]) -> L.LightningModule:
+def _module(kind: type[L.LightningModule], checkpoint: dict[str, Any]) -> L.LightningModule:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "best.ckpt"
-        torch.save(kept, path)
+        torch.save(checkpoint, path)
         return kind.load_from_checkpoint(path, map_location="cpu")

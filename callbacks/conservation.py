@@ -56,7 +56,7 @@ class ConservationPotential(Periodic):
             such a neuron stays aligned) and `conserve/aligned` ($\langle W_{i+1}[:,j], B_{i+1}[:,j]\rangle \ge 0$).
 
     Attributes:
-        broken: one sentence for everything that violates a law in this run; each is also a warning.
+        broken: one sentence for each violation of a law in this run; each is also a warning.
         neurons: after the first batch, layer to `Neurons`.
         initial: layer to (u,), the potentials before the first step.
 
@@ -192,7 +192,7 @@ class ConservationPotential(Periodic):
 
 
 def disturbances(trainer: L.Trainer, module: Any, layers: list[Neurons]) -> list[str]:
-    """One sentence for everything outside the network that violates the laws: optimiser, clipping, rule, precision."""
+    """One sentence for each violation of the laws outside the network: optimiser, clipping, rule, precision."""
     reasons: list[str] = []
     for optimizer in trainer.optimizers:
         reasons += _optimizer_breaks(optimizer, layers)

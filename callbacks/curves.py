@@ -1,4 +1,4 @@
-"""Curves of what was measured while training, and `publish`, which hands a measurement to loggers and monitors."""
+"""Curves of metrics during training, and `publish`, which passes a measurement to loggers and monitors."""
 
 import math
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ from callbacks.errors import MeasurementError
 from lit_fa.lightning_privates import batches_processed, epoch_is_ending, in_epoch
 
 Point = tuple[int, float, float]
-LAST = 10  # points at the end of a curve that a record keeps whole
+LAST = 10  # points at the end of a curve that are never thinned
 
 
 class Curves:
-    """Key to points (optimiser step, epochs done, value), in the order of time; one value a step."""
+    """From key to points (optimiser step, epochs done, value) in order of time, at most one per step."""
 
     def __init__(self, points: dict[str, list[Point]] | None = None):
         """Start from `points`, or empty."""
@@ -36,12 +36,12 @@ class Curves:
         return {key: curve[-1][2] for key, curve in self.points.items()}
 
     def last_finite(self) -> dict[str, float]:
-        """The newest value of each curve that is a number; a curve without one is left out."""
+        """The newest finite value of each curve; curves without one are left out."""
         finite = {key: [v for *_, v in curve if math.isfinite(v)] for key, curve in self.points.items()}
         return {key: values[-1] for key, values in finite.items() if values}
 
     def thinned(self, most: int = 60) -> dict[str, list[Point]]:
-        """At most `most` points of each curve: the last ten whole, of which papers report the mean, the others spread.
+        """At most `most` points of each curve: the last ten, whose mean papers report, and others evenly spaced.
 
         >>> curves = Curves({"loss": [(k, 0.0, float(k)) for k in range(100)]})
         >>> [step for step, _, _ in curves.thinned(13)["loss"]]
@@ -51,37 +51,37 @@ class Curves:
 
 
 class Recorder(Logger, L.Callback):
-    """A logger that keeps curves, and the callback that collects a module's epoch metrics for them.
+    """A logger that stores curves, and a callback that adds the epoch metrics of the module to them.
 
-    As a logger it receives what callbacks measure, by `log_metrics` (see `publish`); the callback adds it to the
-    trainer's loggers while training goes on. A module's own metrics reach loggers only after the hooks in which
-    checkpoints are saved, so a resumed run would lack them: they are read from `callback_metrics` in those hooks.
-    Values of `val/` are read when validation ends, all others when the epoch has ended. `test/` is no curve, nor are
-    `match/` and `select/`, which belong to the moment before a step.
+    As a logger it receives the measurements of callbacks by `log_metrics` (see `publish`); during training the callback
+    adds it to the trainer's loggers. Loggers receive the module's own metrics only after the hooks in which checkpoints
+    are saved, so a resumed run would not have them. Therefore they are read from `callback_metrics` in these hooks:
+    `val/` after validation, all others at the end of the epoch. There are no curves of `test/`, nor of `match/` and
+    `select/`, which are measured before a step.
     """
 
-    name = version = ""  # a logger has them; with these, and `save_dir`, folders are as without this logger
+    name = version = ""  # with these and `save_dir` the folders are the same as without this logger
 
     def __init__(self) -> None:
-        """Empty curves."""
+        """Start with empty curves."""
         super().__init__()
         self.curves = Curves()
         self.published: set[str] = set()
-        self.trainer: L.Trainer | None = None  # while training goes on
+        self.trainer: L.Trainer | None = None  # during training
 
     @property
     def save_dir(self) -> str | None:
-        """The trainer's root folder, as where there is no logger."""
+        """The trainer's root folder, as without a logger."""
         return None if self.trainer is None else self.trainer.default_root_dir
 
     def log_hyperparams(self, *_: object) -> None:
-        """Nothing: a record has the whole config."""
+        """Do nothing, because a record has the whole config."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Take what a callback has measured; of rows with `epoch`, which are a module's own metrics, nothing.
+        """Add the measurements of a callback; rows with `epoch`, which are the module's own metrics, are ignored.
 
         Raises:
-            MeasurementError: it is a logger of the trainer, and not among its callbacks.
+            MeasurementError: this object is a logger of the trainer but not one of its callbacks.
         """
         if self.trainer is None:
             raise MeasurementError(f"{type(self).__name__} belongs under trainer.callbacks, not trainer.logger")
@@ -90,52 +90,52 @@ class Recorder(Logger, L.Callback):
             self.curves.add(self.trainer.global_step if step is None else step, epochs_done(self.trainer), metrics)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Be a logger from here on."""
+        """Add this object to the loggers."""
         self.trainer = trainer
         if self not in trainer.loggers:
             trainer.loggers.append(self)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Be no logger of what may follow."""
+        """Remove this object from the loggers."""
         self._leave()
 
     def collect(self, trainer: L.Trainer, *, validation: bool) -> None:
-        """Take this moment's epoch metrics: those of validation, or all the others."""
+        """Add the current epoch metrics: those of validation, or all others."""
         epoch = epochs_done(trainer) if validation else float(trainer.current_epoch)
         self.curves.add(trainer.global_step, epoch, self._logged(trainer, validation=validation))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Collect `val/`; a federated round that is not validated ends here too, with the last round's metrics."""
+        """Collect `val/`, unless this is a federated round that is not validated and has old metrics."""
         measured = getattr(pl_module, "validates", True)
         if trainer.state.fn == TrainerFn.FITTING and measured and not trainer.sanity_checking:
             self.collect(trainer, validation=True)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Collect what the last epoch's end has logged: a module logs after the callbacks' own hook."""
+        """Collect the metrics of the previous epoch, which the module logs after the callbacks' hook for its end."""
         if trainer.current_epoch > 0:
             self.collect(trainer, validation=False)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Collect the last epoch's end."""
+        """Collect the metrics of the last epoch."""
         self.collect(trainer, validation=False)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Be no logger of the test that may follow."""
+        """Remove this object from the loggers, before a test."""
         self._leave()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """At an epoch's end, add what it has logged: a checkpoint holds curves, but no metrics."""
+        """At the end of an epoch, add its metrics to the curves of the checkpoint."""
         if epoch_is_ending(trainer) and self.state_key in checkpoint.get("callbacks", {}):
             ended = Curves(self.curves.points)
             ended.add(trainer.global_step, epochs_done(trainer), self._logged(trainer, validation=False))
             checkpoint["callbacks"][self.state_key]["curves"] = ended.points
 
     def state_dict(self) -> dict[str, Any]:
-        """Curves, so that a resumed run has them whole."""
+        """The curves, with which a resumed run continues."""
         return {"curves": self.curves.points, "published": sorted(self.published)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the saved curves."""
+        """Restore the curves."""
         self.curves, self.published = Curves(state["curves"]), set(state["published"])
 
     def _leave(self) -> None:
@@ -151,18 +151,18 @@ class Recorder(Logger, L.Callback):
             if key.startswith("val/") == validation
             and not key.startswith(("test/", "match/", "select/"))
             and key not in self.published
-            and f"{key}_epoch" not in logged  # the value of a single step, whose mean is there too
+            and f"{key}_epoch" not in logged  # the value of a single step; its mean is logged as well
         }
 
 
 def publish(trainer: L.Trainer, module: L.LightningModule, values: dict[str, float], *, monitored: bool) -> None:
-    """Hand measured values to all loggers, records among them, at this optimiser step.
+    """Log measured values with all loggers, including records, at the current optimiser step.
 
     Args:
-        trainer: in the middle of a fit.
-        module: logs the values too, if `monitored`.
+        trainer: during a fit.
+        module: logs the values as well if `monitored`.
         values: key to float.
-        monitored: also make them metrics that ModelCheckpoint and EarlyStopping see. Allowed at an epoch's end.
+        monitored: make the values available to ModelCheckpoint and EarlyStopping; only at the end of an epoch.
     """
     for logger in trainer.loggers:
         logger.log_metrics(values, step=trainer.global_step)

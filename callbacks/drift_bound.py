@@ -20,16 +20,16 @@ from lit_fa.layers.feedback import weight_of
 
 @dataclass
 class Extremes:
-    """Of one client's local steps: layer to the largest norm of a sample's input, and of its error; layers in order."""
+    """Largest norms over the local steps of a client: layer to that of a sample's input, and of its error."""
 
     inputs: dict[str, float] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
 
     def merge(self, other: "Extremes") -> None:
-        """Take the larger of each."""
-        for mine, theirs in ((self.inputs, other.inputs), (self.errors, other.errors)):
-            for name, value in theirs.items():
-                mine[name] = max(value, mine.get(name, 0.0))
+        """Set each value to the larger of both."""
+        for own, others in ((self.inputs, other.inputs), (self.errors, other.errors)):
+            for name, value in others.items():
+                own[name] = max(value, own.get(name, 0.0))
 
 
 class ClientDriftBound(L.Callback):
@@ -59,7 +59,7 @@ class ClientDriftBound(L.Callback):
         self.every_n_rounds = every_n_rounds
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse a run that the bound is not of."""
+        """Refuse a run that violates the assumptions of the bound."""
         if not hasattr(pl_module, "movements"):
             raise MeasurementError("ClientDriftBound measures federated training: use FederatedClassifier")
         local: Any = pl_module.local
@@ -136,13 +136,14 @@ def watched(layers: dict[str, nn.Module]) -> Iterator[Extremes]:
     """Within the block, record the largest input and error of each layer."""
     seen = Extremes()
 
-    def largest(kept: dict[str, float], name: str, rows: Tensor, factor: float) -> None:
-        kept[name] = max(factor * torch.linalg.norm(rows.detach(), dim=-1).max().item(), kept.get(name, 0.0))
+    def update(norms: dict[str, float], name: str, rows: Tensor, factor: float) -> None:
+        norms[name] = max(factor * torch.linalg.norm(rows.detach(), dim=-1).max().item(), norms.get(name, 0.0))
 
     def record(name: str, x: Tensor, out: Tensor) -> None:
         if out.requires_grad:
-            largest(seen.inputs, name, x, 1.0)  # the criterion divides an error by the batch's samples
-            out.register_hook(lambda error: largest(seen.errors, name, error, float(len(error))))
+            update(seen.inputs, name, x, 1.0)
+            # the criterion divides an error by the number of samples
+            out.register_hook(lambda error: update(seen.errors, name, error, float(len(error))))
 
     hooks = [
         layer.register_forward_hook(lambda _, args, out, n=n: record(n, args[0], out)) for n, layer in layers.items()

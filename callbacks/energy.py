@@ -1,7 +1,7 @@
-"""The energy that a machine has used, in joules, where it has counters that can be read.
+"""The energy used by a machine, in joules, if it has counters that can be read.
 
-Processors: the packages' counters of RAPL below /sys/class/powercap, which many systems let only root read. Graphics
-cards: NVML, if the package nvidia-ml-py is installed. The counters are of the whole machine: other processes count too.
+Processors: the RAPL counters of the packages in /sys/class/powercap, which only root can read on many systems. Graphics
+cards: NVML, if the package nvidia-ml-py is installed. The counters include all processes of the machine.
 """
 
 from importlib.util import find_spec
@@ -14,7 +14,7 @@ Counters = dict[str, float | None]
 
 
 class EnergyMeter:
-    """Joules of processor and graphics card between `start` and now, added to those of earlier parts of the run."""
+    """Joules of processor and graphics card since `start`, plus those of earlier parts of the run."""
 
     def __init__(self) -> None:
         """See the class."""
@@ -22,15 +22,15 @@ class EnergyMeter:
         self.since: Counters | None = None
 
     def start(self) -> None:
-        """Begin to measure."""
+        """Start to measure."""
         self.since = counters()
 
     def stop(self) -> None:
-        """Keep what was used so far."""
+        """Stop, and store the energy used so far."""
         self.spent, self.since = self.total(), None
 
     def total(self) -> Counters:
-        """Joules so far; None where the machine cannot tell."""
+        """Joules so far; None for a counter that cannot be read."""
         if self.since is None:
             return dict(self.spent)
         now, since = counters(), self.since
@@ -67,7 +67,7 @@ def card_joules() -> float | None:
 
 
 def _sum(spent: float | None, since: float | None, now: float | None) -> float | None:
-    """A counter that has started again from zero says nothing."""
+    """The sum of a counter; an interval in which the counter was reset is ignored."""
     if since is None or now is None or now < since:
         return spent
     return round((spent or 0.0) + now - since, 1)

@@ -82,11 +82,11 @@ class ErrorBound(Periodic):
         publish(trainer, pl_module, values | {"bound/rate": self.decrease[0] * self.gamma / 4}, monitored=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run continues from."""
+        """The state with which a resumed run continues."""
         return {"gamma": self.gamma, "norm": self.norm, "slacks": self.slacks}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue."""
+        """Restore the state."""
         self.gamma, self.norm, self.slacks = state["gamma"], state["norm"], list(state["slacks"])
 
 

@@ -1,4 +1,4 @@
-"""One small JSON a run: what a table cell needs, and what makes its number traceable."""
+"""The record of a run: one small JSON file with its results and where they come from."""
 
 import json
 import math
@@ -23,28 +23,31 @@ SCHEMA = 2  # 1, of records without the field: no cpu_time_s, sources, outside, 
 
 
 class RunRecord(Recorder):
-    """Writes metrics, curves, versions, machine and commit of a run to one file, whole or not at all.
+    """Writes metrics, curves, versions, machine and commit of a run to one file, atomically.
 
-    Fields: those of `record`, `config` among them; `schema`: version of this list, 2; `status`: fitted, then finished
-    (tested, if no fit went before), or diverged; `diverged`, of such a run only: `step`, `first` (what was not finite
-    first: a layer's output, a parameter, the inputs), `error`; `metrics`: the final value of everything logged, of
-    validation and of test; `curves`: key to [step, epoch, value], at most 60 points each; `commit`, `dirty`: of our
-    code; `sources`: a hash of the code that decides results; `outside`: for each class of the config that is not ours,
-    its distribution and version or a hash of its source; `versions`, `hardware`; `wall_time_s`: of fit and test, over
-    all resumed parts; `cpu_time_s`: processor time in the same span, of this process, its threads and data workers
-    (of several ranks, the first one's); `energy_j`: joules in the same span by processor packages (`cpu`) and graphics
-    card (`gpu`), of the whole machine, null where it cannot tell; `step_macs`: multiply-adds of a training step per
-    sample, null without `callbacks.TrainingCost`; `resumed_from`, if any: commits of earlier parts whose code was
-    another; `peak_memory_mib`; `started`, `finished`: UTC; `validation_is_test`;
-    `executed_by`: of a federated run, what computed its clients; `partition`: of a federated run, samples of each
-    client in each class; `dataset`: class, licence and the SHA-256 of all samples as read; `selections`, if any:
-    the layers that a rule chose by comparing clients, with every layer's score; `broken`: what measuring callbacks
-    found to break their laws; `not_finite`, if any: keys of numbers that were no number and are null here.
+    Fields, besides those of `record`, which include `config`:
+
+    * `schema`: version of this list, 2; `status`: fitted, then finished (tested, without a fit before), or diverged;
+      `diverged`, only of such a run: `step`, `first` (what was not finite first), `error`;
+    * `metrics`: the final value of everything logged in training, validation and test; `curves`: key to
+      [step, epoch, value], at most 60 points each;
+    * `commit`, `dirty`: of our code; `sources`: a hash of the code that determines results; `outside`: for each class
+      of the config that is not ours, its distribution and version, or a hash of its source; `resumed_from`, if any:
+      commits of earlier parts of the run with other code; `versions`, `hardware`;
+    * `started`, `finished`: UTC; `wall_time_s`: of fit and test, over all parts; `cpu_time_s`: processor time of this
+      process, its threads and data workers (on several ranks, of the first); `energy_j`: joules of processor packages
+      (`cpu`) and graphics card (`gpu`), of the whole machine, null if not known; `peak_memory_mib`; `step_macs`:
+      multiply-adds of a training step per sample, null without `callbacks.TrainingCost`;
+    * `dataset`: class, licence, and the SHA-256 of all samples as read; `validation_is_test`;
+    * of a federated run `executed_by`: the executor; `partition`: samples of each client in each class; `selections`,
+      if any: the layers that a rule chose by comparing clients, with all scores;
+    * `broken`: violated assumptions that measuring callbacks report; `not_finite`, if any: keys of numbers that are
+      not finite and therefore null here.
 
     Args:
         path: of the file; None: record.json in the trainer's log folder.
         record: further fields (id, paper, table, row, column, scale, seed, config, ...).
-        finish_after: `test`: finished when fit and test are done, in two calls of one trainer; `fit`: no test follows.
+        finish_after: `test`: the run is finished after fit and test, two calls of one trainer; `fit`: without a test.
     """
 
     def __init__(self, path: str | None = None, record: dict[str, Any] | None = None, finish_after: str = "test"):
@@ -58,31 +61,31 @@ class RunRecord(Recorder):
         self.metrics: dict[str, float] = {}
         self.broken: list[str] = []
         self.fitted = False
-        self.spent = self.spent_cpu = 0.0  # seconds, up to the last stop or checkpoint
+        self.spent = self.spent_cpu = 0.0  # seconds, until the last stop or checkpoint
         self.since: float | None = None
         self.since_cpu = 0.0
         self.energy = EnergyMeter()
         self.started: str | None = None
         self.code: Code | None = None
         self.sources = ""
-        self.earlier: list[str] = []  # commits of parts before this one whose code was another
+        self.earlier: list[str] = []  # commits of earlier parts of the run with other code
         self.diverged: dict[str, Any] | None = None
         self.validation_is_test: bool | None = None
         self.partition: list[list[int]] | None = None
         self.dataset: dict[str, str] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Note the code that was loaded, not what it will be when the run ends; start the clock."""
+        """Store the version of the code, which may change on disk during the run; start the clock."""
         self.code, self.sources = our_code(), sources()
         self.started = self.started or _now()
         self.since, self.since_cpu = time.monotonic(), cpu_seconds()
         self.energy.start()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write what training has given, after the other callbacks' last words."""
+        """Write the results of training; the other callbacks have logged before."""
         self.fitted = True
         self._note(trainer)
-        self.diverged = _spoilt(trainer, pl_module)
+        self.diverged = _not_finite(trainer, pl_module)
         self.broken = [line for c in callbacks_of(trainer) if c is not self for line in getattr(c, "broken", [])]
         self._write(trainer, pl_module, "finished" if self.finish_after == "fit" else "fitted")
 
@@ -92,15 +95,15 @@ class RunRecord(Recorder):
         self._write(trainer, pl_module, "finished" if self.fitted else "tested")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """A run that diverged is a result: write what it was when it did. Any other error leaves no new record."""
+        """Write the record of a run that diverged, which is a result; no record is written for other errors."""
         super().on_exception(trainer, pl_module, exception)
-        self.diverged = getattr(exception, "diverged", None) or _broke_down(trainer, pl_module, exception)
+        self.diverged = getattr(exception, "diverged", None) or _failed_by_weights(trainer, pl_module, exception)
         if self.diverged is None:
             return
         self.collect(trainer, validation=False)
         self._note(trainer)
         self.metrics |= {k: v for k, v in self.curves.last_finite().items() if not math.isfinite(self.metrics[k])}
-        alone = trainer.world_size > 1  # the other ranks may not know of it
+        alone = trainer.world_size > 1  # the other ranks may still be training
         self._write(trainer, pl_module, "diverged", alone=alone)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -110,27 +113,27 @@ class RunRecord(Recorder):
         self.energy.stop()
 
     def wall_time(self) -> float:
-        """Seconds spent in fit and test so far, earlier parts of a resumed run included."""
+        """Seconds of fit and test so far, including earlier parts of a resumed run."""
         return self.spent + (0.0 if self.since is None else time.monotonic() - self.since)
 
     def cpu_time(self) -> float:
-        """Processor seconds in the time of `wall_time`."""
+        """Processor seconds during `wall_time`."""
         return self.spent_cpu + (0.0 if self.since is None else cpu_seconds() - self.since_cpu)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the last value of every metric: a run that goes on behind its last step will not log them again."""
+        """Store the last value of every metric, because a run that resumes after its last step does not log them."""
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if self.state_key in checkpoint.get("callbacks", {}):
             checkpoint["callbacks"][self.state_key]["metrics"] = self.metrics | _plain(trainer.callback_metrics)
 
     def state_dict(self) -> dict[str, Any]:
-        """Curves, time spent, and when the run began."""
+        """Curves, time, energy, and when and by which code the run was started."""
         spent = {"spent": self.wall_time(), "spent_cpu": self.cpu_time(), "energy": self.energy.total()}
         code = {"commit": self.code.commit, "sources": self.sources} if self.code else {}
         return super().state_dict() | spent | {"started": self.started, "code": code, "earlier": self.earlier}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from the checkpoint."""
+        """Restore them."""
         super().load_state_dict(state)
         self.spent, self.started = state["spent"], state["started"]
         self.energy.spent |= state.get("energy", {})
@@ -140,7 +143,7 @@ class RunRecord(Recorder):
             self.earlier = [*self.earlier, code["commit"]]
 
     def _note(self, trainer: L.Trainer) -> None:
-        self.metrics |= _plain(trainer.callback_metrics) | self.curves.last()  # curves are not rounded to float32
+        self.metrics |= _plain(trainer.callback_metrics) | self.curves.last()  # curves have 64 bits, metrics 32
         data = getattr(trainer, "datamodule", None)
         self.validation_is_test = getattr(data, "validation_is_test", None)
         self.dataset = _origin(data)
@@ -148,7 +151,7 @@ class RunRecord(Recorder):
         self.partition = None if counts is None else counts.tolist()
 
     def _write(self, trainer: L.Trainer, module: L.LightningModule, status: str, *, alone: bool = False) -> None:
-        log_dir = None if alone else trainer.log_dir  # asks all ranks, so it is read on all of them
+        log_dir = None if alone else trainer.log_dir  # a collective operation: all ranks must read it
         if not (alone or trainer.is_global_zero):
             return
         fields = (
@@ -188,14 +191,14 @@ def _plain(metrics: dict[str, Tensor]) -> dict[str, float]:
 
 
 def _origin(data: Any) -> dict[str, str]:
-    """Name, licence and checksum of what was read; {} for data that declare none."""
+    """Name, licence and checksum of the data; {} for data without a checksum."""
     data = getattr(data, "data", data)  # of a federation
     checksum = getattr(data, "checksum", "")
     return {"name": type(data).__name__, "licence": data.licence, "sha256": checksum} if checksum else {}
 
 
-def _spoilt(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any] | None:
-    """Of a run whose last steps have spoilt the weights, with no loss after them to tell: what `diverged` says."""
+def _not_finite(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any] | None:
+    """The entry `diverged` of a run whose last step made a weight NaN or infinite, without a loss after it."""
     network = getattr(module, "network", module)
     name = next((n for n, p in network.named_parameters() if not torch.isfinite(p).all()), None)
     if name is None:
@@ -203,35 +206,37 @@ def _spoilt(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any] | N
     return {"step": trainer.global_step, "first": f"parameter {name}", "error": "the trained weights are not finite"}
 
 
-def _broke_down(trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> dict[str, Any] | None:
-    """What `diverged` says of a run that an error ended, a decomposition's say, because its weights are not finite."""
-    spoilt = _spoilt(trainer, module) if isinstance(exception, RuntimeError) else None
-    return spoilt and spoilt | {"error": " ".join(str(exception).split())[:200]}
+def _failed_by_weights(
+    trainer: L.Trainer, module: L.LightningModule, exception: BaseException
+) -> dict[str, Any] | None:
+    """The entry `diverged` of a run that an error ended, because of weights that are not finite; None otherwise."""
+    diverged = _not_finite(trainer, module) if isinstance(exception, RuntimeError) else None
+    return diverged and diverged | {"error": " ".join(str(exception).split())[:200]}
 
 
 def write_json(path: Path, fields: dict[str, Any], *, follow: bool = True) -> None:
-    """Write `fields` to `path` at once: whoever reads finds the old file or the whole new one.
+    """Write `fields` to `path` atomically.
 
-    Numbers that are not finite become null, and `not_finite` lists their keys. A link at `path` stays one, unless
-    `follow` is false, where it is replaced.
+    Numbers that are not finite become null, and `not_finite` lists their keys. With `follow` a link at `path` is
+    followed, otherwise it is replaced.
     """
-    found: list[str] = []
-    clean = _clean(fields, "", found)
-    if found:
-        clean["not_finite"] = found[:100]
+    not_finite: list[str] = []
+    clean = _clean(fields, "", not_finite)
+    if not_finite:
+        clean["not_finite"] = not_finite[:100]
     write_text(path, json.dumps(clean, allow_nan=False, separators=(",", ":")), follow=follow)
 
 
-def _clean(value: Any, key: str, found: list[str]) -> Any:
+def _clean(value: Any, key: str, not_finite: list[str]) -> Any:
     if isinstance(value, dict):
-        return {str(k): _clean(v, f"{key}.{k}" if key else str(k), found) for k, v in value.items()}
+        return {str(k): _clean(v, f"{key}.{k}" if key else str(k), not_finite) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_clean(v, key, found) for v in value]
+        return [_clean(v, key, not_finite) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
-        found += [] if key in found else [key]
+        not_finite += [] if key in not_finite else [key]
         return None
     if isinstance(value, float) and key.startswith("curves."):
-        return float(f"{value:.6g}")  # a picture needs no more, and records are committed
+        return float(f"{value:.6g}")  # enough for figures, and records are committed
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 

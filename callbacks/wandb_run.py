@@ -1,6 +1,6 @@
-"""What a W&B run shows besides curves: histograms, figures, the final table, the state of the code; and its history.
+"""Content of a W&B run besides curves: histograms, figures, final metrics and the version of the code.
 
-With it the rows of a `ResumableWandbLogger` travel in the checkpoint. The command line adds it where W&B is the logger.
+It also stores the rows of a `ResumableWandbLogger` in checkpoints. The command line adds it if W&B is the logger.
 """
 
 from pathlib import Path
@@ -23,10 +23,11 @@ BINS = 64
 
 
 class WandbRun(L.Callback):
-    """Keeps the history of a W&B run in checkpoints and logs `weights/<layer>`, `figures/<name>` and `final`.
+    """Stores the history of a W&B run in checkpoints and logs `weights/<layer>`, `figures/<name>` and `final`.
 
     Args:
-        histograms: of each layer's weight, about so many in a run, the first before its first step; 0: none.
+        histograms: approximate number of histograms of each layer's weight in a run, the first before the first step;
+            0: none.
     """
 
     def __init__(self, histograms: int = 20):
@@ -36,47 +37,47 @@ class WandbRun(L.Callback):
         self.histograms = histograms
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep id and rows; at an epoch's end also the row that the trainer is about to log."""
+        """Store id and rows; at the end of an epoch also the row that the trainer will log next."""
         for logger in _loggers(trainer)[:1]:
-            checkpoint["wandb"] = {"id": logger.version, "rows": logger.rows + _coming(trainer)}
+            checkpoint["wandb"] = {"id": logger.version, "rows": logger.rows + _next_rows(trainer)}
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Go on with the run of the checkpoint."""
+        """Continue the run of the checkpoint."""
         for logger in _loggers(trainer)[:1] if "wandb" in checkpoint else ():
             logger.continue_run(**checkpoint["wandb"])
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note the code as it is now, and where it runs."""
+        """Log the versions of code and packages, and the machine."""
         code = {"commit": our_code().commit, "dirty": our_code().dirty}
         for logger in _loggers(trainer):
             logger.log_hyperparams(code | {"versions": versions(), "hardware": hardware()})
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The weights that training starts from."""
+        """Log histograms of the initial weights."""
         if trainer.global_step == 0:
             self._log_weights(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The weights, every so many epochs."""
+        """Log histograms of the weights, `histograms` times in a run."""
         every = max(1, (trainer.max_epochs or 0) // max(1, self.histograms))
         if (trainer.current_epoch + 1) % every == 0:
             self._log_weights(trainer, pl_module)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The pictures in the run's folder and of other callbacks, and the final metrics."""
-        folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all ranks, so it is read on all of them
+        """Log the figures in the run's folder and of other callbacks, and the final metrics."""
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # a collective operation: all ranks must read it
         drawn = {*folder.rglob("*.png"), *(path for c in callbacks_of(trainer) for path in getattr(c, "drawn", []))}
         pictures = {f"figures/{path.stem}": {"image": str(path)} for path in sorted(drawn)}
         for logger in _loggers(trainer):
             logger.add(pictures | _final(trainer))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The final metrics, those of the test among them."""
+        """Log the final metrics, including those of the test."""
         for logger in _loggers(trainer):
             logger.add(_final(trainer))
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """An interrupted run is not a failed one."""
+        """Set the exit code: an interrupted run is not a failed one."""
         for logger in _loggers(trainer):
             logger.exit_code = exit_code(exception) if isinstance(exception, KeyboardInterrupt) else 1
 
@@ -91,7 +92,7 @@ class WandbRun(L.Callback):
 
 @torch.no_grad()
 def histogram(values: Tensor) -> Row:
-    """Counts in bins of equal width, and the bins' edges."""
+    """Counts in bins of equal width, and the edges of the bins."""
     values = values.float().flatten()
     low, high = values.min().item(), values.max().item()
     counts = torch.histc(values, BINS, low, high)
@@ -102,8 +103,8 @@ def _loggers(trainer: L.Trainer) -> list[ResumableWandbLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, ResumableWandbLogger)]
 
 
-def _coming(trainer: L.Trainer) -> list[Row]:
-    """What the trainer logs after its callbacks have ended a batch or an epoch, and a resumed run would not log."""
+def _next_rows(trainer: L.Trainer) -> list[Row]:
+    """The row that the trainer logs after this hook at the end of a batch or epoch; a resumed run would not log it."""
     batch_is_logged = trainer.training and batch_is_ending(trainer) and logs_this_batch(trainer)
     if not (batch_is_logged or epoch_is_ending(trainer)):
         return []

@@ -55,24 +55,24 @@ class Round:
         """Number of local steps of each client."""
         return tuple((self.rows > 0).sum(1).tolist())
 
-    def take(self, lanes: Sequence[int]) -> Self:
+    def take(self, indices: Sequence[int]) -> Self:
         """The round with only the clients at these positions, in this order."""
-        chosen = torch.tensor(lanes, dtype=torch.int64)
+        chosen = torch.tensor(indices, dtype=torch.int64)
         rows = self.rows[chosen]
         longest = int((rows > 0).sum(1).max())
         return replace(
             self,
-            clients=tuple(self.clients[lane] for lane in lanes),
-            sizes=tuple(self.sizes[lane] for lane in lanes),
+            clients=tuple(self.clients[index] for index in indices),
+            sizes=tuple(self.sizes[index] for index in indices),
             places=self.places[chosen.to(self.places.device), :longest],
             rows=rows[:, :longest],
         )
 
-    def batch(self, lane: int, step: int) -> Batch:
-        """Inputs (b, ...) and labels (b,) of one step of the client at position `lane`."""
-        places = self.places[lane, step, : int(self.rows[lane, step])]
+    def batch(self, index: int, step: int) -> Batch:
+        """Inputs (b, ...) and labels (b,) of one step of the client at position `index`."""
+        places = self.places[index, step, : int(self.rows[index, step])]
         images = self.images.index_select(0, places)
-        return self._prepared(images, lane, step), self.labels.index_select(0, places)
+        return self._prepared(images, index, step), self.labels.index_select(0, places)
 
     def stacked(self, active: int, step: int) -> Batch:
         """Inputs (active, b, ...) and labels (active, b) of the first `active` clients.
@@ -85,17 +85,17 @@ class Round:
         if self.prepare is None:
             images = self._cast(self.images.index_select(0, places.reshape(-1)))
             return images.view(active, longest, *images.shape[1:]), labels
-        return torch.stack([_filled(self.batch(lane, step)[0], longest) for lane in range(active)]), labels
+        return torch.stack([_filled(self.batch(index, step)[0], longest) for index in range(active)]), labels
 
     def to(self, device: torch.device, **options: Any) -> Self:
         """The same round with its tensors on `device`; tensors that are there already are not copied."""
         moved = {name: getattr(self, name).to(device, **options) for name in ("places", "images", "labels")}
         return replace(self, **moved)
 
-    def _prepared(self, images: Tensor, lane: int, step: int) -> Tensor:
+    def _prepared(self, images: Tensor, index: int, step: int) -> Tensor:
         if self.prepare is None:
             return self._cast(images)
-        seed = generator("local draws", self.seed, self.number, self.clients[lane]).initial_seed()
+        seed = generator("local draws", self.seed, self.number, self.clients[index]).initial_seed()
         return self._cast(self.prepare(images, Draws(seed, self.number, step, len(images))))
 
     def _cast(self, inputs: Tensor) -> Tensor:
@@ -216,9 +216,9 @@ class RoundLoader:
         batches = [work.batches(len(self.parts[client])) for client in clients]
         rows = torch.zeros(len(clients), max(map(len, batches)), dtype=torch.int64)
         places = torch.zeros(*rows.shape, max(map(max, batches)), dtype=torch.int64)
-        for lane, client in enumerate(clients):
-            rows[lane, : len(batches[lane])] = torch.tensor(batches[lane])
-            self._place(places[lane], rows[lane], work.order(self.parts[client], number, client, self.seed))
+        for index, client in enumerate(clients):
+            rows[index, : len(batches[index])] = torch.tensor(batches[index])
+            self._place(places[index], rows[index], work.order(self.parts[client], number, client, self.seed))
         images, labels = self.images.images, self.images.labels
         return Round(
             number=number,

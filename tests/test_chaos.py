@@ -33,7 +33,7 @@ def test_attacks_come_from_the_seed_and_more_of_them_begin_with_the_same():
 
 def test_a_kind_that_is_not_there_yet_is_said_and_left_out(capsys):
     assert _kinds("table,packed,fit") == ["table", "fit"]
-    assert "there is no 'packed' yet; it is left out" in capsys.readouterr().out
+    assert "unknown kind 'packed' is left out" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_disk_that_cannot_be_mounted_fails_by_the_named_fault(tmp_path, monkey
         def __init__(self, words, *_, environment=None, **__):
             started.append((words[0], environment))
 
-        wait = said = family = end = lambda self, *_: ""
+        wait = output = family = end = lambda self, *_: ""
 
     monkeypatch.setattr(attack, "Command", Quiet)
     monkeypatch.setattr(attack, "can_mount", lambda folder: False)
@@ -117,9 +117,9 @@ def test_a_forked_command_is_a_session_of_its_own_whose_end_and_words_are_known(
     monkeypatch.setattr("lit_fa.__main__.main", lambda words: print(words, os.getsid(0)) or signal.pause())
     sys.stdout.flush()
     command = Command(["a", "b"], tmp_path, tmp_path / "log", "x", fork=True)
-    while "]" not in command.said():
+    while "]" not in command.output():
         assert not command.wait(0.05)
-    assert command.said().split() == ["['a',", "'b']", str(command.pid)]
+    assert command.output().split() == ["['a',", "'b']", str(command.pid)]
     os.killpg(command.pid, signal.SIGTERM)
     assert command.wait(10)
     assert command.rc == -signal.SIGTERM

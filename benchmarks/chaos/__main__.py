@@ -13,6 +13,7 @@ import time
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from benchmarks.chaos.attack import Outcome, attacked, drawn, reported
 from benchmarks.chaos.process import Command
@@ -50,12 +51,12 @@ def _run(arguments: argparse.Namespace) -> None:
         if attack.number in done:
             continue
         reference = unbroken[attack.kind]
-        found = attacked(attack, folder / attack.name, reference["left"], reference["seconds"], fork=fork)
+        outcome = attacked(attack, folder / attack.name, reference["left"], reference["seconds"], fork=fork)
         when = datetime.now(UTC).isoformat(timespec="seconds")
-        done[attack.number] = found.plain() | {"date": when, "commit": commit, "start": arguments.start}
+        done[attack.number] = outcome.plain() | {"date": when, "commit": commit, "start": arguments.start}
         with (folder / "done.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(done[attack.number]) + "\n")
-        print(_line(found), flush=True)
+        print(_line(outcome), flush=True)
     outcomes = [done[attack.number] for attack in attacks]
     show(outcomes)
     if arguments.json:
@@ -64,20 +65,20 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _kinds(given: str) -> list[str]:
-    """The known kinds; unknown ones are named and ignored."""
-    asked = given.split(",")
-    for name in asked:
+    """The known kinds; unknown ones are printed and ignored."""
+    names = given.split(",")
+    for name in names:
         if name not in KINDS:
-            print(f"there is no {name!r} yet; it is left out (there are {', '.join(KINDS)})")
-    return [name for name in asked if name in KINDS] or [*KINDS]
+            print(f"unknown kind {name!r} is left out (known: {', '.join(KINDS)})")
+    return [name for name in names if name in KINDS] or [*KINDS]
 
 
-def _unbroken(kind: str, folder: Path, fork: bool) -> dict:
-    """Results and duration of the uninterrupted run; it is made twice, to check that equal runs give equal results."""
-    kept = folder / f"unbroken-{kind}.json"
-    if kept.is_file():
-        return json.loads(kept.read_text(encoding="utf-8"))
-    first: dict = {}
+def _unbroken(kind: str, folder: Path, fork: bool) -> dict[str, Any]:
+    """Results and duration of the uninterrupted run, which is run twice to check that equal runs give equal results."""
+    file = folder / f"unbroken-{kind}.json"
+    if file.is_file():
+        return json.loads(file.read_text(encoding="utf-8"))
+    first: dict[str, Any] = {}
     for repeat in ("first", "second"):
         place = folder / f"unbroken-{kind}-{repeat}"
         place.mkdir(exist_ok=True)
@@ -85,7 +86,7 @@ def _unbroken(kind: str, folder: Path, fork: bool) -> dict:
         began = time.monotonic()
         command = Command(KINDS[kind].words(place), place, place / "log.txt", kind, fork=fork)
         if not command.wait(600) or command.rc:
-            raise SystemExit(f"an unbroken {kind} ends with {command.rc}:\n{command.said()[-2000:]}")
+            raise SystemExit(f"an unbroken {kind} ends with {command.rc}:\n{command.output()[-2000:]}")
         seconds = time.monotonic() - began
         if wrong := reported(KINDS[kind], place, kind, fork=fork):
             raise SystemExit(f"an unbroken {kind}: {wrong[0]}")
@@ -95,20 +96,22 @@ def _unbroken(kind: str, folder: Path, fork: bool) -> dict:
             raise SystemExit(f"two unbroken runs of {kind} differ, so nothing can be compared with them: {differing}")
         first = left
     content = {"seconds": seconds, "left": json.loads(json.dumps(first))}
-    kept.write_text(json.dumps(content), encoding="utf-8")
+    file.write_text(json.dumps(content), encoding="utf-8")
     return content
 
 
-def _done(folder: Path) -> dict[int, dict]:
+def _done(folder: Path) -> dict[int, dict[str, Any]]:
     return {outcome["attack"]["number"]: outcome for outcome in outcomes_in(folder / "done.jsonl")}
 
 
 def _line(outcome: Outcome) -> str:
     attack = outcome.attack
     wrong = [f"{name} {getattr(outcome, name)}" for name in ("lost", "doubled", "differing") if getattr(outcome, name)]
-    said = "; ".join([*wrong, *outcome.remarks])
+    problems = "; ".join([*wrong, *outcome.remarks])
     survived = "survived" if outcome.survived else "NOT SURVIVED"
-    return f"{attack.number}: {attack.kind}, {attack.means} to {attack.target}, {attack.moment:.2f}: {survived} {said}"
+    return (
+        f"{attack.number}: {attack.kind}, {attack.means} to {attack.target}, {attack.moment:.2f}: {survived} {problems}"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

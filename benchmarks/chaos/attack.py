@@ -33,7 +33,7 @@ class Attack:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The name of its folder."""
         return f"{self.number:04d}-{self.kind}"
 
 
@@ -62,25 +62,25 @@ class Outcome:
 
     @property
     def harmless(self) -> bool:
-        """Nothing is wrong."""
+        """Whether the attack had no effect on the results."""
         return self.survived and not (self.lost or self.doubled or self.differing or self.remarks)
 
     def plain(self) -> dict[str, Any]:
-        """For JSON."""
+        """As data for JSON."""
         return asdict(self)
 
 
 def drawn(seed: int, count: int, kinds: list[str]) -> list[Attack]:
     """The attacks of a seed; a larger number starts with the same attacks."""
-    found = []
+    attacks = []
     for number in range(count):
         dice = random.Random(f"{seed}-{number}")
         kind = KINDS[kinds[number % len(kinds)]]
         means = dice.choices([*WEIGHTS], [*WEIGHTS.values()])[0]
         target = dice.choice(["group", "parent", *(["worker"] if kind.workers else [])])
         target = "disk" if means in DISKS else target
-        found.append(Attack(number, kind.name, means, target, dice.uniform(0.02, 1.0)))
-    return found
+        attacks.append(Attack(number, kind.name, means, target, dice.uniform(0.02, 1.0)))
+    return attacks
 
 
 def attacked(attack: Attack, folder: Path, unbroken: dict[str, Any], seconds: float, *, fork: bool) -> Outcome:
@@ -114,7 +114,7 @@ def _once(
             outcome.late = not named and _strike(attack, command, disk, seconds)
             if not command.wait(ENDS_S):
                 outcome.remarks.append(f"did not end in {ENDS_S:.0f} s")
-            _look_at(outcome, attack, command)
+            _inspect(outcome, attack, command)
         finally:
             command.end()
         if disk:
@@ -129,7 +129,7 @@ def _once(
 
 
 def _strike(attack: Attack, command: Command, disk: Disk | None, seconds: float) -> bool:
-    """Attack at the moment; whether it was too late."""
+    """Attack at the given moment; returns whether the command had ended before."""
     late = command.wait(attack.moment * seconds)
     if disk:
         return not disk.strike() or late
@@ -138,7 +138,7 @@ def _strike(attack: Attack, command: Command, disk: Disk | None, seconds: float)
 
 
 def _signal(attack: Attack, command: Command) -> None:
-    """To the whole session, to the command, or to one of its workers; a stopped one is continued."""
+    """Send the signal to the session, the command or one of its workers; a stopped process is continued."""
     number = getattr(signal, attack.means)
     _send(attack.target, command, number)
     if number == signal.SIGSTOP:
@@ -158,16 +158,16 @@ def _send(target: str, command: Command, number: int) -> None:
             os.kill(command.pid, number)
 
 
-def _look_at(outcome: Outcome, attack: Attack, command: Command) -> None:
-    """The exit code, the last words, and who is left."""
-    outcome.code, said = command.rc, command.said()
-    number = getattr(signal, attack.means, None)
+def _inspect(outcome: Outcome, attack: Attack, command: Command) -> None:
+    """Check the exit code, the output and the remaining processes."""
+    outcome.code, output = command.rc, command.output()
+    number = int(getattr(signal, attack.means, 0))
     stopped = number in (signal.SIGTERM, signal.SIGINT) and attack.target != "worker"
     if stopped and command.rc not in (0, 128 + number, -number):
         outcome.remarks.append(f"exit code {command.rc} after {attack.means}")
-    if stopped and command.rc == 128 + number and "go on" not in said and "at once" not in said and "begin" not in said:
+    if stopped and command.rc == 128 + number and not any(text in output for text in ("go on", "at once", "begin")):
         outcome.remarks.append("does not say how to go on")
-    outcome.remarks += [sign for sign in ("Traceback", "leaked") if sign in said and number != signal.SIGKILL]
+    outcome.remarks += [sign for sign in ("Traceback", "leaked") if sign in output and number != signal.SIGKILL]
     until = time.monotonic() + LEAVES_S
     while (left := command.family()) and time.monotonic() < until:
         time.sleep(0.2)
@@ -181,13 +181,13 @@ def _resume(outcome: Outcome, kind: Kind, folder: Path, log: Path, fork: bool) -
             if command.wait(ENDS_S) and command.rc == 0:
                 outcome.survived = True
                 return
-            outcome.remarks.append(f"going on: exit code {command.rc}: {command.said().strip()[-200:]}")
+            outcome.remarks.append(f"going on: exit code {command.rc}: {command.output().strip()[-200:]}")
         finally:
             command.end()
 
 
 def reported(kind: Kind, folder: Path, tag: str, *, fork: bool) -> list[str]:
-    """Let a kind report on what it has left, files and words, into `report`; what goes wrong with that."""
+    """Run the report of a kind, with files and output in `report`; returns its problems."""
     if not kind.report:
         return []
     (folder / REPORT).mkdir(exist_ok=True)
@@ -195,7 +195,7 @@ def reported(kind: Kind, folder: Path, tag: str, *, fork: bool) -> list[str]:
     try:
         if command.wait(ENDS_S) and command.rc == 0:
             return []
-        return [f"report: exit code {command.rc}: {command.said().strip()[-200:]}"]
+        return [f"report: exit code {command.rc}: {command.output().strip()[-200:]}"]
     finally:
         command.end()
 

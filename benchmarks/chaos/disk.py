@@ -5,7 +5,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-FAULTS = {"disk full": "disk@save", "disk read-only": "readonly@save"}  # by name, where nothing can be mounted
+FAULTS = {"disk full": "disk@save", "disk read-only": "readonly@save"}  # injected if a tmpfs cannot be mounted
 DISKS = (*FAULTS,)
 _MIB = 24
 
@@ -14,8 +14,8 @@ class Disk:
     """A small tmpfs in an attack's folder.
 
     Args:
-        place: the folder of its outputs, which is made.
-        means: what happens to it, one of `DISKS`; None: it stays an ordinary folder.
+        place: the folder of its outputs; it is created.
+        means: the attack, one of `DISKS`; None: nothing is mounted.
     """
 
     def __init__(self, place: Path, means: str | None):
@@ -23,7 +23,7 @@ class Disk:
         self.place, self.means = place, means
 
     def __enter__(self) -> "Disk | None":
-        """Mount it; None where it stays an ordinary folder."""
+        """Mount it; None if there is nothing to mount."""
         if self.means is None:
             return None
         self.place.mkdir()
@@ -46,7 +46,7 @@ class Disk:
         return False
 
     def mend(self) -> None:
-        """A disk as before."""
+        """Undo the attack."""
         if self.means == "disk full":
             (self.place / ".filler").unlink(missing_ok=True)
         else:

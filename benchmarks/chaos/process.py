@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -18,12 +19,12 @@ class Command:
 
     Args:
         words: of the command line.
-        folder: where it runs.
-        log: its output, appended.
-        tag: by which the processes that it has started are found.
-        fork: a copy of this process, which has imported everything, and workers that are copies of it; False: a new
-            process, whose workers are new too.
-        environment: variables of the command beside this process's.
+        folder: working directory.
+        log: file to which its output is appended.
+        tag: identifies the processes that the command starts.
+        fork: fork this process, which has imported everything, and let it fork its workers; False: start a new process
+            with new workers.
+        environment: further environment variables.
     """
 
     def __init__(
@@ -37,7 +38,8 @@ class Command:
         environment: Mapping[str, str] | None = None,
     ):
         """Start it."""
-        self.tag, self.rc, self.log, self.since = tag, None, log, log.stat().st_size if log.is_file() else 0
+        self.tag, self.log, self.since = tag, log, log.stat().st_size if log.is_file() else 0
+        self.rc: int | None = None
         environment = {TAG: tag, "OMP_NUM_THREADS": "1", **(environment or {})}
         if fork:
             self.pid = os.fork()
@@ -45,43 +47,48 @@ class Command:
                 _become(words, folder, log, environment)
         else:
             with log.open("ab") as output:
-                command = [sys.executable, "-m", "lit_fa", *words]
-                options = {"cwd": folder, "env": os.environ | environment, "start_new_session": True}
-                self.pid = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, **options).pid
+                self.pid = subprocess.Popen(
+                    [sys.executable, "-m", "lit_fa", *words],
+                    cwd=folder,
+                    env=os.environ | environment,
+                    start_new_session=True,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                ).pid
 
     def ended(self) -> bool:
-        """It has ended; `rc` is its exit code, negative the signal that killed it."""
+        """Whether it has ended; `rc` is then the exit code, or minus the number of the signal that killed it."""
         if self.rc is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             self.rc = os.waitstatus_to_exitcode(status) if pid else None
         return self.rc is not None
 
     def wait(self, seconds: float) -> bool:
-        """Wait for its end at most so long; whether it has come."""
+        """Wait at most `seconds` for its end; returns whether it has ended."""
         until = time.monotonic() + seconds
         while not self.ended() and time.monotonic() < until:
             time.sleep(0.02)
         return self.ended()
 
     def family(self) -> list[psutil.Process]:
-        """The processes that it has started and that live, by their environment."""
-        found = []
+        """The running processes that it has started, identified by their environment."""
+        members = []
         for process in psutil.process_iter():
             try:
                 if process.pid in (self.pid, os.getpid()) or process.status() == psutil.STATUS_ZOMBIE:
                     continue
                 if process.environ().get(TAG) == self.tag or os.getsid(process.pid) == self.pid:
-                    found.append(process)
+                    members.append(process)
             except (psutil.Error, OSError):
                 continue
-        return found
+        return members
 
     def workers(self) -> list[psutil.Process]:
-        """Those that train."""
+        """The processes that train."""
         return [p for p in self.family() if "resource_tracker" not in " ".join(p.cmdline())]
 
-    def said(self) -> str:
-        """What it has printed."""
+    def output(self) -> str:
+        """Its output."""
         return self.log.read_bytes()[self.since :].decode(errors="replace") if self.log.is_file() else ""
 
     def end(self) -> None:
@@ -97,7 +104,7 @@ class Command:
 
 
 def _become(words: list[str], folder: Path, log: Path, environment: dict[str, str]) -> None:
-    """The forked copy: the command, and nothing of the harness behind it."""
+    """Run the command in the forked process, which then exits."""
     code = 70
     try:
         os.setsid()
@@ -109,8 +116,8 @@ def _become(words: list[str], folder: Path, log: Path, environment: dict[str, st
             open(d, "w", buffering=1, closefd=False, encoding="utf-8")  # noqa: SIM115
             for d in (1, 2)
         )
-        spawned = multiprocessing.get_context
-        multiprocessing.get_context = lambda method=None: spawned("fork" if method == "spawn" else method)
+        new_context: Any = multiprocessing.get_context
+        multiprocessing.get_context = lambda method=None: new_context("fork" if method == "spawn" else method)
         from lit_fa.__main__ import main
 
         code = main(words)

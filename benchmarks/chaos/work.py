@@ -40,15 +40,15 @@ _TRAINER = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False,
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of work.
+    """One kind of run.
 
     Attributes:
         name: of the kind.
-        write: puts configs into a folder.
-        words: the command in this folder, from its beginning or from where it stopped.
-        left: what the command leaves: name to plain data, without what is volatile.
-        report: the command that reports on it, into the folder `report`.
-        workers: the command trains in processes of their own.
+        write: writes configs into a folder.
+        words: the command for a folder, which starts or resumes the run.
+        left: results of the run: name to plain data, without the volatile fields.
+        report: the command of its report, which is written to the folder `report`.
+        workers: whether the command trains in worker processes.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Kind:
     workers: bool = False
 
 
-def _config(epochs: int, **changes: object) -> dict:
+def _config(epochs: int, **changes: object) -> dict[str, Any]:
     model = {"network": "mlp", "network_args": {"hidden": [32]}, "rule": "FeedbackAlignment", "optimizer": _SGD}
     return {
         "seed_everything": 0,
@@ -70,7 +70,7 @@ def _config(epochs: int, **changes: object) -> dict:
     }
 
 
-def _write(path: Path, content: dict) -> None:
+def _write(path: Path, content: dict[str, Any]) -> None:
     _written(path, yaml.safe_dump(content, sort_keys=False))
 
 
@@ -79,12 +79,12 @@ def _written(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _alone(folder: Path, config: dict) -> None:
+def _alone(folder: Path, config: dict[str, Any]) -> None:
     """One run with a record and a checkpoint of every epoch."""
     record = {"class_path": "callbacks.RunRecord", "init_args": {"path": f"{OUT}/record.json", "finish_after": "fit"}}
-    kept = {"dirpath": f"{OUT}/kept", "filename": "last", "enable_version_counter": False}
-    keep = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": kept}
-    config["trainer"] = config["trainer"] | {"callbacks": [record, keep], "default_root_dir": OUT}
+    options = {"dirpath": f"{OUT}/kept", "filename": "last", "enable_version_counter": False}
+    checkpoint = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": options}
+    config["trainer"] = config["trainer"] | {"callbacks": [record, checkpoint], "default_root_dir": OUT}
     _write(folder / "run.yaml", config)
 
 
@@ -105,11 +105,11 @@ def _federated(folder: Path) -> None:
 
 
 def _fit_words(folder: Path) -> list[str]:
-    """The command goes on from the newest checkpoint, as its last line says."""
+    """The command, which continues from the newest checkpoint, as its last line recommends."""
     files = sorted((folder / OUT).rglob("*.ckpt"), key=lambda file: file.stat().st_mtime)
     there = [str(file.relative_to(folder)) for file in files if not file.name.startswith(".")]
-    going_on = ["--ckpt_path", there[-1]] if there else []
-    return ["fit", "--config", "run.yaml", "--json", f"{OUT}/metrics.json", *going_on]
+    resuming = ["--ckpt_path", there[-1]] if there else []
+    return ["fit", "--config", "run.yaml", "--json", f"{OUT}/metrics.json", *resuming]
 
 
 def _table(folder: Path) -> None:
@@ -162,20 +162,20 @@ _SWEEP_REPORT = ("sweep", "report", "sweep.yaml", "--out", OUT, "--csv", f"{REPO
 
 def _records(folder: Path) -> dict[str, Any]:
     """Every record, the weights of a single run's last checkpoint, and the reports."""
-    found = {str(p.relative_to(folder)): _record(p) for p in sorted((folder / OUT).rglob("*.json"))}
-    kept = folder / OUT / "kept" / "last.ckpt"
-    return found | ({"weights": _weights(kept)} if kept.is_file() else {}) | _reports(folder)
+    records = {str(p.relative_to(folder)): _record(p) for p in sorted((folder / OUT).rglob("*.json"))}
+    checkpoint = folder / OUT / "kept" / "last.ckpt"
+    return records | ({"weights": _weights(checkpoint)} if checkpoint.is_file() else {}) | _reports(folder)
 
 
 def _reports(folder: Path) -> dict[str, Any]:
-    """Every file of a report and every figure: of a text its lines without the facts that may differ, else a digest."""
+    """Every file of a report and every figure: the lines of a text without volatile facts, else a digest."""
     files = [*(folder / REPORT).rglob("*"), *(folder / OUT).glob("*.png")]
     return {str(p.relative_to(folder)): _report(p) for p in sorted(files) if p.is_file()}
 
 
 def _report(path: Path) -> list[str] | str:
     try:
-        text = unquote(path.read_bytes().decode())  # a page holds its downloads as links
+        text = unquote(path.read_bytes().decode())  # pages contain their downloads as links
     except UnicodeDecodeError:
         return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
     return [line for line in text.splitlines() if not _FACT.match(line)]
@@ -203,15 +203,14 @@ def _weights(path: Path) -> str:
 
 
 def _trials(folder: Path) -> dict[str, Any]:
-    """The records, and what the study says of every trial."""
+    """The records, and state and value of every trial in the study."""
     import optuna
 
     from lit_fa.sweeps.journal import storage
 
     (study,) = optuna.get_all_study_summaries(storage(folder / OUT))
     trials = optuna.load_study(study_name=study.study_name, storage=storage(folder / OUT)).trials
-    told = {f"trial {trial.number}": [trial.state.name, trial.value] for trial in trials}
-    return _records(folder) | told
+    return _records(folder) | {f"trial {trial.number}": [trial.state.name, trial.value] for trial in trials}
 
 
 KINDS = {

@@ -1,1 +1,1 @@
-"""What one CUDA device settles in ten minutes: accuracies at the papers' schedules, step times, seconds to 90 %."""
+"""Measurements on one CUDA device in ten minutes: accuracies at the papers' schedules, step times, seconds to 90 %."""

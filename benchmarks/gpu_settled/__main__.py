@@ -1,4 +1,4 @@
-"""What one CUDA device settles, in one command and within a time limit; the same command goes on.
+"""All measurements on one CUDA device, within a time limit; the same command continues a stopped session.
 
     python -m benchmarks.gpu_settled [--out DIR] [--limit SECONDS] [--epochs N] [--eager] [--tiny]
 
@@ -6,7 +6,7 @@ In this order: times of steps; seconds to 90 % on CIFAR-10 for BP, FA and DFA; S
 full schedule, BP, DFA and SSA first, then the other rules. Data and augmentation are on the device; on a graphics card
 training is in bf16, channels_last and compiled. `results.json`, `results.md` and a record for each finished run are in
 the folder. CIFAR-10 is read from LIT_FA_DATA; a JPEG copy is marked in the records. `--epochs` shortens the schedule,
-`--tiny` is a test on made-up images.
+`--tiny` is a test on synthetic images.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ import torch
 from benchmarks.gpu_settled import report, steps
 from benchmarks.gpu_settled.configs import FIRST, PLAN, RACE, ROOT, Item
 from benchmarks.gpu_settled.training import OutOfTime, race, train, with_epochs
+from benchmarks.step import RULES as ALL_RULES
 from lit_fa.outputs import write_text
 
 TARGET = 90.0  # percent
 RACE_EPOCHS = 30
-RULES = [rule for rule in steps.RULES if rule not in ("flfa", "flfa_all")]  # those are of federated rounds
+RULES = [rule for rule in ALL_RULES if rule not in ("flfa", "flfa_all")]  # those are of federated rounds
 BATCH, ROUNDS = 128, 30
 TINY_SHAPE = {"image_shape": [3, 32, 32], "n_train": 16, "n_test": 8, "batch_size": 8}
 TINY_DATA = {"class_path": "datamodules.Synthetic", "init_args": TINY_SHAPE}
@@ -36,7 +38,7 @@ TINY_NETWORK = {"network": "conv3_32_64_128", "network_args": {}}
 
 
 class Session:
-    """The state of all calls, in `state.json`; each unit of work is saved when it is done."""
+    """The results of all calls, in `state.json`; each is saved when it is complete."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         """See the class."""
@@ -44,23 +46,30 @@ class Session:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.end = time.monotonic() + arguments.limit
         self.file = self.out / "state.json"
-        empty = {"target": TARGET, "peak_flops": None, "steps": [], "race": [], "runs": [], "failed": []}
+        empty: dict[str, Any] = {
+            "target": TARGET,
+            "peak_flops": None,
+            "steps": [],
+            "race": [],
+            "runs": [],
+            "failed": [],
+        }
         self.state: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else empty
 
     @property
     def is_late(self) -> bool:
-        """Whether the time limit has come."""
+        """Whether the time limit is reached."""
         return time.monotonic() > self.end
 
     def save(self) -> None:
-        """Write the state and the report."""
+        """Write state and report."""
         self.out.mkdir(parents=True, exist_ok=True)
         write_text(self.file, json.dumps(self.state, allow_nan=False))
         report.write(self.out, self.state, [item.key for item in self.items if not self.done(item)])
 
     @property
     def items(self) -> list[Item]:
-        """The runs, in their order."""
+        """The runs, in order."""
         return PLAN[: len(FIRST)] if self.arguments.tiny else PLAN
 
     def done(self, item: Item) -> bool:
@@ -98,8 +107,8 @@ class Session:
             if self.is_late or any(row["rule"] == item.row for row in self.state["race"]):
                 continue
             epochs, config = 1 if self.arguments.tiny else RACE_EPOCHS, self.config(item)
-            found, reason = self.tried(lambda c, config=config, e=epochs: race(config, TARGET, e, compiled=c))
-            self.state["race"].append({"rule": item.row, **(found or {"seconds": None, "reason": reason})})
+            result, reason = self.tried(partial(_race, config, epochs))
+            self.state["race"].append({"rule": item.row, **(result or {"seconds": None, "reason": reason})})
             self.save()
 
     def train_all(self) -> None:
@@ -108,12 +117,16 @@ class Session:
             if self.is_late or self.done(item):
                 continue
             config = self.config(item)
-            found, reason = self.tried(lambda c, i=item, g=config: train(i, g, self.out, self.end, compiled=c))
-            if found is None:
+            record, reason = self.tried(partial(self.trained, item, config))
+            if record is None:
                 self.state["failed"].append(f"{item.key}: {reason}")
             else:
-                self.state["runs"].append(_entry(item, config, found))
+                self.state["runs"].append(_entry(item, config, record))
             self.save()
+
+    def trained(self, item: Item, config: dict[str, Any], compiled: bool) -> dict[str, Any]:
+        """The record of one run."""
+        return train(item, config, self.out, self.end, compiled=compiled)
 
     def tried(self, work: Callable[[bool], dict[str, Any]]) -> tuple[dict[str, Any] | None, str]:
         """The result of `work(compiled)`: compiled on a graphics card, and without compilation if that fails."""
@@ -123,14 +136,18 @@ class Session:
                 return work(compiled), ""
             except OutOfTime:
                 raise
-            except Exception as error:  # one run must not end a rented hour
+            except Exception as error:  # one failed run must not end the session
                 traceback.print_exc()
                 reason = " ".join(str(error).split())[:200] or type(error).__name__
         return None, reason
 
 
+def _race(config: dict[str, Any], epochs: int, compiled: bool) -> dict[str, Any]:
+    return race(config, TARGET, epochs, compiled=compiled)
+
+
 def _entry(item: Item, config: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
-    """What the report says of a run."""
+    """The entry of a run in the report."""
     entry = {key: record[key] for key in ("row", "column", "seed", "wall_time_s", "status", "compiled")}
     finished = record["status"] == "finished"
     jpeg = config["data"]["init_args"].get("jpeg")
@@ -151,13 +168,13 @@ def has_jpeg_copy() -> bool:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Do what is left; 0 if all is done, 1 if the time limit came first."""
+    """Do the remaining work; returns 0 if all is done, 1 if the time limit was reached before."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_settled", description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "scratch" / "gpu_settled")
     parser.add_argument("--limit", type=float, default=540.0, metavar="SECONDS")
     parser.add_argument("--epochs", type=int, metavar="N")
     parser.add_argument("--eager", action="store_true", help="do not compile")
-    parser.add_argument("--tiny", action="store_true", help="a test on made-up images")
+    parser.add_argument("--tiny", action="store_true", help="a test on synthetic images")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     session = Session(parser.parse_args(words))
     torch.set_float32_matmul_precision("high")
@@ -166,7 +183,7 @@ def main(words: list[str] | None = None) -> int:
         session.measure_race()
         session.train_all()
     except OutOfTime:
-        print("the time limit has come; the same command goes on")
+        print("the time limit is reached; the same command continues")
     session.save()
     print((session.out / "results.md").read_text(encoding="utf-8"))
     return int(session.is_late and any(not session.done(item) for item in session.items))

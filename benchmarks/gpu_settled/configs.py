@@ -1,7 +1,6 @@
-"""The runs: cells of the suite's own tables, resolved as `lit_fa.spec` does it, and built without a command line.
+"""The runs: cells of the tables in `paper_configs`, resolved as in `lit_fa.spec` and built without the command line.
 
-`lit_fa.spec` needs pydantic and the command line jsonargparse. A machine that has only torch, Lightning, timm and peft
-can run this.
+`lit_fa.spec` needs pydantic, and the command line jsonargparse. This file needs only torch, Lightning, timm and peft.
 """
 
 import copy
@@ -57,7 +56,7 @@ class Item:
 
     @property
     def published(self) -> dict[str, Any] | None:
-        """What the paper prints for the cell."""
+        """The published number of the cell."""
         table = yaml.safe_load((SSA / self.table).read_text(encoding="utf-8"))
         return None if self.rule else table["grid"]["published"].get(f"{self.row}|{self.column}")
 
@@ -71,7 +70,7 @@ _CELLS = [
     ("table2.yaml", "ResNet-32"),
 ]
 PLAN = [Item(table, row, column) for rows in (FIRST, REST) for table, column in _CELLS for row in rows]
-_RULES = {
+_RULES: dict[str, dict[str, Any]] = {
     "BP": {"class_path": "lit_fa.rules.Backprop"},
     "FA": {"class_path": "lit_fa.rules.FeedbackAlignment"},
     "DFA": {"class_path": "lit_fa.rules.DirectFeedbackAlignment", "init_args": {"blocks": "layer"}},
@@ -82,8 +81,10 @@ RACE = [Item("table2.yaml", name, "VGG-13", rule=rule) for name, rule in _RULES.
 def built(config: dict[str, Any], *, fast: bool, compiled: bool) -> tuple[Classifier, L.LightningDataModule]:
     """Module and data of a config; with `fast` the convolutions are in channels_last."""
     config = copy.deepcopy(config)
-    data = made(config["data"], L.LightningDataModule)
-    arguments = {name: made(value, _hint(Classifier, name)) for name, value in config["model"]["init_args"].items()}
+    data = construct(config["data"], L.LightningDataModule)
+    arguments = {
+        name: construct(value, _hint(Classifier, name)) for name, value in config["model"]["init_args"].items()
+    }
     shape = {"num_classes": data.num_classes, "image_shape": data.image_shape}
     model = Classifier(**arguments, **shape, compile=compiled)
     if fast:
@@ -91,31 +92,32 @@ def built(config: dict[str, Any], *, fast: bool, compiled: bool) -> tuple[Classi
     return model, data
 
 
-def made(value: Any, hint: Any = None) -> Any:
-    """An object of `{class_path, init_args}`; a partial one of an optimiser or schedule, which get parameters later.
+def construct(value: Any, hint: Any = None) -> Any:
+    """The object of `{class_path, init_args}`; for an optimiser or schedule a partial, without its parameters.
 
-    A mapping without a class is an object of the class that `hint`, an annotation, names.
+    For a mapping without a class, the class is taken from the annotation `hint`.
     """
     if not isinstance(value, dict):
         return value
     if "class_path" not in value:
         kind = _class_in(hint)
-        return kind(**value) if kind else {key: made(entry) for key, entry in value.items()}
-    module, _, name = _SHORT.get(value["class_path"], value["class_path"]).rpartition(".")
+        return kind(**value) if kind else {key: construct(entry) for key, entry in value.items()}
+    path = str(value["class_path"])
+    module, _, name = _SHORT.get(path, path).rpartition(".")
     kind = getattr(importlib.import_module(module), name)
-    arguments = {key: made(entry, _hint(kind, key)) for key, entry in (value.get("init_args") or {}).items()}
+    arguments = {key: construct(entry, _hint(kind, key)) for key, entry in (value.get("init_args") or {}).items()}
     later = (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
     return partial(kind, **arguments) if issubclass(kind, later) else kind(**arguments)
 
 
 def _hint(kind: type, name: str) -> Any:
     """The annotation of an argument."""
-    parameter = inspect.signature(kind.__init__).parameters.get(name)
+    parameter = inspect.signature(kind).parameters.get(name)
     return parameter.annotation if parameter else None
 
 
 def _class_in(hint: Any) -> type | None:
-    """The one class of ours in an annotation such as `Hoyer | None`."""
+    """The only class of lit_fa in an annotation such as `Hoyer | None`."""
     options = typing.get_args(hint) or (hint,)
     ours = [option for option in options if inspect.isclass(option) and option.__module__.startswith("lit_fa.")]
     return ours[0] if len(ours) == 1 else None

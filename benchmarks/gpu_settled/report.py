@@ -1,4 +1,4 @@
-"""The outcome as JSON and Markdown."""
+"""The results as JSON and Markdown."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from lit_fa.provenance import our_code
 
 
 def write(out: Path, state: dict[str, Any], left: list[str]) -> None:
-    """Write `results.json` and `results.md`; `left` names what is not done yet."""
+    """Write `results.json` and `results.md`; `left` are the names of the remaining runs."""
     code = our_code()
     about = {"hardware": hardware(), "versions": versions(), "commit": code.commit, "dirty": code.dirty, "left": left}
     write_text(out / "results.json", json.dumps(about | state, indent=1, allow_nan=False) + "\n")
@@ -18,10 +18,10 @@ def write(out: Path, state: dict[str, Any], left: list[str]) -> None:
 
 
 def markdown(about: dict[str, Any], state: dict[str, Any]) -> str:
-    """The tables: accuracies beside the published numbers, seconds to an accuracy, times of steps."""
+    """The tables: accuracies and published numbers, seconds to an accuracy, times of steps."""
     machine = about["hardware"]["gpu"] or about["hardware"]["cpu"]
     lines = [f"# One device: {machine}", "", f"Commit {about['commit'][:7]}, torch {about['versions']['torch']}.", ""]
-    titles = ("network", "rule", "seed", "epochs", "images", "accuracy", "published", "minutes")
+    titles: tuple[str, ...] = ("network", "rule", "seed", "epochs", "images", "accuracy", "published", "minutes")
     lines += _table("Test accuracy, %", titles, [_run(run) for run in state["runs"]])
     titles = ("rule", "seconds", "best", "epochs")
     lines += _table(f"Training seconds to {state['target']:g} % (VGG-13)", titles, [_race(r) for r in state["race"]])
@@ -33,12 +33,12 @@ def markdown(about: dict[str, Any], state: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(title: str, titles: tuple[str, ...], rows: list[tuple]) -> list[str]:
+def _table(title: str, titles: tuple[str, ...], rows: list[tuple[Any, ...]]) -> list[str]:
     pipes = [f"| {' | '.join(str(cell).replace('|', '/') for cell in row)} |" for row in (titles, *rows)]
     return [f"## {title}", "", pipes[0], f"|{' --- |' * len(titles)}", *pipes[1:], ""]
 
 
-def _run(run: dict[str, Any]) -> tuple:
+def _run(run: dict[str, Any]) -> tuple[Any, ...]:
     accuracy = f"{run['accuracy']:.2f}" if run["accuracy"] is not None else "diverged"
     minutes = f"{run['wall_time_s'] / 60:.1f}"
     return (*(run[key] for key in ("column", "row", "seed", "epochs", "images")), accuracy, _published(run), minutes)
@@ -51,11 +51,11 @@ def _published(run: dict[str, Any]) -> str:
     return f"{published['value']}" + (f" ± {published['std']} (n {published['n']})" if "std" in published else "")
 
 
-def _step(row: dict[str, Any]) -> tuple:
+def _step(row: dict[str, Any]) -> tuple[Any, ...]:
     ratio = row.get("ratio", row.get("reason"))
     return (row["network"], row["rule"], row["batch"], row.get("ms", ""), ratio, row.get("share_of_peak", ""))
 
 
-def _race(row: dict[str, Any]) -> tuple:
+def _race(row: dict[str, Any]) -> tuple[Any, ...]:
     seconds = row.get("reason") or ("not reached" if row["seconds"] is None else row["seconds"])
     return (row["rule"], seconds, *((f"{row['best']:.2f}", row["epochs"]) if "best" in row else ("", "")))

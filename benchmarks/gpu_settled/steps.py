@@ -48,7 +48,7 @@ def rows_of(
             row |= {"ms": round(1e3 * seconds, 3), "ratio": round(seconds / reference, 3)}
             row |= {"flops": counter.get_total_flops()}
             row |= {"share_of_peak": round(counter.get_total_flops() / seconds / peak, 4)}
-        except Exception as error:  # one rule must not end a rented hour
+        except Exception as error:  # one failed rule must not end the session
             row["reason"] = " ".join(str(error).split())[:200]
         rows.append(row)
         gc.collect()
@@ -67,10 +67,10 @@ def step_of(
         network, x = network.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
     learner = Learner(network, RULES[rule](), x[:2]).to(device)
     optimizer = torch.optim.SGD([p for p in learner.parameters() if p.requires_grad], lr=1e-3, momentum=0.9)
-    taken = itertools.count()
+    numbers = itertools.count()
 
     def step() -> None:
-        number = next(taken)
+        number = next(numbers)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=fast):
             value = learner((x, y)).value
@@ -84,7 +84,7 @@ def step_of(
 
 
 def timed(step: Callable[[], Any], rounds: int, device: torch.device) -> list[float]:
-    """Seconds of each of `rounds` steps, after a few more."""
+    """Seconds of each of `rounds` steps, after a warm-up."""
     seconds = []
     for turn in range(-min(WARM, rounds - 1), rounds):
         _finish(device)

@@ -1,4 +1,4 @@
-"""One run at the paper's schedule: Lightning's trainer, our module and data; it stops in time and goes on later."""
+"""One run at the paper's schedule, by Lightning's trainer; it stops at the time limit and can be resumed."""
 
 import json
 import time
@@ -15,19 +15,19 @@ from callbacks.run_record import RunRecord
 from lit_fa.modules import NonFiniteLossError
 from lit_fa.spec.overrides import run_id
 
-KEPT_EVERY = 10  # epochs between two checkpoints
+SAVE_EVERY = 10  # epochs between two checkpoints
 
 
 class OutOfTime(Exception):
-    """The time limit has come; the checkpoint holds everything up to the last whole epoch."""
+    """The time limit is reached; the checkpoint is of the last complete epoch."""
 
 
 class InTime(Checkpoint):
-    """Keeps a checkpoint and ends the run at the end of the epoch in which the time limit comes.
+    """Saves a checkpoint and stops the run at the end of the epoch in which the time limit is reached.
 
     Args:
         path: of the checkpoint.
-        end: second of the monotonic clock.
+        end: time limit, on the monotonic clock in seconds.
     """
 
     def __init__(self, path: Path, end: float) -> None:
@@ -35,17 +35,17 @@ class InTime(Checkpoint):
         self.path, self.end = path, end
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep it every few epochs and when time is up."""
+        """Save a checkpoint every few epochs and at the time limit."""
         last = trainer.current_epoch + 1 == trainer.max_epochs
         late = time.monotonic() > self.end and not last
-        if late or (trainer.current_epoch + 1) % KEPT_EVERY == 0:
+        if late or (trainer.current_epoch + 1) % SAVE_EVERY == 0:
             trainer.save_checkpoint(self.path)
         if late:
             raise OutOfTime
 
 
 class SecondsTo(L.Callback):
-    """Stops when validation reaches an accuracy; `seconds` is the training time up to then, without validation.
+    """Stops when validation reaches an accuracy; `seconds` is the training time until then, without validation.
 
     Args:
         accuracy: in percent.
@@ -80,17 +80,17 @@ def train(item: Item, config: Mapping[str, Any], out: Path, end: float, *, compi
         The content of the record.
 
     Raises:
-        OutOfTime: the same call goes on from the checkpoint.
+        OutOfTime: the same call continues from the checkpoint.
     """
     record, checkpoint = out / "records" / f"{item.key}.json", out / "checkpoints" / f"{item.key}.ckpt"
-    head = {"id": run_id(dict(config)), "paper": "ssa", "table": Path(item.table).stem, "row": item.row}
+    head: dict[str, Any] = {"id": run_id(dict(config)), "paper": "ssa", "table": Path(item.table).stem, "row": item.row}
     head |= {"column": item.column, "scale": "gpu", "seed": item.seed, "compiled": compiled, "config": dict(config)}
     trainer, model, data = _ready(config, [RunRecord(str(record), head), InTime(checkpoint, end)], compiled=compiled)
     try:
         trainer.fit(model, data, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
         trainer.test(model, data, verbose=False)
     except NonFiniteLossError:
-        pass  # its record says so
+        pass  # it is in the record
     checkpoint.unlink(missing_ok=True)
     return json.loads(record.read_text(encoding="utf-8"))
 
@@ -113,7 +113,7 @@ def race(config: Mapping[str, Any], accuracy: float, epochs: int, *, compiled: b
 
 
 def with_epochs(config: dict[str, Any], epochs: int) -> dict[str, Any]:
-    """The config with another number of epochs, and a cosine of that length."""
+    """The config with another number of epochs, and a cosine schedule of that length."""
     model = config["model"]["init_args"]
     scheduler = {**model["scheduler"], "init_args": {"T_max": epochs}}
     model = {**config["model"], "init_args": {**model, "scheduler": scheduler}}
@@ -135,7 +135,7 @@ def _ready(
         **options | {"accelerator": "gpu" if fast else "cpu"},
         precision="bf16-mixed" if fast else "32-true",
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-        check_val_every_n_epoch=every or min(KEPT_EVERY, epochs),
+        check_val_every_n_epoch=every or min(SAVE_EVERY, epochs),
         callbacks=callbacks,
     )
     return trainer, model, data

@@ -35,8 +35,8 @@ client, server = ClientApp(), ServerApp()
 def data() -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
     """The data, read once in every actor."""
     torch.set_num_threads(1)
-    held = np.load(os.environ["PEER_DATA"])
-    return torch.from_numpy(held["x"]), torch.from_numpy(held["y"]), held["parts"]
+    arrays = np.load(os.environ["PEER_DATA"])
+    return torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["y"]), arrays["parts"]
 
 
 @cache

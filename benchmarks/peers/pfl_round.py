@@ -62,8 +62,8 @@ class Clock(TrainingProcessCallback):
 def main(data: str, rounds: int) -> None:
     """The command line."""
     torch.set_num_threads(1)
-    held = np.load(data)
-    x, y, parts = torch.from_numpy(held["x"]), torch.from_numpy(held["y"]), held["parts"]
+    arrays = np.load(data)
+    x, y, parts = torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["y"]), arrays["parts"]
     users = {str(client): Dataset((x[part], y[part])) for client, part in enumerate(parts)}
     drawn = np.random.default_rng(0)
     clients = FederatedDataset(

@@ -16,6 +16,7 @@ import json
 import random
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rich.console import Console
@@ -76,7 +77,7 @@ class Trials:
         self.passes: dict[str, bool] = {}
         self.spent = 0.0
 
-    def tried(self, bug: Bug) -> dict:
+    def tried(self, bug: Bug) -> dict[str, Any]:
         """What becomes of one bug: caught, by which test of which stage, or survived."""
         plan, self.spent = stages(self.imports, bug.file), 0.0
         without = {test for test, passes in self.passes.items() if not passes}
@@ -96,7 +97,9 @@ class Trials:
             self.passes[test] = self.failure(bug.file, None, **alone) is None
         return self.passes[test] and self.failure(bug.file, bug, **alone) is not None
 
-    def failure(self, file: str, bug: Bug | None, names: list[str], seconds: int, **options: object) -> dict | None:
+    def failure(
+        self, file: str, bug: Bug | None, names: list[str], seconds: int, **options: object
+    ) -> dict[str, Any] | None:
         """The first failure of tests that reach `file`, with a bug in it or as it is."""
         path, reaching = self.copy / file, frozenset(map(module, self.imports.distances(file)))
         sound = path.read_bytes()
@@ -115,7 +118,7 @@ def module(file: str) -> str:
     return file.removesuffix(".py").replace("/", ".")
 
 
-def shown(found: list[tuple[Bug, dict]]) -> None:
+def shown(found: list[tuple[Bug, dict[str, Any]]]) -> None:
     """The table, and the share."""
     table = Table("place", "kind", "line, and what became of it", "fate")
     for bug, result in found:
@@ -152,7 +155,7 @@ def main(words: list[str] | None = None) -> int:
     return int(seen.count("caught") < 0.9 * len(seen))
 
 
-def run(chosen: list[Bug], kept: dict, options: argparse.Namespace) -> list[tuple[Bug, dict]]:
+def run(chosen: list[Bug], kept: dict[str, Any], options: argparse.Namespace) -> list[tuple[Bug, dict[str, Any]]]:
     """Bug and fate of all; `kept` is what earlier runs found, and is added to."""
     known, now, found = equivalents(), [digest(TREE), *options.stages], []
     running.warm_up()
@@ -174,7 +177,7 @@ def run(chosen: list[Bug], kept: dict, options: argparse.Namespace) -> list[tupl
     return found
 
 
-def keep(results: dict, path: Path | None) -> None:
+def keep(results: dict[str, Any], path: Path | None) -> None:
     """Write the results so far, so that a run that is stopped goes on from them."""
     if path:
         partial = path.with_suffix(".part")

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,7 +127,7 @@ class Observer:
             self.out.write_text(json.dumps({"test": test, "said": said[0][:200] if said else ""}), encoding="utf-8")
 
 
-def first_failure(folder: Path, run: Run) -> tuple[dict | None, float]:
+def first_failure(folder: Path, run: Run) -> tuple[dict[str, Any] | None, float]:
     """Run tests of the copy until one fails.
 
     Returns:

@@ -28,7 +28,6 @@ class Round(Protocol):
         clients: their ids, ascending.
         population: number of all clients, sampled or not.
         sizes: samples of each client.
-        steps: local steps of each client.
         rows: (k, longest) on the CPU: samples in each step, 0 after a client's last step.
         places: (k, longest, ...) on the CPU: the samples of each step.
         dtype: of the inputs that `batch` and `stacked` return.
@@ -39,15 +38,18 @@ class Round(Protocol):
     clients: tuple[int, ...]
     population: int
     sizes: tuple[int, ...]
-    steps: tuple[int, ...]
     rows: Tensor
     places: Tensor
     dtype: torch.dtype | None
 
-    def take(self, lanes: Sequence[int]) -> "Round":
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Local steps of each client."""
+
+    def take(self, indices: Sequence[int]) -> "Round":
         """The round of only these clients."""
 
-    def batch(self, lane: int, step: int) -> Batch:
+    def batch(self, index: int, step: int) -> Batch:
         """Inputs (b, ...) and targets (b,) of one client's step."""
 
     def stacked(self, active: int, step: int) -> Batch:

@@ -115,7 +115,7 @@ def test_a_value_that_is_not_finite_and_an_equal_one_are_not_better():
     found = []
     for value in (float("nan"), 2.0, 2.0, 1.0, float("inf")):
         trainer.callback_metrics["val/loss"] = torch.tensor(value)
-        before = best.kept
+        before = best.best
         best.on_validation_end(trainer, module)
-        found.append((best.value, best.kept is before))
+        found.append((best.value, best.best is before))
     assert found == [(None, True), (2.0, False), (2.0, True), (1.0, False), (1.0, True)]
