@@ -199,6 +199,11 @@ def renews_batch_norm(callback: StochasticWeightAveraging) -> bool | None:
     return callback._model_contains_batch_norm
 
 
+def epochs_before_averaging(callback: StochasticWeightAveraging) -> int | None:
+    """The trainer's `max_epochs` without the epoch that the callback adds; None before it has added one."""
+    return getattr(callback, "_max_epochs", None)
+
+
 def skips_backward(trainer: L.Trainer) -> bool:
     """Whether this epoch only renews BatchNorm's statistics for `StochasticWeightAveraging`."""
     return trainer.fit_loop._skip_backward

@@ -328,6 +328,13 @@ def test_renews_batch_norm():
     assert privates.renews_batch_norm(average)
 
 
+def test_epochs_before_averaging():
+    average = shipped.StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)
+    assert privates.epochs_before_averaging(average) is None
+    fitted(average)
+    assert privates.epochs_before_averaging(average) == EPOCHS
+
+
 def test_skips_backward():
     average = shipped.StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)
     watch = Seen(privates.skips_backward)

@@ -6,7 +6,7 @@ import lightning as L
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 
 from lit_fa.errors import UserError
-from lit_fa.lightning_privates import callbacks_of
+from lit_fa.lightning_privates import callbacks_of, epochs_before_averaging
 
 
 def run_length(trainer: L.Trainer, accumulate: int = 1) -> tuple[int | None, int | None]:
@@ -15,7 +15,7 @@ def run_length(trainer: L.Trainer, accumulate: int = 1) -> tuple[int | None, int
     An epoch of n batches on one rank, after `limit_train_batches` and `overfit_batches`, has ceil(n / accumulate)
     steps. An early end of the run (`max_time`, early stopping) is not known here.
     """
-    epochs = _max_epochs(trainer)
+    epochs = _epoch_limit(trainer)
     steps = None if trainer.max_steps == -1 else trainer.max_steps
     batches = trainer.num_training_batches
     if not batches or math.isinf(batches):  # not loaded yet, or a loader without length
@@ -42,9 +42,9 @@ def check_length(options: list[str], steps: int | None, epochs: int | None) -> N
         )
 
 
-def _max_epochs(trainer: L.Trainer) -> int | None:
+def _epoch_limit(trainer: L.Trainer) -> int | None:
     """The user's limit, without the epoch that stochastic weight averaging adds for BatchNorm statistics."""
     for callback in callbacks_of(trainer):
-        if isinstance(callback, StochasticWeightAveraging) and hasattr(callback, "_max_epochs"):
-            return None if callback._max_epochs == -1 else callback._max_epochs
+        if isinstance(callback, StochasticWeightAveraging) and (limit := epochs_before_averaging(callback)) is not None:
+            return None if limit == -1 else limit
     return None if trainer.max_epochs in (-1, None) else trainer.max_epochs
