@@ -15,7 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_fa.errors import RanksNeeded
-from lit_fa.lightning_privates import forking_launcher, ranks_by_command_line
+from lit_fa.lightning_privates import forking_launcher, ranks_by_command_line, stop_observing_ranks
 from lit_fa.stopping import SIGNALS, Request, Stopped, exit_code
 
 
@@ -78,8 +78,10 @@ class Interruption(Checkpoint):
         self._release()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Restore the handlers."""
+        """Restore the handlers; after a signal let rank 0 end by itself, with the signal's exit code."""
         self._release()
+        if isinstance(exception, KeyboardInterrupt):
+            stop_observing_ranks(trainer)
 
     def _ask(self, signum: int, frame: object = None) -> None:
         first = not self.request.signum

@@ -241,6 +241,17 @@ def ranks_by_command_line(trainer: L.Trainer) -> int:
     return launcher.num_processes if isinstance(launcher, _SubprocessScriptLauncher) else 1
 
 
+def stop_observing_ranks(trainer: L.Trainer) -> None:
+    """End the thread that kills rank 0 when a rank that it has started is killed; the launcher is private.
+
+    After a KeyboardInterrupt Lightning itself kills these ranks, and the thread would kill rank 0 before it has ended.
+    """
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _SubprocessScriptLauncher):
+        observed, launcher.procs = launcher.procs, [*launcher.procs]
+        observed.clear()
+
+
 # ---- the command line and W&B
 
 

@@ -2,7 +2,9 @@
 
 import ast
 import inspect
+import os
 import re
+import signal
 import warnings
 from datetime import timedelta
 from functools import cache
@@ -12,6 +14,7 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 import torch
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.pytorch import callbacks as shipped
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringModel
@@ -19,7 +22,9 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 from torch import nn
 
+from callbacks import Interruption
 from lit_fa import lightning_privates as privates
+from lit_fa.stopping import Stopped
 
 ROOT = Path(__file__).parent.parent
 OFF = ("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "logger")
@@ -378,6 +383,23 @@ def test_ranks_by_command_line():
     for name, ranks in {"ddp": 2, "ddp_fork": 1}.items():
         assert privates.ranks_by_command_line(L.Trainer(**QUIET, strategy=name, devices=2)) == ranks
     assert privates.ranks_by_command_line(L.Trainer(**QUIET)) == 1
+
+
+def test_stop_observing_ranks(monkeypatch):
+    """Lightning's thread, which looks every five seconds, ends without killing this process."""
+    trainer = L.Trainer(**QUIET, strategy="ddp", devices=2)
+    sent: list[int] = []
+    rank = SimpleNamespace(pid=1, returncode=None, poll=lambda: None, send_signal=sent.append)
+    trainer.strategy.launcher.procs = [rank]
+    observer = _ChildProcessObserver(main_pid=os.getpid(), child_processes=trainer.strategy.launcher.procs)
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("rank 0 is killed"))
+    assert not observer._run()
+    Interruption(str).on_exception(trainer, None, Stopped(signal.SIGTERM))
+    trainer.strategy.launcher.kill(signal.SIGKILL)  # as Lightning does after a KeyboardInterrupt
+    assert sent == [signal.SIGKILL]
+    rank.returncode = -signal.SIGKILL
+    assert observer._run()
+    privates.stop_observing_ranks(L.Trainer(**QUIET))  # nothing to observe
 
 
 def test_command_parser():
