@@ -25,6 +25,9 @@ def test_gradients_equal_a_literal_reference(case: Case):
     expected = case.reference(learner, array(x), array(y))
     # float64: nothing but the order of sums differs
     assert largest_difference(gradients(learner, (x, y)), expected) < case.tolerance
+    surrogate = learner((x, y))
+    assert not surrogate.loss.requires_grad  # a log or a metric that keeps it keeps no graph
+    assert not surrogate.logits.requires_grad
 
 
 @pytest.mark.parametrize("case", cases(suite="values"))

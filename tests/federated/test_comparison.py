@@ -96,7 +96,11 @@ def test_lengths_are_told_apart_from_noise():
     noised = signal + 2.0 * noise
     assert length_without_noise(noised, 2.0).item() == pytest.approx(signal.norm().item(), rel=0.03)
     assert noised.norm() > 2 * signal.norm()
-    assert length_without_noise(2.0 * noise, 2.0) >= 2.0 * (2 * 40_000) ** 0.25  # nothing but noise: no zero below it
+
+
+def test_a_length_that_is_only_noise_is_that_of_the_noises_standard_error():
+    """The square of d entries of variance s^2 has the deviation s^2 sqrt(2 d)."""
+    assert length_without_noise(torch.zeros(800).double(), 3.0).item() == pytest.approx(3.0 * 1600**0.25, rel=1e-12)
 
 
 def test_a_private_choice_says_its_epsilon_and_is_the_plain_one_where_noise_is_small():

@@ -119,6 +119,14 @@ def test_the_feedback_of_a_block_is_that_of_its_name_whatever_else_is_cut():
     assert not torch.equal(both.rule.feedback["3"].weight, learner(mlp(), 6, seed=4).rule.feedback["3"].weight)
 
 
+@pytest.mark.parametrize("init", INITS)
+def test_a_matrix_is_the_transposed_draw_of_the_blocks_name(init: str):
+    """(units, c) is drawn and (c, units) kept: an orthogonal draw has orthonormal columns, one for each class."""
+    for shape, units in {"dense": 4 * 6 * 6, "per_channel": 4}.items():
+        weight = learner(conv(), 2, 6, 6, shape=shape, init=init, seed=2, scale=3.0).rule.feedback["1"].weight
+        assert torch.equal(weight.flatten(1), draw((units, 5), init, named_generator(2, "1"), gain=3.0).t().to(weight))
+
+
 def test_scale_is_a_factor_on_the_feedback():
     plain, scaled = learner(mlp(), 6), learner(mlp(), 6, scale=2.0)
     for key in plain.rule.feedback:

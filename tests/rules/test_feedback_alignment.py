@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from lit_fa.errors import UserError
-from lit_fa.functional.feedback import named_generator
+from lit_fa.functional.feedback import INITS, draw, named_generator
 from lit_fa.layers import feedback_layers
 from lit_fa.modules import Learner
 from lit_fa.rules import (
@@ -134,6 +134,15 @@ def test_batchwise_magnitudes_are_redrawn_at_every_step_and_fixed_ones_are_not()
             seen.append(made.network[2].feedback.weight.clone())
         assert (not torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])) is redrawn
         assert all((magnitude >= 0).all() for magnitude in seen)
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_a_matrix_has_the_weights_shape_and_is_the_draw_of_its_layers_name(init: str):
+    stored = feedback_layers(learner(RandomFeedback(init, scale=3.0, seed=2)).network)
+    expected = {
+        name: draw(shape, init, named_generator(2, name), gain=3.0) for name, shape in (("2", (4, 5)), ("4", (3, 4)))
+    }
+    assert all(torch.equal(stored[name].feedback.weight, matrix.double()) for name, matrix in expected.items())
 
 
 def test_a_redraw_depends_on_seed_layer_and_step_alone():

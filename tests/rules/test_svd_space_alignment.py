@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from datamodules import Synthetic
 from lit_fa.errors import UserError
-from lit_fa.functional.svd_factors import Factors, orthogonality
+from lit_fa.functional.feedback import draw, named_generator
+from lit_fa.functional.svd_factors import Factors, compose, orthogonality
 from lit_fa.layers.factored import factored_layers
 from lit_fa.modules import Classifier, Learner
 from lit_fa.rules import Hoyer, Progress, Pruning, SVDBackprop, SVDSpaceAlignment
@@ -177,6 +178,15 @@ def test_feedback_depends_on_the_seed_and_the_layers_name_alone():
     one, two, other = feedback(seed=1), feedback(seed=1, route="sequential"), feedback(seed=2)
     assert all(torch.equal(a, b) for p, q in zip(one, two, strict=True) for a, b in zip(p, q, strict=True))
     assert not any(torch.equal(a.U, b.U) for a, b in zip(one, other, strict=True))
+
+
+def test_feedback_is_the_factors_of_a_draw_of_the_dense_weights_shape():
+    learner, _ = learner_and_batch(
+        partial(SVDSpaceAlignment, dense="unfactorable", init="normal", seed=1), "small_conv"
+    )
+    for name, layer in factored_layers(learner.network).items():
+        drawn = draw(layer.shape, "normal", named_generator(1, name)).double()
+        torch.testing.assert_close(compose(layer.feedback.factors, layer.shape), drawn, rtol=0, atol=1e-12)
 
 
 def network() -> nn.Module:
