@@ -81,6 +81,7 @@ NO_MEMORY = (
     r"numel: integer multiplication overflow|cannot fit 'int' into an index-sized|Overflow when unpacking long|"
     r"Python int too large to convert to C|array is too big|Maximum allowed dimension exceeded"
 )
+_MIGRATION = r"/lightning/pytorch/utilities/migration/"
 _TORCH_OPTIM = r"/torch/optim/"
 KNOWN = (
     Known(("RuntimeError",), _of_another_network, pattern=r"Error\(s\) in loading state_dict"),
@@ -94,6 +95,12 @@ KNOWN = (
     Known(("ValueError", "RuntimeError"), r"optimizer or scheduler: \1", _TORCH_OPTIM, r"(.*)"),
     Known(("MisconfigurationException",), _as_it_is),
     Known(("ValueError", "TypeError", "FileNotFoundError"), _as_it_is, _LIGHTNING, "."),
+    Known(
+        ("KeyError", "TypeError", "AttributeError", "IndexError"),
+        r"the checkpoint is of another version of Lightning and cannot be migrated: it has no \1; give another one",
+        _MIGRATION,
+        r"(.*)",
+    ),
     Known(("UsageError", "CommError"), r"W&B: \1; correct it, or take --logger csv", r"/wandb/", r"(.*)"),
     Known(
         ("OperationalError", "DatabaseError"),

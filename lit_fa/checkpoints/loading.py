@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lit_fa.checkpoints import files as checkpoint_files
+from lit_fa.checkpoints.entries import wrong_entry
 from lit_fa.described import found, made
 from lit_fa.errors import UserError
 
@@ -62,6 +63,8 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", weights_only: b
         raise
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path} holds no state of a module: give a checkpoint of lit-fa fit")
+    if name := wrong_entry(checkpoint):
+        raise UserError(f"{path} is no checkpoint of lit-fa fit ({name} is of another kind): give another one")
     return checkpoint
 
 

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from lit_fa import lightning_privates as privates
+from lit_fa.checkpoints.entries import RESUMED, wrong_entry
 from lit_fa.checkpoints.files import UnreadableError, read, set_aside
 from lit_fa.errors import UserError
 
@@ -67,6 +68,8 @@ def _content(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
     found = read(path, weights_only=weights_only, mmap=True)
     if not isinstance(found, Mapping) or not {"state_dict", "pytorch-lightning_version"} <= found.keys():
         raise UnreadableError(path, "no checkpoint of lit-fa fit (no state_dict in it)")
+    if name := wrong_entry(found):
+        raise UnreadableError(path, f"no checkpoint of lit-fa fit ({name} is of another kind)")
     return dict(found)
 
 
@@ -90,6 +93,23 @@ def check_word(word: str, trainer: L.Trainer) -> None:
         raise UserError(f"{_OPTION} last: there is none yet; give the path of a checkpoint")
 
 
+def check_complete(checkpoint: Mapping[str, Any]) -> None:
+    """Refuse to resume a fit from weights alone, as a ModelCheckpoint with `save_weights_only` keeps them.
+
+    Args:
+        checkpoint: its content; an empty one, as of a run that begins, is not checked.
+
+    Raises:
+        UserError: the file lacks what the optimiser, the schedules or the loops go on from.
+    """
+    missing = [name for name in RESUMED if not checkpoint.get(name) and checkpoint.get(name) != []]
+    if checkpoint and missing:
+        raise UserError(
+            f"{_OPTION}: the checkpoint has no {', '.join(missing)}, as with save_weights_only, so that no fit can go "
+            "on from it; begin a new run from its weights (model.init_args.weights)"
+        )
+
+
 def check_optimizer(checkpoint: Mapping[str, Any], make: Callable[..., torch.optim.Optimizer]) -> None:
     """Refuse to resume with another kind of optimiser, whose state torch would load without an error.
 
@@ -97,7 +117,9 @@ def check_optimizer(checkpoint: Mapping[str, Any], make: Callable[..., torch.opt
         UserError: the parameter groups of the two have different options.
     """
     states = checkpoint.get("optimizer_states") or []
-    if len(states) != 1:
+    if checkpoint and len(states) != 1:
+        raise UserError(f"{_OPTION}: of {len(states)} optimizers, and this run has one; give another checkpoint")
+    if not states:
         return
     there = states[0]["param_groups"][0]
     here = make([nn.Parameter(torch.zeros(1))]).param_groups[0]

@@ -26,6 +26,7 @@ from lit_fa.checkpoints.lightning_io import use_whole_files
 from lit_fa.config.arguments import take_option
 from lit_fa.config.parser import Parser
 from lit_fa.config.values import check_trains, check_values
+from lit_fa.errors import UserError
 from lit_fa.lightning_privates import add_instantiators, callbacks_of, command_parser
 from lit_fa.memory import bounded
 from lit_fa.modules import EvaluatedClassifier, FederatedClassifier
@@ -121,6 +122,8 @@ class LitFACLI(LightningCLI):
         if "weights_only" in asked and asked.weights_only is None:
             asked.weights_only = True  # Lightning would unpickle a file at an address
         path, safe = asked.get("ckpt_path"), asked.get("weights_only") is not False
+        if path is not None and not str(path).strip():
+            raise UserError("--ckpt_path is empty: give the path of a checkpoint, or leave it out")
         named = path and path not in resume.WORDS
         self.checkpoint = resume.checked(path, weights_only=safe) if named else {}
 
@@ -167,6 +170,7 @@ class LitFACLI(LightningCLI):
         check_trains(self.asked)
         if isinstance(self.model, FederatedClassifier):
             self._show_rounds()
+        resume.check_complete(self.checkpoint)
         if make := getattr(self.model, "make_optimizer", None):
             resume.check_optimizer(self.checkpoint, make)
         self.check_folders()

@@ -56,7 +56,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         remedy = "write them with torch.save(network.state_dict())"
         raise UserError(f"weights {path} cannot be read: {error.reason}; {remedy}") from None
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
-    tensors = {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+    entries = state.items() if isinstance(state, Mapping) else ()
+    tensors = {name: tensor for name, tensor in entries if isinstance(name, str) and isinstance(tensor, Tensor)}
     if not tensors:
         raise UserError(f"weights {path} contain no tensors: a state dictionary is expected")
     prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in tensors)), "")

@@ -7,7 +7,11 @@ import pytest
 import torch
 import yaml
 
+from lit_fa import load
 from lit_fa.__main__ import main
+from lit_fa.checkpoints.resume import checked
+from lit_fa.errors import UserError
+from lit_fa.networks.weights import read_weights
 from tests.checkpoint_attacks import BROKEN, malicious
 from tests.cli.test_command_line import RUN
 
@@ -85,6 +89,75 @@ def test_a_file_that_is_no_checkpoint_is_refused(command, file, wrong, capsys):
     assert main([*words, "--ckpt_path", file]) == 2
     assert f"--ckpt_path {file}: {wrong}" in said(capsys)
     assert not Path("proof").exists()
+
+
+MAPPING = {"a": 1}
+ENTRIES = {
+    "state_dict": ([1], None, {1: torch.ones(2)}, {"a": "text"}),
+    "pytorch-lightning_version": (3, "abc", None),
+    "optimizer_states": ("abc", [3], [MAPPING], [{"state": {}, "param_groups": []}]),
+    "lr_schedulers": ("abc", [3]),
+    "loops": ("abc", [3], {"fit_loop": 3}),
+    "callbacks": ("abc", [3]),
+    "constructor": ("abc", [3], {"class_path": 3, "init_args": {}}, {"class_path": "a.B", "init_args": [3]}),
+    "epoch": ("abc",),
+    "global_step": (None,),
+    "plateau": (3,),
+    "lit_fa": (3, [3]),
+}
+
+
+def edited(**entries: object) -> dict:
+    """The content of the run's checkpoint with other entries; those that are `...` are left out."""
+    content = torch.load("kept/a.ckpt", weights_only=True) | entries
+    return {name: value for name, value in content.items() if value is not ...}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in ENTRIES.items() for value in values])
+def test_an_entry_of_another_kind_is_named(name, value):
+    torch.save(edited(**{name: value}), "edited.ckpt")
+    with pytest.raises(UserError, match=rf"edited.ckpt: no checkpoint of lit-fa fit \({name} is of another kind\)"):
+        checked("edited.ckpt")
+    with pytest.raises(UserError, match=f"{name} is of another kind"):
+        load("edited.ckpt")
+
+
+@pytest.mark.parametrize("command", ["fit", "test", "export", "flower"])
+def test_every_command_refuses_an_entry_of_another_kind(command, capsys):
+    torch.save(edited(state_dict=[1]), "edited.ckpt")
+    words = FLOWER if command == "flower" else COMMANDS[command]
+    assert main([*words, "--ckpt_path", "edited.ckpt"]) == 2
+    assert "no checkpoint of lit-fa fit (state_dict is of another kind)" in said(capsys)
+
+
+@pytest.mark.parametrize("value", ENTRIES["state_dict"])
+def test_weights_of_another_kind_are_refused(value):
+    torch.save({"state_dict": value}, "edited.ckpt")
+    with pytest.raises(UserError, match=r"weights edited\.ckpt contain no tensors"):
+        read_weights("edited.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("entries", "wrong"),
+    [
+        ({"optimizer_states": ..., "lr_schedulers": ..., "callbacks": ...}, "no optimizer_states, lr_schedulers, as"),
+        ({"optimizer_states": ...}, "no optimizer_states, as with save_weights_only"),
+        ({"loops": ...}, "no loops, as with save_weights_only"),
+        ({"loops": {}}, "no loops, as with save_weights_only"),
+        ({"optimizer_states": []}, "of 0 optimizers, and this run has one"),
+        ({"pytorch-lightning_version": "0.1.0"}, "of another version of Lightning and cannot be migrated"),
+    ],
+)
+def test_a_fit_does_not_go_on_from_weights_alone(entries, wrong, capsys):
+    torch.save(edited(**entries), "edited.ckpt")
+    assert main([*COMMANDS["fit"], "--ckpt_path", "edited.ckpt", "--trainer.max_epochs", "2"]) == 2
+    assert wrong in said(capsys)
+
+
+def test_a_checkpoint_with_weights_alone_is_tested_and_exported(capsys):
+    torch.save(edited(optimizer_states=..., lr_schedulers=..., callbacks=...), "edited.ckpt")
+    assert main([*COMMANDS["test"], "--ckpt_path", "edited.ckpt"]) == 0
+    assert "test/accuracy" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("address", ["file://{}/evil.ckpt", "http://127.0.0.1:9/a.ckpt", "nosuch://a.ckpt"])
