@@ -9,7 +9,9 @@ from typing import Any
 
 from rich.markup import escape
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
+_CONTROL = re.compile(  # and what has no width, or turns the direction of the text
+    r"[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028\u2029\u202a-\u202e\u2060\u2066-\u2069\ufeff\ud800-\udfff]+"
+)
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")  # Markdown reads it as the start of HTML
 _ENTITY = re.compile(r"&(?=#?\w+;)")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet reads them as the start of a formula

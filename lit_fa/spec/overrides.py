@@ -27,6 +27,8 @@ _DATA_MACHINE = {"root", "data_dir", "download", "num_workers", "persistent_work
 def assign(config: dict[str, Any], key: str, value: Any, where: str) -> None:
     """Sets `a.b.c` in nested dicts, creating those that are absent; a dict replaces what was there as a whole."""
     *parents, last = key.split(".")
+    if any(not name or name != name.strip() for name in (*parents, last)):
+        raise UserError(f"{where}: {key[:60]!r} is no dotted name; write it as trainer.max_epochs, without blanks")
     node = config
     for depth, name in enumerate(parents):
         node = node.setdefault(name, {})

@@ -25,10 +25,22 @@ from lit_fa.errors import UserError
 from lit_fa.spec.distributions import Parameter, parameter
 from lit_fa.spec.overrides import run_id, without_machine
 from lit_fa.spec.sweep_command import DEFAULT_COMMAND, fit_words
-from lit_fa.spec.validation import Count, Entry, FileName, Filled, Line, Number, OneOf, read_yaml, validated, whole
+from lit_fa.spec.validation import (
+    Count,
+    Entry,
+    FileName,
+    Filled,
+    Line,
+    Name,
+    Number,
+    OneOf,
+    read_yaml,
+    validated,
+    whole,
+)
 
 _UNUSED = ("name", "description", "entity", "apiVersion", "kind")  # keys of W&B's pages, not of the search
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 Keys = tuple[str, ...]  # of a parameter: its own, after those it is nested in
 
 
@@ -36,7 +48,7 @@ Keys = tuple[str, ...]  # of a parameter: its own, after those it is nested in
 class Metric(Entry):
     """What a sweep is for; with a `target` it ends when a trial has reached it."""
 
-    name: str
+    name: Name
     goal: Annotated[Literal["minimize", "maximize"], OneOf()] = "minimize"
     target: Number | None = None
     impute: Any = None

@@ -7,14 +7,14 @@ one unit, which is written down.
 
 import re
 from dataclasses import field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, PlainValidator
 from pydantic.dataclasses import dataclass
 
 from lit_fa.errors import UserError
-from lit_fa.escaping import plain
+from lit_fa.escaping import plain, short
 from lit_fa.spec.accept import Accept, Control
 from lit_fa.spec.cell import Cell, CellEntry, Metric, Overrides, Published, cell
 from lit_fa.spec.cost import Cost
@@ -31,8 +31,8 @@ _BUDGET = re.compile(r"(max_\w+|epochs|steps|rounds|batch_size|limit_train_batch
 
 
 def _seed(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise UserError(f"{value!r} is not a seed; write different whole numbers, none below zero")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**32:
+        raise UserError(f"{short(value)} is not a seed; write different whole numbers from 0 to 2**32 - 1")
     return value
 
 
@@ -48,6 +48,13 @@ def _trains(overrides: Overrides) -> Overrides:
         if _BUDGET.match(key.rsplit(".", 1)[-1]) and isinstance(value, int | float) and value <= 0:
             raise UserError(f"{key}: {value} leaves nothing to train; write a number above zero")
     return overrides
+
+
+def _different_files(figures: tuple[Figure, ...]) -> tuple[Figure, ...]:
+    files = [PurePath(figure.file).name for figure in figures]  # of any folder: all are drawn into one
+    if twice := next((file for file in files if files.count(file) > 1), None):
+        raise UserError(f"two figures have the file {twice}; name each file once")
+    return figures
 
 
 Seeds = Annotated[tuple[Annotated[int, PlainValidator(_seed)], ...], Filled, AfterValidator(_different)]
@@ -113,7 +120,7 @@ class TableFile(Entry):
     )
     cells: Annotated[tuple[CellEntry, ...], Filled] = ()
     grid: Grid | None = None
-    figures: Annotated[tuple[Figure, ...], Filled] = ()
+    figures: Annotated[tuple[Figure, ...], Filled, AfterValidator(_different_files)] = ()
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,12 @@ def _line(text: str) -> str:
     return text
 
 
+def _name(text: str) -> str:
+    if not text or text != text.strip():
+        raise UserError(f"{short(text)} is no name; write it without blanks at its ends")
+    return text
+
+
 def file_name(text: str) -> str:
     """`text` itself, if it can be the name of a file or folder."""
     if text in ("", ".", "..") or set(text) & {"/", "\\"} or len(text.encode()) > _MAX_NAME_BYTES:
@@ -80,6 +86,7 @@ Number = Annotated[float, PlainValidator(number)]
 Positive = Annotated[Number, Field(ge=0)]
 Count = Annotated[Number, Field(ge=1), AfterValidator(whole)]
 Line = Annotated[str, AfterValidator(_line)]
+Name = Annotated[Line, AfterValidator(_name)]
 FileName = Annotated[Line, AfterValidator(file_name)]  # a path would lead elsewhere
 Filled = Field(min_length=1)
 _MESSAGES = {  # by pydantic's type of an error

@@ -39,6 +39,12 @@ def test_an_override_through_something_that_is_no_dict_names_the_key(value):
         assign({"trainer": {"callbacks": value}}, "trainer.callbacks.x", 1, "t")
 
 
+@pytest.mark.parametrize("key", ["", " ", "trainer.", ".trainer", "trainer..max_epochs", "trainer .max_epochs"])
+def test_an_override_with_an_empty_name_between_its_dots_is_refused(key):
+    with pytest.raises(UserError, match=r"t: '.*' is no dotted name; write it as trainer\.max_epochs"):
+        assign({"trainer": {}}, key, 1, "t")
+
+
 def test_a_seeded_key_without_parent_is_skipped_only_with_a_question_mark(declared, save):
     table = load_table(save(declared))
     fa, bp = expand(table, table.scale("smoke"))

@@ -71,6 +71,8 @@ def test_a_changed_space_is_another_study(declared, save):
             "lr: a grid has values, int_uniform or q_uniform",
         ),
         ({"parameters": {"l r": {"values": [1, 2]}}}, "a name has letters"),
+        ({"parameters": {"a..b": {"values": [1, 2]}}}, "a name has letters"),
+        ({"metric": {"name": " "}}, "' ' is no name"),
         ({"parameters": {"a.b": {"values": [1, 2]}, "a": {"parameters": {"b": {"value": 1}}}}}, "a.b is there twice"),
         ({"method": "bayes", "metric": {}}, "the key 'name' is missing"),
         ({"metric": {"name": "a", "goal": "max"}}, "metric.goal: unknown 'max'; nearest: maximize"),
