@@ -202,7 +202,7 @@ def _target(path: Path, follow: bool = True) -> Path:
 
 def _is_device(path: Path) -> bool:
     """Whether the path is not a file on a disk but a pipe, a terminal or /dev/null."""
-    if str(path.absolute()).startswith(_DEVICES):
+    if str(path.absolute()).startswith(_DEVICES) and os.path.exists(path):  # a closed descriptor is none
         return True
     try:
         mode = path.stat().st_mode

@@ -102,16 +102,16 @@ def test_an_interruption_leaves_no_temporary_file(tmp_path):
         (lambda f: f / ("n" * 300), "File name too long"),
         (lambda f: f / "nul\0", "null byte"),
         (lambda f: f / "loop", "symbolic links"),
-        (lambda f: Path("/proc/none/a.json").parent / "b", None),
+        (lambda f: Path("/proc/none/a.json"), "cannot write in /proc/none"),
+        (lambda f: Path("/dev/fd/987"), "cannot write in /dev/fd"),
     ],
-    ids=["folder", "below a file", "long", "nul", "loop", "proc"],
+    ids=["folder", "below a file", "long", "nul", "loop", "proc", "closed"],
 )
 def test_what_cannot_be_a_file_is_refused_before_and_while_it_is_written(tmp_path, make, said):
     (tmp_path / "file").write_text("")
     (tmp_path / "loop").symlink_to("loop")
     path = make(tmp_path)
-    if said is not None:
-        assert said in refusal(writable_file, path, "--json")
+    assert said in refusal(writable_file, path, "--json")
     refusal(write_text, path, "{}")
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from callbacks.run_record import write_json
 from lit_fa.checkpoints.resume import checked
-from lit_fa.config.arguments import Arguments, in_range
+from lit_fa.config.arguments import Arguments, in_range, nonempty
 from lit_fa.deployment.files import FORMATS, write
 from lit_fa.deployment.measure import compared, dense_twin
 from lit_fa.deployment.simplify import CHEAPER, outputs, simplified
@@ -80,11 +80,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = Arguments(
         prog="lit-fa export", description=__doc__, allow_abbrev=False, epilog="Every other option is of `lit-fa fit`."
     )
-    parser.add_argument("--ckpt_path", required=True, help="the checkpoint of a Classifier")
-    parser.add_argument("--output", required=True, help="file to write: .onnx or .pt2")
+    parser.add_argument("--ckpt_path", type=nonempty, required=True, help="the checkpoint of a Classifier")
+    parser.add_argument("--output", type=nonempty, required=True, help="file to write: .onnx or .pt2")
     parser.add_argument("--by", choices=[*CHEAPER], default="macs", help="what decides between a layer's two forms")
     parser.add_argument(
         "--batch", type=in_range(least=1, most=10**6), default=2, help="samples a batch, for the timing (default 2)"
     )
-    parser.add_argument("--json", help="write the figures there")
+    parser.add_argument("--json", type=nonempty, help="write the figures there")
     return parser

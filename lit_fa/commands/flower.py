@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from lit_fa.config.arguments import Arguments, in_range
+from lit_fa.config.arguments import Arguments, in_range, nonempty
 from lit_fa.errors import UserError
 from lit_fa.outputs import writable_file, writable_folder, write_text
 from lit_fa.stopping import Stopped, exit_code
@@ -23,6 +23,8 @@ def main(argv: list[str]) -> None:
     from lit_fa.config.parser_errors import guarded
     from lit_fa.flower.experiment import resolved
 
+    if options.json and options.app:
+        raise UserError("--json beside --app: the app is only written, so there are no metrics; leave one of them out")
     if options.json:
         writable_file(options.json, "--json")
     if options.app:
@@ -98,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--patience", type=in_range(least=0, whole=False), default=600.0, help="seconds to wait for nodes and replies"
     )
-    parser.add_argument("--ckpt_path", help="go on from this checkpoint")
-    parser.add_argument("--json", help="write the last value of every metric there")
-    parser.add_argument("--app", help="only write the Flower app into this folder, for `flwr run` on many machines")
+    parser.add_argument("--ckpt_path", type=nonempty, help="go on from this checkpoint")
+    parser.add_argument("--json", type=nonempty, help="write the last value of every metric there")
+    parser.add_argument(
+        "--app", type=nonempty, help="only write the Flower app into this folder, for `flwr run` on many machines"
+    )
     return parser

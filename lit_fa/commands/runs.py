@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table as ConsoleTable
 
-from lit_fa.config.arguments import Arguments
+from lit_fa.config.arguments import Arguments, file_path
 from lit_fa.errors import UserError, nearest
 from lit_fa.escaping import shown
 from lit_fa.outputs import writable_file, write_text
@@ -64,12 +64,12 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Arguments(prog="lit-fa runs", description="Records of runs: listed, filtered, compared.")
-    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="records or folders of them")
+    parser.add_argument("paths", nargs="*", type=file_path, metavar="PATH", help="records or folders of them")
     parser.add_argument("--where", action="append", default=[], metavar="row=FA", help="also !=, <, <=, >, >=")
     parser.add_argument("--metric", action="append", default=[], metavar="test/accuracy", help="show it")
     parser.add_argument("--sort", metavar="KEY", help="by a field or metric")
     parser.add_argument("--compare", action="store_true", help="one column a run: what differs, and the metrics")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the runs as JSON as well")
+    parser.add_argument("--json", type=file_path, metavar="FILE", help="write the runs as JSON as well")
     return parser
 
 

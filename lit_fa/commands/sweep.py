@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lit_fa.config.arguments import Arguments, in_range
+from lit_fa.config.arguments import Arguments, file_path, in_range
 from lit_fa.errors import UserError
 from lit_fa.jobs.emit import add_emit_options, check_emit_options, emit
 from lit_fa.jobs.pool import Outcome, run_jobs
@@ -68,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     texts = {"run": "train what is missing", "report": "the best trials", "emit": "the sweep for a cluster"}
     for name, about in texts.items():
         command = commands.add_parser(name, help=about)
-        command.add_argument("path", type=Path, metavar="SWEEP", help="a W&B sweep file")
-        command.add_argument("--out", type=Path, help="folder of study and trials; default: scratch/sweeps/...")
+        command.add_argument("path", type=file_path, metavar="SWEEP", help="a W&B sweep file")
+        command.add_argument("--out", type=file_path, help="folder of study and trials; default: scratch/sweeps/...")
     for name in ("run", "emit"):
         command = commands.choices[name]
         command.add_argument(
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     shown.add_argument("--top", type=in_range(least=1), default=10, metavar="N", help="trials to show")
     shown.add_argument("--by", metavar="rule", help="the best trial for each value of this parameter")
-    shown.add_argument("--csv", type=Path, metavar="FILE", help="write all trials there")
+    shown.add_argument("--csv", type=file_path, metavar="FILE", help="write all trials there")
     sent.add_argument(
         "--tasks", type=in_range(least=1, most=10**6), default=1, metavar="N", help="processes that share the study"
     )

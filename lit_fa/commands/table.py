@@ -20,7 +20,7 @@ from lit_fa.commands.table_jobs import missing
 from lit_fa.commands.table_run import run_missing
 from lit_fa.commands.table_verify import verify
 from lit_fa.commands.table_view import look
-from lit_fa.config.arguments import Arguments, in_range
+from lit_fa.config.arguments import Arguments, file_path, in_range
 from lit_fa.errors import UserError
 from lit_fa.jobs.emit import add_emit_options, check_emit_options, emit, sweep_of
 from lit_fa.jobs.pool import DEFAULT_RUNNER
@@ -124,22 +124,24 @@ def _parser() -> argparse.ArgumentParser:
     parser = Arguments(prog="lit-fa table", description="Papers' tables: declared, run, compared.")
     commands = parser.add_subparsers(dest="command", required=True)
     listed = commands.add_parser("list", help="all tables, and how many of their runs are done")
-    listed.add_argument("path", nargs="?", type=Path, default=Path("paper_configs"), help="a table or a folder of them")
+    listed.add_argument(
+        "path", nargs="?", type=file_path, default=Path("paper_configs"), help="a table or a folder of them"
+    )
     counted = commands.add_parser("published", help="how many published numbers agree, are refuted or are undecided")
     counted.add_argument(
-        "paths", nargs="*", type=Path, default=[Path("paper_configs")], help="tables or folders of them"
+        "paths", nargs="*", type=file_path, default=[Path("paper_configs")], help="tables or folders of them"
     )
     texts = {"run": "train what is missing", "watch": "follow runs", "report": "compare what is there with the paper"}
     texts |= {"emit": "the missing runs for a cluster", "aggregate": "compare rows over all columns of a table"}
     texts |= {"verify": "run random records again and compare"}
     for name, text in texts.items():
         command = commands.add_parser(name, help=text, description=_TRUST if name in ("run", "verify") else None)
-        command.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="tables or folders of them")
+        command.add_argument("paths", nargs="+", type=file_path, metavar="PATH", help="tables or folders of them")
         command.add_argument("--scale", help="default: cpu where the table has it, else full")
         command.add_argument(
             "--protocol", choices=get_args(Protocol), default="matched", help="converged: train until held-out data say"
         )
-        command.add_argument("--out", type=Path, help="folder of the records; default: results beside the table")
+        command.add_argument("--out", type=file_path, help="folder of the records; default: results beside the table")
     add_emit_options(commands.choices["emit"])
     commands.choices["emit"].set_defaults(logger=None, stale=False)
     pooled = commands.choices["aggregate"]
@@ -147,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     pooled.add_argument("--row", action="append", default=[], help="compare this row; default: all")
     _add_verify_options(commands.choices["verify"])
     for command in (listed, counted, pooled, *(commands.choices[name] for name in ("run", "report", "verify"))):
-        command.add_argument("--json", type=Path, metavar="FILE", help="write the outcome as JSON as well")
+        command.add_argument("--json", type=file_path, metavar="FILE", help="write the outcome as JSON as well")
     run, shown = commands.choices["run"], commands.choices["report"]
     watched = commands.choices["watch"]
     watched.add_argument(
@@ -175,10 +177,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_run_options(run)
     for command in (counted, shown):
         command.add_argument(
-            "--card", type=Path, metavar="README.md", help="write the table between the card's markers"
+            "--card", type=file_path, metavar="README.md", help="write the table between the card's markers"
         )
     shown.add_argument("--format", choices=("md", "csv", "latex", "console"), default="console", help="what to print")
-    shown.add_argument("--write", type=Path, metavar="DIR", help="write HTML pages, Markdown, CSV and LaTeX there")
+    shown.add_argument("--write", type=file_path, metavar="DIR", help="write HTML pages, Markdown, CSV and LaTeX there")
     return parser
 
 
@@ -199,7 +201,9 @@ def _add_verify_options(command: argparse.ArgumentParser) -> None:
     whole = in_range(least=1, most=10**6)
     command.add_argument("--sample", type=whole, default=2, metavar="N", help="records of each table")
     command.add_argument("--seed", type=in_range(least=0), default=0, metavar="S", help="of the draw")
-    command.add_argument("--write", dest="markdown", type=Path, metavar="FILE", help="write the report as Markdown")
+    command.add_argument(
+        "--write", dest="markdown", type=file_path, metavar="FILE", help="write the report as Markdown"
+    )
     command.add_argument("--allow-dirty", action="store_true", help="note reruns of uncommitted code in verified.json")
 
 

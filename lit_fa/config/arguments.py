@@ -3,6 +3,7 @@
 import argparse
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from lit_fa.errors import UserError
@@ -47,11 +48,20 @@ def nonempty(text: str) -> str:
     return text
 
 
+def file_path(text: str) -> Path:
+    """A type of an option: the path of a file or folder. The path of blank text would be the current folder.
+
+    >>> file_path("a.json").name
+    'a.json'
+    """
+    return Path(nonempty(text))
+
+
 def take_option(argv: list[str], name: str, what: str) -> tuple[list[str], str | None]:
     """The words without `name VALUE` or `name=VALUE`, and the value; None if it is not among them.
 
     Raises:
-        UserError: the name is the last word; `what` describes the missing value.
+        UserError: the name is the last word, or its value is blank; `what` describes the missing value.
 
     >>> take_option(["fit", "--json=out.json", "-v"], "--json", "a file")
     (['fit', '-v'], 'out.json')
@@ -60,6 +70,6 @@ def take_option(argv: list[str], name: str, what: str) -> tuple[list[str], str |
     if name not in argv:
         return argv, None
     at = argv.index(name)
-    if at + 1 == len(argv):
+    if at + 1 == len(argv) or not argv[at + 1].strip():
         raise UserError(f"{name} needs {what}")
     return argv[:at] + argv[at + 2 :], argv[at + 1]

@@ -231,7 +231,8 @@ def text_of(path: Path | str) -> str:
         UserError: the file does not exist, cannot be read, or is not text.
     """
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        with Path(path).open(encoding="utf-8-sig") as file:
+            return file.read(LARGEST + 1)  # `parsed` refuses a longer text; a device may have no end
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
     except UnicodeDecodeError:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from lit_fa.config.arguments import nonempty
+from lit_fa.config.arguments import file_path, nonempty
 from lit_fa.errors import UserError
 from lit_fa.outputs import writable_file, write_text
 
@@ -28,19 +28,25 @@ def add_emit_options(parser: argparse.ArgumentParser) -> None:
     target.add_argument("--slurm", action="store_true", help="a job array for sbatch, one task a line")
     target.add_argument("--wandb", action="store_true", help="a W&B sweep file for wandb sweep, wandb agent")
     target.add_argument("--ray", action="store_true", help="run on a Ray cluster now, and wait")
-    parser.add_argument("--to", type=Path, metavar="FILE", help="write there; default: the terminal")
+    parser.add_argument("--to", type=file_path, metavar="FILE", help="write there; default: the terminal")
     parser.add_argument(
         "--sbatch", action="append", type=nonempty, default=[], metavar="time=1:00:00", help="options for sbatch"
     )
-    parser.add_argument("--address", default="auto", help="of the Ray cluster; local: one of this machine's own")
+    parser.add_argument("--address", help="of the Ray cluster (default auto); local: one of this machine's own")
 
 
 def check_emit_options(options: argparse.Namespace) -> None:
-    """Refuse a file that cannot be written and an option that is not a single line, before any other work.
+    """Refuse an option of another target, a file that cannot be written and an option that is not a single line.
 
     Raises:
         UserError: such an option was given.
     """
+    target = next(name for name in ("slurm", "wandb", "ray") if getattr(options, name))
+    for name, targets in {"sbatch": ("slurm",), "to": ("slurm", "wandb"), "address": ("ray",)}.items():
+        if getattr(options, name) and target not in targets:
+            raise UserError(
+                f"--{name} has no meaning with --{target}: leave it out, or emit for {' or '.join(targets)}"
+            )
     if options.to:
         writable_file(options.to, "--to")
     for option in options.sbatch:
@@ -58,7 +64,7 @@ def emit(lines: Sequence[Line], options: argparse.Namespace, name: str, *, sweep
         sweep_file: what `--wandb` writes.
     """
     if options.ray:
-        return on_ray(lines, options.address)
+        return on_ray(lines, options.address or "auto")
     text = sweep_file if options.wandb else job_array(lines, name, options.sbatch)
     if options.to is None:
         print(text, end="")

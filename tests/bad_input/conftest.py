@@ -47,7 +47,17 @@ SWEEP = {
     "metric": {"name": "val/accuracy", "goal": "maximize"},
     "parameters": {"model.init_args.optimizer.init_args.lr": {"values": [0.1, 0.01]}},
 }
-INTERNAL = ("<class", "Namespace(", "NestedArg", "jsonargparse", "typing.", "Traceback", "usage:", "Got value")
+INTERNAL = (
+    "<class",
+    "Namespace(",
+    "NestedArg",
+    "jsonargparse",
+    "typing.",
+    "Traceback",
+    "usage:",
+    "Got value",
+    "object has no",
+)
 
 
 def thinned(cases: Iterable[tuple], every: int = 2, keep: tuple[str, ...] = ()) -> list:
