@@ -9,7 +9,19 @@ from pydantic.dataclasses import dataclass
 
 from lit_fa.errors import UserError, nearest
 from lit_fa.spec.accept import Accept
-from lit_fa.spec.validation import Count, Entry, Filled, Line, Name, Number, OneOf, Positive, choice, number, validated
+from lit_fa.spec.validation import (
+    Count,
+    Entry,
+    Filled,
+    Line,
+    MetricName,
+    Number,
+    OneOf,
+    Positive,
+    choice,
+    number,
+    validated,
+)
 
 
 def _not_blank(label: str) -> str:
@@ -46,7 +58,7 @@ class Metric(Entry):
     `best_validation` is a test metric of the weights that were best on held-out data (`callbacks.BestValidation`).
     """
 
-    name: Name
+    name: MetricName
     unit: Line
     better: Annotated[Literal["higher", "lower"], OneOf()] = "higher"
     at: Annotated[Point, OneOf()] = "last"

@@ -31,7 +31,7 @@ from lit_fa.spec.validation import (
     FileName,
     Filled,
     Line,
-    Name,
+    MetricName,
     Number,
     OneOf,
     read_yaml,
@@ -48,7 +48,7 @@ Keys = tuple[str, ...]  # of a parameter: its own, after those it is nested in
 class Metric(Entry):
     """What a sweep is for; with a `target` it ends when a trial has reached it."""
 
-    name: Name
+    name: MetricName
     goal: Annotated[Literal["minimize", "maximize"], OneOf()] = "minimize"
     target: Number | None = None
     impute: Any = None

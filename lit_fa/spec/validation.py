@@ -86,7 +86,7 @@ Number = Annotated[float, PlainValidator(number)]
 Positive = Annotated[Number, Field(ge=0)]
 Count = Annotated[Number, Field(ge=1), AfterValidator(whole)]
 Line = Annotated[str, AfterValidator(_line)]
-Name = Annotated[Line, AfterValidator(_name)]
+MetricName = Annotated[Line, AfterValidator(_name)]
 FileName = Annotated[Line, AfterValidator(file_name)]  # a path would lead elsewhere
 Filled = Field(min_length=1)
 _MESSAGES = {  # by pydantic's type of an error
