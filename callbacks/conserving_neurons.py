@@ -100,7 +100,16 @@ def find_neurons(
             link = _link(links, forward, owner, name, layers[name], last=name == called[-1])
             if any(owner == n.name for n in conserving):  # one layer followed by two normalisations
                 owner = f"{owner}>{name}"
-            conserving.append(Neurons(owner, scale, shift, layers[name], link, _law(law, layers[name], link)))
+            conserving.append(
+                Neurons(
+                    name=owner,
+                    scale=scale,
+                    shift=shift,
+                    reader=layers[name],
+                    link=link,
+                    law=_law(law, layers[name], link),
+                )
+            )
             broken += remarks
         except NoLaw as reason:
             broken.append(str(reason))

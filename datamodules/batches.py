@@ -95,7 +95,14 @@ class BatchLoader:
         for (number, (begin, end)), (images, labels) in zip(bounds, self.image_set.batches(shares), strict=True):
             if self.prepare is not None:
                 rank = self._share_of(begin, end)
-                draws = Draws(self.seed, self.epoch, number, end - begin, rank, self.world_size)
+                draws = Draws(
+                    seed=self.seed,
+                    epoch=self.epoch,
+                    batch=number,
+                    size=end - begin,
+                    rank=rank,
+                    world_size=self.world_size,
+                )
                 images = self.prepare(images, draws)
             self.position = number + 1
             yield images, labels

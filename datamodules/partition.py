@@ -13,6 +13,7 @@ seaborn, and because its Dirichlet partitioner fails after ten draws in cases th
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
@@ -83,7 +84,8 @@ def dirichlet(
     Raises:
         DataError: more clients than samples, k * min_size > n, beta outside (0, 1e6].
     """
-    return _skewed("dirichlet", _classes("dirichlet", labels, clients), clients, beta, seed, min_size, tries)
+    skew = _Skew("dirichlet", clients=clients, beta=beta, min_size=min_size, tries=tries)
+    return _skewed(_classes("dirichlet", labels, clients), skew, seed)
 
 
 def quantity_skew(
@@ -97,7 +99,7 @@ def quantity_skew(
         DataError: as `dirichlet`.
     """
     one_class = np.zeros_like(_classes("quantity_skew", labels, clients))
-    return _skewed("quantity_skew", one_class, clients, beta, seed, min_size, tries)
+    return _skewed(one_class, _Skew("quantity_skew", clients=clients, beta=beta, min_size=min_size, tries=tries), seed)
 
 
 def dirichlet_balanced(labels: ArrayLike, clients: int, beta: float, seed: int) -> Parts:
@@ -154,34 +156,46 @@ def _check_beta(scheme: str, beta: float) -> None:
     require(number and 0 < beta <= LARGEST_BETA, f"{scheme}: beta={beta} {hint}")
 
 
-def _skewed(
-    scheme: str, classes: NDArray[Any], clients: int, beta: float, seed: int, min_size: int, tries: int
-) -> Parts:
-    _check_beta(scheme, beta)
-    require(_counts(min_size), f"{scheme}: min_size={min_size} must be at least 1 and whole: no client may be empty")
-    require(_counts(tries), f"{scheme}: tries={tries} must be at least 1 and whole")
-    most = len(classes) // clients
-    require(min_size <= most, f"{scheme}: min_size={min_size} for {clients} clients is impossible; at most {most}")
-    rng = _stream(scheme, seed)
-    owner = _deal(classes, _best_draw(np.bincount(classes), clients, beta, rng, min_size, tries), rng)
-    if moved := _repair(owner, clients, min_size, rng):
+@dataclass(frozen=True)
+class _Skew:
+    """Options of a partition by Dirichlet shares; see `dirichlet`."""
+
+    scheme: str
+    clients: int
+    beta: float
+    min_size: int
+    tries: int
+
+    def check(self, samples: int) -> None:
+        scheme, min_size, most = self.scheme, self.min_size, samples // self.clients
+        _check_beta(scheme, self.beta)
+        whole = "must be at least 1 and whole"
+        require(_counts(min_size), f"{scheme}: min_size={min_size} {whole}: no client may be empty")
+        require(_counts(self.tries), f"{scheme}: tries={self.tries} {whole}")
+        impossible = f"min_size={min_size} for {self.clients} clients is impossible; at most {most}"
+        require(min_size <= most, f"{scheme}: {impossible}")
+
+
+def _skewed(classes: NDArray[Any], skew: _Skew, seed: int) -> Parts:
+    skew.check(len(classes))
+    rng = _stream(skew.scheme, seed)
+    owner = _deal(classes, _best_draw(np.bincount(classes), skew, rng), rng)
+    if moved := _repair(owner, skew.clients, skew.min_size, rng):
         message = (
-            f"{scheme}: no draw of {tries} gave each of {clients} clients {min_size} samples; "
+            f"{skew.scheme}: no draw of {skew.tries} gave each of {skew.clients} clients {skew.min_size} samples; "
             f"moved {moved} of {len(classes)} samples from the largest clients to the smallest"
         )
         warnings.warn(message, stacklevel=3)
-    return _parts(owner, clients)
+    return _parts(owner, skew.clients)
 
 
-def _best_draw(
-    totals: NDArray[Any], clients: int, beta: float, rng: np.random.Generator, min_size: int, tries: int
-) -> NDArray[Any]:
+def _best_draw(totals: NDArray[Any], skew: _Skew, rng: np.random.Generator) -> NDArray[Any]:
     """The first of `tries` draws that needs no repair; if there is none, the one that needs the fewest moves."""
     best: NDArray[Any] | None = None
     fewest = np.inf
-    for _ in range(tries):
-        counts = _draw(totals, clients, beta, rng)
-        missing = np.maximum(min_size - counts.sum(0), 0).sum()
+    for _ in range(skew.tries):
+        counts = _draw(totals, skew.clients, skew.beta, rng)
+        missing = np.maximum(skew.min_size - counts.sum(0), 0).sum()
         if best is None or missing < fewest:
             best, fewest = counts, missing
         if missing == 0:

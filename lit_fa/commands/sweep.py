@@ -59,7 +59,12 @@ def main(argv: Sequence[str], *, runner: str = RUNNER) -> int:
         line = ["lit-fa", "sweep", "run", str(sweep.path), "--count", str(count), "--logger", arguments.logger]
         line += ["--out", str(folder.resolve())]
         return emit([line] * arguments.tasks, arguments, sweep.name, sweep_file=sweep.path.read_text(encoding="utf-8"))
-    return _run(sweep, folder, count, arguments, output, runner, shlex.join(["lit-fa", "sweep", *argv]))
+    logger = tuple(word.replace("{project}", sweep.project) for word in LOGGERS[arguments.logger])
+    for note in _notes(sweep):
+        say(output, f"note: {note}")
+    with closing(Trials(sweep, folder, count=count, seed=arguments.seed, logger=logger)) as trials:
+        say(output, f"{sweep.path}: {trials.ended} of {count} trials done; study {trials.study.study_name} in {folder}")
+        return _run(trials, arguments.jobs, runner, output, shlex.join(["lit-fa", "sweep", *argv]))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,32 +113,20 @@ def _count(sweep: Sweep, asked: int | None) -> int:
     return min(limits)
 
 
-def _run(
-    sweep: Sweep,
-    folder: Path,
-    count: int,
-    arguments: argparse.Namespace,
-    output: Console,
-    runner: str,
-    command: str,
-) -> int:
-    logger = tuple(word.replace("{project}", sweep.project) for word in LOGGERS[arguments.logger])
-    for note in _notes(sweep):
-        say(output, f"note: {note}")
-    with closing(Trials(sweep, folder, count=count, seed=arguments.seed, logger=logger)) as trials:
-        say(output, f"{sweep.path}: {trials.ended} of {count} trials done; study {trials.study.study_name} in {folder}")
-        outcomes: list[Outcome[Trial]] = []
-        try:
-            with reporter(count - trials.ended, output) as shown:
-                _work(trials, outcomes, arguments.jobs, runner, shown)
-        except KeyboardInterrupt as stopped:
-            say(output, f"interrupted: {trials.ended} of {count} trials done; go on with: {command}")
-            return exit_code(stopped)
-        return _conclude(trials, outcomes, output, command)
+def _run(trials: Trials, jobs: int, runner: str, output: Console, command: str) -> int:
+    count = trials.count
+    outcomes: list[Outcome[Trial]] = []
+    try:
+        with reporter(count - trials.ended, output) as shown:
+            _work(trials, outcomes, jobs, runner, shown)
+    except KeyboardInterrupt as stopped:
+        say(output, f"interrupted: {trials.ended} of {count} trials done; go on with: {command}")
+        return exit_code(stopped)
+    return _conclude(trials, outcomes, output, command)
 
 
 def _work(trials: Trials, outcomes: list[Outcome[Trial]], jobs: int, runner: str, shown: Reporter) -> None:
-    """Trains trials until there is none left; what the user can mend ends a sweep of which nothing has succeeded."""
+    """Train the trials; before the first success, an error that the user can correct ends the sweep."""
     with closing(run_jobs(trials, workers=jobs, reporter=shown, runner=runner)) as running:
         for outcome in running:
             if outcome.done.user_error and not trials.succeeded:

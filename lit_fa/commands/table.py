@@ -74,8 +74,17 @@ def _carry_out(
         return execute(tables, arguments, output, runner, command)
     if arguments.command == "verify":
         return verify(tables, arguments, output, runner, command)
-    options = (arguments.scale, arguments.out, arguments.card, arguments.format, arguments.json, arguments.write)
-    return 2 if report(tables, output, *options) else 0
+    problems = report(
+        tables,
+        output,
+        scale=arguments.scale,
+        out=arguments.out,
+        card=arguments.card,
+        form=arguments.format,
+        as_json=arguments.json,
+        write=arguments.write,
+    )
+    return 2 if problems else 0
 
 
 def _load(paths: Sequence[Path], output: Console) -> tuple[list[Table], int]:

@@ -122,7 +122,16 @@ def _draw(table: Table, arguments: argparse.Namespace) -> Iterator[Drawn | str]:
         head = _head(record.data) | {"commit": tree.commit, "dirty": tree.dirty, "path": str(folder / file.name)}
         head |= {"replaces": version_of(old.data)} if isinstance(old := read_alone(folder / file.name), Record) else {}
         label = plain(f"{table.name}: {', '.join(filter(None, _labels(record.data)))}")
-        yield Drawn(label, config, head, where.scratch / "logs" / f"{file.stem}.log", table, collected, record, origin)
+        yield Drawn(
+            label=label,
+            config=config,
+            record=head,
+            log=where.scratch / "logs" / f"{file.stem}.log",
+            table=table,
+            collected=collected,
+            recorded=record,
+            origin=origin,
+        )
 
 
 def _elsewhere(table: Table, scale: str, where: OutputPaths) -> str:

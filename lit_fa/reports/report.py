@@ -23,6 +23,7 @@ from lit_fa.spec.table import Table
 def report(
     tables: Sequence[Table],
     output: Console,
+    *,
     scale: str | None = None,
     out: Path | None = None,
     card: Path | None = None,

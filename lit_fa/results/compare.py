@@ -93,12 +93,34 @@ def _compare_cell(collected: Collected, cell: Cell) -> list[Comparison]:
     counts = _count(collected, cell, summary)
     verdict = _verdict(collected, cell, summary, cell.published)
     beside = {m.name: s for m in (cell.metric, *table.also) if (s := _validation(records, m)) is not None}
-    rows = [Comparison(cell, summary, tuple(also), verdict, counts, pair, paired, validation=beside)]
+    rows = [
+        Comparison(
+            cell=cell,
+            summary=summary,
+            also=tuple(also),
+            verdict=verdict,
+            counts=counts,
+            pair=pair,
+            paired=paired,
+            validation=beside,
+        )
+    ]
     if paired is not None and cell.published_difference:
         verdict = _verdict(collected, cell, paired, cell.published_difference)
         if verdict.reason is Reason.NOT_RUN and summary.n:
             verdict = Verdict(Kind.OPEN, Reason.PAIR_NOT_RUN)
-        rows.append(Comparison(cell, paired, (), verdict, counts, pair, paired, of_difference=True))
+        rows.append(
+            Comparison(
+                cell=cell,
+                summary=paired,
+                also=(),
+                verdict=verdict,
+                counts=counts,
+                pair=pair,
+                paired=paired,
+                of_difference=True,
+            )
+        )
     return rows
 
 

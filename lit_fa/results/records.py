@@ -136,7 +136,15 @@ def collect(table: Table, scale: Scale, folder: Path) -> Collected:
         else:
             missing.append(run)
     problems += foreign(folder, runs)
-    return Collected(table, scale, tuple(runs), finished, tuple(problems), tuple(missing), diverged)
+    return Collected(
+        table=table,
+        scale=scale,
+        runs=tuple(runs),
+        records=finished,
+        problems=tuple(problems),
+        missing=tuple(missing),
+        diverged=diverged,
+    )
 
 
 def further_runs(table: Table, scale: Scale, folder: Path) -> list[Run]:

@@ -101,7 +101,14 @@ class FeedbackWeightMatching(DirectFeedbackAlignment):
             blocks=blocks, init=init, scale=scale, seed=seed, backend=backend, uncovered=uncovered, tokens=tokens
         )
         check_literals(FeedbackWeightMatching, locals())
-        _check(solver, weight_match, feedback_scale, head, sweeps, normalise)
+        _check(
+            solver=solver,
+            weight_match=weight_match,
+            feedback_scale=feedback_scale,
+            head=head,
+            sweeps=sweeps,
+            normalise=normalise,
+        )
         self.solver, self.weight_match, self.keep_norm = solver, weight_match, keep_norm
         self.feedback_scale, self.head, self.sweeps, self.normalise = feedback_scale, head, sweeps, normalise
         self.chain: list[tuple[str, ...]] = []
@@ -258,11 +265,13 @@ def _first_samples(batches: Iterable[Batch]) -> list[Batch]:
     return samples
 
 
-def _check(solver: str, beta: float, scale: str | float, head: str, sweeps: int, normalise: bool) -> None:
-    if not 0 <= beta <= 1:
-        raise UserError(f"weight_match is between 0 and 1, not {beta}")
-    if scale not in ("none", "bp") and (isinstance(scale, str) or not scale > 0):
-        raise UserError(f"feedback_scale is none, bp or a positive number, not {scale!r}")
+def _check(
+    *, solver: str, weight_match: float, feedback_scale: str | float, head: str, sweeps: int, normalise: bool
+) -> None:
+    if not 0 <= weight_match <= 1:
+        raise UserError(f"weight_match is between 0 and 1, not {weight_match}")
+    if feedback_scale not in ("none", "bp") and (isinstance(feedback_scale, str) or not feedback_scale > 0):
+        raise UserError(f"feedback_scale is none, bp or a positive number, not {feedback_scale!r}")
     if sweeps < 0:
         raise UserError(f"sweeps of als are at least 0, not {sweeps}")
     if solver == "svd_average" and head == "kept":

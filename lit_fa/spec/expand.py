@@ -99,7 +99,7 @@ def slug(label: str) -> str:
 
 def _run(table: Table, cell: Cell, scale: Scale, seed: int) -> Run:
     config = resolve(table, cell, scale, seed)
-    return Run(run_id(config), cell, scale.name, seed, config, scale.protocol)
+    return Run(id=run_id(config), cell=cell, scale=scale.name, seed=seed, config=config, protocol=scale.protocol)
 
 
 def _selected(cell: Cell, only: Mapping[str, Sequence[str]]) -> bool:

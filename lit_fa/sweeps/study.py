@@ -253,7 +253,14 @@ class Trials:
         }
         record = {"id": name, "sweep": self.sweep.name, "parameters": values, "path": str(folder / "record.json")}
         label = ", ".join(f"{key.rpartition('.')[2]}={short(value)}" for key, value in values.items())
-        return Trial(f"trial {frozen.number}: {label}", config, record, folder / "log.txt", frozen.number, values)
+        return Trial(
+            label=f"trial {frozen.number}: {label}",
+            config=config,
+            record=record,
+            log=folder / "log.txt",
+            number=frozen.number,
+            values=values,
+        )
 
     def _value(self, record: dict[str, Any], reason: str) -> tuple[float | None, str]:
         """The final value of the metric, or why there is none."""
