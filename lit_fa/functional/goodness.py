@@ -183,6 +183,23 @@ def local_loss(
     return _Credit.apply(output, value, of_squares(2 * slopes, units, kind))
 
 
+def two_label_logits(targets: Tensor, wrong: Tensor, goodness: Tensor, classes: int) -> Tensor:
+    """Logits (n, c): the goodness of the true and of the wrong label, and a lower number for all other labels.
+
+    Args:
+        targets, wrong: (n,) labels.
+        goodness: (2n,), with the true labels, then with the wrong ones.
+        classes: c.
+
+    >>> two_label_logits(torch.tensor([2]), torch.tensor([0]), torch.tensor([5.0, 3.0]), 3)
+    tensor([[3., 2., 5.]])
+    """
+    positive, negative = goodness.chunk(2)
+    right, other = (one_hot(labels, goodness.new_zeros(classes)) for labels in (targets, wrong))
+    floor = torch.minimum(positive, negative) - 1
+    return floor[:, None] + right * (positive - floor)[:, None] + other * (1 - right) * (negative - floor)[:, None]
+
+
 def peer_penalty(positive: Tensor) -> Tensor:
     r"""The variance of mean activity over the units, the mean of $(\bar m - m_j)^2$; a penalty against dead units.
 

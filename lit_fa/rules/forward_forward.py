@@ -48,6 +48,7 @@ from lit_fa.functional.goodness import (
     peer_penalty,
     permuted_labels,
     sample_hash,
+    two_label_logits,
     wrong_labels,
 )
 from lit_fa.layers.coverage import Coverage
@@ -278,7 +279,7 @@ class ForwardForward(LearningRule):
             learn(criterion(logits, targets))
             logits = logits.detach()
         wrong = self.wrong_labels(inputs, targets, logits)
-        labels = self.strength * torch.stack([self._hot(targets, inputs), self._hot(wrong, inputs)])
+        labels = self.strength * one_hot(torch.stack([targets, wrong]), inputs.new_zeros(self.classes))
         goodnesses: list[Tensor] = []
 
         def visit(_: str, output: Tensor, squares: Tensor) -> None:
@@ -289,7 +290,7 @@ class ForwardForward(LearningRule):
         self.taps.visit_all(visit, lambda: self.labelled(network, inputs, labels))
         if logits is not None:
             return logits
-        return self._between_two(targets, wrong, reduce(torch.add, goodnesses[self.first_counted :]))
+        return two_label_logits(targets, wrong, reduce(torch.add, goodnesses[self.first_counted :]), self.classes)
 
     def contrast_options(self, units: int) -> tuple[Loss, float, float]:
         """Loss, threshold and sharpness of `functional.goodness.contrast` for a block of this number of units."""
@@ -314,9 +315,6 @@ class ForwardForward(LearningRule):
         )
         return reduce(torch.add, goodnesses[self.first_counted :]).view(len(labels), -1)
 
-    def _hot(self, labels: Tensor, like: Tensor) -> Tensor:
-        return one_hot(labels, like.new_zeros(self.classes))
-
     def _head_logits(self, network: nn.Module, inputs: Tensor) -> Tensor:
         neutral = inputs.new_full((1, len(inputs), self.classes), self.strength / self.classes)
         with self.taps.visited_by(lambda _name, _output, _squares: None):
@@ -332,13 +330,6 @@ class ForwardForward(LearningRule):
         """The first block whose goodness counts in a prediction."""
         usual = 0 if len(self.taps.names) <= 2 else 1
         return usual if self.predict_from is None else self.predict_from
-
-    def _between_two(self, targets: Tensor, wrong: Tensor, total: Tensor) -> Tensor:
-        """(n, c) logits from the goodness (2n,): the true and the wrong label's own, and a lower one for the others."""
-        positive, negative = total.chunk(2)
-        right, other = self._hot(targets, total), self._hot(wrong, total)
-        floor = torch.minimum(positive, negative) - 1
-        return floor[:, None] + right * (positive - floor)[:, None] + other * (1 - right) * (negative - floor)[:, None]
 
     def _check_sizes(self, entries: int, blocks: int) -> None:
         if self.classes < 2:
