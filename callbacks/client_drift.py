@@ -99,7 +99,7 @@ def spread(steps: int, most: int) -> list[int]:
     """At most `most` of the local steps, evenly spaced, without the first step, at which all weights are equal.
 
     >>> spread(41, 3), spread(3, 3), spread(1, 3)
-    ([1, 20, 40], [1, 2], [])
+    ([1, 21, 40], [1, 2], [])
     """
     later = [*range(1, steps)]
     if len(later) <= most:
@@ -111,7 +111,7 @@ def measured_steps(steps: Sequence[int], most: int) -> list[int]:
     """Local steps at which matrices are recorded, for clients that take `steps` steps.
 
     >>> measured_steps([41, 7], 3)
-    [1, 6, 20, 40]
+    [1, 6, 21, 40]
     """
     return sorted({*spread(max(steps), most), *(taken - 1 for taken in steps)})
 

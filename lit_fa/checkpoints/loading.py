@@ -29,6 +29,16 @@ def load(path: str | Path, **given: object) -> "EvaluatedClassifier":
 
     Raises:
         UserError: no checkpoint, one that cannot be read, or an argument that must be given.
+
+    >>> import tempfile, lightning as L
+    >>> from datamodules import Synthetic
+    >>> from lit_fa.modules import Classifier
+    >>> quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     trainer = L.Trainer(max_steps=1, default_root_dir=folder, accelerator="cpu", **quiet)
+    ...     trainer.fit(Classifier("mlp", network_args={"hidden": [8]}), Synthetic(n_train=128, n_test=8))
+    ...     load(folder).network(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 10])
     """
     file = newest_checkpoint(Path(path))
     checkpoint = read_checkpoint(file)

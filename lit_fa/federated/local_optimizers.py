@@ -38,7 +38,13 @@ class LocalOptimizer:
 
 @dataclass(frozen=True)
 class LocalSGD(LocalOptimizer):
-    """Stochastic gradient descent, as `torch.optim.SGD`."""
+    """Stochastic gradient descent, as `torch.optim.SGD`.
+
+    >>> params = {"weight": torch.ones(1)}
+    >>> LocalSGD().step(params, {"weight": torch.ones(1)}, {}, step=0, lr=0.25)
+    >>> params
+    {'weight': tensor([0.7500])}
+    """
 
     lr: float = 0.1
     momentum: float = 0.0

@@ -28,6 +28,13 @@ class FedAdam(Optimizer):
         lr: eta.
         betas: of m and v.
         tau: degree of adaptivity.
+
+    >>> weight = torch.nn.Parameter(torch.ones(1))
+    >>> server = FedAdam([weight], lr=0.1)
+    >>> weight.grad = torch.ones(1)  # the server's weight minus the average of the clients'
+    >>> server.step()
+    >>> round(weight.item(), 3)  # 1 - 0.1 * 0.1 / (sqrt(0.01) + 0.001)
+    0.901
     """
 
     def __init__(

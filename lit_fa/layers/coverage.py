@@ -47,6 +47,11 @@ def coverage(
         scalar: computes the rule's scalar on `batch`.
         batch: inputs and targets.
         frozen: names of parameters that are not trained.
+
+    >>> import torch
+    >>> network, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.zeros(2, 4)
+    >>> coverage(network, lambda: network(x).sum(), [x])  # under backprop the second weight transports the error
+    Coverage(transported=['2.weight'], unreached=[])
     """
     with DependsOnData(batch) as seen, _read_by_layers(network, seen.follow):
         value = scalar()

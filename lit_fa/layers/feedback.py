@@ -245,6 +245,10 @@ def error_carrying_layers(network: nn.Module, example: Tensor) -> list[str]:
     Args:
         network: any module.
         example: (n, ...) inputs, whose values have no meaning.
+
+    >>> network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> error_carrying_layers(network, torch.zeros(2, 4))  # nothing is trained below the first layer
+    ['2']
     """
     layers = [name for name, module in network.named_modules() if name and isinstance(module, WEIGHT_LAYERS)]
     with observing(network), torch.enable_grad(), recording(network, layers) as recorded:
@@ -262,13 +266,28 @@ def retract(layer: FeedbackLayer) -> nn.Module:
 
 
 def feedback_layers(network: nn.Module, *, off: bool = False) -> dict[str, FeedbackLayer]:
-    """Name to layer, for every layer that `extend` has changed; with `off` also those that are switched off."""
+    """Name to layer, for every layer that `extend` has changed; with `off` also those that are switched off.
+
+    >>> from lit_fa.layers import RandomFeedback
+    >>> network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> layer = apply_feedback_alignment(network, RandomFeedback(), ["2"])["2"]
+    >>> switch_off(layer)
+    >>> [*feedback_layers(network)], [*feedback_layers(network, off=True)]
+    ([], ['2'])
+    """
     extended = {name: module for name, module in network.named_modules() if isinstance(module, FeedbackLayer)}
     return {name: layer for name, layer in extended.items() if off or not layer.feedback.off}
 
 
 def feedback_parameters(network: nn.Module) -> list[nn.Parameter]:
-    """The trained feedback of a network (Kolen-Pollack's), which are additional parameters."""
+    """The trained feedback of a network (Kolen-Pollack's), which are additional parameters.
+
+    >>> from lit_fa.layers import KolenPollackFeedback
+    >>> network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> _ = apply_feedback_alignment(network, KolenPollackFeedback(), ["2"])
+    >>> [p.shape for p in feedback_parameters(network)]
+    [torch.Size([2, 3])]
+    """
     return [p for m in network.modules() if isinstance(m, Feedback) for p in m.parameters(recurse=False)]
 
 
@@ -286,7 +305,15 @@ def switch_on(layer: FeedbackLayer, generator: torch.Generator) -> None:
 
 @contextmanager
 def true_gradient(network: nn.Module) -> Iterator[None]:
-    """Within, the backward pass of every layer uses its own weight: backprop on the same network."""
+    """Within, the backward pass of every layer uses its own weight: backprop on the same network.
+
+    >>> from lit_fa.layers import SignFeedback
+    >>> layer = extend(nn.Linear(3, 1), SignFeedback(), torch.Generator())
+    >>> x = torch.ones(1, 3, requires_grad=True)
+    >>> with true_gradient(layer):
+    ...     torch.equal(torch.autograd.grad(layer(x).sum(), x)[0], layer.weight)
+    True
+    """
     replacing = [module for module in network.modules() if isinstance(module, (FeedbackLayer, FactoredLayer))]
     layers = [layer for layer in replacing if layer.transport == "feedback"]
     for layer in layers:

@@ -64,6 +64,12 @@ def observing(network: nn.Module) -> Iterator[None]:
 
     A forward pass in training mode changes BatchNorm's running statistics and the random state (dropout), so without
     this a measurement would change the run.
+
+    >>> norm = nn.BatchNorm1d(2)
+    >>> with observing(norm):
+    ...     _ = norm(torch.ones(4, 2))
+    >>> norm.running_mean
+    tensor([0., 0.])
     """
     devices = dict.fromkeys(t.device for t in network.parameters() if t.device.type == "cuda")
     buffers = {name: b.detach().clone() for name, b in network.named_buffers() if b is not None}

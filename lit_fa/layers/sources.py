@@ -98,6 +98,9 @@ class SignFeedback(FeedbackSource):
         scale: c of `usf`, see `functional.feedback.sign_scale`; for the others a number, the factor on |M|.
         init: of M, see `functional.feedback.draw`.
         seed: of M.
+
+    >>> SignFeedback().matrix(torch.tensor([[2.0, -3.0]]), None)
+    tensor([[ 1., -1.]])
     """
 
     variant: Literal["usf", "brsf", "frsf"] = "usf"
@@ -241,6 +244,9 @@ class SnapshotFeedback(FeedbackSource):
     Args:
         rescale: `row` scales each row of the copy to the norm of the same row of the current W, `matrix` scales to the
             Frobenius norm of W, `none` does not scale.
+
+    >>> SnapshotFeedback().matrix(torch.tensor([[0.0, 2.0]]), stored=torch.tensor([[3.0, 4.0]]))
+    tensor([[1.2000, 1.6000]])
     """
 
     rescale: formula.Rescale = "row"

@@ -137,6 +137,10 @@ def find_blocks(network: nn.Module, example: Tensor, blocks: Blocks = "block") -
     Raises:
         ValueError: a pattern without a match (names the nearest), a module that runs twice in one forward pass or whose
             output is not a tensor, or a block that would end before its activation.
+
+    >>> network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> [(block.name, block.shape) for block in find_blocks(network, torch.zeros(2, 4))]
+    [('1', (3,))]
     """
     modules = dict(network.named_modules())
     if isinstance(blocks, str) and blocks not in ("block", "layer", *PRESETS):
@@ -171,6 +175,9 @@ def match(patterns: list[str], names: list[str]) -> list[str]:
 
     Raises:
         ValueError: no pattern, or a pattern without a match.
+
+    >>> match(["blocks.*"], ["stem", "blocks.0", "blocks.1"])
+    ['blocks.0', 'blocks.1']
     """
     from lit_fa.errors import nearest
 

@@ -77,6 +77,13 @@ class Classifier(ScheduledClassifier):
     Raises:
         UserError: an unknown network, criterion or metric, a rule that does not reach a weight, or a number out of
             range.
+
+    >>> from lit_fa.rules import DirectFeedbackAlignment
+    >>> module = Classifier("mlp", DirectFeedbackAlignment(), network_args={"hidden": [8]})
+    >>> images, labels = torch.zeros(2, 1, 28, 28), torch.tensor([3, 1])
+    >>> module.learner((images, labels)).value.backward()  # the updates of the rule, without a trainer
+    >>> module(images).shape, all(p.grad is not None for p in module.network.parameters())
+    (torch.Size([2, 10]), True)
     """
 
     training_loss = "train/loss_epoch"

@@ -88,6 +88,10 @@ class FederatedClassifier(ScheduledClassifier):
     Raises:
         UserError: an unknown name, an algorithm that does not fit the local optimiser, or an executor that does not
             support the rule.
+
+    >>> module = FederatedClassifier("mlp", network_args={"hidden": [8]})
+    >>> module.local.algorithm, module.local.optimizer.lr
+    (FedAvg(), 0.1)
     """
 
     def __init__(

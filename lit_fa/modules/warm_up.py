@@ -45,6 +45,12 @@ class HeadProbe:
         seed: of the global random states during the probe (the order of a plain loader or of kept batches).
         keep: keep the features of the first epoch, for all samples, and repeat its batches in a new order every epoch.
             The body then runs once instead of `epochs` times, and augmentations are drawn only once.
+
+    >>> from lit_fa.rules import Backprop
+    >>> network = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
+    >>> learner = Learner(network, Backprop(), torch.zeros(2, 4))
+    >>> HeadProbe().train(learner, lambda epoch: [(torch.ones(2, 4), torch.tensor([0, 1]))])
+    'network.1'
     """
 
     epochs: int = 1

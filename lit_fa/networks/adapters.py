@@ -70,6 +70,10 @@ def merge_adapters(network: nn.Module) -> nn.Module:
 
     Raises:
         UserError: a type of adapter that cannot be merged.
+
+    >>> network = nn.Linear(4, 2)
+    >>> merge_adapters(network) is network  # nothing to merge
+    True
     """
     for name, layer in adapted_layers(network).items():
         merge, base = getattr(layer, "merge", None), getattr(layer, "get_base_layer", None)

@@ -94,6 +94,9 @@ def configured(
 
     Raises:
         UserError: as `create_network`; also for an option in `network_args` that another argument determines.
+
+    >>> configured("mlp", 10, (1, 28, 28), False, {"hidden": [32]})(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 10])
     """
     check_own(name, network_args)
     return create_network(name, num_classes, image_shape, pretrained, **network_args)
@@ -113,6 +116,10 @@ def example_input(network: nn.Module, shape: tuple[int, ...], n: int = 2) -> tor
     """A batch (n, *shape) of the network's dtype and on its device, for tracing; its values have no meaning.
 
     A network with a method `example`, such as those for texts, provides the batch itself.
+
+    >>> example_input(nn.Linear(4, 2).double(), (4,))
+    tensor([[0., 0., 0., 0.],
+            [0., 0., 0., 0.]], dtype=torch.float64)
     """
     if callable(example := getattr(network, "example", None)):
         return example(n)

@@ -26,6 +26,13 @@ def load_weights(network: nn.Module, path: str | Path) -> list[str]:
 
     Raises:
         UserError: no such file, no weights in it, or weights of another network.
+
+    >>> import tempfile, torch
+    >>> trained, network = (nn.Sequential(nn.Linear(4, 3), nn.Linear(3, classes)) for classes in (10, 2))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     torch.save(trained.state_dict(), f"{folder}/trained.pt")
+    ...     load_weights(network, f"{folder}/trained.pt")  # the head has another number of classes
+    ['1.weight', '1.bias']
     """
     stored, own = read_weights(path), network.state_dict()
     missing = [name for name in own if name not in stored]

@@ -70,6 +70,12 @@ class DirectFeedbackAlignment(LearningRule):
     Raises:
         UserError: an invalid option; at `install`, a network without a hidden block, or with a shortcut across a block
             boundary.
+
+    >>> network, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.zeros(2, 4)
+    >>> rule = DirectFeedbackAlignment()
+    >>> _ = rule.install(network, x, nn.functional.cross_entropy)
+    >>> {block: matrix.shape for block, matrix in rule.links.items()}
+    {'1': torch.Size([2, 3])}
     """
 
     taps: Taps  # after `install`

@@ -48,6 +48,12 @@ class FLFA(ComparesClients, FeedbackAlignment):
 
     Raises:
         UserError: an invalid option.
+
+    >>> import torch
+    >>> network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> _ = FLFA(layers=None).install(network, torch.zeros(2, 4), nn.functional.cross_entropy)
+    >>> torch.equal(network[2].feedback.weight, network[2].weight)  # a copy of the weights
+    True
     """
 
     paper: ClassVar[str] = "Federated Learning with Feedback Alignment, arXiv:2512.12762"

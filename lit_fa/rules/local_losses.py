@@ -151,6 +151,12 @@ class PredSim(LocalLosses):
         seed: of D's bias and f.
         channels: `first` or `last`.
         uncovered: `raise`, `warn` or `allow`.
+
+    >>> network, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.zeros(2, 4)
+    >>> rule = PredSim()
+    >>> _ = rule.install(network, x, nn.functional.cross_entropy)
+    >>> len([*rule.parameters()])  # a decoder with bias, and the layer of the similarity
+    3
     """
 
     paper: ClassVar[str] = "Nøkland & Eidnes 2019, arXiv:1901.06656"

@@ -53,7 +53,8 @@ class SVDBackprop(LearningRule):
     """Train U, s and V of every linear and conv layer by backprop.
 
     Args:
-        rank: of all factors: None for full, a number (at most a layer's full rank), or a share of the full rank.
+        rank: of all factors: None for full, a number (at most a layer's full rank), or a share of the full rank, but
+            at least the number of classes and at least four.
         orthogonality: factor on the orthogonality penalty (gamma, lambda_o).
         orthogonality_every: steps between two additions of its gradient, which costs 4 (a + b) r^2 products per layer
             for any batch size.
@@ -75,6 +76,12 @@ class SVDBackprop(LearningRule):
 
     Raises:
         UserError: an invalid option; at `install`, layers that cannot be factored.
+
+    >>> network, x = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 2)), torch.zeros(2, 16)
+    >>> rule = SVDBackprop(rank=0.5)
+    >>> _ = rule.install(network, x, nn.functional.cross_entropy)
+    >>> network[0].rank, network[0].merged().shape
+    (8, torch.Size([32, 16]))
     """
 
     paper: ClassVar[str] = "Yang et al. 2020, arXiv:2004.09031"

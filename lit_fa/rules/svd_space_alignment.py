@@ -79,6 +79,13 @@ class SVDSpaceAlignment(SVDBackprop):
         seed: of all feedback; that of a layer depends only on the seed and the layer's name.
         rank, orthogonality_every, retraction, retract_every, project, hoyer, pruning, reduction, dense, uncovered: see
             `SVDBackprop`.
+
+    >>> import torch
+    >>> network, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(2, 4)
+    >>> rule = SVDSpaceAlignment(route="sequential", rank=2)
+    >>> _ = rule.install(network, x, nn.functional.cross_entropy)
+    >>> network[2].feedback.factors.U.shape  # feedback has factors too
+    torch.Size([2, 2])
     """
 
     paper: ClassVar[str] = "SSA, arXiv:2510.25594"

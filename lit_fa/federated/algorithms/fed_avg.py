@@ -12,6 +12,11 @@ from lit_fa.federated.algorithms.base import FederatedAlgorithm
 
 @dataclass(frozen=True)
 class FedAvg(FederatedAlgorithm):
-    """Weights by samples. FedAvgM, FedAdam and FedYogi are this algorithm with another server optimiser."""
+    """Weights by samples. FedAvgM, FedAdam and FedYogi are this algorithm with another server optimiser.
+
+    >>> from lit_fa.federated import LocalSGD
+    >>> FedAvg().client_weights(sizes=[10, 30], steps=[1, 3], optimizer=LocalSGD()).tolist()
+    [0.25, 0.75]
+    """
 
     paper: ClassVar[str] = "McMahan et al. 2017, arXiv:1602.05629"

@@ -21,7 +21,11 @@ from lit_fa.federated.local_optimizers import LocalOptimizer, LocalSGD
 
 @dataclass(frozen=True)
 class FedNova(FederatedAlgorithm):
-    """Normalised averaging, for LocalSGD with or without momentum."""
+    """Normalised averaging, for LocalSGD with or without momentum.
+
+    >>> FedNova().client_weights(sizes=[10, 10], steps=[1, 4], optimizer=LocalSGD()).tolist()
+    [1.25, 0.3125]
+    """
 
     paper: ClassVar[str] = "Wang et al. 2020, arXiv:2007.07481"
 
