@@ -57,6 +57,7 @@ from lit_fa.rules import Halves as Halves
 from lit_fa.rules import Hoyer as Hoyer
 from lit_fa.rules import KolenPollackFeedback as KolenPollackFeedback
 from lit_fa.rules import LearningRule as LearningRule
+from lit_fa.rules import MonoForward as MonoForward
 from lit_fa.rules import PredSim as PredSim
 from lit_fa.rules import PrivateComparison as PrivateComparison
 from lit_fa.rules import Progress as Progress

@@ -25,6 +25,7 @@ from lit_fa.rules import (
     ForwardForward,
     KolenPollackFeedback,
     LearningRule,
+    MonoForward,
     PredSim,
     RandomFeedback,
     SharedRandomFeedback,
@@ -43,6 +44,7 @@ from tests.reference_adapters import (
     factored_reference,
     feedback_reference,
     forward_forward_reference,
+    mono_forward_reference,
     norm_of_weight,
     pepita_reference,
     predsim_reference,
@@ -188,6 +190,8 @@ RULES: dict[str, tuple[Callable[[], LearningRule], Callable]] = {
     "sim": predsim("sim"),
     "auglocal": (AugLocal, auglocal_reference),
     "auglocal_deep": (partial(AugLocal, 4, 1.0), auglocal_reference),
+    "mono_forward": (MonoForward, partial(mono_forward_reference, "local")),
+    "mono_forward_joint": (partial(MonoForward, gradient="global"), partial(mono_forward_reference, "joint")),
     "pepita": (PEPITA, partial(pepita_reference, "second")),
     "pepita_first": (partial(PEPITA, "first", scale=0.5), partial(pepita_reference, "first")),
 }
@@ -203,6 +207,7 @@ RULES |= {
         beta_schedule="linear", retract_every=2, orthogonality_every=3,
     ),
     "ff_greedy": greedy(ff("threshold", 1.0, schedule="greedy")),
+    "mono_forward_greedy": (partial(MonoForward, "greedy"), partial(mono_forward_reference, "greedy")),
 }  # fmt: skip
 # rule to one that differs from it only in the numbers that are drawn when it is installed; `test_cases` checks that a
 # step of both is the same operations, and suites about what is done, not about numbers, try one of them
@@ -216,7 +221,7 @@ COPIES = "its feedback is copied from the weights"
 FACTORS = "its layers hold factors in the place of weights"
 NO_SERVER_DATA = "it prepares on training batches, which a server does not have"
 NO_EPOCHS = "it prunes at the end of epochs, which clients do not have"
-LOCAL = ("svd", "ssa", "pred", "sim", "auglocal", "pepita")
+LOCAL = ("svd", "ssa", "pred", "sim", "auglocal", "mono_forward", "pepita")
 EXACT = "its update is backprop's, at least in the first step"
 OPTED_OUT: dict[str, dict[str, str]] = {
     "two_ranks": {
@@ -230,8 +235,9 @@ OPTED_OUT: dict[str, dict[str, str]] = {
     "vmapped_clients": {
         "fwm": NO_SERVER_DATA,
         **dict.fromkeys(("svd_pruned", "ssa_pruned"), NO_EPOCHS),
-        "ff_greedy": "whose turn it is is the state of one client",
+        **dict.fromkeys(("ff_greedy", "mono_forward_greedy"), "whose turn it is is the state of one client"),
     },
+    "trains": {"mono_forward_greedy": "its loss is that of the last block, whose turn needs a run of known length"},
     "written_out": {
         "fwm": NO_SERVER_DATA,
         "ff_greedy": "the block that learns changes",
@@ -301,7 +307,15 @@ def first_of_their_kind() -> set[str]:
 
 FIRST = first_of_their_kind()
 # rules with a state, a schedule or blocks that the first of their class does not have
-OWN_STATE = {"svd_pruned", "ssa_pruned", "ssa_layer_taps", "dfa_layer_taps", "ff_greedy", "ff_channels"}
+OWN_STATE = {
+    "svd_pruned",
+    "ssa_pruned",
+    "ssa_layer_taps",
+    "dfa_layer_taps",
+    "ff_greedy",
+    "ff_channels",
+    "mono_forward_greedy",
+}
 
 
 def cases(

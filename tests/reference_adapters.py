@@ -15,7 +15,7 @@ from lit_fa.layers.factored import FactoredConv2d, FactoredLayer, factored_layer
 from lit_fa.modules import Learner
 from tests.contract import literal
 from tests.gradients import array
-from tests.reference import factored, forward_forward, local_losses, pepita
+from tests.reference import factored, forward_forward, local_losses, mono_forward, pepita
 from tests.small_networks import CLASSES, Mean, Residual
 
 
@@ -223,6 +223,19 @@ def local_reference(delta: Callable, learner: Learner, x: np.ndarray, y: np.ndar
     shapes = [unit.shape for unit in learner.rule.units.values()]
     deltas = [delta(key) for key in learner.rule.auxiliary]
     return local_losses.grads(blocks, x, y, shapes, deltas, literal.forward, plain_backward)
+
+
+def mono_forward_reference(kind: str, learner: Learner, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    rule = learner.rule
+    matrices = {f"rule.auxiliary.{key}.linear.weight": array(m.linear.weight) for key, m in rule.auxiliary.items()}
+    blocks, shapes = divided(learner.network, rule.taps.names), [unit.shape for unit in rule.units.values()]
+    joint = kind == "joint"
+    grads = mono_forward.grads(blocks, x, y, shapes, matrices, joint, literal.forward, plain_backward)
+    if kind != "greedy":
+        return grads
+    learns = {name for name, _, *_ in (layer[1:] for layer in blocks[0] if len(layer) > 2)}
+    first = [*(f"{name}." for name in learns), next(iter(matrices), "")]
+    return {name: grad if name.startswith(tuple(first)) else 0 * grad for name, grad in grads.items()}
 
 
 def pepita_reference(error: str, learner: Learner, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:

@@ -99,6 +99,11 @@ def pooled_classifier(shape: Shape, classes: int, limit: int) -> nn.Sequential:
     return nn.Sequential(layers | {"linear": linear})
 
 
+def readout(shape: Shape, classes: int) -> nn.Sequential:
+    """A linear layer (d, classes) without bias on a vector, or on a map that is flattened."""
+    return nn.Sequential(OrderedDict(flatten=nn.Flatten(), linear=nn.Linear(math.prod(shape), classes, bias=False)))
+
+
 def pool_window(shape: Shape, limit: int) -> tuple[int, int]:
     """(height, width) of the pool that leaves at most `limit` units of a map (c, h, w), if there is one.
 

@@ -45,12 +45,12 @@ class Block:
 
 
 class Taps:
-    """Stop-gradients after the named modules of a network, active only inside `visited_by`."""
+    """Stop-gradients after the named modules of a network, active only inside `visited_by`; without `cuts`, none."""
 
-    def __init__(self, network: nn.Module, names: list[str]):
+    def __init__(self, network: nn.Module, names: list[str], cuts: bool = True):
         """Hook the modules `names` of `network`."""
         self.visitor: Visitor | None = None
-        self.names = names
+        self.names, self.cuts = names, cuts
         modules = dict(network.named_modules())
         for name in names:
             modules[name].register_forward_hook(partial(self.visit, name))
@@ -61,6 +61,8 @@ class Taps:
             return output
         tensor = output[0] if isinstance(output, tuple) else output
         self.visitor(name, tensor)
+        if not self.cuts:
+            return output
         return (cut(tensor), *output[1:]) if isinstance(output, tuple) else cut(tensor)
 
     @contextmanager

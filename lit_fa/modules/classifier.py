@@ -59,8 +59,9 @@ class Classifier(ScheduledClassifier):
         adapter: config of peft: the rule trains only the adapters and the head; see `networks.Adapters`.
         clip: bound on the gradient, or None. Trained feedback has the gradient of its weight; it does not count in the
             norm and is scaled with its weight. If blocks learn from local losses (`ForwardForward`, `PredSim`,
-            `AugLocal`, the direct routes of `SVDSpaceAlignment`), every block together with its readout has a norm of
-            its own, and so has everything after the last cut. Otherwise (also under DFA) one norm is over all
+            `AugLocal`, `MonoForward`, the direct routes of `SVDSpaceAlignment`), every block together with its readout
+            has a norm of its own, and so has everything after the last cut; `CCL` has one norm for each of its two
+            networks. Otherwise (also under DFA) one norm is over all
             parameters.
         clip_by: `norm` or `value` (of every entry).
         accumulate: batches per optimiser step, weighted by their samples; the last step of an epoch may have fewer or

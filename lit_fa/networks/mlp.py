@@ -42,6 +42,7 @@ def mlp(
     depth: int | None = None,
     activation: Activation = "relu",
     bias: bool = True,
+    head_bias: bool | None = None,
     dropout: float = 0.0,
     init: Init = "default",
     gain: float = 1.0,
@@ -57,6 +58,7 @@ def mlp(
         depth: number of hidden layers.
         activation: name, see `parts.ACTIVATIONS`.
         bias: of all layers, including the head; false for laws that assume no bias.
+        head_bias: of the head; None: as `bias`.
         dropout: probability after every hidden activation.
         init: `default`, `xavier`, `kaiming` or `kaiming_uniform`, see `parts.INITS`.
         gain: factor on the initial weights of the hidden layers; the head keeps its own.
@@ -74,7 +76,7 @@ def mlp(
     if dropout:
         for block in blocks:
             block.add_module("dropout", nn.Dropout(dropout))
-    head = nn.Linear(widths[-1], num_classes, bias=bias)
+    head = nn.Linear(widths[-1], num_classes, bias=bias if head_bias is None else head_bias)
     network = initialised(BlockNetwork(blocks, head, num_classes), init)
     with torch.no_grad():
         for block in blocks:

@@ -19,6 +19,7 @@ from lit_fa.rules.feedback_weight_matching import FeedbackWeightMatching
 from lit_fa.rules.flfa import FLFA
 from lit_fa.rules.forward_forward import ForwardForward
 from lit_fa.rules.local_losses import AugLocal, PredSim
+from lit_fa.rules.mono_forward import MonoForward
 from lit_fa.rules.pepita import PEPITA
 from lit_fa.rules.rank_schedule import Hoyer, Pruning
 from lit_fa.rules.svd_backprop import SVDBackprop
@@ -41,6 +42,7 @@ __all__ = [
     "Hoyer",
     "KolenPollackFeedback",
     "LearningRule",
+    "MonoForward",
     "PredSim",
     "PrivateComparison",
     "Progress",

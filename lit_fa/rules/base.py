@@ -120,6 +120,10 @@ class Progress:
         done, total = (self.step, self.total_steps) if self.total_steps else (self.epoch, self.total_epochs)
         return min(done / total, 1.0) if total else 0.0
 
+    def turn(self, blocks: int) -> int:
+        """The number of the block that learns, if the blocks learn one after another for equal shares of the run."""
+        return min(int(self.fraction * blocks), blocks - 1)
+
 
 class LearningRule(Described, nn.Module):
     """Base class of all rules. Its defaults are backpropagation.

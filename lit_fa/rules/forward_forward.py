@@ -242,8 +242,7 @@ class ForwardForward(LearningRule):
 
     def after_step(self, params: State, buffers: State, progress: Progress) -> tuple[State, State]:
         """Count the step, on which the wrong labels depend; set the active block."""
-        blocks = len(self.taps.names)
-        turn = min(int(progress.fraction * blocks), blocks - 1) if self.schedule == "greedy" else 0
+        turn = progress.turn(len(self.taps.names)) if self.schedule == "greedy" else 0
         own = {"steps": buffers.rule["steps"] + 1, "active": torch.full_like(buffers.rule["active"], turn)}
         return Halves({}, {}), Halves({}, own)
 

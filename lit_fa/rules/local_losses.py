@@ -44,7 +44,7 @@ Channels = Literal["first", "last"]
 
 
 class LocalLosses(LearningRule):
-    """Base class of the rules of this file, which define the auxiliary network (`_build`) and its loss (`_loss`).
+    """Base class of rules with local losses, which define the auxiliary network (`_build`) and its loss (`_loss`).
 
     Args:
         blocks: the block boundaries: `block`, `layer`, or a list of module names or patterns; see
@@ -58,6 +58,7 @@ class LocalLosses(LearningRule):
     """
 
     taps: Taps  # after `install`
+    cut: bool = True  # whether there is a stop-gradient after every block
 
     def __init__(self, blocks: Blocks, seed: int, channels: Channels, uncovered: Uncovered):
         """See the class."""
@@ -80,7 +81,7 @@ class LocalLosses(LearningRule):
         for number, unit in enumerate(self._with_loss(described)):
             self.auxiliary[block_key(unit.name)] = self._build(number, described).to(like.device, like.dtype)
             self.units[unit.name] = unit
-        self.taps = Taps(network, [*self.units])
+        self.taps = Taps(network, [*self.units], self.cut)
         untreated = self.inspect(network, example, criterion)
         refuse("no gradient reaches", untreated.unreached, UNUSED, uncovered=self.uncovered)
         size, name = sum(p.numel() for p in self.auxiliary.parameters()), type(self).__name__

@@ -17,6 +17,7 @@ from lit_fa.rules import (
     FeedbackAlignment,
     ForwardForward,
     LearningRule,
+    MonoForward,
     PredSim,
 )
 from tests.cases import Case, cases
@@ -97,6 +98,7 @@ CUT = {
     "ff_autograd": partial(ForwardForward, backend="autograd"),
     "predsim": PredSim,
     "auglocal": AugLocal,
+    "mono_forward": MonoForward,
 }
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from lit_fa.layers import exact_layers
 from lit_fa.rules import (
     FLFA,
+    PEPITA,
     AugLocal,
     Backprop,
     DirectFeedbackAlignment,
@@ -16,6 +17,7 @@ from lit_fa.rules import (
     FeedbackWeightMatching,
     ForwardForward,
     LearningRule,
+    MonoForward,
     PredSim,
     SnapshotFeedback,
     SVDBackprop,
@@ -63,6 +65,8 @@ EXACT = {
     "fwm": (FeedbackWeightMatching, ["6"]),
     "predsim": (PredSim, ["6"]),
     "auglocal": (AugLocal, ["4", "6"]),
+    "mono_forward": (MonoForward, ["4", "6"]),
+    "pepita": (PEPITA, []),
     "forward_forward": (ForwardForward, []),
     "ssa_direct": (SVDSpaceAlignment, ["6"]),
     "ssa_sequential": (partial(SVDSpaceAlignment, route="sequential"), ["6"]),

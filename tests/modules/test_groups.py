@@ -21,6 +21,7 @@ from lit_fa.rules import (
     ForwardForward,
     KolenPollackFeedback,
     LearningRule,
+    MonoForward,
     PredSim,
     SVDSpaceAlignment,
 )
@@ -170,6 +171,7 @@ LOCAL = {
     "forward_forward_no_head": (partial(ForwardForward, head="none"), [["1."], ["3."], ["5."]]),
     "predsim": (PredSim, [["1.", "auxiliary.2"], ["3.", "auxiliary.4"], ["5.", "auxiliary.6"], ["7."]]),
     "auglocal": (AugLocal, [["1.", "auxiliary.2"], ["3.", "auxiliary.4"], ["5.", "7."]]),
+    "mono_forward": (MonoForward, [["1.", "auxiliary.2"], ["3.", "auxiliary.4"], ["5.", "7."]]),
     "ssa": (partial(SVDSpaceAlignment, gamma=0.0, beta=0.0), [["1."], ["3."], ["5."], ["7."]]),
 }
 
