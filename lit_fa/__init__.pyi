@@ -43,6 +43,7 @@ from lit_fa.networks import example_input as example_input
 from lit_fa.networks import load_weights as load_weights
 from lit_fa.networks import merge_adapters as merge_adapters
 from lit_fa.networks import network_names as network_names
+from lit_fa.rules import CCL as CCL
 from lit_fa.rules import FLFA as FLFA
 from lit_fa.rules import PEPITA as PEPITA
 from lit_fa.rules import AdaptiveFeedback as AdaptiveFeedback

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lit_fa.modules import Learner
 from lit_fa.rules import (
+    CCL,
     FLFA,
     PEPITA,
     AdaptiveFeedback,
@@ -40,6 +41,7 @@ from tests.reference_adapters import (
     as_stored,
     auglocal_reference,
     backprop_reference,
+    ccl_reference,
     direct_reference,
     factored_reference,
     feedback_reference,
@@ -190,6 +192,9 @@ RULES: dict[str, tuple[Callable[[], LearningRule], Callable]] = {
     "sim": predsim("sim"),
     "auglocal": (AugLocal, auglocal_reference),
     "auglocal_deep": (partial(AugLocal, 4, 1.0), auglocal_reference),
+    "ccl": (CCL, ccl_reference),
+    "ccl_normalised": (partial(CCL, "normalised", weight=1.0), ccl_reference),
+    "ccl_paper": (partial(CCL, "paper"), ccl_reference),
     "mono_forward": (MonoForward, partial(mono_forward_reference, "local")),
     "mono_forward_joint": (partial(MonoForward, gradient="global"), partial(mono_forward_reference, "joint")),
     "pepita": (PEPITA, partial(pepita_reference, "second")),
@@ -221,15 +226,17 @@ COPIES = "its feedback is copied from the weights"
 FACTORS = "its layers hold factors in the place of weights"
 NO_SERVER_DATA = "it prepares on training batches, which a server does not have"
 NO_EPOCHS = "it prunes at the end of epochs, which clients do not have"
-LOCAL = ("svd", "ssa", "pred", "sim", "auglocal", "mono_forward", "pepita")
+LOCAL = ("svd", "ssa", "pred", "sim", "auglocal", "ccl", "mono_forward", "pepita")
 EXACT = "its update is backprop's, at least in the first step"
 OPTED_OUT: dict[str, dict[str, str]] = {
     "two_ranks": {
         **dict.fromkeys(("predsim", "predsim_pooled", "sim", "auglocal", "auglocal_deep"), BATCHES),
+        **dict.fromkeys(("ccl_normalised", "ccl_paper"), BATCHES),
         "ff_symba": "its wrong labels are a permutation of the batch, and every rank has its own batch",
     },
     "accumulation": {  # k batches are not one of k times the size
         **dict.fromkeys(("predsim", "predsim_pooled", "sim"), "it compares the samples of a batch"),
+        **dict.fromkeys(("ccl_normalised", "ccl_paper"), "it compares the samples of a batch"),
         "ff_symba": "its wrong labels are a permutation of the batch",
     },
     "vmapped_clients": {
@@ -264,6 +271,10 @@ IMPOSSIBLE = {
     ("fwm", "conv"): NO_CONVOLUTIONS,
     ("fwm", "tokens"): "feedback matching is for flat activations",
     **dict.fromkeys([(rule, "residual") for rule in ("pepita", "pepita_first")], "PEPITA refuses shortcuts"),
+    **dict.fromkeys(
+        [(rule, name) for rule in ("ccl", "ccl_normalised", "ccl_paper") for name in ("residual", "tokens")],
+        "CCL refuses shortcuts and tokens",
+    ),
     ("ssa_product", "small_conv"): "its grouped layer counts with its weight at the start, which nobody keeps",
 }
 # (rule, network): suite to the reason why they do not take part in it

@@ -15,7 +15,7 @@ from lit_fa.layers.factored import FactoredConv2d, FactoredLayer, factored_layer
 from lit_fa.modules import Learner
 from tests.contract import literal
 from tests.gradients import array
-from tests.reference import factored, forward_forward, local_losses, mono_forward, pepita
+from tests.reference import ccl, factored, forward_forward, local_losses, mono_forward, pepita
 from tests.small_networks import CLASSES, Mean, Residual
 
 
@@ -236,6 +236,17 @@ def mono_forward_reference(kind: str, learner: Learner, x: np.ndarray, y: np.nda
     learns = {name for name, _, *_ in (layer[1:] for layer in blocks[0] if len(layer) > 2)}
     first = [*(f"{name}." for name in learns), next(iter(matrices), "")]
     return {name: grad if name.startswith(tuple(first)) else 0 * grad for name, grad in grads.items()}
+
+
+def ccl_reference(learner: Learner, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    rule, stages = learner.rule, []
+    for link, (key, stage) in zip(rule.layers, rule.reverse.items(), strict=True):
+        layers = [layer for name in ("layer", "activation") if hasattr(stage, name)
+                  for layer in described(getattr(stage, name), f"rule.reverse.{key}.{name}")]  # fmt: skip
+        size = stage.upsample.size if hasattr(stage, "upsample") else None
+        stages.append((link.gives, size, layers))
+    blocks = divided(learner.network, [link.last for link in rule.layers[:-1]])
+    return ccl.grads(blocks, stages, x, y, CLASSES, rule.loss, rule.weight, literal.forward, plain_backward)
 
 
 def pepita_reference(error: str, learner: Learner, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:

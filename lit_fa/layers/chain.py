@@ -25,17 +25,27 @@ RANDOM = (nn.AlphaDropout, nn.FeatureAlphaDropout, nn.RReLU)
 
 
 class Link(NamedTuple):
-    """A layer of a chain.
+    """A layer of a chain. Shapes are without the batch.
 
     Attributes:
         layer: its name.
         end: the module whose output is the layer's activation, of the shape of the layer's output.
-        units: features or channels of the output.
+        last: the last module before the next layer.
+        units: features or channels of the layer's output.
+        activation: name of the nonlinearity; empty if there is none.
+        reads: shape of the layer's input.
+        gives: shape of the input of the next layer, before a flatten.
+        flattened: whether a flatten is among the modules after the layer.
     """
 
     layer: str
     end: str
+    last: str
     units: int
+    activation: str
+    reads: tuple[int, ...]
+    gives: tuple[int, ...]
+    flattened: bool
 
 
 def chain_of_layers(network: nn.Module, example: Tensor) -> list[Link]:
@@ -169,4 +179,15 @@ def _link(section: list[Call], modules: dict[str, nn.Module]) -> Link:
     layer = modules[section[0].name]
     units = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
     assert isinstance(units, int)
-    return Link(section[0].name, section[length - 1].name, units)
+    nonlinear = [call.name for call in section if isinstance(modules[call.name], ACTIVATIONS)]
+    flat = next((i for i, call in enumerate(section) if isinstance(modules[call.name], nn.Flatten)), len(section))
+    return Link(
+        layer=section[0].name,
+        end=section[length - 1].name,
+        last=section[-1].name,
+        units=units,
+        activation=nonlinear[0] if nonlinear else "",
+        reads=tuple(section[0].inputs[0].shape[1:]),
+        gives=tuple(section[flat - 1].tensor.shape[1:]),
+        flattened=flat < len(section),
+    )

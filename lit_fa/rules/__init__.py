@@ -12,6 +12,7 @@ from lit_fa.layers.sources import (
 )
 from lit_fa.rules.backprop import Backprop
 from lit_fa.rules.base import Does, Halves, LearningRule, Progress, Surrogate, provided
+from lit_fa.rules.ccl import CCL
 from lit_fa.rules.comparing import ComparesClients, PrivateComparison
 from lit_fa.rules.direct_feedback_alignment import DirectFeedbackAlignment
 from lit_fa.rules.feedback_alignment import FeedbackAlignment
@@ -26,6 +27,7 @@ from lit_fa.rules.svd_backprop import SVDBackprop
 from lit_fa.rules.svd_space_alignment import SVDSpaceAlignment
 
 __all__ = [
+    "CCL",
     "FLFA",
     "PEPITA",
     "AdaptiveFeedback",

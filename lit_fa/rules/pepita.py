@@ -66,8 +66,8 @@ class PEPITA(LearningRule):
     >>> network, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.zeros(2, 4)
     >>> rule = PEPITA()
     >>> _ = rule.install(network, x, torch.nn.functional.cross_entropy)
-    >>> rule.layers, rule.feedback.shape
-    ([Link(layer='0', end='1', units=3), Link(layer='2', end='2', units=2)], torch.Size([2, 4]))
+    >>> [link.layer for link in rule.layers], rule.feedback.shape
+    (['0', '2'], torch.Size([2, 4]))
     """
 
     feedback: Tensor  # F^T, (c, *input), after `install`

@@ -8,6 +8,7 @@ from torch import nn
 
 from lit_fa.layers import exact_layers
 from lit_fa.rules import (
+    CCL,
     FLFA,
     PEPITA,
     AugLocal,
@@ -65,6 +66,7 @@ EXACT = {
     "fwm": (FeedbackWeightMatching, ["6"]),
     "predsim": (PredSim, ["6"]),
     "auglocal": (AugLocal, ["4", "6"]),
+    "ccl": (CCL, ["6"]),
     "mono_forward": (MonoForward, ["4", "6"]),
     "pepita": (PEPITA, []),
     "forward_forward": (ForwardForward, []),
