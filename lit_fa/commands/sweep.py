@@ -9,7 +9,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 
 from rich.console import Console
 
