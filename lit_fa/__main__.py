@@ -61,12 +61,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def _dispatch(argv: list[str]) -> int:
     from lit_fa.errors import UserError, nearest
+    from lit_fa.importing import collector_off
 
     if argv[0] in _COMMANDS:
-        return import_module(f"lit_fa.commands.{argv[0]}").main(argv[1:]) or 0
+        with collector_off():
+            command = import_module(f"lit_fa.commands.{argv[0]}")
+        return command.main(argv[1:]) or 0
     if argv[0] not in _LIGHTNING:
         raise UserError(f"unknown command '{argv[0]}'; {nearest(argv[0], [*_LIGHTNING, *_COMMANDS])}")
-    from lit_fa.commands.fit import main as run
+    with collector_off():
+        from lit_fa.commands.fit import main as run
 
     run(argv)
     return 0

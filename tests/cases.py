@@ -83,7 +83,7 @@ class Case:
 
     def learner(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> Learner:
         """A fresh learner; the seed decides weights, never feedback."""
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return Learner(self.network().to(dtype), self.rule(), torch.zeros(2, *self.shape, dtype=dtype))
 
     def batch(self, n: int = 6, seed: int = 1, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:

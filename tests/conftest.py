@@ -1,22 +1,29 @@
 """One thread, and a global random state that no test inherits from the one before."""
 
 import gc
+import importlib.metadata
 import logging
 import os
 import signal
+from functools import cache
 
 import pytest
 import torch
 
+gc.disable()  # until all tests are collected: imports allocate much and free little
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; tests of Ctrl-C and their processes
     signal.signal(signal.SIGINT, signal.default_int_handler)  # need what a terminal gives
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a network that would fetch weights is a mistake in a test
+# every trainer reads the entry points of all installed packages
+importlib.metadata.entry_points = cache(importlib.metadata.entry_points)
 
 
 @pytest.fixture(autouse=True)
 def _fresh_random_state():
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # `torch.manual_seed` formats a stack where CUDA has not been used
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(0)
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +38,7 @@ def pytest_collection_finish() -> None:
     """What is imported and collected stays: the garbage collector need not walk through it in every test."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_unconfigure() -> None:

@@ -1,17 +1,22 @@
 """Who may import whom, read from the source."""
 
 import ast
+import gc
 import sys
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+from lit_fa.importing import collector_off
 
 ROOT = Path(__file__).parent.parent
 OURS = ("lit_fa", "datamodules", "callbacks", "tests")
 # what the rooms around the core share: no torch, so that a table renders on a laptop without it
 SHELL = [
     "rich",
-    *(f"lit_fa.{name}" for name in ("config", "errors", "outputs", "escaping", "bounded_reading")),
+    *(f"lit_fa.{name}" for name in ("config", "errors", "outputs", "escaping", "bounded_reading", "importing")),
 ]
 # folder: what may be imported besides the standard library and the folder itself; None: anything that is not ours
 ALLOWED = {
@@ -67,18 +72,24 @@ LATE = {
 }
 
 
-def imported(tree: ast.AST, *, late: bool) -> set[str]:
+@cache
+def nodes(file: Path) -> list[ast.AST]:
+    return [*ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+
+
+@cache
+def imported(file: Path, *, late: bool) -> frozenset[str]:
     """Absolute names of imported modules; `late`: inside functions or for type checkers, else at import."""
-    deferred = (f for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) or _for_type_checkers(f))
+    deferred = (f for f in nodes(file) if isinstance(f, ast.FunctionDef) or _for_type_checkers(f))
     inside = {n for f in deferred for n in ast.walk(f)}
-    found = set()
-    for node in ast.walk(tree):
+    found: set[str] = set()
+    for node in nodes(file):
         if (node in inside) is late and isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif (node in inside) is late and isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
             found.add(node.module)
-    return found
+    return frozenset(found)
 
 
 def _for_type_checkers(node: ast.AST) -> bool:
@@ -95,9 +106,9 @@ def permitted(name: str, allowed: list[str | None]) -> bool:
 def test_imports_point_downward(folder: str):
     itself = folder.replace("/", ".")
     for file in sorted((ROOT / folder).rglob("*.py")):
-        tree, allowed = ast.parse(file.read_text()), [*ALLOWED[folder], itself]
+        allowed = [*ALLOWED[folder], itself]
         late = [*allowed, *LATE.get(folder, [])]
-        names = {(n, False) for n in imported(tree, late=False)} | {(n, True) for n in imported(tree, late=True)}
+        names = {(n, False) for n in imported(file, late=False)} | {(n, True) for n in imported(file, late=True)}
         wrong = [n for n, is_late in names if not permitted(n, late if is_late else allowed)]
         assert not wrong, f"{file.relative_to(ROOT)} imports {wrong}"
 
@@ -105,8 +116,7 @@ def test_imports_point_downward(folder: str):
 def test_no_module_imports_a_command_as_a_library():
     folders = [ROOT / name for name in ("lit_fa", "callbacks", "datamodules", "benchmarks")]
     for file in sorted(file for folder in folders for file in folder.rglob("*.py")):
-        tree = ast.parse(file.read_text())
-        names = imported(tree, late=False) | imported(tree, late=True)
+        names = imported(file, late=False) | imported(file, late=True)
         commands = [name for name in names if permitted(name, ["lit_fa.commands"]) and "lit_fa" in name]
         commands = [] if file.parent.name == "commands" or file.name == "__main__.py" else commands
         assert not commands, f"{file.relative_to(ROOT)} imports {commands}"
@@ -120,7 +130,7 @@ def test_one_file_changes_the_words_of_its_process():
         for file in sorted((ROOT / folder).rglob("*.py"))
         if any(
             isinstance(target, ast.Attribute) and ast.unparse(target) == "sys.argv"
-            for node in ast.walk(ast.parse(file.read_text()))
+            for node in nodes(file)
             if isinstance(node, ast.Assign)
             for each in node.targets
             for target in ast.walk(each)
@@ -131,8 +141,21 @@ def test_one_file_changes_the_words_of_its_process():
 
 def test_only_the_command_line_knows_all_packages():
     for file in sorted((ROOT / "lit_fa").rglob("*.py")):
-        names = imported(ast.parse(file.read_text()), late=False) | imported(ast.parse(file.read_text()), late=True)
+        names = imported(file, late=False) | imported(file, late=True)
         if {n.split(".")[0] for n in names} & {"datamodules", "callbacks"}:
             assert file.parent.name in ("lit_fa", "commands", "config"), (
                 f"{file.relative_to(ROOT)} knows data or callbacks"
             )
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_is_as_before_an_import(enabled: bool):
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with suppress(ImportError), collector_off():
+            assert not gc.isenabled()
+            raise ImportError
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()

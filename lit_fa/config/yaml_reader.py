@@ -16,7 +16,9 @@ refused before any value is built.
 Text that looks like another value needs quotes. `load` reads the output of `dump` as the same value.
 """
 
+import copy
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -161,11 +163,17 @@ _Loader.add_constructor(_TUPLE, _no_tuple)
 
 
 def parsed(text: str) -> Any:
-    """The value of YAML text.
+    """The value of YAML text; the caller may change it.
 
     Raises:
         yaml.YAMLError: with the message of the library.
     """
+    return copy.deepcopy(_parsed(text))
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> Any:
+    """Cached, because tables share their base, and a command reads a table more than once."""
     if len(text) > LARGEST:
         raise yaml.YAMLError(f"more than {LARGEST:,} characters; a config is shorter")
     try:

@@ -1,8 +1,10 @@
 """SIGINT, SIGTERM and SIGHUP: a checkpoint is kept, the way to go on is said, and the exit code names the signal."""
 
 import json
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -138,7 +140,37 @@ def two_ranks(config: str, callback: str = "Send") -> dict:
     return run
 
 
-def test_two_ranks_stop_at_one_step_though_only_the_second_was_asked(config):
+def rank(words: list[str], environment: dict[str, str], folder: str) -> None:
+    """A command on one rank, in a process that has imported everything."""
+    os.environ |= environment
+    os.chdir(folder)
+    with open(f"printed.{environment['LOCAL_RANK']}", "w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+    sys.exit(main(words))
+
+
+def test_two_ranks_stop_at_one_step_though_only_the_second_was_asked(config, tmp_path):
+    two_ranks(config)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.contract.training"])
+    place |= {"SEND_STEP": "5", "SEND_RANK": "1"}
+    words = ["fit", "--config", config]
+    ranks = [context.Process(target=rank, args=(words, place | {"LOCAL_RANK": k}, str(tmp_path))) for k in "01"]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    assert [process.exitcode for process in ranks] == [143, 0]
+    said = [Path(f"printed.{k}").read_text(encoding="utf-8") for k in "01"]
+    assert [text.count("interrupted after step 6; go on with") for text in said] == [1, 0]
+    assert torch.load("interrupted.ckpt", weights_only=True)["global_step"] == 6
+
+
+@pytest.mark.slow  # two processes that import everything
+def test_a_command_that_starts_its_ranks_ends_with_the_code_of_the_signal(config):
     two_ranks(config)
     end = ended("fit", "--config", config, SEND_STEP="5", SEND_RANK="1")
     assert end.returncode == 143, end.stderr

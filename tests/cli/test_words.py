@@ -134,6 +134,11 @@ def test_a_file_with_a_fault_is_named_with_its_line(base, tail, said, command, c
     assert f"{base}{said.format(line)}" in capsys.readouterr().err
 
 
+def test_a_value_that_was_read_may_be_changed(base):
+    read_yaml(base)["model"]["init_args"]["network"] = "another"
+    assert read_yaml(base) == RUN
+
+
 def test_two_config_files_are_still_merged(parser, base, tmp_path):
     (tmp_path / "more.yaml").write_text("trainer: {max_epochs: 7}", encoding="utf-8")
     config = parser.parse_args(["--config", base, "--config", str(tmp_path / "more.yaml")])

@@ -24,7 +24,7 @@ WITH_MARGIN = [path for path in TABLES if any(cell.accept for cell in load_table
 def margins_at(commit: str, path: Path) -> set[float]:
     """Every margin (earlier: floor) that the table had at a commit; empty if the commit is not in this clone."""
     text = git(ROOT, "show", f"{commit}:{path.relative_to(ROOT).as_posix()}")
-    data = yaml.safe_load(text) if text else {}
+    data = yaml.load(text, yaml.CSafeLoader) if text else {}
     entries = [
         data,
         *data.get("cells", []),

@@ -261,8 +261,8 @@ def test_pages_are_written_without_torch(hostile):
 
 
 def test_the_pages_of_two_papers_are_well_formed_linked_and_small(tmp_path):
-    suite = pages_of(tmp_path, "flfa", "ssa")
-    assert_well_formed_linked_and_small(suite, {"flfa.html", "ssa.html"}, 20)
+    suite = pages_of(tmp_path, "foundations", "ssa")
+    assert_well_formed_linked_and_small(suite, {"foundations.html", "ssa.html"}, 20)
 
 
 @pytest.mark.slow  # reads every committed record and draws every figure

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from lit_fa.config.yaml_reader import load
 from lit_fa.errors import UserError
@@ -25,6 +24,8 @@ def test_a_grid_turns_the_last_name_fastest(declared, save):
 
 
 def test_words_are_read_as_those_of_w_and_bs_agent(declared, save):
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args  # takes seconds
+
     declared["parameters"] |= {
         "flag": {"value": True},
         "nothing": {"value": None},
