@@ -44,6 +44,8 @@ from lit_fa.networks import load_weights as load_weights
 from lit_fa.networks import merge_adapters as merge_adapters
 from lit_fa.networks import network_names as network_names
 from lit_fa.rules import CCL as CCL
+from lit_fa.rules import DLL as DLL
+from lit_fa.rules import EBD as EBD
 from lit_fa.rules import FLFA as FLFA
 from lit_fa.rules import PEPITA as PEPITA
 from lit_fa.rules import AdaptiveFeedback as AdaptiveFeedback

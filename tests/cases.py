@@ -1,5 +1,8 @@
 """Every rule on every small network: one line in `RULES` sends a rule through all suites of `tests/contract`.
 
+A rule may have its lines in a file of its own, `tests/rules/cases_<rule>.py`: `RULES` and, where needed, `OPTED_OUT`,
+`IMPOSSIBLE` and `LIMITS`, which are added to those of this file.
+
 A rule that cannot take part in a suite says so in words: in `OPTED_OUT` for a whole suite, in `IMPOSSIBLE` for a
 network, in `LIMITS` for a suite on one network.
 """
@@ -7,6 +10,8 @@ network, in `LIMITS` for a suite on one network.
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -289,6 +294,14 @@ LIMITS: dict[tuple[str, str], Mapping[str, str]] = {
     if rule.startswith(("ff", "svd", "ssa"))
     for network in NETWORKS
 }
+
+for file in sorted(Path(__file__).parent.glob("rules/cases_*.py")):
+    own = import_module(f"tests.rules.{file.stem}")
+    RULES |= own.RULES
+    IMPOSSIBLE |= getattr(own, "IMPOSSIBLE", {})
+    LIMITS |= getattr(own, "LIMITS", {})
+    for suite, reasons in getattr(own, "OPTED_OUT", {}).items():
+        OPTED_OUT[suite] = OPTED_OUT.get(suite, {}) | reasons
 
 
 def opted_out(rule: str) -> dict[str, str]:

@@ -73,6 +73,8 @@ def client_step(
     """
     does, params = learner.rule.does, client.params
     grads, totals = gradient(client, step)
+    for name in learner.measured():
+        params[name].copy_(grads.pop(name))
     if Does.EDITS in does:
         edited = each(partial(learner.edited, progress=task.progress(step)))(params, grads)
         grads = {name: grad for name, grad in (grads | edited).items() if grad is not None}

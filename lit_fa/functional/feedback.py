@@ -13,8 +13,9 @@ import torch
 from torch import Generator, Tensor
 
 Init = Literal[
-    "xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal", "uniform", "normal", "orthogonal"
-]
+    "xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal", "uniform", "normal", "orthogonal",
+    "standard_normal", "signs",
+]  # fmt: skip
 INITS: tuple[str, ...] = get_args(Init)
 
 
@@ -41,7 +42,8 @@ def draw(shape: torch.Size | tuple[int, ...], init: str, generator: Generator, *
     Args:
         shape: of the weight that the matrix replaces in the backward pass.
         init: `xavier_*` and `kaiming_*` (ReLU gain) as in torch.nn.init; `uniform`: ±1/sqrt(fan_in), torch's
-            default for linear and conv layers; `normal`: standard deviation 1/sqrt(fan_in); `orthogonal`.
+            default for linear and conv layers; `normal`: standard deviation 1/sqrt(fan_in); `orthogonal`;
+            `standard_normal`: standard deviation 1; `signs`: -1 or 1.
         generator: source of the random numbers.
         gain: factor on the result.
 
@@ -56,6 +58,10 @@ def draw(shape: torch.Size | tuple[int, ...], init: str, generator: Generator, *
         matrix.uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in), generator=generator)
     elif init == "normal":
         matrix.normal_(0, 1 / math.sqrt(fan_in), generator=generator)
+    elif init == "standard_normal":
+        matrix.normal_(generator=generator)
+    elif init == "signs":
+        matrix.random_(2, generator=generator).mul_(2).sub_(1)
     elif init.startswith("kaiming"):
         getattr(torch.nn.init, init + "_")(matrix, nonlinearity="relu", generator=generator)
     else:
@@ -66,6 +72,8 @@ def draw(shape: torch.Size | tuple[int, ...], init: str, generator: Generator, *
 def spread(shape: torch.Size | tuple[int, ...], init: str) -> float:
     """Standard deviation of the entries of `draw(shape, init)`; for `orthogonal` the root mean square."""
     fan_in, fan_out = fans(shape)
+    if init in ("standard_normal", "signs"):
+        return 1.0
     if init == "orthogonal":
         return 1 / math.sqrt(max(shape[0], math.prod(shape[1:])))
     named = {"xavier": math.sqrt(2 / (fan_in + fan_out)), "kaiming": math.sqrt(2 / fan_in)}

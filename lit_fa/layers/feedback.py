@@ -75,10 +75,16 @@ class Feedback(nn.Module):
         """The backward matrix B, of the shape of `weight`."""
         if self.off:
             return weight.detach()
-        stored = self.weight
+        stored = self.stored
         if stored is not None and not weight.requires_grad:  # trained feedback of a frozen weight is frozen
             stored = stored.detach()
         return self.source.matrix(weight.detach(), stored) * self.gain
+
+    @property
+    def stored(self) -> Tensor | None:
+        """The stored tensor, without gradient if the rule's scalar trains it."""
+        own = self.weight is not None and self.source.trained and not self.source.follows
+        return self.weight.detach() if own and self.weight is not None else self.weight
 
     def extra_repr(self) -> str:
         """Show the source in print(network)."""
@@ -135,7 +141,7 @@ class FeedbackLinear(FeedbackLayer, nn.Linear):
     def fused(self, x: Tensor) -> Tensor:
         """One autograd node."""
         f = self.feedback
-        return fused.linear_feedback(x, self.weight, self.bias, f.weight, f.source.matrix, f.gain)
+        return fused.linear_feedback(x, self.weight, self.bias, f.stored, f.source.matrix, f.gain)
 
     def detour(self, x: Tensor, matrix: Tensor) -> Tensor:
         """x B^T."""
@@ -155,7 +161,7 @@ class _FeedbackConv(FeedbackLayer, _ConvNd):
         else:
             padding = list(self.padding)
         geometry = (list(self.stride), padding, list(self.dilation), self.groups)
-        return fused.conv_feedback(x, self.weight, self.bias, f.weight, f.source.matrix, f.gain, geometry)
+        return fused.conv_feedback(x, self.weight, self.bias, f.stored, f.source.matrix, f.gain, geometry)
 
     def detour(self, x: Tensor, matrix: Tensor) -> Tensor:
         """The convolution of x with B."""

@@ -21,8 +21,13 @@ class FeedbackSource:
 
     @property
     def trained(self) -> bool:
-        """Whether the stored matrix is a parameter that receives the increments of the weight."""
+        """Whether the stored matrix is a parameter."""
         return False
+
+    @property
+    def follows(self) -> bool:
+        """Whether a trained matrix receives the increments of the weight; otherwise the rule's scalar trains it."""
+        return self.trained
 
     @property
     def evolves(self) -> bool:

@@ -311,8 +311,12 @@ class FederatedClassifier(ScheduledClassifier):
             n: self.server[n] + change / population for n, change in result.state_change.items()
         } or self.server
         gradient = self.local.algorithm.server_gradient(result.update, self.server)
+        measured = self.learner.measured()
         for name, p in trainable(self.learner).items():
-            p.grad = gradient[name]
+            if name in measured:  # the mean over clients, without the server's optimiser
+                p.data.sub_(result.update[name].to(p))
+            else:
+                p.grad = gradient[name]
         for name, value in result.buffers.items():
             buffers[name].copy_(value)
         optimizer.step()

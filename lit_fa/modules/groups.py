@@ -18,13 +18,16 @@ from lit_fa.layers.taps import match
 from lit_fa.rules.learner import Learner
 
 
-def followers(learner: nn.Module) -> dict[str, str]:
-    """From the name of trained feedback to the name of its weight, both in `learner`."""
+def followers(learner: nn.Module, *, all_trained: bool = False) -> dict[str, str]:
+    """From the name of trained feedback to the name of its weight, both in `learner`.
+
+    With `all_trained` also feedback that the rule's scalar trains, to the weight of its layer.
+    """
     names = {id(p): name for name, p in learner.named_parameters()}
     trained = {
         name: layer
         for name, layer in feedback_layers(learner, off=True).items()
-        if isinstance(layer.feedback.weight, nn.Parameter)
+        if isinstance(layer.feedback.weight, nn.Parameter) and (layer.feedback.source.follows or all_trained)
     }
     return {f"{name}.feedback.weight": names.get(id(layer.weight), "") for name, layer in trained.items()}
 
@@ -32,7 +35,7 @@ def followers(learner: nn.Module) -> dict[str, str]:
 def freeze_followers(learner: nn.Module) -> None:
     """Freeze the trained feedback of frozen weights, and unfreeze all other trained feedback."""
     params = dict(learner.named_parameters())
-    for feedback, weight in followers(learner).items():
+    for feedback, weight in followers(learner, all_trained=True).items():
         if weight in params:
             params[feedback].requires_grad_(params[weight].requires_grad)
 
@@ -45,7 +48,8 @@ def parameter_groups(learner: Learner, layer_lr: Mapping[str, float]) -> list[di
     """
     freeze_followers(learner)
     leads = followers(learner)
-    named = {name: p for name, p in learner.named_parameters() if p.requires_grad}
+    measured = learner.measured()
+    named = {name: p for name, p in learner.named_parameters() if p.requires_grad and name not in measured}
     own = {full: name for name, full in learner.split({n: n for n, _ in learner.named_parameters()}).network.items()}
     shown = {name: own.get(leads.get(name) or name, name) for name in named}
     groups = []

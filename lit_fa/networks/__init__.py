@@ -1,6 +1,8 @@
 """Networks by name. Importing this package registers the papers' networks with timm."""
 
 from lit_fa.networks import (  # noqa: F401  (importing registers them)
+    conv_linear,
+    dll,
     mlp,
     resnet_cifar,
     resnet_wide,

@@ -132,17 +132,18 @@ def conv_block(
     *,
     kernel: int = 3,
     padding: int = 1,
+    stride: int = 1,
     bias: bool = True,
     batch_norm: bool = False,
     activation: Activation = "relu",
     pool: nn.Module | None = None,
 ) -> nn.Sequential:
-    """Convolution (stride 1), optional batch normalisation, activation, optional pool.
+    """Convolution, optional batch normalisation, activation, optional pool.
 
     With batch normalisation there is no bias, because the normalisation would subtract it.
     """
     return layers(
-        conv=nn.Conv2d(in_chans, out_chans, kernel, padding=padding, bias=bias and not batch_norm),
+        conv=nn.Conv2d(in_chans, out_chans, kernel, stride, padding, bias=bias and not batch_norm),
         norm=nn.BatchNorm2d(out_chans) if batch_norm else None,
         activation=activation_named(activation),
         pool=pool,

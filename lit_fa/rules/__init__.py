@@ -15,6 +15,8 @@ from lit_fa.rules.base import Does, Halves, LearningRule, Progress, Surrogate, p
 from lit_fa.rules.ccl import CCL
 from lit_fa.rules.comparing import ComparesClients, PrivateComparison
 from lit_fa.rules.direct_feedback_alignment import DirectFeedbackAlignment
+from lit_fa.rules.dll import DLL
+from lit_fa.rules.ebd import EBD
 from lit_fa.rules.feedback_alignment import FeedbackAlignment
 from lit_fa.rules.feedback_weight_matching import FeedbackWeightMatching
 from lit_fa.rules.flfa import FLFA
@@ -28,6 +30,8 @@ from lit_fa.rules.svd_space_alignment import SVDSpaceAlignment
 
 __all__ = [
     "CCL",
+    "DLL",
+    "EBD",
     "FLFA",
     "PEPITA",
     "AdaptiveFeedback",

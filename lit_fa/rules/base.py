@@ -179,6 +179,15 @@ class LearningRule(Described, nn.Module):
         """Options, as ``name: value``, that depend on the length of the run, which must then be known in advance."""
         return []
 
+    @property
+    def measured(self) -> list[str]:
+        """The rule's own parameters that are measurements: after the backward pass each is set to its gradient.
+
+        If the scalar contains <p, stop(v)>, p becomes the mean of v over ranks and accumulated batches. No optimiser
+        has p; a federated server averages it.
+        """
+        return []
+
     def parts(self, network: nn.Module, example: Tensor) -> Halves[int]:
         """Parameter to the number of the local loss that trains it; `clip` bounds the gradient norm of each part.
 

@@ -112,12 +112,20 @@ class Learner(nn.Module):
         """The buffers that the rule changes when round `number` starts, by the learner's names. Pure."""
         return self.join(self.rule.on_round_start(self.split(params), self.split(buffers), number))
 
+    def measured(self) -> list[str]:
+        """The parameters that become their gradients, by the learner's names."""
+        return [*self.join(Halves({}, dict.fromkeys(self.rule.measured)))]
+
     @torch.no_grad()
     def edit_gradients(self, progress: Progress = START) -> None:
-        """Let the rule edit what `backward` left in `.grad`."""
+        """Let the rule edit what `backward` left in `.grad`, after what it measures has been taken from there."""
+        params: Tensors = dict(self.named_parameters())
+        for name in self.measured():
+            if (value := params[name].grad) is not None:
+                params[name].copy_(value)
+                params[name].grad = None
         if Does.EDITS not in self.rule.does:
             return
-        params: Tensors = dict(self.named_parameters())
         grads = {name: p.grad for name, p in params.items() if p.grad is not None}
         for name, grad in self.edited({name: params[name] for name in grads}, grads, progress).items():
             params[name].grad = grad

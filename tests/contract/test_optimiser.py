@@ -15,6 +15,11 @@ def trained(case: Case) -> bool:
     return getattr(getattr(case.rule(), "source", None), "trained", False)
 
 
+def follows(case: Case) -> bool:
+    """The rule's feedback receives the increments of the weight."""
+    return getattr(getattr(case.rule(), "source", None), "follows", False)
+
+
 def step(learner: Learner, batch: tuple, **options: float) -> None:
     optimizer = torch.optim.SGD(learner.parameters(), lr=1.0, **options)
     learner(batch).value.backward()
@@ -31,7 +36,7 @@ def test_neither_gradient_nor_decay_touches_the_feedback(case: Case):
     assert all(torch.equal(learner.state_dict()[name], b) for name, b in before.items())
 
 
-@pytest.mark.parametrize("case", cases("mlp", "small_conv", where=trained))
+@pytest.mark.parametrize("case", cases("mlp", "small_conv", where=follows))
 def test_trained_feedback_takes_the_step_of_its_weight(case: Case):
     learner = case.learner()
     layers = feedback_layers(learner.network)

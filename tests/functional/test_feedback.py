@@ -41,6 +41,8 @@ def test_the_spread_of_a_draw_is_the_one_its_name_says(init: str, shape: tuple):
         "kaiming": math.sqrt(2 / fan_in),
         "uniform": 1 / math.sqrt(3 * fan_in),
         "normal": 1 / math.sqrt(fan_in),
+        "standard": 1.0,
+        "signs": 1.0,
     }[init.split("_")[0]]
     # 18,000 numbers or more: the standard error of their deviation is below 0.6 %
     assert draw(shape, init, named_generator(0)).std().item() == pytest.approx(expected, rel=0.03)

@@ -55,8 +55,8 @@ def test_no_module_runs_twice(name):
     assert calls == dict.fromkeys([path for path, _ in network.named_modules()], 1)
 
 
-# GroupNorm divides by what it measures; ShuffleNet's activations are torchvision's
-NOT_AFFINE = ["conv2_group_norm", "shufflenetv2_100"]
+# GroupNorm divides by what it measures; ShuffleNet's activations are torchvision's; a softmax stays
+NOT_AFFINE = ["activation_first_mlp", "conv2_group_norm", "shufflenetv2_100"]
 
 
 @pytest.mark.parametrize("name", slow_unless(lambda name: name not in WIDE, zip(sorted({*NAMES} - {*NOT_AFFINE}))))
