@@ -10,7 +10,7 @@ from lit_fa.escaping import plain
 from lit_fa.outputs import check_folder
 from lit_fa.reports.atlas import FORMATS, Atlas, check_formats, write_atlas
 from lit_fa.reports.listing import find_tables
-from lit_fa.results.atlas import Entry, cells_of, claimed, entries_of, published_of
+from lit_fa.results.atlas import Entry, cells_of, claimed, distinct, entries_of, published_of
 from lit_fa.results.compare import compare
 from lit_fa.results.imported import FOLDER, imported_entries, load_submission
 from lit_fa.results.records import collect
@@ -40,7 +40,7 @@ def build(folder: Path) -> tuple[Atlas, list[str]]:
         UserError: there is no table in the folder, or its claims cannot be read.
     """
     claims = load_claims((folder if folder.is_dir() else folder.parent) / NAME)
-    entries, problems = [*claimed(claims)], list[str]()
+    entries, problems = list[Entry](), list[str]()
     counts, pairs = Counter[State](), list[tuple[Entry, float]]()
     for file in find_tables(folder):
         try:
@@ -57,7 +57,7 @@ def build(folder: Path) -> tuple[Atlas, list[str]]:
             entries += imported_entries(load_submission(file))
         except UserError as error:
             problems.append(plain(str(error)))
-    return Atlas(tuple(cells_of(entries)), counts, tuple(pairs)), problems
+    return Atlas(tuple(cells_of(distinct([*entries, *claimed(claims)]))), counts, tuple(pairs)), problems
 
 
 def _of_table(table: Table) -> list[tuple[Entry, float | None]]:

@@ -101,6 +101,18 @@ def cells_of(entries: Iterable[Entry]) -> list[NominalCell]:
     return [NominalCell(nominal, tuple(by_name[nominal])) for nominal in order]
 
 
+def distinct(entries: Iterable[Entry]) -> list[Entry]:
+    """The entries without the repetitions of a published number: one value of one paper in one nominal cell."""
+    kept, seen = list[Entry](), set[tuple[str, Nominal, float]]()
+    for entry in entries:
+        key = (entry.paper, entry.nominal, entry.value)
+        if entry.origin != "published" or key not in seen:
+            kept.append(entry)
+        if entry.origin == "published":
+            seen.add(key)
+    return kept
+
+
 def entries_of(collected: Collected, comparisons: Sequence[Comparison]) -> Iterator[tuple[Entry, float | None]]:
     """The measured numbers of a table at one scale, each with the number that the paper prints for it, or None."""
     configs = {run.cell.id: run.config for run in collected.runs}

@@ -2,12 +2,13 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 
 from lit_fa.__main__ import main
 from lit_fa.commands.atlas import build
-from lit_fa.results.atlas import Entry, NominalCell
+from lit_fa.results.atlas import Entry, NominalCell, distinct
 from lit_fa.results.nominal import Nominal, setup
 
 MODEL = {"class_path": "lit_fa.modules.Classifier", "init_args": {"network": "mlp"}}
@@ -65,6 +66,11 @@ def entry(value, interval, paper):
 def test_numbers_contradict_each_other_one_point_beyond_their_intervals(other, count):
     cell = NominalCell(other.nominal, (entry(96.0, None, "A"), other))
     assert len(cell.contradictions) == count
+
+
+def test_a_number_that_two_tables_of_a_paper_print_is_one_entry():
+    twice, other = entry(96.0, None, "A"), entry(96.0, None, "B")
+    assert distinct([twice, replace(twice, source="table 2"), other]) == [twice, other]
 
 
 @pytest.mark.parametrize(
