@@ -152,7 +152,9 @@ class FederatedClassifier(ScheduledClassifier):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The server's optimiser; its schedule counts rounds."""
-        return self.scheduled(constructed(self.make_optimizer, list(trainable(self.learner).values()), "optimizer"))
+        measured = self.learner.measured()
+        params = [p for name, p in trainable(self.learner).items() if name not in measured]
+        return self.scheduled(constructed(self.make_optimizer, params, "optimizer"))
 
     def training_step(self, batch: Round, batch_idx: int) -> Tensor:
         """One round: training of the clients, sum over ranks, optimiser step of the server."""

@@ -5,7 +5,6 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from lit_fa.functional.credit import cut
 from lit_fa.networks.mlp import hidden_widths
 from lit_fa.networks.parts import (
     Activation,
@@ -25,7 +24,7 @@ class PassedSoftmax(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, d) to (n, d)."""
-        return x + cut(x.softmax(-1) - x)
+        return x + (x.softmax(-1) - x).detach()
 
 
 @register

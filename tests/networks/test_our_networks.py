@@ -232,3 +232,36 @@ def test_flfas_small_network_has_the_maps_of_its_laboratory():
     assert network.blocks[2].linear.weight.shape == (256, 2048)
     with pytest.raises(UserError, match="groups divide 32"):
         create_network("conv2_group_norm", 10, (3, 32, 32), groups=5)
+
+
+def test_the_cnns_of_dll_and_ebd_have_the_maps_of_their_papers():
+    dll = create_network(
+        "conv_linear", 10, (1, 28, 28), channels=[32, 64, 16], kernels=[5, 3, 3], paddings=[0, 0, 0],
+        pools=["max", "max", "none"], units=200, bias=False,
+    )  # fmt: skip
+    assert dll.blocks[3].linear.weight.shape == (200, 16 * 3 * 3)
+    ebd = create_network(
+        "conv_linear", 10, (3, 32, 32), channels=[128, 64, 64], kernels=[5, 5, 2], paddings=[2, 2, 0],
+        strides=[1, 1, 2], pools=["avg", "avg", "none"], units=1024,
+    )  # fmt: skip
+    assert ebd.blocks[3].linear.weight.shape == (1024, 64 * 4 * 4)
+    assert sum(isinstance(m, nn.AvgPool2d) for m in ebd.modules()) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"kernels": [3, 3]}, "for each convolution"), ({"pools": ["max", "max", "mean"]}, "pool 'mean' is unknown")],
+)
+def test_a_wrong_list_of_convolutions_is_refused(options: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        create_network("conv_linear", 10, (3, 32, 32), **options)
+
+
+def test_the_mlp_of_dlls_code_passes_pixels_and_a_softmax_that_the_backward_pass_does_not_see():
+    network = create_network("activation_first_mlp", 10, (1, 4, 4), hidden=[6])
+    x = torch.randn(3, 1, 4, 4)
+    hidden = x.flatten(1).tanh() @ network.blocks[0].linear.weight.t()
+    assert torch.allclose(network(x), hidden.softmax(1) @ network.head.linear.weight.t(), atol=1e-6)
+    hidden = hidden.detach().requires_grad_(True)
+    network.head(hidden).sum().backward()
+    assert torch.allclose(hidden.grad, network.head.linear.weight.sum(0).expand(3, 6))

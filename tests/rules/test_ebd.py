@@ -1,6 +1,7 @@
 """Error broadcast and decorrelation: what its equations imply."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from lit_fa.errors import UserError
 from lit_fa.functional.criteria import mse
 from lit_fa.modules import Classifier, Learner
 from lit_fa.rules import EBD, Backprop, DirectFeedbackAlignment, LearningRule
+from tests.federated.federation import trained
 from tests.gradients import gradients, largest_difference
 
 CLASSES = 3
@@ -130,6 +132,17 @@ def test_no_optimiser_has_the_estimates():
     module = Classifier(network(), EBD(), CLASSES, (6,), criterion="mse")
     (group,) = module.parameter_groups()
     assert {id(p) for p in group["params"]} == {id(p) for p in module.network.parameters()}
+
+
+@pytest.mark.parametrize("server", [partial(torch.optim.SGD, lr=1.0), partial(torch.optim.Adam, lr=0.5)])
+def test_a_federated_server_averages_the_estimates_whatever_its_optimiser(server: Callable):
+    def after_a_round(**options: object) -> dict[str, Tensor]:
+        module = trained(rule=EBD(0.5, "score", scale=1.0), rounds=1, **options)
+        return {name: link.clone() for name, link in module.rule.links.items()}
+
+    found, plain = after_a_round(optimizer=server), after_a_round()
+    assert largest_difference(found, plain) == 0
+    assert all(0 < link.norm() < 1 for link in found.values())
 
 
 def test_an_error_of_an_unknown_criterion_is_refused_with_the_remedy():
