@@ -144,29 +144,29 @@ def _short(path: str) -> str:
     return path.rpartition(".")[2]
 
 
-def made(plain: Any) -> Any:
+def construct(plain: Any) -> Any:
     """The object that `plain` describes.
 
     Raises:
         UserError: something that cannot be imported, or that has no description.
     """
     if isinstance(plain, (list, tuple)):
-        return type(plain)(made(entry) for entry in plain)
+        return type(plain)(construct(entry) for entry in plain)
     if not isinstance(plain, dict):
         return plain
     match [*plain]:
         case ["import_path"]:
-            return found(_callable(plain["import_path"]))
+            return imported(_callable(plain["import_path"]))
         case ["missing_type"]:
             raise UserError(f"a {plain['missing_type']} is no plain data")
         case ["partial_path", "init_args"]:
-            return partial(found(_callable(plain["partial_path"])), **made(plain["init_args"]))
+            return partial(imported(_callable(plain["partial_path"])), **construct(plain["init_args"]))
         case ["class_path", "init_args"]:
-            return _trusted(found(plain["class_path"]))(**made(plain["init_args"]))
-    return {key: made(entry) for key, entry in plain.items()}
+            return _trusted(imported(plain["class_path"]))(**construct(plain["init_args"]))
+    return {key: construct(entry) for key, entry in plain.items()}
 
 
-def found(path: str) -> Any:
+def imported(path: str) -> Any:
     """The class or function with import path `path`.
 
     Only installed packages are imported, because anybody may have written the checkpoint.

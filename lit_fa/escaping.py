@@ -70,7 +70,7 @@ def literal(text: str) -> str:
     a\|b \[c\](d) \`e\` \*f\* &lt;script> &amp;lt;
     """
     text = _ENTITY.sub("&amp;", plain(text))
-    text = re.sub(r"[\\`*\[\]|~]|(?<!\w)_|_(?!\w)", lambda found: f"\\{found.group()}", text)
+    text = re.sub(r"[\\`*\[\]|~]|(?<!\w)_|_(?!\w)", lambda match: f"\\{match.group()}", text)
     return _TAG.sub("&lt;", text)
 
 

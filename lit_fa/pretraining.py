@@ -66,8 +66,8 @@ def pretrained(config: dict[str, Any]) -> Path:
 def code_of(config: dict[str, Any]) -> str:
     """12 hex digits for the code that trains a config: ours, and the files of classes in it that are not ours."""
     others = {path.rpartition(".")[0] for path in class_paths(config) if path.partition(".")[0] not in (*OURS, "torch")}
-    found = [sources(), *(f"{module} {source_of(module)}" for module in sorted(others) if module)]
-    return hashlib.sha256("\n".join(found).encode()).hexdigest()[:12]
+    parts = [sources(), *(f"{module} {source_of(module)}" for module in sorted(others) if module)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
 def origin_of(weights: Path) -> dict[str, Any]:

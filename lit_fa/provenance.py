@@ -191,10 +191,10 @@ def outside(config: Any) -> dict[str, str]:
 
 def _origin(path: str) -> str:
     module, _, name = path.rpartition(".")
-    found = getattr(sys.modules.get(module), name, None)
-    home = sys.modules.get(getattr(found, "__module__", None) or module)
+    value = getattr(sys.modules.get(module), name, None)
+    home = sys.modules.get(getattr(value, "__module__", None) or module)
     file = getattr(home, "__file__", None)
-    if found is None or home is None:
+    if value is None or home is None:
         return ""
     top = home.__name__.partition(".")[0]
     if top in sys.stdlib_module_names:
@@ -209,13 +209,13 @@ def source_of(module: str) -> str:
     top, *inner = module.split(".")
     loaded = getattr(sys.modules.get(module), "__file__", None)
     try:
-        found = importlib.util.find_spec(top)
+        spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
-        found = None
-    folders = list(found.submodule_search_locations or []) if found else []
+        spec = None
+    folders = list(spec.submodule_search_locations or []) if spec else []
     places = [Path(folder, *inner) for folder in folders]
     files = [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
-    files = [*([Path(loaded)] if loaded else []), *files, *([Path(found.origin)] if found and found.origin else [])]
+    files = [*([Path(loaded)] if loaded else []), *files, *([Path(spec.origin)] if spec and spec.origin else [])]
     file = next((file for file in files if file.is_file()), None)
     return f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:12]}" if file else ""
 

@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from functools import cache
+from typing import Any
 
 os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
@@ -50,26 +51,31 @@ def train(message: Message, context: Context) -> Message:
     """One local epoch."""
     x, y, parts = data()
     net, part = network(), torch.from_numpy(parts[int(context.node_config["partition-id"])])
-    net.load_state_dict(message.content["arrays"].to_torch_state_dict())
-    params = list(net.parameters())
+    net.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
+    params: list[torch.Tensor] = list(net.parameters())
     for places in part[torch.randperm(len(part))].split(10):
         grads = torch.autograd.grad(F.cross_entropy(net(x[places]), y[places]), params)
         with torch.no_grad():
             torch._foreach_add_(params, grads, alpha=-0.1)
-    content = {"arrays": ArrayRecord(net.state_dict()), "metrics": MetricRecord({"num-examples": len(part)})}
-    return Message(content=RecordDict(content), reply_to=message)
+    metrics = MetricRecord({"num-examples": len(part)})
+    return Message(content=RecordDict({"arrays": ArrayRecord(net.state_dict()), "metrics": metrics}), reply_to=message)
 
 
 @server.main()
 def serve(grid: Grid, context: Context) -> None:
     """FedAvg; the clock is read when the global model would be evaluated."""
     times = [time.perf_counter()]
+
+    def read_clock(number: int, arrays: ArrayRecord) -> MetricRecord:
+        times.append(time.perf_counter())
+        return MetricRecord({})
+
     strategy = FedAvg(fraction_train=0.1, min_train_nodes=10, fraction_evaluate=0.0, min_available_nodes=100)
     strategy.start(
         grid=grid,
         initial_arrays=ArrayRecord(network().state_dict()),
         num_rounds=int(os.environ["PEER_ROUNDS"]) + 1,
-        evaluate_fn=lambda number, arrays: times.append(time.perf_counter()) or MetricRecord({}),
+        evaluate_fn=read_clock,
     )
     spent = [b - a for a, b in itertools.pairwise(times)][2:]  # without the start and the first round
     print(json.dumps({"seconds": statistics.median(spent)}), flush=True)
@@ -80,7 +86,10 @@ if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(__file__))
     import flower_round  # importable by name, or every message would carry a pickle of this file
 
-    resources = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": {"num_cpus": int(sys.argv[3])}}
+    resources: dict[str, Any] = {
+        "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+        "init_args": {"num_cpus": int(sys.argv[3])},
+    }
     run_simulation(
         server_app=flower_round.server, client_app=flower_round.client, num_supernodes=100, backend_config=resources
     )

@@ -10,6 +10,7 @@ import json
 import statistics
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,29 +30,32 @@ from torch import nn
 class Net(nn.Module):
     """784-200-200-10."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         """As in the benchmark."""
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(784, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU(), nn.Linear(200, 10))
 
-    def loss(self, x, y, eval=False):
+    def loss(self, x: torch.Tensor, y: torch.Tensor, eval: bool = False) -> torch.Tensor:
         """Mean cross-entropy."""
         return F.cross_entropy(self.layers(x), y)
 
     @torch.no_grad()
-    def metrics(self, x, y, eval=True):
+    def metrics(self, x: torch.Tensor, y: torch.Tensor, eval: bool = True) -> dict[str, Any]:
         """Metrics, which pfl requires."""
         return {"loss": Weighted(self.loss(x, y).item() * len(y), len(y))}
 
 
-class Clock(TrainingProcessCallback):
+class Clock(TrainingProcessCallback):  # type: ignore[misc]  # pfl has an environment of its own
     """Wall seconds between rounds."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         """Start before the first."""
-        self.last, self.times = time.perf_counter(), []
+        self.last = time.perf_counter()
+        self.times: list[float] = []
 
-    def after_central_iteration(self, aggregate_metrics, model, *, central_iteration):
+    def after_central_iteration(
+        self, aggregate_metrics: Any, model: Any, *, central_iteration: int
+    ) -> tuple[bool, Any]:
         """Read the clock."""
         now = time.perf_counter()
         self.times.append(now - self.last)

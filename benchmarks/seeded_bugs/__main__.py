@@ -15,6 +15,7 @@ import hashlib
 import json
 import random
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,10 @@ def equivalents() -> dict[tuple[str, str, str], str]:
 
 def digest(tree: Path) -> str:
     """Of all tests: what survived the old ones may not survive the new."""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for path in sorted((tree / "tests").rglob("*.py")):
-        found.update(path.read_bytes())
-    return found.hexdigest()[:16]
+        hashed.update(path.read_bytes())
+    return hashed.hexdigest()[:16]
 
 
 class Trials:
@@ -92,13 +93,13 @@ class Trials:
 
     def is_to_blame(self, bug: Bug, test: str) -> bool:
         """Whether a test passes without the bug and fails with it; a file that cannot be imported counts as a test."""
-        alone = {"names": [test], "seconds": HANGS_AFTER["test"], "collecting": "::" not in test}
+        alone = partial(self.failure, names=[test], seconds=HANGS_AFTER["test"], collecting="::" not in test)
         if test not in self.passes:
-            self.passes[test] = self.failure(bug.file, None, **alone) is None
-        return self.passes[test] and self.failure(bug.file, bug, **alone) is not None
+            self.passes[test] = alone(bug.file, None) is None
+        return self.passes[test] and alone(bug.file, bug) is not None
 
     def failure(
-        self, file: str, bug: Bug | None, names: list[str], seconds: int, **options: object
+        self, file: str, bug: Bug | None, names: list[str], seconds: int, **options: Any
     ) -> dict[str, Any] | None:
         """The first failure of tests that reach `file`, with a bug in it or as it is."""
         path, reaching = self.copy / file, frozenset(map(module, self.imports.distances(file)))
@@ -118,18 +119,18 @@ def module(file: str) -> str:
     return file.removesuffix(".py").replace("/", ".")
 
 
-def shown(found: list[tuple[Bug, dict[str, Any]]]) -> None:
+def shown(results: list[tuple[Bug, dict[str, Any]]]) -> None:
     """The table, and the share."""
     table = Table("place", "kind", "line, and what became of it", "fate")
-    for bug, result in found:
+    for bug, result in results:
         by = result.get("test") or result.get("because") or ", ".join(result.get("stages", []))
         row = (f"{bug.file}:{bug.line}", bug.kind, f"{bug.was}\n{bug.becomes}", f"{result['fate']}\n{by}")
         table.add_row(*map(escape, row))
     console = Console()
     console.print(table)
-    seen = [result["fate"] for _, result in found if result["fate"] != "equivalent"]
-    console.print(f"{seen.count('caught')} of {len(seen)} caught, {len(found) - len(seen)} more change nothing")
-    for bug, result in found:
+    seen = [result["fate"] for _, result in results if result["fate"] != "equivalent"]
+    console.print(f"{seen.count('caught')} of {len(seen)} caught, {len(results) - len(seen)} more change nothing")
+    for bug, result in results:
         if result["fate"] == "survived":
             console.print(f"survived: {bug.file}:{bug.line}: {bug.was}  ->  {bug.becomes}", markup=False)
 
@@ -148,33 +149,33 @@ def main(words: list[str] | None = None) -> int:
         for bug in chosen:
             print(f"{bug.file}:{bug.line} {bug.kind}\n    {bug.was}\n    {bug.becomes}")
         return 0
-    kept = json.loads(options.json.read_text(encoding="utf-8")) if options.json and options.json.exists() else {}
-    results = run(chosen, kept, options)
+    earlier = json.loads(options.json.read_text(encoding="utf-8")) if options.json and options.json.exists() else {}
+    results = run(chosen, earlier, options)
     shown(results)
     seen = [result["fate"] for _, result in results if result["fate"] != "equivalent"]
     return int(seen.count("caught") < 0.9 * len(seen))
 
 
-def run(chosen: list[Bug], kept: dict[str, Any], options: argparse.Namespace) -> list[tuple[Bug, dict[str, Any]]]:
-    """Bug and fate of all; `kept` is what earlier runs found, and is added to."""
-    known, now, found = equivalents(), [digest(TREE), *options.stages], []
+def run(chosen: list[Bug], earlier: dict[str, Any], options: argparse.Namespace) -> list[tuple[Bug, dict[str, Any]]]:
+    """Bug and fate of all; `earlier` has the results of earlier runs; new ones are added to it."""
+    known, now, results = equivalents(), [digest(TREE), *options.stages], []
     running.warm_up()
     with tempfile.TemporaryDirectory(prefix="seeded-bugs-") as folder:
         trials = Trials(running.copied(TREE, Path(folder) / "tree"), Imports(TREE), options.stages)
         for number, bug in enumerate(chosen, start=1):
             key = f"{bug.id} {bug.was}"
-            before = kept.get(key, {})
+            before = earlier.get(key, {})
             if reason := known.get((bug.file, bug.was, bug.becomes)):
                 result = {"fate": "equivalent", "because": reason}
             elif before.get("fate") == "caught" or before.get("tried") == now:
                 result = before
             else:
                 result = trials.tried(bug) | {"tried": now}
-                kept[key] = result | {"file": bug.file, "line": bug.line, "was": bug.was, "becomes": bug.becomes}
-                keep(kept, options.json)
-            found.append((bug, result))
+                earlier[key] = result | {"file": bug.file, "line": bug.line, "was": bug.was, "becomes": bug.becomes}
+                keep(earlier, options.json)
+            results.append((bug, result))
             print(f"{number}: {bug.file}:{bug.line} {bug.kind}: {result['fate']} {result.get('test', '')}", flush=True)
-    return found
+    return results
 
 
 def keep(results: dict[str, Any], path: Path | None) -> None:

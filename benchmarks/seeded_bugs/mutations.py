@@ -53,14 +53,14 @@ class Bug:
 def bugs(tree: Path, file: str) -> list[Bug]:
     """All bugs of one file, in its order; not every one leaves valid Python."""
     source = (tree / file).read_bytes()
-    found = {}
+    by_id: dict[str, Bug] = {}
     for kind, start, end, after in Seeder(source).all():
         with_bug = source[:start] + after.encode() + source[end:]
         line = source.count(b"\n", 0, start)
         was, becomes = (text.splitlines()[line].decode().strip() for text in (source, with_bug))
         bug = Bug(file, kind, start, end, after, line + 1, was, becomes)
-        found.setdefault(bug.id, bug)
-    return sorted(found.values(), key=lambda bug: (bug.start, bug.end, bug.after))
+        by_id.setdefault(bug.id, bug)
+    return sorted(by_id.values(), key=lambda bug: (bug.start, bug.end, bug.after))
 
 
 def apply(bug: Bug, source: bytes) -> bytes:
@@ -139,12 +139,10 @@ class Seeder:
 
     def indices(self, node: ast.AST) -> Iterator[tuple[str, int, int, str]]:
         """An index or an axis that is off by one; two letters of einsum's result that change places."""
-        for place in axes(node):
-            negative = isinstance(place, ast.UnaryOp)
-            value = -place.operand.value if negative else place.value
+        for place, value in axes(node):
             yield ("index", *self.span(place), str(value - 1 if value > 0 else value + 1))
         if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "einsum" and text(node.args[0]):
-            terms, _, result = node.args[0].value.partition("->")
+            terms, _, result = str(ast.literal_eval(node.args[0])).partition("->")
             result = result.strip()
             if len(result) > 1 and result.isalpha():
                 swapped = f'"{terms}->{result[1]}{result[0]}{result[2:]}"'
@@ -155,14 +153,19 @@ class Seeder:
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub) and not textual(node):
             yield ("term", *self.span(node), f"({self.text(node.left)})")
         if isinstance(node, ast.BoolOp):
-            for kept in (node.values[:-1], node.values[1:]):
-                joined = (" and " if isinstance(node.op, ast.And) else " or ").join(f"({self.text(v)})" for v in kept)
+            for operands in (node.values[:-1], node.values[1:]):
+                joined = (" and " if isinstance(node.op, ast.And) else " or ").join(
+                    f"({self.text(v)})" for v in operands
+                )
                 yield ("term", *self.span(node), f"({joined})")
         if isinstance(node, ast.AugAssign):
             yield ("term", *self.span(node), "pass")
 
-    def operator(self, kind: str, node: ast.AST, after: str) -> Iterator[tuple[str, int, int, str]]:
+    def operator(
+        self, kind: str, node: ast.BinOp | ast.AugAssign | ast.Compare, after: str
+    ) -> Iterator[tuple[str, int, int, str]]:
         """The operator between two operands; besides it there are only brackets and spaces."""
+        left: ast.expr
         if isinstance(node, ast.Compare):
             left, symbol, right = node.left, SYMBOLS[type(node.ops[0])], node.comparators[0]
         elif isinstance(node, ast.AugAssign):
@@ -175,14 +178,16 @@ class Seeder:
             at = start + len(between.partition(symbol)[0].encode())
             yield (kind, at, at + len(symbol), after)
 
-    def span(self, node: ast.AST) -> tuple[int, int]:
+    def span(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
         """First byte and end; brackets around an expression are no part of it."""
+        assert node.end_lineno is not None  # of parsed code
+        assert node.end_col_offset is not None
         return (
             self.starts[node.lineno - 1] + node.col_offset,
             self.starts[node.end_lineno - 1] + node.end_col_offset,
         )
 
-    def text(self, node: ast.AST) -> str:
+    def text(self, node: ast.expr) -> str:
         """The source of a node, in brackets where it would not hold together."""
         start, end = self.span(node)
         words = self.source[start:end].decode()
@@ -204,22 +209,23 @@ def computed(node: ast.AST) -> Iterator[ast.AST]:
                     yield from computed(inner)
 
 
-def axes(node: ast.AST) -> Iterator[ast.AST]:
-    """Whole numbers that say where."""
-    found = []
+def axes(node: ast.AST) -> Iterator[tuple[ast.expr, int]]:
+    """Whole numbers that are an index or an axis, with their values."""
+    places: list[ast.expr | None] = []
     if isinstance(node, ast.Subscript):
         parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-        found += [
+        places += [
             bound for part in parts for bound in ([part.lower, part.upper] if isinstance(part, ast.Slice) else [part])
         ]
     if isinstance(node, ast.Call):
-        found += [keyword.value for keyword in node.keywords if keyword.arg in AXES]
+        places += [keyword.value for keyword in node.keywords if keyword.arg in AXES]
         if getattr(node.func, "attr", "") in WITH_AN_AXIS:
-            found += node.args
-    for place in found:
-        inner = place.operand if isinstance(place, ast.UnaryOp) and isinstance(place.op, ast.USub) else place
-        if number(inner) and isinstance(inner.value, int):
-            yield place
+            places += node.args
+    for place in places:
+        negative = isinstance(place, ast.UnaryOp) and isinstance(place.op, ast.USub)
+        inner = place.operand if isinstance(place, ast.UnaryOp) and negative else place
+        if place and isinstance(inner, ast.Constant) and isinstance(inner.value, int) and number(inner):
+            yield place, -inner.value if negative else inner.value
 
 
 def number(node: ast.AST) -> bool:

@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import itertools
 import json
 import os
 import resource
@@ -105,9 +106,9 @@ class Observer:
         if rule not in self.rules:
             from tests.cases import RULES  # the copy's, with the bug
 
-            made = RULES[rule][0]() if rule in RULES else None
-            modules = {type(made).__module__, type(getattr(made, "source", None)).__module__}
-            self.rules[rule] = made is None or bool(modules & self.run.reaching)
+            instance = RULES[rule][0]() if rule in RULES else None
+            modules = {type(instance).__module__, type(getattr(instance, "source", None)).__module__}
+            self.rules[rule] = instance is None or bool(modules & self.run.reaching)
         return self.rules[rule]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -123,8 +124,8 @@ class Observer:
     def write(self, test: str, crash: object) -> None:
         """Once."""
         if not self.out.exists():
-            said = (getattr(crash, "message", "") or "").splitlines()
-            self.out.write_text(json.dumps({"test": test, "said": said[0][:200] if said else ""}), encoding="utf-8")
+            lines = (getattr(crash, "message", "") or "").splitlines()
+            self.out.write_text(json.dumps({"test": test, "said": lines[0][:200] if lines else ""}), encoding="utf-8")
 
 
 def first_failure(folder: Path, run: Run) -> tuple[dict[str, Any] | None, float]:
@@ -146,9 +147,9 @@ def first_failure(folder: Path, run: Run) -> tuple[dict[str, Any] | None, float]
     code = os.waitstatus_to_exitcode(status)
     if code in (0, 5):  # all passed; nothing collected
         return None, spent
-    said = "hangs" if code in (-signal.SIGXCPU, -signal.SIGKILL) else f"ends with {code}"
+    reason = "hangs" if code in (-signal.SIGXCPU, -signal.SIGKILL) else f"ends with {code}"
     test = started.read_text(encoding="utf-8") if started.exists() else run.names[0]
-    return {"test": test, "said": said}, spent
+    return {"test": test, "said": reason}, spent
 
 
 def _run(folder: Path, run: Run, observer: Observer) -> None:
@@ -173,11 +174,10 @@ def _run(folder: Path, run: Run, observer: Observer) -> None:
         os._exit(code)
 
 
+_STAMPS = itertools.count()
+
+
 def stamp(path: Path, content: bytes) -> None:
-    """Write a source file with a date that no earlier content had, so that no stale byte code is taken for its own."""
+    """Write a source file with a date that no earlier content had, so that its byte code is compiled again."""
     path.write_bytes(content)
-    os.utime(path, times=(now := time.time() - 10**8 + stamp.number, now))
-    stamp.number += 1
-
-
-stamp.number = 0
+    os.utime(path, times=(now := time.time() - 10**8 + next(_STAMPS), now))

@@ -15,19 +15,19 @@ class Imports:
     def __init__(self, tree: Path):
         """Reads all files once."""
         self.tree = tree
-        found = [path for package in PACKAGES for path in sorted((tree / package).rglob("*.py"))]
-        self.trees = {str(path.relative_to(tree)): ast.parse(path.read_bytes()) for path in found}
+        files = [path for package in PACKAGES for path in sorted((tree / package).rglob("*.py"))]
+        self.trees = {str(path.relative_to(tree)): ast.parse(path.read_bytes()) for path in files}
 
     @cache  # noqa: B019
     def of(self, file: str) -> frozenset[str]:
         """The files that `file` imports from."""
-        made = set()
+        imported = set()
         for node in ast.walk(self.trees[file]):
             if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                made |= {self.origin(node.module, alias.name) for alias in node.names}
+                imported |= {self.origin(node.module, alias.name) for alias in node.names}
             if isinstance(node, ast.Import):
-                made |= {self.file(alias.name) for alias in node.names}
-        return frozenset(made - {"", file})
+                imported |= {self.file(alias.name) for alias in node.names}
+        return frozenset(imported - {"", file})
 
     def origin(self, module: str, name: str) -> str:
         """The file in which `name` of `module` is written, "" outside of the tree."""
@@ -52,14 +52,14 @@ class Imports:
         for file in self.trees:
             for imported in self.of(file):
                 users.setdefault(imported, set()).add(file)
-        found, waiting = {target: 0}, deque([target])
+        distances, waiting = {target: 0}, deque([target])
         while waiting:
             file = waiting.popleft()
             for user in sorted(users.get(file, ())):
-                if user not in found:
-                    found[user] = found[file] + 1
+                if user not in distances:
+                    distances[user] = distances[file] + 1
                     waiting.append(user)
-        return found
+        return distances
 
 
 def stages(imports: Imports, file: str) -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ import torch
 
 from lit_fa.checkpoints import files as checkpoint_files
 from lit_fa.checkpoints.entries import wrong_entry
-from lit_fa.described import found, made
+from lit_fa.described import construct, imported
 from lit_fa.errors import UserError
 
 if TYPE_CHECKING:  # importing the modules takes seconds
@@ -42,7 +42,7 @@ def load(path: str | Path, **given: object) -> "EvaluatedClassifier":
     """
     file = newest_checkpoint(Path(path))
     checkpoint = read_checkpoint(file)
-    kind = found(_constructor(checkpoint, file)["class_path"])
+    kind = imported(_constructor(checkpoint, file)["class_path"])
     return kind.load_from_checkpoint(file, map_location="cpu", **given).eval()
 
 
@@ -86,7 +86,7 @@ def arguments(checkpoint: Mapping[str, Any], path: str | Path, given: Mapping[st
         if name in given:
             continue
         try:
-            args[name] = made(value)
+            args[name] = construct(value)
         except UserError as error:
             if name in LATER:
                 args[name] = forgotten

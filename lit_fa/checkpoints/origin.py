@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lit_fa.described import described, found, path_of
+from lit_fa.described import described, imported, path_of
 from lit_fa.errors import UserError
 
 FREE = ("weights", "pretrained", "metrics", "compile", "executor", "lanes", "validate_every", "stream", "rule.backend")
@@ -119,7 +119,7 @@ def _completed(plain: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, A
     """The options of a class with the defaults of this run's class; the checkpoint's class is not imported."""
     given = {key: value for key, value in (plain.get("init_args") or {}).items()}
     try:
-        parameters = inspect.signature(found(here.get("class_path") or here["partial_path"])).parameters.values()
+        parameters = inspect.signature(imported(here.get("class_path") or here["partial_path"])).parameters.values()
     except (UserError, KeyError, TypeError, ValueError):
         return given
     defaults = {p.name: described(p.default) for p in parameters if p.default is not p.empty}

@@ -65,12 +65,12 @@ def give_up(path: Path, reason: str) -> None:
 
 
 def _content(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
-    found = read(path, weights_only=weights_only, mmap=True)
-    if not isinstance(found, Mapping) or not {"state_dict", "pytorch-lightning_version"} <= found.keys():
+    content = read(path, weights_only=weights_only, mmap=True)
+    if not isinstance(content, Mapping) or not {"state_dict", "pytorch-lightning_version"} <= content.keys():
         raise UnreadableError(path, "no checkpoint of lit-fa fit (no state_dict in it)")
-    if name := wrong_entry(found):
+    if name := wrong_entry(content):
         raise UnreadableError(path, f"no checkpoint of lit-fa fit ({name} is of another kind)")
-    return dict(found)
+    return dict(content)
 
 
 def check_word(word: str, trainer: L.Trainer) -> None:

@@ -63,15 +63,15 @@ def _on_this_machine(config: dict[str, Any], json_file: str | None, argv: list[s
         written(app, config)
         try:
             started.submit(app)
-            found = started.wait(config["allow-failures"])
+            report = started.wait(config["allow-failures"])
         except KeyboardInterrupt as stopped:
             raise Stopped(exit_code(stopped) - 128, _going_on(argv, started.checkpoint)) from None
-    if "error" in found:
-        raise UserError(found["error"]) if found["user_error"] else RuntimeError(found["error"])
-    for name, value in sorted(found["metrics"].items()):
+    if "error" in report:
+        raise UserError(report["error"]) if report["user_error"] else RuntimeError(report["error"])
+    for name, value in sorted(report["metrics"].items()):
         print(f"{name}: {value:.6g}")
     if json_file:
-        write_json(Path(json_file), found["metrics"])
+        write_json(Path(json_file), report["metrics"])
 
 
 def _going_on(argv: list[str], checkpoint: str) -> str:

@@ -49,15 +49,15 @@ def main(argv: Sequence[str]) -> int:
     for problem in problems:
         output.print(f"skipped {problem}", markup=False, highlight=False, soft_wrap=True)
     runs = select(wide(records), arguments.where, arguments.sort, arguments.metric)
-    kept = [records[i] for i in runs.index]
-    known = {name for record in kept for name in final_metrics(record)}
+    selected = [records[i] for i in runs.index]
+    known = {name for record in selected for name in final_metrics(record)}
     if arguments.compare:
-        output.print(_side_by_side(runs, kept, arguments.metric or sorted(known)))
+        output.print(_side_by_side(runs, selected, arguments.metric or sorted(known)))
     else:
         output.print(_list(runs, arguments.metric or [name for name in METRICS if name in known][:1]))
     output.print(f"{len(runs)} runs", highlight=False)
     if arguments.json:
-        entries = [{"path": str(r.path), **fields(r), "metrics": final_metrics(r)} for r in kept]
+        entries = [{"path": str(r.path), **fields(r), "metrics": final_metrics(r)} for r in selected]
         write_text(arguments.json, json.dumps(entries, indent=1) + "\n", "--json")
     return 0
 

@@ -106,10 +106,10 @@ def _further(tables: Sequence[Table], arguments: argparse.Namespace, output: Con
             continue
         runs = expand(table, replace(scale, seeds=tuple(seeds)), only=read_only(arguments.only))
         runs = [run for run in runs if run.seed in wanted.get(run.cell.id, ())]
-        found, _ = missing_jobs(table, runs, where, tree, arguments.logger)
-        jobs += found
-        if found:
-            say(output, f"{table.name}: {len(found)} further runs: {estimate(collected, runs).text}")
+        further, _ = missing_jobs(table, runs, where, tree, arguments.logger)
+        jobs += further
+        if further:
+            say(output, f"{table.name}: {len(further)} further runs: {estimate(collected, runs).text}")
         for row in rows:
             if row.kind is Kind.UNDECIDED:
                 say(output, f"{table.name}: {_label(row)}: undecided with {row.summary.n} seeds{_needed(row)}")

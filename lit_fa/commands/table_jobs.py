@@ -117,13 +117,13 @@ def missing_jobs(
 
 def _dirty(table: Table, runs: Sequence[Run], where: OutputPaths) -> dict[str, list[Record]]:
     """The records of these runs that uncommitted code has written, by file name."""
-    known, found = {run.file_name: run for run in runs}, dict[str, list[Record]]()
+    known, by_file = {run.file_name: run for run in runs}, dict[str, list[Record]]()
     label = where.results.name
     for path in dirty_records(table, label, where.scratch):
         if path.name in known and path.parent not in (where.results, where.target):
             record, _ = read_record(path, known[path.name])
-            found.setdefault(path.name, []).extend([record] if record else [])
-    return found
+            by_file.setdefault(path.name, []).extend([record] if record else [])
+    return by_file
 
 
 def with_logs(jobs: Sequence[J], output: Console) -> list[J]:

@@ -193,9 +193,9 @@ class LitFACLI(LightningCLI):
 
         It would write to `checkpoints` in the current folder, which all runs of a table would share.
         """
-        kept, named = callbacks_of(self.trainer), self._named_callbacks()
+        present, named = callbacks_of(self.trainer), self._named_callbacks()
         if not self.trainer.loggers:
-            kept[:] = [c for c in kept if type(c) is not ModelCheckpoint or "ModelCheckpoint" in named]
+            present[:] = [c for c in present if type(c) is not ModelCheckpoint or "ModelCheckpoint" in named]
 
     def before_test(self) -> None:
         """Refuse unsupported options before any rank starts; give loggers and records the run's id and config."""

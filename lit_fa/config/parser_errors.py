@@ -102,7 +102,7 @@ def _readable(text: str) -> str:
     shown = [
         line for line in sentences if line not in types and (len(sentences) == 1 or not line.startswith(_NO_SUBCLASS))
     ]
-    given = [found for line in lines if (found := line.partition("Given value: ")[2])]
+    given = [value for line in lines if (value := line.partition("Given value: ")[2])]
     given += _GOT.findall(text)
     value = next((v for v in given if len(v) < 60 and not _INTERNAL.search(v)), "")
     shown = [_GOT.sub("", line) for line in shown] or [_expected(types, key)]

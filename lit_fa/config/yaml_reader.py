@@ -61,7 +61,9 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML with the rules of the table above."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}
-    yaml_constructors = {tag: made for tag, made in yaml.SafeLoader.yaml_constructors.items() if tag not in _UNUSED}
+    yaml_constructors = {
+        tag: constructor for tag, constructor in yaml.SafeLoader.yaml_constructors.items() if tag not in _UNUSED
+    }
 
     def __init__(self, stream: str):
         """Start at the top level."""

@@ -16,7 +16,7 @@ from torchmetrics import Metric
 from lit_fa.checkpoints.lightning_io import use_whole_files
 from lit_fa.checkpoints.loading import arguments, fill, read_checkpoint
 from lit_fa.checkpoints.origin import check_origin, data_facts
-from lit_fa.described import Described, found
+from lit_fa.described import Described, imported
 from lit_fa.errors import UserError
 from lit_fa.lightning_privates import epoch_is_ending, setting, trainer_of, values_to_log
 from lit_fa.modules.inputs import check_inputs, check_smallest_batch
@@ -156,7 +156,7 @@ class EvaluatedClassifier(Described, L.LightningModule):
         """
         checkpoint = read_checkpoint(checkpoint_path, map_location, weights_only)
         path = (checkpoint.get("constructor") or {}).get("class_path")
-        kind = cls if path is None else found(path)
+        kind = cls if path is None else imported(path)
         if not issubclass(kind, cls):
             raise UserError(f"{checkpoint_path} is of a {kind.__name__}: load it with {kind.__name__} or lit_fa.load")
         with isolate_rng(include_cuda=torch.cuda.is_available()):

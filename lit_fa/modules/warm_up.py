@@ -105,10 +105,10 @@ class HeadProbe:
 
         if not self.keep:
             return through_the_body
-        kept = [
+        stored = [
             (features.clone(), targets.clone()) for features, targets in through_the_body(0)
         ]  # the loader may reuse their memory
-        return lambda epoch: (kept[i] for i in (torch.randperm(len(kept)) if epoch else range(len(kept))))
+        return lambda epoch: (stored[i] for i in (torch.randperm(len(stored)) if epoch else range(len(stored))))
 
 
 def head_of(learner: Learner, inputs: Tensor) -> str:

@@ -30,7 +30,7 @@ def print_aggregates(
     Raises:
         UserError: an unknown row, or no column that all rows have run.
     """
-    found = aggregate(collected, reference, rows)
+    aggregates = aggregate(collected, reference, rows)
     view = ConsoleTable(
         "row",
         f"interquartile mean, {headline(collected.table.metric)}",
@@ -40,11 +40,11 @@ def print_aggregates(
         title=shown(f"{collected.table.paper.key} · {collected.table.name} · {collected.scale.label} scale"),
         caption="brackets: 95 %, stratified bootstrap over runs",
     )
-    for one in found:
+    for one in aggregates:
         view.add_row(shown(one.row), _text(one.iqm), _text(one.better), str(len(one.runs)), str(sum(one.runs.values())))
     output.print(view)
     if json_file:
-        write_text(json_file, json.dumps([_entry(collected, one) for one in found], indent=1) + "\n", "--json")
+        write_text(json_file, json.dumps([_entry(collected, one) for one in aggregates], indent=1) + "\n", "--json")
 
 
 def _text(estimate: Estimate | None) -> str:

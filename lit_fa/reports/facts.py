@@ -98,10 +98,10 @@ def _protocol(table: Table, scale: Scale) -> list[tuple[str, str]]:
         return []
     stopping, by = table.stopping, table.monitored["monitor"]
     share = " of the" if stopping.held_out < 1 else ""
-    held = f"{stopping.held_out:g}{share} training samples held out, unless a config holds out its own number"
-    held = held if stopping.held_out else "the data set's own validation samples"
+    held_out = f"{stopping.held_out:g}{share} training samples held out, unless a config holds out its own number"
+    held_out = held_out if stopping.held_out else "the data set's own validation samples"
     text = f"early stopping after {stopping.patience:g} validations without a better {by}"
-    return [("protocol", f"{scale.protocol}: {text}; {held}")]
+    return [("protocol", f"{scale.protocol}: {text}; {held_out}")]
 
 
 def _further(collected: Collected) -> str:

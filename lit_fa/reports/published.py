@@ -35,26 +35,26 @@ def print_published(
     """
     if card:
         check_card(card, [BLOCK])
-    found = [counted for counted in map(settled, tables) if counted.declared]
+    counts = [counted for counted in map(settled, tables) if counted.declared]
     view = ConsoleTable("table", "published", *State)
-    for counted in found:
+    for counted in counts:
         view.add_row(shown(str(counted.table.path)), str(counted.declared), *_numbers(counted.counts))
-    view.add_row("all", str(_total(found).total()), *_numbers(_total(found)), style="bold")
+    view.add_row("all", str(_total(counts).total()), *_numbers(_total(counts)), style="bold")
     output.print(view)
     if json_file:
-        write_text(json_file, json.dumps([_entry(counted) for counted in found], indent=1) + "\n", "--json")
+        write_text(json_file, json.dumps([_entry(counted) for counted in counts], indent=1) + "\n", "--json")
     if card:
-        write_block(card, BLOCK, published_block(found, card))
+        write_block(card, BLOCK, published_block(counts, card))
 
 
-def published_block(found: Sequence[Settled], card: Path) -> str:
+def published_block(counts: Sequence[Settled], card: Path) -> str:
     """The counts as Markdown; links are relative to the card."""
-    total = _total(found)
+    total = _total(counts)
     sentence = ", ".join(f"{total[state]} {state}" for state in State)
     lines = [f"**{total.total()} published numbers are declared: {sentence}.**", ""]
     lines += ["<details><summary>by table</summary>", ""]
     lines += ["| table | published | " + " | ".join(State) + " |", "| --- " * (len(State) + 2) + "|"]
-    for counted in found:
+    for counted in counts:
         path = counted.table.path
         link = quote(Path(relpath(path.parent / "README.md", card.parent)).as_posix())
         cells = (str(counted.declared), *_numbers(counted.counts))
@@ -62,8 +62,8 @@ def published_block(found: Sequence[Settled], card: Path) -> str:
     return "\n".join([*lines, "", "</details>"])
 
 
-def _total(found: Sequence[Settled]) -> Counter[State]:
-    return sum((counted.counts for counted in found), Counter())
+def _total(counts: Sequence[Settled]) -> Counter[State]:
+    return sum((counted.counts for counted in counts), Counter())
 
 
 def _numbers(counts: Counter[State]) -> list[str]:

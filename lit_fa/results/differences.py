@@ -102,7 +102,7 @@ def compare_runs(record: Record, rerun: Record, spreads: dict[str, float], read:
         for name in names
         if name not in now or not _same(then[name], now[name])
     ]
-    differences += [found for name in curves if (found := _of_curve(name, record, rerun))]
+    differences += [difference for name in curves if (difference := _of_curve(name, record, rerun))]
     if record.diverged != rerun.diverged:
         differences.append(Difference(_ends(record, rerun), None, None))
     return RunComparison(

@@ -53,30 +53,30 @@ class Arm:
 def arms(collected: Collected) -> list[Arm]:
     """The arms of a tuning table, in the order of the table; none of another table."""
     word = collected.table.tuning
-    found: dict[tuple[str, str], Arm] = {}
+    by_label: dict[tuple[str, str], Arm] = {}
     for cell in collected.cells if word else ():
         name, value = arm_and_value(cell.row, word)
-        arm = found.setdefault((name, cell.column), Arm(name, cell.column, cell.metric, {}))
+        arm = by_label.setdefault((name, cell.column), Arm(name, cell.column, cell.metric, {}))
         records = collected.of(cell)
         scores = [score for record in records if (score := record.value(cell.metric)) is not None]
         arm.scores[value] = math.nan if collected.lost(cell) else summarise(scores, cell.metric).mean
         if any(record.data.get("validation_is_test") for record in records):
-            found[name, cell.column] = Arm(name, cell.column, cell.metric, arm.scores, (*arm.on_test, value))
-    return list(found.values())
+            by_label[name, cell.column] = Arm(name, cell.column, cell.metric, arm.scores, (*arm.on_test, value))
+    return list(by_label.values())
 
 
 def lines(collected: Collected) -> list[str]:
     """A line for each arm: trials, best value, and what is wrong with its tuning; none of another table."""
-    found = arms(collected)
-    usual = Counter(len(arm.scores) for arm in found).most_common(1)
-    return [_line(arm, collected.table.tuning, usual[0][0]) for arm in found]
+    all_arms = arms(collected)
+    usual = Counter(len(arm.scores) for arm in all_arms).most_common(1)
+    return [_line(arm, collected.table.tuning, usual[0][0]) for arm in all_arms]
 
 
 def problems(collected: Collected) -> list[str]:
     """What is wrong with the tuning, one line for each such arm."""
-    found = arms(collected)
-    usual = Counter(len(arm.scores) for arm in found).most_common(1)
-    named = [(arm, _problems(arm, usual[0][0])) for arm in found]
+    all_arms = arms(collected)
+    usual = Counter(len(arm.scores) for arm in all_arms).most_common(1)
+    named = [(arm, _problems(arm, usual[0][0])) for arm in all_arms]
     return [f"{_name(arm)}: {', '.join(wrong)}" for arm, wrong in named if wrong]
 
 

@@ -94,8 +94,8 @@ class Verification:
     def text(self) -> str:
         """`2026-11-28, commit 1234567: 2 of 2 records equal`."""
         counts, total = Counter(entry.outcome for entry in self.records), len(self.records)
-        said = ", ".join(f"{counts[o]} of {total} records {o}" for o in Outcome if counts[o])
-        return f"{self.date[:10]}, commit {self.commit[:7]}: {said}"
+        numbers = ", ".join(f"{counts[o]} of {total} records {o}" for o in Outcome if counts[o])
+        return f"{self.date[:10]}, commit {self.commit[:7]}: {numbers}"
 
 
 def checked(record: str, rerun: dict[str, Any], compared: RunComparison, changed: tuple[str, ...]) -> Checked:

@@ -175,7 +175,7 @@ def test_a_checkpoint_names_nothing_that_would_run(option, plain, line, tmp_path
         with pytest.raises(UserError, match="does not hold the optimiser or its schedule"):
             fitted(lit_fa.load(file), tmp_path / "again", max_epochs=1)
         with pytest.raises(UserError, match=line):
-            lit_fa.described.made(plain)
+            lit_fa.described.construct(plain)
     assert not (tmp_path / "proof").exists()
 
 
