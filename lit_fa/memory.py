@@ -1,7 +1,7 @@
-"""A size that the machine cannot hold is refused while it is built, not answered by a kill.
+"""A limit on memory, so that an object that is too large raises an error and the process is not killed.
 
-Linux hands out more memory than there is and ends the process that uses it, without a word. Within `bounded` it hands
-out no more than is free, so that torch and NumPy fail as they do for a size beyond the whole machine.
+Linux allocates more memory than there is, and kills the process that uses it without a message. Within `bounded` no
+more than the free memory is allocated, so that torch and NumPy raise their usual errors.
 """
 
 import sys
@@ -18,7 +18,7 @@ _STATUS, _MEMORY, _GROUP = Path("/proc/self/status"), Path("/proc/meminfo"), Pat
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Within, this process gets no more memory than is free as it begins; elsewhere than on Linux nothing happens."""
+    """Within the context, limit the memory of this process to what is free at its start (only on Linux)."""
     free = bytes_free() if sys.platform == "linux" else None
     used = _sizes(_STATUS).get("VmData")
     if free is None or used is None:
@@ -35,7 +35,7 @@ def bounded() -> Iterator[None]:
 
 
 def bytes_free() -> int | None:
-    """Memory that this process could get without anything being killed, that of its control group if less; or None."""
+    """Free memory in bytes, of the machine or of this process's control group; None if it is not known."""
     sizes = _sizes(_MEMORY)
     if "MemAvailable" not in sizes:
         return None
@@ -54,7 +54,7 @@ def _sizes(path: Path) -> dict[str, int]:
 
 
 def _number(path: Path) -> int | None:
-    """What a file of a control group says; None for no limit."""
+    """The number in a file of a control group; None for no limit."""
     try:
         return int(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

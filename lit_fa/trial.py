@@ -1,4 +1,4 @@
-"""One trial of a sweep: an ordinary `lit-fa fit` whose study hears the metric while it trains and may end it."""
+"""One trial of a sweep: a `lit-fa fit` that reports its metric to the study during training and may be pruned."""
 
 import sys
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from lit_fa.sweeps.journal import storage
 
 
 def fit_trial(config: dict[str, Any], record: dict[str, Any]) -> None:
-    """Train a trial and leave its record; nothing is tested, unless the sweep is for a number of the test.
+    """Train a trial and write its record; it is tested only if the metric of the sweep is a test metric.
 
     Args:
         config: of `lit_fa.sweeps.study.Trial`: words of the command line; the study, and the trial's number in it.
@@ -38,7 +38,7 @@ def fit_trial(config: dict[str, Any], record: dict[str, Any]) -> None:
         raise UserError("trainer.devices: a trial of a sweep is one process; set devices 1") from None
     finally:
         if wandb := sys.modules.get("wandb"):
-            wandb.finish()  # the next trial in this process is a run of its own
+            wandb.finish()  # the next trial in this process is another run
 
 
 def pruner(halving: Halving | None) -> optuna.pruners.BasePruner:
@@ -49,18 +49,19 @@ def pruner(halving: Halving | None) -> optuna.pruners.BasePruner:
 
 
 class ReportToStudy(Recorder):
-    """Hands every value of the sweep's metric to the study, and stops training when its pruner says so.
+    """Reports every value of the sweep's metric to the study, and stops training if its pruner decides so.
 
-    The k-th value of the metric is step k, as W&B counts. One process a trial: ranks are not told of a stop. Optuna's
-    own callback for Lightning hears validation only, ends by an exception instead of a record, and counts epochs.
+    The k-th value of the metric is step k, as in W&B. A trial is one process, because other ranks would not stop.
+    Optuna's own callback for Lightning reports only validation metrics, counts epochs, and ends by an exception, so
+    that there would be no record.
 
     Args:
         trial: in its study.
-        metric: that the sweep is for.
+        metric: of the sweep.
         parameters: of the trial, for the loggers.
     """
 
-    called = "the sweep"  # what data with validation on the test set say that chooses by `monitor`
+    called = "the sweep"  # named in the error of data that validate on the test set
 
     def __init__(self, trial: optuna.trial.Trial, metric: str, parameters: dict[str, Any]):
         """See the class."""
@@ -70,23 +71,23 @@ class ReportToStudy(Recorder):
 
     @property
     def of_test(self) -> bool:
-        """The metric is one of the test."""
+        """Whether the metric is a test metric."""
         return self.metric.startswith("test/")
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Tell the loggers what the sweep has chosen."""
+        """Log the parameters of the trial."""
         for logger in trainer.loggers:
             logger.log_hyperparams(self.parameters)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Report the metric, if a measuring callback publishes it."""
+        """Report the metric if a measuring callback publishes it."""
         known = len(self._points)
         super().log_metrics(metrics, step)
         if len(self._points) > known:
             self._report()
 
     def collect(self, trainer: L.Trainer, *, validation: bool) -> None:
-        """Take this moment's metrics; a new value of the sweep's own is when training may stop."""
+        """Add the current metrics to the curves; report a new value of the sweep's metric, and stop if pruned."""
         known = len(self._points)
         super().collect(trainer, validation=validation)
         if len(self._points) > known:
@@ -97,7 +98,7 @@ class ReportToStudy(Recorder):
             self._check_name(trainer)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """By now the metric has been logged, or never will be."""
+        """Refuse a metric that was never logged."""
         if not self.of_test and self.metric not in trainer.callback_metrics and not self._points:
             raise UserError(self._unknown([*trainer.callback_metrics]))
 
@@ -109,7 +110,7 @@ class ReportToStudy(Recorder):
         self.trial.report(self._points[-1][2], step=len(self._points))
 
     def _check_name(self, trainer: L.Trainer) -> None:
-        """Do not train to the end for a metric that validation would have logged by now."""
+        """Refuse a validation metric that the first validation does not log, without training to the end."""
         logged = [name for name in trainer.callback_metrics if name.startswith("val/")]
         if logged and self.metric.startswith("val/") and self.metric not in logged:
             raise UserError(self._unknown(logged))

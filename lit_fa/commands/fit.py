@@ -1,4 +1,4 @@
-"""`lit-fa fit|validate|test|predict`: from words to a call."""
+"""The command line of `lit-fa fit|validate|test|predict`."""
 
 import json
 import logging
@@ -57,7 +57,7 @@ def _end(stopped: KeyboardInterrupt, command: str) -> None:
 
 
 def _predicting(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """The words of `lit-fa predict` without its own options, and these; checks the output file first."""
+    """The words without the own options of `lit-fa predict`, and these options; checks the output file."""
     if argv[0] != "predict":
         return argv, {}
     options: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""`lit-fa runs`: run records of any table or folder, listed, filtered, and laid side by side."""
+"""`lit-fa runs`: lists, filters and compares run records of any table or folder."""
 
 import argparse
 import json
@@ -22,9 +22,9 @@ from lit_fa.results.records import Record
 if TYPE_CHECKING:
     import pandas as pd
 
-FOLDERS = ("paper_configs", "scratch", "lightning_logs")  # where records lie by default
+FOLDERS = ("paper_configs", "scratch", "lightning_logs")  # default folders of records
 FIELDS = ("id", "table", "row", "column", "scale", "seed", "status", "commit", "wall_time_s")
-METRICS = ("test/accuracy", "val/accuracy", "test/loss", "val/loss")  # the first that any run has is listed
+METRICS = ("test/accuracy", "val/accuracy", "test/loss", "val/loss")  # the first of these that any run has is listed
 COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,

@@ -1,7 +1,7 @@
 """`lit-fa sweep run | report | emit`: a W&B sweep file without W&B's server.
 
-Exit codes as of the tables: 0 success, 1 a trial that failed or is not finished, 2 one line that says what to mend,
-128 + its number a signal (130: Ctrl-C, 143: SIGTERM).
+Exit codes as for tables: 0 success; 1 a trial failed or is not finished; 2 an error that the user can correct; 128 +
+number of a signal (130: Ctrl-C, 143: SIGTERM).
 """
 
 import argparse
@@ -26,7 +26,7 @@ from lit_fa.sweeps.report import print_report
 from lit_fa.sweeps.study import Trial, Trials
 
 RUNNER = "lit_fa.trial:fit_trial"
-# the words that give a trial its logger
+# words of the command line that configure the logger of a trial
 LOGGERS = {
     "none": ("--trainer.logger=false",),
     "wandb": (

@@ -1,8 +1,8 @@
 """`lit-fa table list | published | aggregate | run | watch | report | emit | verify`: the tables' command line.
 
-Errors that a user can mend leave as exceptions with `user_error = True`; the outer command line prints them and exits
-with 2. Otherwise 0 is success, 1 a run that failed or is not finished, 2 a run that says how to mend it, and 128 + its
-number a signal (130: Ctrl-C, 143: SIGTERM).
+Errors that a user can correct are raised as exceptions with `user_error = True`; the outer command line prints them
+and exits with 2. Other exit codes: 0 success; 1 a run failed or is not finished; 2 the error of a run can be corrected
+by the user; 128 + number of a signal (130: Ctrl-C, 143: SIGTERM).
 """
 
 import argparse
@@ -88,7 +88,7 @@ def _carry_out(
 
 
 def _load(paths: Sequence[Path], output: Console) -> tuple[list[Table], int]:
-    """The tables, and how many of the files are broken; each of those is named and left out.
+    """The tables, and the number of files that cannot be read; these are printed and left out.
 
     Raises:
         UserError: none of them can be read.

@@ -1,9 +1,9 @@
 """`lit-fa table run --until-decided`: seeds are added while a verdict is undecided.
 
 The seeds of a table's list are run first. Then every undecided cell gets the number of seeds that its verdict asks for,
-in steps of at most twice as many, because the spread of a few seeds is a poor estimate and every look is a test. The
-further seeds are the integers that follow the list. A cell ends when it agrees, differs or cannot be decided, or when
-the budget is spent.
+at most doubling it in each step, because the spread of a few seeds is a poor estimate and every comparison is a test.
+The further seeds are the integers that follow the list. A cell is complete when it agrees, differs or cannot be
+decided, or when the budget is spent.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from lit_fa.spec.output_paths import output_paths, tree_of
 from lit_fa.spec.table import Scale, Table
 
 FEWEST = 3  # seeds from which a spread is estimated
-SCALE = "full"  # there are verdicts at no other
+SCALE = "full"  # the only scale with verdicts
 
 
 def run_until_decided(

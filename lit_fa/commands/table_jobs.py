@@ -28,10 +28,10 @@ from lit_fa.spec.validation import choice
 
 
 def all_missing(tables: Sequence[Table], arguments: argparse.Namespace, output: Console) -> tuple[list[Job], int]:
-    """The jobs of all tables, and how many tables are left out because something is wrong with them.
+    """The jobs of all tables, and the number of tables that are left out because of an error.
 
     Raises:
-        UserError: something is wrong with the only table.
+        UserError: the error of the only table.
     """
     jobs, broken = [], 0
     for table in tables:
@@ -46,7 +46,7 @@ def all_missing(tables: Sequence[Table], arguments: argparse.Namespace, output: 
 
 
 def missing(table: Table, arguments: argparse.Namespace, output: Console) -> list[Job]:
-    """The jobs of one table, after saying how many of its runs are done and what does not count."""
+    """The missing runs of one table, as jobs; prints how many are done, and which files do not count."""
     scale, tree = table.scale(arguments.scale), tree_of(table)
     where = output_paths(table, scale.label, tree, out=arguments.out, allow_dirty=arguments.allow_dirty)
     runs = _chosen(table, scale, arguments, where.results)
@@ -74,7 +74,7 @@ def missing(table: Table, arguments: argparse.Namespace, output: Console) -> lis
 
 
 def _chosen(table: Table, scale: Scale, arguments: argparse.Namespace, results: Path) -> list[Run]:
-    """The runs that the options keep; those of further seeds are among them where `results` has their records."""
+    """The runs that the options select, including runs of further seeds that have records in `results`."""
     further = further_runs(table, scale, results)
     known = (*scale.seeds, *dict.fromkeys(run.seed for run in further))
     runs = expand(table, replace(scale, seeds=known), only=read_only(arguments.only), seeds=_seeds(arguments.seeds))
@@ -95,10 +95,10 @@ def missing_jobs(
     *,
     stale: bool = False,
 ) -> tuple[list[Job], list[str]]:
-    """The runs without a record of their end, as jobs, and a line for every file that does not count.
+    """The runs without a complete record, as jobs, and a line for every file that does not count.
 
-    `logger` is the name of one that the runs get, whatever their configs say: it changes no number and no id. With
-    `stale`, runs whose records are from other code than today's are missing too.
+    `logger` is the name of a logger that replaces those of the configs; it changes no number and no id. With `stale`,
+    runs whose records are from other code are included.
     """
     jobs, problems = [], []
     earlier = _dirty(table, runs, where)
@@ -116,7 +116,7 @@ def missing_jobs(
 
 
 def _dirty(table: Table, runs: Sequence[Run], where: OutputPaths) -> dict[str, list[Record]]:
-    """The records of these runs that uncommitted code has written, by file name."""
+    """The records of these runs by uncommitted code, by file name."""
     known, by_file = {run.file_name: run for run in runs}, dict[str, list[Record]]()
     label = where.results.name
     for path in dirty_records(table, label, where.scratch):
@@ -127,7 +127,7 @@ def _dirty(table: Table, runs: Sequence[Run], where: OutputPaths) -> dict[str, l
 
 
 def with_logs(jobs: Sequence[J], output: Console) -> list[J]:
-    """The jobs with logs that can be written: beside the table, or in a temporary folder where that is read-only."""
+    """The jobs with log files beside the table, or in a temporary folder if that is read-only."""
     folders = {folder: usable_folder(folder) for folder in dict.fromkeys(job.log.parent for job in jobs)}
     for folder, used in folders.items():
         if used != folder:

@@ -1,4 +1,4 @@
-"""`lit-fa table run`: the missing runs of tables, trained."""
+"""`lit-fa table run`: trains the missing runs of tables."""
 
 import argparse
 import math
@@ -23,7 +23,7 @@ from lit_fa.spec.output_paths import output_paths, tree_of
 from lit_fa.spec.table import Table
 from lit_fa.stopping import exit_code
 
-TABLE_LOGGER = "lit_fa.loggers:log_table"  # by its path, as runners are: tables import nothing that trains
+TABLE_LOGGER = "lit_fa.loggers:log_table"  # as an import path, because tables import no training code
 _UPLOAD = "the W&B runs lie in ./wandb where they could not go to the server; upload with: wandb sync --yes"
 
 
@@ -40,14 +40,14 @@ def run_missing(
 
 
 class Training:
-    """Trains jobs, within a budget that begins now, and says how they ended.
+    """Trains jobs within a time budget, which starts now, and prints how they ended.
 
     Args:
-        tables: that the jobs are of.
+        tables: of the jobs.
         arguments: of `table run`.
-        output: where to say it.
-        runner: import path of what trains one config.
-        command: that goes on where this one was stopped.
+        output: console.
+        runner: import path of the function that trains one config.
+        command: the command that continues a stopped one.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Training:
 
     @property
     def is_spent(self) -> bool:
-        """Whether the budget is spent, so that no run begins."""
+        """Whether the budget is spent, so that no further run starts."""
         return time.monotonic() >= self.end
 
     def train(self, jobs: Sequence[Job]) -> int:
@@ -95,7 +95,7 @@ class Training:
         return _conclude(outcomes, output, self.command) or (2 if blocked else 0)
 
     def _work(self, jobs: Sequence[Job], outcomes: list[Outcome[Job]]) -> None:
-        """Runs the jobs; `outcomes` grows as they end, so that an interruption knows what was finished."""
+        """Run the jobs and append their outcomes to the list, which is then known after an interruption."""
         workers = self.arguments.jobs
         with reporter(len(jobs), self.output, [job.label for job in jobs]) as shown:
             with closing(run_jobs(self._begun(jobs), workers=workers, reporter=shown, runner=self.runner)) as running:
@@ -104,7 +104,7 @@ class Training:
                     shown.ended(outcome.job.label, outcome.done.summary)
 
     def _begun(self, jobs: Sequence[Job]) -> Iterator[Job]:
-        """The jobs that begin within the budget."""
+        """The jobs that start within the budget."""
         for job in jobs:
             if self.is_spent:
                 return
@@ -112,7 +112,7 @@ class Training:
 
 
 def would_run(jobs: Sequence[Job], output: Console) -> None:
-    """Say what would be trained."""
+    """Print what would be trained."""
     for job in jobs:
         say(output, f"would run {job.label} -> {job.record['path']}")
 
@@ -135,7 +135,7 @@ def _conclude(outcomes: Sequence[Outcome[Job]], output: Console, command: str) -
 
 
 def _log(tables: Sequence[Table], arguments: argparse.Namespace) -> None:
-    """Each table as it is now, as a run of W&B."""
+    """Log the current state of each table as a W&B run."""
     for table in tables:
         scale = table.scale(arguments.scale)
         where = output_paths(table, scale.label, tree_of(table), out=arguments.out, allow_dirty=arguments.allow_dirty)

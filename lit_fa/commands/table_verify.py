@@ -1,4 +1,4 @@
-"""`lit-fa table verify`: records drawn at random are run again by today's code, and all their numbers compared."""
+"""`lit-fa table verify`: repeats random records with the present code and compares all numbers."""
 
 import argparse
 import json
@@ -36,7 +36,7 @@ from lit_fa.stopping import exit_code
 
 @dataclass(frozen=True)
 class Drawn(Job):
-    """A record that was drawn, as the job of its rerun."""
+    """A drawn record and the job of its rerun."""
 
     table: Table
     collected: Collected
@@ -45,7 +45,7 @@ class Drawn(Job):
 
     @property
     def rerun(self) -> Record | None:
-        """The rerun by today's code, None if it has not ended."""
+        """The record of the rerun by the present code; None if it has not ended."""
         record = read_alone(Path(self.record["path"]))
         if isinstance(record, Record) and record.data.get("sources") in (None, sources()):
             return record
@@ -84,7 +84,7 @@ def verify(tables: Sequence[Table], arguments: argparse.Namespace, output: Conso
 
 
 def read_alone(path: Path) -> Record | str:
-    """The record in a file, of whichever run; or why it is none, in a few words."""
+    """The record in a file, of any run; or the reason why it is none, in a few words."""
     try:
         data = read_json(path)
     except (OSError, ValueError) as error:
@@ -96,7 +96,7 @@ def read_alone(path: Path) -> Record | str:
 
 
 def _draw(table: Table, arguments: argparse.Namespace) -> Iterator[Drawn | str]:
-    """The records of a table that are drawn, as jobs; a line for each that cannot be run, or for the table."""
+    """The drawn records of a table, as jobs; a line of text for each that cannot be run, or for the table."""
     try:
         scale, tree = table.scale(arguments.scale), tree_of(table)
         where = output_paths(table, scale.label, tree, out=arguments.out, allow_dirty=True)
@@ -135,7 +135,7 @@ def _draw(table: Table, arguments: argparse.Namespace) -> Iterator[Drawn | str]:
 
 
 def _elsewhere(table: Table, scale: str, where: OutputPaths) -> str:
-    """Where the table has records, as the end of a line."""
+    """The end of an error message: another scale with records, or how to run the table."""
     others = [name for name in table.scales if name != scale and any((where.results.parent / name).glob("*.json"))]
     return f"; give --scale {others[0]}, which has some" if others else "; run it first: lit-fa table run"
 
@@ -160,7 +160,7 @@ def _run(jobs: Sequence[Drawn], outcomes: list[Outcome[Drawn]], workers: int, ru
 def _results(
     drawn: Sequence[Drawn], outcomes: Sequence[Outcome[Drawn]], output: Console
 ) -> list[tuple[Drawn, Checked]]:
-    """The comparison of every record whose rerun has ended, or failed."""
+    """The comparison for every record whose rerun has ended or failed."""
     ended = {outcome.job.record["path"]: outcome.done for outcome in outcomes}
     results = []
     for job in drawn:
@@ -185,7 +185,7 @@ def _read_by(table: Table) -> set[str]:
 
 
 def _keep(results: Sequence[tuple[Drawn, Checked]], arguments: argparse.Namespace, output: Console) -> None:
-    """Write the outcomes beside the records, unless the code has uncommitted changes."""
+    """Write the results beside the records, unless the code has uncommitted changes."""
     dirty = [job for job, _ in results if job.record["dirty"]]
     if dirty and not arguments.allow_dirty:
         say(output, "the code has uncommitted changes: verified.json is not written; commit first or --allow-dirty")

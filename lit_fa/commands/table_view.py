@@ -1,4 +1,4 @@
-"""A table while its runs are carried out, here or in other processes: seeds done, who trains which, numbers so far."""
+"""The state of a table during its runs, in any process: finished seeds, running processes, numbers so far."""
 
 import statistics
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _LONGEST = 10**12  # seconds
 
 
 def look(tables: Sequence[Table], scale: str | None, out: Path | None) -> tuple[Group, int]:
-    """The tables as they are now, and how many runs are left."""
+    """The current state of the tables, and the number of runs that are left."""
     views: list[ConsoleTable | Text] = []
     left = 0
     for table in tables:
@@ -74,7 +74,7 @@ def _row(runs: Sequence[Run], records: dict[str, Record], at_work: dict[str, str
 
 
 def _time_left(left: int, done: Sequence[Record], workers: int) -> str:
-    """A guess from the finished runs' wall time, were all runs alike."""
+    """An estimate from the median wall time of the finished runs."""
     spent = [record.data["wall_time_s"] for record in done if isinstance(record.data.get("wall_time_s"), int | float)]
     if not left or not workers or not spent:
         return "" if not left else f"{left} runs left, {workers} at work"
