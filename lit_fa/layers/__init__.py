@@ -1,6 +1,6 @@
 """How a rule is installed in a network: feedback layers, stop-gradients at block boundaries, and the coverage check."""
 
-from lit_fa.layers.coverage import Coverage, coverage, whose
+from lit_fa.layers.coverage import Coverage, coverage, error_carrying_layers, whose
 from lit_fa.layers.exact import exact_layers
 from lit_fa.layers.factor_network import apply_svd
 from lit_fa.layers.feedback import (
@@ -10,7 +10,6 @@ from lit_fa.layers.feedback import (
     FeedbackLayer,
     FeedbackLinear,
     apply_feedback_alignment,
-    error_carrying_layers,
     extend,
     feedback_layers,
     feedback_parameters,

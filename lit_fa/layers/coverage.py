@@ -11,12 +11,13 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor, enable_grad, nn
 from torch.autograd.graph import Node
 
 from lit_fa.layers.feedback import WEIGHT_LAYERS, feedback_parameters
 from lit_fa.layers.graph import Consumers, DependsOnData, children, consumers_of, operation, shape_of, users
 from lit_fa.layers.meeting import PRODUCTS, RECURRENT, transports
+from lit_fa.layers.observing import observing, recording
 
 RECURRENT_LAYERS = (nn.RNNBase, nn.RNNCellBase)
 
@@ -63,6 +64,25 @@ def coverage(
     flow = _Flow.of(consumers, seen.nodes(), [leaf for name, leaf in reached.items() if name not in frozen])
     carries = [name for name, leaf in reached.items() if flow.transports(leaf)]
     return Coverage(sorted(carries), sorted(set(params) - set(reached)))
+
+
+def error_carrying_layers(network: nn.Module, example: Tensor) -> list[str]:
+    """Names of the linear and conv layers below which a tensor is trained, so that error passes through them.
+
+    Args:
+        network: any module.
+        example: (n, ...) inputs, whose values have no meaning.
+
+    >>> import torch
+    >>> network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> error_carrying_layers(network, torch.zeros(2, 4))  # nothing is trained below the first layer
+    ['2']
+    """
+    layers = [name for name, module in network.named_modules() if name and isinstance(module, WEIGHT_LAYERS)]
+    with observing(network), enable_grad(), recording(network, layers) as recorded:
+        network(example)
+    carrying = {call.name for call in recorded if call.inputs[0].requires_grad}
+    return [name for name in layers if name in carrying]
 
 
 @contextmanager

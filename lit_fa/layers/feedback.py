@@ -24,7 +24,6 @@ from lit_fa.functional import fused
 from lit_fa.functional.credit import Backend, cut, gradient_only
 from lit_fa.functional.feedback import named_generator
 from lit_fa.layers.factored import FactoredLayer
-from lit_fa.layers.observing import observing, recording
 from lit_fa.layers.sources import FeedbackSource
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -234,7 +233,7 @@ def apply_feedback_alignment(
     Returns:
         Name to layer.
 
-    >>> from lit_fa.layers import RandomFeedback
+    >>> from lit_fa.layers import RandomFeedback, error_carrying_layers
     >>> network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> names = error_carrying_layers(network, torch.zeros(2, 4))
     >>> apply_feedback_alignment(network, RandomFeedback(seed=1), names)["2"].feedback.weight.shape
@@ -243,24 +242,6 @@ def apply_feedback_alignment(
     seed = getattr(source, "seed", 0)
     generators = {name: named_generator(seed, name) for name in layers}
     return {n: extend(network.get_submodule(n), source, g, backend=backend) for n, g in generators.items()}
-
-
-def error_carrying_layers(network: nn.Module, example: Tensor) -> list[str]:
-    """Names of the linear and conv layers below which a tensor is trained, so that error passes through them.
-
-    Args:
-        network: any module.
-        example: (n, ...) inputs, whose values have no meaning.
-
-    >>> network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-    >>> error_carrying_layers(network, torch.zeros(2, 4))  # nothing is trained below the first layer
-    ['2']
-    """
-    layers = [name for name, module in network.named_modules() if name and isinstance(module, WEIGHT_LAYERS)]
-    with observing(network), torch.enable_grad(), recording(network, layers) as recorded:
-        network(example)
-    carrying = {call.name for call in recorded if call.inputs[0].requires_grad}
-    return [name for name in layers if name in carrying]
 
 
 def retract(layer: FeedbackLayer) -> nn.Module:

@@ -19,12 +19,11 @@ from torch import Tensor, nn
 from lit_fa.errors import UserError, check_literals
 from lit_fa.functional.credit import Backend
 from lit_fa.functional.feedback import named_generator
-from lit_fa.layers.coverage import Coverage, whose
+from lit_fa.layers.coverage import Coverage, error_carrying_layers, whose
 from lit_fa.layers.feedback import (
     WEIGHT_LAYERS,
     FeedbackLayer,
     apply_feedback_alignment,
-    error_carrying_layers,
     feedback_layers,
 )
 from lit_fa.layers.sources import SOURCES, FeedbackSource, SourceName

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from lit_fa.errors import UserError, check_literals
 from lit_fa.functional.credit import Backend
 from lit_fa.functional.feedback import Rescale, named_generator
-from lit_fa.layers.coverage import Coverage
-from lit_fa.layers.feedback import error_carrying_layers, feedback_layers, switch_off, switch_on
+from lit_fa.layers.coverage import Coverage, error_carrying_layers
+from lit_fa.layers.feedback import feedback_layers, switch_off, switch_on
 from lit_fa.layers.sources import FeedbackSource, SharedRandomFeedback, SnapshotFeedback
 from lit_fa.layers.stages import last_of_stages
 from lit_fa.rules.base import Criterion, Does, Uncovered, provided
