@@ -55,6 +55,11 @@ def test_what_is_not_said_is_w_and_bs_default():
     assert parameter({"value": {"a": 1}}, "").value(None) == {"a": 1}
 
 
+def test_whole_numbers_over_the_whole_range_are_drawn_without_a_grid():
+    widest = parameter({"min": -(2**62), "max": 2**63 - 1}, "p")
+    assert (widest.search, widest.grid) == (IntDistribution(-(2**62), 2**63 - 1), None)
+
+
 def test_lists_and_mappings_come_back_as_they_were():
     values = [[32], {"class_path": "a.B"}, None]
     ours = parameter({"values": values}, "")
