@@ -14,12 +14,13 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 import yaml
-from jsonargparse import ArgumentError, _typehints, set_dumper, set_loader
+from jsonargparse import ArgumentError, _core, _subcommands, _typehints, set_dumper, set_loader
 from jsonargparse._paths import Path
 from jsonargparse._typehints import ActionTypeHint, accepts_any_value
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_fa.config import yaml_reader as reading
+from lit_fa.config.option_search import find_action_and_subcommand
 from lit_fa.errors import UserError
 from lit_fa.outputs import write_text
 
@@ -237,6 +238,8 @@ _original_sort = _replaced(_typehints, "sort_subtypes_for_union", _sorted_member
 _original_refused = _replaced(_typehints, "raise_union_unexpected_value", _refused)
 _original_call = _replaced(ActionTypeHint, "__call__", _called)
 _original_read = _replaced(Path, "read_text", _read_text)
+_original_search = _replaced(_subcommands, "find_action_and_subcommand", find_action_and_subcommand)
+_replaced(_core, "find_action_and_subcommand", find_action_and_subcommand)
 set_loader(MODE, _load, (yaml.YAMLError,))
 set_dumper(MODE, reading.dump)
 set_dumper(PLAIN, _plain_text)

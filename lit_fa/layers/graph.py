@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 Consumers = dict[Node, list[Node]]
 
@@ -95,14 +94,13 @@ class DependsOnData(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run the operation; if an input is followed, follow its outputs."""
-        read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and _key(t) in self.followed]
+        read = [t for t in _tensors((args, kwargs)) if _key(t) in self.followed]
         # recorded here as well, because an in-place operation gives a tensor another node
         self.recorded |= {t.grad_fn for t in read if t.grad_fn is not None}
         result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result) if read else ():
-            if isinstance(tensor, Tensor):
-                self.follow(tensor)
-                self.outputs.append(tensor)
+        for tensor in _tensors(result) if read else ():
+            self.follow(tensor)
+            self.outputs.append(tensor)
         return result
 
     def nodes(self) -> set[Node]:
@@ -113,6 +111,15 @@ class DependsOnData(TorchDispatchMode):
         """Follow this tensor from now on."""
         if (key := _key(tensor)) is not None:
             self.followed[key] = tensor.untyped_storage()  # referenced, so that its address is not used again
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in the arguments or the result of an operation."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple | dict):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(part)
 
 
 def _key(tensor: Tensor) -> int | None:

@@ -5,9 +5,12 @@ import json
 import pytest
 import torch
 import yaml
+from jsonargparse._actions import ActionFail, _ActionConfigLoad
 
 from lit_fa.__main__ import main
-from lit_fa.config.parser import Parser
+from lit_fa.config.cli import LitFACLI, _built
+from lit_fa.config.option_search import find_action_and_subcommand
+from lit_fa.config.parser import Parser, _original_search
 from lit_fa.config.yaml_reader import dump, read_yaml
 from lit_fa.experiment import build
 from lit_fa.spec.overrides import assign
@@ -151,3 +154,37 @@ def test_a_whole_number_stays_one_in_whatever_order_a_union_names_its_types():
     for number in (1, 2, 0.5):
         for config in (parser.parse_object({"batches": number}), parser.parse_args(["--batches", str(number)])):
             assert (config.batches, type(config.batches)) == (number, type(number))
+
+
+@pytest.mark.parametrize("command", [None, "fit"])
+def test_an_option_is_found_as_by_jsonargparse(parser, command):
+    if command:
+        with pytest.raises(SystemExit):
+            LitFACLI([command, "--help"])
+        parser = next(built["parser"] for key, built in vars(_built).items() if key[1:] == (command,))
+    own = parser if command is None else parser._subcommands_action._name_parser_map[command]
+    names = {a.dest for a in own._actions} | {w.lstrip("-") for a in own._actions for w in a.option_strings}
+    names |= {
+        *names,
+        "model.init_args.network",
+        "data.init_args",
+        "trainer.x",
+        "x",
+        "trainer",
+        "",
+        "fit",
+        "fit.model.x",
+    }
+    names |= {f"{command}.{name}" for name in names}
+    for name in sorted(names):
+        for exclude in (None, _ActionConfigLoad, (_ActionConfigLoad, ActionFail)):
+            theirs = _original_search(parser, name, exclude=exclude)
+            assert find_action_and_subcommand(parser, name, exclude) == theirs, name
+    assert len(names) > 100
+
+
+def test_an_option_that_is_added_later_is_found():
+    parser = Parser()
+    assert find_action_and_subcommand(parser, "a.b") == (None, None)
+    action = parser.add_argument("--a.b", type=int)
+    assert find_action_and_subcommand(parser, "a.b") == (action, None)
