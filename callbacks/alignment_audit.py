@@ -114,14 +114,14 @@ def ceiling(first: Tensor, second: Tensor) -> float:
 @contextmanager
 def stepped(weight: Tensor, direction: Tensor, step: float) -> Iterator[None]:
     """Inside, the weight is one step of length `step` ||weight|| along -direction; afterwards it has its old bits."""
-    kept, length = weight.detach().clone(), direction.norm()
+    before, length = weight.detach().clone(), direction.norm()
     with torch.no_grad():
         if length > 0:
-            weight.sub_(direction * (step * kept.norm() / length))
+            weight.sub_(direction * (step * before.norm() / length))
         try:
             yield
         finally:
-            weight.copy_(kept)
+            weight.copy_(before)
 
 
 def _halves(batch: Batch) -> tuple[Batch, Batch]:

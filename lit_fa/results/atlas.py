@@ -103,14 +103,14 @@ def cells_of(entries: Iterable[Entry]) -> list[NominalCell]:
 
 def distinct(entries: Iterable[Entry]) -> list[Entry]:
     """The entries without the repetitions of a published number: one value of one paper in one nominal cell."""
-    kept, seen = list[Entry](), set[tuple[str, Nominal, float]]()
+    unique, seen = list[Entry](), set[tuple[str, Nominal, float]]()
     for entry in entries:
         key = (entry.paper, entry.nominal, entry.value)
         if entry.origin != "published" or key not in seen:
-            kept.append(entry)
+            unique.append(entry)
         if entry.origin == "published":
             seen.add(key)
-    return kept
+    return unique
 
 
 def entries_of(collected: Collected, comparisons: Sequence[Comparison]) -> Iterator[tuple[Entry, float | None]]:
@@ -144,17 +144,17 @@ def claimed(claims: Iterable[Claim]) -> Iterator[Entry]:
         runs = int(block.runs) if block.runs else None
         source = f"{block.source}, {block.where}" + (f" (arXiv {block.arxiv})" if block.arxiv else "")
         yield Entry(
-            "published",
-            Nominal(claim.rule, block.network, claim.data),
-            claim.layers,
-            block.training,
-            block.epochs,
-            block.selection,
-            claim.value,
-            claim.std,
-            student(claim.std, runs),
-            runs,
-            source,
+            origin="published",
+            nominal=Nominal(claim.rule, block.network, claim.data),
+            layers=claim.layers,
+            training=block.training,
+            epochs=block.epochs,
+            selection=block.selection,
+            value=claim.value,
+            std=claim.std,
+            interval=student(claim.std, runs),
+            runs=runs,
+            source=source,
             paper=block.arxiv or block.source,
             read=block.read,
             note=block.note,
@@ -178,17 +178,17 @@ def _measured(collected: Collected, row: Comparison, summary: Summary, run: Setu
     records = collected.of(row.cell)
     assert summary.mean is not None
     return Entry(
-        "measured",
-        run.nominal,
-        run.layers,
-        run.training,
-        run.epochs,
-        _selection(summary.metric),
-        summary.mean,
-        summary.sd,
-        summary.interval,
-        summary.n,
-        f"{collected.table.paper.key}/{collected.table.name}",
+        origin="measured",
+        nominal=run.nominal,
+        layers=run.layers,
+        training=run.training,
+        epochs=run.epochs,
+        selection=_selection(summary.metric),
+        value=summary.mean,
+        std=summary.sd,
+        interval=summary.interval,
+        runs=summary.n,
+        source=f"{collected.table.paper.key}/{collected.table.name}",
         label=", ".join(part for part in (row.cell.row, row.cell.column) if part),
         scale=collected.scale.label,
         kind=row.kind if summary is row.summary and row.published and collected.scale.name == "full" else None,
@@ -201,17 +201,17 @@ def _printed(collected: Collected, cell: Cell, published: Published, run: Setup)
     runs = int(published.n) if published.n else None
     paper = collected.table.paper
     return Entry(
-        "published",
-        run.nominal,
-        run.layers,
-        run.training,
-        run.epochs,
-        SELECTION.get(published.at or cell.metric.at, "not stated"),
-        published.value,
-        published.std,
-        student(published.std, runs),
-        runs,
-        ", ".join(part for part in (paper.title, published.source or paper.table) if part),
+        origin="published",
+        nominal=run.nominal,
+        layers=run.layers,
+        training=run.training,
+        epochs=run.epochs,
+        selection=SELECTION.get(published.at or cell.metric.at, "not stated"),
+        value=published.value,
+        std=published.std,
+        interval=student(published.std, runs),
+        runs=runs,
+        source=", ".join(part for part in (paper.title, published.source or paper.table) if part),
         paper=paper.arxiv or paper.title,
         label=", ".join(part for part in (cell.row, cell.column) if part),
         read="paper",

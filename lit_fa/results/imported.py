@@ -18,7 +18,7 @@ from lit_fa.bounded_reading import bounded, read_json, reason
 from lit_fa.errors import UserError
 from lit_fa.escaping import plain, short
 from lit_fa.outputs import write_text
-from lit_fa.results.atlas import Entry, student
+from lit_fa.results.atlas import Entry
 from lit_fa.results.nominal import Setup, setup
 from lit_fa.results.record_schema import restored
 from lit_fa.results.records import Record, unfinished
@@ -125,16 +125,16 @@ def imported_entries(submission: Submission) -> Iterator[Entry]:
         if summary.mean is None or summary.mean != summary.mean:
             continue
         yield Entry(
-            "imported",
-            run.nominal,
-            run.layers,
-            run.training,
-            run.epochs,
-            "final epoch",
-            summary.mean,
-            summary.sd,
-            student(summary.sd, summary.n),
-            summary.n,
-            f"{submission.name}, {submission.author}",
+            origin="imported",
+            nominal=run.nominal,
+            layers=run.layers,
+            training=run.training,
+            epochs=run.epochs,
+            selection="final epoch",
+            value=summary.mean,
+            std=summary.sd,
+            interval=summary.interval,
+            runs=summary.n,
+            source=f"{submission.name}, {submission.author}",
             links=(str(submission.path),),
         )

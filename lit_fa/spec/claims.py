@@ -128,4 +128,4 @@ def _claims(block: Block, where: str) -> Iterator[Claim]:
             layers = block.layers if isinstance(block.layers, str) else block.layers.get(data)
             if layers is None:
                 raise UserError(f"{where}: {block.source}, {block.network}: layers has no entry for {data}; add it")
-            yield Claim(rule, data, layers, printed.mean, printed.std, block)
+            yield Claim(rule=rule, data=data, layers=layers, value=printed.mean, std=printed.std, block=block)
