@@ -37,7 +37,7 @@ MODEL = [
     (
         "network_args",
         "{act_layer: foo}",
-        "mlp has no option 'act_layer'; valid: activation, bias, depth, dropout, gain, hidden, init, width",
+        "mlp has no option 'act_layer'; valid: activation, bias, depth, dropout, gain, head_bias, hidden, init, width",
     ),
     ("network_args", "[1]", "network_args: expected a mapping or null"),
     ("weights", "none.pt", "weights: there is no file none.pt"),
