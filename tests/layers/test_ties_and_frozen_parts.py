@@ -85,7 +85,17 @@ def test_feedback_that_follows_the_weight_is_refused_where_weights_are_tied(sour
         Learner(TiedWeight(), FeedbackAlignment(source), X)
 
 
-@pytest.mark.parametrize("name", [name for name in HARMLESS if "_norm" in name and "layer" not in name])
+NORMALISED = [name for name in HARMLESS if "_norm" in name and "layer" not in name]
+
+
+@pytest.mark.parametrize("source", ["kolen_pollack", "weight_mirror", "adaptive"])
+@pytest.mark.parametrize("name", NORMALISED)
+def test_feedback_that_follows_the_weight_is_refused_where_the_weight_is_made_of_others(name: str, source: str):
+    with pytest.raises(UserError, match=r"follows the weight of each layer, and that of 1 is.*source: random"):
+        Learner(HARMLESS[name][0](), FeedbackAlignment(source), X)
+
+
+@pytest.mark.parametrize("name", NORMALISED)
 def test_a_weight_made_of_others_is_not_factored(name: str):
     with pytest.raises(UserError, match=r"1: its weight is computed from other tensors"):
         Learner(HARMLESS[name][0](), SVDBackprop(), X)
