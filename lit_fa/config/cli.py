@@ -24,7 +24,7 @@ from lit_fa import loggers
 from lit_fa.checkpoints import resume
 from lit_fa.checkpoints.lightning_io import use_whole_files
 from lit_fa.config.arguments import take_option
-from lit_fa.config.parser import Parser
+from lit_fa.config.parser import Parser, check_classes
 from lit_fa.config.values import check_trains, check_values
 from lit_fa.errors import UserError
 from lit_fa.lightning_privates import add_instantiators, callbacks_of, command_parser
@@ -116,6 +116,8 @@ class LitFACLI(LightningCLI):
 
         Lightning's own method warns where `args` are given and `sys.argv` has words, as in every notebook.
         """
+        if isinstance(args, dict):
+            check_classes(args)
         self.config = parser.parse_object(args) if isinstance(args, dict) else parser.parse_args(args)
         check_values(self.asked)
         asked = self.asked

@@ -2,8 +2,8 @@
 
 It changes the following behaviour of jsonargparse 4.53: the value of `--a.b VALUE` stays text if `a` is a dict of any
 values (so `false` is true); a dict is passed on as Python prints it (`null` becomes the text None); the text null is
-accepted by options that expect text; the last of two equal keys wins; files are opened in the locale's encoding. Only
-`Parser` is changed, not the other jsonargparse parsers of the process.
+accepted by options that expect text; the text 1:0 is the number 60; the last of two equal keys wins; files are opened
+in the locale's encoding. Only `Parser` is changed, not the other jsonargparse parsers of the process.
 """
 
 import re
@@ -22,6 +22,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lit_fa.config import yaml_reader as reading
 from lit_fa.config.option_search import find_action_and_subcommand
 from lit_fa.errors import UserError
+from lit_fa.escaping import short
 from lit_fa.outputs import write_text
 
 MODE = "lit_fa"
@@ -112,9 +113,12 @@ def _load(text: str) -> Any:
     if path := getattr(text, "path", ""):
         value = reading.load(text, path)
         _check_dotted(value, path)
+        check_classes(value, f"{path}: ")
         return value
     try:
-        return _scalar(text) if _SCALAR.fullmatch(text) else reading.parsed(text)
+        value = _scalar(text) if _SCALAR.fullmatch(text) else reading.parsed(text)
+        check_classes(value)
+        return value
     except reading.KeyTwice as error:
         raise UserError(f"{text!r}: {error.problem}") from None
     except reading.Unbounded as error:
@@ -136,6 +140,30 @@ def _check_dotted(config: Any, path: str) -> None:
             node = node.get(part, _ABSENT) if isinstance(node, dict) else _ABSENT
         if parts and node is not _ABSENT:
             raise UserError(f"{path}: {key} is written twice, with dots and nested; keep one")
+
+
+def check_classes(value: Any, where: str = "") -> None:
+    """Refuse a class whose parts have other types, which jsonargparse would report as an error of another option.
+
+    Raises:
+        UserError: a `class_path` that is no text, `init_args` that is no mapping, or a key beside them.
+    """
+    if isinstance(value, Mapping) and "class_path" in value:
+        name = value["class_path"]
+        if not isinstance(name, str) or not name.strip():
+            raise UserError(f"{where}class_path is {short(name)}: write the name of a class")
+        if not isinstance(value.get("init_args", {}), Mapping):
+            what = short(value["init_args"])
+            raise UserError(f"{where}init_args of {name} is {what}: write its options as a mapping, or leave it out")
+        if beside := [key for key in value if key not in _PARTS]:
+            raise UserError(f"{where}{short(beside[0])} beside class_path {name}: write the options under init_args")
+    for inner in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        check_classes(inner, where)
+
+
+def _leaf(text: str) -> Any:
+    """The value of text given for a number or a switch; jsonargparse would read 1:0 as sixty."""
+    return _scalar(text)
 
 
 def _read_text(path: Path) -> str:
@@ -233,9 +261,11 @@ def _replaced(owner: Any, name: str, function: Callable[..., Any]) -> Any:
 
 
 _ABSENT = object()
+_PARTS = ("class_path", "init_args", "dict_kwargs")  # of a class in a config; the last is jsonargparse's
 _dumping: ContextVar[bool] = ContextVar("dumping", default=False)  # whether `Parser.dump` is running
 _original_sort = _replaced(_typehints, "sort_subtypes_for_union", _sorted_members)
 _original_refused = _replaced(_typehints, "raise_union_unexpected_value", _refused)
+_replaced(_typehints, "basic_json_or_yaml_load", _leaf)
 _original_call = _replaced(ActionTypeHint, "__call__", _called)
 _original_read = _replaced(Path, "read_text", _read_text)
 _original_search = _replaced(_subcommands, "find_action_and_subcommand", find_action_and_subcommand)

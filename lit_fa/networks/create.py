@@ -117,13 +117,18 @@ def example_input(network: nn.Module, shape: tuple[int, ...], n: int = 2) -> tor
 
     A network with a method `example`, such as those for texts, provides the batch itself.
 
+    Raises:
+        UserError: the network has no parameters.
+
     >>> example_input(nn.Linear(4, 2).double(), (4,))
     tensor([[0., 0., 0., 0.],
             [0., 0., 0., 0.]], dtype=torch.float64)
     """
     if callable(example := getattr(network, "example", None)):
         return example(n)
-    return next(network.parameters()).new_zeros(n, *shape)
+    if (parameter := next(network.parameters(), None)) is None:
+        raise UserError(f"network: {type(network).__name__} has no parameters, so that nothing can be trained")
+    return parameter.new_zeros(n, *shape)
 
 
 def constructor_parameters(name: str) -> Mapping[str, inspect.Parameter]:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lit_fa import build
 from lit_fa.__main__ import main
+from lit_fa.errors import UserError
 from tests.bad_input.conftest import PLAIN
 
 LETTERS = "abcdefghi"
@@ -92,6 +94,34 @@ def test_a_file_that_is_no_mapping(name, kind, refused):
 def test_a_config_that_is_no_mapping(name, refused):
     Path("c.yaml").write_text(EMPTY[name])
     assert "--config" in refused("fit", "--config", "c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"class_path": "Digits", "init_args": None}, "init_args of Digits is None: write its options as a mapping"),
+        ({"class_path": "Digits", "init_args": [1]}, "init_args of Digits is [1]: write its options as a mapping"),
+        ({"class_path": "Digits", "batch_size": 1}, "'batch_size' beside class_path Digits: write the options under"),
+        ({"class_path": ["Digits"]}, "class_path is ['Digits']: write the name of a class"),
+        ({"class_path": " "}, "class_path is ' ': write the name of a class"),
+        ({"class_path": "Federated", "init_args": {"data": {"class_path": 3}}}, "class_path is 3: write the name of"),
+    ],
+)
+def test_a_class_whose_parts_have_other_types(data, said, refused):
+    Path("c.yaml").write_text(yaml.safe_dump(PLAIN | {"data": data}))
+    assert f"c.yaml: {said}" in refused("fit", "--config", "c.yaml")
+    assert said in refused("fit", "--config", "run.yaml", "--data", yaml.safe_dump(data, default_flow_style=True))
+    with pytest.raises(UserError) as told:
+        build(PLAIN | {"data": data})
+    assert said in str(told.value) or "unknown data ' '" in str(told.value)
+
+
+@pytest.mark.parametrize("value", ["1:0", "1:30:00"])
+def test_a_time_is_no_number(value, refused):
+    fit = ("fit", "--config", "run.yaml")
+    assert "max_epochs: expected a whole number" in refused(*fit, "--trainer.max_epochs", value)
+    options = f"{{class_path: SGD, init_args: {{lr: '{value}'}}}}"
+    assert "lr: expected a number" in refused(*fit, "--model.init_args.optimizer", options)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 import pytest
 import timm
 import torch
+from torch import nn
 
 from lit_fa.errors import UserError
+from lit_fa.modules import Classifier
 from lit_fa.networks import create_network, network_names
 
 TAKES_ANY_SIZE = ["resnet18", "convnext_atto", "mobilenetv3_small_050", "efficientnet_b0", "regnetx_002"]
@@ -71,6 +73,11 @@ def test_a_mistake_is_answered_with_one_line(name, network_args, line):
     with pytest.raises(UserError, match=line) as raised:
         create_network(name, 10, (1, 28, 28), **network_args)
     assert "\n" not in str(raised.value)
+
+
+def test_a_network_without_parameters_is_refused():
+    with pytest.raises(UserError, match="network: Identity has no parameters"):
+        Classifier(nn.Identity(), num_classes=3, image_shape=(1, 8, 8))
 
 
 def test_pretrained_weights_that_cannot_be_fetched_are_answered_with_what_to_do(tmp_path, monkeypatch):
