@@ -12,9 +12,16 @@ class UserError(ValueError):
 
     The attribute `user_error`, on an exception class of any package, tells the command line to print the message
     without a traceback.
+
+    Args:
+        message: a line break in it, as of a name that it quotes, becomes a space.
     """
 
     user_error = True
+
+    def __init__(self, message: object = ""):
+        """See the class."""
+        super().__init__(" ".join(str(message).splitlines()))
 
 
 class RanksNeeded(Exception):  # a demand, no error

@@ -1,6 +1,7 @@
 """Loads a trained module from its checkpoint or from the folder of its run."""
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,7 @@ def load(path: str | Path, **given: object) -> "EvaluatedClassifier":
 
 def newest_checkpoint(path: Path) -> Path:
     """`path` itself, or the newest checkpoint in the folder."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return path
     files = sorted(path.rglob("*.ckpt"), key=lambda file: (file.stat().st_mtime, file.name))
     if not files:
@@ -63,7 +64,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", weights_only: b
     Raises:
         UserError: the file does not exist or is not a checkpoint.
     """
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise UserError(f"there is no checkpoint {path}")
     try:
         checkpoint = checkpoint_files.read(path, map_location, weights_only=weights_only)

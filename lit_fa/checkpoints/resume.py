@@ -32,8 +32,8 @@ def checked(path: str | Path, option: str = _OPTION, *, weights_only: bool = Tru
     if "://" in str(path):
         return {}
     path = Path(path)
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "there is no such file"
+    if not os.path.isfile(path):
+        what = "is a folder" if os.path.isdir(path) else "there is no such file"
         raise UserError(f"{option} {path}: {what}; give the path of a checkpoint (.ckpt)")
     try:
         return _content(path, weights_only=weights_only)

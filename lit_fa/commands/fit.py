@@ -68,7 +68,7 @@ def _predicting(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
         raise UserError(f"--split is train, val or test, not '{options['split']}'")
     if "split" in options and "images" in options:
         raise UserError("--split and --images exclude each other: predict a split of the data, or a folder of images")
-    if not Path(options.get("images", ".")).is_dir():
+    if not os.path.isdir(options.get("images", ".")):
         raise UserError(f"--images {options['images']} is no folder")
     if not {"-h", "--help"} & {*argv}:
         options["table"] = callbacks.PredictionTable(options.get("output", "predictions.csv"))

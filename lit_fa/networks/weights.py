@@ -1,6 +1,7 @@
 """Loads weights from a file into a network; a head for another number of classes is not loaded."""
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     Raises:
         UserError: see `load_weights`.
     """
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise UserError(f"weights: there is no file {path}")
     try:
         state = read(path)

@@ -1,6 +1,7 @@
 """The tables of a folder, and how many of their runs are done."""
 
 import json
+import os
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +30,7 @@ def find_tables(path: Path) -> list[Path]:
     Raises:
         UserError: there is no such file, or no table in the folder.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         raise UserError(f"{path}: no such file or folder; give a table or a folder of them")
     if not path.is_dir():
         return [path]

@@ -3,6 +3,7 @@
 pandas is imported when a frame is made: a report does not need it, and it takes more than half a second.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +63,7 @@ def read(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
     """
     records, problems = [], []
     for path in paths:
-        if not path.exists():
+        if not os.path.exists(path):
             raise UserError(f"{path}: no such file or folder; give a folder or a record")
         for file in sorted(path.rglob("*.json")) if path.is_dir() else [path]:
             try:

@@ -11,6 +11,7 @@
 Keys and meaning are W&B's (docs.wandb.ai, "sweep configuration"); what only its server can do is refused by name.
 """
 
+import os
 import re
 from dataclasses import dataclass, field
 from itertools import product
@@ -240,10 +241,9 @@ def _check(sweep: Sweep) -> None:
     if not sweep.searched:
         raise UserError(f"{sweep.path}: parameters: all are constant; give one of them values or a distribution")
     for file in sweep.configs:
-        if not file.is_file():
-            raise UserError(
-                f"{sweep.path}: command: there is no file {file} here; start in the folder it is relative to"
-            )
+        if not os.path.isfile(file):  # Path.is_file raises an error for a name that is too long
+            name = str(file)[:100]
+            raise UserError(f"{sweep.path}: command: there is no file {name} here; start in the folder of its path")
 
 
 def _notes(data: dict[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ inheritance beyond base + cell + scale + seed. Numbers of a metric, its publishe
 one unit, which is written down.
 """
 
+import os
 import re
 from dataclasses import field, replace
 from pathlib import Path, PurePath
@@ -194,7 +195,7 @@ def load_table(path: Path | str) -> Table:
     data = printable(validated(dict[str, Any], read_yaml(path), str(path)), str(path))
     file = validated(TableFile, {key: value for key, value in data.items() if value is not None}, str(path))
     base_path = path.parent / file.base
-    if not base_path.is_file():
+    if not os.path.isfile(base_path):  # Path.is_file raises an error for a name that is too long
         raise UserError(f"{path}: base: there is no file {base_path}; name a config relative to the table")
     cells = _cells(file, path)
     return Table(

@@ -124,6 +124,18 @@ def test_a_chain_that_breaks_falls_into_pieces():
         matching.seq_ls(broken)
 
 
+def test_a_chain_without_the_heads_equation_takes_the_classes_and_the_topmost_matrix_from_what_is_drawn():
+    weights, start = chain(), [drawn(width, CLASSES, seed=20 + k) for k, width in enumerate(WIDTHS)]
+    headless = [*weights[:-1], None]
+    for mine, whole in zip(matching.svd_average(headless, start), matching.svd_average(weights), strict=True):
+        assert torch.equal(mine, whole)  # which does not use the head
+    for solve, literally in ((matching.seq_ls, literal.seq_ls), (matching.bp_product, literal.bp_product)):
+        found = solve(headless, start)
+        assert torch.equal(found[-1], start[-1])
+        expected = literally([*map(array, weights[:-1]), array(start[-1].t())])  # of a head that is F^T
+        assert max(np.abs(array(F) - G).max() for F, G in zip(found, expected, strict=True)) < 1e-10
+
+
 @pytest.mark.parametrize("keep_norm", [True, False])
 def test_a_blend_goes_from_the_weight_to_its_match(keep_norm: bool):
     weight, made = drawn(5, 4), 3 * drawn(5, 4, seed=1)

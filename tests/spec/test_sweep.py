@@ -74,6 +74,8 @@ def test_a_changed_space_is_another_study(declared, save):
         ({"parameters": {"l r": {"values": [1, 2]}}}, "a name has letters"),
         ({"parameters": {"a..b": {"values": [1, 2]}}}, "a name has letters"),
         ({"metric": {"name": " "}}, "' ' is no name"),
+        ({"command": ["lit-fa", "fit", "--config", "a\nb", "${args}"]}, "there is no file a b here"),
+        ({"command": ["lit-fa", "fit", "--config", "x" * 5000, "${args}"]}, "there is no file xxx"),
         ({"parameters": {"a.b": {"values": [1, 2]}, "a": {"parameters": {"b": {"value": 1}}}}}, "a.b is there twice"),
         ({"method": "bayes", "metric": {}}, "the key 'name' is missing"),
         ({"metric": {"name": "a", "goal": "max"}}, "metric.goal: unknown 'max'; nearest: maximize"),
@@ -91,6 +93,7 @@ def test_a_bad_sweep_is_one_line(declared, save, change, said):
         load_sweep(path)
     assert said in str(error.value)
     assert str(path) in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_bayes_needs_a_metric_and_the_others_take_a_validation_metric(declared, save):

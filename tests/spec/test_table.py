@@ -25,6 +25,7 @@ def put(table: dict, dotted: str, value: object) -> None:
         ("paper.tabel", "Table 1", "unknown key 'tabel'; nearest: table"),
         ("paper.arxiv", 2306.0187, "put it in quotes"),
         ("base", "bse.yaml", "there is no file"),
+        ("base", "x" * 5000, "there is no file"),
         ("metric.at", "lst", "unknown 'lst'; nearest: last"),
         ("metric", {"name": "val/loss", "unit": "nats", "at": "best_validation"}, "only test/ metrics are"),
         ("protocol.patience", 0, "protocol.patience: 0 is too small"),
