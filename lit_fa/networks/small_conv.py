@@ -1,6 +1,7 @@
-"""Small convolutional networks: BioTorch's two LeNets, SSA's two of three convolutions, FLFA's of two, PEPITA's."""
+"""Small convolutional networks: BioTorch's LeNets, and those of the authors of SSA, FLFA, PEPITA, Mono-Forward, CCL."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from torch import nn
 
@@ -11,6 +12,7 @@ from lit_fa.networks.parts import (
     ImageSize,
     Init,
     activation_named,
+    choice,
     conv_block,
     height_and_width,
     initialised,
@@ -229,3 +231,48 @@ def conv1_32(
     units = 32 * ((height - 4) // 2) * ((width - 4) // 2)
     head = layers(flatten=nn.Flatten(), linear=nn.Linear(units, num_classes, bias=bias))
     return initialised(BlockNetwork([block], head, num_classes), init)
+
+
+@register
+def conv_pool(
+    *,
+    num_classes: int = 10,
+    in_chans: int = 3,
+    img_size: ImageSize = 32,
+    widths: Sequence[int] = (64, 128, 256, 512),
+    pool: Literal["max", "average"] = "max",
+    activation: Activation = "relu",
+    bias: bool = True,
+    head_bias: bool | None = None,
+    init: Init = "default",
+) -> BlockNetwork:
+    """3x3 convolutions, each with an activation and a pool over 2x2, then a linear head on the flattened map.
+
+    The network of Mono-Forward's authors has the default widths and average pools; that of counter-current learning has
+    128, 128, 256, 256, 512, maxima and no bias.
+
+    Args:
+        num_classes: number of logits.
+        in_chans: channels of the images.
+        img_size: at least 2 to the power of the number of convolutions.
+        widths: channels of each convolution.
+        pool: `max` or `average`.
+        activation: name, see `parts.ACTIVATIONS`.
+        bias: of all layers, including the head.
+        head_bias: of the head; None: as `bias`.
+        init: see `parts.INITS`.
+
+    Raises:
+        UserError: for an unknown name, no convolution, or images that are too small.
+    """
+    if not widths or min(widths) < 1:
+        raise UserError(f"conv_pool: widths is a list of positive numbers, one for each convolution, not {[*widths]}")
+    height, width = height_and_width("conv_pool", img_size, at_least=2 ** len(widths))
+    kind = choice("pool", pool, {"max": nn.MaxPool2d, "average": nn.AvgPool2d})
+    channels = [in_chans, *widths]
+    blocks = [
+        conv_block(i, o, bias=bias, activation=activation, pool=kind(2)) for i, o in zip(channels, widths, strict=False)
+    ]
+    units = widths[-1] * (height >> len(widths)) * (width >> len(widths))
+    linear = nn.Linear(units, num_classes, bias=bias if head_bias is None else head_bias)
+    return initialised(BlockNetwork(blocks, layers(flatten=nn.Flatten(), linear=linear), num_classes), init)

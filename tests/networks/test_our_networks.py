@@ -121,6 +121,8 @@ def test_gradients_reach_every_parameter(name):
         ("lenet_wide", (3, 32, 32), {"bias": False}, 27 * 32 + 288 * 64 + 576 * 128 + 128 * 256 + 2560),
         ("conv1_32", (1, 28, 28), {}, 32 * 25 + 4608 * 10),
         ("conv1_32", (3, 32, 32), {}, 32 * 75 + 6272 * 10),
+        ("conv_pool", (3, 32, 32), {}, 9 * (3 * 64 + 64 * 128 + 128 * 256 + 256 * 512) + 960 + 2048 * 10 + 10),
+        ("conv_pool", (3, 32, 32), {"widths": [8, 4], "bias": False, "head_bias": True}, 9 * (24 + 32) + 256 * 10 + 10),
         ("conv3_32_64_128", (3, 32, 32), {"batch_norm": False, "bias": False}, 360_288),
         ("conv3_96_192_512", (3, 32, 32), {"batch_norm": False, "bias": False}, 3_160_608),
         ("vgg_small", (3, 32, 32), {"bias": False}, 9 * (3 * 32 + 32**2 * 3 + 64**2 * 3 + 128**2) + 2048 * 256 + 2560),
@@ -159,7 +161,7 @@ def test_pad_shortcut_keeps_every_second_pixel_between_zero_channels():
 
 
 def test_without_bias_the_logits_of_a_black_image_are_zero():
-    for name in ["mlp", "lenet", "lenet_wide", "conv1_32", "vgg_small"]:
+    for name in ["mlp", "lenet", "lenet_wide", "conv1_32", "conv_pool", "vgg_small"]:
         network = small(name, bias=False)
         assert network(0 * images(name)).abs().max() == 0
 
@@ -200,7 +202,10 @@ def test_a_wrong_value_is_one_line_that_names_the_remedy(name, network_args, rem
         create_network(name, 10, (3, 32, 32), **network_args)
 
 
-@pytest.mark.parametrize(("name", "side"), [("lenet", 30), ("lenet_wide", 17), ("vgg_small", 7), ("vgg13_cifar", 28)])
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [("lenet", 30), ("lenet_wide", 17), ("conv1_32", 5), ("conv_pool", 15), ("vgg_small", 7), ("vgg13_cifar", 28)],
+)
 def test_an_image_too_small_for_the_network_is_refused_with_the_size_it_needs(name, side):
     with pytest.raises(UserError, match=f"not {side} x {side}"):
         create_network(name, 10, (3, side, side))
