@@ -10,7 +10,6 @@ from functools import cache
 import pytest
 import torch
 
-gc.disable()  # until all tests are collected: imports allocate much and free little
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; tests of Ctrl-C and their processes
     signal.signal(signal.SIGINT, signal.default_int_handler)  # need what a terminal gives
@@ -32,6 +31,12 @@ def _no_handler_left_behind():
     yield
     for handler in [handler for handler in logging.root.handlers if type(handler) is logging.StreamHandler]:
         logging.root.removeHandler(handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """No garbage collector until all tests are collected: imports allocate much and free little."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):  # xdist's controller collects none
+        gc.disable()
 
 
 def pytest_collection_finish() -> None:

@@ -89,7 +89,8 @@ def runs_at_scale_smoke(path, tmp_path, monkeypatch, choose, changed):
     found = collect(table, table.scale("smoke"), where.target)
     assert len(found.missing) == len(jobs) - len(chosen)
     assert not found.problems
-    assert main(["report", str(path), "--scale", "smoke", "--out", str(tmp_path / "records")]) == 0
+    if chosen:
+        assert main(["report", str(path), "--scale", "smoke", "--out", str(tmp_path / "records")]) == 0
 
 
 @cache
