@@ -257,7 +257,7 @@ def _ask(name: str, command: list[str], copies: int) -> float:
     """The seconds that a process prints at its end; for several at the same time, their mean."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     running = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
         for _ in range(copies)
     ]
     seconds = []

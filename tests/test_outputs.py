@@ -216,7 +216,7 @@ ALLOWED = {
     "lit_fa/deployment/files.py": "a part that the writer hands out",
     "datamodules/tokenised.py": "a part that the writer hands out",
     "datamodules/vision.py": "a part that the writer hands out",
-    "lit_fa/sweeps/study.py": "the journal of a study is Optuna's; half a line is cut off",
+    "lit_fa/sweeps/journal.py": "the journal of a study is Optuna's; half a line is cut off",
     "lit_fa/flower/loopback.py": "logs and settings in a temporary folder of its own",
     "lit_fa/flower/server.py": "a report in a temporary folder of its own",
     "lit_fa/checkpoints/files.py": "a part that the writer hands out",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lit_fa.errors import UserError
 from lit_fa.modules import Learner
-from lit_fa.rules import FeedbackAlignment, ForwardForward
+from lit_fa.rules import Does, FeedbackAlignment, ForwardForward, MonoForward
 from lit_fa.rules.base import LearningRule
 from tests.adversarial import CLASSES, NETWORKS
 from tests.cases import OWN_STATE, RULES, Case, cases, rules
@@ -161,7 +161,8 @@ def test_a_dropout_that_is_shared_draws_as_two_would(rule: str):
     if shared is None:
         return
     # a dropout that serves twice is no place to cut: the cut lies in front of it
-    cuts = {"blocks": ["phi_0", "phi_a", "phi_b"]} if getattr(shared.rule, "taps", None) is not None else {}
+    named = Does.STREAMS in shared.rule.does or isinstance(shared.rule, MonoForward)
+    cuts = {"blocks": ["phi_0", "phi_a", "phi_b"]} if named else {}
     apart = installed(make(**cuts), twice())
     assert largest_difference(drawn_alike(shared, batch_of(6)), drawn_alike(apart, batch_of(6))) == 0
 

@@ -103,7 +103,7 @@ def test_vmap_over_two_networks_in_training_mode_is_the_two_networks(name):
     torch.testing.assert_close(logits, torch.stack([network(x) for network in networks]))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != NOT_AFFINE[1]])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "shufflenetv2_100"])
 def test_gradients_reach_every_parameter(name):
     network = small(name, activation="tanh")
     network(images(name)).square().mean().backward()
