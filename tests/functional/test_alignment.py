@@ -16,6 +16,11 @@ def test_angle_and_cosine_equal_the_literal_ones():
     assert angle(a, b).item() == pytest.approx(literal.angle(a.numpy(), b.numpy()), rel=1e-12)
 
 
+def test_an_angle_has_no_history():
+    a, b = (torch.randn(5, 3, requires_grad=True) for _ in range(2))
+    assert not any(measure(a, b).requires_grad for measure in (angle, cosine, sample_angle))
+
+
 def test_equal_tensors_are_exactly_parallel_and_opposite_ones_exactly_not():
     a = torch.randn(1000)
     assert angle(a, a).item() == 0.0

@@ -50,6 +50,17 @@ def test_the_feedback_of_a_frozen_weight_is_not_trained_either():
     assert frozen(learner) == {"network.2.weight", "network.2.feedback.weight"}
 
 
+def test_the_feedback_of_a_weight_that_is_frozen_after_install_gets_no_gradient():
+    network = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 5))
+    learner = Learner(network, FeedbackAlignment(KolenPollackFeedback()), X)
+    layer = network[2]
+    layer.weight.requires_grad_(False)
+    learner.rule.surrogate(learner.network, batch(), learner.criterion).value.backward()
+    assert layer.feedback.weight.requires_grad
+    assert layer.feedback.weight.grad is None
+    assert network[0].weight.grad.abs().sum() > 0
+
+
 def test_a_module_under_two_names_is_one_factored_module_under_both():
     network = Shared()
     expected = network(batch()[0])
