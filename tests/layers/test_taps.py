@@ -41,6 +41,20 @@ def test_our_networks_are_cut_behind_each_of_their_blocks(name: str, shape: tupl
     assert all(path.startswith("blocks.") for path in found[:-1])
 
 
+class ByKeyword(nn.Sequential):
+    """A chain whose last layer gets its input by keyword."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        *first, last = self
+        for layer in first:
+            x = layer(x)
+        return last(input=x)
+
+
+def test_a_network_that_passes_a_layers_input_by_keyword_is_cut_as_any_other():
+    assert names(ByKeyword(*chain()), 12) == names(chain(), 12)
+
+
 def test_named_blocks_and_patterns_are_cut_in_the_order_of_the_forward_pass():
     network = create_network("resnet20_cifar", 10, (3, 32, 32))
     assert names(network, 3, 32, 32, blocks=["blocks.3", "blocks.1"]) == ["blocks.1", "blocks.3"]

@@ -50,9 +50,10 @@ def test_the_feedback_of_a_frozen_weight_is_not_trained_either():
     assert frozen(learner) == {"network.2.weight", "network.2.feedback.weight"}
 
 
-def test_the_feedback_of_a_weight_that_is_frozen_after_install_gets_no_gradient():
+@pytest.mark.parametrize("backend", ["fused", "detour"])
+def test_the_feedback_of_a_weight_that_is_frozen_after_install_gets_no_gradient(backend: str):
     network = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 5))
-    learner = Learner(network, FeedbackAlignment(KolenPollackFeedback()), X)
+    learner = Learner(network, FeedbackAlignment(KolenPollackFeedback(), backend=backend), X)
     layer = network[2]
     layer.weight.requires_grad_(False)
     learner.rule.surrogate(learner.network, batch(), learner.criterion).value.backward()
