@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -18,6 +19,7 @@ from lit_fa.functional.alignment import cosine
 from lit_fa.functional.drift import mean_pairwise_distance
 from lit_fa.layers import WEIGHT_LAYERS, match
 from lit_fa.layers.feedback import weight_of
+from lit_fa.layers.hooks import after
 
 Steps = dict[int, dict[str, Tensor]]  # local step to matrix, error and the input's shape
 Trace = dict[str, Steps]  # by layer
@@ -122,9 +124,10 @@ def traced(layers: dict[str, nn.Module], steps: list[int]) -> Iterator[Trace]:
     trace: Trace = {name: {} for name in layers}
     calls = dict.fromkeys(layers, 0)
 
-    def record(name: str, layer: nn.Module, x: Tensor, out: Tensor) -> None:
+    def record(name: str, layer: nn.Module, inputs: tuple[Any, ...], out: Tensor) -> None:
         if not out.requires_grad:
             return  # another model that the algorithm evaluates
+        x = inputs[0]
         if calls[name] in steps and x.requires_grad and measurable(layer):
             feedback = getattr(layer, "feedback", None)
             weight = weight_of(layer)
@@ -133,10 +136,7 @@ def traced(layers: dict[str, nn.Module], steps: list[int]) -> Iterator[Trace]:
             out.register_hook(lambda error: step.update(error=error.detach().clone()))
         calls[name] += 1
 
-    hooks = [
-        layer.register_forward_hook(lambda m, args, out, n=name: record(n, m, args[0], out))
-        for name, layer in layers.items()
-    ]
+    hooks = [after(layer, partial(record, name)) for name, layer in layers.items()]
     try:
         yield trace
     finally:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -16,6 +17,7 @@ from callbacks.probe import learner_of
 from lit_fa.functional.criteria import cross_entropy
 from lit_fa.functional.drift import DriftBound, drift_bounds
 from lit_fa.layers.feedback import weight_of
+from lit_fa.layers.hooks import after
 
 
 @dataclass
@@ -139,15 +141,13 @@ def watched(layers: dict[str, nn.Module]) -> Iterator[Extremes]:
     def update(norms: dict[str, float], name: str, rows: Tensor, factor: float) -> None:
         norms[name] = max(factor * torch.linalg.norm(rows.detach(), dim=-1).max().item(), norms.get(name, 0.0))
 
-    def record(name: str, x: Tensor, out: Tensor) -> None:
+    def record(name: str, _layer: nn.Module, inputs: tuple[Any, ...], out: Tensor) -> None:
         if out.requires_grad:
-            update(seen.inputs, name, x, 1.0)
+            update(seen.inputs, name, inputs[0], 1.0)
             # the criterion divides an error by the number of samples
             out.register_hook(lambda error: update(seen.errors, name, error, float(len(error))))
 
-    hooks = [
-        layer.register_forward_hook(lambda _, args, out, n=n: record(n, args[0], out)) for n, layer in layers.items()
-    ]
+    hooks = [after(layer, partial(record, n)) for n, layer in layers.items()]
     try:
         yield seen
     finally:

@@ -5,6 +5,7 @@ and further readers of a layer's output.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from lit_fa.layers import WEIGHT_LAYERS, consumers_of, observing
+from lit_fa.layers.hooks import before
 
 
 @dataclass
@@ -43,8 +45,8 @@ def trace(network: nn.Module, inputs: Tensor) -> ForwardTrace:
     """Run `network` once on `inputs` (n, ...) and return the trace; the network's state is not changed."""
     forward = ForwardTrace()
 
-    def before(name: str, args: tuple[Any, ...]) -> None:
-        forward.inputs[name] = args[0].grad_fn
+    def read(name: str, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        forward.inputs[name] = inputs[0].grad_fn
 
     def after(name: str, output: object) -> None:
         forward.calls.append(name)
@@ -58,7 +60,7 @@ def trace(network: nn.Module, inputs: Tensor) -> ForwardTrace:
         if name:  # before the hook of a tap, which may return another tensor
             hooks.append(module.register_forward_hook(lambda _m, _a, out, n=name: after(n, out), prepend=True))
         if isinstance(module, WEIGHT_LAYERS):
-            hooks.append(module.register_forward_pre_hook(lambda _m, args, n=name: before(n, args)))
+            hooks.append(before(module, partial(read, name)))
     try:
         with observing(network), torch.enable_grad():
             logits = network(inputs)

@@ -18,6 +18,15 @@ class Residual(nn.Module):
         return x + self.inside(x)
 
 
+class ByKeyword(nn.Sequential):
+    """A chain whose layers get their input by keyword."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        for layer in self:
+            input = layer(input=input)
+        return input
+
+
 class Mean(nn.Module):
     """The mean over some dimensions: tokens, or positions of a map."""
 

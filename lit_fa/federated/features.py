@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lit_fa.errors import UserError
 from lit_fa.layers.feedback import WEIGHT_LAYERS
+from lit_fa.layers.hooks import before
 from lit_fa.layers.observing import calls
 
 
@@ -28,7 +29,7 @@ class Features:
             modules[self.place].register_forward_hook(lambda _m, _a, out: self._record(out), prepend=True)
         else:
             self.place = _last_weight_layer(network, example)
-            modules[self.place].register_forward_pre_hook(lambda _m, args: self._record(args[0]))
+            before(modules[self.place], lambda _m, inputs: self._record(inputs[0]))
 
     @contextmanager
     def recorded(self) -> Iterator[list[Tensor]]:

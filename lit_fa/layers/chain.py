@@ -18,6 +18,7 @@ from lit_fa.errors import UserError
 from lit_fa.functional.credit import cut
 from lit_fa.layers.auxiliary import ACTIVATIONS
 from lit_fa.layers.feedback import WEIGHT_LAYERS
+from lit_fa.layers.hooks import after, before
 from lit_fa.layers.observing import Call, calls
 
 REMEDY = "write the operations between its layers as modules (nn.ReLU, nn.Flatten), without shortcuts"
@@ -121,14 +122,14 @@ class TwoPasses:
         self.layers, self.ends = {link.layer for link in links}, {link.end: link.layer for link in links}
         for name, module in network.named_modules():
             if name in self.layers:
-                module.register_forward_pre_hook(self.read)
+                before(module, self.read)
             if isinstance(module, RANDOM) or (isinstance(module, _DropoutNd) and module.inplace):
                 kind = type(module).__name__
                 raise UserError(
                     f"the random numbers of {name} ({kind}) cannot be repeated: use nn.Dropout, not in place"
                 )
             if name in self.layers | self.ends.keys() or isinstance(module, _DropoutNd):
-                module.register_forward_hook(partial(self.visit, name))
+                after(module, partial(self.visit, name))
 
     @contextmanager
     def first(self) -> Iterator[Activity]:

@@ -16,6 +16,7 @@ from torch.autograd.graph import Node
 
 from lit_fa.layers.feedback import WEIGHT_LAYERS, feedback_parameters
 from lit_fa.layers.graph import Consumers, DependsOnData, children, consumers_of, operation, shape_of, users
+from lit_fa.layers.hooks import before
 from lit_fa.layers.meeting import PRODUCTS, RECURRENT, transports
 from lit_fa.layers.observing import observing, recording
 
@@ -89,7 +90,7 @@ def error_carrying_layers(network: nn.Module, example: Tensor) -> list[str]:
 def _read_by_layers(network: nn.Module, follow: Callable[[Tensor], None]) -> Iterator[None]:
     """Within, follow the inputs of all layers: they are activations, even if learned (a query of attention pooling)."""
     hooks = [
-        module.register_forward_pre_hook(lambda _module, args: follow(args[0]) if args else None)
+        before(module, lambda _module, inputs: follow(inputs[0]))
         for module in network.modules()
         if isinstance(module, WEIGHT_LAYERS)
     ]

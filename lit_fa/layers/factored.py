@@ -96,9 +96,9 @@ class FactoredLayer(nn.Module):
         """Number of columns that are not pruned."""
         return int(self.mask.sum())
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """The output of the dense layer; `transport` determines the backward pass."""
-        x = self.padded(x)
+        x = self.padded(input)
         if self.transport == "weights" or self.feedback is None:
             return self.own(x)
         z = self.own(cut(x))
@@ -108,10 +108,10 @@ class FactoredLayer(nn.Module):
         """The output for a padded input, computed with the factors or with `dense`."""
         return self.by_factors(x, self.factors, self.bias) if self.dense is None else self.by_weight(x, self.dense)
 
-    def by_feedback(self, x: Tensor) -> Tensor:
+    def by_feedback(self, input: Tensor) -> Tensor:
         """The output with the feedback in place of the weight, and without bias."""
         assert self.feedback is not None
-        return self.by_factors(self.padded(x), self.feedback.factors, None)
+        return self.by_factors(self.padded(input), self.feedback.factors, None)
 
     def by_factors(self, x: Tensor, factors: Factors, bias: Tensor | None) -> Tensor:
         """The output for a padded input, computed with `factors`."""

@@ -59,15 +59,15 @@ def _linear_forward(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
     if isinstance(module, FactoredLayer):
         return module.by_feedback
     if isinstance(module, IDENTITIES) or type(module).__name__ == "DropPath":
-        return lambda x: x
+        return lambda input: input
     if isinstance(module, nn.MaxPool2d):
-        return lambda x: F.avg_pool2d(x, module.kernel_size, module.stride, module.padding, module.ceil_mode)
+        return lambda input: F.avg_pool2d(input, module.kernel_size, module.stride, module.padding, module.ceil_mode)
     if isinstance(module, nn.AdaptiveMaxPool2d):
-        return lambda x: F.adaptive_avg_pool2d(x, module.output_size)
+        return lambda input: F.adaptive_avg_pool2d(input, module.output_size)
     if isinstance(module, nn.Linear):
-        return lambda x: F.linear(x, module.weight)
+        return lambda input: F.linear(input, module.weight)
     if isinstance(module, nn.Conv2d):
-        return lambda x: module._conv_forward(x, module.weight, None)
+        return lambda input: module._conv_forward(input, module.weight, None)
     return None
 
 

@@ -25,6 +25,7 @@ from lit_fa.functional.feedback import named_generator
 from lit_fa.functional.fused import under_autocast
 from lit_fa.functional.goodness import divided, length, normalise, overlay, squares
 from lit_fa.layers.feedback import CONVS, WEIGHT_LAYERS, weight_of
+from lit_fa.layers.hooks import after
 from lit_fa.layers.observing import calls, observing
 
 
@@ -66,7 +67,7 @@ class LabelledInput:
         ):
             self.layer = None
         if self.layer is not None:
-            network.get_submodule(self.layer).register_forward_hook(self.add)
+            after(network.get_submodule(self.layer), self.add)
             self.once = self._may_multiply(network, example)
             self.layer = self.layer if self.once or position is None else None
 

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from lit_fa.layers.hooks import after
 
 
 class Call(NamedTuple):
@@ -44,13 +47,10 @@ def recording(network: nn.Module, names: Iterable[str]) -> Iterator[list[Call]]:
     """
     recorded: list[Call] = []
 
-    def record(name: str, args: tuple[Any, ...], output: Any) -> None:
-        recorded.append(Call(name, args, output))
+    def record(name: str, _module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        recorded.append(Call(name, inputs, output))
 
-    hooks = [
-        network.get_submodule(name).register_forward_hook(lambda _m, args, out, n=name: record(n, args, out))
-        for name in names
-    ]
+    hooks = [after(network.get_submodule(name), partial(record, name)) for name in names]
     try:
         yield recorded
     finally:

@@ -21,6 +21,7 @@ from lit_fa.functional.credit import cut
 from lit_fa.layers.factored import FactoredLayer
 from lit_fa.layers.feedback import WEIGHT_LAYERS
 from lit_fa.layers.graph import below, children
+from lit_fa.layers.hooks import after
 from lit_fa.layers.observing import Call, calls, observing, recording, unfrozen
 from lit_fa.layers.transformer_points import PRESETS, transformer_points
 
@@ -53,7 +54,7 @@ class Taps:
         self.names, self.cuts = names, cuts
         modules = dict(network.named_modules())
         for name in names:
-            modules[name].register_forward_hook(partial(self.visit, name))
+            after(modules[name], partial(self.visit, name))
 
     def visit(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Call the visitor with the output (or its first entry) and return it with a stop-gradient."""

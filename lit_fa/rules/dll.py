@@ -34,6 +34,7 @@ from lit_fa.functional.credit import Backend, cut
 from lit_fa.functional.feedback import Init
 from lit_fa.layers.coverage import Coverage
 from lit_fa.layers.feedback import FeedbackLayer
+from lit_fa.layers.hooks import after, before
 from lit_fa.layers.sources import RandomFeedback
 from lit_fa.rules.base import Batch, Criterion, Surrogate, Uncovered
 from lit_fa.rules.feedback_alignment import FeedbackAlignment
@@ -133,8 +134,8 @@ class Errors:
     def hook(self, layers: dict[str, FeedbackLayer]) -> None:
         """Hook the layers, once."""
         for layer in layers.values():
-            layer.register_forward_pre_hook(self._before)
-            layer.register_forward_hook(self._after)
+            before(layer, self._before)
+            after(layer, self._after)
 
     @contextmanager
     def read(self) -> Iterator[list[tuple[FeedbackLayer, Tensor, Tensor]]]:

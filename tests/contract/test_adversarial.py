@@ -5,6 +5,7 @@ pass. The gradient of the weight itself does not see that; what lies in front of
 """
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from lit_fa.rules.base import LearningRule
 from tests.adversarial import CLASSES, NETWORKS
 from tests.cases import OWN_STATE, RULES, Case, cases, rules
 from tests.gradients import array, gradients, largest_difference, taken
+from tests.small_networks import ByKeyword
 
 STRANGERS = ("lstm", "gru", "multihead_attention", "autograd_function")
 
@@ -203,6 +205,13 @@ def test_flat_inputs_learn_as_the_images_do(rule: str):
     images, labels = batch_of(1, 6, 6)
     flat = gradients(learner(36), (images.flatten(1), labels))
     assert largest_difference(flat, gradients(learner(1, 6, 6), (images, labels))) == 0
+
+
+@pytest.mark.parametrize("case", cases("mlp", "small_conv", distinct=True, thin=True))
+def test_layers_that_get_their_input_by_keyword_learn_as_others_do(case: Case):
+    by_keyword = replace(case, network=lambda: ByKeyword(*case.network()))
+    one, other = (gradients(c.learner(), c.batch()) for c in (case, by_keyword))
+    assert largest_difference(one, other) == 0
 
 
 def test_a_weight_of_several_blocks_cannot_wait_for_its_turn():

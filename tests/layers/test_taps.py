@@ -6,7 +6,7 @@ from torch import nn
 
 from lit_fa.layers import Taps, find_blocks, match
 from lit_fa.networks import create_network
-from tests.small_networks import Residual
+from tests.small_networks import ByKeyword, Residual
 
 
 def names(network: nn.Module, *shape: int, blocks: str | list[str] = "block") -> list[str]:
@@ -39,16 +39,6 @@ def test_our_networks_are_cut_behind_each_of_their_blocks(name: str, shape: tupl
     found = names(create_network(name, 10, shape), *shape)
     assert len(found) == count
     assert all(path.startswith("blocks.") for path in found[:-1])
-
-
-class ByKeyword(nn.Sequential):
-    """A chain whose last layer gets its input by keyword."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        *first, last = self
-        for layer in first:
-            x = layer(x)
-        return last(input=x)
 
 
 def test_a_network_that_passes_a_layers_input_by_keyword_is_cut_as_any_other():
