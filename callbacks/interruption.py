@@ -28,13 +28,13 @@ class Interruption(Checkpoint):
     the process without a checkpoint and with exit code 0. Its handler that requeues a SLURM job (SIGUSR1) is kept.
 
     Args:
-        going_on: function of the checkpoint's path that returns the sentence about resuming.
+        resume_command: function of the checkpoint's path that returns the sentence about resuming.
         path: of the checkpoint; None: `interrupted.ckpt` in the run's folder.
     """
 
-    def __init__(self, going_on: Callable[[str], str], path: Path | None = None):
+    def __init__(self, resume_command: Callable[[str], str], path: Path | None = None):
         """See the class."""
-        self.going_on, self.path = going_on, path
+        self.resume_command, self.path = resume_command, path
         self.request = Request()
         self.before: dict[int, Any] = {}
 
@@ -102,7 +102,7 @@ class Interruption(Checkpoint):
             return
         path = self.path or Path(trainer.log_dir or trainer.default_root_dir) / "interrupted.ckpt"
         trainer.save_checkpoint(path)
-        stopped = Stopped(signum, f"interrupted after step {trainer.global_step}; {self.going_on(str(path))}")
+        stopped = Stopped(signum, f"interrupted after step {trainer.global_step}; {self.resume_command(str(path))}")
         if forking_launcher(trainer):
             if trainer.is_global_zero:
                 print(stopped, flush=True)
@@ -117,7 +117,7 @@ def _of_any_rank(trainer: L.Trainer, signum: int) -> int:
     return int(trainer.strategy.reduce(asked, reduce_op="max"))
 
 
-def hand_on_to_ranks(trainer: L.Trainer) -> None:
+def forward_signals_to_ranks(trainer: L.Trainer) -> None:
     """Make the parent process of forked ranks, which only waits for them, forward every signal to them.
 
     The caller restores the handlers.
@@ -126,7 +126,7 @@ def hand_on_to_ranks(trainer: L.Trainer) -> None:
     if launcher is None or threading.current_thread() is not threading.main_thread():
         return
 
-    def hand_on(signum: int, frame: object = None) -> None:
+    def forward(signum: int, frame: object = None) -> None:
         if os.getpid() != parent:  # a rank that has inherited the handler
             raise Stopped(signum)
         again = request.signum and signum == signal.SIGINT
@@ -136,7 +136,7 @@ def hand_on_to_ranks(trainer: L.Trainer) -> None:
 
     for signum in SIGNALS:
         if signal.getsignal(signum) is not signal.SIG_IGN:
-            signal.signal(signum, hand_on)
+            signal.signal(signum, forward)
 
 
 def check_process(trainer: L.Trainer) -> None:

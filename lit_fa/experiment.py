@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 import callbacks
-from callbacks.interruption import check_process, hand_on_to_ranks
+from callbacks.interruption import check_process, forward_signals_to_ranks
 from callbacks.named_fault import named_faults
 from lit_fa import loggers
 from lit_fa.checkpoints import resume
@@ -128,7 +128,7 @@ def _recorded(config: Config, record: dict[str, Any], observers: Sequence[L.Call
     keep = ModelCheckpoint(checkpoint.parent, filename=checkpoint.stem, save_top_k=1, enable_version_counter=False)
     kept_best, recorded = _best_validation(trainer), _run_record(cli, record, test)
     callbacks_of(trainer).extend([*named_faults(), *observers, recorded, keep, interruption])
-    hand_on_to_ranks(trainer)
+    forward_signals_to_ranks(trainer)
     try:
         trainer.fit(model, data, ckpt_path=last, weights_only=True)
         interruption.request.check()  # a signal after the last epoch

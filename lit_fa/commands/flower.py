@@ -65,7 +65,7 @@ def _on_this_machine(config: dict[str, Any], json_file: str | None, argv: list[s
             started.submit(app)
             report = started.wait(config["allow-failures"])
         except KeyboardInterrupt as stopped:
-            raise Stopped(exit_code(stopped) - 128, _going_on(argv, started.checkpoint)) from None
+            raise Stopped(exit_code(stopped) - 128, _resume_command(argv, started.checkpoint)) from None
     if "error" in report:
         raise UserError(report["error"]) if report["user_error"] else RuntimeError(report["error"])
     for name, value in sorted(report["metrics"].items()):
@@ -74,7 +74,7 @@ def _on_this_machine(config: dict[str, Any], json_file: str | None, argv: list[s
         write_json(Path(json_file), report["metrics"])
 
 
-def _going_on(argv: list[str], checkpoint: str) -> str:
+def _resume_command(argv: list[str], checkpoint: str) -> str:
     if not checkpoint:
         return "stopped before the first checkpoint"
     argv = [part for word in argv for part in (word.split("=", 1) if word.startswith("--ckpt_path=") else [word])]

@@ -18,7 +18,7 @@ import lit_fa.federated
 import lit_fa.modules
 import lit_fa.networks
 import lit_fa.rules
-from callbacks.interruption import hand_on_to_ranks
+from callbacks.interruption import forward_signals_to_ranks
 from callbacks.named_fault import named_faults
 from lit_fa import loggers
 from lit_fa.checkpoints import resume
@@ -205,8 +205,8 @@ class LitFACLI(LightningCLI):
             check_trainer(self.trainer, self.model)
         if (word := self.asked.get("ckpt_path")) in resume.WORDS:
             resume.check_word(word, self.trainer)
-        callbacks_of(self.trainer).append(callbacks.Interruption(self.going_on))
-        hand_on_to_ranks(self.trainer)
+        callbacks_of(self.trainer).append(callbacks.Interruption(self.resume_command))
+        forward_signals_to_ranks(self.trainer)
         loggers.attach(self.trainer, self.written(), {})
         for callback in callbacks_of(self.trainer):
             if isinstance(callback, callbacks.RunRecord):
@@ -251,7 +251,7 @@ class LitFACLI(LightningCLI):
             config["model"]["init_args"].pop("weights", None)  # a file in this machine's cache
         return {key: value for key, value in config.items() if value is not None and key not in loggers.NOT_RESULTS}
 
-    def going_on(self, checkpoint: str) -> str:
+    def resume_command(self, checkpoint: str) -> str:
         """How to continue: the same command, from a checkpoint."""
         words = take_option([*self.words], "--ckpt_path", "a file")[0]
         return f"go on with: {shlex.join(['lit-fa', *words, '--ckpt_path', checkpoint])}"

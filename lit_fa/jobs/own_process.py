@@ -34,13 +34,13 @@ def run_alone(runner: str, config: dict[str, Any], record: dict[str, Any]) -> No
     process = subprocess.Popen(command, env=os.environ | paths, start_new_session=True)  # imports as here
     request = Request(patient=True)
 
-    def hand_on(signum: int, frame: object = None) -> None:
+    def forward(signum: int, frame: object = None) -> None:
         if not request.signum:
             process.send_signal(signum)
         request(signum)
 
     try:
-        with handled(hand_on, [signal.SIGTERM]):
+        with handled(forward, [signal.SIGTERM]):
             code = process.wait()
     finally:
         with suppress(ProcessLookupError):

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import uvicorn
 
-from lit_fa.commands.flower import _going_on
+from lit_fa.commands.flower import _resume_command
 from lit_fa.flower import keeper, owner
 from lit_fa.flower.certificates import make
 
@@ -148,6 +148,6 @@ def test_what_a_federation_has_started_ends_with_its_parent_however_that_ends(si
 
 
 def test_an_interrupted_federation_names_the_command_that_goes_on():
-    said = _going_on(["--config", "x.yaml", "--ckpt_path=old.ckpt", "--nodes", "3"], "new.ckpt")
+    said = _resume_command(["--config", "x.yaml", "--ckpt_path=old.ckpt", "--nodes", "3"], "new.ckpt")
     assert said == "interrupted; go on with: lit-fa flower --config x.yaml --nodes 3 --ckpt_path new.ckpt"
     assert keeper.family("nobody's") == []
