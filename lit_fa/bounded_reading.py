@@ -6,12 +6,16 @@ Python's recursion limit.
 
 import json
 import os
+import re
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 LARGEST = 64 << 20  # bytes; our records have at most 40 kB
 DEEPEST = 60  # levels of lists and mappings
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # an escape that may be half of a pair
+_SCALARS = {int, float, str, bool, type(None)}
 
 
 def bounded(path: Path, most: int = LARGEST) -> bytes:
@@ -42,11 +46,14 @@ def read_json(path: Path) -> Any:
         OSError: as `bounded`.
         ValueError: as `bounded`; or it is not JSON, nested too deep, or contains half of a surrogate pair.
     """
+    text = bounded(path).decode()
     try:
-        data = json.loads(bounded(path).decode())
+        data = json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
-    _check(data)
+    _check_depth(data)
+    if _SURROGATE.search(text):  # UTF-8 itself has none
+        _check_text(data)
     return data
 
 
@@ -60,12 +67,25 @@ def reason(error: OSError | ValueError | RecursionError) -> str:
     return f"{text[:1].lower()}{text[1:]}"
 
 
-def _check(data: Any) -> None:
-    """Refuse text that cannot be encoded, and data that are nested too deep."""
+def _check_depth(data: Any) -> None:
+    """Refuse data that are nested too deep."""
     level, depth = [data], 0
     while level:
         if depth > DEEPEST:
             raise ValueError("it is nested too deep")
+        level, depth = [node for outer in level for node in _nested(outer)], depth + 1
+
+
+def _nested(data: Any) -> Iterable[Any]:
+    """The lists and mappings directly inside; a list of scalars, such as a point of a curve, is left at once."""
+    inside = data.values() if isinstance(data, dict) else data if isinstance(data, list) else ()
+    return () if _SCALARS.issuperset(map(type, inside)) else inside
+
+
+def _check_text(data: Any) -> None:
+    """Refuse text that cannot be encoded."""
+    level = [data]
+    while level:
         inside: list[Any] = []
         for node in level:
             if isinstance(node, dict):
@@ -74,7 +94,7 @@ def _check(data: Any) -> None:
                 inside += node
             elif isinstance(node, str) and not _encodable(node):
                 raise ValueError("it holds half of a surrogate pair")
-        level, depth = inside, depth + 1
+        level = inside
 
 
 def _encodable(text: str) -> bool:
