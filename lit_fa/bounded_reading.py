@@ -9,6 +9,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,12 @@ def _check_depth(data: Any) -> None:
 
 
 def _nested(data: Any) -> Iterable[Any]:
-    """The lists and mappings directly inside; a list of scalars, such as a point of a curve, is left at once."""
+    """What is directly inside, unless that is scalars or, as in a curve, lists of scalars."""
     inside = data.values() if isinstance(data, dict) else data if isinstance(data, list) else ()
-    return () if _SCALARS.issuperset(map(type, inside)) else inside
+    kinds = {*map(type, inside)}
+    if kinds == {list} and _SCALARS.issuperset(map(type, chain.from_iterable(inside))):
+        return ()
+    return () if kinds <= _SCALARS else inside
 
 
 def _check_text(data: Any) -> None:

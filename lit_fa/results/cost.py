@@ -48,8 +48,8 @@ def estimate(collected: Collected, runs: Sequence[Run]) -> Estimate:
     declared, records = collected.scale.cost, collected.ended
     download = declared.download_gib if declared else None
     if records:
-        seconds, on_gpu = [_seconds(collected, run) for run in runs], bool(_gpu(records[0]))
-        hours, memory = sum(seconds) / 3600, max(_memory(record) for record in records)
+        hours, on_gpu = _total_seconds(collected, runs) / 3600, bool(_gpu(records[0]))
+        memory = max(_memory(record) for record in records)
         cpu, gpu = (None, hours) if on_gpu else (hours, None)
         return Estimate(cpu, gpu, memory or None, download, "gpu" if on_gpu else "cpu", f"{len(records)} records")
     if declared is None:
@@ -83,11 +83,17 @@ def _energy(record: Record) -> dict[str, float]:
     return {name: joules for name, joules in (record.data.get("energy_j") or {}).items() if joules is not None}
 
 
-def _seconds(collected: Collected, run: Run) -> float:
-    own = [
-        seconds for record in (*collected.of(run.cell), *collected.lost(run.cell)) if (seconds := seconds_of(record))
-    ]
-    return median(own or [seconds for record in collected.ended if (seconds := seconds_of(record))] or [0.0])
+def _total_seconds(collected: Collected, runs: Sequence[Run]) -> float:
+    cells = {run.cell.id: run.cell for run in runs}
+    by_cell = {name: _median((*collected.of(cell), *collected.lost(cell))) for name, cell in cells.items()}
+    of_all = _median(collected.ended) or 0.0
+    return sum(by_cell[run.cell.id] or of_all for run in runs)
+
+
+def _median(records: Sequence[Record]) -> float | None:
+    """The median of the records' seconds, None without one."""
+    seconds = [s for record in records if (s := seconds_of(record))]
+    return median(seconds) if seconds else None
 
 
 def _gpu(record: Record) -> str | None:

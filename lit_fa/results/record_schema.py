@@ -47,10 +47,16 @@ def restored(data: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
     metrics = {key: number(key, value) for key, value in data["metrics"].items()}
     curves = {
-        key: [[step, epoch, number(key, value)] for step, epoch, value in curve]
+        key: curve if _all_moderate(curve) else [[step, epoch, number(key, value)] for step, epoch, value in curve]
         for key, curve in data["curves"].items()
     }
     return {**data, "metrics": metrics, "curves": curves}, list(dict.fromkeys(huge))
+
+
+def _all_moderate(curve: list[list[Any]]) -> bool:
+    """Whether every value is a number below `LARGEST`, as nearly always."""
+    values = [value for _, _, value in curve]
+    return None not in values and all(map(LARGEST.__ge__, map(abs, values)))
 
 
 def _value(data: Any) -> bool:

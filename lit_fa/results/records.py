@@ -124,15 +124,14 @@ def collect(table: Table, scale: Scale, folder: Path) -> Collected:
     Runs of seeds that continue the scale's list count where `folder` has their records.
     """
     runs = [*expand(table, scale), *further_runs(table, scale, folder)]
-    finished: dict[str, tuple[Record, ...]] = {}
-    diverged: dict[str, tuple[Record, ...]] = {}
+    finished: dict[str, list[Record]] = {}
+    diverged: dict[str, list[Record]] = {}
     problems, missing = [], []
     for run in runs:
         record, problem = read_record(folder / run.file_name, run)
         problems += [problem] if problem else []
         if record:
-            kind = diverged if record.diverged else finished
-            kind[run.cell.id] = (*kind.get(run.cell.id, ()), record)
+            (diverged if record.diverged else finished).setdefault(run.cell.id, []).append(record)
         else:
             missing.append(run)
     problems += foreign(folder, runs)
@@ -140,10 +139,10 @@ def collect(table: Table, scale: Scale, folder: Path) -> Collected:
         table=table,
         scale=scale,
         runs=tuple(runs),
-        records=finished,
+        records={cell: tuple(records) for cell, records in finished.items()},
         problems=tuple(problems),
         missing=tuple(missing),
-        diverged=diverged,
+        diverged={cell: tuple(records) for cell, records in diverged.items()},
     )
 
 

@@ -69,8 +69,13 @@ def of_other_code(record: Record, run: Run) -> bool:
 
 def _since(commit: str, config: dict[str, Any]) -> tuple[str, ...] | None:
     """The files that a config reaches whose code differs from that of a commit; None if git does not know it."""
+    return _changed_files(commit, reached(config))
+
+
+@cache
+def _changed_files(commit: str, files: frozenset[str]) -> tuple[str, ...] | None:
     touched = _touched(commit)
-    return None if touched is None else _different(commit, tuple(sorted(reached(config) & touched)))
+    return None if touched is None else _different(commit, tuple(sorted(files & touched)))
 
 
 @cache

@@ -62,7 +62,7 @@ def edited(root, name, text):
 
 
 def forget():
-    cached = (stale._touched, stale._different, stale._code_then, stale._code_now, stale._texts)
+    cached = (stale._touched, stale._changed_files, stale._different, stale._code_then, stale._code_now, stale._texts)
     for function in (*cached, closure._closure, closure._imported, closure._named, closure._tree):
         function.cache_clear()
 
