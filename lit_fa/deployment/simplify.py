@@ -7,7 +7,7 @@ normalisation after a linear or conv layer is a scale and a shift of its output 
 
 import copy
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +22,8 @@ from lit_fa.errors import UserError
 from lit_fa.functional.svd_factors import Geometry, kernels
 from lit_fa.layers.factored import FactoredConv2d, FactoredLayer, FactoredLinear, factored_layers, replace
 from lit_fa.layers.feedback import feedback_layers, retract
-from lit_fa.layers.labels import LabelledInput
+from lit_fa.layers.hooks import is_ours
 from lit_fa.layers.observing import calls, observing
-from lit_fa.layers.taps import Taps
 from lit_fa.networks import merge_adapters
 
 FOLDED: dict[type[nn.Module], Callable[..., nn.Module]] = {nn.Conv2d: fuse_conv_bn_eval, nn.Linear: fuse_linear_bn_eval}
@@ -103,7 +102,7 @@ def without_rule(network: nn.Module) -> nn.Module:
     plain = merge_adapters(copy.deepcopy(network))
     for module in plain.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            for key in [key for key, hook in hooks.items() if _belongs_to_rule(hook)]:
+            for key in [key for key, hook in hooks.items() if is_ours(hook)]:
                 del hooks[key]
     for layer in feedback_layers(plain, off=True).values():
         retract(layer)
@@ -112,11 +111,6 @@ def without_rule(network: nn.Module) -> nn.Module:
     for module in [*plain.modules()]:
         _fix_weights(module)
     return plain.requires_grad_(False)
-
-
-def _belongs_to_rule(hook: Callable[..., Any]) -> bool:
-    """Whether a hook is a method of taps or of a labelled input, possibly as a partial."""
-    return isinstance(getattr(getattr(hook, "func", hook), "__self__", None), Taps | LabelledInput)
 
 
 def _fix_weights(module: nn.Module) -> None:

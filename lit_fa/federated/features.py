@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lit_fa.errors import UserError
 from lit_fa.layers.feedback import WEIGHT_LAYERS
-from lit_fa.layers.hooks import before
+from lit_fa.layers.hooks import after, before
 from lit_fa.layers.observing import calls
 
 
@@ -26,7 +26,7 @@ class Features:
         modules = dict(network.named_modules())
         if taps:
             self.place = taps[-1]
-            modules[self.place].register_forward_hook(lambda _m, _a, out: self._record(out), prepend=True)
+            after(modules[self.place], lambda _m, _inputs, out: self._record(out), prepend=True)
         else:
             self.place = _last_weight_layer(network, example)
             before(modules[self.place], lambda _m, inputs: self._record(inputs[0]))

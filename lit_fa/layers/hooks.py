@@ -40,6 +40,11 @@ def after(module: nn.Module, hook: Callable[[Any, Inputs, Any], Any], prepend: b
     return module.register_forward_hook(partial(_after, hook), with_kwargs=True, prepend=prepend)
 
 
+def is_ours(hook: Callable[..., Any]) -> bool:
+    """Whether a module's hook was registered by this file, so that it belongs to a rule or a measurement."""
+    return isinstance(hook, partial) and hook.func in (_before, _after)
+
+
 def _before(
     hook: Callable[[Any, Inputs], Inputs | None], module: nn.Module, args: Inputs, kwargs: dict[str, Any]
 ) -> tuple[Inputs, dict[str, Any]] | None:

@@ -16,7 +16,19 @@ from lit_fa.layers.factored import FactoredLayer, factored_layers
 from lit_fa.layers.feedback import FeedbackLayer
 from lit_fa.modules import Learner
 from lit_fa.networks import create_network
-from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, SVDBackprop, SVDSpaceAlignment
+from lit_fa.rules import (
+    CCL,
+    DLL,
+    PEPITA,
+    Backprop,
+    DirectFeedbackAlignment,
+    FeedbackAlignment,
+    LearningRule,
+    MonoForward,
+    PredSim,
+    SVDBackprop,
+    SVDSpaceAlignment,
+)
 from tests.grids import slow_unless
 from tests.small_networks import NETWORKS
 
@@ -44,8 +56,17 @@ def test_outputs_are_those_of_the_trained_network_and_no_rule_is_left(rule: str,
     made = simplified(learner.network, x)
     assert (made(x) - learner.network(x)).abs().max() < 1e-5
     assert not [m for m in made.modules() if isinstance(m, FactoredLayer | FeedbackLayer) or m._forward_hooks]
+    assert not [m for m in made.modules() if m._forward_pre_hooks]
     assert not [name for name in made.state_dict() if "feedback" in name]
     assert not [p for p in made.parameters() if p.requires_grad]
+
+
+@pytest.mark.parametrize("rule", [CCL, PEPITA, DLL, MonoForward, PredSim])
+def test_no_hook_of_a_rule_is_left(rule: type[LearningRule]):
+    learner, x = learner_and_inputs(rule, "mlp")
+    made = simplified(learner.network, x)
+    assert not [m for m in made.modules() if m._forward_hooks or m._forward_pre_hooks]
+    assert (made(x) - learner.network(x)).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("name", ["conv3_32_64_128", "resnet20_cifar"])
