@@ -111,6 +111,8 @@ class Interruption(Checkpoint):
 
 
 def _of_any_rank(trainer: L.Trainer, signum: int) -> int:
+    if stages := getattr(trainer.strategy, "any_rank", None):
+        return stages(signum)
     if trainer.world_size == 1:
         return signum
     asked = torch.tensor(float(signum), device=trainer.strategy.root_device)

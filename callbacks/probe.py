@@ -91,6 +91,8 @@ class Periodic(L.Callback):
         if not monitored and self.measured_at == trainer.global_step:
             return
         self.be_ready(trainer, module)
+        if gather := getattr(trainer.strategy, "gather", None):
+            gather()  # a stage has only its own weights
         self.measured_at = trainer.global_step
         publish(trainer, module, self.observe(trainer, module), monitored=monitored)
 

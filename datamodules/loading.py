@@ -80,6 +80,7 @@ class LoadingDataModule(L.LightningDataModule):
         if samples is None:
             raise DataError(f"{type(self).__name__}: call setup() first (a Trainer does)")
         rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        rank %= world_size  # ranks that share no batch (stages of one network) have one share in all
         return BatchLoader(
             samples,
             batch_size,

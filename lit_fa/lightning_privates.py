@@ -229,6 +229,11 @@ def model_registry(trainer: L.Trainer) -> str | None:
     return trainer._model_registry
 
 
+def keep_sampler(trainer: L.Trainer) -> None:
+    """Let loaders keep their sampler, as `use_distributed_sampler: false` does; a strategy cannot say so itself."""
+    trainer._accelerator_connector.use_distributed_sampler = False
+
+
 def forking_launcher(trainer: L.Trainer) -> Any | None:
     """The launcher that forks ranks, whose `procs` are its children; None for another one. Its class is private."""
     launcher = trainer.strategy.launcher

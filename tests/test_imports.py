@@ -34,6 +34,10 @@ ALLOWED = {
     ],
     "lit_fa/federated": ["torch", "lit_fa.functional", "lit_fa.layers", "lit_fa.rules", "lit_fa.errors"],
     "lit_fa/modules": [None, "lit_fa"],
+    "lit_fa/parallel": [
+        *("torch", "lightning", "lit_fa.errors", "lit_fa.lightning_privates"),
+        *("lit_fa.layers", "lit_fa.rules", "lit_fa.modules"),
+    ],
     "lit_fa/spec": [*SHELL, "yaml", "optuna", "pydantic", "pydantic_core", "lit_fa.provenance"],
     "lit_fa/results": [*SHELL, "numpy", "lit_fa.provenance", "lit_fa.spec"],
     "lit_fa/jobs": [*SHELL, "yaml", "filelock", "lit_fa.stopping", "lit_fa.results.records"],

@@ -372,6 +372,13 @@ def test_model_registry():
     assert privates.model_registry(L.Trainer(**QUIET, model_registry="mine")) == "mine"
 
 
+def test_keep_sampler():
+    trainer = L.Trainer(**QUIET, devices=2, strategy="ddp")
+    privates.keep_sampler(trainer)
+    loader = torch.utils.data.DataLoader(range(4))
+    assert trainer._data_connector._prepare_dataloader(loader, shuffle=False, mode=None) is loader
+
+
 def test_forking_launcher():
     forks = L.Trainer(**QUIET, strategy="ddp_fork", devices=2)
     assert privates.forking_launcher(forks).procs == []

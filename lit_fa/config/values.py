@@ -14,6 +14,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 
 from lit_fa.described import check_numbers
 from lit_fa.errors import UserError, nearest
+from lit_fa.parallel import strategy as _layer_parallel  # noqa: F401  registers its word
 
 PROFILERS = ("simple", "advanced", "pytorch")
 DIVIDING = ("fsdp", "deepspeed", "modelparallel", "model_parallel")  # strategies that divide weights

@@ -23,10 +23,15 @@ class NormalisingTaps(Taps):
         """Call the visitor with output and squares; return the normalised output with a stop-gradient."""
         if self.visitor is None:
             return output
+        if name in self.absent:
+            if self.stops and name == self.names[-1]:
+                raise _EnoughError
+            return output
         tensor = output[0] if isinstance(output, tuple) else output
         passed = cut(tensor)
         sums = squares(passed)
-        self.visitor(name, tensor, sums)
+        if name != self.given:
+            self.visitor(name, tensor, sums)
         if self.stops and name == self.names[-1]:
             raise _EnoughError
         passed = divided(passed, length(sums, math.prod(passed.shape[1:]), self.kind))

@@ -46,7 +46,15 @@ class Block:
 
 
 class Taps:
-    """Stop-gradients after the named modules of a network, active only inside `visited_by`; without `cuts`, none."""
+    """Stop-gradients after the named modules of a network, active only inside `visited_by`; without `cuts`, none.
+
+    Attributes:
+        absent: boundaries that this process does not compute (`lit_fa.parallel`): neither visitor nor stop-gradient.
+        given: the boundary whose output another process has computed: a stop-gradient without visitor.
+    """
+
+    absent: frozenset[str] = frozenset()
+    given: str | None = None
 
     def __init__(self, network: nn.Module, names: list[str], cuts: bool = True):
         """Hook the modules `names` of `network`."""
@@ -56,12 +64,18 @@ class Taps:
         for name in names:
             after(modules[name], partial(self.visit, name))
 
+    @property
+    def visited(self) -> list[int]:
+        """The numbers of the boundaries at which the visitor is called."""
+        return [i for i, name in enumerate(self.names) if name not in self.absent and name != self.given]
+
     def visit(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Call the visitor with the output (or its first entry) and return it with a stop-gradient."""
-        if self.visitor is None:
+        if self.visitor is None or name in self.absent:
             return output
         tensor = output[0] if isinstance(output, tuple) else output
-        self.visitor(name, tensor)
+        if name != self.given:
+            self.visitor(name, tensor)
         if not self.cuts:
             return output
         return (cut(tensor), *output[1:]) if isinstance(output, tuple) else cut(tensor)

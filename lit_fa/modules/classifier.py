@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import OnExceptionCheckpoint
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from lit_fa.errors import UserError, check_literals
 from lit_fa.functional.criteria import CriterionName
@@ -197,19 +198,26 @@ class Classifier(ScheduledClassifier):
         self.batch_start = None
         return surrogate.loss
 
-    def _step(self) -> None:
-        """Take an optimiser step with the gradient of the window."""
+    def _step(self, *, counts: bool = True) -> None:
+        """Take an optimiser step with the gradient of the window; `counts`: it is one of the run's steps."""
         optimizer = self.optimizer
         self.window.close(self.learner, self._mean)
         self.learner.edit_gradients(self.progress())
         if self.clip is not None:
-            clip_gradients(self.learner, optimizer.optimizer, self.clip, self.clip_by, self.parts)
-        optimizer.step()
+            norm = getattr(self.trainer.strategy, "total_norm", get_total_norm)
+            clip_gradients(self.learner, optimizer.optimizer, self.clip, self.clip_by, self.parts, norm)
+        (optimizer if counts else optimizer.optimizer).step()
         if self.adapters is not None:
             self.adapters.after_step(self.global_step)
         optimizer.zero_grad(set_to_none=True)
         if Does.EVOLVES in self.rule.does:
             self.learner.after_step(self.progress())
+        if counts:
+            self.schedule("step")
+
+    def count_step(self) -> None:
+        """Count a step whose update comes later (`lit_fa.parallel`)."""
+        self.optimizer.step()
         self.schedule("step")
 
     def on_validation_model_zero_grad(self) -> None:
@@ -219,6 +227,8 @@ class Classifier(ScheduledClassifier):
 
     def on_train_epoch_end(self) -> None:
         """Log the mean training loss and (for classes) accuracy of the epoch; step the schedule."""
+        if end_epoch := getattr(self.trainer.strategy, "end_epoch", None):
+            end_epoch()
         one_rank = self.trainer.world_size == 1
         totals = self.totals if one_rank else self.trainer.strategy.reduce(self.totals.to(self.device), reduce_op="sum")
         loss, correct, seen = totals.tolist()
@@ -275,7 +285,8 @@ class Classifier(ScheduledClassifier):
             return
         self.totals, self._resumed = restore(resumed, self.global_rank), None
         windows = [state.get("window") for state in resumed]
-        self.window.restore(windows, self.learner, self.global_rank, self.trainer.world_size)
+        ranks = self.trainer.world_size
+        self.window.restore(windows, self.learner, self.global_rank % ranks, ranks)
         super().restore()
 
     def _mean(self, samples: int) -> Tensor | int:

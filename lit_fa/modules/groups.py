@@ -4,12 +4,12 @@ Kolen & Pollack's B receives the increments of its weight W. So learning rate, w
 apply to B as well. The gradient of B equals that of W and does not count a second time in a norm.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
 from lit_fa.errors import UserError
@@ -68,7 +68,12 @@ def parameter_groups(learner: Learner, layer_lr: Mapping[str, float]) -> list[di
 
 
 def clip_gradients(
-    learner: nn.Module, optimizer: torch.optim.Optimizer, bound: float, by: str, parts: Mapping[str, int]
+    learner: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    bound: float,
+    by: str,
+    parts: Mapping[str, int],
+    norm: Callable[[list[Tensor]], Tensor] = get_total_norm,
 ) -> None:
     """Clip `.grad` in place.
 
@@ -79,6 +84,7 @@ def clip_gradients(
         by: `value` or `norm`.
         parts: from the name of a parameter to the number of its part; all parameters that it does not have are one
             further part.
+        norm: from the gradients of a part to its norm.
     """
     params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if by == "value":
@@ -92,4 +98,4 @@ def clip_gradients(
         by_part.setdefault(parts.get(follow.get(name) or name), []).append(p)
     for members in by_part.values():
         leaders = [p.grad for p in members if p.grad is not None and names.get(id(p)) not in follow]
-        clip_grads_with_norm_(members, bound, get_total_norm(leaders))
+        clip_grads_with_norm_(members, bound, norm(leaders))

@@ -148,7 +148,7 @@ class DirectFeedbackAlignment(LearningRule):
         mask = token_mask(network, inputs)
         with self.taps.visited_by(lambda name, h: links.append(self._link(name, h, mask))):
             logits = network(inputs)
-        tied = torch.stack(links).sum(0).to(logits.dtype)
+        tied = torch.stack(links).sum(0).to(logits.dtype) if links else torch.zeros_like(logits)
         if self.teacher == "error":
             value = criterion(logits + tied, targets)
         else:

@@ -219,7 +219,7 @@ class ForwardForward(LearningRule):
         """The sum of the losses of blocks and head; no backward path leads from one block to another."""
         losses: list[Tensor] = []
         logits = self._learn(network, batch, criterion, losses.append)
-        value = reduce(torch.add, losses)
+        value = reduce(torch.add, losses) if losses else logits.new_zeros(())  # a stage without a block
         return Surrogate(value, value.detach(), logits)
 
     def stream(self, network: nn.Module, batch: Batch, criterion: Criterion, backward: Backward) -> Surrogate:
@@ -279,17 +279,19 @@ class ForwardForward(LearningRule):
             logits = logits.detach()
         wrong = self.wrong_labels(inputs, targets, logits)
         labels = self.strength * one_hot(torch.stack([targets, wrong]), inputs.new_zeros(self.classes))
-        goodnesses: list[Tensor] = []
+        goodnesses: dict[int, Tensor] = {}
 
-        def visit(_: str, output: Tensor, squares: Tensor) -> None:
-            loss = self._loss(output, squares)
-            learn(loss * (self.active == len(goodnesses)) if self.schedule == "greedy" else loss)
-            goodnesses.append(of_squares(squares, math.prod(output.shape[1:]), self.goodness))
+        def visit(name: str, output: Tensor, squares: Tensor) -> None:
+            number, loss = self.taps.names.index(name), self._loss(output, squares)
+            learn(loss * (self.active == number) if self.schedule == "greedy" else loss)
+            goodnesses[number] = of_squares(squares, math.prod(output.shape[1:]), self.goodness)
 
         self.taps.visit_all(visit, lambda: self.labelled(network, inputs, labels))
         if logits is not None:
             return logits
-        return two_label_logits(targets, wrong, reduce(torch.add, goodnesses[self.first_counted :]), self.classes)
+        counted = [goodness for number, goodness in goodnesses.items() if number >= self.first_counted]
+        total = reduce(torch.add, counted) if counted else inputs.new_full((2 * len(inputs),), math.nan)
+        return two_label_logits(targets, wrong, total, self.classes)
 
     def contrast_options(self, units: int) -> tuple[Loss, float, float]:
         """Loss, threshold and sharpness of `functional.goodness.contrast` for a block of this number of units."""

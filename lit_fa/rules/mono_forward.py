@@ -120,7 +120,7 @@ class MonoForward(LocalLosses):
     def _learn(self, network: nn.Module, batch: Batch, criterion: Criterion, learn: Backward) -> Surrogate:
         if self.schedule == "simultaneous":
             return super()._learn(network, batch, criterion, learn)
-        numbers = iter(range(len(self.taps.names) + 1))
+        numbers = iter([*self.taps.visited, len(self.taps.names)])
         return super()._learn(network, batch, criterion, lambda loss: learn(loss * (self.active == next(numbers))))
 
     def _with_loss(self, described: list[Unit]) -> list[Unit]:

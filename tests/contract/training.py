@@ -29,6 +29,7 @@ from callbacks.curves import Recorder
 from datamodules import Synthetic
 from lit_fa.__main__ import main
 from lit_fa.modules import Classifier
+from lit_fa.parallel.strategy import LayerParallelStrategy
 from tests.cases import IMPOSSIBLE, RULES
 from tests.small_networks import CLASSES
 
@@ -168,7 +169,7 @@ def train(options: dict) -> None:
     stopping += [OnExceptionCheckpoint(options["folder"], "kept")] if options.get("of_exceptions") else []
     trainer = L.Trainer(
         accelerator="cpu", devices=devices, max_epochs=options.get("epochs", 3), logger=rows,
-        strategy=DDPStrategy(process_group_backend="gloo") if devices > 1 else "auto",
+        strategy=_strategy(options) if devices > 1 else "auto",
         callbacks=[checkpoints, losses, kept, curves, *stopping, *measuring], enable_progress_bar=False,
         enable_model_summary=False, precision="64-true" if double else "32-true", num_sanity_val_steps=1,
         **options.get("trainer", {}),
@@ -184,6 +185,13 @@ def train(options: dict) -> None:
     with torch.no_grad():
         record["predictions"] = {"logits": module.learner.eval().predict(images)}
     torch.save(record, f"{options['out']}.{trainer.global_rank}")
+
+
+def _strategy(options: dict) -> DDPStrategy:
+    """DDP, or stages of one network if a `schedule` is given."""
+    if "schedule" not in options:
+        return DDPStrategy(process_group_backend="gloo")
+    return LayerParallelStrategy(options["schedule"], options.get("splits"), process_group_backend="gloo")
 
 
 class Ranks:
