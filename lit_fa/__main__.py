@@ -21,6 +21,7 @@ USAGE = """usage: lit-fa COMMAND ...
                                     a paper's table: its cells, missing runs, measured and published numbers
   sweep run | report | emit         a W&B sweep file without W&B's server: its trials and the best of them
   atlas                             all measured beside all published accuracies: page, CSV, Parquet
+  forecast                          layer-parallel training on 2 to 1,024 devices, by a model (lit-fa forecast --help)
   results import | export           records of other people, kept apart from ours
   runs                              records of runs: listed, filtered, compared (lit-fa runs --help)
 
@@ -29,7 +30,16 @@ Configs, tables and sweeps are code: the classes that they name are imported and
   --debug                           with any command: show the traceback of an error"""
 
 
-_COMMANDS = ("atlas", "export", "flower", "results", "runs", "sweep", "table")  # each a module of lit_fa.commands
+_COMMANDS = (
+    "atlas",
+    "export",
+    "flower",
+    "forecast",
+    "results",
+    "runs",
+    "sweep",
+    "table",
+)  # each a module of lit_fa.commands
 _LIGHTNING = ("fit", "validate", "test", "predict")
 
 

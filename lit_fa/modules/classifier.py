@@ -191,14 +191,14 @@ class Classifier(ScheduledClassifier):
         with nullcontext() if last else self._without_sync():
             surrogate = self._backward(batch, share)
         self.window.add(own)
-        self._check_finite(surrogate, batch)
+        self.check_finite(surrogate, batch)
         if last:
-            self._step()
+            self.take_step()
         self._count(surrogate, batch[1], own)
         self.batch_start = None
         return surrogate.loss
 
-    def _step(self, *, counts: bool = True) -> None:
+    def take_step(self, *, counts: bool = True) -> None:
         """Take an optimiser step with the gradient of the window; `counts`: it is one of the run's steps."""
         optimizer = self.optimizer
         self.window.close(self.learner, self._mean)
@@ -313,7 +313,8 @@ class Classifier(ScheduledClassifier):
         block = getattr(self.trainer.strategy, "block_backward_sync", None)
         return block() if block else nullcontext()
 
-    def _check_finite(self, surrogate: Surrogate, batch: Batch) -> None:
+    def check_finite(self, surrogate: Surrogate, batch: Batch) -> None:
+        """Raise an error if the loss is not finite."""
         # reading the value waits for the device, so on a GPU it is read only when it is logged
         if self.device.type != "cpu" and self.global_step % (setting(self.trainer, "log_every_n_steps") or 50):
             return

@@ -81,7 +81,7 @@ class Pipeline:
         last = self.fed >= module.accumulate or trainer.is_last_batch
         self.fed = 0 if last else self.fed
         done = self._forward(batch)
-        module._check_finite(done.surrogate, batch)
+        module.check_finite(done.surrogate, batch)
         self.waiting.append(Waiting(done, batch, own, last))
         if self.schedule == "full" and self.delay:
             self._step_late()
@@ -162,13 +162,13 @@ class Pipeline:
         logits = None
         if waiting.done.waits:
             logits = self.link.receive(self.last_stage, ("logits", tuple(inputs.shape)))
-        share = float(module.window.weigh(waiting.own, module._mean))
+        share = float(module.window.weigh(waiting.own, float))
         value = value_of(waiting.done, targets, module.learner.criterion, logits, share)
         if value.requires_grad:
             module.manual_backward(value)
         module.window.add(waiting.own)
         if waiting.last:
-            module._step(counts=counts)
+            module.take_step(counts=counts)
 
     def _step_late(self) -> None:
         """In a full pipeline with errors, every batch is a step, with the update of an older batch if there is one."""

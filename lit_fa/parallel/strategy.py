@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import OnExceptionCheckpoint, WeightAveraging
-from lightning.pytorch.overrides.distributed import _sync_module_states
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from torch import Tensor
 from torch import distributed as dist
@@ -82,7 +81,8 @@ class LayerParallelStrategy(DDPStrategy):
     def configure_ddp(self) -> None:
         """No wrapper: all ranks start with the tensors of rank 0."""
         assert self.model is not None
-        _sync_module_states(self.model)
+        for tensor in self.model.state_dict().values():
+            dist.broadcast(tensor, 0)
 
     def end_epoch(self) -> None:
         """Apply all updates; called at the end of an epoch also if `max_steps` ends it."""
