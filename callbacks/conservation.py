@@ -4,7 +4,7 @@ Formulas and source: `lit_fa.functional.conservation`. The comparison distinguis
 step size from a law that does not hold.
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
@@ -66,6 +66,8 @@ class ConservationPotential(Periodic):
     Raises:
         MeasurementError: an unknown law.
     """
+
+    needs_whole_module: ClassVar[bool] = True  # refused where parameters are divided among ranks
 
     def __init__(
         self, law: Law | Literal["auto"] = "auto", every_n_steps: int = 0, per_neuron: bool = True, signs: bool = False

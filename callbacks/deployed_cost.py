@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import ClassVar, Literal
 
 import lightning as L
 import torch
@@ -35,6 +35,8 @@ class DeployedCost(Periodic):
     Raises:
         MeasurementError: fewer than 2 images or 1 round, or an unknown criterion.
     """
+
+    needs_whole_module: ClassVar[bool] = True  # refused where parameters are divided among ranks
 
     def __init__(self, by: Literal["macs", "time"] = "time", batch: int = 32, rounds: int = 30, every_n_steps: int = 0):
         """See the class."""

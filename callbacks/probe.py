@@ -14,6 +14,7 @@ from torch import Tensor
 
 from callbacks.curves import publish
 from callbacks.errors import MeasurementError
+from lit_fa.layers.sharding import gathered
 from lit_fa.rules.learner import Learner
 
 Batch = tuple[Tensor, Tensor]
@@ -64,7 +65,8 @@ class Periodic(L.Callback):
     ) -> None:
         """Prepare, and measure before the very first step."""
         if not self.ready and trainer.global_step == 0:
-            self.prepare(trainer, pl_module, batch)
+            with gathered(learner_of(pl_module)):
+                self.prepare(trainer, pl_module, batch)
             self.ready = True
             self._report(trainer, pl_module, monitored=False)
         self.be_ready(trainer, pl_module)
@@ -84,7 +86,8 @@ class Periodic(L.Callback):
     def be_ready(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Call `prepare` with the run's first batch, if this process has not called it (in a resumed run)."""
         if not self.ready:
-            self.prepare(trainer, module, first_batch(trainer, module))
+            with gathered(learner_of(module)):
+                self.prepare(trainer, module, first_batch(trainer, module))
             self.ready = True
 
     def _report(self, trainer: L.Trainer, module: L.LightningModule, *, monitored: bool) -> None:
@@ -94,7 +97,9 @@ class Periodic(L.Callback):
         if gather := getattr(trainer.strategy, "gather", None):
             gather()  # a stage has only its own weights
         self.measured_at = trainer.global_step
-        publish(trainer, module, self.observe(trainer, module), monitored=monitored)
+        with gathered(learner_of(module)):
+            values = self.observe(trainer, module)
+        publish(trainer, module, values, monitored=monitored)
 
 
 class Probe(Periodic):

@@ -42,7 +42,7 @@ class TrainingCost(Periodic):
         samples = len(batch[0])
         values = {
             "cost/parameters": sum(p.numel() for p in learner.parameters() if p.requires_grad),
-            "cost/feedback_bytes": sum(b.nbytes for name, b in learner.named_buffers() if "feedback" in name),
+            "cost/feedback_bytes": sum(b.nbytes for name, b in learner.tensors()[1].items() if "feedback" in name),
             "cost/step_macs": step_macs(learner, batch) / samples,
             "cost/inference_macs": prediction_macs(learner, batch[0]) / samples,
             "cost/step_bytes": step_bytes(learner, batch),

@@ -19,6 +19,7 @@ from lightning.pytorch.loops.progress import _Progress
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 from lightning.pytorch.strategies.strategy import Strategy
 
@@ -222,6 +223,14 @@ def syncs_batch_norm(strategy: Strategy) -> bool:
 def start_method(strategy: Strategy) -> str:
     """spawn, fork, forkserver or popen; "" for a strategy that starts no process."""
     return getattr(strategy, "_start_method", "")
+
+
+def mesh_of_ranks(strategy: ModelParallelStrategy) -> None:
+    """Give the data-parallel dimension all ranks, before the mesh is made; the constructor does not know their number.
+
+    Lightning's "auto" would make the GPUs of a node tensor-parallel.
+    """
+    strategy._data_parallel_size, strategy._tensor_parallel_size = strategy.num_nodes * strategy.num_processes, 1
 
 
 def model_registry(trainer: L.Trainer) -> str | None:

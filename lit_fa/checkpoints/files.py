@@ -63,7 +63,7 @@ def read(path: str | Path, map_location: Any = "cpu", *, weights_only: bool = Tr
     """The content of a checkpoint.
 
     Args:
-        path: of a file on this machine.
+        path: of a file, or of the folder of a sharded checkpoint, on this machine.
         map_location: as for `torch.load`.
         weights_only: read plain data only; False may execute code of the file.
         mmap: read tensors from disk only when they are used.
@@ -71,6 +71,10 @@ def read(path: str | Path, map_location: Any = "cpu", *, weights_only: bool = Tr
     Raises:
         UnreadableError: the file is incomplete, damaged, not a checkpoint, or contains more than plain data.
     """
+    from lit_fa.checkpoints import sharded  # it reads the files in the folder by this function
+
+    if sharded.is_sharded(path):
+        return sharded.read(path, map_location, weights_only=weights_only)
     try:
         zipped = _check_digest(path)
         with warnings.catch_warnings():
@@ -86,6 +90,13 @@ def read(path: str | Path, map_location: Any = "cpu", *, weights_only: bool = Tr
         raise UnreadableError(path, f"cannot be read ({error.strerror or TORN})") from None
     except Exception:  # zip, pickle and torch have different exceptions for a broken file
         raise UnreadableError(path, TORN) from None
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a path is a file, or the folder of a sharded checkpoint."""
+    from lit_fa.checkpoints import sharded
+
+    return os.path.isfile(path) or sharded.is_sharded(path)
 
 
 def set_aside(path: Path) -> Path:

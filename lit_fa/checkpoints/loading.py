@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lit_fa.checkpoints import files as checkpoint_files
+from lit_fa.checkpoints import sharded
 from lit_fa.checkpoints.entries import wrong_entry
 from lit_fa.described import construct, imported
 from lit_fa.errors import UserError
@@ -48,8 +49,8 @@ def load(path: str | Path, **given: object) -> "EvaluatedClassifier":
 
 
 def newest_checkpoint(path: Path) -> Path:
-    """`path` itself, or the newest checkpoint in the folder."""
-    if not os.path.isdir(path):
+    """`path` itself, or the newest checkpoint in a folder that is none itself."""
+    if not os.path.isdir(path) or sharded.is_sharded(path):
         return path
     files = sorted(path.rglob("*.ckpt"), key=lambda file: (file.stat().st_mtime, file.name))
     if not files:
@@ -64,7 +65,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu", weights_only: b
     Raises:
         UserError: the file does not exist or is not a checkpoint.
     """
-    if not os.path.isfile(path):
+    if not checkpoint_files.is_checkpoint(path):
         raise UserError(f"there is no checkpoint {path}")
     try:
         checkpoint = checkpoint_files.read(path, map_location, weights_only=weights_only)

@@ -13,7 +13,7 @@ from torch import nn
 
 from lit_fa import lightning_privates as privates
 from lit_fa.checkpoints.entries import RESUMED, wrong_entry
-from lit_fa.checkpoints.files import UnreadableError, read, set_aside
+from lit_fa.checkpoints.files import UnreadableError, is_checkpoint, read, set_aside
 from lit_fa.errors import UserError
 
 log = logging.getLogger(__name__)  # a table's worker shows these messages in the line of its cell
@@ -32,7 +32,7 @@ def checked(path: str | Path, option: str = _OPTION, *, weights_only: bool = Tru
     if "://" in str(path):
         return {}
     path = Path(path)
-    if not os.path.isfile(path):
+    if not is_checkpoint(path):
         what = "is a folder" if os.path.isdir(path) else "there is no such file"
         raise UserError(f"{option} {path}: {what}; give the path of a checkpoint (.ckpt)")
     try:
@@ -50,7 +50,7 @@ def own(path: Path) -> Path | None:
     if not os.path.lexists(path):
         return None
     try:
-        if not path.is_file():
+        if not is_checkpoint(path):
             raise UnreadableError(path, "no file")
         _content(path)
     except UnreadableError as error:

@@ -18,6 +18,7 @@ from lit_fa.parallel import strategy as _layer_parallel  # noqa: F401  registers
 
 PROFILERS = ("simple", "advanced", "pytorch")
 DIVIDING = ("fsdp", "deepspeed", "modelparallel", "model_parallel")  # strategies that divide weights
+OURS = ("fsdp2", "fullyshardedstrategy")  # that one which rules work with
 TPU = ("xla", "single_xla", "tpu", "hpu")
 
 
@@ -154,7 +155,10 @@ TRAINER: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
 }
 STRATEGIES = (
-    (_named_otherwise(*DIVIDING), "a rule reads whole weights by name, which this one divides: set ddp or auto"),
+    (
+        lambda strategy: _shown(strategy).lower() in OURS or _named_otherwise(*DIVIDING)(strategy),
+        "a rule reads whole weights by name, which this one divides: set ddp or auto, or fsdp2, which divides them too",
+    ),
     (_named_otherwise(*TPU), "rules run on CPUs and GPUs: set ddp or auto"),
-    (_strategy, "write auto, ddp or single_device"),
+    (_strategy, "write auto, ddp, fsdp2 or single_device"),
 )

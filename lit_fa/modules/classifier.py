@@ -13,6 +13,7 @@ from torch.nn.utils import get_total_norm
 
 from lit_fa.errors import UserError, check_literals
 from lit_fa.functional.criteria import CriterionName
+from lit_fa.layers.sharding import gathered
 from lit_fa.lightning_privates import callbacks_of, setting, trainer_of
 from lit_fa.modules.accumulation import Window
 from lit_fa.modules.averages import check_averages, renews_statistics
@@ -164,6 +165,10 @@ class Classifier(ScheduledClassifier):
             check_length(self.rule.follows_length, None, None)
         self.window, self.batch_start = Window(self.accumulate), None
         self.zero_grad(set_to_none=True)
+        self.prepare_once()
+
+    def prepare_once(self) -> None:
+        """Train the head probe and let the rule prepare, unless a checkpoint or an earlier call has done so."""
         if self.prepared is None:
             self.prepared = start(self.learner, self.probe, self.trainer)
 
@@ -177,7 +182,8 @@ class Classifier(ScheduledClassifier):
         """Store the state before the batch, for a checkpoint that an exception within it writes."""
         super().on_train_batch_start(batch, batch_idx)
         if any(isinstance(callback, OnExceptionCheckpoint) for callback in callbacks_of(self.trainer)):
-            self.batch_start = BatchStart.of(self.network, self.totals, self.window.state(self.learner))
+            with gathered(self.learner):
+                self.batch_start = BatchStart.of(self.network, self.totals, self.window.state(self.learner))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Surrogate, backward pass, gradient edits, clipping, optimiser step, `after_step`, schedule."""
@@ -261,7 +267,8 @@ class Classifier(ScheduledClassifier):
         """Store random states (dropout), the totals of the epoch, the gradients of an open window, and `prepared`."""
         super().on_save_checkpoint(checkpoint)
         if self.batch_start is None:
-            own = state_of_rank(self.totals, self.window.state(self.learner))
+            with gathered(self.learner):  # of a sharded learner, the sums that are not reduced yet
+                own = state_of_rank(self.totals, self.window.state(self.learner))
         else:
             own, state = self.batch_start.state, checkpoint["state_dict"]
             state |= {key: b for n, b in self.batch_start.buffers.items() if (key := f"learner.network.{n}") in state}
@@ -286,7 +293,8 @@ class Classifier(ScheduledClassifier):
         self.totals, self._resumed = restore(resumed, self.global_rank), None
         windows = [state.get("window") for state in resumed]
         ranks = self.trainer.world_size
-        self.window.restore(windows, self.learner, self.global_rank % ranks, ranks)
+        with gathered(self.learner):
+            self.window.restore(windows, self.learner, self.global_rank % ranks, ranks)
         super().restore()
 
     def _mean(self, samples: int) -> Tensor | int:
@@ -319,7 +327,8 @@ class Classifier(ScheduledClassifier):
         if self.device.type != "cpu" and self.global_step % (setting(self.trainer, "log_every_n_steps") or 50):
             return
         if not torch.isfinite(surrogate.loss):
-            where = first_non_finite(self.network, batch[0])
+            with gathered(self.learner):
+                where = first_non_finite(self.network, batch[0])
             raise NonFiniteLossError(
                 f"loss is {surrogate.loss.item()} at step {self.global_step}; first not finite: {where}",
                 "The last checkpoint stays; lower the learning rate or set model.init_args.clip.",

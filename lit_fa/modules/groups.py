@@ -27,7 +27,8 @@ def followers(learner: nn.Module, *, all_trained: bool = False) -> dict[str, str
     trained = {
         name: layer
         for name, layer in feedback_layers(learner, off=True).items()
-        if isinstance(layer.feedback.weight, nn.Parameter) and (layer.feedback.source.follows or all_trained)
+        if isinstance(layer.feedback.weight, nn.Parameter)
+        and (layer.feedback.source.trained if all_trained else layer.feedback.source.follows)
     }
     return {f"{name}.feedback.weight": names.get(id(layer.weight), "") for name, layer in trained.items()}
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lit_fa.errors import UserError
 from lit_fa.layers.observing import observing
+from lit_fa.layers.sharding import gathered
 from lit_fa.lightning_privates import training_loader
 from lit_fa.modules.warm_up import batches_an_epoch
 from lit_fa.rules.learner import Learner
@@ -83,7 +84,7 @@ def normalises_alone(learner: Learner, example: Tensor) -> bool:
     A rule may repeat the sample, and a feature map has several values per channel; then one sample suffices.
     """
     target = torch.zeros(1, dtype=torch.int64, device=example.device)
-    with observing(learner), torch.enable_grad():
+    with gathered(learner), observing(learner), torch.enable_grad():
         try:
             learner.forward((example, target))
         except ValueError as error:

@@ -15,6 +15,7 @@ from torch import nn, optim
 
 from lit_fa import lightning_privates as privates
 from lit_fa.errors import UserError
+from lit_fa.modules.sharded_strategy import FullyShardedStrategy
 from lit_fa.rules.base import Does, LearningRule
 
 FP16 = ("16", "16-mixed", "16-true")
@@ -89,6 +90,24 @@ def loses_hooks(trainer: L.Trainer, module: L.LightningModule) -> bool:
     return _syncs(trainer) and any(watched)
 
 
+def divides(trainer: L.Trainer) -> bool:
+    """Whether the strategy is `fsdp2`."""
+    return isinstance(trainer.strategy, FullyShardedStrategy)
+
+
+def _needs_whole(trainer: L.Trainer) -> list[str]:
+    """Names of the callbacks that copy or replace the module's parameters, or follow them through the optimiser."""
+    kinds = (shipped.WeightAveraging, shipped.StochasticWeightAveraging, shipped.ModelPruning, shipped.BaseFinetuning)
+    found = privates.callbacks_of(trainer)
+    return [type(c).__name__ for c in found if isinstance(c, kinds) or getattr(c, "needs_whole_module", False)]
+
+
+def _whole_only(trainer: L.Trainer, module: L.LightningModule) -> bool:
+    """Whether the module has an option that does not work on divided parameters."""
+    compiled = getattr(module, "learner", None) is not None and module.learner._compiled_call_impl is not None
+    return compiled or getattr(module, "adapters", None) is not None or federated(module)
+
+
 def _syncs(trainer: L.Trainer) -> bool:
     return privates.syncs_batch_norm(trainer.strategy) and trainer.world_size > 1
 
@@ -111,6 +130,7 @@ def _rule(module: L.LightningModule) -> LearningRule:
 
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
+DIVIDING = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
 REFUSALS = (
     Refusal(
         "precision",
@@ -178,8 +198,24 @@ REFUSALS = (
     ),
     Refusal(
         "strategy",
-        lambda trainer, _: isinstance(trainer.strategy, (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)),
-        "trainer.strategy: a rule reads whole weights by name, which this one divides: set ddp",
+        lambda trainer, _: isinstance(trainer.strategy, DIVIDING) and not divides(trainer),
+        "trainer.strategy: a rule reads whole weights by name, which this one divides: set fsdp2 or ddp",
+    ),
+    Refusal(
+        "strategy",
+        lambda trainer, _: divides(trainer) and trainer.world_size == 1,
+        "trainer.strategy: fsdp2 divides a module among devices, and this is one: set trainer.devices, or leave it out",
+    ),
+    Refusal(
+        "strategy",
+        lambda trainer, module: divides(trainer) and _whole_only(trainer, module),
+        "trainer.strategy: fsdp2 is for a Classifier without compile and without adapter: set ddp",
+    ),
+    Refusal(
+        "strategy",
+        lambda trainer, _: divides(trainer) and bool(_needs_whole(trainer)),
+        "trainer.strategy: fsdp2 divides the parameters that a callback copies, replaces or follows (weight averaging, "
+        "ModelPruning, BaseFinetuning, ConservationPotential, DeployedCost): set ddp, or leave the callback out",
     ),
     Refusal(
         "strategy",

@@ -134,11 +134,14 @@ class LearningRule(Described, nn.Module):
         paper: citation.
         overrides: what the class does according to the methods that it overrides, for any options.
         sums: the scalar, or a part of it, is a sum over the samples of the batch, not a mean.
+        reads_all: the scalar needs weights after the forward pass of their block, so a sharded network is gathered as a
+            whole, not block by block.
     """
 
     paper: ClassVar[str] = ""
     overrides: ClassVar[frozenset[Does]] = frozenset()
     sums: bool = False
+    reads_all: bool = False
 
     def __init_subclass__(cls, **options: object):
         """Record which methods the class overrides."""

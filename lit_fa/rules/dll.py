@@ -75,6 +75,7 @@ class DLL(FeedbackAlignment):
         super().__init__(source(init, scale, seed), layers, backend, uncovered)
         self.theta, self.sign = theta, {"descent": 1.0, "ascent": -1.0, "fixed": 0.0}[theta]
         self.errors = Errors()
+        self.reads_all = theta != "fixed"  # a first backward pass, and then Theta of every layer
 
     def install(self, network: nn.Module, example: Tensor, criterion: Criterion) -> Coverage:
         """As `FeedbackAlignment.install`; then the errors at the extended layers can be read."""

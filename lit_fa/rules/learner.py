@@ -9,9 +9,12 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import register_fsdp_forward_method
 
 from lit_fa.errors import check_literals
 from lit_fa.functional.criteria import CRITERIA, CriterionName
+from lit_fa.layers.sharding import assign, gathered, is_feedback, like, shard, whole
 from lit_fa.rules.base import Batch, Criterion, Does, Halves, LearningRule, Progress, Surrogate, Tensors
 
 T = TypeVar("T")
@@ -42,6 +45,7 @@ class Learner(nn.Module):
         self.network, self.rule = network, rule
         self.criterion = CRITERIA[criterion] if isinstance(criterion, str) else criterion
         self.coverage = rule.install(network, example, self.criterion)
+        self.stored: set[str] = set()  # names of feedback that `shard` has made parameters
 
     def forward(self, batch: Batch) -> Surrogate:
         """The rule's scalar for inputs (n, ...) and targets (n,)."""
@@ -116,27 +120,41 @@ class Learner(nn.Module):
         """The parameters that become their gradients, by the learner's names."""
         return [*self.join(Halves({}, dict.fromkeys(self.rule.measured)))]
 
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Divide parameters and stored feedback among ranks; see `layers.sharding`."""
+        self.stored = {name for name, b in self.named_buffers() if is_feedback(name, b)}
+        shard(self, mesh, by_block=not self.rule.reads_all)
+        register_fsdp_forward_method(self, "predict")
+
+    def tensors(self) -> tuple[Tensors, Tensors]:
+        """Parameters and buffers by name. Feedback that `shard` has made a parameter is a buffer here too."""
+        params: Tensors = dict(self.named_parameters())
+        stored = {name: params.pop(name) for name in self.stored}
+        return params, dict(self.named_buffers()) | stored
+
     @torch.no_grad()
     def edit_gradients(self, progress: Progress = START) -> None:
         """Let the rule edit what `backward` left in `.grad`, after what it measures has been taken from there."""
-        params: Tensors = dict(self.named_parameters())
+        params, _ = self.tensors()
         for name in self.measured():
             if (value := params[name].grad) is not None:
                 params[name].copy_(value)
                 params[name].grad = None
         if Does.EDITS not in self.rule.does:
             return
-        grads = {name: p.grad for name, p in params.items() if p.grad is not None}
-        for name, grad in self.edited({name: params[name] for name in grads}, grads, progress).items():
-            params[name].grad = grad
+        grads = {name: whole(p.grad) for name, p in params.items() if p.grad is not None}
+        with gathered(self):
+            all_params, _ = self.tensors()
+            for name, grad in self.edited({name: all_params[name] for name in grads}, grads, progress).items():
+                params[name].grad = None if grad is None else like(params[name], grad)
 
     @torch.no_grad()
     def after_step(self, progress: Progress) -> None:
         """Let a rule that evolves renew parameters and buffers in place after an optimiser step."""
-        params: Tensors = dict(self.named_parameters())
-        buffers = dict(self.named_buffers())
-        changed, renewed = self.evolved(params, buffers, progress)
-        for name, tensor in changed.items():
-            params[name].copy_(tensor)
-        for name, tensor in renewed.items():
-            buffers[name].copy_(tensor)
+        params, buffers = self.tensors()
+        with gathered(self):
+            changed, renewed = self.evolved(*self.tensors(), progress)
+            for name, tensor in changed.items():
+                assign(params[name], tensor)
+            for name, tensor in renewed.items():
+                assign(buffers[name], tensor)
