@@ -20,6 +20,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 
 from callbacks import Interruption
@@ -365,6 +366,14 @@ def test_start_method():
     for name, method in named.items():
         trainer = L.Trainer(**QUIET, strategy=name, devices=1 if name == "auto" else 2)
         assert privates.start_method(trainer.strategy) == method
+
+
+def test_mesh_of_ranks():
+    strategy = ModelParallelStrategy()
+    strategy.parallel_devices, strategy.num_nodes = [torch.device("cpu")] * 2, 3
+    privates.mesh_of_ranks(strategy)
+    assert (strategy._data_parallel_size, strategy._tensor_parallel_size) == (6, 1)
+    assert "_data_parallel_size" in inspect.getsource(ModelParallelStrategy.setup_environment)
 
 
 def test_model_registry():

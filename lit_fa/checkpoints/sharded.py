@@ -69,11 +69,13 @@ def read(path: str | Path, map_location: Any = "cpu", *, weights_only: bool = Tr
     Raises:
         UnreadableError: a rank's file is missing, cannot be read, or is of another checkpoint.
     """
-    names = sorted(match for file in Path(path).iterdir() if (match := _NAME.fullmatch(file.name)))
-    ranks = int(names[0][2])
-    if [match.string for match in names] != [file_name(rank, ranks) for rank in range(ranks)]:
+    names = sorted(file.name for file in Path(path).iterdir() if _NAME.fullmatch(file.name))
+    ranks = int(names[0].partition("-of-")[2][:5])
+    if names != [file_name(rank, ranks) for rank in range(ranks)]:
         raise files.UnreadableError(path, f"of {ranks} ranks' files only {len(names)} are there, or more than these")
-    parts = [files.read(Path(path) / file_name(r, ranks), map_location, weights_only=weights_only) for r in range(ranks)]
+    parts = [
+        files.read(Path(path) / file_name(r, ranks), map_location, weights_only=weights_only) for r in range(ranks)
+    ]
     if any(not isinstance(part, dict) or part.get(SHARDS) != parts[0].get(SHARDS) for part in parts):
         raise files.UnreadableError(path, "the files of its ranks are of different checkpoints")
     return _joined(parts)

@@ -34,7 +34,7 @@ def shard(learner: nn.Module, mesh: DeviceMesh, *, by_block: bool = True) -> Non
         # know when the backward pass of the unit begins
         for key, hook in [*module._forward_hooks.items()]:
             if isinstance(getattr(getattr(hook, "func", None), "__self__", None), Taps):
-                module._forward_hooks.move_to_end(key)
+                module._forward_hooks[key] = module._forward_hooks.pop(key)  # now the last
     # the root, which also has what is in no block, must be the first unit to run
     learner._get_fsdp_state()._lazy_init()  # type: ignore[operator]  # nn.Module's attributes have no type
 
@@ -83,7 +83,8 @@ def gathered(module: nn.Module) -> Iterator[None]:
     finally:
         for part in parts:
             part.reshard()
-            part.set_reshard_after_forward(part is not module, recurse=False)
+            is_root = part is parts[0]  # its parameters stay whole until the backward pass
+            part.set_reshard_after_forward(not is_root, recurse=False)
             part.set_reshard_after_backward(True, recurse=False)
             part.set_requires_gradient_sync(True, recurse=False)
 

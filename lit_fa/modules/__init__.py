@@ -4,16 +4,7 @@ from lit_fa.modules.classifier import Classifier
 from lit_fa.modules.evaluated import EvaluatedClassifier
 from lit_fa.modules.federated_classifier import FederatedClassifier
 from lit_fa.modules.finite import NonFiniteLossError
-from lit_fa.modules.sharded_strategy import FullyShardedStrategy
 from lit_fa.modules.warm_up import HeadProbe
 from lit_fa.rules.learner import Learner
 
-__all__ = [
-    "Classifier",
-    "EvaluatedClassifier",
-    "FederatedClassifier",
-    "FullyShardedStrategy",
-    "HeadProbe",
-    "Learner",
-    "NonFiniteLossError",
-]
+__all__ = ["Classifier", "EvaluatedClassifier", "FederatedClassifier", "HeadProbe", "Learner", "NonFiniteLossError"]

@@ -13,12 +13,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.constants import default_pg_timeout
 from torch.optim import Optimizer
 
 from lit_fa.checkpoints import files, sharded
@@ -68,7 +68,8 @@ class FullyShardedStrategy(ModelParallelStrategy):
 
     def setup(self, trainer: L.Trainer) -> None:
         """Prepare the whole module, divide it, then make the optimiser."""
-        assert self.model is not None and self.accelerator is not None
+        assert self.model is not None
+        assert self.accelerator is not None
         self.accelerator.setup(trainer)
         fitting, module = trainer.state.fn == TrainerFn.FITTING, self.lightning_module
         if not sharded_units(self.model):
@@ -233,7 +234,7 @@ def _as_state(p: Tensor, value: Any) -> Any:
         return value
     if value.shape != p.shape:
         raise UserError(
-            f"an optimiser whose state has another shape than its parameter cannot resume under {NAME}: take SGD or Adam"
+            f"{NAME} cannot resume an optimiser whose state has other shapes than its parameters: take SGD or Adam"
         )
     return like(p, value)
 

@@ -104,7 +104,7 @@ def _needs_whole(trainer: L.Trainer) -> list[str]:
 
 def _whole_only(trainer: L.Trainer, module: L.LightningModule) -> bool:
     """Whether the module has an option that does not work on divided parameters."""
-    compiled = getattr(module, "learner", None) is not None and module.learner._compiled_call_impl is not None
+    compiled = getattr(getattr(module, "learner", None), "_compiled_call_impl", None) is not None
     return compiled or getattr(module, "adapters", None) is not None or federated(module)
 
 

@@ -7,7 +7,8 @@ from tests.bad_input.conftest import thinned
 FLAGS = {
     "accelerator": {"gpu": "set cpu or auto", "foo": "valid: auto, cpu", "tpu": "set cpu or auto", "": "valid: auto"},
     "strategy": {
-        "foo": "write auto, ddp or single_device",
+        "foo": "write auto, ddp, fsdp2 or single_device",
+        "fsdp2": "set trainer.devices, or leave it out",
         "fsdp": "set ddp",
         "fsdp_cpu_offload": "set ddp",
         "deepspeed_stage_2": "set ddp",

@@ -343,6 +343,8 @@ REFUSED = [
     ("check_val_every_n_epoch", "plain", {"check_val_every_n_epoch": 0}, "limit_val_batches: 0"),
     ("check_val_every_n_epoch", "federated", {"check_val_every_n_epoch": -2}, "limit_val_batches: 0"),
     ("strategy", "plain", {"strategy": "ddp_spawn", "devices": 2}, "set ddp"),
+    ("strategy", "plain", {"strategy": "fsdp2", "devices": 1}, "and this is one"),
+    ("strategy", "federated", {"strategy": "fsdp2", "devices": 2}, "is for a Classifier"),
     ("sync_batchnorm", "plain", {"sync_batchnorm": True, "strategy": "ddp", "devices": 2}, "for GPUs alone"),
     ("accumulate_grad_batches", "plain", {"accumulate_grad_batches": 2}, "model.init_args.accumulate"),
     ("accumulate_grad_batches", "federated", {"accumulate_grad_batches": 2}, "clients_per_round"),

@@ -15,25 +15,30 @@ from contextlib import suppress
 from functools import cache, partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from pydoc import locate
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.cli import ReduceLROnPlateau
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy, StrategyRegistry
 from torch import nn
 
 from callbacks import AlignmentDominance, ConservationPotential, GradientAlignment
 from callbacks.curves import Recorder
 from datamodules import Synthetic
 from lit_fa.__main__ import main
+from lit_fa.layers.sharding import whole
 from lit_fa.modules import Classifier
+from lit_fa.modules.sharded_strategy import FullyShardedStrategy
 from lit_fa.parallel.strategy import LayerParallelStrategy
 from tests.cases import IMPOSSIBLE, RULES
 from tests.small_networks import CLASSES
 
 IMAGE = (2, 8, 8)
+# Lightning takes 64-true only where the strategy is a word
+StrategyRegistry.register("fsdp2_file", FullyShardedStrategy, save_distributed_checkpoint=False)
 TIMEOUT = 240  # seconds that one run may take
 
 
@@ -176,21 +181,23 @@ def train(options: dict) -> None:
     )  # fmt: skip
     with suppress(Stopped):
         trainer.fit(module, data, ckpt_path=options.get("resume"), weights_only=False)
-    record = {"state": module.learner.state_dict(), "losses": losses.losses, "metrics": dict(trainer.callback_metrics)}
+    record = {"state": wholes(module.learner.state_dict()), "losses": losses.losses}
+    record["metrics"] = dict(trainer.callback_metrics)
     record |= {"rows": rows.rows, "curves": curves.curves.points, "steps": trainer.global_step}
     record["schedule"] = [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
     record["world_size"] = trainer.world_size
     record["optimizer"] = module.optimizers().optimizer.state_dict()
+    record["optimizer"]["state"] = {i: wholes(state) for i, state in record["optimizer"]["state"].items()}
     images = torch.randn(4, *IMAGE, generator=torch.Generator().manual_seed(2)).to(next(module.parameters()).dtype)
     with torch.no_grad():
         record["predictions"] = {"logits": module.learner.eval().predict(images)}
     torch.save(record, f"{options['out']}.{trainer.global_rank}")
 
 
-def _strategy(options: dict) -> DDPStrategy:
-    """DDP, or stages of one network if a `schedule` is given."""
+def _strategy(options: dict) -> Strategy | str:
+    """The `strategy` of the options, stages of one network if a `schedule` is given, or DDP."""
     if "schedule" not in options:
-        return DDPStrategy(process_group_backend="gloo")
+        return options.get("strategy") or DDPStrategy(process_group_backend="gloo")
     return LayerParallelStrategy(options["schedule"], options.get("splits"), process_group_backend="gloo")
 
 
@@ -212,7 +219,8 @@ class Ranks:
             there.close()
 
     def train(self, options: dict) -> None:
-        """Do one run on all ranks: of `train`, or the command whose `words` are given.
+        """Do one run on all ranks: of `train`, the command whose `words` are given, or `call`: a function's path and
+        its argument.
 
         Raises:
             AssertionError: with the traceback of the rank that fails first.
@@ -250,10 +258,19 @@ def serve(connection: Connection, environment: dict[str, str]) -> None:
     while True:
         options = connection.recv()
         try:
-            train(options) if "rule" in options else command(options["words"])
+            if "call" in options:
+                name, argument = options["call"]
+                locate(name)(argument)
+            else:
+                train(options) if "rule" in options else command(options["words"])
             connection.send("")
         except BaseException:
             connection.send(traceback.format_exc())
+
+
+def wholes(state: dict) -> dict:
+    """The whole of every tensor of a state dictionary."""
+    return {name: whole(value) if isinstance(value, torch.Tensor) else value for name, value in state.items()}
 
 
 def command(words: list[str]) -> None:
