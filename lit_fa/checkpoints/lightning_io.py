@@ -6,6 +6,7 @@ import lightning as L
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lit_fa.checkpoints import files as checkpoint_files
+from lit_fa.checkpoints import store_files
 from lit_fa.errors import UserError
 from lit_fa.lightning_privates import replace_innermost_io
 
@@ -22,6 +23,14 @@ class WholeCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
         else:
             checkpoint_files.save(checkpoint, path)
+            if store := (checkpoint.get("federated") or {}).get("store"):
+                store_files.pin(store, path)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Delete the file; a store of clients' states need not keep what only this checkpoint needs."""
+        if "://" not in str(path):
+            store_files.unpin(path)
+        super().remove_checkpoint(path)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
         """The content of the file; plain data only, unless `weights_only` is False.

@@ -37,7 +37,8 @@ class ClientBatch(TrainingClient):
         self._params = {name: p.expand(k, *p.shape).clone() for name, p in task.params.items()}
         self._buffers = {name: task.buffers[name].expand(k, *task.buffers[name].shape).clone() for name in changing}
         self._optimizer_state = local.optimizer.init(self._params)
-        self._state = {name: torch.stack([state[name] for state in task.states]) for name in task.states[0]}
+        states = [*task.states]  # read once
+        self._state = {name: torch.stack([state[name] for state in states]) for name in states[0]}
         self._narrow(k)
 
     def advance(self, step: int) -> None:

@@ -3,7 +3,7 @@
 Legend: k clients of the task. `index` is a client's place in the task, its id is `round.clients[index]`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, ClassVar, Protocol
@@ -76,6 +76,27 @@ class LocalTraining:
 
 
 @dataclass(frozen=True)
+class StatesOf(Sequence[Tensors]):
+    """The states of clients, each read when it is needed: a rank or a batch of clients reads only its own.
+
+    Attributes:
+        clients: what `read` accepts, in order.
+        read: from a client to its state.
+    """
+
+    clients: Sequence[int]
+    read: Callable[[int], Tensors]
+
+    def __getitem__(self, index: Any) -> Any:
+        """The state of the client at a position."""
+        return self.read(self.clients[index])
+
+    def __len__(self) -> int:
+        """Number of clients."""
+        return len(self.clients)
+
+
+@dataclass(frozen=True)
 class RoundTask:
     """Clients of a round and what the server sends them.
 
@@ -108,7 +129,7 @@ class RoundTask:
             round=self.round.take(indices),
             client_weights=self.client_weights[chosen],
             sample_shares=self.sample_shares[chosen],
-            states=[self.states[index] for index in indices],
+            states=StatesOf(indices, self.states.__getitem__),
         )
 
     def progress(self, step: int) -> Progress:

@@ -57,7 +57,13 @@ def share_of(steps: Sequence[int], rank: int, ranks: int) -> list[int]:
 
 
 def summed(
-    result: RoundResult, params: Tensors, buffers: Tensors, strategy: Strategy, *, state_changes: bool
+    result: RoundResult,
+    params: Tensors,
+    buffers: Tensors,
+    strategy: Strategy,
+    *,
+    state_changes: bool,
+    gather_states: bool,
 ) -> RoundResult:
     """The sum over all ranks, available on each; three reductions of flat vectors for any network.
 
@@ -67,6 +73,7 @@ def summed(
         buffers: that clients change.
         strategy: of the trainer.
         state_changes: whether the server averages the clients' states.
+        gather_states: whether every rank needs the new states of all clients; otherwise it has its own.
     """
     floats = {n: b for n, b in buffers.items() if b.is_floating_point()}
     counts = {n: b for n, b in buffers.items() if not b.is_floating_point()}
@@ -75,7 +82,7 @@ def summed(
     averaged = _reduced(result.buffers, floats, strategy, "sum") | _reduced(result.buffers, counts, strategy, "max")
     device = next(iter(params.values())).device
     totals = strategy.reduce(result.totals.to(device), reduce_op="sum")
-    states = _gathered(result.states, device) if state_changes or _anywhere(result.states, device) else {}
+    states = _gathered(result.states, device) if gather_states else result.states
     return RoundResult(update, averaged, change, states, totals)
 
 
@@ -86,13 +93,6 @@ def _reduced(tensors: Tensors, like: Tensors, strategy: Strategy, how: str) -> T
     flat = strategy.reduce(torch.cat([t.reshape(-1) for t in own]), reduce_op=how)
     parts = flat.split([t.numel() for t in own])
     return {name: part.view(t.shape).to(t.dtype) for part, (name, t) in zip(parts, like.items(), strict=True)}
-
-
-def _anywhere(states: dict[int, Tensors], device: torch.device) -> bool:
-    flag = torch.tensor(float(bool(states)), device=device)
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(flag)
-    return bool(flag)
 
 
 def _gathered(states: dict[int, Tensors], device: torch.device) -> dict[int, Tensors]:

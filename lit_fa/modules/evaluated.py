@@ -37,6 +37,7 @@ class EvaluatedClassifier(Described, L.LightningModule):
 
     learner: Learner
     shown: tuple[int, ...] | None = None  # shape of one sample at `install`; None: texts
+    loaded_from: str | Path | None = None  # the checkpoint of `load_from_checkpoint`
     measured: Mapping[str, Tensor] = MappingProxyType({})  # metrics of the checkpoint that is resumed
     unlogged: Mapping[str, Tensor] = MappingProxyType({})  # metrics of its epoch that were not yet logged
 
@@ -162,6 +163,7 @@ class EvaluatedClassifier(Described, L.LightningModule):
         with isolate_rng(include_cuda=torch.cuda.is_available()):
             module = kind(**arguments(checkpoint, checkpoint_path, given))
         module.to(next((t.device for t in checkpoint["state_dict"].values()), "cpu"))
+        module.loaded_from = checkpoint_path
         module.on_load_checkpoint(checkpoint)
         fill(module, checkpoint, checkpoint_path, strict is not False)
         return module

@@ -17,6 +17,8 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from lit_fa.checkpoints.client_store import ClientStore
+from lit_fa.checkpoints.state_rows import Layout
 from lit_fa.errors import UserError, check_literals
 from lit_fa.federated.algorithms import FedAvg, FederatedAlgorithm
 from lit_fa.federated.executors import EXECUTORS, Executor, checked, executor_named, fastest
@@ -27,13 +29,16 @@ from lit_fa.federated.round_task import (
     Round,
     RoundResult,
     RoundTask,
+    StatesOf,
     changing_buffers,
     sent_to_clients,
     trainable,
 )
 from lit_fa.federated.sequential import SequentialExecutor
 from lit_fa.functional.criteria import CriterionName
+from lit_fa.lightning_privates import trainer_of
 from lit_fa.modules.averages import check_averages, check_no_renewal
+from lit_fa.modules.client_states import NamedStates, States, keep, opened, saved_states
 from lit_fa.modules.distributed import share_of, summed
 from lit_fa.modules.finite import NonFiniteLossError, watched
 from lit_fa.modules.groups import freeze_followers
@@ -145,7 +150,8 @@ class FederatedClassifier(ScheduledClassifier):
         if executor != "auto":
             self.executor = checked(executor_named(executor, lanes), self.learner, self.local)
             self.executed_by = {"executor": executor}
-        self.states: dict[int, Tensors] = {}  # client id to its state of the algorithm
+        self.states: States = {}  # client id to its state of the algorithm; a `ClientStore` from the start of a fit
+        self.states_shared = False  # whether the ranks have one file of states
         self.server: Tensors = {}  # the algorithm's state at the server
         self.selections: list[dict[str, Any]] = []
         self.measure(num_classes)
@@ -165,8 +171,10 @@ class FederatedClassifier(ScheduledClassifier):
         executor = self._agreed_executor(own)  # a collective call, also for a rank without clients
         result = executor.run(self.learner, self.local, own) if own else RoundResult()
         changing = {name: task.buffers[name] for name in changing_buffers(self.learner)}
-        state_changes = self.local.algorithm.has_server_state
-        result = summed(result, task.params, changing, self.trainer.strategy, state_changes=state_changes)
+        algorithm = self.local.algorithm
+        state_changes, gather = algorithm.has_server_state, algorithm.stateful and not self.states_shared
+        sums = {"state_changes": state_changes, "gather_states": gather}
+        result = summed(result, task.params, changing, self.trainer.strategy, **sums)
         loss, correct, samples = result.totals.tolist()
         self._check_finite(loss, task)
         self._server_step(result, batch.population)
@@ -218,7 +226,7 @@ class FederatedClassifier(ScheduledClassifier):
             sample_shares=sizes / sizes.sum(),
             params=sent,
             buffers={name: b.clone() for name, b in buffers.items()},
-            states=[self.states.get(c) or algorithm.initial_state(sent) for c in batch.clients],
+            states=StatesOf(batch.clients, lambda c: self.states.get(c) or algorithm.initial_state(sent)),
             server=self.server,
             lr=self.local.optimizer.lr * self.local_schedule.factor(batch.number, rounds or 1),
             rounds=rounds,
@@ -248,10 +256,15 @@ class FederatedClassifier(ScheduledClassifier):
             super().on_validation_epoch_end()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the states of clients and algorithm, and the executor, on which rounding depends."""
+        """Store where the states of clients are, the algorithm's state, and the executor, on which rounding depends.
+
+        What has no loops, such as the best weights so far in memory, needs none of it.
+        """
         super().on_save_checkpoint(checkpoint)
+        if "loops" not in checkpoint:
+            return
         checkpoint["federated"] = {
-            "states": self.states, "server": self.server, "executed_by": self.executed_by,
+            **saved_states(self.states, self.trainer), "server": self.server, "executed_by": self.executed_by,
             "selections": self.selections,
         }  # fmt: skip
 
@@ -262,6 +275,10 @@ class FederatedClassifier(ScheduledClassifier):
         if saved is None:
             return
         self.states = {c: {n: t.to(self.device) for n, t in s.items()} for c, s in saved["states"].items()}
+        if "store" in saved:
+            trainer = trainer_of(self)
+            path = self.loaded_from if trainer is None else trainer.ckpt_path
+            self.states = NamedStates(saved["store"], path, self.device)
         self.server = {n: t.to(self.device) for n, t in saved["server"].items()}
         self.selections = saved.get("selections", [])
         if self.executor is None and saved["executed_by"].get("executor") in EXECUTORS:
@@ -286,11 +303,14 @@ class FederatedClassifier(ScheduledClassifier):
         self.schedule("epoch")
 
     def on_fit_start(self) -> None:
-        """Check averaging, and move loaded states to the module's device."""
+        """Check averaging, open the store of the clients' states, and move the algorithm's state to the device."""
         check_averages(self.trainer, self.learner)
         check_no_renewal(self.trainer)
         super().on_fit_start()
-        self.states = {c: {n: t.to(self.device) for n, t in s.items()} for c, s in self.states.items()}
+        if self.local.algorithm.stateful:
+            sent = {name: p.detach() for name, p in trainable(self.learner).items()}
+            layout = Layout.of(self.local.algorithm.initial_state(sent))
+            self.states, self.states_shared = opened(self.states, layout, self.trainer)
         self.server = {n: t.to(self.device) for n, t in self.server.items()}
 
     def _agreed_executor(self, own: RoundTask | None) -> Executor:
@@ -308,7 +328,8 @@ class FederatedClassifier(ScheduledClassifier):
     def _server_step(self, result: RoundResult, population: int) -> None:
         """The optimiser step of the server; buffers that clients change are set to their average."""
         optimizer, buffers = self.optimizer, dict(self.learner.named_buffers())
-        self.states |= result.states
+        if isinstance(self.states, ClientStore):
+            keep(self.states, result.states, self.trainer, shared=self.states_shared)
         self.server = {
             n: self.server[n] + change / population for n, change in result.state_change.items()
         } or self.server

@@ -83,7 +83,7 @@ def train(options: dict) -> None:
         sys.stdout.flush()
         os._exit(2)  # the process group of a lost rank would wait for it
     record = {"state": module.learner.state_dict(), "clients": kill.clients, "losses": kill.losses}
-    record |= {"metrics": dict(trainer.callback_metrics), "server": module.server, "states": module.states}
+    record |= {"metrics": dict(trainer.callback_metrics), "server": module.server, "states": dict(module.states)}
     record |= {
         "rows": rows.rows,
         "curves": curves.curves.points,
