@@ -15,6 +15,7 @@ from datamodules.batches import BatchLoader
 from datamodules.errors import DataError, one_line, one_of, require
 from datamodules.image_set import InMemory
 from datamodules.partition_picture import partition_picture
+from datamodules.pieces import Pieces, pieces_of
 from datamodules.rounds import LocalWork, RoundLoader, checked_parts
 from datamodules.validation import refuse_choices
 from datamodules.vision import VisionDataModule
@@ -89,7 +90,7 @@ class Federated(L.LightningDataModule):
         self.rounds_per_epoch, self.seed = rounds_per_epoch, seed
         self.num_classes, self.image_shape = data.num_classes, data.image_shape
         self._cohort_size(self.clients)
-        self.parts: list[Tensor] = []
+        self.parts: Sequence[Tensor] = []
         self.class_counts: np.ndarray | None = None
 
     @property
@@ -117,10 +118,10 @@ class Federated(L.LightningDataModule):
         if self.parts:
             return
         labels = self._images().labels.cpu().numpy()
-        self.parts = checked_parts(self._deal(labels), len(labels))
-        if left_out := len(labels) - sum(len(part) for part in self.parts):
+        self.parts = pieces = checked_parts(self._deal(labels), len(labels))
+        if left_out := len(labels) - len(pieces.whole):
             rank_zero_warn(f"{self.partition_file} leaves {left_out} of {len(labels)} training images out")
-        self.class_counts = schemes.class_counts(labels, self.parts)
+        self.class_counts = schemes.class_counts(labels, self._indices())
         self._show(labels)
 
     def train_dataloader(self) -> RoundLoader:
@@ -166,6 +167,10 @@ class Federated(L.LightningDataModule):
         except TypeError as error:
             raise DataError(f"partition_args of {self.partition}: {one_line(error)}") from None
 
+    def _indices(self) -> schemes.Parts:
+        pieces = pieces_of(self.parts)
+        return Pieces(pieces.whole.numpy(), pieces.sizes)
+
     def _client_count(self, asked: int | None) -> int:
         if self.partition_file is None:
             return 100 if asked is None else asked
@@ -192,7 +197,7 @@ class Federated(L.LightningDataModule):
         folder = self.trainer.log_dir  # a collective operation: all ranks must read it
         if folder is None or not self.trainer.is_global_zero:
             return
-        path = partition_picture(labels, [part.numpy() for part in self.parts], Path(folder) / "partition.png")
+        path = partition_picture(labels, self._indices(), Path(folder) / "partition.png")
         for logger in self.trainer.loggers:
             if hasattr(logger, "log_image"):
                 logger.log_image("data/partition", [str(path)])

@@ -25,6 +25,30 @@ def generator(purpose: str, *numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed_of(purpose, *numbers) >> 1)
 
 
+def first_permuted(n: int, k: int, generator: torch.Generator) -> list[int]:
+    """The first k numbers of ``torch.randperm(n, generator=generator)``, in a time that does not depend on n.
+
+    torch shuffles by Fisher and Yates from the front with one draw of 32 bits for each place, so k draws fix the first
+    k places. Below 10,000 numbers, and above the 2^32 / 20 at which torch takes other draws, torch shuffles itself.
+
+    >>> first_permuted(10**6, 3, generator("cohort", 0, 0)) == torch.randperm(
+    ...     10**6, generator=generator("cohort", 0, 0)
+    ... )[:3].tolist()
+    True
+    """
+    if not 10_000 <= n < 2**32 // 20:
+        return torch.randperm(n, generator=generator)[:k].tolist()
+    pairs = torch.empty((k + 1) // 2, dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    draws = [half for pair in pairs.tolist() for half in ((pair >> 32) & (2**32 - 1), pair & (2**32 - 1))]
+    moved: dict[int, int] = {}
+    chosen = []
+    for place in range(k):
+        other = place + (draws[place] % (n - place) if place < n - 1 else 0)
+        chosen.append(moved.get(other, other))
+        moved[other] = moved.get(place, place)
+    return chosen
+
+
 @dataclass(frozen=True)
 class Draws:
     """The random numbers of one batch, one row per image, restricted to the rows of this rank.

@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.errors import DataError, require
-from datamodules.generators import Draws, generator
+from datamodules.generators import Draws, first_permuted, generator
 from datamodules.image_set import Batch, InMemory
+from datamodules.pieces import Pieces, pieces_of
 
 Prepare = Callable[[Tensor, Draws], Tensor]
 
@@ -174,7 +176,8 @@ class RoundLoader:
         prepare: Prepare | None = None,
         seed: int = 0,
     ) -> None:
-        self.images, self.parts, self.work = images, [part.cpu() for part in parts], work
+        self.images, self.work = images, work
+        self.parts: Sequence[Tensor] = pieces_of(parts)
         self.clients_per_round, self.rounds_per_epoch = clients_per_round, rounds_per_epoch
         self.prepare, self.seed = prepare, seed
         self.epoch = 0
@@ -187,8 +190,10 @@ class RoundLoader:
 
     def smallest(self, rounds: int | None = None) -> int:
         """Number of images in the smallest local step of the first `rounds` rounds (None: of any client)."""
-        clients = range(len(self.parts)) if rounds is None else {c for n in range(rounds) for c in self.cohort(n)}
-        return min((min(self.work.batches(len(self.parts[client]))) for client in clients), default=0)
+        sizes = pieces_of(self.parts).sizes
+        if rounds is not None:
+            sizes = sizes[[client for number in range(rounds) for client in self.cohort(number)]]
+        return min((min(self.work.batches(int(size))) for size in np.unique(sizes)), default=0)
 
     def __iter__(self) -> Iterator[Round]:
         """The rounds of one epoch."""
@@ -199,8 +204,8 @@ class RoundLoader:
 
     def cohort(self, number: int) -> list[int]:
         """Ids of the clients of round `number`, ascending."""
-        order = torch.randperm(len(self.parts), generator=generator("cohort", self.seed, number))
-        return sorted(order[: self.clients_per_round].tolist())
+        drawn = generator("cohort", self.seed, number)
+        return sorted(first_permuted(len(self.parts), self.clients_per_round, drawn))
 
     def round(self, number: int) -> Round:
         """Round `number`; it does not depend on earlier draws."""
@@ -273,17 +278,18 @@ class RoundLoader:
         places[:steps] = order[starts[:, None] + within]
 
 
-def checked_parts(parts: Sequence[Sequence[int] | NDArray[Any]], images: int) -> list[Tensor]:
-    """The index lists of the clients as tensors.
+def checked_parts(parts: Sequence[Sequence[int] | NDArray[Any]], images: int) -> Pieces[Tensor]:
+    """The index lists of the clients as views of one tensor.
 
     Raises:
         DataError: an empty client, an index out of range, or an index that occurs twice.
     """
-    tensors = [torch.as_tensor(part, dtype=torch.int64) for part in parts]
-    for client, part in enumerate(tensors):
-        require(part.numel() > 0, f"client {client} has no image; leave it out of the partition or give it some")
-    whole = torch.cat(tensors)
+    pieces = pieces_of(parts)
+    empty = (pieces.sizes == 0).argmax() if len(pieces) else 0
+    require(bool(pieces.sizes.all()), f"client {empty} has no image; leave it out of the partition or give it some")
+    whole = pieces.whole
     low, high = int(whole.min()), int(whole.max())
     require(low >= 0 and high < images, f"the partition has indices {low} to {high}; there are {images} images")
-    require(len(whole.unique()) == len(whole), "the partition gives an image to two clients; give each one once")
-    return tensors
+    once = int(torch.bincount(whole, minlength=images).max()) <= 1
+    require(once, "the partition gives an image to two clients; give each one once")
+    return pieces

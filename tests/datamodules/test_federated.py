@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 
 from datamodules import DataError, Digits, Federated, Synthetic
+from datamodules.generators import first_permuted, generator
 from datamodules.image_set import InMemory
-from datamodules.rounds import LocalWork, Round, RoundLoader
+from datamodules.rounds import LocalWork, Round, RoundLoader, checked_parts
 
 SIZES = [3, 29, 8, 17, 12, 21]
 
@@ -212,3 +214,17 @@ def test_the_partition_is_drawn_beside_the_runs_files_and_handed_to_the_logger(t
     picture = Path(logger.log_dir) / "partition.png"
     assert picture.stat().st_size > 1000
     assert logger.images == [("data/partition", [str(picture)])]
+
+
+@pytest.mark.parametrize(("n", "k"), [(9_999, 7), (10_000, 10_000), (10_001, 9), (10**6, 100)])
+def test_the_clients_of_a_large_federation_are_those_of_a_permutation(n, k):
+    for number in range(3):
+        whole = torch.randperm(n, generator=generator("cohort", 0, number))
+        assert first_permuted(n, k, generator("cohort", 0, number)) == whole[:k].tolist()
+
+
+def test_parts_are_views_of_one_tensor_and_each_client_has_its_own():
+    parts = checked_parts([[3, 5], np.array([1]), torch.tensor([0, 2, 4])], 6)
+    assert [part.tolist() for part in parts] == [[3, 5], [1], [0, 2, 4]]
+    assert len({part.untyped_storage().data_ptr() for part in parts}) == 1
+    assert [part.tolist() for part in parts[1:]] == [[1], [0, 2, 4]]

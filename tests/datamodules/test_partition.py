@@ -165,6 +165,44 @@ def test_a_repair_moves_what_was_missing_and_nothing_else():
     assert all(len(free[k]) > 64 for k in set(owner[0][owner[0] != owner[1]]))
 
 
+def moved_one_by_one(owner, clients, min_size, rng) -> int:
+    """The repair, one move after another."""
+    sizes, moves = np.bincount(owner, minlength=clients), []
+    while sizes.min() < min_size:
+        moves.append((sizes.argmax(), sizes.argmin()))
+        sizes[moves[-1][0]] -= 1
+        sizes[moves[-1][1]] += 1
+    shuffled = rng.permutation(len(owner))
+    pools = {donor: iter(shuffled[owner[shuffled] == donor]) for donor, _ in moves}
+    for donor, receiver in moves:
+        owner[next(pools[donor])] = receiver
+    return len(moves)
+
+
+@pytest.mark.parametrize(("clients", "min_size", "skew"), [(9, 5, 0.3), (40, 10, 0.2), (40, 25, 3.0), (300, 3, 0.05)])
+def test_all_moves_of_a_repair_at_once_are_those_of_one_after_another(clients, min_size, skew):
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        owner = rng.choice(clients, 1000, p=rng.dirichlet(np.full(clients, skew)))
+        expected, moves = owner.copy(), None
+        moves = moved_one_by_one(expected, clients, min_size, np.random.default_rng(1))
+        assert partition._repair(owner, clients, min_size, np.random.default_rng(1)) == moves
+        assert np.array_equal(owner, expected)
+
+
+def test_where_no_draw_can_succeed_a_large_federation_is_drawn_once(monkeypatch):
+    drawn, draw = [], partition._draw
+    monkeypatch.setattr(partition, "_draw", lambda *args: drawn.append(args) or draw(*args))
+    monkeypatch.setattr(partition, "HOPELESS", 10)
+    monkeypatch.setattr(partition, "MANY", 100 * 100 * len(np.unique(BLOOD)) - 1)
+    with pytest.warns(UserWarning, match="no draw of 1 gave"):
+        assert min(map(len, dirichlet(BLOOD, 100, 0.1, 0, min_size=64))) == 64
+    assert len(drawn) == 1
+    monkeypatch.setattr(partition, "HOPELESS", 100)
+    with pytest.warns(UserWarning, match="no draw of 100 gave"):
+        dirichlet(BLOOD, 100, 0.1, 0, min_size=64)
+
+
 def test_an_easy_split_needs_no_repair():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
