@@ -19,7 +19,7 @@ from lightning.pytorch.loops.progress import _Progress
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 from lightning.pytorch.strategies.strategy import Strategy
 
@@ -223,6 +223,13 @@ def syncs_batch_norm(strategy: Strategy) -> bool:
 def start_method(strategy: Strategy) -> str:
     """spawn, fork, forkserver or popen; "" for a strategy that starts no process."""
     return getattr(strategy, "_start_method", "")
+
+
+def ddp_options(strategy: DDPStrategy) -> dict[str, Any]:
+    """The options of DDP, of communication hooks and of model averaging that differ from None."""
+    named = ("ddp_comm_state", "ddp_comm_hook", "ddp_comm_wrapper", "model_averaging_period")
+    values = {name: getattr(strategy, f"_{name}") for name in named}
+    return {**strategy._ddp_kwargs, **{name: value for name, value in values.items() if value is not None}}
 
 
 def mesh_of_ranks(strategy: ModelParallelStrategy) -> None:

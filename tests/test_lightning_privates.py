@@ -20,7 +20,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 
 from callbacks import Interruption
@@ -366,6 +366,12 @@ def test_start_method():
     for name, method in named.items():
         trainer = L.Trainer(**QUIET, strategy=name, devices=1 if name == "auto" else 2)
         assert privates.start_method(trainer.strategy) == method
+
+
+def test_ddp_options():
+    assert privates.ddp_options(DDPStrategy()) == {}
+    given = {"static_graph": True, "ddp_comm_hook": print, "model_averaging_period": 3}
+    assert privates.ddp_options(DDPStrategy(**given)) == given
 
 
 def test_mesh_of_ranks():

@@ -22,7 +22,7 @@ from lit_fa.commands.table_verify import verify
 from lit_fa.commands.table_view import look
 from lit_fa.config.arguments import Arguments, file_path, in_range
 from lit_fa.errors import UserError
-from lit_fa.jobs.emit import add_emit_options, check_emit_options, emit, sweep_of
+from lit_fa.jobs.emit import add_emit_options, check_emit_options, emit, needs_of, sweep_of
 from lit_fa.jobs.pool import DEFAULT_RUNNER
 from lit_fa.jobs.progress import say
 from lit_fa.jobs.watch import watch
@@ -239,4 +239,6 @@ def _emit(tables: Sequence[Table], arguments: argparse.Namespace, output: Consol
     line += ["--out", str(arguments.out.resolve())] if arguments.out else []
     line += ["--allow-dirty"] if arguments.allow_dirty else []
     ids = [job.record["id"] for job in jobs]
-    return emit([[*line, "--id", i] for i in ids], arguments, table.name, sweep_file=sweep_of(line, "id", ids))
+    lines, grid = [[*line, "--id", i] for i in ids], sweep_of(line, "id", ids)
+    gpus, nodes = needs_of([job.config for job in jobs], scale.name)
+    return emit(lines, arguments, table.name, sweep_file=grid, gpus=gpus, nodes=nodes)

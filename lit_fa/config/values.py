@@ -18,7 +18,7 @@ from lit_fa.parallel import strategy as _layer_parallel  # noqa: F401  registers
 
 PROFILERS = ("simple", "advanced", "pytorch")
 DIVIDING = ("fsdp", "deepspeed", "modelparallel", "model_parallel")  # strategies that divide weights
-OURS = ("fsdp2", "fullyshardedstrategy")  # that one which rules work with
+OURS = ("fsdp2", "fsdp2_file", "fullyshardedstrategy")  # that one which rules work with
 TPU = ("xla", "single_xla", "tpu", "hpu")
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -54,7 +55,9 @@ def check_emit_options(options: argparse.Namespace) -> None:
             raise UserError(f"--sbatch {option!a}: write one option of sbatch, such as time=1:00:00")
 
 
-def emit(lines: Sequence[Line], options: argparse.Namespace, name: str, *, sweep_file: str) -> int:
+def emit(
+    lines: Sequence[Line], options: argparse.Namespace, name: str, *, sweep_file: str, gpus: int = 0, nodes: int = 1
+) -> int:
     """Writes the array or the sweep file, or runs the lines on Ray; returns the exit code.
 
     Args:
@@ -62,10 +65,20 @@ def emit(lines: Sequence[Line], options: argparse.Namespace, name: str, *, sweep
         options: of `add_emit_options`.
         name: of the job.
         sweep_file: what `--wandb` writes.
+        gpus: that a task of `--slurm` asks for.
+        nodes: of one run; `--slurm` refuses more than one.
+
+    Raises:
+        UserError: a task of an array would need several nodes.
     """
+    if options.slurm and nodes > 1:
+        raise UserError(
+            f"--slurm: a run has num_nodes: {nodes}, and every task of the array is one process: start such a run by "
+            "srun lit-fa fit (docs/scale.md)"
+        )
     if options.ray:
         return on_ray(lines, options.address or "auto")
-    text = sweep_file if options.wandb else job_array(lines, name, options.sbatch)
+    text = sweep_file if options.wandb else job_array(lines, name, options.sbatch, gpus)
     if options.to is None:
         print(text, end="")
         return 0
@@ -75,14 +88,38 @@ def emit(lines: Sequence[Line], options: argparse.Namespace, name: str, *, sweep
     return 0
 
 
-def job_array(lines: Sequence[Line], name: str, options: Sequence[str] = ()) -> str:
-    """A script for sbatch; task k of the array runs line k, also without Slurm: SLURM_ARRAY_TASK_ID=k bash FILE."""
+def job_array(lines: Sequence[Line], name: str, options: Sequence[str] = (), gpus: int = 0) -> str:
+    """A script for sbatch; task k of the array runs line k, also without Slurm: SLURM_ARRAY_TASK_ID=k bash FILE.
+
+    A task that Slurm preempts, or whose node fails, is queued again, and its run continues from its checkpoint. A task
+    asks for `gpus`, unless the options name GPUs themselves.
+    """
     name, last = _UNSAFE.sub("-", name), len(lines) - 1
     head = [f"job-name=lit-fa-{name}", f"array=0-{last}", "cpus-per-task=1", "output=slurm-%A_%a.out"]
+    head += ["requeue", "open-mode=append"]
+    head += [f"gpus-per-node={gpus}"] if gpus and not any(re.match(r"-*(gpus|gres|G\b)", o) for o in options) else []
     directives = [f"#SBATCH --{option}" for option in (*head, *options)]
     tasks = [f"  {shlex.quote(shlex.join(_here(line)))}" for line in lines]
     end = [f"cd {shlex.quote(str(Path.cwd()))}", 'eval "exec ${lines[$SLURM_ARRAY_TASK_ID]}"']
     return "\n".join(["#!/bin/bash", *directives, "lines=(", *tasks, ")", *end, ""])
+
+
+def needs_of(configs: Sequence[dict[str, Any]], scale: str) -> tuple[int, int]:
+    """The GPUs of a task, and the nodes of a run: the most that any of the configs asks for.
+
+    `accelerator: auto` means GPUs, except at the scale `cpu`.
+
+    >>> needs_of([{"trainer": {"accelerator": "auto", "devices": 2}}], "full"), needs_of([{}], "cpu")
+    ((2, 1), (0, 1))
+    """
+    gpus = nodes = 0
+    for config in configs:
+        trainer = config.get("trainer") or {}
+        accelerator, devices = trainer.get("accelerator") or "auto", trainer.get("devices")
+        on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and scale != "cpu")
+        count = int(str(devices)) if str(devices).isdecimal() else 1
+        gpus, nodes = max(gpus, count if on_gpu else 0), max(nodes, int(trainer.get("num_nodes") or 1))
+    return gpus, max(nodes, 1)
 
 
 def sweep_of(line: Line, option: str, values: Sequence[str]) -> str:

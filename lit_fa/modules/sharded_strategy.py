@@ -240,3 +240,6 @@ def _as_state(p: Tensor, value: Any) -> Any:
 
 
 StrategyRegistry.register(NAME, FullyShardedStrategy, description="parameters and feedback divided among ranks")
+StrategyRegistry.register(
+    f"{NAME}_file", FullyShardedStrategy, description="with ordinary checkpoints", save_distributed_checkpoint=False
+)

@@ -4,13 +4,14 @@
 """
 
 import inspect
+import os
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
 from lightning.pytorch import callbacks as shipped
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import nn, optim
 
 from lit_fa import lightning_privates as privates
@@ -88,6 +89,25 @@ def loses_hooks(trainer: L.Trainer, module: L.LightningModule) -> bool:
     """Whether `sync_batchnorm` would replace a layer on which the rule has a hook."""
     watched = (m._forward_hooks or m._forward_pre_hooks for m in module.modules() if isinstance(m, BATCH_NORM))
     return _syncs(trainer) and any(watched)
+
+
+def ddp_option(trainer: L.Trainer, name: str) -> Any:
+    """The value of an option of `DDPStrategy`; None if it is not given, or for another strategy."""
+    return privates.ddp_options(trainer.strategy).get(name) if isinstance(trainer.strategy, DDPStrategy) else None
+
+
+def ignores_hooks(trainer: L.Trainer, module: L.LightningModule) -> bool:
+    """Whether Lightning would ignore a communication hook, or a period of model averaging."""
+    hooks = any(ddp_option(trainer, f"ddp_comm_{part}") is not None for part in ("state", "hook", "wrapper"))
+    averages = ddp_option(trainer, "model_averaging_period") is not None
+    on_cpu = (hooks or averages) and trainer.strategy.root_device.type != "cuda"
+    return on_cpu or (averages and ddp_option(trainer, "ddp_comm_state") is None)
+
+
+def starts_several(trainer: L.Trainer) -> bool:
+    """Whether a launcher such as torchrun has started more processes than the trainer counts."""
+    started = os.environ.get("WORLD_SIZE", "")
+    return started.isdecimal() and int(started) > trainer.world_size
 
 
 def divides(trainer: L.Trainer) -> bool:
@@ -216,6 +236,29 @@ REFUSALS = (
         lambda trainer, _: divides(trainer) and bool(_needs_whole(trainer)),
         "trainer.strategy: fsdp2 divides the parameters that a callback copies, replaces or follows (weight averaging, "
         "ModelPruning, BaseFinetuning, ConservationPotential, DeployedCost): set ddp, or leave the callback out",
+    ),
+    Refusal(
+        "strategy",
+        lambda trainer, module: bool(ddp_option(trainer, "static_graph")) and getattr(module, "accumulate", 1) > 1,
+        "trainer.strategy: static_graph expects a reduction in every backward pass: leave it out, or set "
+        "model.init_args.accumulate: 1",
+    ),
+    Refusal(
+        "strategy",
+        ignores_hooks,
+        "trainer.strategy: communication hooks and model averaging are for several GPUs, and averaging needs "
+        "ddp_comm_state; Lightning would ignore them here: leave them out",
+    ),
+    Refusal(
+        "devices",
+        lambda trainer, module: trainer.world_size > 1 and not federated(module) and Does.SUMS in _rule(module).does,
+        "devices average over samples, which target_reduction: sum does not: set it to mean",
+    ),
+    Refusal(
+        "devices",
+        lambda trainer, _: starts_several(trainer),
+        "trainer.devices: WORLD_SIZE says that more processes were started than the trainer counts, and each would "
+        "train alone: set trainer.devices, and trainer.num_nodes, to the processes of torchrun",
     ),
     Refusal(
         "strategy",

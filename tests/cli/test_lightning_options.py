@@ -16,7 +16,7 @@ from torch import nn
 import callbacks
 from lit_fa.errors import UserError
 from lit_fa.modules.trainer_options import REFUSALS, check_precision, check_trainer
-from lit_fa.rules import FeedbackAlignment, Pruning, SVDBackprop
+from lit_fa.rules import DirectFeedbackAlignment, FeedbackAlignment, Pruning, SVDBackprop
 from tests.cli.lightning_rows import BATCHES, QUIET, Run, Seen, classifier, data, federation, rows, weight
 
 OPTIONS, CALLBACKS = rows("Trainer"), rows("Callbacks")
@@ -331,6 +331,7 @@ def shrinking() -> L.LightningModule:
 
 
 ACCUMULATES = shipped.GradientAccumulationScheduler({1: 2})
+SUMMING = classifier(rule=DirectFeedbackAlignment("target", target_reduction="sum"))
 UNKNOWN = shipped.ModelCheckpoint("x", monitor="nosuch")
 # row, module, options, the line (None: Lightning's own, which the command line prints)
 REFUSED = [
@@ -345,6 +346,7 @@ REFUSED = [
     ("strategy", "plain", {"strategy": "ddp_spawn", "devices": 2}, "set ddp"),
     ("strategy", "plain", {"strategy": "fsdp2", "devices": 1}, "and this is one"),
     ("strategy", "federated", {"strategy": "fsdp2", "devices": 2}, "is for a Classifier"),
+    ("devices", "plain", {"devices": 2, "strategy": "ddp", "module": SUMMING}, "set it to mean"),
     ("sync_batchnorm", "plain", {"sync_batchnorm": True, "strategy": "ddp", "devices": 2}, "for GPUs alone"),
     ("accumulate_grad_batches", "plain", {"accumulate_grad_batches": 2}, "model.init_args.accumulate"),
     ("accumulate_grad_batches", "federated", {"accumulate_grad_batches": 2}, "clients_per_round"),

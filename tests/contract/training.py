@@ -22,7 +22,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.cli import ReduceLROnPlateau
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import DDPStrategy, Strategy, StrategyRegistry
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import nn
 
 from callbacks import AlignmentDominance, ConservationPotential, GradientAlignment
@@ -31,14 +31,11 @@ from datamodules import Synthetic
 from lit_fa.__main__ import main
 from lit_fa.layers.sharding import whole
 from lit_fa.modules import Classifier
-from lit_fa.modules.sharded_strategy import FullyShardedStrategy
 from lit_fa.parallel.strategy import LayerParallelStrategy
 from tests.cases import IMPOSSIBLE, RULES
 from tests.small_networks import CLASSES
 
 IMAGE = (2, 8, 8)
-# Lightning takes 64-true only where the strategy is a word
-StrategyRegistry.register("fsdp2_file", FullyShardedStrategy, save_distributed_checkpoint=False)
 TIMEOUT = 240  # seconds that one run may take
 
 
@@ -195,9 +192,9 @@ def train(options: dict) -> None:
 
 
 def _strategy(options: dict) -> Strategy | str:
-    """The `strategy` of the options, stages of one network if a `schedule` is given, or DDP."""
+    """The `strategy` of the options, stages of one network if a `schedule` is given, or DDP with the options `ddp`."""
     if "schedule" not in options:
-        return options.get("strategy") or DDPStrategy(process_group_backend="gloo")
+        return options.get("strategy") or DDPStrategy(process_group_backend="gloo", **options.get("ddp", {}))
     return LayerParallelStrategy(options["schedule"], options.get("splits"), process_group_backend="gloo")
 
 

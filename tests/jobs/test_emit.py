@@ -7,13 +7,14 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from lit_fa.commands.table import main
 from lit_fa.errors import UserError
-from lit_fa.jobs.emit import on_ray
+from lit_fa.jobs.emit import emit, job_array, needs_of, on_ray
 from lit_fa.jobs.worker import work
 
 RUNNER = "tests.fake_runner:run"
@@ -41,6 +42,22 @@ def test_every_line_of_a_job_array_runs_one_run_of_its_own(declared, save, tmp_p
     (record,) = (tmp_path / "shared").rglob("*.json")
     assert json.loads(record.read_text())["id"] == words[-1]
     assert words[-1] not in emitted(path, "--slurm", "--out", str(tmp_path / "shared"))
+
+
+def test_a_task_asks_for_the_gpus_of_its_scale_and_is_queued_again():
+    line = [["lit-fa", "table"]]
+    gpus, _ = needs_of([{"trainer": {"accelerator": "auto"}}, {"trainer": {"devices": "4"}}], "full")
+    assert "#SBATCH --gpus-per-node=4\n#SBATCH --time=1" in job_array(line, "x", ["time=1"], gpus)
+    assert "#SBATCH --requeue" in job_array(line, "x")
+    assert "gpus-per-node" not in job_array(line, "x", ["gres=gpu:a100:1"], gpus)
+    assert "gpus" not in job_array(line, "x", [], needs_of([{"trainer": {"accelerator": "auto"}}], "cpu")[0])
+    assert needs_of([{"trainer": {"accelerator": "cpu", "devices": 2, "num_nodes": 2}}], "full") == (0, 2)
+
+
+def test_a_run_of_several_nodes_is_not_a_task_of_an_array():
+    options = SimpleNamespace(slurm=True, ray=False, wandb=False, sbatch=[], to=None)
+    with pytest.raises(UserError, match="srun lit-fa fit"):
+        emit([["lit-fa"]], options, "x", sweep_file="", nodes=2)
 
 
 def test_a_run_that_the_table_does_not_have_is_named(declared, save):
