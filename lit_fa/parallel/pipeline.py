@@ -96,8 +96,9 @@ class Pipeline:
 
     def drain(self) -> None:
         """Apply the updates of all waiting batches; they do not count as steps, because their batches have."""
-        while self.waiting:
-            self._learn(self.waiting.popleft(), counts=self.schedule == "sync")
+        with self.module.trainer.precision_plugin.train_step_context():
+            while self.waiting:
+                self._learn(self.waiting.popleft(), counts=self.schedule == "sync")
         self.link.finish()
 
     def end_epoch(self) -> None:

@@ -173,7 +173,8 @@ def train(options: dict) -> None:
         accelerator="cpu", devices=devices, max_epochs=options.get("epochs", 3), logger=rows,
         strategy=_strategy(options) if devices > 1 else "auto",
         callbacks=[checkpoints, losses, kept, curves, *stopping, *measuring], enable_progress_bar=False,
-        enable_model_summary=False, precision="64-true" if double else "32-true", num_sanity_val_steps=1,
+        enable_model_summary=False, precision=options.get("precision", "64-true" if double else "32-true"),
+        num_sanity_val_steps=1,
         **options.get("trainer", {}),
     )  # fmt: skip
     with suppress(Stopped):

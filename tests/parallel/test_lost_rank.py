@@ -16,11 +16,11 @@ from lit_fa.__main__ import main
 
 
 class Kill(L.Callback):
-    """Kills one rank at a step."""
+    """A signal to one rank at a step."""
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
         if trainer.global_step == 7 and trainer.global_rank == int(os.environ["KILLED"]):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), int(os.environ["SIGNUM"]))
 
 
 def rank(words: list[str], environment: dict[str, str], folder: str) -> None:
@@ -31,17 +31,13 @@ def rank(words: list[str], environment: dict[str, str], folder: str) -> None:
     sys.exit(main(words))
 
 
-@pytest.mark.slow  # two processes that build everything anew
-@pytest.mark.parametrize("killed", [0, 1])
-@pytest.mark.parametrize("rule", ["DirectFeedbackAlignment", "ForwardForward"])
-def test_the_other_rank_ends_with_one_line_and_the_checkpoint_loads(
-    rule: str, killed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    keeper = {"dirpath": str(tmp_path), "filename": "kept", "every_n_train_steps": 5}
+def end(folder: Path, rule: str, killed: int, signum: int) -> list[int | None]:
+    """Exit codes of two ranks, one of which gets a signal in its eighth step."""
+    keeper = {"dirpath": str(folder), "filename": "kept", "every_n_train_steps": 5}
     run = {
         "trainer": {
             "accelerator": "cpu", "devices": 2, "max_epochs": 2, "enable_progress_bar": False, "logger": False,
-            "strategy": "layer_parallel", "default_root_dir": str(tmp_path),
+            "strategy": "layer_parallel", "default_root_dir": str(folder),
             "callbacks": [
                 {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": keeper},
                 f"{__name__}.Kill",
@@ -57,24 +53,34 @@ def test_the_other_rank_ends_with_one_line_and_the_checkpoint_loads(
         "data": {
             "class_path": "datamodules.Synthetic",
             "init_args": {
-                "n_train": 200, "n_test": 40, "image_shape": [1, 8, 8], "batch_size": 20, "validation_is_test": "allow",
+                "n_train": 400, "n_test": 40, "image_shape": [1, 8, 8], "batch_size": 20, "validation_is_test": "allow",
             },
         },
     }  # fmt: skip
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run), encoding="utf-8")
+    (folder / "run.yaml").write_text(yaml.safe_dump(run), encoding="utf-8")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "KILLED": str(killed)}
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    place |= {"KILLED": str(killed), "SIGNUM": str(int(signum))}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.contract.training"])
     words = ["fit", "--config", "run.yaml"]
-    ranks = [context.Process(target=rank, args=(words, place | {"LOCAL_RANK": k}, str(tmp_path))) for k in "01"]
+    ranks = [context.Process(target=rank, args=(words, place | {"LOCAL_RANK": k}, str(folder))) for k in "01"]
     for process in ranks:
         process.start()
     for process in ranks:
         process.join(120)
-    assert ranks[killed].exitcode == -signal.SIGKILL
-    assert ranks[1 - killed].exitcode == 2
+    return [process.exitcode for process in ranks]
+
+
+@pytest.mark.slow  # two processes that build everything anew
+@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("rule", ["DirectFeedbackAlignment", "ForwardForward"])
+def test_the_other_rank_ends_with_one_line_and_the_checkpoint_loads(
+    rule: str, killed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    codes = end(tmp_path, rule, killed, signal.SIGKILL)
+    assert (codes[killed], codes[1 - killed]) == (-signal.SIGKILL, 2)
     said = (tmp_path / f"said.{1 - killed}").read_text(encoding="utf-8")
     lines = [line for line in said.splitlines() if line.startswith("lit-fa: ")]
     assert len(lines) == 1
@@ -85,3 +91,10 @@ def test_the_other_rank_ends_with_one_line_and_the_checkpoint_loads(
     assert kept["global_step"] == 5
     assert main(["test", "--config", "run.yaml", "--ckpt_path", str(tmp_path / "kept.ckpt"), "--trainer.devices", "1",
                  "--trainer.strategy", "auto", "--trainer.callbacks", "[]"]) == 0  # fmt: skip
+
+
+@pytest.mark.slow
+def test_stages_stop_at_one_step_though_only_the_second_was_asked(tmp_path: Path):
+    assert end(tmp_path, "DirectFeedbackAlignment", 1, signal.SIGTERM) == [143, 0]
+    # every rank learns of it two batches later, so that no stage waits for another at every step
+    assert torch.load(tmp_path / "interrupted.ckpt", weights_only=True)["global_step"] == 10
