@@ -107,7 +107,8 @@ def ignores_hooks(trainer: L.Trainer, module: L.LightningModule) -> bool:
 def starts_several(trainer: L.Trainer) -> bool:
     """Whether a launcher such as torchrun has started more processes than the trainer counts."""
     started = os.environ.get("WORLD_SIZE", "")
-    return started.isdecimal() and int(started) > trainer.world_size
+    ranks = max(trainer.world_size, trainer.num_nodes * trainer.num_devices)  # stages of a network share no batch
+    return started.isdecimal() and int(started) > ranks
 
 
 def divides(trainer: L.Trainer) -> bool:

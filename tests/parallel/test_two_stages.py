@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 
+from lit_fa.modules.trainer_options import starts_several
+from lit_fa.parallel.strategy import WORD
 from tests.contract.training import IMAGE, mlp, record
 from tests.gradients import largest_difference
 
@@ -62,6 +65,14 @@ def test_a_checkpoint_of_one_process_and_of_two_stages_is_the_same_file(first: i
     assert largest_difference(rest["state"], whole["state"]) == 0
     assert largest_difference(rest["metrics"], whole["metrics"]) < 1e-5
     assert rest["steps"] == whole["steps"]
+
+
+def test_ranks_that_a_launcher_has_counted_are_accepted(monkeypatch: pytest.MonkeyPatch):
+    """A stage sees one share of a batch, and torchrun or Lightning's launcher say how many processes there are."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
+    trainers = [L.Trainer(accelerator="cpu", devices=n, strategy=s, **quiet) for n, s in ((2, WORD), (1, "auto"))]
+    assert [starts_several(trainer) for trainer in trainers] == [False, True]
 
 
 @pytest.mark.slow  # three runs of two ranks
