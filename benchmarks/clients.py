@@ -9,6 +9,7 @@ a synthetic set, FedAvg: processor seconds of the partitions, and of making a ro
 
 import argparse
 import json
+import logging
 import multiprocessing
 import os
 import tempfile
@@ -38,6 +39,7 @@ COHORT = 100  # clients of a round
 def states(clients: int) -> dict[str, float]:
     """Resident memory, checkpoint and store in MiB after every client has been in a round."""
     torch.set_num_threads(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     images = InMemory(torch.rand(clients, 784), torch.arange(clients) % 10)
     loader = RoundLoader(
         images, list(torch.arange(clients).split(1)), COHORT, LocalWork(1, 1), rounds_per_epoch=clients // COHORT
@@ -49,10 +51,12 @@ def states(clients: int) -> dict[str, float]:
     )  # fmt: skip
     silent: dict[str, Any] = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
     with tempfile.TemporaryDirectory() as folder:
-        keeper = ModelCheckpoint(folder, "last", every_n_train_steps=10, enable_version_counter=False)
+        keeper = ModelCheckpoint(folder, "last", every_n_train_steps=clients // COHORT, enable_version_counter=False)
         trainer = L.Trainer(accelerator="cpu", max_epochs=1, callbacks=[keeper], **silent)
         began = time.process_time()
-        trainer.fit(module, loader)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer.fit(module, loader)
         seconds = (time.process_time() - began) / len(loader)
         store = sum(path.stat().st_blocks * 512 for path in Path(folder).glob("clients-*/*"))
         checkpoint = (Path(folder) / "last.ckpt").stat().st_size

@@ -51,7 +51,7 @@ class _ErrorLink(torch.autograd.Function):
 
     @staticmethod
     def forward(output: Tensor, feedback: Tensor) -> Tensor:
-        return output.new_zeros(output.shape[0], feedback.shape[0])
+        return output.new_zeros(()).expand(output.shape[0], feedback.shape[0])  # (n, c) zeros in one number
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], _output: Tensor) -> None:

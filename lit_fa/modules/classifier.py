@@ -24,6 +24,7 @@ from lit_fa.modules.rates import constructed
 from lit_fa.modules.resume import BatchStart, restore, state_of_rank, states_of_ranks
 from lit_fa.modules.schedules import ScheduledClassifier
 from lit_fa.modules.shares import check_shares, mean_over_ranks, own_samples, weighted_mean
+from lit_fa.modules.stepping import BlockSteps, check_rule, check_trainer
 from lit_fa.modules.trainer_options import logs_at
 from lit_fa.modules.warm_up import Epoch, HeadProbe, start, training_batches
 from lit_fa.networks import Adapters, configured, load_weights
@@ -70,7 +71,8 @@ class Classifier(ScheduledClassifier):
             smaller ones. The step equals that of one batch of all these samples, except for operations that compare
             the samples of a batch (batch normalisation, `PredSim`'s similarity, Forward-Forward's
             `negatives: permutation` and `peer`), and dropout, which draws a mask for each batch.
-        stream: free each block's activations before the next block runs (rules with cuts, one device).
+        stream: free each block's activations before the next block runs (rules with cuts, one device). `step`: the
+            optimiser also updates the block at once and its gradients are freed, see `modules.stepping`.
         compile: compile the learner.
         probe: train only the head before the first step of a fresh run, or None. See `HeadProbe`.
         metrics: names of metrics on held-out data. Classes: accuracy, f1, matthews, top5; default accuracy.
@@ -109,7 +111,7 @@ class Classifier(ScheduledClassifier):
         clip: float | None = None,
         clip_by: Literal["norm", "value"] = "norm",
         accumulate: int = 1,
-        stream: bool = False,
+        stream: bool | Literal["step"] = False,
         compile: bool = False,
         probe: HeadProbe | None = None,
         metrics: list[str] | None = None,
@@ -139,6 +141,9 @@ class Classifier(ScheduledClassifier):
         example = self.example(network, input_shape or image_shape)
         self.learner = Learner(network, rule, example, criterion)
         self.parts = self.learner.parts(example) if clip is not None and clip_by == "norm" else {}
+        if stream == "step":
+            norm_of_all = clip is not None and clip_by == "norm" and not self.parts
+            check_rule(self.learner, accumulate=accumulate, norm_of_all=norm_of_all)
         if compile:
             self.learner.compile()
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
@@ -161,6 +166,8 @@ class Classifier(ScheduledClassifier):
         super().on_fit_start()
         check_averages(self.trainer, self.learner)
         check_shares(self.trainer, self.rule, self.network)
+        if self.stream == "step":
+            check_trainer(self.trainer)
         if self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
             check_length(self.rule.follows_length, None, None)
         self.window, self.batch_start = Window(self.accumulate), None
@@ -209,9 +216,8 @@ class Classifier(ScheduledClassifier):
         optimizer = self.optimizer
         self.window.close(self.learner, self._mean)
         self.learner.edit_gradients(self.progress())
-        if self.clip is not None:
-            norm = getattr(self.trainer.strategy, "total_norm", get_total_norm)
-            clip_gradients(self.learner, optimizer.optimizer, self.clip, self.clip_by, self.parts, norm)
+        if self.clip is not None and self.stream != "step":
+            self._clip()
         (optimizer if counts else optimizer.optimizer).step()
         if self.adapters is not None:
             self.adapters.after_step(self.global_step)
@@ -220,6 +226,12 @@ class Classifier(ScheduledClassifier):
             self.learner.after_step(self.progress())
         if counts:
             self.schedule("step")
+
+    def _clip(self) -> None:
+        """Clip the gradients that exist."""
+        assert self.clip is not None
+        norm = getattr(self.trainer.strategy, "total_norm", get_total_norm)
+        clip_gradients(self.learner, self.optimizer.optimizer, self.clip, self.clip_by, self.parts, norm)
 
     def count_step(self) -> None:
         """Count a step whose update comes later (`lit_fa.parallel`)."""
@@ -312,6 +324,9 @@ class Classifier(ScheduledClassifier):
         if self.stream:
             if self.trainer.world_size > 1:
                 raise UserError("stream: true is for one device; set stream: false or trainer.devices: 1")
+            if self.stream == "step":
+                clip = None if self.clip is None else self._clip
+                backward = BlockSteps(self.learner, self.optimizer.optimizer, clip).after(backward)
             return self.learner.stream(batch, backward)
         surrogate = self.learner(batch)
         backward(surrogate.value)

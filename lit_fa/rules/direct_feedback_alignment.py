@@ -22,7 +22,7 @@ Embeddings, layer norms and the projections to queries, keys and values are trai
 
 import logging
 import math
-from functools import partial
+from functools import partial, reduce
 from typing import ClassVar, Literal
 
 import torch
@@ -148,7 +148,7 @@ class DirectFeedbackAlignment(LearningRule):
         mask = token_mask(network, inputs)
         with self.taps.visited_by(lambda name, h: links.append(self._link(name, h, mask))):
             logits = network(inputs)
-        tied = torch.stack(links).sum(0).to(logits.dtype) if links else torch.zeros_like(logits)
+        tied = reduce(torch.add, links).to(logits.dtype) if links else torch.zeros_like(logits)
         if self.teacher == "error":
             value = criterion(logits + tied, targets)
         else:

@@ -279,18 +279,19 @@ class ForwardForward(LearningRule):
             logits = logits.detach()
         wrong = self.wrong_labels(inputs, targets, logits)
         labels = self.strength * one_hot(torch.stack([targets, wrong]), inputs.new_zeros(self.classes))
-        goodnesses: dict[int, Tensor] = {}
+        counted: list[Tensor] = []  # the sum so far, of the blocks that count in a prediction
 
         def visit(name: str, output: Tensor, squares: Tensor) -> None:
             number, loss = self.taps.names.index(name), self._loss(output, squares)
             learn(loss * (self.active == number) if self.schedule == "greedy" else loss)
-            goodnesses[number] = of_squares(squares, math.prod(output.shape[1:]), self.goodness)
+            if logits is None and number >= self.first_counted:
+                own = of_squares(squares, math.prod(output.shape[1:]), self.goodness)
+                counted[:] = [counted[0] + own] if counted else [own]
 
         self.taps.visit_all(visit, lambda: self.labelled(network, inputs, labels))
         if logits is not None:
             return logits
-        counted = [goodness for number, goodness in goodnesses.items() if number >= self.first_counted]
-        total = reduce(torch.add, counted) if counted else inputs.new_full((2 * len(inputs),), math.nan)
+        total = counted[0] if counted else inputs.new_full((2 * len(inputs),), math.nan)
         return two_label_logits(targets, wrong, total, self.classes)
 
     def contrast_options(self, units: int) -> tuple[Loss, float, float]:
