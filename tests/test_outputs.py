@@ -220,6 +220,7 @@ ALLOWED = {
     "lit_fa/flower/loopback.py": "logs and settings in a temporary folder of its own",
     "lit_fa/flower/server.py": "a report in a temporary folder of its own",
     "lit_fa/checkpoints/files.py": "a part that the writer hands out",
+    "lit_fa/checkpoints/store_files.py": "a part that the writer hands out",
     "lit_fa/flower/certificates.py": "a key in a temporary folder, which only its owner may ever have read",
     **dict.fromkeys(
         [f"benchmarks/chaos/{name}.py" for name in ("__main__", "disk", "process", "work")],

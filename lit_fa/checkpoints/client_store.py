@@ -14,6 +14,7 @@ truncated file or a full disk ends the process by SIGBUS, without a message.
 """
 
 import fcntl
+import io
 import os
 import secrets
 import tempfile
@@ -118,6 +119,12 @@ class ClientStore(Mapping[int, Tensors]):
     def join(self) -> None:
         """Write to rows that another process, which has the lock, allots."""
         self._reopen("r+b")
+
+    def release(self) -> None:
+        """Give up the lock at the end of a run; the states can still be read."""
+        if self.folder is not None and self.is_locked:
+            self._reopen("rb")
+            self.is_locked = False
 
     def close(self) -> None:
         """Close the file and release the lock."""
@@ -225,6 +232,8 @@ class ClientStore(Mapping[int, Tensors]):
         """
         folder = self.folder
         assert folder is not None
+        if not self.is_locked and not self.lock():
+            raise UserError(f"{folder}: another process is using these states; save the checkpoint when it has ended")
         known = files.generations(folder)
         if self.generation not in known:
             self._synchronise()
@@ -241,7 +250,7 @@ class ClientStore(Mapping[int, Tensors]):
     def _reopen(self, mode: str) -> None:
         self.close()
         try:
-            self._file = open(self._path(), mode, buffering=0)  # noqa: SIM115  # as long as the store
+            self._file = io.FileIO(self._path(), mode)
         except FileNotFoundError:
             raise files.bad(self.folder, "incomplete (no file of rows)") from None
         except OSError as error:

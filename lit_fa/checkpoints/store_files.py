@@ -71,7 +71,7 @@ def described(folder: Path, id: str) -> Layout:
 
 def generations(folder: Path) -> list[int]:
     """Numbers of the generations of a store, ascending."""
-    names = (path.name.removeprefix("generation-") for path in folder.glob("generation-*"))
+    names = (path.name.removeprefix("generation-") for path in sorted(folder.glob("generation-*")))
     return sorted(int(name) for name in names if name.isdigit())
 
 
@@ -118,7 +118,7 @@ def pin(entry: object, path: str | Path) -> None:
 
 def unpin(path: str | Path) -> None:
     """Record, before a trainer deletes the checkpoint at `path`, that it needs no generation any more."""
-    for folder in Path(path).absolute().parent.glob(f"{PREFIX}*"):
+    for folder in sorted(Path(path).absolute().parent.glob(f"{PREFIX}*")):
         if folder.is_dir():
             _change_pins(folder, path, None)
 
@@ -135,7 +135,7 @@ def unneeded(folder: Path, kept: int) -> list[int]:
 
 def remove_unused(beside: Path) -> None:
     """Remove stores without a generation, of runs that were killed before their first checkpoint."""
-    for folder in beside.glob(f"{PREFIX}*"):
+    for folder in sorted(beside.glob(f"{PREFIX}*")):
         if not generations(folder) and not _in_use(folder):
             shutil.rmtree(folder, ignore_errors=True)
 

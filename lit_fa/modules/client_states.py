@@ -68,7 +68,9 @@ def found(entry: Entry, checkpoint: str | Path | None) -> Path:
     if os.sep in name:
         raise bad(None, "of no store")
     beside = [] if checkpoint is None else [Path(checkpoint).absolute().parent]
-    near = [place for folder in beside for place in (folder / name, *folder.glob(f"*/{name}"), folder.parent / name)]
+    near = [
+        place for folder in beside for place in (folder / name, *sorted(folder.glob(f"*/{name}")), folder.parent / name)
+    ]
     return next((place for place in [*near, written] if place.is_dir()), near[0] if near else written)
 
 

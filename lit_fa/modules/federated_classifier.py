@@ -313,6 +313,11 @@ class FederatedClassifier(ScheduledClassifier):
             self.states, self.states_shared = opened(self.states, layout, self.trainer)
         self.server = {n: t.to(self.device) for n, t in self.server.items()}
 
+    def on_fit_end(self) -> None:
+        """Let other runs write to the store of the clients' states."""
+        if isinstance(self.states, ClientStore):
+            self.states.release()
+
     def _agreed_executor(self, own: RoundTask | None) -> Executor:
         """The executor of all ranks; with `auto`, timed in the first round on rank 0, which always has a client."""
         if self.executor is None:

@@ -45,7 +45,7 @@ class Learner(nn.Module):
         self.network, self.rule = network, rule
         self.criterion = CRITERIA[criterion] if isinstance(criterion, str) else criterion
         self.coverage = rule.install(network, example, self.criterion)
-        self.stored: set[str] = set()  # names of feedback that `shard` has made parameters
+        self.stored: list[str] = []  # names of feedback that `shard` has made parameters
 
     def forward(self, batch: Batch) -> Surrogate:
         """The rule's scalar for inputs (n, ...) and targets (n,)."""
@@ -122,7 +122,7 @@ class Learner(nn.Module):
 
     def shard(self, mesh: DeviceMesh) -> None:
         """Divide parameters and stored feedback among ranks; see `layers.sharding`."""
-        self.stored = {name for name, b in self.named_buffers() if is_feedback(name, b)}
+        self.stored = [name for name, b in self.named_buffers() if is_feedback(name, b)]
         shard(self, mesh, by_block=not self.rule.reads_all)
         register_fsdp_forward_method(self, "predict")
 

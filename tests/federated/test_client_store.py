@@ -81,6 +81,7 @@ def test_states_on_disk_give_the_bits_of_states_in_memory(algorithm, tmp_path, m
     assert on_disk.states.folder == store_of(tmp_path)
     monkeypatch.setattr(federated_classifier, "opened", lambda states, *_: (dict(states), True))
     monkeypatch.setattr(federated_classifier, "ClientStore", dict)
+    monkeypatch.setattr(FederatedClassifier, "on_fit_end", lambda _: None)
     monkeypatch.setattr(federated_classifier, "keep", lambda states, new, *_, **__: states.update(new))
     in_memory = fit(algorithm, None)
     assert same(on_disk, in_memory)
@@ -295,3 +296,11 @@ def test_a_full_disk_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr("os.pwrite", full)
     with pytest.raises(UserError, match=r"rows: cannot be written .No space left on device"):
         store.update({0: state(1)})
+
+
+def test_a_run_that_has_ended_lets_another_one_write_to_its_store(tmp_path):
+    ended = fit(Scaffold(), tmp_path, rounds=2)
+    resumed = fit(Scaffold(), tmp_path, rounds=3, resume=tmp_path / "step=2.ckpt")
+    assert store_of(tmp_path).is_dir()
+    assert sorted(ended.states) != []
+    assert len(resumed.states) >= len(ended.states)
