@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     output.print(f"{len(runs)} runs", highlight=False)
     if arguments.json:
         entries = [{"path": str(r.path), **fields(r), "metrics": final_metrics(r)} for r in selected]
-        lines = ",\n".join(map(json.dumps, entries))  # json.dumps with an indent takes ten times as long
+        lines = ",\n".join(map(json.dumps, entries))  # with an indent, json.dumps encodes in Python
         write_text(arguments.json, f"[\n{lines}\n]\n", "--json")
     return 0
 
