@@ -20,12 +20,12 @@ from lit_fa.modules.averages import check_averages, renews_statistics
 from lit_fa.modules.finite import NonFiniteLossError, first_non_finite
 from lit_fa.modules.groups import clip_gradients, freeze_followers, parameter_groups
 from lit_fa.modules.length import check_length, run_length
+from lit_fa.modules.metrics import logs_at
 from lit_fa.modules.rates import constructed
 from lit_fa.modules.resume import BatchStart, restore, state_of_rank, states_of_ranks
 from lit_fa.modules.schedules import ScheduledClassifier
 from lit_fa.modules.shares import check_shares, mean_over_ranks, own_samples, weighted_mean
 from lit_fa.modules.stepping import BlockSteps, check_rule, check_trainer
-from lit_fa.modules.trainer_options import logs_at
 from lit_fa.modules.warm_up import Epoch, HeadProbe, start, training_batches
 from lit_fa.networks import Adapters, configured, load_weights
 from lit_fa.rules.backprop import Backprop

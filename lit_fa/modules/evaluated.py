@@ -24,7 +24,7 @@ from lit_fa.modules.metrics import build_metrics, predictions
 from lit_fa.modules.restart import use_resumable_loops
 from lit_fa.modules.shares import own_samples
 from lit_fa.modules.timed_checkpoints import TimedCheckpoints, timed
-from lit_fa.modules.trainer_options import check_optimizers, check_trainer, validate_one_batch
+from lit_fa.modules.trainer_options import check_optimizers, check_trainer
 from lit_fa.networks import example_input
 from lit_fa.rules.base import Batch, LearningRule
 from lit_fa.rules.learner import Learner
@@ -230,3 +230,12 @@ class EvaluatedClassifier(Described, L.LightningModule):
 
 def _plain(metrics: Mapping[str, Any]) -> dict[str, Tensor]:
     return {key: torch.as_tensor(value).detach().cpu() for key, value in metrics.items()}
+
+
+def validate_one_batch(trainer: L.Trainer) -> None:
+    """Use one validation batch if the fraction `overfit_batches` is less than one batch."""
+    share = setting(trainer, "overfit_batches")
+    if isinstance(share, float) and 0 < share < 1 and setting(trainer, "datamodule") is not None:
+        loader = setting(trainer, "datamodule").val_dataloader()
+        if hasattr(loader, "__len__") and len(loader) * share < 1:
+            trainer.limit_val_batches = 1

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 
+import lightning as L
 from torch import Tensor, nn
 from torchmetrics import Metric, PearsonCorrCoef, SpearmanCorrCoef
 from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy, MulticlassF1Score, MulticlassMatthewsCorrCoef
 
 from lit_fa.errors import UserError, nearest
+from lit_fa.lightning_privates import setting
 
 
 class F1OfClassOne(BinaryF1Score):
@@ -53,3 +55,8 @@ def build_metrics(names: list[str] | None, num_classes: int) -> nn.ModuleDict:
 def predictions(logits: Tensor) -> Tensor:
     """The input of the metrics: (n, c) logits, or (n,) numbers if c is 1."""
     return logits if logits.shape[-1] > 1 else logits.squeeze(-1).float()
+
+
+def logs_at(trainer: L.Trainer, step: int) -> bool:
+    """Whether metrics are logged at this step, by `log_every_n_steps` (0: never)."""
+    return bool(every := setting(trainer, "log_every_n_steps")) and step % every == 0

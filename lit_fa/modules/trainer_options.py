@@ -4,19 +4,25 @@
 """
 
 import inspect
-import os
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import lightning as L
 import torch
 from lightning.pytorch import callbacks as shipped
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import nn, optim
 
 from lit_fa import lightning_privates as privates
 from lit_fa.errors import UserError
-from lit_fa.modules.sharded_strategy import FullyShardedStrategy
+from lit_fa.modules.strategy_options import (
+    DIVIDING,
+    ddp_option,
+    divides,
+    ignores_hooks,
+    needs_whole,
+    starts_several,
+    syncs,
+)
 from lit_fa.rules.base import Does, LearningRule
 
 FP16 = ("16", "16-mixed", "16-true")
@@ -88,49 +94,13 @@ def renames_weights(trainer: L.Trainer, module: L.LightningModule) -> bool:
 def loses_hooks(trainer: L.Trainer, module: L.LightningModule) -> bool:
     """Whether `sync_batchnorm` would replace a layer on which the rule has a hook."""
     watched = (m._forward_hooks or m._forward_pre_hooks for m in module.modules() if isinstance(m, BATCH_NORM))
-    return _syncs(trainer) and any(watched)
-
-
-def ddp_option(trainer: L.Trainer, name: str) -> Any:
-    """The value of an option of `DDPStrategy`; None if it is not given, or for another strategy."""
-    return privates.ddp_options(trainer.strategy).get(name) if isinstance(trainer.strategy, DDPStrategy) else None
-
-
-def ignores_hooks(trainer: L.Trainer, module: L.LightningModule) -> bool:
-    """Whether Lightning would ignore a communication hook, or a period of model averaging."""
-    hooks = any(ddp_option(trainer, f"ddp_comm_{part}") is not None for part in ("state", "hook", "wrapper"))
-    averages = ddp_option(trainer, "model_averaging_period") is not None
-    on_cpu = (hooks or averages) and trainer.strategy.root_device.type != "cuda"
-    return on_cpu or (averages and ddp_option(trainer, "ddp_comm_state") is None)
-
-
-def starts_several(trainer: L.Trainer) -> bool:
-    """Whether a launcher such as torchrun has started more processes than the trainer counts."""
-    started = os.environ.get("WORLD_SIZE", "")
-    ranks = max(trainer.world_size, trainer.num_nodes * trainer.num_devices)  # stages of a network share no batch
-    return started.isdecimal() and int(started) > ranks
-
-
-def divides(trainer: L.Trainer) -> bool:
-    """Whether the strategy is `fsdp2`."""
-    return isinstance(trainer.strategy, FullyShardedStrategy)
-
-
-def _needs_whole(trainer: L.Trainer) -> list[str]:
-    """Names of the callbacks that copy or replace the module's parameters, or follow them through the optimiser."""
-    kinds = (shipped.WeightAveraging, shipped.StochasticWeightAveraging, shipped.ModelPruning, shipped.BaseFinetuning)
-    found = privates.callbacks_of(trainer)
-    return [type(c).__name__ for c in found if isinstance(c, kinds) or getattr(c, "needs_whole_module", False)]
+    return syncs(trainer) and any(watched)
 
 
 def _whole_only(trainer: L.Trainer, module: L.LightningModule) -> bool:
     """Whether the module has an option that does not work on divided parameters."""
     compiled = getattr(getattr(module, "learner", None), "_compiled_call_impl", None) is not None
     return compiled or getattr(module, "adapters", None) is not None or federated(module)
-
-
-def _syncs(trainer: L.Trainer) -> bool:
-    return privates.syncs_batch_norm(trainer.strategy) and trainer.world_size > 1
 
 
 def _counts_the_pair(trainer: L.Trainer, module: L.LightningModule) -> bool:
@@ -151,7 +121,6 @@ def _rule(module: L.LightningModule) -> LearningRule:
 
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
-DIVIDING = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
 REFUSALS = (
     Refusal(
         "precision",
@@ -234,7 +203,7 @@ REFUSALS = (
     ),
     Refusal(
         "strategy",
-        lambda trainer, _: divides(trainer) and bool(_needs_whole(trainer)),
+        lambda trainer, _: divides(trainer) and bool(needs_whole(trainer)),
         "trainer.strategy: fsdp2 divides the parameters that a callback copies, replaces or follows (weight averaging, "
         "ModelPruning, BaseFinetuning, ConservationPotential, DeployedCost): set ddp, or leave the callback out",
     ),
@@ -268,7 +237,7 @@ REFUSALS = (
     ),
     Refusal(
         "sync_batchnorm",
-        lambda trainer, module: _syncs(trainer) and trainer.strategy.root_device.type == "cpu",
+        lambda trainer, module: syncs(trainer) and trainer.strategy.root_device.type == "cpu",
         "trainer.sync_batchnorm is for GPUs alone: leave it out, or set accelerator: gpu",
     ),
     Refusal(
@@ -383,17 +352,3 @@ def check_optimizers(optimizers: Iterable[optim.Optimizer]) -> None:
                 f"{type(optimizer).__name__} evaluates the loss several times a step, and a rule's update is no "
                 "gradient of it: take SGD, Adam or another optimiser of one evaluation"
             )
-
-
-def validate_one_batch(trainer: L.Trainer) -> None:
-    """Use one validation batch if the fraction `overfit_batches` is less than one batch."""
-    share = privates.setting(trainer, "overfit_batches")
-    if isinstance(share, float) and 0 < share < 1 and privates.setting(trainer, "datamodule") is not None:
-        loader = privates.setting(trainer, "datamodule").val_dataloader()
-        if hasattr(loader, "__len__") and len(loader) * share < 1:
-            trainer.limit_val_batches = 1
-
-
-def logs_at(trainer: L.Trainer, step: int) -> bool:
-    """Whether metrics are logged at this step, by `log_every_n_steps` (0: never)."""
-    return bool(every := privates.setting(trainer, "log_every_n_steps")) and step % every == 0

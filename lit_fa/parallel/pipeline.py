@@ -11,8 +11,8 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.nn.utils import get_total_norm
 
+from lit_fa.modules.metrics import logs_at
 from lit_fa.modules.shares import own_samples
-from lit_fa.modules.trainer_options import logs_at
 from lit_fa.parallel.examine import Found, owner_of_buffer
 from lit_fa.parallel.link import Link
 from lit_fa.parallel.schedule import Schedule, delays

@@ -7,7 +7,7 @@ import lightning as L
 import pytest
 import torch
 
-from lit_fa.modules.trainer_options import starts_several
+from lit_fa.modules.strategy_options import starts_several
 from lit_fa.parallel.strategy import WORD
 from tests.contract.training import IMAGE, mlp, record
 from tests.gradients import largest_difference
