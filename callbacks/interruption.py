@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lit_fa.errors import RanksNeeded
 from lit_fa.lightning_privates import forking_launcher, ranks_by_command_line, stop_observing_ranks
+from lit_fa.stage_strategy import stages_of
 from lit_fa.stopping import SIGNALS, Request, Stopped, exit_code
 
 
@@ -111,8 +112,8 @@ class Interruption(Checkpoint):
 
 
 def _of_any_rank(trainer: L.Trainer, signum: int) -> int:
-    if stages := getattr(trainer.strategy, "any_rank", None):
-        return stages(signum)
+    if stages := stages_of(trainer):
+        return stages.any_rank(signum)
     if trainer.world_size == 1:
         return signum
     asked = torch.tensor(float(signum), device=trainer.strategy.root_device)

@@ -16,6 +16,7 @@ from callbacks.curves import publish
 from callbacks.errors import MeasurementError
 from lit_fa.layers.sharding import gathered
 from lit_fa.rules.learner import Learner
+from lit_fa.stage_strategy import stages_of
 
 Batch = tuple[Tensor, Tensor]
 
@@ -94,8 +95,8 @@ class Periodic(L.Callback):
         if not monitored and self.measured_at == trainer.global_step:
             return
         self.be_ready(trainer, module)
-        if gather := getattr(trainer.strategy, "gather", None):
-            gather()  # a stage has only its own weights
+        if stages := stages_of(trainer):
+            stages.gather()  # a stage has only its own weights
         self.measured_at = trainer.global_step
         with gathered(learner_of(module)):
             values = self.observe(trainer, module)

@@ -35,7 +35,7 @@ ALLOWED = {
     "lit_fa/federated": ["torch", "lit_fa.functional", "lit_fa.layers", "lit_fa.rules", "lit_fa.errors"],
     "lit_fa/modules": [None, "lit_fa"],
     "lit_fa/parallel": [
-        *("torch", "lightning", "lit_fa.errors", "lit_fa.lightning_privates"),
+        *("torch", "lightning", "lit_fa.errors", "lit_fa.lightning_privates", "lit_fa.stage_strategy"),
         *("lit_fa.layers", "lit_fa.rules", "lit_fa.modules"),
     ],
     "lit_fa/spec": [*SHELL, "yaml", "optuna", "pydantic", "pydantic_core", "lit_fa.provenance"],
@@ -61,8 +61,17 @@ ALLOWED = {
         *(f"lit_fa.{room}" for room in ("functional", "layers", "rules.base", "rules.learner", "deployment")),
         *(
             f"lit_fa.{module}"
-            for module in ("errors", "outputs", "provenance", "stopping", "faults", "lightning_privates")
+            for module in (
+                "errors",
+                "outputs",
+                "provenance",
+                "stopping",
+                "faults",
+                "lightning_privates",
+                "stage_strategy",
+            )
         ),
+        *("lit_fa.lightning_privates", "lit_fa.stage_strategy"),
     ],
     "tests/reference": ["numpy", "torch", "scipy", "pytest"],
 }

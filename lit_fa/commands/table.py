@@ -40,6 +40,14 @@ _TRUST = (
     "Train what is missing. A table is code: the classes that its configs name are imported and called. "
     "Run only tables of people whose programs you would run (SECURITY.md)."
 )
+_COMMANDS = {
+    "run": "train what is missing",
+    "watch": "follow runs",
+    "report": "compare what is there with the paper",
+    "emit": "the missing runs for a cluster",
+    "aggregate": "compare rows over all columns of a table",
+    "verify": "run random records again and compare",
+}
 _LOG_WIDTH = 160  # characters of a table in a log or a pipe, which have no width of their own
 
 
@@ -132,6 +140,29 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = Arguments(prog="lit-fa table", description="Papers' tables: declared, run, compared.")
     commands = parser.add_subparsers(dest="command", required=True)
+    _add_commands(commands)
+    of = commands.choices
+    _add_emit_options(of["emit"])
+    _add_aggregate_options(of["aggregate"])
+    _add_verify_options(of["verify"])
+    _add_watch_options(of["watch"])
+    for name in ("list", "published", "aggregate", "run", "report", "verify"):
+        of[name].add_argument("--json", type=file_path, metavar="FILE", help="write the outcome as JSON as well")
+    for name in ("run", "verify"):
+        _add_jobs_option(of[name])
+    for name in ("run", "emit"):
+        _add_selection(of[name])
+    _add_run_options(of["run"])
+    for name in ("published", "report"):
+        of[name].add_argument(
+            "--card", type=file_path, metavar="README.md", help="write the table between the card's markers"
+        )
+    _add_report_options(of["report"])
+    return parser
+
+
+def _add_commands(commands: "argparse._SubParsersAction[Arguments]") -> None:
+    """One parser a command, with its tables, scale and folder of records."""
     listed = commands.add_parser("list", help="all tables, and how many of their runs are done")
     listed.add_argument(
         "path", nargs="?", type=file_path, default=Path("paper_configs"), help="a table or a folder of them"
@@ -140,10 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     counted.add_argument(
         "paths", nargs="*", type=file_path, default=[Path("paper_configs")], help="tables or folders of them"
     )
-    texts = {"run": "train what is missing", "watch": "follow runs", "report": "compare what is there with the paper"}
-    texts |= {"emit": "the missing runs for a cluster", "aggregate": "compare rows over all columns of a table"}
-    texts |= {"verify": "run random records again and compare"}
-    for name, text in texts.items():
+    for name, text in _COMMANDS.items():
         command = commands.add_parser(name, help=text, description=_TRUST if name in ("run", "verify") else None)
         command.add_argument("paths", nargs="+", type=file_path, metavar="PATH", help="tables or folders of them")
         command.add_argument("--scale", help="default: cpu where the table has it, else full")
@@ -151,46 +179,42 @@ def _parser() -> argparse.ArgumentParser:
             "--protocol", choices=get_args(Protocol), default="matched", help="converged: train until held-out data say"
         )
         command.add_argument("--out", type=file_path, help="folder of the records; default: results beside the table")
-    add_emit_options(commands.choices["emit"])
-    commands.choices["emit"].set_defaults(logger=None, stale=False)
-    pooled = commands.choices["aggregate"]
-    pooled.add_argument("--against", required=True, metavar="ROW", help="the row that the others are compared with")
-    pooled.add_argument("--row", action="append", default=[], help="compare this row; default: all")
-    _add_verify_options(commands.choices["verify"])
-    for command in (listed, counted, pooled, *(commands.choices[name] for name in ("run", "report", "verify"))):
-        command.add_argument("--json", type=file_path, metavar="FILE", help="write the outcome as JSON as well")
-    run, shown = commands.choices["run"], commands.choices["report"]
-    watched = commands.choices["watch"]
-    watched.add_argument(
-        "--every",
-        type=in_range(least=0.1, whole=False, most=86_400),
-        default=2.0,
-        metavar="SECONDS",
-        help="how often to look",
+
+
+def _add_emit_options(command: argparse.ArgumentParser) -> None:
+    add_emit_options(command)
+    command.set_defaults(logger=None, stale=False)
+
+
+def _add_aggregate_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--against", required=True, metavar="ROW", help="the row that the others are compared with")
+    command.add_argument("--row", action="append", default=[], help="compare this row; default: all")
+
+
+def _add_watch_options(command: argparse.ArgumentParser) -> None:
+    seconds = in_range(least=0.1, whole=False, most=86_400)
+    command.add_argument("--every", type=seconds, default=2.0, metavar="SECONDS", help="how often to look")
+
+
+def _add_jobs_option(command: argparse.ArgumentParser) -> None:
+    number = in_range(least=1, most=4096)
+    command.add_argument("--jobs", type=number, default=1, metavar="N", help="worker processes, one thread each")
+
+
+def _add_selection(command: argparse.ArgumentParser) -> None:
+    """Options that choose runs of a table."""
+    command.add_argument("--only", action="append", default=[], metavar="row=FA,column=32", help="keep these cells")
+    command.add_argument("--seeds", metavar="0,1", help="keep these seeds")
+    command.add_argument("--id", action="append", default=[], help="keep this run, by the digits in its file's name")
+    command.add_argument("--allow-dirty", action="store_true", help="count runs of uncommitted code")
+
+
+def _add_report_options(command: argparse.ArgumentParser) -> None:
+    formats = ("md", "csv", "latex", "console")
+    command.add_argument("--format", choices=formats, default="console", help="what to print")
+    command.add_argument(
+        "--write", type=file_path, metavar="DIR", help="write HTML pages, Markdown, CSV and LaTeX there"
     )
-    for command in (run, commands.choices["verify"]):
-        command.add_argument(
-            "--jobs",
-            type=in_range(least=1, most=4096),
-            default=1,
-            metavar="N",
-            help="worker processes, one thread each",
-        )
-    for command in (run, commands.choices["emit"]):
-        command.add_argument("--only", action="append", default=[], metavar="row=FA,column=32", help="keep these cells")
-        command.add_argument("--seeds", metavar="0,1", help="keep these seeds")
-        command.add_argument(
-            "--id", action="append", default=[], help="keep this run, by the digits in its file's name"
-        )
-        command.add_argument("--allow-dirty", action="store_true", help="count runs of uncommitted code")
-    _add_run_options(run)
-    for command in (counted, shown):
-        command.add_argument(
-            "--card", type=file_path, metavar="README.md", help="write the table between the card's markers"
-        )
-    shown.add_argument("--format", choices=("md", "csv", "latex", "console"), default="console", help="what to print")
-    shown.add_argument("--write", type=file_path, metavar="DIR", help="write HTML pages, Markdown, CSV and LaTeX there")
-    return parser
 
 
 def _add_run_options(command: argparse.ArgumentParser) -> None:

@@ -31,6 +31,7 @@ from lit_fa.networks import Adapters, configured, load_weights
 from lit_fa.rules.backprop import Backprop
 from lit_fa.rules.base import Batch, Does, LearningRule, Progress, Surrogate
 from lit_fa.rules.learner import Learner
+from lit_fa.stage_strategy import stages_of
 
 MOST = 1_000_000  # batches an optimiser step
 
@@ -230,7 +231,8 @@ class Classifier(ScheduledClassifier):
     def _clip(self) -> None:
         """Clip the gradients that exist."""
         assert self.clip is not None
-        norm = getattr(self.trainer.strategy, "total_norm", get_total_norm)
+        stages = stages_of(self.trainer)
+        norm = stages.total_norm if stages else get_total_norm
         clip_gradients(self.learner, self.optimizer.optimizer, self.clip, self.clip_by, self.parts, norm)
 
     def count_step(self) -> None:
@@ -245,8 +247,8 @@ class Classifier(ScheduledClassifier):
 
     def on_train_epoch_end(self) -> None:
         """Log the mean training loss and (for classes) accuracy of the epoch; step the schedule."""
-        if end_epoch := getattr(self.trainer.strategy, "end_epoch", None):
-            end_epoch()
+        if stages := stages_of(self.trainer):
+            stages.end_epoch()
         one_rank = self.trainer.world_size == 1
         totals = self.totals if one_rank else self.trainer.strategy.reduce(self.totals.to(self.device), reduce_op="sum")
         loss, correct, seen = totals.tolist()

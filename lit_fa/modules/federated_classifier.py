@@ -6,8 +6,6 @@ that average; other optimisers give other servers (Reddi et al. 2021, arXiv:2003
 and checkpoints, resuming, callbacks and loggers need no code for federations.
 """
 
-import logging
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Literal
@@ -21,7 +19,7 @@ from lit_fa.checkpoints.client_store import ClientStore
 from lit_fa.checkpoints.state_rows import Layout
 from lit_fa.errors import UserError, check_literals
 from lit_fa.federated.algorithms import FedAvg, FederatedAlgorithm
-from lit_fa.federated.executors import EXECUTORS, Executor, checked, executor_named, fastest
+from lit_fa.federated.executors import EXECUTORS, Executor, checked, executor_named
 from lit_fa.federated.features import Features
 from lit_fa.federated.local_optimizers import LocalOptimizer, LocalSchedule, LocalSGD
 from lit_fa.federated.round_task import (
@@ -40,10 +38,10 @@ from lit_fa.lightning_privates import trainer_of
 from lit_fa.modules.averages import check_averages, check_no_renewal
 from lit_fa.modules.client_states import NamedStates, States, keep, opened, saved_states
 from lit_fa.modules.distributed import share_of, summed
-from lit_fa.modules.finite import NonFiniteLossError, watched
 from lit_fa.modules.groups import freeze_followers
 from lit_fa.modules.length import check_length, run_length
 from lit_fa.modules.rates import constructed
+from lit_fa.modules.round_execution import agreed_executor, check_clients
 from lit_fa.modules.schedules import ScheduledClassifier
 from lit_fa.modules.selection import logged, select
 from lit_fa.networks import configured
@@ -52,7 +50,6 @@ from lit_fa.rules.base import Does, LearningRule, Tensors
 from lit_fa.rules.comparing import ComparesClients
 from lit_fa.rules.learner import Learner
 
-log = logging.getLogger(__name__)
 LAST = 10  # final rounds that are always validated: papers report their mean
 
 
@@ -168,7 +165,7 @@ class FederatedClassifier(ScheduledClassifier):
         task = self.round_task(batch)
         indices = share_of(batch.steps, self.global_rank, self.trainer.world_size)
         own = task.take(indices) if indices else None
-        executor = self._agreed_executor(own)  # a collective call, also for a rank without clients
+        executor = agreed_executor(self, own)  # a collective call, also for a rank without clients
         result = executor.run(self.learner, self.local, own) if own else RoundResult()
         changing = {name: task.buffers[name] for name in changing_buffers(self.learner)}
         algorithm = self.local.algorithm
@@ -176,7 +173,7 @@ class FederatedClassifier(ScheduledClassifier):
         sums = {"state_changes": state_changes, "gather_states": gather}
         result = summed(result, task.params, changing, self.trainer.strategy, **sums)
         loss, correct, samples = result.totals.tolist()
-        self._check_finite(loss, task)
+        check_clients(loss, task, self.learner, self.local)
         self._server_step(result, batch.population)
         metrics = {"train/loss": loss / samples, "train/accuracy": 100 * correct / samples}
         self.log_dict(metrics | {"train/local_lr": task.lr})
@@ -318,18 +315,6 @@ class FederatedClassifier(ScheduledClassifier):
         if isinstance(self.states, ClientStore):
             self.states.release()
 
-    def _agreed_executor(self, own: RoundTask | None) -> Executor:
-        """The executor of all ranks; with `auto`, timed in the first round on rank 0, which always has a client."""
-        if self.executor is None:
-            executor, report = None, None
-            if self.global_rank == 0 and own is not None:
-                executor, report = fastest(self.learner, self.local, own, self.lanes)
-            self.executed_by = self.trainer.strategy.broadcast(report or {})
-            self.executor = executor or executor_named(self.executed_by["executor"], self.lanes)
-            for logger in self.trainer.loggers:
-                logger.log_hyperparams({"executor": self.executed_by["executor"]})
-        return self.executor
-
     def _server_step(self, result: RoundResult, population: int) -> None:
         """The optimiser step of the server; buffers that clients change are set to their average."""
         optimizer, buffers = self.optimizer, dict(self.learner.named_buffers())
@@ -350,19 +335,6 @@ class FederatedClassifier(ScheduledClassifier):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self.schedule("step")
-
-    def _check_finite(self, loss: float, task: RoundTask) -> None:
-        if math.isfinite(loss):
-            return
-        with watched(self.network) as modules:  # repeat the round, one client after another
-            SequentialExecutor().run(self.learner, self.local, task)
-        first = f"the output of {modules[0]}" if modules else "the loss itself"
-        raise NonFiniteLossError(
-            f"the clients' loss is {loss} in round {task.round.number}; first not finite: {first}",
-            "The last checkpoint stays; lower the learning rate of model.init_args.local_optimizer.",
-            step=task.round.number,
-            first=first,
-        )
 
 
 def _check(lanes: int | None, validate_every: int) -> None:

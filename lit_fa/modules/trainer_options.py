@@ -4,58 +4,21 @@
 """
 
 import inspect
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Iterable
 
 import lightning as L
 import torch
 from lightning.pytorch import callbacks as shipped
-from torch import nn, optim
+from torch import optim
 
 from lit_fa import lightning_privates as privates
 from lit_fa.errors import UserError
-from lit_fa.modules.strategy_options import (
-    DIVIDING,
-    ddp_option,
-    divides,
-    ignores_hooks,
-    needs_whole,
-    starts_several,
-    syncs,
-)
-from lit_fa.rules.base import Does, LearningRule
+from lit_fa.modules.refusals import Refusal, federated, has, rule_of
+from lit_fa.modules.strategy_refusals import STRATEGY_REFUSALS
+from lit_fa.rules.base import Does
 
 FP16 = ("16", "16-mixed", "16-true")
 REPLACED = ("transformer-engine", "transformer-engine-float16", "bitsandbytes")  # they replace layers by their own
-Condition = Callable[[L.Trainer, L.LightningModule], bool]
-
-
-class Refusal(NamedTuple):
-    """One unsupported option or combination.
-
-    Attributes:
-        option: the option or callback, as in `docs/lightning.md`.
-        applies: whether this trainer with this module uses it.
-        message: of the error.
-    """
-
-    option: str
-    applies: Condition
-    message: str
-
-
-def has(*kinds: type, exactly: bool = False) -> Condition:
-    """Whether the trainer has a callback of one of these classes."""
-
-    def applies(trainer: L.Trainer, module: L.LightningModule) -> bool:
-        return any(type(c) in kinds if exactly else isinstance(c, kinds) for c in privates.callbacks_of(trainer))
-
-    return applies
-
-
-def federated(module: L.LightningModule) -> bool:
-    """Whether the module is federated, so that a batch is a round."""
-    return hasattr(module, "executor")
 
 
 def precision_of(trainer: L.Trainer) -> str:
@@ -87,20 +50,8 @@ def unfreezes_apart(trainer: L.Trainer, module: L.LightningModule) -> bool:
 
 def renames_weights(trainer: L.Trainer, module: L.LightningModule) -> bool:
     """Whether `ModelPruning` renames parameters that the rule or the federation reads by name."""
-    by_name = federated(module) or _rule(module).overrides & {Does.EDITS, Does.EVOLVES, Does.RESHAPES}
+    by_name = federated(module) or rule_of(module).overrides & {Does.EDITS, Does.EVOLVES, Does.RESHAPES}
     return bool(by_name) and has(shipped.ModelPruning)(trainer, module)
-
-
-def loses_hooks(trainer: L.Trainer, module: L.LightningModule) -> bool:
-    """Whether `sync_batchnorm` would replace a layer on which the rule has a hook."""
-    watched = (m._forward_hooks or m._forward_pre_hooks for m in module.modules() if isinstance(m, BATCH_NORM))
-    return syncs(trainer) and any(watched)
-
-
-def _whole_only(trainer: L.Trainer, module: L.LightningModule) -> bool:
-    """Whether the module has an option that does not work on divided parameters."""
-    compiled = getattr(getattr(module, "learner", None), "_compiled_call_impl", None) is not None
-    return compiled or getattr(module, "adapters", None) is not None or federated(module)
 
 
 def _counts_the_pair(trainer: L.Trainer, module: L.LightningModule) -> bool:
@@ -114,13 +65,6 @@ def _registered_in_vain(trainer: L.Trainer, module: L.LightningModule) -> bool:
     return privates.model_registry(trainer) is not None and "LitModelCheckpoint" not in saves
 
 
-def _rule(module: L.LightningModule) -> LearningRule:
-    rule = module.rule
-    assert isinstance(rule, LearningRule)
-    return rule
-
-
-BATCH_NORM = nn.modules.batchnorm._BatchNorm
 REFUSALS = (
     Refusal(
         "precision",
@@ -186,65 +130,7 @@ REFUSALS = (
         "trainer.limit_train_batches leaves rounds of every epoch out, and schedules count them: set "
         "data.init_args.rounds_per_epoch",
     ),
-    Refusal(
-        "strategy",
-        lambda trainer, _: isinstance(trainer.strategy, DIVIDING) and not divides(trainer),
-        "trainer.strategy: a rule reads whole weights by name, which this one divides: set fsdp2 or ddp",
-    ),
-    Refusal(
-        "strategy",
-        lambda trainer, _: divides(trainer) and trainer.world_size == 1,
-        "trainer.strategy: fsdp2 divides a module among devices, and this is one: set trainer.devices, or leave it out",
-    ),
-    Refusal(
-        "strategy",
-        lambda trainer, module: divides(trainer) and _whole_only(trainer, module),
-        "trainer.strategy: fsdp2 is for a Classifier without compile and without adapter: set ddp",
-    ),
-    Refusal(
-        "strategy",
-        lambda trainer, _: divides(trainer) and bool(needs_whole(trainer)),
-        "trainer.strategy: fsdp2 divides the parameters that a callback copies, replaces or follows (weight averaging, "
-        "ModelPruning, BaseFinetuning, ConservationPotential, DeployedCost): set ddp, or leave the callback out",
-    ),
-    Refusal(
-        "strategy",
-        lambda trainer, module: bool(ddp_option(trainer, "static_graph")) and getattr(module, "accumulate", 1) > 1,
-        "trainer.strategy: static_graph expects a reduction in every backward pass: leave it out, or set "
-        "model.init_args.accumulate: 1",
-    ),
-    Refusal(
-        "strategy",
-        ignores_hooks,
-        "trainer.strategy: communication hooks and model averaging are for several GPUs, and averaging needs "
-        "ddp_comm_state; Lightning would ignore them here: leave them out",
-    ),
-    Refusal(
-        "devices",
-        lambda trainer, module: trainer.world_size > 1 and not federated(module) and Does.SUMS in _rule(module).does,
-        "devices average over samples, which target_reduction: sum does not: set it to mean",
-    ),
-    Refusal(
-        "devices",
-        lambda trainer, _: starts_several(trainer),
-        "trainer.devices: WORLD_SIZE says that more processes were started than the trainer counts, and each would "
-        "train alone: set trainer.devices, and trainer.num_nodes, to the processes of torchrun",
-    ),
-    Refusal(
-        "strategy",
-        lambda trainer, _: privates.start_method(trainer.strategy) in ("spawn", "forkserver"),
-        "trainer.strategy: a network with a rule cannot be pickled for a spawned process: set ddp",
-    ),
-    Refusal(
-        "sync_batchnorm",
-        lambda trainer, module: syncs(trainer) and trainer.strategy.root_device.type == "cpu",
-        "trainer.sync_batchnorm is for GPUs alone: leave it out, or set accelerator: gpu",
-    ),
-    Refusal(
-        "sync_batchnorm",
-        loses_hooks,
-        "trainer.sync_batchnorm replaces layers behind which the rule has a cut: leave it out, or name other blocks",
-    ),
+    *STRATEGY_REFUSALS,
     Refusal(
         "model_registry",
         _registered_in_vain,

@@ -24,12 +24,13 @@ from lit_fa.parallel.pipeline import Pipeline
 from lit_fa.parallel.schedule import Schedule
 from lit_fa.parallel.stages import plan
 from lit_fa.rules.base import Batch
+from lit_fa.stage_strategy import StageStrategy
 
 WORD = "layer_parallel"
 SAMPLES = 8  # of the first batch, on which stages are examined
 
 
-class LayerParallelStrategy(DDPStrategy):
+class LayerParallelStrategy(DDPStrategy, StageStrategy):
     """Trains the stages of one network on several ranks.
 
     Args:
