@@ -27,7 +27,7 @@ from lit_fa.config.values import check_trains
 from lit_fa.errors import UserError
 from lit_fa.jobs.lock import checkpoints_of
 from lit_fa.lightning_privates import callbacks_of, is_restoring
-from lit_fa.modules import NonFiniteLossError
+from lit_fa.modules import NonFiniteLossError, started_ranks
 from lit_fa.stopping import interruptions_as_stopped
 
 __all__ = ["Experiment", "build", "load", "run"]
@@ -129,6 +129,7 @@ def _recorded(config: Config, record: dict[str, Any], observers: Sequence[L.Call
     kept_best, recorded = _best_validation(trainer), _run_record(cli, record, test)
     callbacks_of(trainer).extend([*named_faults(), *observers, recorded, keep, interruption])
     forward_signals_to_ranks(trainer)
+    started_ranks.observe(trainer)
     try:
         trainer.fit(model, data, ckpt_path=last, weights_only=True)
         interruption.request.check()  # a signal after the last epoch

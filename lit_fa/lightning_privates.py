@@ -5,6 +5,7 @@ every function, so that an upgrade of Lightning that breaks one names it. `pypro
 """
 
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -271,6 +272,19 @@ def stop_observing_ranks(trainer: L.Trainer) -> None:
     if isinstance(launcher, _SubprocessScriptLauncher):
         observed, launcher.procs = launcher.procs, [*launcher.procs]
         observed.clear()
+
+
+def on_ranks_started(trainer: L.Trainer, observe: Callable[[list[Any]], None]) -> None:
+    """Call `observe` with the processes of the ranks when this process has started them; the launcher is private."""
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _SubprocessScriptLauncher):
+        start = launcher._call_children_scripts
+
+        def started() -> None:
+            start()
+            observe(launcher.procs)
+
+        launcher._call_children_scripts = started  # type: ignore[method-assign]  # of this launcher only
 
 
 # ---- the command line and W&B

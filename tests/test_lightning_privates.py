@@ -424,6 +424,16 @@ def test_stop_observing_ranks(monkeypatch):
     privates.stop_observing_ranks(L.Trainer(**QUIET))  # nothing to observe
 
 
+def test_on_ranks_started(monkeypatch):
+    trainer, seen = L.Trainer(**QUIET, strategy="ddp", devices=2), []
+    launcher = trainer.strategy.launcher
+    monkeypatch.setattr(launcher, "_call_children_scripts", lambda: launcher.procs.append("a rank"))
+    privates.on_ranks_started(trainer, seen.extend)
+    launcher._call_children_scripts()
+    assert seen == ["a rank"]
+    privates.on_ranks_started(L.Trainer(**QUIET), seen.extend)  # nothing to start
+
+
 def test_command_parser():
     class Parsed(Exception):
         pass

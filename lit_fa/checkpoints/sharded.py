@@ -53,9 +53,14 @@ def discard(path: Path) -> None:
 
 
 def publish(path: Path) -> None:
-    """Rename the folder that all ranks have written to `path`; what was there is deleted."""
-    discard(path)
+    """Rename the folder that all ranks have written to `path`; what was there is deleted after it, so that a process
+    that is killed has lost neither."""
+    old = path.with_name(f".{path.name}.old")
+    discard(old)
+    if path.exists():
+        path.rename(old)
     part_of(path).rename(path)
+    discard(old)
 
 
 def read(path: str | Path, map_location: Any = "cpu", *, weights_only: bool = True) -> dict[str, Any]:

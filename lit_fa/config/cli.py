@@ -29,7 +29,7 @@ from lit_fa.config.values import check_trains, check_values
 from lit_fa.errors import UserError
 from lit_fa.lightning_privates import add_instantiators, callbacks_of, command_parser
 from lit_fa.memory import bounded
-from lit_fa.modules import EvaluatedClassifier, FederatedClassifier
+from lit_fa.modules import EvaluatedClassifier, FederatedClassifier, started_ranks
 from lit_fa.modules.trainer_options import check_precision, check_trainer
 from lit_fa.outputs import check_folder, writable_file
 from lit_fa.pretraining import origin_of, pretrained
@@ -207,6 +207,7 @@ class LitFACLI(LightningCLI):
             resume.check_word(word, self.trainer)
         callbacks_of(self.trainer).append(callbacks.Interruption(self.resume_command))
         forward_signals_to_ranks(self.trainer)
+        started_ranks.observe(self.trainer)
         loggers.attach(self.trainer, self.written(), {})
         for callback in callbacks_of(self.trainer):
             if isinstance(callback, callbacks.RunRecord):

@@ -19,23 +19,26 @@ _GONE = (  # texts of gloo, of NCCL and its sockets, and of the store on rank 0
     "remote process exited or there was a network error",
     "Did the remote server shutdown or crash",
 )
+_SILENT = ("Timed out waiting", "Connect timeout", "Watchdog caught collective operation timeout", "No route to host")
 
 
 class LostRankError(UserError):
-    """Another process of the run has ended; the last checkpoint stays usable."""
+    """Another process of the run has ended, or does not answer; the last checkpoint stays usable."""
 
 
 def lost_rank(error: BaseException) -> LostRankError | None:
-    """The error to show if `error` was raised because another process of the run ended; None for other errors.
+    """The error to show if `error` was raised because another process of the run ended or is silent; None for others.
 
     Other errors of gloo and NCCL (memory, versions, wrong use, a network card) are shown as they are.
     """
     text = " ".join(str(error).split())
     between_ranks = isinstance(error, getattr(dist, "DistError", ())) or "gloo" in text or "NCCL" in text
-    if not between_ranks or not any(sign in text for sign in _GONE):
+    states = {"is gone": _GONE, "has not answered within the strategy's timeout": _SILENT}
+    state = next((state for state, signs in states.items() if any(sign in text for sign in signs)), None)
+    if not between_ranks or state is None:
         return None
     return LostRankError(
-        "another rank of this run is gone; the last checkpoint stays usable: start the run again with --ckpt_path "
+        f"another rank of this run {state}; the last checkpoint stays usable: start the run again with --ckpt_path "
         f"({text[:160]})"
     )
 

@@ -34,7 +34,6 @@ OTHER = {
     ),
     "nccl version": RuntimeError("NCCL version mismatch: compiled with 2.21.5, found 2.18.1"),
     "nccl missing": RuntimeError("Distributed package doesn't have NCCL built in"),
-    "gloo time": RuntimeError("[../gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1000ms for recv"),
     "memory": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. NCCL holds 1.00 GiB."),
     "another pipe": RuntimeError("DataLoader worker (pid 3) failed: Broken pipe"),
 }
@@ -45,6 +44,19 @@ def test_a_lost_peer_is_told_in_one_line(name: str):
     told = lost_rank(GONE[name])
     assert str(told).startswith("another rank of this run is gone; the last checkpoint stays usable")
     assert "\n" not in str(told)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[../gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1000ms for recv"),
+        dist.DistBackendError(
+            "[Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=7, OpType=ALLREDUCE)"
+        ),
+    ],
+)
+def test_a_silent_peer_is_told_in_one_line(error: RuntimeError):
+    assert "has not answered within the strategy's timeout; the last checkpoint stays usable" in str(lost_rank(error))
 
 
 @pytest.mark.parametrize("name", OTHER)
