@@ -32,7 +32,10 @@ ALLOWED = {
         "lit_fa.errors",
         "lit_fa.checkpoints.files",
     ],
-    "lit_fa/federated": ["torch", "lit_fa.functional", "lit_fa.layers", "lit_fa.rules", "lit_fa.errors"],
+    "lit_fa/written": ["torch", "lit_fa.functional", "lit_fa.layers", "lit_fa.rules", "lit_fa.errors"],
+    "lit_fa/federated": [
+        *("torch", "lit_fa.functional", "lit_fa.layers", "lit_fa.rules", "lit_fa.errors", "lit_fa.written"),
+    ],
     "lit_fa/modules": [None, "lit_fa"],
     "lit_fa/parallel": [
         *("torch", "lightning", "lit_fa.errors", "lit_fa.lightning_privates", "lit_fa.stage_strategy"),

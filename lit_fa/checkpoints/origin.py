@@ -14,7 +14,18 @@ from typing import Any
 from lit_fa.described import described, imported, path_of
 from lit_fa.errors import UserError
 
-FREE = ("weights", "pretrained", "metrics", "compile", "executor", "lanes", "validate_every", "stream", "rule.backend")
+FREE = (
+    "weights",
+    "pretrained",
+    "metrics",
+    "compile",
+    "executor",
+    "lanes",
+    "validate_every",
+    "stream",
+    "step",
+    "rule.backend",
+)
 DATA = ("num_classes", "sample_shape", "normalize", "augment", "max_length", "work", "clients_per_round")
 _OF = dict.fromkeys(("network", "network_args", "adapter"), "another network") | {"rule": "another rule"}
 _OF |= {"optimizer": "another optimizer", "scheduler": "another schedule"}

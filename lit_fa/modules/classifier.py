@@ -1,6 +1,6 @@
 """The training step of centralised training, the same for every rule."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -17,7 +17,8 @@ from lit_fa.layers.sharding import gathered
 from lit_fa.lightning_privates import callbacks_of, setting, trainer_of
 from lit_fa.modules.accumulation import Window
 from lit_fa.modules.averages import check_averages, renews_statistics
-from lit_fa.modules.finite import NonFiniteLossError, first_non_finite
+from lit_fa.modules.finite import NonFiniteLossError
+from lit_fa.modules.gradients import Gradients, Step
 from lit_fa.modules.groups import clip_gradients, freeze_followers, parameter_groups
 from lit_fa.modules.length import check_length, run_length
 from lit_fa.modules.metrics import logs_at
@@ -25,7 +26,7 @@ from lit_fa.modules.rates import constructed
 from lit_fa.modules.resume import BatchStart, restore, state_of_rank, states_of_ranks
 from lit_fa.modules.schedules import ScheduledClassifier
 from lit_fa.modules.shares import check_shares, mean_over_ranks, own_samples, weighted_mean
-from lit_fa.modules.stepping import BlockSteps, check_rule, check_trainer
+from lit_fa.modules.stepping import check_rule, check_trainer
 from lit_fa.modules.warm_up import Epoch, HeadProbe, start, training_batches
 from lit_fa.networks import Adapters, configured, load_weights
 from lit_fa.rules.backprop import Backprop
@@ -78,6 +79,9 @@ class Classifier(ScheduledClassifier):
         probe: train only the head before the first step of a fresh run, or None. See `HeadProbe`.
         metrics: names of metrics on held-out data. Classes: accuracy, f1, matthews, top5; default accuracy.
             Regression (num_classes 1): pearson, spearman; default pearson. The progress bar shows the first.
+        step: how gradients are computed. `autograd`: from the rule's scalar. `written`: by explicit products of
+            matrices, equal bit for bit on a CPU with one thread, for chains of dense layers under backprop, feedback
+            alignment, DFA, DRTP and Forward-Forward. `auto`: `written` where the first batch shows that it is equal.
         input_shape: of one sample as it is in a batch, if it differs from `image_shape` ((c*h*w,) for flat images).
 
     Raises:
@@ -117,6 +121,7 @@ class Classifier(ScheduledClassifier):
         probe: HeadProbe | None = None,
         metrics: list[str] | None = None,
         input_shape: tuple[int, ...] | None = None,
+        step: Step = "autograd",
     ):
         """Build the network and install the rule."""
         super().__init__()
@@ -145,6 +150,7 @@ class Classifier(ScheduledClassifier):
         if stream == "step":
             norm_of_all = clip is not None and clip_by == "norm" and not self.parts
             check_rule(self.learner, accumulate=accumulate, norm_of_all=norm_of_all)
+        self.gradients = Gradients(self.learner, step, stream=stream, compile=compile, accumulate=accumulate)
         if compile:
             self.learner.compile()
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
@@ -183,6 +189,7 @@ class Classifier(ScheduledClassifier):
     def on_train_start(self) -> None:
         """Log the figures of `start`; a resumed run logs them again, because its metrics start empty."""
         super().on_train_start()
+        self.gradients.start(self)
         check_length(self.rule.follows_length, *run_length(self.trainer, self.accumulate))
         self.log_dict(self.prepared or {})
 
@@ -203,7 +210,7 @@ class Classifier(ScheduledClassifier):
         own = own_samples(self.trainer.train_dataloader, batch_idx, len(batch[1]))
         share = self.window.weigh(own, self._mean)
         with nullcontext() if last else self._without_sync():
-            surrogate = self._backward(batch, share)
+            surrogate = self.gradients(self, batch, share)
         self.window.add(own)
         self.check_finite(surrogate, batch)
         if last:
@@ -218,7 +225,7 @@ class Classifier(ScheduledClassifier):
         self.window.close(self.learner, self._mean)
         self.learner.edit_gradients(self.progress())
         if self.clip is not None and self.stream != "step":
-            self._clip()
+            self.clip_now()
         (optimizer if counts else optimizer.optimizer).step()
         if self.adapters is not None:
             self.adapters.after_step(self.global_step)
@@ -228,7 +235,7 @@ class Classifier(ScheduledClassifier):
         if counts:
             self.schedule("step")
 
-    def _clip(self) -> None:
+    def clip_now(self) -> None:
         """Clip the gradients that exist."""
         assert self.clip is not None
         stages = stages_of(self.trainer)
@@ -315,25 +322,6 @@ class Classifier(ScheduledClassifier):
         """The mean over ranks."""
         return mean_over_ranks(samples, self.trainer, self.device)
 
-    def _backward(self, batch: Batch, share: Tensor | float = 1.0) -> Surrogate:
-        """Add the gradients of one batch, times `share`, to `.grad`."""
-        backward: Callable[[Tensor], None] = self.manual_backward
-        if isinstance(share, Tensor) or share != 1.0:
-
-            def backward(value: Tensor) -> None:
-                self.manual_backward(value * (share.to(value.dtype) if isinstance(share, Tensor) else share))
-
-        if self.stream:
-            if self.trainer.world_size > 1:
-                raise UserError("stream: true is for one device; set stream: false or trainer.devices: 1")
-            if self.stream == "step":
-                clip = None if self.clip is None else self._clip
-                backward = BlockSteps(self.learner, self.optimizer.optimizer, clip).after(backward)
-            return self.learner.stream(batch, backward)
-        surrogate = self.learner(batch)
-        backward(surrogate.value)
-        return surrogate
-
     def _without_sync(self) -> AbstractContextManager[None]:
         block = getattr(self.trainer.strategy, "block_backward_sync", None)
         return block() if block else nullcontext()
@@ -345,13 +333,7 @@ class Classifier(ScheduledClassifier):
             return
         if not torch.isfinite(surrogate.loss):
             with gathered(self.learner):
-                where = first_non_finite(self.network, batch[0])
-            raise NonFiniteLossError(
-                f"loss is {surrogate.loss.item()} at step {self.global_step}; first not finite: {where}",
-                "The last checkpoint stays; lower the learning rate or set model.init_args.clip.",
-                step=self.global_step,
-                first=where,
-            )
+                raise NonFiniteLossError.of(self.network, batch[0], surrogate.loss, self.global_step)
 
     def _count(self, surrogate: Surrogate, targets: Tensor, seen: int) -> None:
         """Add the first `seen` samples of a batch to the epoch's totals."""

@@ -28,6 +28,17 @@ class NonFiniteLossError(UserError):
         super().__init__(". ".join(part for part in (fact, remedy) if part))
         self.diverged = {"step": step, "first": first, "error": fact}
 
+    @classmethod
+    def of(cls, network: nn.Module, inputs: Tensor, loss: Tensor, step: int) -> "NonFiniteLossError":
+        """The error of a training step with this loss."""
+        first = first_non_finite(network, inputs)
+        return cls(
+            f"loss is {loss.item()} at step {step}; first not finite: {first}",
+            "The last checkpoint stays; lower the learning rate or set model.init_args.clip.",
+            step=step,
+            first=first,
+        )
+
 
 def first_non_finite(network: nn.Module, inputs: Tensor) -> str:
     """The name of the first tensor of a forward pass that is not finite: inputs, a parameter, or a module's output."""

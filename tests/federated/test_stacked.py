@@ -150,7 +150,10 @@ REFUSED = {
     "peers": (lambda: learner_of(deep(), symba(peer=0.1)), "peer"),
     "one by one": (lambda: learner_of(deep(), symba(schedule="greedy")), "greedy"),
     "channels": (lambda: learner_of(deep(), symba(label="channels")), "label.weight is trained"),
-    "trained feedback": (lambda: learner_of(deep(), FeedbackAlignment("kolen_pollack")), "feedback.weight is trained"),
+    "trained feedback": (
+        lambda: learner_of(deep(), FeedbackAlignment("kolen_pollack")),
+        "changes while a client trains",
+    ),
     "a mixture": (lambda: learner_of(deep(), FeedbackAlignment("adaptive")), "changes while a client trains"),
     "another loss": (lambda: learner_of(deep(), Backprop(), nn.functional.multi_margin_loss), "criterion"),
     "half": (lambda: learner_of(deep(), Backprop()).bfloat16(), "bfloat16"),

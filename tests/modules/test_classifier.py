@@ -373,4 +373,4 @@ def test_streaming_on_two_devices_is_refused():
 
     module._trainer = Two()
     with pytest.raises(UserError, match=r"stream: false or trainer\.devices: 1"):
-        module._backward((torch.zeros(2, *IMAGE), torch.zeros(2, dtype=torch.long)))
+        module.gradients(module, (torch.zeros(2, *IMAGE), torch.zeros(2, dtype=torch.long)))

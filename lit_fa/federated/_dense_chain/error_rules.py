@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lit_fa.federated._dense_chain.network import Chain, DenseLayer, Unsupported
 from lit_fa.federated._dense_chain.parameter_update import ParameterUpdate, Rows
 from lit_fa.federated.client_batch import ClientBatch
 from lit_fa.functional.criteria import ROWS, one_hot
@@ -19,6 +18,7 @@ from lit_fa.rules.base import Batch, LearningRule, Tensors
 from lit_fa.rules.direct_feedback_alignment import DirectFeedbackAlignment
 from lit_fa.rules.feedback_alignment import FeedbackAlignment
 from lit_fa.rules.learner import Learner
+from lit_fa.written.chain import Chain, DenseLayer, Unsupported
 
 
 class ErrorGradient:

@@ -5,7 +5,6 @@ from torch import Tensor
 
 from lit_fa.federated._dense_chain.error_rules import ErrorGradient
 from lit_fa.federated._dense_chain.forward_forward import ForwardForwardGradient
-from lit_fa.federated._dense_chain.network import Chain, Unsupported, check_value, read_chain
 from lit_fa.federated._dense_chain.parameter_update import ParameterUpdate, Rows
 from lit_fa.federated.client_batch import ClientBatch, ClientBatchExecutor
 from lit_fa.federated.client_step import Gradient, TrainingClient
@@ -18,6 +17,7 @@ from lit_fa.rules.feedback_alignment import FeedbackAlignment
 from lit_fa.rules.flfa import FLFA
 from lit_fa.rules.forward_forward import ForwardForward
 from lit_fa.rules.learner import Learner
+from lit_fa.written.chain import Chain, Unsupported, check_value, read_chain
 
 GRADIENTS: dict[type[LearningRule], type[ErrorGradient | ForwardForwardGradient]] = {
     **dict.fromkeys((Backprop, FeedbackAlignment, FLFA, DirectFeedbackAlignment), ErrorGradient),

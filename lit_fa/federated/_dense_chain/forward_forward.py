@@ -15,7 +15,6 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from lit_fa.federated._dense_chain.network import Chain, Unsupported
 from lit_fa.federated._dense_chain.parameter_update import ParameterUpdate, Rows
 from lit_fa.federated.client_batch import ClientBatch
 from lit_fa.functional.criteria import ROWS, one_hot
@@ -32,6 +31,7 @@ from lit_fa.functional.goodness import (
 from lit_fa.rules.base import Batch, LearningRule
 from lit_fa.rules.forward_forward import ForwardForward
 from lit_fa.rules.learner import Learner
+from lit_fa.written.chain import Chain, Unsupported
 
 
 class ForwardForwardGradient:

@@ -6,16 +6,16 @@ $W \leftarrow (1-\eta\lambda)W - \eta\,\delta^\top h$, and no gradient is stored
 Letters: a active clients, b rows, i in, o out.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lit_fa.federated._dense_chain.network import DenseLayer
 from lit_fa.federated.client_batch import ClientBatch
 from lit_fa.federated.round_task import LocalTraining
 from lit_fa.rules.base import Tensors
+from lit_fa.written.chain import DenseLayer
+from lit_fa.written.workspace import Workspace
 
 
 class Rows(NamedTuple):
@@ -42,22 +42,6 @@ class Rows(NamedTuple):
             return self
         valid = (torch.arange(longest) < counts.unsqueeze(1)).to(like.dtype)
         return Rows(counts, valid.to(like.device), (valid / counts.unsqueeze(1)).to(like.device))
-
-
-class Workspace:
-    """Buffers by name, reused in every step; their views are contiguous."""
-
-    def __init__(self, like: Tensor):
-        """like: a tensor of the type and device of the memory."""
-        self.like = like
-        self.memory: dict[str, Tensor] = {}
-
-    def __call__(self, name: str, *shape: int) -> Tensor:
-        """A buffer of this shape, not initialised."""
-        size = math.prod(shape)
-        if name not in self.memory or self.memory[name].numel() < size:
-            self.memory[name] = self.like.new_empty(size)
-        return self.memory[name][:size].view(shape)
 
 
 class ParameterUpdate:

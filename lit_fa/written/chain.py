@@ -1,9 +1,9 @@
-r"""A network read as a chain of dense layers, for parameters that are stacked over clients.
+r"""A network read as a chain of dense layers, for parameters that are stacked over clients or lanes.
 
 $z_l = h_{l-1} W_l^\top + b_l$, $h_l = \phi_l(z_l)$. For every rule $G_l = \delta_l^\top h_{l-1}$, with $\delta_l$ the
 error at $z_l$. The derivative of $\phi$ is a function of its value, so h overwrites z.
 
-Letters: a active clients, b rows of a local batch, i in, o out.
+Letters: a clients or lanes, b rows of a batch, i in, o out.
 """
 
 from collections.abc import Callable, Iterator
@@ -51,6 +51,7 @@ class DenseLayer:
         units: o.
         activation: phi.
         feedback: the backward matrix of a `FeedbackLinear`; None: its own weight.
+        fused: whether its backend is `fused`, which multiplies the error by the gain of the feedback.
         outputs: positions of the modules, among the network's, whose output is h.
     """
 
@@ -60,6 +61,7 @@ class DenseLayer:
     units: int
     activation: Activation
     feedback: Feedback | None
+    fused: bool
     outputs: range
 
     def output(self, x: Tensor, params: Tensors, out: Tensor) -> Tensor:
@@ -71,6 +73,18 @@ class DenseLayer:
             torch.baddbmm(params[self.bias].unsqueeze(1), x, weight, out=out)
         self.activation.apply_(out)
         return out
+
+    def gradient(self, error: Tensor, x: Tensor, grads: Tensors) -> None:
+        """Write the gradients of inputs x (a, b, i) and error (a, b, o) into the memory that `grads` has for them.
+
+        Trained feedback has the gradient of its weight.
+        """
+        if (weight := grads.get(self.weight)) is not None:
+            torch.bmm(error.mT, x, out=weight)
+            if (followed := grads.get(self.feedback_weight)) is not None:
+                followed.copy_(weight)
+        if self.bias in grads:
+            torch.sum(error, 1, out=grads[self.bias])
 
 
 @dataclass(frozen=True)
@@ -132,6 +146,7 @@ def _layer(learner: Learner, modules: Named, start: int, end: int) -> DenseLayer
         units=module.out_features,
         activation=_activation(activations),
         feedback=module.feedback if isinstance(module, FeedbackLinear) and not module.feedback.off else None,
+        fused=isinstance(module, FeedbackLinear) and module.backend == "fused",
         outputs=range(start + 1 + activations[0][0] if activations else start, end),
     )
 
@@ -170,7 +185,8 @@ def _check_parameters(learner: Learner, layers: tuple[DenseLayer, ...]) -> None:
     names = [n for layer in layers for n in (layer.weight, layer.bias) if n]
     if len({id(named[n]) for n in names}) < len(names):
         raise Unsupported("layers share a weight")
-    others = [n for n, p in named.items() if p.requires_grad and n not in names]
+    followers = [layer.feedback_weight for layer in layers if layer.feedback and layer.feedback.source.follows]
+    others = [n for n, p in named.items() if p.requires_grad and n not in (*names, *followers)]
     if others:
         raise Unsupported(f"{others[0]} is trained, and is no weight or bias of a linear layer")
     if named[names[0]].dtype not in (torch.float32, torch.float64):
