@@ -108,6 +108,7 @@ def test_a_test_that_ends_its_process_and_a_file_that_cannot_be_imported_are_nam
     assert trials.tried(second)["test"] == "tests/functional/test_sums.py"
 
 
+@pytest.mark.slow  # reads every test
 def test_tests_are_tried_from_the_nearest_on():
     plan = stages(Imports(TREE), "lit_fa/functional/matching.py")
     assert plan["own"] == ["tests/functional/test_matching.py"]

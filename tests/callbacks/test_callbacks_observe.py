@@ -76,7 +76,7 @@ def weights(rule, observers):
 @pytest.mark.parametrize(
     ("rule", "every"),
     slow_unless(
-        lambda rule, every: (every == 1 and rule not in ("backprop", "kolen_pollack", "auglocal")) or rule == "fa",
+        lambda rule, every: (every == 1 and rule in ("redrawn", "dfa", "ssa", "predsim")) or rule == "fa",
         product(RULES, [0, 1]),
     ),
 )
@@ -98,7 +98,7 @@ def test_no_callback_changes_a_bit_by_itself(name, unobserved, tmp_path):
     assert [key for key in unobserved if not torch.equal(unobserved[key], observed[key])] == []
 
 
-@pytest.mark.parametrize("every", [0, 2])
+@pytest.mark.parametrize("every", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_resumed_run_has_the_curves_of_one_that_never_stopped(tmp_path, every):
     def train(folder, **options):
         observers = [

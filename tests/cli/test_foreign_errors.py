@@ -83,6 +83,7 @@ def test_a_text_with_braces_and_backslashes_is_told_as_it_is():
     assert known_message(caught.value) == r"W&B: project 'a{b}\1'; correct it, or take --logger csv"
 
 
+@pytest.mark.slow  # a process of its own; tests/test_encodings.py reads all calls of `open`
 def test_a_locale_of_ascii_reads_and_writes_utf_8(tmp_path):
     record = {"class_path": "RunRecord", "init_args": {"path": "r.json", "record": {"note": "Zürich"}}}
     logger = {"class_path": "CSVLogger", "init_args": {"save_dir": ".", "name": "logs"}}

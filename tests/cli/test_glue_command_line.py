@@ -121,7 +121,7 @@ def test_accuracy_of_a_score_is_refused(arguments, capsys):
     assert "set criterion: mse" in refusal(capsys)
 
 
-@pytest.mark.parametrize("ending", ["onnx", pytest.param("pt2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("ending", [pytest.param(kind, marks=pytest.mark.slow) for kind in ("onnx", "pt2")])
 def test_a_fine_tuned_encoder_with_adapters_becomes_a_file_for_texts_of_any_length(arguments, tmp_path, ending):
     pytest.importorskip("onnxruntime" if ending == "onnx" else "torch")
     fit = arguments(adapter={"peft_type": "LORA", "r": 2, "target_modules": ["query", "dense"]})

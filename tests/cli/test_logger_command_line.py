@@ -65,7 +65,7 @@ def test_the_same_config_is_the_same_run_and_another_is_another(config):
 
 @pytest.mark.parametrize(
     ("at", "signum"),
-    [(16, signal.SIGTERM), (23, signal.SIGINT)],
+    [pytest.param(16, signal.SIGTERM, marks=pytest.mark.slow), (23, signal.SIGINT)],
     ids=["SIGTERM in mid-epoch", "Ctrl-C in an epoch's last step"],
 )
 def test_an_interrupted_run_says_how_it_goes_on_and_loses_nothing(config, capsys, monkeypatch, at, signum):

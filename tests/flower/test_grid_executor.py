@@ -51,7 +51,7 @@ def test_fed_nova_over_flower_is_not_fed_avg(tmp_path: Path):
     assert difference(*(checkpoint(tmp_path / name) for name in ("FedAvg", "FedNova"))) > 1e-4
 
 
-@pytest.mark.parametrize("rule", ["Backprop", "ForwardForward"])
+@pytest.mark.parametrize("rule", ["Backprop", pytest.param("ForwardForward", marks=pytest.mark.slow)])
 def test_one_client_a_node_gives_the_weights_of_shards(rule: str, tmp_path: Path):
     changes = {"model__init_args__rule": {"class_path": f"lit_fa.rules.{rule}"}, "model__init_args__executor": "auto"}
     over_flower(experiment(tmp_path / "shards", **changes), nodes=2)

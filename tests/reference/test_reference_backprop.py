@@ -52,7 +52,9 @@ def test_pools_are_torchs(name):
     np.testing.assert_allclose(forward([(f"{name}pool2",)], x)[-1], expected, rtol=0, atol=1e-15)
 
 
-@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize(
+    "geometry", [pytest.param(g, marks=() if {"groups", "dilation"} <= {*g} else pytest.mark.slow) for g in GEOMETRIES]
+)
 def test_gradients_of_a_convolutional_network_are_the_finite_differences(geometry):
     layers = convolutions(**geometry)
     # central differences with step 1e-6 are good to about 1e-9
