@@ -1,5 +1,6 @@
 """`lit-fa atlas`: every measured and published accuracy of all papers on one page, as CSV and as Parquet."""
 
+import argparse
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,13 +8,14 @@ from pathlib import Path
 from lit_fa.config.arguments import Arguments
 from lit_fa.errors import UserError
 from lit_fa.escaping import plain
+from lit_fa.importing import collector_rare
 from lit_fa.outputs import check_folder
 from lit_fa.reports.atlas import FORMATS, Atlas, check_formats, write_atlas
 from lit_fa.reports.listing import find_tables
 from lit_fa.results.atlas import Entry, cells_of, claimed, distinct, entries_of, published_of
 from lit_fa.results.compare import compare
 from lit_fa.results.imported import FOLDER, imported_entries, load_submission
-from lit_fa.results.records import collect
+from lit_fa.results.records import collect, curves_read
 from lit_fa.results.settled import State, settled
 from lit_fa.spec.claims import NAME, load_claims
 from lit_fa.spec.output_paths import output_paths, tree_of
@@ -22,7 +24,11 @@ from lit_fa.spec.table import Table, load_table
 
 def main(argv: Sequence[str]) -> int:
     """Runs `lit-fa atlas <argv>` and returns the exit code: 2 if a table or submission was left out."""
-    arguments = _parser().parse_args(argv)
+    with collector_rare():
+        return _main(_parser().parse_args(argv))
+
+
+def _main(arguments: argparse.Namespace) -> int:
     check_folder(arguments.write, "--write")
     check_formats(arguments.format)
     atlas, problems = build(arguments.path)
@@ -65,7 +71,8 @@ def _of_table(table: Table) -> list[tuple[Entry, float | None]]:
     entries: list[tuple[Entry, float | None]] = []
     for name in (name for name in table.scales if name != "smoke"):
         scale = table.scale(name)
-        collected = collect(table, scale, output_paths(table, scale.label, tree_of(table)).results)
+        folder = output_paths(table, scale.label, tree_of(table)).results
+        collected = collect(table, scale, folder, curves=curves_read(table))
         entries += entries_of(collected, compare(collected))
         if name == "full":
             entries += [(entry, None) for entry in published_of(collected)]

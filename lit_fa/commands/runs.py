@@ -15,6 +15,7 @@ from rich.table import Table as ConsoleTable
 from lit_fa.config.arguments import Arguments, file_path
 from lit_fa.errors import UserError, nearest
 from lit_fa.escaping import plain, shown
+from lit_fa.importing import collector_rare
 from lit_fa.outputs import writable_file, write_text
 from lit_fa.results.frames import fields, final_metrics, read, wide
 from lit_fa.results.records import Record
@@ -39,14 +40,18 @@ _UNCOMPARED = ("id", "config", "started", "finished", "not_finite")
 
 def main(argv: Sequence[str]) -> int:
     """Runs `lit-fa runs <argv>` and returns the exit code."""
-    arguments = _parser().parse_args(argv)
+    with collector_rare():
+        return _main(_parser().parse_args(argv))
+
+
+def _main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         writable_file(arguments.json, "--json")
     output = Console() if sys.stdout.isatty() else Console(width=_WIDTH)
     paths = arguments.paths or [Path(name) for name in FOLDERS if Path(name).is_dir()]
     if not paths:
         raise UserError(f"no records here: none of {', '.join(FOLDERS)}; give a folder or a record")
-    records, problems = read(paths)
+    records, problems = read(paths, curves=False)
     for problem in problems:
         output.print(f"skipped {problem}", markup=False, highlight=False, soft_wrap=True)
     runs = select(wide(records), arguments.where, arguments.sort, arguments.metric)

@@ -10,6 +10,7 @@ import shlex
 import stat
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import get_args
 
@@ -22,6 +23,7 @@ from lit_fa.commands.table_verify import verify
 from lit_fa.commands.table_view import look
 from lit_fa.config.arguments import Arguments, file_path, in_range
 from lit_fa.errors import UserError
+from lit_fa.importing import collector_rare
 from lit_fa.jobs.emit import add_emit_options, check_emit_options, emit, needs_of, sweep_of
 from lit_fa.jobs.pool import DEFAULT_RUNNER
 from lit_fa.jobs.progress import say
@@ -48,12 +50,18 @@ _COMMANDS = {
     "aggregate": "compare rows over all columns of a table",
     "verify": "run random records again and compare",
 }
+_TRAINING = ("run", "verify", "watch")  # the other commands read records, and end
 _LOG_WIDTH = 160  # characters of a table in a log or a pipe, which have no width of their own
 
 
 def main(argv: Sequence[str], *, runner: str = DEFAULT_RUNNER) -> int:
     """Runs `lit-fa table <argv>` and returns the exit code; `runner` is the import path of what trains one config."""
     arguments = _parser().parse_args(argv)
+    with nullcontext() if arguments.command in _TRAINING else collector_rare():
+        return _main(arguments, runner, shlex.join(["lit-fa", "table", *argv]))
+
+
+def _main(arguments: argparse.Namespace, runner: str, command: str) -> int:
     output = Console() if sys.stdout.isatty() else Console(width=_LOG_WIDTH)
     _check_outputs(arguments)
     if arguments.command == "list":
@@ -61,7 +69,7 @@ def main(argv: Sequence[str], *, runner: str = DEFAULT_RUNNER) -> int:
     quiet = Console(stderr=True) if getattr(arguments, "format", "console") != "console" else output
     tables, broken = _load(arguments.paths, quiet)
     tables = [table.under(getattr(arguments, "protocol", "matched")) for table in tables]
-    code = _carry_out(tables, arguments, output, runner, shlex.join(["lit-fa", "table", *argv]))
+    code = _carry_out(tables, arguments, output, runner, command)
     return code or (2 if broken else 0)
 
 

@@ -20,7 +20,7 @@ from lit_fa.jobs.progress import say
 from lit_fa.reports.rows import verdict_text
 from lit_fa.results.compare import Comparison, compare
 from lit_fa.results.cost import estimate
-from lit_fa.results.records import Collected, collect
+from lit_fa.results.records import Collected, collect, curves_read
 from lit_fa.results.verdict import Kind
 from lit_fa.spec.command import read_only
 from lit_fa.spec.expand import expand
@@ -118,7 +118,8 @@ def _further(tables: Sequence[Table], arguments: argparse.Namespace, output: Con
 
 def _collected(table: Table, arguments: argparse.Namespace) -> Collected:
     scale = table.scale(SCALE)
-    return collect(table, scale, output_paths(table, scale.label, tree_of(table), out=arguments.out).results)
+    folder = output_paths(table, scale.label, tree_of(table), out=arguments.out).results
+    return collect(table, scale, folder, curves=curves_read(table))
 
 
 def _needed(row: Comparison) -> str:

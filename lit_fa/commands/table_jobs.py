@@ -59,7 +59,7 @@ def missing(table: Table, arguments: argparse.Namespace, output: Console) -> lis
     for problem in problems:
         say(output, f"skipped {problem}")
     say(output, f"{table.path} ({scale.label}): {len(runs) - len(jobs)} of {len(runs)} runs done, {len(jobs)} to run")
-    collected = collect(table, scale, where.results)
+    collected = collect(table, scale, where.results, curves=())
     if jobs and getattr(arguments, "dry_run", False):
         ids = {job.record["id"] for job in jobs}
         say(output, f"cost of these runs: {estimate(collected, [run for run in runs if run.id in ids]).text}")
@@ -103,7 +103,8 @@ def missing_jobs(
     jobs, problems = [], []
     earlier = _dirty(table, runs, where)
     for run in runs:
-        read = [read_record(folder / run.file_name, run) for folder in dict.fromkeys((where.results, where.target))]
+        folders = dict.fromkeys((where.results, where.target))
+        read = [read_record(folder / run.file_name, run, curves=()) for folder in folders]
         problems += [problem for _, problem in read if problem]
         records = [record for record, _ in read if record]
         if all(stale and of_other_code(record, run) for record in records):
@@ -121,7 +122,7 @@ def _dirty(table: Table, runs: Sequence[Run], where: OutputPaths) -> dict[str, l
     label = where.results.name
     for path in dirty_records(table, label, where.scratch):
         if path.name in known and path.parent not in (where.results, where.target):
-            record, _ = read_record(path, known[path.name])
+            record, _ = read_record(path, known[path.name], curves=())
             by_file.setdefault(path.name, []).extend([record] if record else [])
     return by_file
 

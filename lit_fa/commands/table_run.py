@@ -17,7 +17,7 @@ from lit_fa.jobs.runners import load_runner
 from lit_fa.outputs import check_folder
 from lit_fa.reports.rows import headers, rows
 from lit_fa.results.compare import compare
-from lit_fa.results.records import collect
+from lit_fa.results.records import collect, curves_read
 from lit_fa.spec.expand import slug
 from lit_fa.spec.output_paths import output_paths, tree_of
 from lit_fa.spec.table import Table
@@ -139,6 +139,6 @@ def _log(tables: Sequence[Table], arguments: argparse.Namespace) -> None:
     for table in tables:
         scale = table.scale(arguments.scale)
         where = output_paths(table, scale.label, tree_of(table), out=arguments.out, allow_dirty=arguments.allow_dirty)
-        compared = compare(collect(table, scale, where.target))
+        compared = compare(collect(table, scale, where.target, curves=curves_read(table)))
         name = slug(f"{table.paper.key}-{table.name}-{scale.label}").replace(".", "-")
         load_runner(TABLE_LOGGER)(table.name, name, headers(table), rows(compared, table))

@@ -3,9 +3,11 @@
 import csv
 import importlib.util
 import io
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from os.path import relpath
 from pathlib import Path
 from typing import Any
@@ -113,8 +115,19 @@ def value(entry: Entry) -> str:
 
 
 def _entry(entry: Entry, folder: Path) -> dict[str, Any]:
-    links = [(Path(link).name, quote(Path(relpath(Path(link).resolve(), folder)).as_posix())) for link in entry.links]
+    links = [(os.path.basename(link), _href(link, folder)) for link in entry.links]
     return {"entry": entry, "value": value(entry), "links": links}
+
+
+def _href(file: str, folder: Path) -> str:
+    """The address of a file as seen from a folder."""
+    place, name = os.path.split(file)
+    return quote(f"{_relative(os.path.join(os.getcwd(), place), folder)}/{name}".removeprefix("./"))
+
+
+@cache
+def _relative(place: str, folder: Path) -> str:
+    return Path(relpath(Path(place).resolve(), folder)).as_posix()
 
 
 def _panel(pairs: Sequence[tuple[Entry, float]], low: int, high: int) -> dict[str, Any]:

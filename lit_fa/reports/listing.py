@@ -66,7 +66,7 @@ def print_list(path: Path, output: Console, json_file: Path | None = None) -> in
 
 
 def _collected(table: Table, name: str) -> Collected:
-    return collect(table, table.scales[name], output_paths(table, name, tree_of(table)).results)
+    return collect(table, table.scales[name], output_paths(table, name, tree_of(table)).results, curves=())
 
 
 def _done(collected: Collected) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 from collections.abc import Sequence
 from hashlib import sha256
 from os.path import relpath
@@ -22,11 +23,12 @@ from lit_fa.results.records import Collected, Record
 from lit_fa.results.stale import stale_line
 from lit_fa.results.summary import number
 from lit_fa.results.verdict import Kind, Reason
-from lit_fa.spec.command import run_command
+from lit_fa.spec.command import only_option, run_command
 from lit_fa.spec.expand import Run
 
 GLYPHS = dict(zip(Kind, "✓≠?∞–○✗", strict=True))
 
+_LINES = 16  # of a small picture
 _USUAL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
@@ -35,6 +37,7 @@ def section(collected: Collected, comparisons: Sequence[Comparison], folder: Pat
     table, scale, stale = collected.table, collected.scale, stale_line(collected)
     key = unique(table.name, re.sub(r"[^A-Za-z0-9._-]+", "-", table.name))
     pairs = [(name, value) for name, value in facts(collected) if name != "scale"]
+    command = run_command(table, scale)
     texts, pictures = rows(comparisons, table), sparklines.intervals(comparisons)
     return {
         "collected": collected,
@@ -43,12 +46,12 @@ def section(collected: Collected, comparisons: Sequence[Comparison], folder: Pat
         "key": key,  # begins every id: letters, digits, dots, dashes and underscores alone
         "title": table.paper.table or table.name,
         "facts": [*pairs, *([("today's code", stale)] if stale else [])],
-        "command": run_command(table, scale),
+        "command": command,
         "headers": headers(table),
         "sources": sources(comparisons),
         "overrides": as_yaml(scale.set),
         "cells": [
-            {**_cell(collected, comparison, key, folder), "texts": row, "picture": picture}
+            {**_cell(collected, comparison, key, folder, command), "texts": row, "picture": picture}
             for comparison, row, picture in zip(comparisons, texts, pictures, strict=True)
         ],
         "figures": _figures(collected, key),
@@ -81,8 +84,10 @@ def _partitions(collected: Collected) -> list[tuple[str, Markup]]:
     return [(", ".join(filter(None, dict.fromkeys(labels))), picture) for picture, labels in columns.items()]
 
 
-def _cell(collected: Collected, c: Comparison, key: str, folder: Path) -> dict[str, Any]:
-    runs = [run for run in collected.runs if run.cell is c.cell]
+def _cell(collected: Collected, c: Comparison, key: str, folder: Path, command: str) -> dict[str, Any]:
+    """A row of the table and its runs; `command` runs the whole table."""
+    runs = collected.runs_of(c.cell.id)
+    command = f"{command} {shlex.join(only_option(collected.table, c.cell))}"
     finished = () if c.of_difference else collected.of(c.cell)  # the runs are shown once, with the cell
     ended = {record.seed: record for record in (*finished, *collected.lost(c.cell))}
     return {
@@ -94,16 +99,16 @@ def _cell(collected: Collected, c: Comparison, key: str, folder: Path) -> dict[s
         "reduced": c.verdict.reason is Reason.REDUCED and not c.counts.unlogged,
         "note": "; ".join(c.cell.notes),
         "overrides": as_yaml(c.cell.set),
-        "command": run_command(collected.table, collected.scale, c.cell),
-        "runs": [_run(collected, run, ended.get(run.seed), key, folder) for run in (() if c.of_difference else runs)],
+        "command": command,
+        "runs": [_run(run, ended.get(run.seed), key, folder, command) for run in (() if c.of_difference else runs)],
         "seeds": [record.seed for record in finished],
         "metrics": _metrics(finished),
         "curves": _curves(finished),
     }
 
 
-def _run(collected: Collected, run: Run, record: Record | None, key: str, folder: Path) -> dict[str, Any]:
-    view = {"seed": run.seed, "command": run_command(collected.table, collected.scale, run.cell, run.seed)}
+def _run(run: Run, record: Record | None, key: str, folder: Path, command: str) -> dict[str, Any]:
+    view = {"seed": run.seed, "command": f"{command} --seeds {run.seed}"}
     view |= {"anchor": _anchor("run", key, run), "record": None}
     if record is None:
         return view
@@ -157,12 +162,17 @@ def _metrics(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
 
 
 def _curves(records: Sequence[Record]) -> list[tuple[str, Markup, str]]:
-    """(key, picture, range) of every curve, one line a seed; a curve that never moves has no picture."""
-    shown = []
+    """(key, picture, range) of every curve, one line a seed; a curve that never moves has no picture.
+
+    The range is over all seeds; of many, as many are drawn as can be told apart.
+    """
+    shown, drawn = [], records[:: max(1, -(-len(records) // _LINES))]
     for key in sorted({key for record in records for key in record.data["curves"]}):
-        lines = [[(step, value) for step, _, value in record.curve(key)] for record in records]
-        values = [value for line in lines for _, value in line if math.isfinite(value)]
-        if len(set(values)) > 1:
+        values = {point[2] for record in records for point in record.data["curves"].get(key, ())}
+        values = {value for value in values if math.isfinite(value)}
+        if len(values) > 1:
             spread = f"{number(min(values))} to {number(max(values))}"
-            shown.append((key, sparklines.curve(lines, f"{key}, {spread}"), spread))
+            lines = [[(step, value) for step, _, value in record.curve(key)] for record in drawn]
+            of_many = f", {len(drawn)} of {len(records)} seeds" if len(drawn) < len(records) else ""
+            shown.append((key, sparklines.curve(lines, f"{key}, {spread}{of_many}"), spread))
     return shown

@@ -1,7 +1,7 @@
 """A report: records are read, compared, printed and drawn, and the card is written."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from lit_fa.reports.card import block, check_card, place, read_block, scale_in, 
 from lit_fa.reports.figures import draw, figure_path
 from lit_fa.reports.formats import comma_separated, console, entries, latex
 from lit_fa.results.compare import Comparison, compare
-from lit_fa.results.records import Collected, collect
+from lit_fa.results.records import Collected, collect, curves_read
 from lit_fa.results.stale import stale_line
 from lit_fa.spec.output_paths import OutputPaths, check_inside, dirty_records, output_paths, tree_of
 from lit_fa.spec.table import Table
@@ -48,7 +48,7 @@ def report(
     reports, problems = [], []
     for table in tables:
         try:
-            reports.append(_compared(table, scale, out))
+            reports.append(_compared(table, scale, out, curves=None if write else curves_read(table)))
         except UserError as error:
             if len(tables) == 1:
                 raise
@@ -74,10 +74,13 @@ def report(
     return len(problems)
 
 
-def _compared(table: Table, scale: str | None, out: Path | None) -> tuple[Collected, list[Comparison], OutputPaths]:
+def _compared(
+    table: Table, scale: str | None, out: Path | None, curves: Collection[str] | None
+) -> tuple[Collected, list[Comparison], OutputPaths]:
+    """A table's records with these curves, the comparisons, and where the records are."""
     chosen = table.scale(scale)
     where = output_paths(table, chosen.label, tree_of(table), out=out)
-    collected = collect(table, chosen, where.results)
+    collected = collect(table, chosen, where.results, curves=curves)
     return collected, compare(collected), where
 
 

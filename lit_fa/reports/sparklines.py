@@ -37,8 +37,9 @@ def curve(lines: Sequence[Sequence[tuple[float, float]]], description: str) -> M
     if not points:
         return Markup("")
     (width, height), xs, (low, high) = _CURVE, _span([x for x, _ in points]), _span([y for _, y in points])
+    at = {x: _at(x, xs, width) for x in dict.fromkeys(x for x, _ in points)}  # runs have the same few places
     drawn = "".join(
-        f'<polyline points="{" ".join(f"{_at(x, xs, width)},{_at(y, (high, low), height)}" for x, y in line)}"/>'
+        f'<polyline points="{" ".join([f"{at[x]},{_at(y, (high, low), height)}" for x, y in line])}"/>'
         for line in map(_thinned, finite)
         if line
     )

@@ -81,14 +81,14 @@ class Comparison:
 
 def compare(collected: Collected) -> list[Comparison]:
     """A comparison for every cell of the scale, and for every published difference, in the order of the table."""
-    rows = [row for cell in collected.cells for row in _compare_cell(collected, cell)]
+    by_id = {cell.id: cell for cell in collected.table.cells}
+    rows = [row for cell in collected.cells for row in _compare_cell(collected, cell, by_id.get(cell.paired_with))]
     return _with_contrasts(_with_holm(rows))
 
 
-def _compare_cell(collected: Collected, cell: Cell) -> list[Comparison]:
+def _compare_cell(collected: Collected, cell: Cell, pair: Cell | None) -> list[Comparison]:
     table, records = collected.table, collected.of(cell)
     summary, *also = (summarise(_values(records, metric), metric) for metric in (cell.metric, *table.also))
-    pair = next((other for other in table.cells if other.id == cell.paired_with), None)
     paired = _paired(collected, cell, pair) if pair else None
     counts = _count(collected, cell, summary)
     verdict = _verdict(collected, cell, summary, cell.published)
@@ -208,7 +208,7 @@ def _values(records: Sequence[Record], metric: Metric) -> list[float]:
 def _count(collected: Collected, cell: Cell, summary: Summary) -> Counts:
     finished, pair = len(collected.of(cell)), (cell.id, cell.paired_with) if cell.paired_with else ()
     return Counts(
-        expected=sum(run.cell is cell for run in collected.runs),
+        expected=len(collected.runs_of(cell.id)),
         finished=finished,
         diverged=len(collected.lost(cell)),
         unlogged=finished - summary.n,

@@ -69,9 +69,10 @@ def seconds_of(record: Record) -> float | None:
 
 def cost_of_rows(collected: Collected) -> list[tuple[str, float, float | None]]:
     """For each row the median CPU seconds and, where measured, the median joules of its runs."""
-    medians = []
-    for row in dict.fromkeys(cell.row for cell in collected.cells):
-        records = [r for cell in collected.cells if cell.row == row for r in collected.of(cell)]
+    medians, by_row = [], dict[str, list[Record]]()
+    for cell in collected.cells:
+        by_row.setdefault(cell.row, []).extend(collected.of(cell))
+    for row, records in by_row.items():
         seconds = [r.data["cpu_time_s"] for r in records if r.data.get("cpu_time_s") is not None]
         joules = [sum(e.values()) for r in records if (e := _energy(r))]
         if seconds:

@@ -25,7 +25,7 @@ def with_derived(data: dict[str, Any]) -> dict[str, Any]:
         ]
         if not layers or f"{kind}inexact" in curves:
             continue
-        others = [key for key in layers if any(not abs(value) < _ZERO for *_, value in curves[key])]
+        others = [key for key in layers if any(not abs(point[2]) < _ZERO for point in curves[key])]
         curves[f"{kind}inexact"] = _mean_curve([curves[key] for key in others]) or [
             [step, epoch, 0.0] for step, epoch, _ in curves[layers[0]]
         ]

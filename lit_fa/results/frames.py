@@ -55,8 +55,10 @@ def wide(records: Sequence[Record]) -> "pd.DataFrame":
     return table.where(table.notna(), None)
 
 
-def read(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
+def read(paths: Sequence[Path], *, curves: bool = True) -> tuple[list[Record], list[str]]:
     """Every record below the paths, and a line for every file that should be one and cannot be read.
+
+    Without `curves` they are checked and dropped: they take most of the memory.
 
     Raises:
         UserError: a path that does not exist.
@@ -65,19 +67,24 @@ def read(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
     for path in paths:
         if not os.path.exists(path):
             raise UserError(f"{path}: no such file or folder; give a folder or a record")
-        for file in sorted(path.rglob("*.json")) if path.is_dir() else [path]:
+        for file in _files(path) if path.is_dir() else [path]:
             try:
-                data = read_json(file)
+                data = read_json(file, flat="curves")  # `numeric` accepts no deep ones
             except (OSError, ValueError) as error:
                 problems.append(plain(f"{file}: {reason(error)}"))
                 continue
             if not isinstance(data, dict) or not {"status", "metrics"} <= data.keys():
                 continue  # some other JSON
             if numeric(data["metrics"], data.get("curves") or {}):
-                records.append(Record(file, data))
+                records.append(Record(file, data if curves else {**data, "curves": {}}))
             else:
                 problems.append(plain(f"{file}: metrics or curves are not numbers"))
     return records, problems
+
+
+def _files(folder: Path) -> list[Path]:
+    """The JSON files below a folder, in the order of their parts; comparing paths would take as long as reading."""
+    return sorted(folder.rglob("*.json"), key=lambda file: file.parts)
 
 
 def fields(record: Record) -> dict[str, Any]:

@@ -6,11 +6,16 @@ absent or null, because older records lack some.
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 SCHEMAS = (1, 2)  # of records that this version reads; 1 is of records without the field
 LARGEST = 1e150  # squares and sums of such numbers are still finite
 _COUNTED = 1e12  # seconds, MiB, steps
+_VALUE = itemgetter(2)  # of a point
+_NUMBERS = {int, float}
+_VALUES = {float, type(None)}
 
 Check = Callable[[Any], bool]
 
@@ -55,7 +60,7 @@ def restored(data: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 def _all_moderate(curve: list[list[Any]]) -> bool:
     """Whether every value is a number below `LARGEST`, as nearly always."""
-    values = [value for _, _, value in curve]
+    values = [*map(_VALUE, curve)]
     return None not in values and all(map(LARGEST.__ge__, map(abs, values)))
 
 
@@ -70,8 +75,15 @@ def _points(curve: list[Any]) -> bool:
     if set(map(type, curve)) != {list} or set(map(len, curve)) != {3}:
         return all(map(_point, curve))
     steps, epochs, values = zip(*curve, strict=True)
-    if not ({*map(type, steps), *map(type, epochs)} <= {int, float} and set(map(type, values)) <= {float, type(None)}):
+    kinds = {*map(type, steps), *map(type, epochs)}
+    if not (kinds <= _NUMBERS and set(map(type, values)) <= _VALUES):
         return all(map(_point, curve))
+    return _places(steps, epochs)
+
+
+@lru_cache(maxsize=64)
+def _places(steps: tuple[float, ...], epochs: tuple[float, ...]) -> bool:
+    """Whether all are in range; cached, because the curves of a record, and of a table, have the same places."""
     return all(map(_COUNTED.__ge__, map(abs, steps + epochs)))
 
 

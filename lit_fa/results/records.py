@@ -8,8 +8,9 @@ import math
 import os
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -112,23 +113,41 @@ class Collected:
         """Every finished record, in the order of the table."""
         return [record for cell in self.table.cells for record in self.of(cell)]
 
-    @property
+    @cached_property
     def cells(self) -> list[Cell]:
         """The cells that this scale has."""
         return [cell for cell in self.table.cells if self.scale.name in cell.scales]
 
+    def runs_of(self, cell: str) -> list[Run]:
+        """The runs of a cell, by its id, in the order of the seeds."""
+        return self._runs_by_cell.get(cell, [])
 
-def collect(table: Table, scale: Scale, folder: Path) -> Collected:
+    @cached_property
+    def _runs_by_cell(self) -> dict[str, list[Run]]:
+        by_cell: dict[str, list[Run]] = {}
+        for run in self.runs:
+            by_cell.setdefault(run.cell.id, []).append(run)
+        return by_cell
+
+
+def collect(table: Table, scale: Scale, folder: Path, *, curves: Collection[str] | None = None) -> Collected:
     """Reads the record of every run; unreadable and unknown files in `folder` become lines of `problems`.
 
     Runs of seeds that continue the scale's list count where `folder` has their records.
+
+    Args:
+        table: that was loaded.
+        scale: one of its scales.
+        folder: of the records.
+        curves: names of the curves to keep, such as `curves_read(table)`; None keeps all. All of them are checked.
+            Curves take most of a record's memory: 90 of 100 kB.
     """
     runs = [*expand(table, scale), *further_runs(table, scale, folder)]
     finished: dict[str, list[Record]] = {}
     diverged: dict[str, list[Record]] = {}
     problems, missing = [], []
     for run in runs:
-        record, problem = read_record(folder / run.file_name, run)
+        record, problem = read_record(folder / run.file_name, run, curves)
         problems += [problem] if problem else []
         if record:
             (diverged if record.diverged else finished).setdefault(run.cell.id, []).append(record)
@@ -146,6 +165,13 @@ def collect(table: Table, scale: Scale, folder: Path) -> Collected:
     )
 
 
+def curves_read(table: Table) -> set[str]:
+    """The names of the curves that the numbers and figures of a table can be read from."""
+    metrics = {metric.name for metric in (table.metric, *table.also, *(cell.metric for cell in table.cells))}
+    held_out = {f"val/{name.removeprefix('test/')}" for name in metrics}
+    return metrics | held_out | {name for figure in table.figures for name in (figure.y, figure.x)}
+
+
 def further_runs(table: Table, scale: Scale, folder: Path) -> list[Run]:
     """The runs of seeds beyond the scale's list that have a record in `folder`, as `--until-decided` leaves them."""
     seeds = further_seeds(scale, folder)
@@ -159,15 +185,15 @@ def further_seeds(scale: Scale, folder: Path) -> tuple[int, ...]:
     return tuple(sorted({seed for name in names if name and (seed := int(name[1])) > max(scale.seeds)}))
 
 
-def read_record(path: Path, run: Run) -> tuple[Record | None, str]:
+def read_record(path: Path, run: Run, curves: Collection[str] | None = None) -> tuple[Record | None, str]:
     """The record of `run` at `path`, or None; and a line about what is wrong with it.
 
-    (None, "") if there is no file. Numbers too large to be summed are read as not finite.
+    (None, "") if there is no file. Numbers too large to be summed are read as not finite. `curves` as for `collect`.
     """
     if not os.path.lexists(path):
         return None, ""
     try:
-        data = read_json(path)
+        data = read_json(path, flat="curves")  # `numeric` accepts no deep ones
         problem = unfinished(data, run.id) or _other_seed(data, run)
     except (OSError, ValueError) as error:
         data, problem = None, reason(error)
@@ -175,7 +201,10 @@ def read_record(path: Path, run: Run) -> tuple[Record | None, str]:
         return None, plain(f"{path.name}: {problem}; it will be run again")
     data, huge = restored(data)
     warning = f"{path.name}: {', '.join(huge)}: too large a number, not finite here" if huge else ""
-    return Record(path, with_derived(data)), plain(warning)
+    data = with_derived(data)
+    if curves is not None:
+        data["curves"] = {name: curve for name, curve in data["curves"].items() if name in curves}
+    return Record(path, data), plain(warning)
 
 
 def foreign(folder: Path, runs: Sequence[Run]) -> list[str]:

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import get_args
 
 from lit_fa.results.compare import Comparison, compare
-from lit_fa.results.records import collect
+from lit_fa.results.records import collect, curves_read
 from lit_fa.results.verdict import Kind
 from lit_fa.spec.output_paths import output_paths, tree_of
 from lit_fa.spec.protocol import Protocol
@@ -67,7 +67,8 @@ def _rows(table: Table, protocol: Protocol) -> list[Comparison]:
     if not any(published.ends == protocol for cell in table.cells for published in cell.published_numbers):
         return []
     scale = table.scale("full")
-    collected = collect(table, scale, output_paths(table, scale.label, tree_of(table)).results)
+    folder = output_paths(table, scale.label, tree_of(table)).results
+    collected = collect(table, scale, folder, curves=curves_read(table))
     return [row for row in compare(collected) if row.published and row.published.ends == protocol]
 
 

@@ -56,10 +56,10 @@ def stale_line(collected: Collected) -> str:
 
 
 def changes(collected: Collected) -> list[tuple[str, ...]]:
-    """For each finished or diverged record, what has changed since."""
-    configs = {(run.cell.id, run.seed): run.config for run in collected.runs}
-    cells = [(cell, record) for cell in collected.cells for record in (*collected.of(cell), *collected.lost(cell))]
-    return [changed(record.data, configs[cell.id, record.seed]) for cell, record in cells]
+    """For each finished or diverged record, what has changed since; all seeds of a cell reach the same files."""
+    records = {cell.id: (*collected.of(cell), *collected.lost(cell)) for cell in collected.cells}
+    configs = {name: collected.runs_of(name)[0].config for name, of_cell in records.items() if of_cell}
+    return [changed(record.data, configs[name]) for name, of_cell in records.items() for record in of_cell]
 
 
 def of_other_code(record: Record, run: Run) -> bool:

@@ -16,12 +16,21 @@ def run_command(table: Table, scale: Scale, cell: Cell | None = None, seed: int 
         UserError: `--only` cannot express a label, because it would read it as two.
     """
     words = ["lit-fa", "table", "run", name_of(table), "--scale", scale.name, *protocol_option(scale)]
-    if cell:
-        axes = ["row", *(["column"] if any(other.column for other in table.cells) else [])]
-        words += ["--only", ",".join(f"{axis}={getattr(cell, axis)}" for axis in axes)]
-        if read_only(words[-1:]) != {axis: [getattr(cell, axis)] for axis in axes}:
-            raise UserError(f"{table.path}: --only cannot name the cell {cell.id!r}; rename its row or column")
+    words += only_option(table, cell) if cell else []
     return shlex.join([*words, *(["--seeds", str(seed)] if seed is not None else [])])
+
+
+def only_option(table: Table, cell: Cell) -> list[str]:
+    """`--only` and the words that choose a cell.
+
+    Raises:
+        UserError: as `run_command`.
+    """
+    axes = ["row", *(["column"] if any(other.column for other in table.cells) else [])]
+    words = ["--only", ",".join(f"{axis}={getattr(cell, axis)}" for axis in axes)]
+    if read_only(words[1:]) != {axis: [getattr(cell, axis)] for axis in axes}:
+        raise UserError(f"{table.path}: --only cannot name the cell {cell.id!r}; rename its row or column")
+    return words
 
 
 def protocol_option(scale: Scale) -> list[str]:

@@ -2,8 +2,10 @@
 
 import copy
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from lit_fa.errors import UserError, nearest
@@ -60,13 +62,19 @@ def expand(
         _require(labels, [getattr(cell, axis) for cell in table.cells], f"{table.path}: no {axis}")
     _require(seeds or [], scale.seeds, f"{table.path}: at scale {scale.name} no seed")
     chosen = [seed for seed in scale.seeds if seeds is None or seed in seeds]
-    runs = [_run(table, cell, scale, seed) for seed in chosen for cell in cells]
+    of_all_seeds = [_of_all_seeds(table, cell, scale) for cell in cells] if chosen else []
+    runs = [
+        _run(table, cell, scale, seed, config)
+        for seed in chosen
+        for cell, config in zip(cells, of_all_seeds, strict=True)
+    ]
     names = [run.file_name for run in runs]
-    for run in runs:
-        if len(run.file_name) > _LONGEST:
+    counts = Counter(names)
+    for run, name in zip(runs, names, strict=True):
+        if len(name) > _LONGEST:
             raise UserError(f"{table.path}: {short(run.cell.id)} is too long for a file's name; shorten the labels")
-        if names.count(run.file_name) > 1:
-            raise UserError(f"{table.path}: two cells write {run.file_name}; rename the row or column {run.cell.id!r}")
+        if counts[name] > 1:
+            raise UserError(f"{table.path}: two cells write {name}; rename the row or column {run.cell.id!r}")
     return runs
 
 
@@ -75,6 +83,11 @@ def resolve(table: Table, cell: Cell, scale: Scale, seed: int) -> dict[str, Any]
 
     The seed goes to the keys in `seeded`, and wherever a value is written as `$seed`.
     """
+    return _with_seed(table, cell, _of_all_seeds(table, cell, scale), seed)
+
+
+def _of_all_seeds(table: Table, cell: Cell, scale: Scale) -> dict[str, Any]:
+    """What the configs of a cell have in common, before the seed; the runs of a table share this work."""
     where = f"{table.path}: {cell.id}"
     config = copy.deepcopy(table.base)
     for overrides in (cell.set, scale.set):
@@ -84,21 +97,28 @@ def resolve(table: Table, cell: Cell, scale: Scale, seed: int) -> dict[str, Any]
         converge(config, table.stopping, table.monitored, where)
     elif table.reads_best:
         keep_best(config, table.monitored)
+    return config
+
+
+def _with_seed(table: Table, cell: Cell, of_all_seeds: dict[str, Any], seed: int) -> dict[str, Any]:
+    """A config of its own, with the seed in it."""
+    where, config = f"{table.path}: {cell.id}", fill_seed(of_all_seeds, seed)
     for key in table.seeded:
         if _parent_exists(config, key.removesuffix("?")):
             assign(config, key.removesuffix("?"), seed, where)
         elif not key.endswith("?"):
             raise UserError(f"{where}: seeded: this cell has no {key}; write {key}? if some cells lack it")
-    return fill_seed(config, seed)
+    return config
 
 
+@lru_cache(maxsize=4096)
 def slug(label: str) -> str:
     """A label as part of a file name."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-.") or "-"
 
 
-def _run(table: Table, cell: Cell, scale: Scale, seed: int) -> Run:
-    config = resolve(table, cell, scale, seed)
+def _run(table: Table, cell: Cell, scale: Scale, seed: int, of_all_seeds: dict[str, Any]) -> Run:
+    config = _with_seed(table, cell, of_all_seeds, seed)
     return Run(id=run_id(config), cell=cell, scale=scale.name, seed=seed, config=config, protocol=scale.protocol)
 
 

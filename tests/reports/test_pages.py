@@ -311,3 +311,16 @@ def test_chromium_shows_every_page_without_sideways_scrolling(suite, tmp_path, w
     subprocess.run([*command, f"--screenshot={picture}", url], capture_output=True, timeout=120, check=True)
     shown = Image.open(picture).convert("L").crop((0, 0, width, 1800))
     assert len(shown.getcolors()) > 50  # text and pictures, not an empty page
+
+
+def test_of_many_seeds_the_small_pictures_draw_some_and_say_so(declared, save, fill, tmp_path):
+    declared["seeds"] = list(range(40))
+    path = save(declared)
+    for file in fill(path, "full"):
+        data = json.loads(file.read_text())
+        data["curves"] = {"val/accuracy": [[i, i, data["seed"] + i] for i in range(3)]}
+        file.write_text(json.dumps(data))
+    assert main(["report", str(path), "--scale", "full", "--write", str(tmp_path / "pages")]) == 0
+    page = (tmp_path / "pages" / "conservation.html").read_text()
+    assert page.count("val/accuracy, 0 to 41.00, 14 of 40 seeds") >= 2
+    assert page.count("<polyline") == 2 * 14

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from lit_fa.results.records import Record, collect
+from lit_fa.results.records import Record, collect, curves_read
 from lit_fa.spec.table import Metric, load_table
 
 
@@ -94,3 +94,26 @@ def test_a_null_in_a_record_is_a_number_that_was_not_finite(declared, save, fill
 def test_a_curve_that_was_nowhere_finite_has_no_best_point(tmp_path):
     record = Record(tmp_path, {"metrics": {}, "curves": {"a": [[0, 0.0, math.nan]]}})
     assert math.isnan(record.value(Metric("a", "%", at="best")))
+
+
+def test_curves_that_are_not_asked_for_are_checked_and_not_kept(declared, save, fill):
+    path = save(declared)
+    first, second, *_ = fill(path, "full")
+    for file, value in ((first, 1e200), (second, "x")):
+        data = json.loads(file.read_text())
+        data["curves"] = {"val/accuracy": [[0, 0.0, 70.0]], "other": [[0, 0.0, value]]}
+        file.write_text(json.dumps(data))
+    table = load_table(path)
+    found = collect(table, table.scale("full"), first.parent, curves=("val/accuracy",))
+    assert [*map(len, found.problems)] == [*map(len, gathered(path).problems)]
+    assert "other: too large a number" in found.problems[0]
+    assert "not numbers" in found.problems[1]
+    read = next(record for record in found.all if record.path == first)
+    assert [*read.data["curves"]] == ["val/accuracy"]
+    assert read.value(Metric("val/accuracy", "%", at="best")) == 70
+
+
+def test_the_curves_of_a_table_are_those_of_its_metrics_and_figures(declared, save):
+    declared["also"] = [{"name": "val/loss", "unit": "nats", "at": "best"}]
+    declared["figures"] = [{"file": "a.png", "y": "align/overall"}]
+    assert curves_read(load_table(save(declared))) >= {"test/accuracy", "val/accuracy", "val/loss", "align/overall"}

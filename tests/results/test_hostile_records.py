@@ -234,3 +234,31 @@ def test_reading_is_bounded(tmp_path):
         bounded(tmp_path / "a", 4)
     with pytest.raises(ValueError, match="it is a folder"):
         read_json(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": [1, -0, -0.0, 1e400, -1e400, NaN, Infinity, -Infinity, 1E5, 12345678901234567890]}',
+        '{"a": 1, "a": 2, "b": "\\ud83d\\ude00 \\u0000 \\/ \u007f"}',
+        " [0.1, 0.30000000000000004, 2.2250738585072014e-308, 5e-324, 123456789.123456789] ",
+        "9" * 400,
+    ],
+)
+def test_json_is_read_as_the_standard_library_reads_it(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    assert repr(read_json(tmp_path / "a.json")) == repr(json.loads(text))
+
+
+@pytest.mark.parametrize(
+    "text", ["[1,]", "01", "1.", ".5", '"\x01"', "[1] x", "{'a': 1}", "[nan]", "\ufeff1", "+1", ""]
+)
+def test_what_the_standard_library_refuses_is_refused(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(json.JSONDecodeError):
+        read_json(tmp_path / "a.json")
+
+
+@pytest.mark.skipif(not Path("/proc/version").is_file(), reason="no file whose size the system gives as 0")
+def test_a_file_of_no_known_size_is_read_to_its_end():
+    assert bounded(Path("/proc/cpuinfo")).endswith(b"\n")
