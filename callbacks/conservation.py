@@ -68,6 +68,7 @@ class ConservationPotential(Periodic):
     """
 
     needs_whole_module: ClassVar[bool] = True  # refused where parameters are divided among ranks
+    needs_every_batch: ClassVar[bool] = False  # only `on_before_optimizer_step`
 
     def __init__(
         self, law: Law | Literal["auto"] = "auto", every_n_steps: int = 0, per_neuron: bool = True, signs: bool = False

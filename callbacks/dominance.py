@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -32,6 +32,8 @@ class AlignmentDominance(Probe):
         batch: largest number of samples in the probe batch, unless `full`.
         full: measure on all training batches, which costs an epoch for each measurement.
     """
+
+    needs_every_batch: ClassVar[bool] = False  # only `on_before_optimizer_step`
 
     def __init__(self, every_n_steps: int = 0, batch: int = 256, full: bool = False):
         """See the class."""

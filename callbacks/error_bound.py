@@ -1,6 +1,6 @@
 """The bound of feedback-weight matching on the training error, compared with the error of every step."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -30,6 +30,8 @@ class ErrorBound(Periodic):
         MeasurementError: another criterion than `mse`, more than one batch an epoch, an optimiser that is not plain
             SGD (weight decay is allowed), several learning rates, clipping, augmented images, or a federated run.
     """
+
+    needs_every_batch: ClassVar[bool] = False  # only `on_before_optimizer_step`
 
     def __init__(self) -> None:
         """See the class."""

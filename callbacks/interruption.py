@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -32,6 +32,8 @@ class Interruption(Checkpoint):
         resume_command: function of the checkpoint's path that returns the sentence about resuming.
         path: of the checkpoint; None: `interrupted.ckpt` in the run's folder.
     """
+
+    needs_every_batch: ClassVar[bool] = False  # a pack asks `request` in its joint steps
 
     def __init__(self, resume_command: Callable[[str], str], path: Path | None = None):
         """See the class."""

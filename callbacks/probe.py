@@ -5,7 +5,7 @@ removing a callback changes no result.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -29,7 +29,13 @@ class Periodic(L.Callback):
 
     Raises:
         MeasurementError: a negative number.
+
+    Class attributes:
+        needs_every_batch: if False, a pack of runs calls the hooks of batches only around steps after which something
+            is measured, logged or saved (`lit_fa.packs`), and `on_before_optimizer_step` in every step.
     """
+
+    needs_every_batch: ClassVar[bool] = False
 
     def __init__(self, every_n_steps: int = 0):
         """See the class."""

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from lit_fa.lightning_privates import callbacks_of
 from lit_fa.outputs import write_text
 from lit_fa.provenance import Code, our_code, outside, sources
 
+OF_MODULE = ("executed_by", "selections", "packed")  # fields that a module knows, if it has them
 SCHEMA = 2  # 1, of records without the field: no cpu_time_s, sources, outside, config, and no record of a divergence
 
 
@@ -41,6 +43,8 @@ class RunRecord(Recorder):
     * `dataset`: class, licence, and the SHA-256 of all samples as read; `validation_is_test`;
     * of a federated run `executed_by`: the executor; `partition`: samples of each client in each class; `selections`,
       if any: the layers that a rule chose by comparing clients, with all scores;
+    * `packed`, only of a run that was trained together with others: `lanes`, the most runs in one step, itself
+      included; its `wall_time_s` and `cpu_time_s` are its own part and its share of joint steps;
     * `broken`: violated assumptions that measuring callbacks report; `not_finite`, if any: keys of numbers that are
       not finite and therefore null here.
 
@@ -64,6 +68,7 @@ class RunRecord(Recorder):
         self.spent = self.spent_cpu = 0.0  # seconds, until the last stop or checkpoint
         self.since: float | None = None
         self.since_cpu = 0.0
+        self.clocks: tuple[Callable[[], float], Callable[[], float]] = (time.monotonic, cpu_seconds)  # wall, processor
         self.energy = EnergyMeter()
         self.started: str | None = None
         self.code: Code | None = None
@@ -78,7 +83,7 @@ class RunRecord(Recorder):
         """Store the version of the code, which may change on disk during the run; start the clock."""
         self.code, self.sources = our_code(), sources()
         self.started = self.started or _now()
-        self.since, self.since_cpu = time.monotonic(), cpu_seconds()
+        self.since, self.since_cpu = (clock() for clock in self.clocks)
         self.energy.start()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -114,11 +119,11 @@ class RunRecord(Recorder):
 
     def wall_time(self) -> float:
         """Seconds of fit and test so far, including earlier parts of a resumed run."""
-        return self.spent + (0.0 if self.since is None else time.monotonic() - self.since)
+        return self.spent + (0.0 if self.since is None else self.clocks[0]() - self.since)
 
     def cpu_time(self) -> float:
         """Processor seconds during `wall_time`."""
-        return self.spent_cpu + (0.0 if self.since is None else cpu_seconds() - self.since_cpu)
+        return self.spent_cpu + (0.0 if self.since is None else self.clocks[1]() - self.since_cpu)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store the last value of every metric, because a run that resumes after its last step does not log them."""
@@ -177,7 +182,11 @@ class RunRecord(Recorder):
                 "validation_is_test": self.validation_is_test,
                 "broken": self.broken,
             }
-            | {name: getattr(module, name) for name in ("executed_by", "selections") if getattr(module, name, None)}
+            | {
+                name: getattr(module, name)
+                for name in ("executed_by", "selections", "packed")
+                if getattr(module, name, None)
+            }
             | ({"partition": self.partition} if self.partition else {})
             | ({"dataset": self.dataset} if self.dataset else {})
             | ({"resumed_from": self.earlier} if self.earlier else {})

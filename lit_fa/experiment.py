@@ -18,7 +18,7 @@ from torch import nn
 import callbacks
 from callbacks.interruption import check_process, forward_signals_to_ranks
 from callbacks.named_fault import named_faults
-from lit_fa import loggers
+from lit_fa import loggers, packs
 from lit_fa.checkpoints import resume
 from lit_fa.checkpoints.loading import load
 from lit_fa.config.cli import LitFACLI
@@ -127,7 +127,7 @@ def _recorded(config: Config, record: dict[str, Any], observers: Sequence[L.Call
     interruption = callbacks.Interruption(lambda _: "the same command goes on", checkpoint)
     keep = ModelCheckpoint(checkpoint.parent, filename=checkpoint.stem, save_top_k=1, enable_version_counter=False)
     kept_best, recorded = _best_validation(trainer), _run_record(cli, record, test)
-    callbacks_of(trainer).extend([*named_faults(), *observers, recorded, keep, interruption])
+    callbacks_of(trainer).extend([*named_faults(), *observers, *_in_pack(recorded), recorded, keep, interruption])
     forward_signals_to_ranks(trainer)
     started_ranks.observe(trainer)
     try:
@@ -159,6 +159,17 @@ def _best_validation(trainer: L.Trainer) -> callbacks.BestValidation | None:
     if len(chosen) > 1:
         raise UserError("trainer.callbacks has several BestValidation: keep one")
     return chosen[0] if chosen else None
+
+
+def _in_pack(recorded: callbacks.RunRecord) -> list[L.Callback]:
+    """The callback of a run that is one of a pack; the record has the times of this run alone."""
+    lane = packs.current()
+    if lane is None:
+        return []
+    from lit_fa.packs.observer import JoinPack
+
+    recorded.clocks = (lane.wall, lane.cpu)
+    return [JoinPack(lane)]
 
 
 def _run_record(cli: LitFACLI, record: dict[str, Any], test: bool) -> callbacks.RunRecord:

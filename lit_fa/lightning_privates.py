@@ -135,6 +135,38 @@ def uncount_logged_batch(loop: PlainEpochLoop) -> None:
     loop._batches_that_stepped -= 1
 
 
+def begin_batch(loop: PlainEpochLoop, last: bool) -> None:
+    """Count a batch as begun outside `advance`, as the joint steps of a pack do; its counters are not public."""
+    progress: Any = loop.batch_progress
+    progress.is_last_batch = last
+    for counts in (progress.total, progress.current):
+        counts.ready += 1
+        counts.started += 1
+
+
+def step_taken(loop: PlainEpochLoop) -> None:
+    """Count the optimiser step of a batch that has begun, before what follows it; see `begin_batch`."""
+    progress: Any = loop.manual_optimization.optim_step_progress
+    for counts in (progress.total, progress.current):
+        counts.ready += 1
+        counts.completed += 1
+
+
+def end_batch(loop: PlainEpochLoop) -> None:
+    """Count the batch as completed, and as one step of the loggers; see `begin_batch`."""
+    progress: Any = loop.batch_progress
+    for counts in (progress.total, progress.current):
+        counts.processed += 1
+        counts.completed += 1
+    loop._batches_that_stepped += 1
+
+
+def counts_of(loop: PlainEpochLoop) -> tuple[int, int, int, int]:
+    """Batches of this epoch and of the run, optimiser steps, and steps of the loggers, so far."""
+    progress: Any = loop.batch_progress
+    return progress.current.ready, progress.total.ready, loop.global_step, loop._batches_that_stepped
+
+
 # ---- checkpoints
 
 
@@ -172,6 +204,11 @@ def replace_innermost_io(trainer: L.Trainer, old: type[CheckpointIO], new: type[
 def save_interval(keeper: ModelCheckpoint) -> timedelta | None:
     """`train_time_interval`, which has no public attribute."""
     return keeper._train_time_interval
+
+
+def save_every(callback: L.Callback) -> int:
+    """`every_n_train_steps` of a `ModelCheckpoint`, which has no public attribute; 0 for other callbacks."""
+    return callback._every_n_train_steps if isinstance(callback, ModelCheckpoint) else 0
 
 
 def save_is_due(keeper: ModelCheckpoint) -> bool:

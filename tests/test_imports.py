@@ -37,6 +37,10 @@ ALLOWED = {
         *("torch", "lit_fa.functional", "lit_fa.layers", "lit_fa.rules", "lit_fa.errors", "lit_fa.written"),
     ],
     "lit_fa/modules": [None, "lit_fa"],
+    "lit_fa/packs": [
+        *("torch", "numpy", "lightning", "greenlet", "lit_fa.errors", "lit_fa.lightning_privates", "lit_fa.stopping"),
+        *("lit_fa.rules", "lit_fa.written", "lit_fa.modules"),
+    ],
     "lit_fa/parallel": [
         *("torch", "lightning", "lit_fa.errors", "lit_fa.lightning_privates", "lit_fa.stage_strategy"),
         *("lit_fa.layers", "lit_fa.rules", "lit_fa.modules"),
@@ -81,7 +85,7 @@ ALLOWED = {
 # what these may import inside a function
 LATE = {
     "lit_fa/spec": ["torch", "scipy"],
-    "lit_fa/jobs": ["torch", "ray"],
+    "lit_fa/jobs": ["torch", "ray", "lit_fa.packs"],
     "lit_fa/results": ["scipy", "pandas"],
     "lit_fa/reports": ["matplotlib", "numpy", "pandas"],
     "lit_fa/sweeps": ["scipy", "sqlalchemy"],

@@ -305,6 +305,53 @@ def test_save_interval():
     assert privates.save_interval(shipped.ModelCheckpoint()) is None
 
 
+def test_counts_of():
+    found = seen(lambda trainer: privates.counts_of(trainer.fit_loop.epoch_loop))
+    assert found["batch start"][-1] == (BATCHES, EPOCHS * BATCHES, EPOCHS * BATCHES - 1, EPOCHS * BATCHES - 1)
+    assert found["batch end"][-1] == (BATCHES, EPOCHS * BATCHES, EPOCHS * BATCHES, EPOCHS * BATCHES - 1)
+
+
+def counted_by_hand(*functions):
+    """The counters of a loop before and after `functions` of it, which count one batch or step."""
+    loop = fitted(model=ByHand()).fit_loop.epoch_loop
+    before = loop.batch_progress.state_dict()
+    for function in functions:
+        function(loop)
+    return before, loop.batch_progress.state_dict(), loop
+
+
+def begin_last(loop):
+    privates.begin_batch(loop, True)
+
+
+def test_begin_batch():
+    before, after, loop = counted_by_hand(begin_last)
+    for part in ("total", "current"):
+        assert after[part] == before[part] | {key: before[part][key] + 1 for key in ("ready", "started")}
+    assert loop.batch_progress.is_last_batch
+
+
+def test_end_batch():
+    before, after, loop = counted_by_hand(begin_last, privates.end_batch)
+    for part in ("total", "current"):
+        assert after[part] == {key: count + 1 for key, count in before[part].items()}
+    assert privates.counts_of(loop)[3] == EPOCHS * BATCHES + 1
+
+
+def test_step_taken():
+    _, _, loop = counted_by_hand(privates.step_taken)
+    assert loop.global_step == EPOCHS * BATCHES + 1
+    progress = loop.manual_optimization.optim_step_progress
+    assert progress.total.ready == progress.total.completed == EPOCHS * BATCHES + 1
+    assert progress.current.ready == progress.current.completed
+
+
+def test_save_every():
+    assert privates.save_every(shipped.ModelCheckpoint(every_n_train_steps=7)) == 7
+    assert privates.save_every(shipped.ModelCheckpoint(every_n_epochs=1)) == 0
+    assert privates.save_every(L.Callback()) == 0
+
+
 def test_save_is_due(tmp_path):
     for hours, due in ((0, True), (1, False)):
         keeper = shipped.ModelCheckpoint(tmp_path, train_time_interval=timedelta(hours=hours))
@@ -314,12 +361,14 @@ def test_save_is_due(tmp_path):
     assert not privates.save_is_due(shipped.ModelCheckpoint(tmp_path, every_n_epochs=1))
 
 
-def test_save_by_time(tmp_path):
-    class ByHand(Model):
-        automatic_optimization = False
+class ByHand(Model):
+    automatic_optimization = False
 
-        def training_step(self, batch, batch_idx):
-            self.optimizers().step()
+    def training_step(self, batch, batch_idx):
+        self.optimizers().step()
+
+
+def test_save_by_time(tmp_path):
 
     keeper = shipped.ModelCheckpoint(tmp_path, "{step}", train_time_interval=timedelta(0), save_top_k=-1)
     save = Seen(lambda trainer: trainer.global_step == 2 and privates.save_by_time(keeper, trainer))

@@ -15,6 +15,7 @@ from rich.console import Console
 from lit_fa.config.arguments import Arguments, file_path, in_range
 from lit_fa.errors import UserError
 from lit_fa.jobs.emit import add_emit_options, check_emit_options, emit
+from lit_fa.jobs.packing import Packing, add_pack_option, fair_share
 from lit_fa.jobs.pool import Outcome, run_jobs
 from lit_fa.jobs.progress import Reporter, reporter, say
 from lit_fa.outputs import writable_file, writable_folder
@@ -63,7 +64,7 @@ def main(argv: Sequence[str], *, runner: str = RUNNER) -> int:
         say(output, f"note: {note}")
     with closing(Trials(sweep, folder, count=count, seed=arguments.seed, logger=logger)) as trials:
         say(output, f"{sweep.path}: {trials.ended} of {count} trials done; study {trials.study.study_name} in {folder}")
-        return _run(trials, arguments.jobs, runner, output, shlex.join(["lit-fa", "sweep", *argv]))
+        return _run(trials, arguments, runner, output, shlex.join(["lit-fa", "sweep", *argv]))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--jobs", type=in_range(least=1, most=4096), default=1, metavar="J", help="worker processes, one thread each"
     )
+    add_pack_option(run)
     run.add_argument(
         "--seed", type=in_range(least=0, most=2**32 - 1), default=0, help="of what is drawn (not of the trials)"
     )
@@ -112,21 +114,25 @@ def _count(sweep: Sweep, asked: int | None) -> int:
     return min(limits)
 
 
-def _run(trials: Trials, jobs: int, runner: str, output: Console, command: str) -> int:
+def _run(trials: Trials, arguments: argparse.Namespace, runner: str, output: Console, command: str) -> int:
     count = trials.count
     outcomes: list[Outcome[Trial]] = []
     try:
         with reporter(count - trials.ended, output) as shown:
-            _work(trials, outcomes, jobs, runner, shown)
+            _work(trials, outcomes, arguments, runner, shown)
     except KeyboardInterrupt as stopped:
         say(output, f"interrupted: {trials.ended} of {count} trials done; go on with: {command}")
         return exit_code(stopped)
     return _conclude(trials, outcomes, output, command)
 
 
-def _work(trials: Trials, outcomes: list[Outcome[Trial]], jobs: int, runner: str, shown: Reporter) -> None:
+def _work(
+    trials: Trials, outcomes: list[Outcome[Trial]], arguments: argparse.Namespace, runner: str, shown: Reporter
+) -> None:
     """Train the trials; before the first success, an error that the user can correct ends the sweep."""
-    with closing(run_jobs(trials, workers=jobs, reporter=shown, runner=runner)) as running:
+    jobs, left = arguments.jobs, trials.count - trials.ended
+    packing = Packing(arguments.pack or fair_share(left, jobs), group=lambda trial: trials.sweep.name)
+    with closing(run_jobs(trials, workers=jobs, reporter=shown, runner=runner, packing=packing)) as running:
         for outcome in running:
             if outcome.done.user_error and not trials.succeeded:
                 raise UserError(f"{trials.sweep.path}: {outcome.done.reason} (log: {outcome.job.log})")

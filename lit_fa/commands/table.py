@@ -25,6 +25,7 @@ from lit_fa.config.arguments import Arguments, file_path, in_range
 from lit_fa.errors import UserError
 from lit_fa.importing import collector_rare
 from lit_fa.jobs.emit import add_emit_options, check_emit_options, emit, needs_of, sweep_of
+from lit_fa.jobs.packing import add_pack_option
 from lit_fa.jobs.pool import DEFAULT_RUNNER
 from lit_fa.jobs.progress import say
 from lit_fa.jobs.watch import watch
@@ -229,6 +230,7 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--logger", choices=("wandb", "csv", "tensorboard"), help="of every run; it changes no number")
     command.add_argument("--stale", action="store_true", help="run again what is from code that has changed since")
     command.add_argument("--dry-run", action="store_true", help="say what would run")
+    add_pack_option(command)
     command.add_argument("--until-decided", action="store_true", help="add seeds while a verdict is undecided")
     command.add_argument(
         "--budget",

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import operator
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from lit_fa.commands.table_jobs import all_missing, with_logs, write_json
 from lit_fa.jobs.lock import in_the_way
+from lit_fa.jobs.packing import packed
 from lit_fa.jobs.pool import Job, Outcome, run_jobs
 from lit_fa.jobs.progress import reporter, say
 from lit_fa.jobs.runners import load_runner
@@ -96,9 +98,13 @@ class Training:
 
     def _work(self, jobs: Sequence[Job], outcomes: list[Outcome[Job]]) -> None:
         """Run the jobs and append their outcomes to the list, which is then known after an interruption."""
-        workers = self.arguments.jobs
+        if self.arguments.pack > len(jobs):
+            say(self.output, f"--pack {self.arguments.pack}: there are only {len(jobs)} runs")
+        workers, config = self.arguments.jobs, operator.attrgetter("config")
+        jobs, packing = packed(jobs, self.arguments.pack, workers, config)
         with reporter(len(jobs), self.output, [job.label for job in jobs]) as shown:
-            with closing(run_jobs(self._begun(jobs), workers=workers, reporter=shown, runner=self.runner)) as running:
+            begun = run_jobs(self._begun(jobs), workers=workers, reporter=shown, runner=self.runner, packing=packing)
+            with closing(begun) as running:
                 for outcome in running:
                     outcomes.append(outcome)
                     shown.ended(outcome.job.label, outcome.done.summary)

@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -15,8 +15,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from lit_fa.jobs.packing import Packing, Queue
 from lit_fa.jobs.progress import Reporter
-from lit_fa.jobs.worker import Done, prepare, work
+from lit_fa.jobs.worker import Done, prepare, work_all
 from lit_fa.stopping import Request, handled
 
 DEFAULT_RUNNER = "lit_fa.experiment:run"
@@ -24,7 +25,6 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _KILLED = "the worker was killed by the system, twice (out of memory?)"
 GRACE_S = 60.0  # given to workers to complete their step and write a checkpoint
 _CHECK_S = 0.2  # between two checks for a signal
-_NO_MORE = object()  # the iterator of jobs has ended
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ def run_jobs(
     workers: int,
     reporter: Reporter,
     runner: str = DEFAULT_RUNNER,
+    packing: Packing = Packing(),  # noqa: B008  # frozen
 ) -> Generator[Outcome[J], None, None]:
     """Run the jobs in order on `workers` processes and yield each outcome when it is known.
 
@@ -77,24 +78,28 @@ def run_jobs(
         reporter: gets the label of a job that starts or is retried, and is told that the workers are asked to stop; the
             caller reports the end of each.
         runner: import path `package.module:function` of `runner(config, record) -> None`.
+        packing: which runs one worker takes together; runs that are retried are alone.
 
     Raises:
         Stopped: a signal has arrived.
     """
-    pending, retries, request = iter(jobs), deque[J](), Request()
-    pool, running = _Workers(workers, runner, request, reporter.stopping), dict[Future[Done], tuple[J, bool]]()
+    pending, retries, request = Queue(jobs, packing), deque[J](), Request()
+    pool = _Workers(workers, runner, request, reporter.stopping)
+    running = dict[Future[list[Done]], tuple[list[J], bool]]()
     with _one_thread_each(), handled(request), pool:
         while True:
             request.check()
             while len(running) < (1 if retries or _retrying(running) else workers):
                 retry = bool(retries)
-                job: Any = retries.popleft() if retry else next(pending, _NO_MORE)
-                if job is None or job is _NO_MORE:
+                taken = [retries.popleft()] if retry else pending.take()
+                if not taken:
                     break
-                Path(job.record["path"]).parent.mkdir(parents=True, exist_ok=True)
-                running[pool.submit(job)] = (job, retry)
-                reporter.started(job.label)
-            if not running and job is _NO_MORE:
+                for job in taken:
+                    Path(job.record["path"]).parent.mkdir(parents=True, exist_ok=True)
+                running[pool.submit(taken)] = (taken, retry)
+                for job in taken:
+                    reporter.started(job.label)
+            if not running and pending.ended:
                 return
             if not running:
                 time.sleep(_CHECK_S)
@@ -103,13 +108,15 @@ def run_jobs(
             if any(_was_killed(future) for future in ended):
                 pool.dismiss()
                 ended = set(running)
-            for future, (job, retry) in [(future, running.pop(future)) for future in [*running] if future in ended]:
-                done = Done("", False, 0.0, unfinished=_KILLED) if _was_killed(future) else future.result()
-                if retry or not done.unfinished:
-                    yield Outcome(job, done)
-                elif not request.signum:
-                    retries.append(job)
-                    reporter.retried(job.label)
+            for future, (taken, retry) in [(future, running.pop(future)) for future in [*running] if future in ended]:
+                lost = Done("", False, 0.0, unfinished=_KILLED)
+                outcomes = [lost] * len(taken) if _was_killed(future) else future.result()
+                for job, done in zip(taken, outcomes, strict=True):
+                    if retry or not done.unfinished:
+                        yield Outcome(job, done)
+                    elif not request.signum:
+                        retries.append(job)
+                        reporter.retried(job.label)
 
 
 class _Workers:
@@ -120,16 +127,16 @@ class _Workers:
         self.pool: ProcessPoolExecutor | None = None
         self.others = set(multiprocessing.active_children())
 
-    def submit(self, job: Job) -> Future[Done]:
-        """Submit a job to the pool; a pool that broke while it was idle is replaced."""
+    def submit(self, jobs: Sequence[Job]) -> Future[list[Done]]:
+        """Submit jobs for one worker to the pool; a pool that broke while it was idle is replaced."""
         # A new worker inherits the blocked signals, so that only the parent handles those of a terminal. The same holds
         # for the process that removes the semaphores of the pool, which a closed terminal would kill.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
         try:
             self.pool = self.pool or self._new_pool()
-            return self.pool.submit(work, self.runner, job.config, job.record, str(job.log))
+            return self.pool.submit(work_all, self.runner, [(job.config, job.record, str(job.log)) for job in jobs])
         except BrokenProcessPool as broken:
-            failed: Future[Done] = Future()
+            failed: Future[list[Done]] = Future()
             failed.set_exception(broken)
             return failed
         finally:
@@ -176,11 +183,11 @@ class _Workers:
             self.dismiss()
 
 
-def _was_killed(future: Future[Done]) -> bool:
+def _was_killed(future: Future[list[Done]]) -> bool:
     return isinstance(future.exception(), BrokenProcessPool)
 
 
-def _retrying(running: dict[Future[Done], tuple[J, bool]]) -> bool:
+def _retrying(running: dict[Future[list[Done]], tuple[list[J], bool]]) -> bool:
     return any(retry for _, retry in running.values())
 
 

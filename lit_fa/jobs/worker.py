@@ -8,9 +8,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
@@ -72,12 +73,31 @@ def prepare() -> None:
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 
+def work_all(runner: str, runs: Sequence[tuple[dict[str, Any], dict[str, Any], str]]) -> list[Done]:
+    """`work` for each (config, record, log); several take turns, and train together where they can (`lit_fa.packs`)."""
+    if len(runs) == 1:
+        return [work(runner, *runs[0])]
+    from lit_fa.packs import Lane, Pack
+
+    lanes = [Lane(partial(work, runner, *run)) for run in runs]
+    Pack(lanes).run()
+    return [lane.result or _without_result(lane.error) for lane in lanes]
+
+
+def _without_result(error: BaseException | None) -> Done:
+    """How a run of a pack ended that has not begun, because of a signal, or whose worker failed."""
+    if isinstance(error, KeyboardInterrupt):
+        return Done("", False, 0.0, unfinished=f"not begun: {error}")
+    return Done(f"{type(error).__name__}: {error}", False, 0.0)
+
+
 def work(runner: str, config: dict[str, Any], record: dict[str, Any], log: str) -> Done:
     """Call the runner on one config, unless another process runs it; a failure is returned as one line.
 
     SIGTERM stops the run, which is then unfinished; the runner may have written a checkpoint.
     """
-    started = time.monotonic()
+    clock = _clock()
+    started = clock()
     if line := in_the_way(Path(record["path"])):
         return Done(line, True, 0.0)
     with locked(lock_of(Path(record["path"]))) as other:
@@ -90,9 +110,16 @@ def work(runner: str, config: dict[str, Any], record: dict[str, Any], log: str) 
             with _stoppable(), _warnings_of("lit_fa.checkpoints.resume") as warnings:
                 reason, user_error = _train(runner, config, record, Path(log))
         except KeyboardInterrupt as stopped:
-            return Done("", False, time.monotonic() - started, unfinished=str(stopped) or "stopped")
+            return Done("", False, clock() - started, unfinished=str(stopped) or "stopped")
     diverged = "" if reason else Record(Path(record["path"]), _written(record)).diverged
-    return Done(reason, user_error, time.monotonic() - started, diverged=diverged, note="; ".join(warnings))
+    return Done(reason, user_error, clock() - started, diverged=diverged, note="; ".join(warnings))
+
+
+def _clock() -> Callable[[], float]:
+    """Seconds of this run: of a pack, without those of the other runs."""
+    packs = sys.modules.get("lit_fa.packs")
+    lane = packs.current() if packs else None
+    return time.monotonic if lane is None else lane.wall
 
 
 @contextmanager

@@ -61,7 +61,7 @@ class Gradients:
         self.written, self.undecided = None, False
         if self.step == "autograd":
             return
-        reason = self.excluded or _needs_autograd(module, self.learner) or _unread(self.learner)
+        reason = self.why_not_written(module)
         if self.step == "written":
             self.refuse(reason)
         reason = reason or _unproven()
@@ -69,6 +69,10 @@ class Gradients:
             log.info("step: autograd (%s)", reason)
             return
         self.written, self.undecided = WrittenGradient([self.learner]), self.step == "auto"
+
+    def why_not_written(self, module: L.LightningModule) -> str | None:
+        """What needs autograd in this fit, or None."""
+        return self.excluded or _needs_autograd(module, self.learner) or _unread(self.learner)
 
     def __call__(self, module: Any, batch: Batch, share: Tensor | float = 1.0) -> Surrogate:
         """Add the gradients of one batch, times `share`, to `.grad`; the module is a `Classifier` in training."""

@@ -13,7 +13,7 @@ Lightning resumes from the first point with the next batch and skips validation 
 `max_steps` it repeats the end of an epoch that had already ended.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning as L
@@ -30,6 +30,7 @@ class EpochLoop(PlainEpochLoop):
     """Starts a resumed epoch with the rest of the iteration in which the checkpoint was written."""
 
     rest: str | None = None  # what is left of that iteration; None: nothing, the next batch follows
+    joint: Callable[[DataFetcher], None] | None = None  # takes steps that nothing observes (`lit_fa.packs`)
 
     def settle(self) -> None:
         """Determine what is left of the iteration, and count its batch as completed."""
@@ -53,6 +54,8 @@ class EpochLoop(PlainEpochLoop):
         self.restarting = False  # otherwise Lightning would override what `settle` has determined
         rest, self.rest = self.rest, None
         if rest is None:
+            if self.joint is not None:
+                self.joint(data_fetcher)
             super().advance(data_fetcher)
             return
         _module(self.trainer).restore()
@@ -144,7 +147,7 @@ def use_resumable_loops(trainer: L.Trainer) -> None:
     if type(trainer.fit_loop) is PlainFitLoop and type(trainer.fit_loop.epoch_loop) is PlainEpochLoop:
         trainer.fit_loop.__class__, trainer.fit_loop.epoch_loop.__class__ = FitLoop, EpochLoop
     if isinstance(trainer.fit_loop.epoch_loop, EpochLoop):
-        trainer.fit_loop.epoch_loop.rest = None
+        trainer.fit_loop.epoch_loop.rest = trainer.fit_loop.epoch_loop.joint = None
 
 
 def _module(trainer: L.Trainer) -> Any:

@@ -6,7 +6,7 @@ error at $z_l$. The derivative of $\phi$ is a function of its value, so h overwr
 Letters: a clients or lanes, b rows of a batch, i in, o out.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -35,11 +35,13 @@ class Activation(NamedTuple):
         apply_: overwrites z by phi(z).
         backward_: (error, h) overwrites the error at h = phi(z) by the error at z.
         is_mask: the derivative is one wherever h is not zero: an error that is a multiple of h does not change.
+        name: the module, with its options.
     """
 
     apply_: Callable[[Tensor], object]
     backward_: Callable[[Tensor, Tensor], object]
     is_mask: bool = False
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,27 @@ class DenseLayer:
         self.activation.apply_(out)
         return out
 
-    def gradient(self, error: Tensor, x: Tensor, grads: Tensors) -> None:
-        """Write the gradients of inputs x (a, b, i) and error (a, b, o) into the memory that `grads` has for them.
+    def first_output(self, xs: Sequence[Tensor], params: Tensors, out: Tensor) -> Tensor:
+        """As `output`, from a list of inputs (b, i) that are not stacked."""
+        for lane, (x, weight) in enumerate(zip(xs, params[self.weight], strict=True)):
+            if self.bias is None:
+                torch.mm(x, weight.t(), out=out[lane])
+            else:
+                torch.addmm(params[self.bias][lane], x, weight.t(), out=out[lane])
+        self.activation.apply_(out)
+        return out
+
+    def gradient(self, error: Tensor, x: Tensor | Sequence[Tensor], grads: Tensors) -> None:
+        """Write the gradients of error (a, b, o) and inputs (a, b, i), or a list of them, into the memory in `grads`.
 
         Trained feedback has the gradient of its weight.
         """
         if (weight := grads.get(self.weight)) is not None:
-            torch.bmm(error.mT, x, out=weight)
+            if isinstance(x, Tensor):
+                torch.bmm(error.mT, x, out=weight)
+            else:
+                for own, lane, out in zip(error, x, weight, strict=True):
+                    torch.mm(own.t(), lane, out=out)
             if (followed := grads.get(self.feedback_weight)) is not None:
                 followed.copy_(weight)
         if self.bias in grads:
@@ -144,7 +160,7 @@ def _layer(learner: Learner, modules: Named, start: int, end: int) -> DenseLayer
         bias=None if module.bias is None else bias,
         feedback_weight=feedback_weight,
         units=module.out_features,
-        activation=_activation(activations),
+        activation=_activation(activations)._replace(name=repr(activations[0][2]) if activations else ""),
         feedback=module.feedback if isinstance(module, FeedbackLinear) and not module.feedback.off else None,
         fused=isinstance(module, FeedbackLinear) and module.backend == "fused",
         outputs=range(start + 1 + activations[0][0] if activations else start, end),

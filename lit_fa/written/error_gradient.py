@@ -53,26 +53,29 @@ class ErrorGradient:
             raise Unsupported("direct feedback does not go to every hidden layer's output")
 
     def __call__(
-        self, tensors: Tensors, grads: Tensors, inputs: Tensor, targets: Tensor, space: Workspace
+        self, tensors: Tensors, grads: Tensors, inputs: Sequence[Tensor], targets: Tensor, space: Workspace
     ) -> tuple[Tensor, Tensor]:
-        """Write the gradients (k, ...) of inputs (k, n, ...) and targets (k, n); returns losses (k,), logits (k, n, c).
+        """Write the gradients (k, ...) of one batch for each lane; returns losses (k,) and logits (k, n, c).
 
         Args:
             tensors: name to parameter or buffer (k, ...).
             grads: name to the memory of the gradient (k, ...) of every parameter that is trained.
-            inputs, targets: one batch for each lane.
+            inputs: k tensors (n, ...). They are not stacked, because a copy takes as long as a narrow layer.
+            targets: (k, n).
             space: memory.
         """
-        values = [inputs.flatten(2)]
-        for number, layer in enumerate(self.layers):
-            out = space(f"value {number}", *inputs.shape[:2], layer.units)
+        flat = [x.flatten(1) for x in inputs]
+        first = space("value 0", *targets.shape[:2], self.layers[0].units)
+        values = [self.layers[0].first_output(flat, tensors, first)]
+        for number, layer in enumerate(self.layers[1:], 1):
+            out = space(f"value {number}", *targets.shape[:2], layer.units)
             values.append(layer.output(values[-1], tensors, out))
         losses, error = self.loss(values[-1], targets)
         teacher = self._teacher(error, targets)
         for number in reversed(range(len(self.layers))):
             layer = self.layers[number]
-            layer.activation.backward_(error, values[number + 1])
-            layer.gradient(error, values[number], grads)
+            layer.activation.backward_(error, values[number])
+            layer.gradient(error, values[number - 1] if number else flat, grads)
             if number:
                 error = self.below[number - 1](error if teacher is None else teacher, tensors, space)
         return losses, values[-1]

@@ -68,7 +68,7 @@ class WrittenGradient:
         params = {name: p for name, p in learner.named_parameters() if p.requires_grad}
         grads = {name: self.space(f"gradient {name}", 1, *p.shape) for name, p in params.items()}
         inputs, targets = batch
-        losses, logits = self.explicit(self._tensors(), grads, inputs[None], targets[None], self.space)
+        losses, logits = self.explicit(self._tensors(), grads, [inputs], targets[None], self.space)
         for name, p in params.items():
             p.grad = grads[name][0]
         return Result(losses, logits)
@@ -94,3 +94,18 @@ def read(learner: Learner) -> Chain:
     GRADIENTS[rule].check(learner.rule, chain)
     check_value(learner, chain)
     return chain
+
+
+def family(learner: Learner) -> tuple[object, ...]:
+    """What learners must have in common so that one program computes the gradients of all of them.
+
+    They may differ in every tensor, and in the source of layer-wise feedback.
+    """
+    chain, rule = read(learner), learner.rule
+    options = (rule.teacher, rule.target_reduction) if isinstance(rule, DirectFeedbackAlignment) else ()
+    kind = "direct" if options else "layer by layer"
+    params = dict(learner.named_parameters())
+    names = [name for layer in chain.layers for name in (layer.weight, layer.bias) if name]
+    shapes = [(name, params[name].shape, params[name].dtype, params[name].requires_grad) for name in names]
+    activations = [layer.activation.name for layer in chain.layers]
+    return (kind, *options, learner.criterion, *activations, *shapes, *rule.links)

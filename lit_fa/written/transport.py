@@ -26,8 +26,7 @@ class Transport:
     def __init__(self, layers: Sequence[DenseLayer], tensors: Tensors, name: str):
         """See the class."""
         self.layer, self.name = layers[0], name
-        self.lanes = [_source(layer, tensors, lane) for lane, layer in enumerate(layers)]
-        self.kinds = {source if isinstance(source, str) else "computed" for source in self.lanes}
+        self.lanes = [_source(layer, tensors[layer.weight][lane]) for lane, layer in enumerate(layers)]
         self.gains = [_gain(layer) for layer in layers]
 
     def __call__(self, error: Tensor, tensors: Tensors, space: Workspace) -> Tensor:
@@ -42,29 +41,40 @@ class Transport:
     def _matrix(self, tensors: Tensors, space: Workspace) -> Tensor:
         """(k, o, i); `gain` is not yet applied."""
         weights, stored = tensors[self.layer.weight], tensors.get(self.layer.feedback_weight)
-        if self.kinds == {"weight"}:
+        if {*self.lanes} == {WEIGHT}:
             return weights
-        if self.kinds == {"stored"} and stored is not None:
+        if {*self.lanes} == {STORED} and stored is not None:
             return stored
         matrix = space(f"matrix {self.name}", *weights.shape)
         for lane, source in enumerate(self.lanes):
-            if isinstance(source, str):
-                matrix[lane] = weights[lane] if source == "weight" or stored is None else stored[lane]
-            else:
-                matrix[lane] = source(weights[lane], None if stored is None else stored[lane])
+            matrix[lane] = source(weights[lane], None if stored is None else stored[lane])
         return matrix
 
 
-def _source(layer: DenseLayer, tensors: Tensors, lane: int) -> str | Callable[[Tensor, Tensor | None], Tensor]:
-    """`weight`, `stored`, or the function that computes the matrix of a lane."""
+def WEIGHT(weight: Tensor, stored: Tensor | None) -> Tensor:  # a constant among functions
+    """Backpropagation's matrix."""
+    return weight
+
+
+def STORED(weight: Tensor, stored: Tensor | None) -> Tensor:
+    """The matrix of feedback that is fixed, trained or renewed between steps."""
+    assert stored is not None
+    return stored
+
+
+def _source(layer: DenseLayer, weight: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
+    """The function of weight and stored tensor that returns the matrix of a lane."""
     if layer.feedback is None:
-        return "weight"
-    source, stored = layer.feedback.source, tensors.get(layer.feedback_weight)
-    weight, own = tensors[layer.weight][lane], None if stored is None else stored[lane]
-    if own is not None and source.matrix(weight, own) is own and _gain_in_matrix(layer) == 1.0:
-        return "stored"
-    gain = _gain_in_matrix(layer)
-    return source.matrix if gain == 1.0 else lambda weight, own: source.matrix(weight, own) * gain
+        return WEIGHT
+    source, stored, gain = layer.feedback.source, layer.feedback.weight, _gain_in_matrix(layer)
+    if stored is not None and gain == 1.0 and source.matrix(weight, stored) is stored:
+        return STORED
+    # what other lanes have stored means nothing to a lane that stores nothing
+    return lambda weight, own: _times(source.matrix(weight, None if stored is None else own), gain)
+
+
+def _times(matrix: Tensor, gain: float) -> Tensor:
+    return matrix if gain == 1.0 else matrix * gain
 
 
 def _gain(layer: DenseLayer) -> float:

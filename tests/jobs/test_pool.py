@@ -12,6 +12,7 @@ from rich.console import Console
 
 from lit_fa.commands.table import main
 from lit_fa.errors import UserError
+from lit_fa.jobs.packing import Packing, Queue, packed
 from lit_fa.jobs.pool import run_jobs
 from lit_fa.jobs.progress import reporter
 from tests.fake_runner import tries_of
@@ -54,6 +55,39 @@ def test_the_pool_asks_again_where_there_is_nothing_to_do_yet():
     jobs = iter([None, None])
     assert list(run_jobs(jobs, workers=1, reporter=reporter(0, Console()), runner=RUNNER)) == []
     assert next(jobs, "asked to the end") == "asked to the end"
+
+
+def test_runs_of_one_group_are_taken_together_and_a_gap_ends_a_pack():
+    queue = Queue(iter(["a1", "a2", "a3", "b1", None, "b2", "c", "c"]), Packing(2, lambda job: job[0].strip("c")))
+    taken = []
+    while not queue.ended:
+        taken.append(queue.take())
+    assert taken == [["a1", "a2"], ["a3"], ["b1"], ["b2"], ["c"], ["c"], []]
+
+
+def test_packs_of_auto_leave_work_for_every_worker():
+    jobs = [{"model": {"class_path": "Classifier", "init_args": {"network": name}}} for name in "ababa"]
+    ordered, packing = packed(jobs, 0, 2, lambda job: job)
+    assert [job["model"]["init_args"]["network"] for job in ordered] == ["a", "a", "a", "b", "b"]
+    assert packing.most == 3
+    assert packing.group(jobs[0]) == packing.group(jobs[2]) != packing.group(jobs[1])
+    assert packed(jobs, 1, 2, lambda job: job) == (jobs, Packing())  # off
+
+
+@pytest.mark.parametrize("pack", ["auto", "3", "40"])
+def test_a_pack_has_every_outcome_of_its_runs(declared, save, capfd, pack):
+    declared["cells"] = [{"row": kind, "set": {"fake.fail": kind}} for kind in ("error", "terminated once", "fine")]
+    declared["scales"]["cpu"]["seeds"] = [0]
+    model = {"class_path": "lit_fa.modules.Classifier", "init_args": {"network": "mlp"}}
+    for cell in declared["cells"]:
+        cell["set"]["model"] = model
+    path = save(declared)
+    assert run(path, "--pack", pack, "--json", str(path.parent / "outcome.json")) == 1
+    printed = capfd.readouterr().out
+    assert ("--pack 40: there are only 3 runs" in printed) == (pack == "40")
+    assert "the worker of table1: terminated once" in printed  # tried again, alone
+    outcome = json.loads((path.parent / "outcome.json").read_text(encoding="utf-8"))
+    assert [entry["status"] for entry in outcome] == ["failed", "finished", "finished"]
 
 
 def test_a_second_run_has_nothing_to_do(declared, save, fill, capfd):
@@ -232,6 +266,8 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(declared, save, capfd)
     ("arguments", "says"),
     [
         (["--jobs", "0"], "--jobs: 0 is not a whole number from 1"),
+        (["--pack", "0"], "--pack: '0' is not auto, off or a whole number from 1 to 1024"),
+        (["--pack", "some"], "--pack: 'some' is not auto, off or a whole number"),
         (["--only", "FA"], "write row=LABEL"),
         (["--only", "row=PB"], "nearest: BP"),
         (["--seeds", "one"], "write whole numbers"),

@@ -33,9 +33,10 @@ def wish(monkeypatch):
 
 
 @pytest.mark.usefixtures("wish")
-def test_a_grid_runs_to_the_end_and_the_next_command_has_nothing_to_do(declared, save, capfd):
+@pytest.mark.parametrize("pack", ["off", "4"])
+def test_a_grid_runs_to_the_end_and_the_next_command_has_nothing_to_do(declared, save, capfd, pack):
     path = save(declared)
-    assert run(path, "--jobs", "2") == 0
+    assert run(path, "--jobs", "2", "--pack", pack) == 0
     assert "6 of 6 trials done, 0 of them failed" in capfd.readouterr().out
     assert sorted(record["parameters"]["lr"] for record in records(path)) == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3]
     assert run(path) == 0

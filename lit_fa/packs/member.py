@@ -1,0 +1,114 @@
+"""One run in joint steps: which steps are joint, and what a step changes in its trainer and module."""
+
+from typing import Any
+
+import lightning as L
+
+from lit_fa.lightning_privates import begin_batch, callbacks_of, counts_of, end_batch, save_every, setting, step_taken
+from lit_fa.modules import Classifier
+from lit_fa.packs.lanes import Compose, Lane
+from lit_fa.rules.base import Batch, Does
+from lit_fa.written.chain import Chain
+from lit_fa.written.gradient import family, read
+
+LONGEST = 100  # joint steps between two ordinary ones
+
+
+class Member:
+    """A run that takes joint steps with others.
+
+    A step is observed, and then an ordinary one of the run itself, if it is the first or last of an epoch, of the run
+    or of a part of it, if metrics are logged at it, or if a measurement, a checkpoint or validation follows it.
+
+    Args:
+        lane: of the run.
+        trainer: in a fit.
+        module: that it trains.
+        compose: makes the program of several members.
+
+    Attributes:
+        wanted: joint steps still to take.
+        error: raised in the run when it goes on.
+        chain: the network.
+        program: that has trained it last, which is used again if the members are the same.
+    """
+
+    def __init__(self, lane: Lane[Any], trainer: L.Trainer, module: Classifier, compose: Compose):
+        """See the class."""
+        self.lane, self.trainer, self.module, self.compose = lane, trainer, module, compose
+        self.loop: Any = trainer.fit_loop.epoch_loop
+        self.learner, self.optimizer = module.learner, module.optimizer.optimizer
+        self.chain: Chain = read(module.learner)
+        loader: Any = trainer.train_dataloader
+        self.family = (*family(module.learner), loader.batch_size)
+        self.wanted, self.begun = 0, False
+        self.error: BaseException | None = None
+        self.program: Any = None
+        self.fetcher: Any = None
+        observers = callbacks_of(trainer)
+        default = L.Callback.on_before_optimizer_step
+        self.before_step = [c for c in observers if type(c).on_before_optimizer_step is not default]
+        self.interruptions = [c.request for c in observers if hasattr(c, "request")]
+        self.evolves = Does.EVOLVES in module.rule.does
+        self.periods = {p for c in observers if (p := save_every(c) or getattr(c, "every_n_steps", 0))}
+        self.batch: Batch
+
+    @property
+    def key(self) -> Any:
+        """Members with equal keys are trained by one program."""
+        return self.family
+
+    @property
+    def signum(self) -> int:
+        """The signal that has asked this run to end."""
+        return next((request.signum for request in self.interruptions if request.signum), 0)
+
+    def take(self, fetcher: Any) -> None:
+        """Take all joint steps that come before the next observed one."""
+        # the first step after a start is ordinary: it restores a resumed run, and measurements prepare themselves
+        self.fetcher, self.wanted, self.begun = fetcher, self._unobserved() if self.begun else 0, True
+        if self.wanted:
+            self.lane.joint_steps(self, self.compose)
+
+    def fetch(self) -> Batch:
+        """The run's next batch, whose step has begun."""
+        batch, _, _ = next(self.fetcher)
+        dtype = next(self.learner.parameters()).dtype
+        self.batch = (batch[0].to(dtype) if batch[0].is_floating_point() else batch[0], batch[1])
+        begin_batch(self.loop, self.fetcher.done)
+        return self.batch
+
+    def finish(self) -> None:
+        """The optimiser's step and what follows it, with the gradients in `.grad`."""
+        module = self.module
+        if module.clip is not None:
+            module.clip_now()
+        for callback in self.before_step:
+            callback.on_before_optimizer_step(self.trainer, module, self.optimizer)
+        self.optimizer.step()
+        step_taken(self.loop)
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.evolves:
+            self.learner.after_step(module.progress())
+        if self.trainer.lr_scheduler_configs:
+            module.schedule("step")
+        end_batch(self.loop)
+
+    def _unobserved(self) -> int:
+        """The number of steps before the next observed one."""
+        now = counts_of(self.loop)
+        if not now[0]:
+            return 0
+        return next((n for n in range(LONGEST) if self._observed(*(count + n + 1 for count in now))), LONGEST)
+
+    def _observed(self, batch: int, total: int, step: int, logged: int) -> bool:
+        """Whether something observes the step after which these are the numbers of batches and steps."""
+        trainer, every = self.trainer, setting(self.trainer, "log_every_n_steps")
+        if batch >= trainer.num_training_batches or step == trainer.max_steps:
+            return True
+        if every and (step % every == 0 or logged % every == 0):
+            return True
+        validates = setting(trainer, "val_check_batch")
+        if validates is None or (validates != float("inf") and (batch % validates == 0 or total % validates == 0)):
+            return True
+        return any(step % period == 0 for period in self.periods)

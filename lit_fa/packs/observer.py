@@ -1,0 +1,48 @@
+"""The callback by which a run takes part in the joint steps of its pack."""
+
+import logging
+from typing import Any
+
+import lightning as L
+
+from lit_fa.packs.lanes import Lane
+from lit_fa.packs.member import Member
+from lit_fa.packs.program import compose
+from lit_fa.packs.reasons import why_alone
+
+log = logging.getLogger(__name__)
+
+
+class JoinPack(L.Callback):
+    """Lets the run's training loop take joint steps, or logs in one line why it trains alone.
+
+    When training ends, the module's attribute `packed`, which the record repeats, says how it was trained.
+
+    Args:
+        lane: of the run.
+    """
+
+    def __init__(self, lane: Lane[Any]):
+        """See the class."""
+        self.lane, self.joined = lane, False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Join, or say why not."""
+        loop: Any = trainer.fit_loop.epoch_loop
+        if reason := why_alone(trainer, pl_module):
+            log.info("trained alone: %s", reason)
+            return
+        member = Member(self.lane, trainer, pl_module, compose)  # type: ignore[arg-type]  # a Classifier has no reason
+        self.lane.joined, loop.joint, self.joined = member, member.take, True
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note how the run was trained."""
+        self._note(pl_module)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """As `on_train_end`, for the record of a run that diverged."""
+        self._note(pl_module)
+
+    def _note(self, module: Any) -> None:
+        if self.joined:
+            module.packed = {"lanes": self.lane.lanes, "step": "written", "times": "own part and share of joint steps"}

@@ -1,0 +1,188 @@
+"""Runs that train as one program have the records, to the last bit, of the same runs alone."""
+
+import copy
+import json
+import logging
+import signal
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+
+from lit_fa import experiment
+from lit_fa.packs import Lane, Pack
+from lit_fa.stopping import Stopped
+
+TIMES = ("wall_time_s", "cpu_time_s", "started", "finished", "packed", "peak_memory_mib", "energy_j")
+FA = "lit_fa.rules.FeedbackAlignment"
+MEASURES = ("ConservationPotential", "GradientAlignment", "BestValidation")
+SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
+ADAM = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}}
+NESTEROV = {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3}
+LONG = {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 4, "gamma": 0.5}}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class EndsAt(L.Callback):
+    """Sends SIGTERM to its own process after a step, once."""
+
+    needs_every_batch = False
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, *_: object) -> None:
+        if trainer.global_step + 1 == self.step:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def sourced(name: str, **options: object) -> dict:
+    return {"class_path": FA, "init_args": {"source": {"class_path": f"lit_fa.rules.{name}", "init_args": options}}}
+
+
+def config(seed: int = 0, rule: object = None, *, data: object = None, trainer: object = None, **model: object) -> dict:
+    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
+    usual = {"max_epochs": 2, "accelerator": "cpu", "log_every_n_steps": 4, "num_sanity_val_steps": 0, **quiet}
+    usual["callbacks"] = [{"class_path": f"callbacks.{name}"} for name in MEASURES]
+    network = {"network": "mlp", "image_shape": [1, 6, 6], "network_args": {"hidden": [12], "bias": False}}
+    options = {"rule": rule or {"class_path": FA}, "optimizer": SGD, **network, **model}
+    images = {"n_train": 200, "n_test": 64, "val_size": 40, "image_shape": [1, 6, 6], "batch_size": 20, "seed": seed}
+    return {
+        "seed_everything": seed,
+        "trainer": usual | (trainer or {}),
+        "model": {"class_path": "lit_fa.modules.Classifier", "init_args": options},
+        "data": {"class_path": "datamodules.Synthetic", "init_args": images | (data or {})},
+    }
+
+
+def body(path: Path, chosen: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    experiment.run(copy.deepcopy(chosen), {"path": str(path), "id": path.stem})
+
+
+def alone(folder: Path, runs: dict[str, dict]) -> dict[str, dict]:
+    for name, chosen in runs.items():
+        body(folder / f"{name}.json", chosen)
+    return read(folder)
+
+
+def packed(folder: Path, runs: dict[str, dict]) -> tuple[dict[str, dict], list[Lane]]:
+    lanes = [Lane(partial(body, folder / f"{name}.json", chosen)) for name, chosen in runs.items()]
+    Pack(lanes).run()
+    return read(folder), lanes
+
+
+def read(folder: Path) -> dict[str, dict]:
+    return {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
+
+
+def results(records: dict[str, dict]) -> dict[str, dict]:
+    """The records without what a machine decides."""
+    return {n: {key: v for key, v in record.items() if key not in TIMES} for n, record in records.items()}
+
+
+MIXED = {
+    "bp": config(0, {"class_path": "lit_fa.rules.Backprop"}),
+    "fa": config(1, sourced("RandomFeedback", init="uniform", seed=1)),
+    "sign": config(2, sourced("SignFeedback")),
+    "kolen-pollack": config(3, sourced("KolenPollackFeedback", seed=3)),
+    "mixture": config(4, sourced("AdaptiveFeedback", reading="mixture")),
+    "momentum": config(5, optimizer={"class_path": "torch.optim.SGD", "init_args": NESTEROV}, clip=0.5),
+    "adam": config(6, optimizer=ADAM, scheduler=LONG, scheduler_interval="step"),
+    "label noise": config(7, data={"label_noise": 0.3, "noise_seed": 1}, layer_lr={"head.*": 0.01}),
+}
+DIRECT = {
+    "dfa": config(0, {"class_path": "lit_fa.rules.DirectFeedbackAlignment", "init_args": {"seed": 0}}),
+    "dfa 1": config(1, {"class_path": "lit_fa.rules.DirectFeedbackAlignment", "init_args": {"seed": 1}}),
+}
+
+
+def test_runs_of_a_pack_have_the_records_of_runs_alone(tmp_path):
+    runs = MIXED | DIRECT
+    expected = alone(tmp_path / "alone", runs)
+    together, lanes = packed(tmp_path / "packed", runs)
+    assert [lane.error for lane in lanes] == [None] * len(runs)
+    assert results(together) == results(expected)
+    assert {name: record["packed"]["lanes"] for name, record in together.items()} == {
+        name: len(DIRECT if name in DIRECT else MIXED) for name in runs
+    }
+    assert not any("packed" in record for record in expected.values())
+    few, _ = packed(tmp_path / "few", {name: runs[name] for name in ("adam", "dfa")})
+    assert results(few) == {name: results(expected)[name] for name in few}  # whatever the number of lanes
+
+
+def test_a_run_that_diverges_changes_no_other(tmp_path):
+    bad = config(1, optimizer={"class_path": "torch.optim.SGD", "init_args": {"lr": 1e25}})
+    runs = {"fa": MIXED["fa"], "bad": bad, "sign": MIXED["sign"]}
+    expected = alone(tmp_path / "alone", runs)
+    together, _ = packed(tmp_path / "packed", runs)
+    assert expected["bad"]["status"] == "diverged"
+    assert results(together) == results(expected)
+
+
+def with_end(chosen: dict, step: int) -> dict:
+    chosen = copy.deepcopy(chosen)
+    end = {"class_path": f"{__name__}.EndsAt", "init_args": {"step": step}}
+    chosen["trainer"]["callbacks"].insert(0, end)
+    return chosen
+
+
+@pytest.mark.parametrize("step", [6, 8], ids=["in joint steps", "in a step of its own"])
+def test_a_stopped_pack_goes_on_bit_for_bit_with_fewer_runs(tmp_path, step: int):
+    names = ("fa", "adam", "momentum")
+    expected = alone(tmp_path / "alone", {name: MIXED[name] for name in names})
+    runs = {name: with_end(MIXED[name], step if name == "adam" else 10**6) for name in names}
+    before, lanes = packed(tmp_path / "packed", runs)
+    assert all(isinstance(lane.error, Stopped) for lane in lanes)
+    assert not before
+    assert [(tmp_path / "packed" / f".{name}" / "last.ckpt").is_file() for name in names] == [True] * 3
+    packed(tmp_path / "packed", {name: MIXED[name] for name in names[:2]})
+    body(tmp_path / "packed" / "momentum.json", MIXED["momentum"])
+    resumed = results(read(tmp_path / "packed"))
+    assert resumed == results(expected)
+
+
+class Looks(L.Callback):
+    def on_train_batch_end(self, *_: object) -> None:
+        pass
+
+
+APART = {
+    "tests.packs.test_packs.Looks": (
+        {"trainer": {"callbacks": [{"class_path": "tests.packs.test_packs.Looks"}]}},
+        "Looks needs every",
+    ),
+    "dropout": ({"network_args": {"hidden": [12], "dropout": 0.5}}, "draws random numbers"),
+    "accumulate": ({"accumulate": 2}, "accumulate: 2"),
+    "another rule": ({"rule": {"class_path": "lit_fa.rules.PredSim"}}, "PredSim has no explicit gradient"),
+}
+
+
+@pytest.mark.parametrize("case", APART)
+def test_a_run_that_cannot_take_part_trains_alone_and_says_why(tmp_path, case: str, caplog):
+    caplog.set_level(logging.INFO, "lit_fa.packs")
+    options, reason = APART[case]
+    runs = {"apart": config(1, **options), "fa": MIXED["fa"], "sign": MIXED["sign"]}
+    expected = alone(tmp_path / "alone", runs)
+    together, _ = packed(tmp_path / "packed", runs)
+    assert results(together) == results(expected)
+    assert "packed" not in together["apart"]
+    assert together["fa"]["packed"]["lanes"] == 2
+    assert [line for line in caplog.messages if reason in line] == [next(m for m in caplog.messages if reason in m)]
+
+
+def test_times_of_a_pack_add_up_to_its_own(tmp_path):
+    import time
+
+    began = time.monotonic()
+    together, _ = packed(tmp_path, {name: MIXED[name] for name in ("fa", "sign", "bp")})
+    assert 0 < sum(record["wall_time_s"] for record in together.values()) < time.monotonic() - began
