@@ -7,7 +7,7 @@ SCALE ?= cpu
 # `make reproduce JSON=FILE` also writes the numbers to FILE
 STAMP := $(VENV)/.installed
 
-.PHONY: help reproduce test test-all bench bench-federated lint venv clean
+.PHONY: help reproduce test test-all bench bench-federated docs lint venv clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
@@ -32,6 +32,9 @@ bench: $(STAMP) ## time one training step of every rule against backprop, altern
 bench-federated: $(STAMP) ## time a federated round: our executors, plain loops, two ranks
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.federated $(BENCH) $(if $(JSON),--json $(JSON))
 
+docs: $(VENV)/.docs ## write the documentation site to build/docs/html; a warning or a dead link is an error
+	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m docs.site
+
 lint: $(STAMP) ## check style, format and the types of the packages that pyproject lists
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,6 +46,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lit-fa needs Python >= 3.11: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,flower,onnx,privacy]'
+	touch $@
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[docs]'
 	touch $@
 
 clean: ## delete what can be made again (not results, not data)
