@@ -1,8 +1,10 @@
 """The keys of a table file, from the schema that checks them."""
 
 import dataclasses
-import re
-from typing import Any
+import inspect
+from collections.abc import Mapping, Sequence
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lit_fa.spec.accept import Accept, Control
 from lit_fa.spec.cell import CellEntry, Metric, Published
@@ -29,6 +31,7 @@ ENTRIES = {
     "each entry of figures": Figure,
     "each entry of a figure's lines": HorizontalLine,
 }
+WORDS = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`", Any: "any value"}
 INTRODUCTION = """# Table files, key by key
 
 Generated from the schema that reads them (`lit_fa/spec`). [Adding a paper](../adding_a_paper.md) says what the keys
@@ -44,17 +47,29 @@ def schema_page() -> dict[str, str]:
 
 def section(title: str, kind: type) -> str:
     """One entry: its keys, their types, and which must be given."""
-    rows = "\n".join(f"| `{f.name}` | {type_of(f)} | {default_of(f)} |" for f in dataclasses.fields(kind))
-    return f"## {title[0].upper()}{title[1:]}\n\n{kind.__doc__}\n\n| key | type | without it |\n|---|---|---|\n{rows}\n"
+    kinds = get_type_hints(kind, include_extras=True)
+    rows = "\n".join(f"| `{f.name}` | {type_of(kinds[f.name])} | {default_of(f)} |" for f in dataclasses.fields(kind))
+    head = f"## {title[0].upper()}{title[1:]}\n\n{inspect.getdoc(kind)}\n\n| key | type | without it |\n|---|---|---|"
+    return f"{head}\n{rows}\n"
 
 
-def type_of(field: dataclasses.Field[Any]) -> str:
-    """The type, without the checks that are attached to it."""
-    text = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", None) or str(field.type)
-    text = str(field.type) if "Annotated" in str(field.type) or "[" in str(field.type) else text
-    text = re.sub(r"Annotated\[(.*?), .*\]$", r"\1", text)
-    text = re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", text)
-    return f"`{text}`".replace("|", "\\|")
+def type_of(kind: Any) -> str:
+    """A type in words, without the checks that are attached to it."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return type_of(parts[0])
+    if origin is Literal:
+        return ", ".join(f"`{choice}`" for choice in parts)
+    if origin in (Union, UnionType):
+        return " or ".join(type_of(part) for part in parts if part is not NoneType)
+    if origin in (list, tuple, Sequence):
+        return f"list of {type_of(parts[0])}"
+    if origin in (dict, Mapping):
+        return f"mapping from {type_of(parts[0])} to {type_of(parts[1])}"
+    if kind in ENTRIES.values():
+        title = next(title for title, entry in ENTRIES.items() if entry is kind)
+        return f"mapping, see [{title}](#{title.replace(' ', '-').replace(',', '').replace('.', '')})"
+    return WORDS.get(kind, str(getattr(kind, "__name__", kind)))
 
 
 def default_of(field: dataclasses.Field[Any]) -> str:
@@ -64,4 +79,6 @@ def default_of(field: dataclasses.Field[Any]) -> str:
         if field.default_factory is dataclasses.MISSING:
             return "required"
         value = field.default_factory()
-    return "nothing" if value in (None, "", (), [], {}) else f"`{value}`"
+    if value in (None, "", (), [], {}):
+        return "nothing"
+    return f"`{value}`" if isinstance(value, str | int | float | bool) else "its defaults"
