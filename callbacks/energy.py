@@ -14,16 +14,21 @@ Counters = dict[str, float | None]
 
 
 class EnergyMeter:
-    """Joules of processor and graphics card since `start`, plus those of earlier parts of the run."""
+    """Joules of processor and graphics card since `start`, plus those of earlier parts of the run.
 
-    def __init__(self) -> None:
+    Args:
+        measures: if False, nothing is measured, as in a run that shares its process with others.
+    """
+
+    def __init__(self, *, measures: bool = True) -> None:
         """See the class."""
+        self.measures = measures
         self.spent: Counters = {"cpu": None, "gpu": None}
         self.since: Counters | None = None
 
     def start(self) -> None:
         """Start to measure."""
-        self.since = counters()
+        self.since = counters() if self.measures else None
 
     def stop(self) -> None:
         """Stop, and store the energy used so far."""

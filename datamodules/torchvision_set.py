@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from torchvision.datasets import VisionDataset
 
+from datamodules import shared_sets
 from datamodules.data_root import opened
 from datamodules.vision import VisionDataModule
 
@@ -23,13 +24,14 @@ class TorchvisionDataModule(VisionDataModule):
         return []
 
     def prepare_data(self) -> None:
-        """Download and unpack missing files, in one process at a time.
+        """Download and unpack missing files, in one process at a time; nothing if they have been read.
 
         Raises:
             DataError: as `open`.
         """
-        for split in ("train", "test"):
-            self.open(split)
+        if self._placed_on is None and not shared_sets.known(self, self.target_device()):
+            for split in ("train", "test"):
+                self.open(split)
 
     def open(self, split: str) -> VisionDataset:
         """torchvision's data set.

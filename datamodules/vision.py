@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules import labels as lab
-from datamodules import pixels
+from datamodules import pixels, shared_sets
 from datamodules.atomic_write import whole
 from datamodules.batches import Prepare
 from datamodules.checksum import sha256_of
@@ -75,6 +75,7 @@ class VisionDataModule(LoadingDataModule):
     image_shape: tuple[int, int, int]
     mean: Sequence[float] | None = None  # None: computed from the training images in `setup`
     std: Sequence[float] | None = None
+    shares: bool = False  # with other modules of the process, see `shared_sets`
     has_validation: bool = False  # whether the data set has its own validation images
     in_memory_limit: int = 2 << 30  # bytes of decoded uint8 images; larger folders are decoded batch by batch
 
@@ -154,6 +155,9 @@ class VisionDataModule(LoadingDataModule):
         device = self.target_device()
         if self._placed_on == device:
             return
+        if shared_sets.take(self, device):
+            self._placed_on = device
+            return
         train, test = self.read("train"), self.read("test")
         self.checksum = sha256_of(train, test)
         self._measure(train, device)
@@ -166,6 +170,7 @@ class VisionDataModule(LoadingDataModule):
         else:
             self.val_set = self.test_set
         self._placed_on = device
+        shared_sets.offer(self, device)
 
     def prepare(self, samples: ImageSet | TextSet) -> Prepare | None:
         """`augmented` for training images, `finish` for others; None if `setup` has finished the set already."""

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 import callbacks
+from callbacks.energy import EnergyMeter
 from callbacks.interruption import check_process, forward_signals_to_ranks
 from callbacks.named_fault import named_faults
 from lit_fa import loggers, packs
@@ -127,7 +128,7 @@ def _recorded(config: Config, record: dict[str, Any], observers: Sequence[L.Call
     interruption = callbacks.Interruption(lambda _: "the same command goes on", checkpoint)
     keep = ModelCheckpoint(checkpoint.parent, filename=checkpoint.stem, save_top_k=1, enable_version_counter=False)
     kept_best, recorded = _best_validation(trainer), _run_record(cli, record, test)
-    callbacks_of(trainer).extend([*named_faults(), *observers, *_in_pack(recorded), recorded, keep, interruption])
+    callbacks_of(trainer).extend([*named_faults(), *observers, *_in_pack(data, recorded), recorded, keep, interruption])
     forward_signals_to_ranks(trainer)
     started_ranks.observe(trainer)
     try:
@@ -161,14 +162,15 @@ def _best_validation(trainer: L.Trainer) -> callbacks.BestValidation | None:
     return chosen[0] if chosen else None
 
 
-def _in_pack(recorded: callbacks.RunRecord) -> list[L.Callback]:
-    """The callback of a run that is one of a pack; the record has the times of this run alone."""
+def _in_pack(data: Any, recorded: callbacks.RunRecord) -> list[L.Callback]:
+    """The callback of a run that is one of a pack, whose images are shared; the record has the times of this run."""
     lane = packs.current()
     if lane is None:
         return []
     from lit_fa.packs.observer import JoinPack
 
-    recorded.clocks = (lane.wall, lane.cpu)
+    data.shares, recorded.clocks = True, (lane.wall, lane.cpu)
+    recorded.energy = EnergyMeter(measures=False)  # counters of a machine are of all runs
     return [JoinPack(lane)]
 
 

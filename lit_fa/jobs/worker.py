@@ -1,6 +1,7 @@
 """A worker process: it carries out runs, writes their output to logs, and returns how each ended."""
 
 import copy
+import gc
 import logging
 import os
 import shutil
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,7 @@ def _train(runner: str, config: dict[str, Any], record: dict[str, Any], log: Pat
         try:
             function = load_runner(runner)
             _one_thread()
+            _leave_out_of_collections()
             with interruptions_as_stopped():
                 original = copy.deepcopy(config)  # a parser changes the other one
                 try:
@@ -157,6 +159,13 @@ def _train(runner: str, config: dict[str, Any], record: dict[str, Any], log: Pat
                 sys.excepthook(type(error), error, error.__traceback__)
             return reason, user_error
     return "", False
+
+
+@cache
+def _leave_out_of_collections() -> None:
+    """Take what is imported out of the garbage collector, once: a collection after a run took as long as an epoch."""
+    gc.collect()
+    gc.freeze()
 
 
 def _user_can_correct(error: BaseException) -> bool:

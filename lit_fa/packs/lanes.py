@@ -1,5 +1,6 @@
 """Runs that take turns in one thread: each goes on until it asks for joint steps, or ends."""
 
+import gc
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -152,6 +153,9 @@ class Pack:
                 _step(waiting, lambda: bool(request.signum))
                 ready = [w for w in waiting if request.signum or w.member.error or w.member.wanted <= 0]
                 waiting = [lane for lane in waiting if lane not in ready]
+        for lane in self.lanes:
+            lane.joined = None
+        gc.collect()  # trainers and programs refer to each other; the next pack reads its own images
 
 
 def _step(waiting: Sequence[Lane[Any]], stopped: Callable[[], bool]) -> None:

@@ -1,11 +1,13 @@
 """One run in joint steps: which steps are joint, and what a step changes in its trainer and module."""
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
+from torch import Tensor
 
 from lit_fa.lightning_privates import begin_batch, callbacks_of, counts_of, end_batch, save_every, setting, step_taken
-from lit_fa.modules import Classifier
+from lit_fa.modules import Classifier, NonFiniteLossError
 from lit_fa.packs.lanes import Compose, Lane
 from lit_fa.rules.base import Batch, Does
 from lit_fa.written.chain import Chain
@@ -41,6 +43,7 @@ class Member:
         self.chain: Chain = read(module.learner)
         loader: Any = trainer.train_dataloader
         self.family = (*family(module.learner), loader.batch_size)
+        self.dtype = next(module.learner.parameters()).dtype
         self.wanted, self.begun = 0, False
         self.error: BaseException | None = None
         self.program: Any = None
@@ -49,9 +52,9 @@ class Member:
         default = L.Callback.on_before_optimizer_step
         self.before_step = [c for c in observers if type(c).on_before_optimizer_step is not default]
         self.interruptions = [c.request for c in observers if hasattr(c, "request")]
+        self.scheduled = bool(trainer.lr_scheduler_configs)
         self.evolves = Does.EVOLVES in module.rule.does
         self.periods = {p for c in observers if (p := save_every(c) or getattr(c, "every_n_steps", 0))}
-        self.batch: Batch
 
     @property
     def key(self) -> Any:
@@ -72,26 +75,38 @@ class Member:
 
     def fetch(self) -> Batch:
         """The run's next batch, whose step has begun."""
+        batch: Batch
         batch, _, _ = next(self.fetcher)
-        dtype = next(self.learner.parameters()).dtype
-        self.batch = (batch[0].to(dtype) if batch[0].is_floating_point() else batch[0], batch[1])
         begin_batch(self.loop, self.fetcher.done)
-        return self.batch
+        inputs, targets = batch
+        return (inputs.to(self.dtype) if inputs.is_floating_point() else inputs), targets
 
-    def finish(self) -> None:
-        """The optimiser's step and what follows it, with the gradients in `.grad`."""
-        module = self.module
-        if module.clip is not None:
-            module.clip_now()
+    def attempt(self, part: Callable[[], object]) -> None:
+        """Carry out a part of a step, unless an earlier part has failed; what it raises is raised in the run later."""
+        if self.error is None:
+            try:
+                part()
+            except Exception as error:
+                self.error = error
+
+    def diverge(self, batch: Batch, loss: Tensor) -> None:
+        """Raise the error of a loss that is not finite."""
+        raise NonFiniteLossError.of(self.module.network, batch[0], loss, self.module.global_step)
+
+    def before_update(self) -> None:
+        """What happens between the gradient, which is in `.grad`, and the optimiser's step."""
+        if self.module.clip is not None:
+            self.module.clip_now()
         for callback in self.before_step:
-            callback.on_before_optimizer_step(self.trainer, module, self.optimizer)
-        self.optimizer.step()
+            callback.on_before_optimizer_step(self.trainer, self.module, self.optimizer)
+
+    def after_update(self) -> None:
+        """What follows the optimiser's step."""
         step_taken(self.loop)
-        self.optimizer.zero_grad(set_to_none=True)
         if self.evolves:
-            self.learner.after_step(module.progress())
-        if self.trainer.lr_scheduler_configs:
-            module.schedule("step")
+            self.learner.after_step(self.module.progress())
+        if self.scheduled:
+            self.module.schedule("step")
         end_batch(self.loop)
 
     def _unobserved(self) -> int:

@@ -1,14 +1,15 @@
 """Joint steps: the parameters of several runs are slices of stacked tensors, and one program computes all gradients."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lit_fa.modules import NonFiniteLossError
 from lit_fa.packs.member import Member
-from lit_fa.rules.base import Batch, Tensors
+from lit_fa.packs.update import plain_update
+from lit_fa.rules.base import Tensors
 from lit_fa.written.gradient import GRADIENTS
 from lit_fa.written.workspace import Workspace
 
@@ -31,8 +32,10 @@ class JointProgram:
         trained = {name for own in self.own for name, t in own.items() if t.requires_grad}
         self.grads = {name: torch.empty_like(self.tensors[name]) for name in self.tensors if name in trained}
         self.slices = [
-            [(tensor, self.grads[name][lane]) for name, tensor in own.items() if tensor.requires_grad]
+            (tensor, self.grads[name][lane])
             for lane, own in enumerate(self.own)
+            for name, tensor in own.items()
+            if tensor.requires_grad
         ]
         self.explicit = GRADIENTS[type(learners[0].rule)](learners, [m.chain for m in members], self.tensors)
 
@@ -46,38 +49,41 @@ class JointProgram:
     def run(self, steps: int, stopped: Callable[[], bool]) -> int:
         """Take at most `steps` steps; returns how many. It ends early if `stopped`, or at an error of a member."""
         totals = torch.stack([member.module.totals for member in self.members])
+        update = plain_update([m.optimizer for m in self.members], self.own, self.tensors, self.grads)
+        for tensor, grad in self.slices:
+            tensor.grad = grad
         taken = 0
         while taken < steps and not stopped() and not any(member.error for member in self.members):
-            self._step(totals)
+            self._step(totals, update)
             taken += 1
         for member, own in zip(self.members, totals, strict=True):
             member.module.totals = own.clone()
+            if member.error is None:
+                member.optimizer.zero_grad(set_to_none=True)
         return taken
 
-    def _step(self, totals: Tensor) -> None:
+    def _step(self, totals: Tensor, update: Callable[[], None] | None) -> None:
         batches = [member.fetch() for member in self.members]
         targets = torch.stack([y for _, y in batches])
         losses, logits = self.explicit(self.tensors, self.grads, [x for x, _ in batches], targets, self.space)
-        correct = (logits.argmax(-1) == targets).sum(-1)
-        counted = torch.stack([losses.double() * targets.shape[1], correct.double()], -1)
-        counted = torch.nn.functional.pad(counted, (0, 1), value=float(targets.shape[1]))
-        finite = torch.isfinite(losses).tolist()
+        counted = torch.empty_like(totals)
+        counted[:, 0] = losses.double().mul_(targets.shape[1])
+        counted[:, 1] = (logits.argmax(-1) == targets).sum(-1)
+        counted[:, 2] = targets.shape[1]
+        for member, batch, loss, finite in zip(
+            self.members, batches, losses, torch.isfinite(losses).tolist(), strict=True
+        ):
+            member.attempt(member.before_update if finite else partial(member.diverge, batch, loss))
+        if update is not None and not any(member.error for member in self.members):
+            update()
+        else:
+            for member in self.members:
+                member.attempt(member.optimizer.step)
+        for member in self.members:
+            member.attempt(member.after_update)
         for lane, member in enumerate(self.members):
-            self._finish(lane, member, batches[lane], None if finite[lane] else losses[lane])
             if member.error is None:
                 totals[lane] += counted[lane]
-
-    def _finish(self, lane: int, member: Member, batch: Batch, not_finite: Tensor | None) -> None:
-        """The member's own step; what it raises becomes an error of the run, which goes on alone with it."""
-        for tensor, grad in self.slices[lane]:
-            tensor.grad = grad
-        try:
-            if not_finite is not None:
-                module = member.module
-                raise NonFiniteLossError.of(module.network, batch[0], not_finite, module.global_step)
-            member.finish()
-        except Exception as error:
-            member.error = error
 
 
 def compose(members: Sequence[Member]) -> JointProgram:

@@ -1,9 +1,11 @@
 """Runs that train as one program have the records, to the last bit, of the same runs alone."""
 
 import copy
+import gc
 import json
 import logging
 import signal
+import time
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import lightning as L
 import pytest
 import torch
 
+import datamodules
 from lit_fa import experiment
 from lit_fa.packs import Lane, Pack
 from lit_fa.stopping import Stopped
@@ -180,9 +183,18 @@ def test_a_run_that_cannot_take_part_trains_alone_and_says_why(tmp_path, case: s
     assert [line for line in caplog.messages if reason in line] == [next(m for m in caplog.messages if reason in m)]
 
 
-def test_times_of_a_pack_add_up_to_its_own(tmp_path):
-    import time
-
+def test_times_are_shares_and_images_are_in_memory_once(tmp_path, monkeypatch):
+    gc.collect()  # the images of other tests
+    read = []
+    monkeypatch.setattr(
+        datamodules.Synthetic,
+        "read",
+        lambda self, split, own=datamodules.Synthetic.read: (read.append(split), own(self, split))[1],
+    )
     began = time.monotonic()
-    together, _ = packed(tmp_path, {name: MIXED[name] for name in ("fa", "sign", "bp")})
+    together, _ = packed(tmp_path, {name: MIXED[name] for name in ("fa", "sign")})
     assert 0 < sum(record["wall_time_s"] for record in together.values()) < time.monotonic() - began
+    assert [record["energy_j"] for record in together.values()] == [{"cpu": None, "gpu": None}] * 2
+    assert read == ["train", "test"]
+    body(tmp_path / "later.json", MIXED["fa"])
+    assert read == ["train", "test"] * 2  # a later run reads its own
