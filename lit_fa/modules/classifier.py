@@ -1,5 +1,6 @@
 """The training step of centralised training, the same for every rule."""
 
+import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -97,6 +98,8 @@ class Classifier(ScheduledClassifier):
     """
 
     training_loss = "train/loss_epoch"
+    _totals: Tensor
+    _sums: list[float] | None  # on a CPU the totals are summed here, by the same arithmetic; None: in `_totals`
 
     def __init__(
         self,
@@ -146,6 +149,8 @@ class Classifier(ScheduledClassifier):
             raise UserError("accumulate averages over samples, which target_reduction: sum does not: set it to mean")
         example = self.example(network, input_shape or image_shape)
         self.learner = Learner(network, rule, example, criterion)
+        # torch searches a module's tables for its submodules, so the step asks once what the rule does
+        self._edits, self._evolves = self.learner.edits, Does.EVOLVES in rule.does
         self.parts = self.learner.parts(example) if clip is not None and clip_by == "norm" else {}
         if stream == "step":
             norm_of_all = clip is not None and clip_by == "norm" and not self.parts
@@ -159,9 +164,21 @@ class Classifier(ScheduledClassifier):
         self.window = Window(accumulate)
         self.probe = probe
         self.prepared: dict[str, float] | None = None  # what `start` returned; None before it
-        self.totals = torch.zeros(3, dtype=torch.float64)  # of this epoch: loss, correct, seen
+        self.totals = torch.zeros(3, dtype=torch.float64)
         self.batch_start: BatchStart | None = None  # during a batch, the state before it
         self._resumed: list[dict[str, Any]] | None = None  # states of a loaded checkpoint, until training starts
+
+    @property
+    def totals(self) -> Tensor:
+        """Of this epoch: loss, correct, seen; 64-bit. May be changed in place."""
+        if self._sums is not None:
+            self._totals, self._sums = torch.tensor(self._sums, dtype=torch.float64), None
+        return self._totals
+
+    @totals.setter
+    def totals(self, totals: Tensor) -> None:
+        self._totals = totals
+        self._sums = None
 
     def setup(self, stage: str) -> None:
         """Freeze the feedback of frozen weights, before DDP collects the parameters."""
@@ -216,21 +233,23 @@ class Classifier(ScheduledClassifier):
         if last:
             self.take_step()
         self._count(surrogate, batch[1], own)
-        self.batch_start = None
+        if self.batch_start is not None:  # torch looks through all tables of a module before it sets an attribute
+            self.batch_start = None
         return surrogate.loss
 
     def take_step(self, *, counts: bool = True) -> None:
         """Take an optimiser step with the gradient of the window; `counts`: it is one of the run's steps."""
         optimizer = self.optimizer
         self.window.close(self.learner, self._mean)
-        self.learner.edit_gradients(self.progress())
+        if self._edits:
+            self.learner.edit_gradients(self.progress())
         if self.clip is not None and self.stream != "step":
             self.clip_now()
         (optimizer if counts else optimizer.optimizer).step()
         if self.adapters is not None:
             self.adapters.after_step(self.global_step)
         optimizer.zero_grad(set_to_none=True)
-        if Does.EVOLVES in self.rule.does:
+        if self._evolves:
             self.learner.after_step(self.progress())
         if counts:
             self.schedule("step")
@@ -331,17 +350,25 @@ class Classifier(ScheduledClassifier):
         # reading the value waits for the device, so on a GPU it is read only when it is logged
         if self.device.type != "cpu" and self.global_step % (setting(self.trainer, "log_every_n_steps") or 50):
             return
-        if not torch.isfinite(surrogate.loss):
+        if not math.isfinite(surrogate.loss):
             with gathered(self.learner):
                 raise NonFiniteLossError.of(self.network, batch[0], surrogate.loss, self.global_step)
 
     def _count(self, surrogate: Surrogate, targets: Tensor, seen: int) -> None:
         """Add the first `seen` samples of a batch to the epoch's totals."""
-        correct = (surrogate.logits.argmax(-1) == targets)[:seen].sum()
-        self.totals = self.totals.to(self.device) if self.device.type == "cuda" else self.totals
-        self.totals += torch.stack(
-            [surrogate.loss.double() * seen, correct.double(), correct.new_tensor(seen).double()]
-        )
+        correct = surrogate.logits.argmax(-1) == targets
+        correct = (correct if seen == len(correct) else correct[:seen]).sum()
+        if correct.device.type == "cpu":
+            if (sums := self._sums) is None:
+                sums = self._sums = self._totals.tolist()
+            sums[0] += float(surrogate.loss) * seen
+            sums[1] += int(correct)
+            sums[2] += seen
+        else:
+            self.totals = self.totals.to(correct.device)
+            self.totals += torch.stack(
+                [surrogate.loss.double() * seen, correct.double(), correct.new_tensor(seen).double()]
+            )
         # loggers count batches
         done = self.global_step if self.accumulate == 1 else self.trainer.fit_loop.total_batch_idx + 1
         if logs_at(self.trainer, done):

@@ -95,7 +95,7 @@ class EvaluatedClassifier(Described, L.LightningModule):
             first: Any = batch
             inputs, _ = first.batch(0, 0) if hasattr(batch, "rows") else batch  # a round: its first client's first step
             check_inputs(inputs, self.shown)
-        self._compared = True
+            self._compared = True
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(n, ...) to (n, c) logits."""

@@ -132,6 +132,11 @@ class Learner(nn.Module):
         stored = {name: params.pop(name) for name in self.stored}
         return params, dict(self.named_buffers()) | stored
 
+    @property
+    def edits(self) -> bool:
+        """Whether `edit_gradients` does anything."""
+        return bool(self.rule.measured) or Does.EDITS in self.rule.does
+
     @torch.no_grad()
     def edit_gradients(self, progress: Progress = START) -> None:
         """Let the rule edit what `backward` left in `.grad`, after what it measures has been taken from there."""

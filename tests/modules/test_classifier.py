@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import lightning as L
 import pytest
@@ -25,6 +26,7 @@ from lit_fa.rules import (
     SignFeedback,
     WeightMirrorFeedback,
 )
+from lit_fa.rules.base import Surrogate
 
 IMAGE, CLASSES, SIZE = (1, 4, 4), 3, 12
 
@@ -374,3 +376,22 @@ def test_streaming_on_two_devices_is_refused():
     module._trainer = Two()
     with pytest.raises(UserError, match=r"stream: false or trainer\.devices: 1"):
         module.gradients(module, (torch.zeros(2, *IMAGE), torch.zeros(2, dtype=torch.long)))
+
+
+def test_the_totals_of_an_epoch_are_sums_in_64_bits_and_may_be_changed():
+    module = Classifier("mlp", network_args={"hidden": [4]}, num_classes=3)
+    expected = torch.zeros(3, dtype=torch.float64)
+    for step in range(5):
+        logits, targets = torch.randn(7, 3), torch.randint(0, 3, (7,))
+        surrogate = Surrogate(torch.zeros(()), torch.rand(()), logits)
+        with mock.patch.object(Classifier, "trainer", mock.Mock(log_every_n_steps=0)):
+            module._count(surrogate, targets, 7 - step)
+        correct = (logits.argmax(-1) == targets)[: 7 - step].sum()
+        expected += torch.stack([surrogate.loss.double() * (7 - step), correct.double(), torch.tensor(7.0 - step)])
+        if step == 2:
+            assert torch.equal(module.totals, expected)
+            module.totals[0] += 100  # as layer-parallel training does
+            expected[0] += 100
+    assert torch.equal(module.totals, expected)
+    module.totals = torch.ones(3, dtype=torch.float64)
+    assert module.totals.tolist() == [1, 1, 1]
