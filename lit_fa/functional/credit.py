@@ -57,18 +57,47 @@ class _ErrorLink(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], _output: Tensor) -> None:
         output, feedback = inputs
         ctx.save_for_backward(feedback)
-        ctx.shape = output.shape
-        # an error map with another memory format than its activations would be copied in every backward pass
-        ctx.channels_last = output.ndim == 4 and output.shape[1] == output.stride(3) > output.stride(1) == 1
+        ctx.shape, ctx.channels_last = output.shape, _channels_last(output)
 
     @staticmethod
     def backward(ctx: Any, error: Tensor) -> tuple[Tensor, None]:
         (feedback,) = ctx.saved_tensors
-        if ctx.channels_last:
-            feedback = feedback.permute(0, 2, 3, 1)
-        delta = error.to(feedback.dtype) @ feedback.flatten(1)
-        delta = delta.view(-1, *feedback.shape[1:])
-        return (delta.permute(0, 3, 1, 2) if ctx.channels_last else delta).expand(ctx.shape), None
+        return _projected(error, feedback, ctx.channels_last).expand(ctx.shape), None
+
+
+class _ErrorPull(torch.autograd.Function):
+    """Forward: 0. Backward: the given signal times the feedback. See `error_pull`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(output: Tensor, feedback: Tensor, signal: Tensor) -> Tensor:
+        return output.new_zeros(())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], _output: Tensor) -> None:
+        output, feedback, signal = inputs
+        ctx.save_for_backward(feedback, signal)
+        ctx.shape, ctx.channels_last = output.shape, _channels_last(output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        feedback, signal = ctx.saved_tensors
+        return _projected(grad * signal, feedback, ctx.channels_last).expand(ctx.shape), None, None
+
+
+def _channels_last(output: Tensor) -> bool:
+    """Whether a map has the channels_last format; an error map in another one is copied in every backward pass."""
+    return output.ndim == 4 and output.shape[1] == output.stride(3) > output.stride(1) == 1
+
+
+def _projected(error: Tensor, feedback: Tensor, channels_last: bool) -> Tensor:
+    """(n, *block): the error (n, c) times F (c, *block)."""
+    if channels_last:
+        feedback = feedback.permute(0, 2, 3, 1)
+    delta = error.to(feedback.dtype) @ feedback.flatten(1)
+    delta = delta.view(-1, *feedback.shape[1:])
+    return delta.permute(0, 3, 1, 2) if channels_last else delta
 
 
 def error_link(output: Tensor, feedback: Tensor, *, backend: Backend = "fused") -> Tensor:
@@ -96,3 +125,23 @@ def error_link(output: Tensor, feedback: Tensor, *, backend: Backend = "fused") 
         return _ErrorLink.apply(output, feedback.to(output.dtype))
     full = feedback.expand(-1, *output.shape[1:]).to(output.dtype)
     return gradient_only(output.flatten(1) @ full.flatten(1).t())
+
+
+def error_pull(output: Tensor, feedback: Tensor, signal: Tensor, *, backend: Backend = "fused") -> Tensor:
+    r"""The scalar $\langle x F^\top, e \rangle$ for a known error e, in the backward pass only: $\delta = e F$.
+
+    The same gradient as that of the link of `error_link` times the error, bit for bit, with fewer operations.
+
+    Args:
+        output: (n, *block), x.
+        feedback: (c, *block), as of `error_link`.
+        signal: (n, c), e, with the dtype of `output`.
+        backend: as of `error_link`.
+
+    >>> h, F = torch.zeros(1, 2, requires_grad=True), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    >>> torch.autograd.grad(error_pull(h, F, torch.tensor([[0.0, 1.0]])), h)[0].tolist()
+    [[3.0, 4.0]]
+    """
+    if backend == "fused":
+        return _ErrorPull.apply(output, feedback.to(output.dtype), signal)
+    return (error_link(output, feedback, backend=backend) * signal).sum()

@@ -92,7 +92,8 @@ class Gradients:
                 raise UserError("stream: true is for one device; set stream: false or trainer.devices: 1")
             if self.stream == "step":
                 clip = None if module.clip is None else module.clip_now
-                backward = BlockSteps(self.learner, module.optimizer.optimizer, clip).after(backward)
+                with BlockSteps(self.learner, module.optimizer.optimizer, clip).after(backward) as learn:
+                    return self.learner.stream(batch, learn)
             return self.learner.stream(batch, backward)
         surrogate = self.learner(batch)
         backward(surrogate.value)

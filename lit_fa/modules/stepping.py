@@ -5,7 +5,8 @@ of one optimiser step after all blocks, bit for bit, because a block's gradient 
 other blocks once the outputs are computed, and torch's optimisers skip parameters without a gradient.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import lightning as L
 import torch
@@ -61,7 +62,7 @@ def check_trainer(trainer: L.Trainer) -> None:
 
 
 class BlockSteps:
-    """The optimiser steps within one batch.
+    """The optimiser steps within one batch. A step costs as much as its own parameters, whatever the depth.
 
     Args:
         learner: network and rule.
@@ -72,16 +73,26 @@ class BlockSteps:
     def __init__(self, learner: nn.Module, optimizer: torch.optim.Optimizer, clip: Callable[[], None] | None):
         """Nothing is updated yet."""
         self.learner, self.optimizer, self.clip = learner, optimizer, clip
+        self.reached: list[Tensor] = []
         self.done: set[int] = set()
+        groups = enumerate(optimizer.param_groups)
+        self.places = {id(p): (number, place) for number, g in groups for place, p in enumerate(g["params"])}
 
-    def after(self, backward: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
-        """`backward`, followed by the step of the parameters that it reaches."""
+    @contextmanager
+    def after(self, backward: Callable[[Tensor], None]) -> Iterator[Callable[[Tensor], None]]:
+        """Within, `backward` followed by the step of the parameters that it reaches."""
 
         def learn(value: Tensor) -> None:
             backward(value)
             self.step()
 
-        return learn
+        params = [p for p in self.learner.parameters() if p.requires_grad]
+        hooks = [p.register_post_accumulate_grad_hook(self.reached.append) for p in params]
+        try:
+            yield learn
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def step(self) -> None:
         """Update the parameters that have a gradient, and free it.
@@ -89,16 +100,34 @@ class BlockSteps:
         Raises:
             UserError: one of them was updated before, since it learns from several losses.
         """
-        reached = [p for p in self.learner.parameters() if p.grad is not None]
-        if twice := self.done & {id(p) for p in reached}:
+        reached = {id(p): p for p in self.reached}
+        self.reached.clear()
+        if twice := self.done & reached.keys():
             name = next(name for name, p in self.learner.named_parameters() if id(p) in twice)
             raise UserError(f"stream: step updates a block after its own loss, and {name} has several: {_REMEDY}")
-        self.done |= {id(p) for p in reached}
+        self.done |= reached.keys()
         if self.clip is not None:
             self.clip()
-        self.optimizer.step()
-        for p in reached:
+        with self._only(reached):
+            self.optimizer.step()
+        for p in reached.values():
             p.grad = None
+
+    @contextmanager
+    def _only(self, reached: dict[int, Tensor]) -> Iterator[None]:
+        """Within, the optimiser has only these parameters, in its own order and groups; the others have no gradient."""
+        every = self.optimizer.param_groups
+        whole = {number: every[number]["params"] for number, _ in map(self.places.get, reached.keys() & self.places)}
+        for number, params in whole.items():
+            places = sorted(self.places[key][1] for key in reached if self.places.get(key, (-1,))[0] == number)
+            every[number]["params"] = [params[place] for place in places]
+        self.optimizer.param_groups = [every[number] for number in sorted(whole)]
+        try:
+            yield
+        finally:
+            for number, params in whole.items():
+                every[number]["params"] = params
+            self.optimizer.param_groups = every
 
 
 def _refuse(reasons: dict[str, bool]) -> None:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_fa.errors import UserError, check_literals
-from lit_fa.functional.credit import Backend, error_link
+from lit_fa.functional.credit import Backend, error_link, error_pull
 from lit_fa.functional.criteria import outputs_wanted
 from lit_fa.functional.feedback import INITS, Init, draw, named_generator, shared_slices
 from lit_fa.functional.tokens import Share, gathered
@@ -159,14 +159,17 @@ class DirectFeedbackAlignment(LearningRule):
         """As `surrogate`, block by block. DFA needs one more forward pass, without a graph, for the error."""
         inputs, targets = batch
         teacher = None if self.teacher == "target" else self._error(network, batch, criterion)
+        wanted: dict[torch.dtype, Tensor] = {}
         mask = token_mask(network, inputs)
 
         def learn(name: str, output: Tensor) -> None:
-            link = self._link(name, output, mask)
-            if not link.requires_grad:  # everything before this block boundary is frozen
+            seen = self._seen(output, mask)
+            if not seen.requires_grad:  # everything before this block boundary is frozen
                 return
-            signal = self._target(targets, link) if teacher is None else teacher
-            backward((link * signal.to(link.dtype)).sum())
+            if seen.dtype not in wanted:
+                like = seen.new_empty(len(seen), len(self._matrix(name)))
+                wanted[seen.dtype] = self._target(targets, like) if teacher is None else teacher.to(seen.dtype)
+            backward(error_pull(seen, self._matrix(name), wanted[seen.dtype], backend=self.backend))
 
         with self.taps.visited_by(learn):
             logits = network(inputs)
@@ -180,9 +183,14 @@ class DirectFeedbackAlignment(LearningRule):
         return {block_name(key): weight_of(link) for key, link in self.feedback.items()}
 
     def _link(self, name: str, output: Tensor, mask: Tensor | None = None) -> Tensor:
-        if self.tokens is not None and output.ndim == 3:
-            output = gathered(output, mask, self.tokens)
-        return error_link(output, weight_of(self.feedback[block_key(name)]), backend=self.backend)
+        return error_link(self._seen(output, mask), self._matrix(name), backend=self.backend)
+
+    def _seen(self, output: Tensor, mask: Tensor | None) -> Tensor:
+        """The output of a block as its feedback sees it."""
+        return gathered(output, mask, self.tokens) if self.tokens is not None and output.ndim == 3 else output
+
+    def _matrix(self, name: str) -> Tensor:
+        return weight_of(self.feedback[block_key(name)])
 
     def _target(self, targets: Tensor, like: Tensor) -> Tensor:
         hot = outputs_wanted(targets, like)

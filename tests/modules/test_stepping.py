@@ -119,10 +119,24 @@ def test_what_needs_all_gradients_at_once_is_one_line(make, message: str):
 def test_a_parameter_of_two_blocks_is_refused_before_its_second_step():
     shared = nn.Linear(3, 3)
     steps = BlockSteps(shared, torch.optim.SGD(shared.parameters(), lr=0.1), None)
-    learn = steps.after(lambda value: value.backward())
-    learn(shared(torch.ones(2, 3)).sum())
-    with pytest.raises(UserError, match="weight has several: set stream: true"):
+    with steps.after(torch.Tensor.backward) as learn:
         learn(shared(torch.ones(2, 3)).sum())
+        with pytest.raises(UserError, match="weight has several: set stream: true"):
+            learn(shared(torch.ones(2, 3)).sum())
+
+
+def test_a_step_gives_the_optimiser_only_what_it_reaches_and_then_everything_back():
+    first, second, third = (nn.Linear(2, 2) for _ in range(3))
+    groups = [{"params": [*first.parameters(), *second.parameters()], "lr": 0.1}, {"params": [*third.parameters()]}]
+    optimizer, seen = torch.optim.SGD(groups, lr=0.2), []
+    optimizer.register_step_pre_hook(
+        lambda o, *_: seen.append([[p.shape for p in g["params"]] for g in o.param_groups])
+    )
+    before = [(id(g), [id(p) for p in g["params"]]) for g in optimizer.param_groups]
+    with BlockSteps(nn.ModuleList([first, second, third]), optimizer, None).after(torch.Tensor.backward) as learn:
+        learn(second(torch.ones(1, 2)).sum())
+    assert seen == [[[second.weight.shape, second.bias.shape]]]
+    assert [(id(g), [id(p) for p in g["params"]]) for g in optimizer.param_groups] == before
 
 
 def deep(depth: int) -> nn.Module:
@@ -136,8 +150,8 @@ def test_peak_bytes_of_a_step_do_not_grow_with_depth(rule):
         case = Case("deep", rule, partial(deep, depth), (64,), None)
         learner, batch = case.learner(), case.batch(256)
         optimizer = torch.optim.SGD(learner.parameters(), lr=0.01)
-        backward = BlockSteps(learner, optimizer, None).after(lambda value: value.backward())
-        return peak_bytes(lambda: learner.stream(batch, backward))
+        with BlockSteps(learner, optimizer, None).after(torch.Tensor.backward) as learn:
+            return peak_bytes(lambda: learner.stream(batch, learn))
 
     assert abs(peak(64) - peak(16)) <= 0.05 * peak(16)
 
