@@ -14,7 +14,7 @@ from rich.console import Console
 
 from lit_fa.config.arguments import Arguments, file_path, in_range
 from lit_fa.errors import UserError
-from lit_fa.jobs.emit import add_emit_options, check_emit_options, emit
+from lit_fa.jobs.emit import add_emit_options, check_emit_options, emit, needs_of
 from lit_fa.jobs.packing import Packing, add_pack_option, fair_share
 from lit_fa.jobs.pool import Outcome, run_jobs
 from lit_fa.jobs.progress import Reporter, reporter, say
@@ -38,6 +38,7 @@ LOGGERS = {
         "--trainer.logger.project={project}",
     ),
 }
+SCALE = "full"  # a sweep has one scale, at which `accelerator: auto` means GPUs
 _LOG_WIDTH = 160  # characters of a table in a log or a pipe, which have no width of their own
 
 
@@ -58,7 +59,9 @@ def main(argv: Sequence[str], *, runner: str = RUNNER) -> int:
     if arguments.command == "emit":
         line = ["lit-fa", "sweep", "run", str(sweep.path), "--count", str(count), "--logger", arguments.logger]
         line += ["--out", str(folder.resolve())]
-        return emit([line] * arguments.tasks, arguments, sweep.name, sweep_file=sweep.path.read_text(encoding="utf-8"))
+        gpus, nodes = needs_of([{"trainer": trainer} for trainer in sweep.trainers], SCALE)
+        text = sweep.path.read_text(encoding="utf-8")
+        return emit([line] * arguments.tasks, arguments, sweep.name, sweep_file=text, gpus=gpus, nodes=nodes)
     logger = tuple(word.replace("{project}", sweep.project) for word in LOGGERS[arguments.logger])
     for note in _notes(sweep):
         say(output, f"note: {note}")

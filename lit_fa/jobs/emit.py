@@ -20,6 +20,18 @@ from lit_fa.errors import UserError
 from lit_fa.outputs import writable_file, write_text
 
 Line = list[str]
+BEFORE_LIMIT_S = 120  # in which a run finishes its step and writes its checkpoint
+# USR1 comes from Slurm before the time limit, TERM when a task is cancelled or preempted; a wait that a signal ends is
+# repeated, and exit code 143 says that the run stopped because it was asked to
+_TASK = """\
+limit= signalled=
+trap 'limit=1 signalled=1; kill -TERM "$task" 2>/dev/null' USR1
+trap 'signalled=1; kill -TERM "$task" 2>/dev/null' TERM
+eval "${lines[$SLURM_ARRAY_TASK_ID]} &"
+task=$!
+until signalled=; wait "$task"; code=$?; [ -z "$signalled" ]; do :; done
+if [ -n "$limit" ] && [ "$code" -eq 143 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+exit $code"""
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")  # in a directive of Slurm, in which a space starts another option
 
 
@@ -91,16 +103,17 @@ def emit(
 def job_array(lines: Sequence[Line], name: str, options: Sequence[str] = (), gpus: int = 0) -> str:
     """A script for sbatch; task k of the array runs line k, also without Slurm: SLURM_ARRAY_TASK_ID=k bash FILE.
 
-    A task that Slurm preempts, or whose node fails, is queued again, and its run continues from its checkpoint. A task
-    asks for `gpus`, unless the options name GPUs themselves.
+    A task that Slurm preempts, or whose node fails, is queued again, and its run continues from its checkpoint. So is
+    a task that comes near its time limit: Slurm signals the shell, the run stops with a checkpoint, and the shell asks
+    for another turn. A task asks for `gpus`, unless the options name GPUs themselves.
     """
     name, last = _UNSAFE.sub("-", name), len(lines) - 1
     head = [f"job-name=lit-fa-{name}", f"array=0-{last}", "cpus-per-task=1", "output=slurm-%A_%a.out"]
-    head += ["requeue", "open-mode=append"]
+    head += ["requeue", "open-mode=append", f"signal=B:USR1@{BEFORE_LIMIT_S}"]
     head += [f"gpus-per-node={gpus}"] if gpus and not any(re.match(r"-*(gpus|gres|G\b)", o) for o in options) else []
     directives = [f"#SBATCH --{option}" for option in (*head, *options)]
     tasks = [f"  {shlex.quote(shlex.join(_here(line)))}" for line in lines]
-    end = [f"cd {shlex.quote(str(Path.cwd()))}", 'eval "exec ${lines[$SLURM_ARRAY_TASK_ID]}"']
+    end = [f"cd {shlex.quote(str(Path.cwd()))}", _TASK]
     return "\n".join(["#!/bin/bash", *directives, "lines=(", *tasks, ")", *end, ""])
 
 

@@ -115,6 +115,9 @@ class SweepFile(Entry):
     project: Line = "lit-fa"
 
 
+_MACHINE = ("accelerator", "devices", "num_nodes")  # options of the trainer that say what a run needs
+
+
 @dataclass(frozen=True)
 class Sweep:
     """A sweep file; `command` is that of `lit-fa fit` up to the place of the parameters, and what follows them."""
@@ -161,6 +164,27 @@ class Sweep:
         words = [word for part in self.command for word in part]
         separate = [words[i + 1] for i, word in enumerate(words[:-1]) if word in ("--config", "-c")]
         return [Path(file) for file in separate + [w.partition("=")[2] for w in words if w.startswith("--config=")]]
+
+    @property
+    def trainers(self) -> list[dict[str, Any]]:
+        """What the trainers of the trials may be: `accelerator`, `devices` and `num_nodes` where something sets them.
+
+        A parameter of the sweep overrides a word of the command, and this the config files.
+        """
+        trainer: dict[str, list[Any]] = {}
+        for file in self.configs:
+            given = validated(dict[str, Any], read_yaml(file), str(file)).get("trainer") or {}
+            trainer |= {name: [given[name]] for name in _MACHINE if name in given}
+        words = [word for part in self.command for word in part]
+        for word, following in zip(words, [*words[1:], ""], strict=True):
+            name, equals, value = word.removeprefix("--trainer.").partition("=")
+            if word.startswith("--trainer.") and name in _MACHINE:
+                trainer[name] = [value if equals else following]
+        for path, entry in self.parameters.items():
+            whole, _, name = ".".join(path).partition(".")
+            if whole == "trainer" and name in _MACHINE and entry.grid:
+                trainer[name] = [*entry.grid]
+        return [dict(zip(trainer, values, strict=True)) for values in product(*trainer.values())]
 
     def grid(self) -> list[dict[str, Any]]:
         """Every point of the grid as Optuna draws it, in W&B's order: the last name in the alphabet turns fastest."""

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -33,7 +34,7 @@ def test_every_line_of_a_job_array_runs_one_run_of_its_own(declared, save, tmp_p
     assert f"#SBATCH --array=0-{len(lines) - 1}" in script
     ids = {line.rstrip("'").split()[-1] for line in lines}
     assert len(ids) == len(lines) > 1
-    task = script.replace("exec ", "echo ")  # the words that would run, as the shell reads them
+    task = script.replace('eval "$', 'eval "echo $')  # the words that would run, as the shell reads them
     environment = os.environ | {"SLURM_ARRAY_TASK_ID": "1"}
     said = subprocess.run(["bash", "-c", task], env=environment, capture_output=True, text=True, check=True).stdout
     words = said.split()
@@ -52,6 +53,36 @@ def test_a_task_asks_for_the_gpus_of_its_scale_and_is_queued_again():
     assert "gpus-per-node" not in job_array(line, "x", ["gres=gpu:a100:1"], gpus)
     assert "gpus" not in job_array(line, "x", [], needs_of([{"trainer": {"accelerator": "auto"}}], "cpu")[0])
     assert needs_of([{"trainer": {"accelerator": "cpu", "devices": 2, "num_nodes": 2}}], "full") == (0, 2)
+
+
+@pytest.mark.parametrize(("signum", "requeued"), [(signal.SIGUSR1, ["7"]), (signal.SIGTERM, [])])
+def test_a_task_near_its_time_limit_asks_for_another_turn_and_a_cancelled_one_does_not(
+    signum: int, requeued: list[str], tmp_path: Path
+):
+    waits = tmp_path / "waits.py"
+    waits.write_text(
+        "import signal, sys, time\nsignal.signal(15, lambda *_: sys.exit(143))\n"
+        "print('up', flush=True)\ntime.sleep(60)\n",
+        encoding="utf-8",
+    )
+    script = job_array([["lit-fa", "table"]], "x").replace("-m lit_fa table", str(waits))
+    control = tmp_path / "scontrol"  # stands for Slurm's
+    control.write_text(f'#!/bin/sh\necho "$2" >> {tmp_path}/requeued\n', encoding="utf-8")
+    control.chmod(0o755)
+    place = {"SLURM_ARRAY_TASK_ID": "0", "SLURM_JOB_ID": "7", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    task = subprocess.Popen(["bash", "-c", script], env=os.environ | place, stdout=subprocess.PIPE, text=True)
+    assert task.stdout.readline() == "up\n"
+    task.send_signal(signum)
+    assert task.wait(30) == 143
+    said = tmp_path / "requeued"
+    assert (said.read_text(encoding="utf-8").split() if said.exists() else []) == requeued
+
+
+def test_a_task_has_the_exit_code_of_its_run(tmp_path: Path):
+    ends = tmp_path / "ends.py"
+    ends.write_text("raise SystemExit(3)", encoding="utf-8")
+    script = job_array([["lit-fa", "table"]], "x").replace("-m lit_fa table", str(ends))
+    assert subprocess.run(["bash", "-c", script], env=os.environ | {"SLURM_ARRAY_TASK_ID": "0"}).returncode == 3
 
 
 def test_a_run_of_several_nodes_is_not_a_task_of_an_array():

@@ -140,6 +140,27 @@ def test_a_job_array_has_a_line_for_every_task(declared, save, capfd):
     assert script.count(f"-m lit_fa sweep run {path} --count 6") == 3
 
 
+@pytest.mark.parametrize(
+    ("trainer", "words", "parameters", "gpus"),
+    [
+        ("accelerator: auto", [], {}, 1),
+        ("accelerator: cpu", [], {}, 0),
+        ("accelerator: auto", ["--trainer.accelerator=cpu"], {}, 0),
+        ("accelerator: auto", ["--trainer.accelerator", "cpu"], {}, 0),
+        ("accelerator: cpu", [], {"trainer.accelerator": {"values": ["cpu", "gpu"]}}, 1),
+        ("accelerator: auto", [], {"trainer": {"parameters": {"accelerator": {"value": "cpu"}}}}, 0),
+        ("devices: 2", [], {}, 2),
+    ],
+)
+def test_a_task_asks_for_the_gpus_of_its_trials(declared, save, tmp_path, capfd, trainer, words, parameters, gpus):
+    (tmp_path / "base.yaml").write_text(f"trainer: {{{trainer}}}\n", encoding="utf-8")
+    declared["command"][-1:-1] = words
+    declared["parameters"] |= parameters
+    assert main(["emit", str(save(declared)), "--slurm"]) == 0
+    asked = [line for line in capfd.readouterr().out.splitlines() if "--gpus-per-node" in line]
+    assert asked == ([f"#SBATCH --gpus-per-node={gpus}"] if gpus else [])
+
+
 def test_the_file_for_w_and_b_is_the_sweep_itself(declared, save, tmp_path):
     path = save(declared)
     assert main(["emit", str(path), "--wandb", "--to", str(tmp_path / "w.yaml")]) == 0
