@@ -190,17 +190,18 @@ def main() -> None:
         writable_file(options.json, "--json")
     torch.set_num_threads(1)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler prints many lines
-    depths, content = [int(depth) for depth in options.depths.split(",")], {"torch": torch.__version__}
+    depths, limits, steps = [int(depth) for depth in options.depths.split(",")], [], []
     if "limit" in options.parts:  # before this process has threads
-        content["limit"] = limit_rows(depths[-1], options.limit * MIB)
-        show("two steps within a limit", content["limit"], ("depth", "step", "limit", "done"))
-    if "steps" in options.parts:
-        content["steps"] = [row for depth in depths for row in step_rows(depth, options.rounds)]
+        limits = limit_rows(depths[-1], options.limit * MIB)
+        show("two steps within a limit", limits, ("depth", "step", "limit", "done"))
+    for depth in depths if "steps" in options.parts else []:
+        steps += (rows := step_rows(depth, options.rounds))
         title = f"one step, width {WIDTH}, batch {BATCH}, one thread, torch {torch.__version__}, MiB"
-        show(title, content["steps"], ("depth", "step", "ms", "over_fused", "peak", "gradients", "above"))
-        content["flatness"] = flatness(content["steps"])
-        print(f"bytes above gradients, depth {depths[-1]} over depth {depths[0]}: {content['flatness']}")
+        show(title, rows, ("depth", "step", "ms", "over_fused", "peak", "gradients", "above"))
+    flat = flatness(steps) if steps else {}
+    print(f"bytes above gradients, depth {depths[-1]} over depth {depths[0]}: {flat}")
     if options.json:
+        content = {"torch": str(torch.__version__), "limit": limits, "steps": steps, "flatness": flat}
         write_text(options.json, json.dumps(content, indent=1), "--json")
 
 

@@ -117,11 +117,11 @@ class BlockSteps:
     def _only(self, reached: dict[int, Tensor]) -> Iterator[None]:
         """Within, the optimiser has only these parameters, in its own order and groups; the others have no gradient."""
         every = self.optimizer.param_groups
-        whole = {number: every[number]["params"] for number, _ in map(self.places.get, reached.keys() & self.places)}
+        places = sorted(self.places[key] for key in reached if key in self.places)
+        whole = {number: every[number]["params"] for number, _ in places}
         for number, params in whole.items():
-            places = sorted(self.places[key][1] for key in reached if self.places.get(key, (-1,))[0] == number)
-            every[number]["params"] = [params[place] for place in places]
-        self.optimizer.param_groups = [every[number] for number in sorted(whole)]
+            every[number]["params"] = [params[place] for owner, place in places if owner == number]
+        self.optimizer.param_groups = [every[number] for number in whole]
         try:
             yield
         finally:
