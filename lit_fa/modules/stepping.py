@@ -73,7 +73,7 @@ class BlockSteps:
     def __init__(self, learner: nn.Module, optimizer: torch.optim.Optimizer, clip: Callable[[], None] | None):
         """Nothing is updated yet."""
         self.learner, self.optimizer, self.clip = learner, optimizer, clip
-        self.reached: list[Tensor] = []
+        self.made: list[Tensor] = []  # parameters whose gradient has just been made
         self.done: set[int] = set()
         groups = enumerate(optimizer.param_groups)
         self.places = {id(p): (number, place) for number, g in groups for place, p in enumerate(g["params"])}
@@ -87,7 +87,7 @@ class BlockSteps:
             self.step()
 
         params = [p for p in self.learner.parameters() if p.requires_grad]
-        hooks = [p.register_post_accumulate_grad_hook(self.reached.append) for p in params]
+        hooks = [p.register_post_accumulate_grad_hook(self.made.append) for p in params]
         try:
             yield learn
         finally:
@@ -100,8 +100,8 @@ class BlockSteps:
         Raises:
             UserError: one of them was updated before, since it learns from several losses.
         """
-        reached = {id(p): p for p in self.reached}
-        self.reached.clear()
+        reached = {id(p): p for p in self.made}
+        self.made.clear()
         if twice := self.done & reached.keys():
             name = next(name for name, p in self.learner.named_parameters() if id(p) in twice)
             raise UserError(f"stream: step updates a block after its own loss, and {name} has several: {_REMEDY}")

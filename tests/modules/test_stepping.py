@@ -110,7 +110,8 @@ KEEPS = {"callbacks": [OnExceptionCheckpoint(".")], "enable_checkpointing": True
     ],
     ids=["accumulate", "clip", "greedy", "ssa", "callback", "exception"],
 )
-def test_what_needs_all_gradients_at_once_is_one_line(make, message: str):
+def test_what_needs_all_gradients_at_once_is_one_line(make, message: str, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)  # the callback writes there
     with pytest.raises(UserError, match=message) as error:
         make()
     assert str(error.value).endswith("set stream: true")
