@@ -5,6 +5,7 @@ command (SIGINT, SIGTERM, SIGHUP) is one line and exit code 128 + its number.
 """
 
 import io
+import os
 import sys
 from importlib import import_module
 
@@ -45,6 +46,8 @@ _LIGHTNING = ("fit", "validate", "test", "predict")
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
+    if argv is None and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # for own classes, as under `python -m`; last, so that it hides nothing
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]

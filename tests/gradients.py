@@ -1,33 +1,5 @@
-"""Gradients of a learner, taken and compared."""
+"""Gradients of a learner, as `lit_fa.testing` takes and compares them."""
 
-from collections.abc import Mapping
+from lit_fa.testing.gradients import array, gradients, largest_difference, taken
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-
-from lit_fa.modules import Learner
-
-
-def gradients(learner: Learner, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-    """Name to gradient of the learner's scalar on one batch; parameters without gradient are left out."""
-    learner.zero_grad(set_to_none=True)
-    learner(batch).value.backward()
-    return taken(learner)
-
-
-def taken(module: nn.Module) -> dict[str, Tensor]:
-    """What stands in `.grad`, taken away."""
-    grads = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
-    module.zero_grad(set_to_none=True)
-    return grads
-
-
-def largest_difference(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
-    """Over all tensors of two dictionaries, which must have the same names."""
-    assert a.keys() == b.keys()
-    return max((torch.as_tensor(a[k]).double() - torch.as_tensor(b[k]).double()).abs().max().item() for k in a)
-
-
-def array(tensor: Tensor | None) -> np.ndarray | None:
-    return None if tensor is None else tensor.detach().numpy()
+__all__ = ["array", "gradients", "largest_difference", "taken"]

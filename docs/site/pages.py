@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 SETTLED = "the runs.\n"
+CODE = re.compile(r"(^```.*?^```|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
 MEDIA = (".png", ".svg", ".jpg")
 
 
@@ -83,4 +84,5 @@ def relinked(text: str, file: Path, page: str, pages: dict[Path, str], target: P
             else f"{words} (`{linked.relative_to(ROOT)}`)"
         )
 
-    return LINK.sub(replaced, text)
+    parts = CODE.split(text)  # text and code in turns
+    return "".join(part if k % 2 else LINK.sub(replaced, part) for k, part in enumerate(parts))

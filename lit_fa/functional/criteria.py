@@ -70,6 +70,22 @@ def outputs_wanted(targets: Tensor, like: Tensor) -> Tensor:
     return targets.to(like.dtype).view_as(like) if targets.is_floating_point() else one_hot(targets, like)
 
 
+def error_of(criterion: Callable[[Tensor, Tensor], Tensor], logits: Tensor, targets: Tensor) -> Tensor:
+    """The error: the gradient (n, c) of the criterion at the logits, without a graph.
+
+    The criterion averages over the batch, so the error of each sample is already divided by n.
+
+    Args:
+        criterion: from (logits (n, c), targets) to a scalar.
+        logits: (n, c).
+        targets: (n,).
+
+    >>> error_of(mse, torch.tensor([[1.0, 0.0]]), torch.tensor([1])).tolist()
+    [[1.0, -1.0]]
+    """
+    return torch.func.grad(lambda outputs: criterion(outputs, targets))(logits.detach())
+
+
 CriterionName = Literal["cross_entropy", "mse", "bce"]
 Criterion = Callable[[Tensor, Tensor], Tensor]
 CRITERIA: dict[CriterionName, Criterion] = {

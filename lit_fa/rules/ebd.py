@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from lit_fa.errors import UserError, check_literals
 from lit_fa.functional.credit import cut, gradient_only
-from lit_fa.functional.criteria import bce, cross_entropy, mse
+from lit_fa.functional.criteria import bce, cross_entropy, error_of, mse
 from lit_fa.functional.feedback import Init
 from lit_fa.layers.coverage import Coverage
 from lit_fa.layers.feedback import weight_of
@@ -154,7 +154,7 @@ class EBD(LearningRule):
 
     def _error(self, logits: Tensor, targets: Tensor, criterion: Criterion) -> Tensor:
         """E^T / n (n, c), or the score's."""
-        score: Tensor = torch.func.grad(lambda outputs: criterion(outputs, targets))(cut(logits))
+        score = error_of(criterion, logits, targets)
         factor = FACTORS[criterion](logits.shape[-1]) if self.broadcast == "error" else 1.0
         return score if factor == 1.0 else factor * score
 

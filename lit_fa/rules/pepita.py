@@ -36,6 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_fa.errors import UserError, check_literals
+from lit_fa.functional.criteria import error_of
 from lit_fa.functional.feedback import Init, draw, named_generator
 from lit_fa.layers.chain import Link, TwoPasses, chain_of_layers
 from lit_fa.layers.coverage import Coverage
@@ -135,5 +136,4 @@ class PEPITA(LearningRule):
 
 def _error(logits: Tensor, targets: Tensor, criterion: Criterion) -> Tensor:
     """(n, c): n times the gradient of the criterion at the logits, detached."""
-    logits = logits.detach()
-    return len(logits) * torch.func.grad(criterion)(logits, targets)
+    return len(logits) * error_of(criterion, logits, targets)
