@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--parts", default="steps,limit")
     parser.add_argument("--depths", default="16,64,256")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--limit", type=int, default=24, help="MiB")
+    parser.add_argument("--limit", type=int, default=32, help="MiB")
     parser.add_argument("--json", metavar="FILE", help="write the rows there")
     options = parser.parse_args()
     if options.json:

@@ -30,8 +30,13 @@ class Certificates:
         return [word for option, file in files.items() for word in (option, str(file))]
 
 
-def make(folder: Path) -> Certificates:
-    """Create a certificate for 127.0.0.1, in files that only the owner can read; the authority's key is not stored."""
+def make(folder: Path, address: str = HOST) -> Certificates:
+    """Create a certificate for an IP address, in files that only the owner can read; the authority's key is not stored.
+
+    Args:
+        folder: of the files.
+        address: of the server, by default this machine's own.
+    """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     signing, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     issuer, subject = _name("lit-fa authority"), _name("lit-fa")
@@ -39,7 +44,7 @@ def make(folder: Path) -> Certificates:
     usage = {name: False for name in _USAGES} | {"key_cert_sign": True, "crl_sign": True}
     authority = authority.add_extension(x509.KeyUsage(**usage), critical=True)
     issued = _builder(issuer, subject, key).add_extension(x509.BasicConstraints(False, None), critical=True)
-    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(HOST)), x509.DNSName("localhost")])
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address)), x509.DNSName("localhost")])
     issued = issued.add_extension(names, critical=False)
     issued = issued.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
     identifier = x509.SubjectKeyIdentifier.from_public_key(signing.public_key())

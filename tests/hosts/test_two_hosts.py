@@ -1,6 +1,7 @@
 """Two hosts, each a network namespace: training over both, a host that is lost, Flower, and a table of both."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,3 +103,41 @@ def test_two_hosts_make_one_table(hosts: tuple[Host, Host], tmp_path: Path):
     said = first, second = hosts[0].said(), hosts[1].said()
     assert all("finished in" in text for text in said)  # each has trained some, and left the others to its peer
     assert sum(text.count("finished in") for text in (first, second)) == 4
+
+
+def test_flower_over_two_hosts_with_tls_gives_the_weights_of_one_process(hosts: tuple[Host, Host], tmp_path: Path):
+    pytest.importorskip("flwr", reason="the extra `flower` is not installed")
+    from lit_fa.flower.certificates import make
+    from lit_fa.flower.keeper import REPORT
+    from tests.flower.experiments import checkpoint, difference, embedded, experiment
+
+    first, report, link = hosts[0], tmp_path / "report.json", f"{hosts[0].address}:8000"
+    embedded(experiment(tmp_path / "embedded", trainer__enable_checkpointing=True))
+    experiment(tmp_path / "flower", trainer__enable_checkpointing=True)
+    words = ["--config", str(tmp_path / "flower" / "experiment.yaml"), "--nodes", "2", "--app", str(tmp_path / "app")]
+    assert main(["flower", *words]) == 0
+    tools = str(Path(sys.executable).parent)
+    certificates = [make(tmp_path / f"certificates{host.number}", host.address) for host in hosts]
+    trusted = str(certificates[0].authority)
+    (tmp_path / "flwr").mkdir()
+    entry = f'[superlink.two]\naddress = "{link}"\nroot-certificates = "{trusted}"\n'
+    (tmp_path / "flwr" / "config.toml").write_text(f'[superlink]\ndefault = "two"\n\n{entry}', encoding="utf-8")
+    own = {"FLWR_HOME": str(tmp_path / "flwr"), REPORT: str(report), "FLWR_TELEMETRY_ENABLED": "0"}
+    own |= {"FLWR_DISABLE_UPDATE_CHECK": "1", "PATH": f"{tools}:{os.environ['PATH']}"}
+    offline = ["--disable-runtime-dependency-installation", "--port", "8000"]
+    started = ["flower-superlink", "--host", first.address, *certificates[0].served, *offline]
+    first.start(*started, log="link", environment=own)
+    for host, its in zip(hosts, certificates, strict=True):
+        config = f"partition-id={host.number} num-partitions=2"
+        place = ["--superlink", link, "--root-certificates", trusted, "--port", "8001", "--node-config", config]
+        host.start("flower-supernode", "--host", host.address, *its.served, *place, log="node", environment=own)
+
+    def submitted() -> bool:  # the SuperLink needs a while until it listens
+        return first.start("flwr", "run", str(tmp_path / "app"), "two", log="run", environment=own).wait(120) == 0
+
+    until(submitted, 120, lambda: first.said("run") + first.said("link"))
+    until(
+        lambda: report.is_file() and bool(report.read_text()), 240, lambda: first.said("link") + hosts[1].said("node")
+    )
+    assert "metrics" in json.loads(report.read_text(encoding="utf-8"))
+    assert difference(checkpoint(tmp_path / "embedded"), checkpoint(tmp_path / "flower")) < 1e-12
