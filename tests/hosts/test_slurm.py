@@ -107,9 +107,9 @@ def test_a_requeued_run_continues_from_its_checkpoint(cluster: Cluster, tmp_path
 
 def test_a_task_stops_before_its_time_limit_and_goes_on_in_another_turn(cluster: Cluster, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # Slurm counts limits in minutes and looks at them now and then, so the task gets its signal within the first minute
-    table = declare(tmp_path, **(LONG | {"epochs": 20}), nap=0.12)
-    job = cluster.submit(emitted(table, "--sbatch", "time=1", "--sbatch", "signal=B:USR1@25"))
+    # Slurm counts limits in minutes and looks at them now and then, so the task gets its signal about a minute before the end
+    table = declare(tmp_path, **(LONG | {"epochs": 20}), nap=0.3)
+    job = cluster.submit(emitted(table, "--sbatch", "time=2", "--sbatch", "signal=B:USR1@70"))
     assert cluster.wait(job, 560) == {"0": "COMPLETED"}, said(cluster)
     assert int(cluster.say("squeue", "-h", "-t", "all", "-j", job, "-O", "restartcnt").split()[0]) >= 1
     check_equal(records(table), unbroken(tmp_path / "whole", **(LONG | {"epochs": 20}), nap=0.01), tmp_path)
