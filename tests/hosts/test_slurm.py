@@ -107,7 +107,7 @@ def test_a_requeued_run_continues_from_its_checkpoint(cluster: Cluster, tmp_path
 
 def test_a_task_stops_before_its_time_limit_and_goes_on_in_another_turn(cluster: Cluster, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # Slurm counts limits in minutes and looks at them now and then, so the task gets its signal about a minute before the end
+    # Slurm counts limits in minutes and looks at them now and then: the signal comes about a minute before the end
     table = declare(tmp_path, **(LONG | {"epochs": 20}), nap=0.3)
     job = cluster.submit(emitted(table, "--sbatch", "time=2", "--sbatch", "signal=B:USR1@70"))
     assert cluster.wait(job, 560) == {"0": "COMPLETED"}, said(cluster)
