@@ -1,5 +1,6 @@
 """A worker process: it carries out runs, writes their output to logs, and returns how each ended."""
 
+import atexit
 import copy
 import gc
 import logging
@@ -166,6 +167,7 @@ def _leave_out_of_collections() -> None:
     """Take what is imported out of the garbage collector, once: a collection after a run took as long as an epoch."""
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # some libraries report what is left at the end
 
 
 def _user_can_correct(error: BaseException) -> bool:

@@ -10,15 +10,18 @@ from lit_fa.rules.backprop import Backprop
 from lit_fa.rules.base import Batch, LearningRule, Tensors
 from lit_fa.rules.direct_feedback_alignment import DirectFeedbackAlignment
 from lit_fa.rules.feedback_alignment import FeedbackAlignment
+from lit_fa.rules.forward_forward import ForwardForward
 from lit_fa.rules.learner import Learner
 from lit_fa.written.chain import Chain, Unsupported, check_value, read_chain
 from lit_fa.written.error_gradient import ErrorGradient
+from lit_fa.written.forward_forward import ForwardForwardGradient
 from lit_fa.written.losses import LOSSES
 from lit_fa.written.workspace import Workspace
 
-GRADIENTS: dict[type[LearningRule], type[ErrorGradient]] = dict.fromkeys(
-    (Backprop, FeedbackAlignment, DirectFeedbackAlignment), ErrorGradient
-)
+GRADIENTS: dict[type[LearningRule], type[ErrorGradient | ForwardForwardGradient]] = {
+    **dict.fromkeys((Backprop, FeedbackAlignment, DirectFeedbackAlignment), ErrorGradient),
+    ForwardForward: ForwardForwardGradient,
+}
 
 
 class Result(NamedTuple):
@@ -103,7 +106,7 @@ def family(learner: Learner) -> tuple[object, ...]:
     """
     chain, rule = read(learner), learner.rule
     options = (rule.teacher, rule.target_reduction) if isinstance(rule, DirectFeedbackAlignment) else ()
-    kind = "direct" if options else "layer by layer"
+    kind = "direct" if options else "forward-forward" if isinstance(rule, ForwardForward) else "layer by layer"
     params = dict(learner.named_parameters())
     names = [name for layer in chain.layers for name in (layer.weight, layer.bias) if name]
     shapes = [(name, params[name].shape, params[name].dtype, params[name].requires_grad) for name in names]

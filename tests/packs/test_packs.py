@@ -107,16 +107,20 @@ DIRECT = {
     "dfa": config(0, {"class_path": "lit_fa.rules.DirectFeedbackAlignment", "init_args": {"seed": 0}}),
     "dfa 1": config(1, {"class_path": "lit_fa.rules.DirectFeedbackAlignment", "init_args": {"seed": 1}}),
 }
+LOCAL = {
+    "ff": config(0, {"class_path": "lit_fa.rules.ForwardForward", "init_args": {"seed": 0}}),
+    "ff 1": config(1, {"class_path": "lit_fa.rules.ForwardForward", "init_args": {"seed": 1, "loss": "symba"}}),
+}
 
 
 def test_runs_of_a_pack_have_the_records_of_runs_alone(tmp_path):
-    runs = MIXED | DIRECT
+    runs = MIXED | DIRECT | LOCAL
     expected = alone(tmp_path / "alone", runs)
     together, lanes = packed(tmp_path / "packed", runs)
     assert [lane.error for lane in lanes] == [None] * len(runs)
     assert results(together) == results(expected)
     assert {name: record["packed"]["lanes"] for name, record in together.items()} == {
-        name: len(DIRECT if name in DIRECT else MIXED) for name in runs
+        name: len(kind) for kind in (MIXED, DIRECT, LOCAL) for name in kind
     }
     assert not any("packed" in record for record in expected.values())
     few, _ = packed(tmp_path / "few", {name: runs[name] for name in ("adam", "dfa")})

@@ -16,6 +16,7 @@ from lit_fa.rules import (
     Backprop,
     DirectFeedbackAlignment,
     FeedbackAlignment,
+    ForwardForward,
     KolenPollackFeedback,
     LearningRule,
     PredSim,
@@ -45,6 +46,9 @@ RULES: dict[str, Callable[[], LearningRule]] = {
     "dfa shared": partial(DirectFeedbackAlignment, shape="shared"),
     "dfa by detour": partial(DirectFeedbackAlignment, backend="detour"),
     "drtp": partial(DirectFeedbackAlignment, "target"),
+    "ff": partial(ForwardForward, "symba"),
+    "ff hinton": partial(ForwardForward, goodness="sum", normalise="l2", negatives="hard", strength=2.0, position=3),
+    "ff without head": partial(ForwardForward, "margin", head="none", negatives="permutation", normalise="none"),
     "drtp sum": partial(DirectFeedbackAlignment, "target", target_reduction="sum", scale=0.1),
 }
 SGD = torch.optim.SGD
@@ -151,6 +155,8 @@ class LooksBack(L.Callback):
 
 
 REFUSED = {
+    "greedy": (partial(ForwardForward, schedule="greedy"), {}, "have no explicit gradient"),
+    "label channels": (partial(ForwardForward, label="channels"), {}, "label"),
     "predsim": (PredSim, {}, "PredSim has no explicit gradient"),
     "svd": (partial(SVDBackprop, rank=4), {}, "SVDBackprop has no explicit gradient"),
     "dropout": (FA, {"network_args": {"hidden": [16], "dropout": 0.1}}, "draws random numbers"),
