@@ -123,7 +123,7 @@ def test_runs_of_a_pack_have_the_records_of_runs_alone(tmp_path):
         name: len(kind) for kind in (MIXED, DIRECT, LOCAL) for name in kind
     }
     assert not any("packed" in record for record in expected.values())
-    few, _ = packed(tmp_path / "few", {name: runs[name] for name in ("adam", "dfa")})
+    few, _ = packed(tmp_path / "few", {name: runs[name] for name in ("adam",)})
     assert results(few) == {name: results(expected)[name] for name in few}  # whatever the number of lanes
 
 
@@ -145,7 +145,7 @@ def with_end(chosen: dict, step: int) -> dict:
 
 @pytest.mark.parametrize("step", [6, 8], ids=["in joint steps", "in a step of its own"])
 def test_a_stopped_pack_goes_on_bit_for_bit_with_fewer_runs(tmp_path, step: int):
-    names = ("fa", "adam", "momentum")
+    names = ("fa", "adam", "momentum")  # the last goes on alone
     expected = alone(tmp_path / "alone", {name: MIXED[name] for name in names})
     runs = {name: with_end(MIXED[name], step if name == "adam" else 10**6) for name in names}
     before, lanes = packed(tmp_path / "packed", runs)
@@ -174,11 +174,11 @@ APART = {
 }
 
 
-@pytest.mark.parametrize("case", APART)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=() if c == "a callback" else pytest.mark.slow) for c in APART])
 def test_a_run_that_cannot_take_part_trains_alone_and_says_why(tmp_path, case: str, caplog):
     caplog.set_level(logging.INFO, "lit_fa.packs")
     options, reason = APART[case]
-    runs = {"apart": config(1, **options), "fa": MIXED["fa"], "sign": MIXED["sign"]}
+    runs = {"fa": MIXED["fa"], "apart": config(1, **options), "sign": MIXED["sign"]}
     expected = alone(tmp_path / "alone", runs)
     together, _ = packed(tmp_path / "packed", runs)
     assert results(together) == results(expected)
