@@ -27,6 +27,7 @@ bench: $(STAMP) ## time one training step of every rule against backprop, altern
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fine_tuning
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.report
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.reads
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.table paper_configs/conservation/digits.yaml --set trainer.max_epochs=5
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.logging_cost
 
 bench-federated: $(STAMP) ## time a federated round: our executors, plain loops, two ranks

@@ -30,7 +30,7 @@ def facts(collected: Collected) -> list[tuple[str, str]]:
         *(("tuning", line) for line in tuning.lines(collected)),
     ]
     if data:
-        pairs += [("wall time, all runs", wall_time(data)), *_cpu_time(data), *_cost(collected)]
+        pairs += [("wall time, all runs", wall_time(data)), *cpu_time(data), *_cost(collected)]
         pairs += [("hardware", "; ".join(machines(data))), ("commits", ", ".join(commits(data)))]
     if data:
         pairs += [*_validation(data), ("failed and preliminary runs", _not_counted(collected)), ("data", _origin(data))]
@@ -144,7 +144,7 @@ def _divergences(collected: Collected) -> list[str]:
     return [f"{labels[cell.id, record.seed]} {record.diverged}" for cell, record in diverged]
 
 
-def _cpu_time(data: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+def cpu_time(data: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     """The processor time of the records that have it: older ones do not."""
     spent = [entry["cpu_time_s"] for entry in data if entry.get("cpu_time_s") is not None]
     runs = "all runs" if len(spent) == len(data) else f"the {len(spent)} runs that recorded it"

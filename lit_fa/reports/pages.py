@@ -18,7 +18,7 @@ from markupsafe import Markup
 from lit_fa.errors import UserError
 from lit_fa.outputs import write_text
 from lit_fa.reports.card_html import story
-from lit_fa.reports.facts import commits, machines, wall_time
+from lit_fa.reports.facts import commits, cpu_time, machines, wall_time
 from lit_fa.reports.formats import comma_separated, latex, markdown
 from lit_fa.reports.page_data import GLYPHS, section, unique
 from lit_fa.results.compare import Comparison
@@ -111,6 +111,7 @@ def _totals(sections: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
         ("tables", str(len(sections))),
         ("runs finished", f"{finished} of {expected}" + (f", {diverged} diverged" if diverged else "")),
         ("wall time, all runs", wall_time(records)),
+        *cpu_time(records),
         ("hardware", "; ".join(machines(records)) or "–"),
         ("commits", ", ".join(commits(records)) or "–"),
     ]

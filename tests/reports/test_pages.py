@@ -324,3 +324,16 @@ def test_of_many_seeds_the_small_pictures_draw_some_and_say_so(declared, save, f
     page = (tmp_path / "pages" / "conservation.html").read_text()
     assert page.count("val/accuracy, 0 to 41.00, 14 of 40 seeds") >= 2
     assert page.count("<polyline") == 2 * 14
+
+
+def test_the_totals_of_a_paper_say_its_cpu_time_where_records_have_it(declared, save, fill, tmp_path):
+    path = save(declared)
+    first, *_ = fill(path, "full")
+    words = ["report", str(path), "--scale", "full", "--write", str(tmp_path / "pages")]
+    assert main(words) == 0
+    before = (tmp_path / "pages" / "conservation.html").read_text()
+    data = json.loads(first.read_text())
+    first.write_text(json.dumps(data | {"cpu_time_s": 7200}))
+    assert main(words) == 0
+    after = (tmp_path / "pages" / "conservation.html").read_text()
+    assert after.count("CPU time, the 1 runs that recorded it") == before.count("CPU time, the") + 2
