@@ -42,6 +42,8 @@ class WrittenGradient:
     Args:
         learners: one for each lane; `family` must be the same for all.
 
+    Its parameters and buffers must stay the same objects, as they do during a fit.
+
     Raises:
         Unsupported: what has no explicit gradient, in one sentence.
 
@@ -61,25 +63,25 @@ class WrittenGradient:
         """See the class."""
         self.learners = learners
         self.chains = [read(learner) for learner in learners]
-        self.space = Workspace(next(learners[0].parameters()).detach())
+        params, buffers = learners[0].tensors()
+        self.named = params | buffers  # torch searches all modules for them, so once
+        self.trained = {name: p for name, p in params.items() if p.requires_grad}
+        self.space = Workspace(next(iter(params.values())).detach())
         self.explicit = GRADIENTS[type(learners[0].rule)](learners, self.chains, self._tensors())
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Result:
         """Set `.grad` of the only learner; inputs (n, ...) and targets (n,)."""
-        (learner,) = self.learners
-        params = {name: p for name, p in learner.named_parameters() if p.requires_grad}
-        grads = {name: self.space(f"gradient {name}", 1, *p.shape) for name, p in params.items()}
+        grads = {name: self.space(f"gradient {name}", 1, *p.shape) for name, p in self.trained.items()}
         inputs, targets = batch
         losses, logits = self.explicit(self._tensors(), grads, [inputs], targets[None], self.space)
-        for name, p in params.items():
+        for name, p in self.trained.items():
             p.grad = grads[name][0]
         return Result(losses, logits)
 
     def _tensors(self) -> Tensors:
         """Name to parameter or buffer (1, ...) of the only learner."""
-        params, buffers = self.learners[0].tensors()
-        return {name: tensor.detach()[None] for name, tensor in (params | buffers).items()}
+        return {name: tensor.detach()[None] for name, tensor in self.named.items()}
 
 
 def read(learner: Learner) -> Chain:
