@@ -107,10 +107,10 @@ def test_a_requeued_run_continues_from_its_checkpoint(cluster: Cluster, tmp_path
 
 def test_a_task_stops_before_its_time_limit_and_goes_on_in_another_turn(cluster: Cluster, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # Slurm counts limits in minutes and looks at them now and then: the signal comes about a minute before the end
-    table = declare(tmp_path, **(LONG | {"epochs": 20}), nap=0.3)
-    job = cluster.submit(emitted(table, "--sbatch", "time=2", "--sbatch", "signal=B:USR1@70"))
-    assert cluster.wait(job, 560) == {"0": "COMPLETED"}, said(cluster)
+    # the run takes longer than the two minutes of a turn; Slurm waits two more before a requeued task begins
+    table = declare(tmp_path, **(LONG | {"epochs": 20}), nap=0.5)
+    job = cluster.submit(emitted(table, "--sbatch", "time=3", "--sbatch", "signal=B:USR1@60"))
+    assert cluster.wait(job, 1200) == {"0": "COMPLETED"}, said(cluster)
     assert int(cluster.say("squeue", "-h", "-t", "all", "-j", job, "-O", "restartcnt").split()[0]) >= 1
     check_equal(records(table), unbroken(tmp_path / "whole", **(LONG | {"epochs": 20}), nap=0.01), tmp_path)
 

@@ -112,8 +112,8 @@ def test_flower_over_two_hosts_with_tls_gives_the_weights_of_one_process(hosts: 
     from tests.flower.experiments import checkpoint, difference, embedded, experiment
 
     first, report, link = hosts[0], tmp_path / "report.json", f"{hosts[0].address}:8000"
-    embedded(experiment(tmp_path / "embedded", trainer__enable_checkpointing=True))
-    experiment(tmp_path / "flower", trainer__enable_checkpointing=True)
+    embedded(experiment(tmp_path / "embedded", trainer__max_epochs=1))
+    experiment(tmp_path / "flower", trainer__max_epochs=1)
     words = ["--config", str(tmp_path / "flower" / "experiment.yaml"), "--nodes", "2", "--app", str(tmp_path / "app")]
     assert main(["flower", *words]) == 0
     tools = str(Path(sys.executable).parent)
@@ -137,7 +137,7 @@ def test_flower_over_two_hosts_with_tls_gives_the_weights_of_one_process(hosts: 
 
     until(submitted, 120, lambda: first.said("run") + first.said("link"))
     until(
-        lambda: report.is_file() and bool(report.read_text()), 240, lambda: first.said("link") + hosts[1].said("node")
+        lambda: report.is_file() and bool(report.read_text()), 600, lambda: first.said("link") + hosts[1].said("node")
     )
     assert "metrics" in json.loads(report.read_text(encoding="utf-8"))
     assert difference(checkpoint(tmp_path / "embedded"), checkpoint(tmp_path / "flower")) < 1e-12
