@@ -332,7 +332,7 @@ def test_words_with_line_ends_stay_words_of_a_slurm_script(tmp_path, monkeypatch
     assert head[1] == "#SBATCH --job-name=lit-fa-n-SBATCH---x---wrap-y"
     assert directives[: len(head) - 1] == head[1:]  # sbatch reads directives up to the first command
     assert not [line for line in head if line.startswith(("#SBATCH --x", "#SBATCH --wrap"))]
-    subprocess.run(["bash", "-c", script.replace("exec ", ": ")], env={"SLURM_ARRAY_TASK_ID": "0"}, check=True)
+    subprocess.run(["bash", "-c", script.replace('eval "', 'eval ": ')], env={"SLURM_ARRAY_TASK_ID": "0"}, check=True)
     assert not (tmp_path / "made").exists()
 
 
