@@ -12,12 +12,13 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from lit_fa.errors import UserError, check_literals
+from lit_fa.errors import check_literals
 from lit_fa.functional.criteria import CriterionName
 from lit_fa.layers.sharding import gathered
 from lit_fa.lightning_privates import callbacks_of, setting, trainer_of
 from lit_fa.modules.accumulation import Window
 from lit_fa.modules.averages import check_averages, renews_statistics
+from lit_fa.modules.classifier_options import check_numbers, check_rule_options
 from lit_fa.modules.finite import NonFiniteLossError
 from lit_fa.modules.gradients import Gradients, Step
 from lit_fa.modules.groups import clip_gradients, freeze_followers, parameter_groups
@@ -28,14 +29,13 @@ from lit_fa.modules.resume import BatchStart, restore, state_of_rank, states_of_
 from lit_fa.modules.schedules import ScheduledClassifier
 from lit_fa.modules.shares import check_shares, mean_over_ranks, own_samples, weighted_mean
 from lit_fa.modules.stepping import check_rule, check_trainer
+from lit_fa.modules.totals import Totals
 from lit_fa.modules.warm_up import Epoch, HeadProbe, start, training_batches
 from lit_fa.networks import Adapters, configured, load_weights
 from lit_fa.rules.backprop import Backprop
 from lit_fa.rules.base import Batch, Does, LearningRule, Progress, Surrogate
 from lit_fa.rules.learner import Learner
 from lit_fa.stage_strategy import stages_of
-
-MOST = 1_000_000  # batches an optimiser step
 
 
 def plain_sgd(params: Iterable[Any]) -> torch.optim.Optimizer:
@@ -98,8 +98,6 @@ class Classifier(ScheduledClassifier):
     """
 
     training_loss = "train/loss_epoch"
-    _totals: Tensor
-    _sums: list[float] | None  # on a CPU the totals are summed here, by the same arithmetic; None: in `_totals`
 
     def __init__(
         self,
@@ -129,9 +127,7 @@ class Classifier(ScheduledClassifier):
         """Build the network and install the rule."""
         super().__init__()
         check_literals(Classifier, locals())
-        _check(accumulate, clip)
-        if num_classes == 1 and criterion in ("cross_entropy", "bce"):
-            raise UserError(f"one output is a number to predict, and {criterion} is for classes: set criterion: mse")
+        check_numbers(num_classes, criterion, accumulate, clip)
         self.num_classes = num_classes
         self.measure(num_classes, metrics)
         self.automatic_optimization = False
@@ -141,12 +137,7 @@ class Classifier(ScheduledClassifier):
             load_weights(network, weights)
         self.adapters = None if adapter is None else Adapters(network, adapter)
         rule = Backprop() if rule is None else rule
-        if stream and Does.STREAMS not in rule.does:
-            raise UserError(f"{type(rule).__name__} has no block boundaries to stream; use stream: false")
-        if Does.COMPARES in rule.does:
-            raise UserError(f"{type(rule).__name__} chooses layers by comparing clients: name them, or federate")
-        if accumulate > 1 and Does.SUMS in rule.does:
-            raise UserError("accumulate averages over samples, which target_reduction: sum does not: set it to mean")
+        check_rule_options(rule, stream=stream, accumulate=accumulate)
         example = self.example(network, input_shape or image_shape)
         self.learner = Learner(network, rule, example, criterion)
         # torch searches a module's tables for its submodules, so the step asks once what the rule does
@@ -164,21 +155,18 @@ class Classifier(ScheduledClassifier):
         self.window = Window(accumulate)
         self.probe = probe
         self.prepared: dict[str, float] | None = None  # what `start` returned; None before it
-        self.totals = torch.zeros(3, dtype=torch.float64)
+        self.epoch = Totals()
         self.batch_start: BatchStart | None = None  # during a batch, the state before it
         self._resumed: list[dict[str, Any]] | None = None  # states of a loaded checkpoint, until training starts
 
     @property
     def totals(self) -> Tensor:
         """Of this epoch: loss, correct, seen; 64-bit. May be changed in place."""
-        if self._sums is not None:
-            self._totals, self._sums = torch.tensor(self._sums, dtype=torch.float64), None
-        return self._totals
+        return self.epoch.tensor
 
     @totals.setter
     def totals(self, totals: Tensor) -> None:
-        self._totals = totals
-        self._sums = None
+        self.epoch = Totals(totals)
 
     def setup(self, stage: str) -> None:
         """Freeze the feedback of frozen weights, before DDP collects the parameters."""
@@ -281,7 +269,7 @@ class Classifier(ScheduledClassifier):
         self.log("train/loss_epoch", loss / max(seen, 1))
         if self.num_classes > 1:
             self.log("train/accuracy", 100 * correct / max(seen, 1))
-        self.totals = torch.zeros(3, dtype=torch.float64)
+        self.epoch = Totals()
         if Does.RESHAPES in self.rule.does and self.trainer.world_size == 1:
             self.rule.reshape(self.network, self.optimizer.optimizer)
         self.schedule("epoch")
@@ -356,27 +344,8 @@ class Classifier(ScheduledClassifier):
 
     def _count(self, surrogate: Surrogate, targets: Tensor, seen: int) -> None:
         """Add the first `seen` samples of a batch to the epoch's totals."""
-        correct = surrogate.logits.argmax(-1) == targets
-        correct = (correct if seen == len(correct) else correct[:seen]).sum()
-        if correct.device.type == "cpu":
-            if (sums := self._sums) is None:
-                sums = self._sums = self._totals.tolist()
-            sums[0] += float(surrogate.loss) * seen
-            sums[1] += int(correct)
-            sums[2] += seen
-        else:
-            self.totals = self.totals.to(correct.device)
-            self.totals += torch.stack(
-                [surrogate.loss.double() * seen, correct.double(), correct.new_tensor(seen).double()]
-            )
+        self.epoch.add(surrogate.loss, surrogate.logits.argmax(-1) == targets, seen)
         # loggers count batches
         done = self.global_step if self.accumulate == 1 else self.trainer.fit_loop.total_batch_idx + 1
         if logs_at(self.trainer, done):
             self.log("train/loss", weighted_mean(surrogate.loss, seen, self.trainer), prog_bar=True)
-
-
-def _check(accumulate: int, clip: float | None) -> None:
-    if not 1 <= accumulate <= MOST:
-        raise UserError(f"accumulate is from 1 to {MOST:,} batches, not {accumulate}")
-    if clip is not None and not clip > 0:
-        raise UserError(f"clip is a positive bound or null, not {clip}")
