@@ -25,6 +25,15 @@ def _fresh_random_state():
         torch.cuda.manual_seed_all(0)
 
 
+@pytest.fixture
+def one_thread():
+    """Sums in one order, for equality bit for bit, whatever a test before has set."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def _no_handler_left_behind():
     """A command line that runs in a test logs to the stream that pytest closes when the test ends."""

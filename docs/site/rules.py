@@ -65,7 +65,7 @@ def reach(kind: type) -> list[str]:
         return []
     does = RULES[tested()[kind][0]][0]().does
     facts = [f"* It {text}." for part, text in REACH.items() if part in does]
-    return ["## What it does in a step", "\n".join(facts or ["* It has no part beside its scalar."])]
+    return ["## What it does in a step", "\n".join(facts or ["* It computes its surrogate and nothing else."])]
 
 
 def contracts(kind: type) -> list[str]:
@@ -80,5 +80,5 @@ def contracts(kind: type) -> list[str]:
     out = [(suite, name, reasons[name]) for suite, reasons in OPTED_OUT.items() for name in names if name in reasons]
     lines += [f"* {suite}, `{name}`: {reason}" for suite, name, reason in out]
     lines += [f"* network {net}, `{name}`: {why}" for (name, net), why in IMPOSSIBLE.items() if name in names]
-    lines = lines if len(lines) > 1 else [lines[0].replace(" except:", ".")]
+    lines = lines if len(lines) > 1 else [lines[0].removesuffix(" Left out:")]
     return ["## Contracts", lines[0] + "\n\n" + "\n".join(lines[1:])]

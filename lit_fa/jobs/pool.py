@@ -109,9 +109,7 @@ def run_jobs(
                 pool.dismiss()
                 ended = set(running)
             for future, (taken, retry) in [(future, running.pop(future)) for future in [*running] if future in ended]:
-                lost = Done("", False, 0.0, unfinished=_KILLED)
-                outcomes = [lost] * len(taken) if _was_killed(future) else future.result()
-                for job, done in zip(taken, outcomes, strict=True):
+                for job, done in zip(taken, _results(future, len(taken)), strict=True):
                     if retry or not done.unfinished:
                         yield Outcome(job, done)
                     elif not request.signum:
@@ -181,6 +179,11 @@ class _Workers:
             self.stop()
         else:
             self.dismiss()
+
+
+def _results(future: Future[list[Done]], runs: int) -> list[Done]:
+    """How the runs of one worker ended; those of a killed worker are unfinished."""
+    return [Done("", False, 0.0, unfinished=_KILLED)] * runs if _was_killed(future) else future.result()
 
 
 def _was_killed(future: Future[list[Done]]) -> bool:

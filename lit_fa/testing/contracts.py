@@ -1,6 +1,6 @@
 """What every rule keeps, each as a function of a `Subject`; an `AssertionError` says what does not hold.
 
-They are the statements of this project's own contract tests, for a rule on one network and without pytest.
+`tests/contract` checks the same of the rules of this project, on more networks and with more detail.
 """
 
 import copy

@@ -41,9 +41,9 @@ class Transport:
     def _matrix(self, tensors: Tensors, space: Workspace) -> Tensor:
         """(k, o, i); `gain` is not yet applied."""
         weights, stored = tensors[self.layer.weight], tensors.get(self.layer.feedback_weight)
-        if {*self.lanes} == {WEIGHT}:
+        if {*self.lanes} == {the_weight}:
             return weights
-        if {*self.lanes} == {STORED} and stored is not None:
+        if {*self.lanes} == {the_stored} and stored is not None:
             return stored
         matrix = space(f"matrix {self.name}", *weights.shape)
         for lane, source in enumerate(self.lanes):
@@ -51,12 +51,12 @@ class Transport:
         return matrix
 
 
-def WEIGHT(weight: Tensor, stored: Tensor | None) -> Tensor:  # a constant among functions
+def the_weight(weight: Tensor, stored: Tensor | None) -> Tensor:
     """Backpropagation's matrix."""
     return weight
 
 
-def STORED(weight: Tensor, stored: Tensor | None) -> Tensor:
+def the_stored(weight: Tensor, stored: Tensor | None) -> Tensor:
     """The matrix of feedback that is fixed, trained or renewed between steps."""
     assert stored is not None
     return stored
@@ -65,10 +65,10 @@ def STORED(weight: Tensor, stored: Tensor | None) -> Tensor:
 def _source(layer: DenseLayer, weight: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
     """The function of weight and stored tensor that returns the matrix of a lane."""
     if layer.feedback is None:
-        return WEIGHT
+        return the_weight
     source, stored, gain = layer.feedback.source, layer.feedback.weight, _gain_in_matrix(layer)
     if stored is not None and gain == 1.0 and source.matrix(weight, stored) is stored:
-        return STORED
+        return the_stored
     # what other lanes have stored means nothing to a lane that stores nothing
     return lambda weight, own: _times(source.matrix(weight, None if stored is None else own), gain)
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import lightning as L
 import pytest
-import torch
 
 import datamodules
 from lit_fa import experiment
 from lit_fa.packs import Lane, Pack
 from lit_fa.stopping import Stopped
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TIMES = ("wall_time_s", "cpu_time_s", "started", "finished", "packed", "peak_memory_mib", "energy_j")
 FA = "lit_fa.rules.FeedbackAlignment"
 MEASURES = ("ConservationPotential", "GradientAlignment", "BestValidation")
@@ -25,14 +25,6 @@ SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
 ADAM = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}}
 NESTEROV = {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3}
 LONG = {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 4, "gamma": 0.5}}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class EndsAt(L.Callback):

@@ -30,6 +30,7 @@ from lit_fa.rules.base import Progress
 from lit_fa.written import WrittenGradient
 from tests.grids import slow_unless
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 FA = FeedbackAlignment
 RULES: dict[str, Callable[[], LearningRule]] = {
     "bp": Backprop,
@@ -61,14 +62,6 @@ OPTIMIZERS = {
 }
 CRITERIA = ("cross_entropy", "mse", "bce")
 ACTIVATIONS = (nn.ReLU, nn.Tanh, nn.LeakyReLU, nn.Sigmoid)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def learner(rule: Callable[[], LearningRule], number: int = 0, dtype: torch.dtype = torch.float32) -> Learner:
