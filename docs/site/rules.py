@@ -73,12 +73,10 @@ def contracts(kind: type) -> list[str]:
     names = tested().get(kind, [])
     if not names:
         return []
-    lines = [
-        f"Tested under the names {', '.join(f'`{name}`' for name in names)} on {', '.join(NETWORKS)}, in every suite "
-    ]
-    lines[0] += "of `tests/contract` except:"
+    known, networks = ", ".join(f"`{name}`" for name in names), ", ".join(NETWORKS)
+    head = f"Tested as {known} on the networks {networks}, in the suites of `tests/contract` that apply."
     out = [(suite, name, reasons[name]) for suite, reasons in OPTED_OUT.items() for name in names if name in reasons]
-    lines += [f"* {suite}, `{name}`: {reason}" for suite, name, reason in out]
+    lines = [f"* {suite}, `{name}`: {reason}" for suite, name, reason in out]
     lines += [f"* network {net}, `{name}`: {why}" for (name, net), why in IMPOSSIBLE.items() if name in names]
-    lines = lines if len(lines) > 1 else [lines[0].removesuffix(" Left out:")]
-    return ["## Contracts", lines[0] + "\n\n" + "\n".join(lines[1:])]
+    left_out = ["Left out:\n\n" + "\n".join(lines)] if lines else []
+    return ["## Contracts", head, *left_out]
