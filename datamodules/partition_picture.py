@@ -6,16 +6,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from datamodules.atomic_write import whole
 from datamodules.errors import one_of
 from datamodules.partition import class_counts
 
-_STAMP = {".png": {"Software": None}, ".pdf": {"CreationDate": None}}  # no date: equal partitions give equal bytes
+_ENDINGS = (".png", ".pdf")
 _ROWS = 5000  # of more clients, every second, third, ... is shown
 _READABLE = 400  # largest number of cells for which the numbers are written
 
@@ -31,27 +28,34 @@ def partition_picture(labels: ArrayLike, parts: Sequence[ArrayLike], path: str |
     Raises:
         DataError: another file type.
     """
+    from lit_fa import plot_style  # the style of all figures; data need nothing else of the package
+
     path = Path(path)
-    one_of("ending of the picture", path.suffix, _STAMP)
+    one_of("ending of the picture", path.suffix, _ENDINGS)
     counts, classes = class_counts(labels, parts), np.unique(np.asarray(labels))
+    with plot_style.style(axes_grid=False), whole(path) as part:
+        plot_style.save(_drawn(counts, classes), part, path.suffix)
+    return path
+
+
+def _drawn(counts: NDArray[Any], classes: NDArray[Any]) -> Any:
+    """The figure of (k, c) counts."""
+    from lit_fa import plot_style
+
     sizes, every = counts.sum(1), -(-len(counts) // _ROWS)
     shown = counts[::every]
     height, width = (min(1.6 + 0.24 * rows, 9) for rows in shown.shape)
-    figure = Figure(figsize=(width + 1.6, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    figure, (axes,) = plot_style.canvas(1, (width + 1.6, height))
     drawn = axes.imshow(shown, aspect="auto", cmap="Blues", vmin=0, interpolation="nearest")
     figure.colorbar(drawn, label="samples")
     label = "client" if every == 1 else f"client / {every}"
     axes.set(xlabel="class", ylabel=label, title=f"{len(counts)} clients of {sizes.min()} to {sizes.max()} samples")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    plot_style.integer_ticks(axes.yaxis)
     if counts.shape[1] <= 50:
         axes.set_xticks(range(len(classes)), [str(label) for label in classes], fontsize="small")
     if counts.size <= _READABLE:
         _write_numbers(axes, counts)
-    with whole(path) as part:
-        figure.savefig(part, dpi=120, format=path.suffix[1:], metadata=_STAMP[path.suffix])
-    return path
+    return figure
 
 
 def _write_numbers(axes: Axes, counts: NDArray[Any]) -> None:

@@ -50,6 +50,7 @@ ALLOWED = {
     "lit_fa/jobs": [*SHELL, "yaml", "filelock", "lit_fa.stopping", "lit_fa.results.records"],
     "lit_fa/reports": [
         *SHELL,
+        "lit_fa.plot_style",
         *("yaml", "jinja2", "markupsafe", "markdown_it", "mdit_py_plugins", "latex2mathml"),
         *("lit_fa.provenance", "lit_fa.spec", "lit_fa.results"),
     ],
@@ -75,6 +76,7 @@ ALLOWED = {
                 "stopping",
                 "faults",
                 "lightning_privates",
+                "plot_style",
                 "stage_strategy",
             )
         ),
@@ -88,6 +90,7 @@ LATE = {
     "lit_fa/jobs": ["torch", "ray", "lit_fa.packs"],
     "lit_fa/results": ["scipy", "pandas"],
     "lit_fa/reports": ["matplotlib", "numpy", "pandas"],
+    "datamodules": ["lit_fa.plot_style"],
     "lit_fa/sweeps": ["scipy", "sqlalchemy"],
 }
 
@@ -108,7 +111,7 @@ def imported(file: Path, *, late: bool) -> frozenset[str]:
             found |= {alias.name for alias in node.names}
         elif (node in inside) is late and isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            found.add(node.module)
+            found |= {f"lit_fa.{a.name}" for a in node.names} if node.module == "lit_fa" else {node.module}
     return frozenset(found)
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from lit_fa.plot_style import BLUE, GREY, VERMILLION
+
 WIDTH, HEIGHT, GAP = 118, 44, 34
-BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#888888"  # Okabe and Ito
 HEAD = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}" font-family="sans-serif" font-size="13">
 <defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto-start-reverse">
 <path d="M0 0 L8 4 L0 8 z" fill="context-stroke"/></marker></defs>

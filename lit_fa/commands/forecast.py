@@ -11,10 +11,10 @@ from lit_fa.config.arguments import Arguments, file_path, in_range
 from lit_fa.errors import UserError
 from lit_fa.outputs import writable_file, write_text
 from lit_fa.parallel.schedule import METHODS, Setting, speedup
+from lit_fa.plot_style import ENDINGS
 from lit_fa.reports.forecast import draw, table
 
 MOST = 1024  # stages
-ENDINGS = (".png", ".pdf", ".svg")
 NOTE = (
     "A forecast: f, b, w and l are assumed, stages are equal, and nothing waits for memory or data. DFA, full applies "
     "updates late, which can cost accuracy."

@@ -30,6 +30,8 @@ from lit_fa.jobs.pool import DEFAULT_RUNNER
 from lit_fa.jobs.progress import say
 from lit_fa.jobs.watch import watch
 from lit_fa.outputs import check_folder, writable_file
+from lit_fa.plot_style import ENDINGS
+from lit_fa.reports.columns import MAIN
 from lit_fa.reports.listing import find_tables, print_list
 from lit_fa.reports.published import print_published
 from lit_fa.reports.report import report
@@ -100,6 +102,8 @@ def _carry_out(
         form=arguments.format,
         as_json=arguments.json,
         write=arguments.write,
+        columns=arguments.columns,
+        by_row_to=arguments.figure,
     )
     return 2 if problems else 0
 
@@ -128,7 +132,7 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
     """Refuse what cannot be written before anything is read."""
     if arguments.command == "emit":
         check_emit_options(arguments)
-    for name, option in {"json": "--json", "card": "--card", "markdown": "--write"}.items():
+    for name, option in {"json": "--json", "card": "--card", "markdown": "--write", "figure": "--figure"}.items():
         if path := getattr(arguments, name, None):
             writable_file(path, option)
     if folder := getattr(arguments, "write", None):
@@ -224,6 +228,32 @@ def _add_report_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--write", type=file_path, metavar="DIR", help="write HTML pages, Markdown, CSV and LaTeX there"
     )
+    command.add_argument(
+        "--figure", type=_image, metavar="FILE", help="draw the metric, and an angle, of every row: .png, .pdf or .svg"
+    )
+    command.add_argument(
+        "--columns",
+        type=_names,
+        default=(),
+        metavar="row,value,verdict",
+        help=f"show these: {', '.join(MAIN)}, pair, or a further metric's name; a card has all",
+    )
+
+
+def _image(text: str) -> Path:
+    """A file that a figure can be written to."""
+    path = file_path(text)
+    if path.suffix not in ENDINGS:
+        raise argparse.ArgumentTypeError(f"{path.name} ends in none of {', '.join(ENDINGS)}")
+    return path
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """`row, value` as its names, each once."""
+    names = tuple(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
+    if not names:
+        raise argparse.ArgumentTypeError("names no column")
+    return names
 
 
 def _add_run_options(command: argparse.ArgumentParser) -> None:

@@ -18,14 +18,17 @@ _FENCE = re.compile(r"^ {0,3}(```+|~~~+).*?^ {0,3}\1", re.M | re.S)
 _SCALE = re.compile(r"<!-- scale: ([\w-]+) -->")
 
 
-def block(collected: Collected, card: Path, out: Path) -> str:
-    """The text between the markers of a card; links to figures in `out` are relative to the card."""
+def block(collected: Collected, card: Path, out: Path, columns: Sequence[str] = ()) -> str:
+    """The text between the markers of a card; links to figures in `out` are relative to the card.
+
+    A card has all columns, so that a test can render it again.
+    """
     images = [
         (figure.title or figure.y, Path(relpath(figure_path(collected, figure, out), card.parent)).as_posix())
         for figure in collected.table.figures
         if drawable(collected, figure)
     ]
-    return f"<!-- scale: {collected.scale.label} -->\n{markdown(collected, compare(collected), images)}"
+    return f"<!-- scale: {collected.scale.label} -->\n{markdown(collected, compare(collected), images, columns)}"
 
 
 def markers(name: str) -> tuple[str, str]:

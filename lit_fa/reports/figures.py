@@ -1,64 +1,64 @@
-"""Figures from records: curves averaged over seeds, or final numbers over a number in the labels."""
+"""Figures from records: curves averaged over seeds, or final numbers over a number in the labels, in the one style."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
 
+from lit_fa import plot_style
 from lit_fa.outputs import written
+from lit_fa.reports.panels import Line, draw_panel, math_label, places_of
 from lit_fa.results.records import Collected, Record
-from lit_fa.spec.figure import Figure, labels_of, number_in, split
-from lit_fa.spec.table import Cell, Metric
+from lit_fa.results.summary import headline, summarise
+from lit_fa.spec.figure import Figure, labels_of, number_in, split, with_labels_of
+from lit_fa.spec.table import Cell, Metric, Table
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-# x, mean over seeds, standard deviation over seeds (0 for one seed)
-Line = list[tuple[float, float, float]]
-_PANEL = (4.2, 3.2)  # inches
-
-
-def math_label(text: str) -> str:
-    r"""A label for matplotlib: text between dollars is mathematics if it can be parsed, else literal text.
-
-    >>> math_label("$x_1$"), math_label(r"$\frac$")
-    ('$x_1$', '\\$\\frac\\$')
-    """
-    from matplotlib.mathtext import MathTextParser
-
-    if "$" not in text:
-        return text
-    try:
-        MathTextParser("path").parse(text)
-    except (ValueError, RecursionError):
-        return text.replace("$", r"\$")
-    return text
+ALIGNED = ("align/gradient/inexact", "align/gradient/", "align/delta/", "align/weight/")  # what `by_row` looks for
 
 
 def draw(collected: Collected, figure: Figure, out: Path) -> Path | None:
-    """Writes one figure and returns its path; None if no record has its data."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Canvas
+    """Writes one figure into a folder and returns its path; None if no record has its data."""
+    return draw_to(collected, figure, figure_path(collected, figure, out))
 
-    panels = panels_of(collected, figure)
+
+def by_row(table: Table, file: str) -> Figure:
+    """The figure of a table's metric by row, a dot with its 95 % interval for each, beside an angle that it reports."""
+    aligned = [metric for begin in ALIGNED for metric in table.also if metric.name.startswith(begin)]
+    title = ", ".join(filter(None, (table.paper.title or table.paper.key, table.paper.table)))
+    x, xlabel = (aligned[0].name, headline(aligned[0])) if aligned else ("", "")
+    figure = Figure(
+        file=file, kind="dots", y=table.metric.name, ylabel=headline(table.metric), x=x, xlabel=xlabel, title=title
+    )
+    return with_labels_of(figure, table.cells, "--figure")
+
+
+def draw_to(collected: Collected, figure: Figure, path: Path) -> Path | None:
+    """Writes one figure to a file and returns its path; None if no record has its data."""
+    panels = split_panels(collected, figure)
     if not panels:
         return None
-    canvas = Canvas(figsize=(_PANEL[0] * len(panels), _PANEL[1]), layout="constrained")
-    FigureCanvasAgg(canvas)
-    axes = canvas.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for ax, (title, lines) in zip(axes, panels.items(), strict=True):
-        draw_panel(ax, collected, figure, title, lines)
-    axes[0].set_ylabel(math_label(figure.ylabel or figure.y))
-    max(axes, key=lambda ax: len(ax.get_legend_handles_labels()[0])).legend(fontsize="small")
-    if figure.title:
-        canvas.suptitle(math_label(figure.title), fontsize="medium")
-    path = figure_path(collected, figure, out)
-    # No version and no date inside: the same records give the same bytes.
-    stamp = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
-    with written(path) as part:
-        canvas.savefig(part, dpi=120, format=path.suffix[1:], metadata=stamp[path.suffix])
+    with plot_style.style():
+        canvas, axes = plot_style.canvas(len(panels), _size(collected, figure))
+        for ax, (title, lines) in zip(axes, panels.items(), strict=True):
+            draw_panel(ax, collected, figure, title, lines)
+        for ax in axes[:: plot_style.COLUMNS] if figure.kind != "dots" else ():
+            ax.set_ylabel(math_label(figure.ylabel or figure.y))
+        plot_style.legend(canvas, note(collected, figure))
+        canvas.suptitle(math_label(figure.title), fontsize="medium", wrap=True)
+        with written(path) as part:
+            plot_style.save(canvas, part, path.suffix)
     return path
+
+
+def note(collected: Collected, figure: Figure) -> str:
+    """What a figure says of its numbers: `cpu scale; mean of 3 runs, band: one standard deviation`."""
+    runs = sorted({n for cell in _cells(collected, figure) if (n := len(collected.of(cell)))})
+    of = " to ".join(map(str, dict.fromkeys((runs[0], runs[-1])))) if runs else "0"
+    text = f"{collected.scale.label} scale; " + ("one run" if of == "1" else f"mean of {of} runs")
+    if figure.kind == "dots":
+        return text + ", with its 95 % interval" * (of != "1")
+    spread = "band" if figure.kind == "curves" else "whiskers"
+    return text + f", {spread}: one standard deviation" * (figure.band == "std" and of != "1")
 
 
 def figure_path(collected: Collected, figure: Figure, out: Path) -> Path:
@@ -74,9 +74,9 @@ def drawable(collected: Collected, figure: Figure) -> bool:
 
 def panels_of(collected: Collected, figure: Figure) -> dict[str, dict[str, Line]]:
     """The data of a figure: panel -> line -> points, without empty panels and lines."""
-    cells = [
-        cell for cell in collected.cells if all(getattr(cell, axis) in labels for axis, labels in figure.where.items())
-    ]
+    cells = _cells(collected, figure)
+    if figure.kind == "dots":
+        return _dots(collected, figure, cells)
     by_panel = _grouped(cells, figure.panels, collected.table.cells) if figure.panels else {"": cells}
     panels = {}
     for title, group in by_panel.items():
@@ -84,6 +84,11 @@ def panels_of(collected: Collected, figure: Figure) -> dict[str, dict[str, Line]
         lines = {label: _line(collected, figure, members) for label, members in by_line.items()}
         panels[title] = {label: line for label, line in lines.items() if line}
     return {title: lines for title, lines in panels.items() if lines}
+
+
+def split_panels(collected: Collected, figure: Figure) -> dict[str, dict[str, Line]]:
+    """The panels of a figure with at most seven lines each; one with more becomes several."""
+    return plot_style.chunked(panels_of(collected, figure), places_of(collected, figure))
 
 
 def mean_curve(records: Sequence[Record], name: str, x: str) -> Line:
@@ -119,52 +124,44 @@ def _finals(collected: Collected, cell: Cell, key: str) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def colours_of(collected: Collected, figure: Figure) -> dict[str, str]:
-    """The colour of each line, C0 to C9 in turn; a line has the same colour in all panels."""
-    labels = split(figure.lines, collected.table.cells, "figure")[1]
-    return {label: f"C{i % 10}" for i, label in enumerate(labels)}
+def _cells(collected: Collected, figure: Figure) -> list[Cell]:
+    """The cells that the figure's `where` keeps."""
+    where = figure.where.items()
+    return [cell for cell in collected.cells if all(getattr(cell, axis) in labels for axis, labels in where)]
 
 
-def draw_panel(ax: "Axes", collected: Collected, figure: Figure, title: str, lines: dict[str, Line]) -> None:
-    """Draws the lines of one panel, axes and grid; no legend."""
-    colours = colours_of(collected, figure)
-    ax.set(
-        title=math_label(title),
-        xlabel=math_label(figure.xlabel or ("" if figure.kind == "bars" else figure.x)),
-        yscale=figure.yscale,
-        xscale=figure.xscale,
-    )
-    for i, (label, line) in enumerate(lines.items()):
-        x, mean, sd = (list(values) for values in zip(*line, strict=True))
-        style: dict[str, Any] = {"label": math_label(label), "color": colours[label]}
-        if figure.kind == "bars":
-            width = 0.8 / len(lines)
-            x = [group + (i + 0.5) * width - 0.4 for group in x]
-            ax.bar(x, mean, width, yerr=sd if figure.band == "std" and any(sd) else None, **style)
-        elif figure.kind == "curves":
-            _draw_curve(ax, figure, x, mean, sd, style)
-        else:
-            ax.errorbar(x, mean, yerr=sd if figure.band == "std" else None, marker="o", capsize=3, **style)
-    if figure.kind == "final":
-        ticks = sorted({x for line in lines.values() for x, *_ in line})
-        ax.set_xticks(ticks, [f"{x:g}" for x in ticks])
-        ax.minorticks_off()
-    if figure.kind == "bars":
-        groups = labels_of(collected.cells, figure.x)
-        ax.set_xticks(range(len(groups)), list(map(math_label, groups)), rotation=30, ha="right", fontsize="small")
-    if figure.hline:
-        named = math_label(figure.hline.get("label", "")) or None
-        ax.axhline(figure.hline["value"], color="black", linestyle="--", linewidth=1, label=named)
-    ax.grid(alpha=0.3)
+def _size(collected: Collected, figure: Figure) -> tuple[float, float]:
+    """Inches of a panel; bars need width, and dots the height of their rows."""
+    width, height = plot_style.PANEL
+    rows = len({cell.row for cell in _cells(collected, figure)})
+    return {"dots": (width, 0.9 + 0.24 * rows), "bars": (1.6 * width, height)}.get(figure.kind, (width, height))
 
 
-def _draw_curve(
-    ax: "Axes", figure: Figure, x: list[float], mean: list[float], sd: list[float], style: dict[str, Any]
-) -> None:
-    ax.plot(x, mean, linewidth=1.4, **style)
-    if figure.band == "std" and any(sd):
-        low, high = zip(*((m - s, m + s) for m, s in zip(mean, sd, strict=True)), strict=True)
-        ax.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
+def _dots(collected: Collected, figure: Figure, cells: Sequence[Cell]) -> dict[str, dict[str, Line]]:
+    """A panel for the metric `y` and one for `x`; of each row and column the mean and half its 95 % interval."""
+    rows, panels = labels_of(cells, "row"), {}
+    for key, title in (pair for pair in ((figure.y, figure.ylabel), (figure.x, figure.xlabel)) if pair[0]):
+        metric = _metric(collected.table, key)
+        grouped = _grouped(cells, figure.lines, collected.table.cells)
+        lines = {label: _dots_of(collected, members, metric, rows) for label, members in grouped.items()}
+        panels[title or key] = {label: line for label, line in lines.items() if line}
+    return {title: lines for title, lines in panels.items() if lines}
+
+
+def _dots_of(collected: Collected, cells: Sequence[Cell], metric: Metric, rows: Sequence[str]) -> Line:
+    """(place of the row, mean, half the 95 % interval) of each cell with a finite mean."""
+    line = []
+    for cell in cells:
+        values = [record.value(metric) for record in collected.of(cell)]
+        summary = summarise([value for value in values if value is not None], metric)
+        if summary.mean is not None and math.isfinite(summary.mean):
+            line.append((float(rows.index(cell.row)), summary.mean, summary.interval or 0.0))
+    return line
+
+
+def _metric(table: Table, key: str) -> Metric:
+    """The table's metric of this name, with the point of the run at which it counts; else the final value."""
+    return next((metric for metric in (table.metric, *table.also) if metric.name == key), Metric(key, ""))
 
 
 def _grouped(cells: Sequence[Cell], by: str | list[str], known: Sequence[Cell]) -> dict[str, list[Cell]]:

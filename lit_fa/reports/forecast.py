@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from lit_fa import plot_style
 from lit_fa.outputs import written
 
 TITLE = "Forecast by a model, not measured: samples a second over one device of backpropagation"
@@ -19,7 +20,7 @@ NAMES = {
     "forward_forward": "Forward-Forward",
     "local_losses": "local losses",
 }
-DASHED = ("gpipe", "1f1b", "zero_bubble")  # they backpropagate through all stages
+THROUGH = ("gpipe", "1f1b", "zero_bubble")  # they backpropagate through all stages
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
@@ -36,21 +37,27 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> Path:
     """Write the picture of the rows: both axes logarithmic; its format is the ending of the path."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.0, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    methods = [name for name in NAMES if name in rows[0]]
     stages = [row["stages"] for row in rows]
-    for name in (name for name in NAMES if name in rows[0]):
-        axes.plot(stages, [row[name] for row in rows], "--" if name in DASHED else "-", label=NAMES[name], alpha=0.8)
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log", base=2)
-    axes.set(xlabel="stages, each on a device", ylabel="times one device of backpropagation")
-    axes.set_title(TITLE.split(":")[0], fontsize="medium")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-    with written(path, "--figure") as part:
-        figure.savefig(part, dpi=120, format=path.suffix[1:])
+    lines = {name: [row[name] for row in rows] for name in methods}
+    groups = {
+        "backward through all stages": THROUGH,
+        "no backward through stages": [n for n in NAMES if n not in THROUGH],
+    }
+    panels = {title: own for title, group in groups.items() if (own := {n: lines[n] for n in group if n in lines})}
+    with plot_style.style():
+        figure, axes = plot_style.canvas(len(panels))
+        for ax, (title, shown) in zip(axes, panels.items(), strict=True):
+            for name, values in shown.items():
+                ax.plot(stages, values, label=NAMES[name], **plot_style.line_style(methods.index(name)))
+            ax.set_xscale("log", base=2)
+            ax.set_yscale("log", base=2)
+            ax.set(title=title, xlabel="stages, each on a device")
+            ax.set_xticks(stages, [f"{stage:g}" for stage in stages])
+            ax.yaxis.set_major_formatter("{x:g}")
+        axes[0].set_ylabel("samples a second, times one device of backprop")
+        figure.suptitle("Layer-parallel training", fontsize="medium")
+        plot_style.legend(figure, TITLE.split(":")[0])
+        with written(path, "--figure") as part:
+            plot_style.save(figure, part, path.suffix)
     return path

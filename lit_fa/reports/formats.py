@@ -16,6 +16,7 @@ from rich.table import Table as ConsoleTable
 from rich.text import Text
 
 from lit_fa.escaping import code_span, csv_value, latex_text, literal, plain, prose, shown
+from lit_fa.reports.columns import fields, places
 from lit_fa.reports.facts import facts, line, notes, sources
 from lit_fa.reports.rows import has_pairs, headers, label, margins, published_also, rows, verdict_text
 from lit_fa.results.compare import Comparison
@@ -35,10 +36,22 @@ _CSV = (
 )
 
 
-def markdown(collected: Collected, comparisons: Sequence[Comparison], images: Sequence[tuple[str, str]] = ()) -> str:
-    """The block of a card: table, facts about the runs, assumptions, command; `images` are (title, link) pairs."""
-    table, titles = collected.table, headers(collected.table)
-    lines = [_pipe(titles), _pipe(["---"] * len(titles)), *map(_pipe, rows(comparisons, table)), ""]
+def markdown(
+    collected: Collected,
+    comparisons: Sequence[Comparison],
+    images: Sequence[tuple[str, str]] = (),
+    columns: Sequence[str] = (),
+) -> str:
+    """The block of a card: table, facts about the runs, assumptions, command.
+
+    Args:
+        collected: the records.
+        comparisons: of them.
+        images: (title, link) pairs.
+        columns: names of `reports.columns`; all for none.
+    """
+    table, (titles, *body) = collected.table, _chosen(collected, comparisons, columns)
+    lines = [_pipe(titles), _pipe(["---"] * len(titles)), *map(_pipe, body), ""]
     lines += [f"* {literal(line(*fact))}" for fact in facts(collected)]
     lines += [f"* command: {code_span(run_command(table, collected.scale))}"]
     lines += [f"* margin of agreement: {literal(margin)}: {prose(why)}" for margin, why in margins(comparisons)]
@@ -48,9 +61,9 @@ def markdown(collected: Collected, comparisons: Sequence[Comparison], images: Se
     return "\n".join([*lines, *(f"\n![{literal(title)}]({quote(link)})" for title, link in images)])
 
 
-def console(collected: Collected, comparisons: Sequence[Comparison]) -> ConsoleTable:
+def console(collected: Collected, comparisons: Sequence[Comparison], columns: Sequence[str] = ()) -> ConsoleTable:
     """The report as a rich table, verdicts coloured."""
-    table, titles = collected.table, headers(collected.table)
+    table, (titles, *body) = collected.table, _chosen(collected, comparisons, columns)
     title = (table.paper.key, table.paper.table or table.name, f"{collected.scale.label} scale")
     caption = [line(*fact) for fact in facts(collected)]
     caption.append(f"command: {code_span(run_command(table, collected.scale))}")
@@ -60,28 +73,30 @@ def console(collected: Collected, comparisons: Sequence[Comparison]) -> ConsoleT
         caption=Text("\n".join(map(plain, caption))),
         caption_justify="left",
     )
-    for comparison, row in zip(comparisons, rows(comparisons, table), strict=True):
+    for comparison, row in zip(comparisons, body, strict=True):
         styles = {"verdict": _COLOURS.get(comparison.kind, "")}
         view.add_row(*(Text(plain(t), styles.get(title, "")) for title, t in zip(titles, row, strict=True)))
     return view
 
 
-def latex(collected: Collected, comparisons: Sequence[Comparison]) -> str:
+def latex(collected: Collected, comparisons: Sequence[Comparison], columns: Sequence[str] = ()) -> str:
     """The report as a booktabs tabular; the preamble needs \\usepackage{booktabs}."""
-    table = collected.table
-    further = "r" * len(table.also) + "l" * has_pairs(table)
-    lines = [r"\begin{tabular}{ll" + "r" * 5 + "l" + further + "}", r"\toprule"]
-    lines += [_ampersand(headers(table)), r"\midrule", *map(_ampersand, rows(comparisons, table)), r"\bottomrule"]
+    table, (titles, *body) = collected.table, _chosen(collected, comparisons, columns)
+    sides = "ll" + "r" * 5 + "l" + "r" * len(table.also) + "l" * has_pairs(table)
+    lines = [r"\begin{tabular}{" + "".join(sides[i] for i in places(table, columns)) + "}", r"\toprule"]
+    lines += [_ampersand(titles), r"\midrule", *map(_ampersand, body), r"\bottomrule"]
     return "\n".join([*lines, r"\end{tabular}", ""])
 
 
-def comma_separated(collected: Collected, comparisons: Sequence[Comparison]) -> str:
+def comma_separated(collected: Collected, comparisons: Sequence[Comparison], columns: Sequence[str] = ()) -> str:
     """The report as CSV with a header line, one line a cell and metric, numbers unrounded."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, _CSV.split(), extrasaction="ignore", lineterminator="\n")
+    kept, metrics = fields(collected.table, columns)
+    writer = csv.DictWriter(text, kept if columns else _CSV.split(), extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for entry in entries(collected, comparisons):
-        writer.writerow({key: csv_value(value) for key, value in entry.items()})
+        if not columns or entry["metric"] in metrics:
+            writer.writerow({key: csv_value(value) for key, value in entry.items()})
     return text.getvalue()
 
 
@@ -90,6 +105,13 @@ def entries(collected: Collected, comparisons: Sequence[Comparison]) -> list[dic
     head = {"paper": collected.table.paper.key, "table": collected.table.name, "scale": collected.scale.label}
     table = collected.table
     return [{**head, **_entry(c, s, table)} for c in comparisons for s in (c.summary, *c.also)]
+
+
+def _chosen(collected: Collected, comparisons: Sequence[Comparison], columns: Sequence[str]) -> list[list[str]]:
+    """The titles and then the rows, of the chosen columns."""
+    kept = places(collected.table, columns)
+    whole = [headers(collected.table), *rows(comparisons, collected.table)]
+    return [[row[i] for i in kept] for row in whole]
 
 
 def _entry(comparison: Comparison, summary: Summary, table: Table) -> dict[str, Any]:

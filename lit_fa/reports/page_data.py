@@ -15,7 +15,9 @@ from markupsafe import Markup
 
 from lit_fa.reports import sparklines
 from lit_fa.reports.card_html import local
+from lit_fa.reports.columns import INTERVAL, VALUE, places
 from lit_fa.reports.facts import duration, facts, hardware, sources
+from lit_fa.reports.figures import note
 from lit_fa.reports.rows import headers, label, rows, verdict_text
 from lit_fa.reports.svg import legend, panel_images
 from lit_fa.results.compare import Comparison
@@ -32,8 +34,13 @@ _LINES = 16  # of a small picture
 _USUAL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
-def section(collected: Collected, comparisons: Sequence[Comparison], folder: Path) -> dict[str, Any]:
-    """A table at one scale; `folder` is that of the page, from which records are linked."""
+def section(
+    collected: Collected, comparisons: Sequence[Comparison], folder: Path, columns: Sequence[str] = ()
+) -> dict[str, Any]:
+    """A table at one scale; `folder` is that of the page, from which records are linked.
+
+    `columns` are names of `reports.columns`; all for none.
+    """
     table, scale, stale = collected.table, collected.scale, stale_line(collected)
     key = unique(table.name, re.sub(r"[^A-Za-z0-9._-]+", "-", table.name))
     pairs = [(name, value) for name, value in facts(collected) if name != "scale"]
@@ -48,6 +55,9 @@ def section(collected: Collected, comparisons: Sequence[Comparison], folder: Pat
         "facts": [*pairs, *([("today's code", stale)] if stale else [])],
         "command": command,
         "headers": headers(table),
+        "columns": (shown := places(table, columns)),
+        "pictured": next((i for i in (INTERVAL, VALUE) if i in shown), None),  # the column that the pictures follow
+        "axes": sparklines.axes(comparisons),
         "sources": sources(comparisons),
         "overrides": as_yaml(scale.set),
         "cells": [
@@ -64,9 +74,10 @@ def _figures(collected: Collected, key: str) -> list[dict[str, Any]]:
     views = [
         {
             "title": figure.title or figure.y,
-            "wide": figure.kind == "bars",
+            "wide": figure.kind in ("bars", "dots"),
             "panels": [(title, Markup(svg)) for title, svg in panel_images(collected, figure, f"{key}-figure{i}")],
-            "legend": legend(collected, figure),
+            "legend": [(label, Markup(sample)) for label, sample in legend(collected, figure)],
+            "note": note(collected, figure),
             "hline": figure.hline.get("label"),
         }
         for i, figure in enumerate(collected.table.figures)

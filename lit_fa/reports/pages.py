@@ -26,15 +26,25 @@ from lit_fa.results.records import Collected
 from lit_fa.results.verdict import Kind
 from lit_fa.spec.expand import slug
 
+_SETTLED = (Kind.AGREES, Kind.DIFFERS)
+_ORDER = [*_SETTLED, Kind.UNDECIDED, Kind.UNDECIDABLE, Kind.FAILED, Kind.OPEN, Kind.MISSING]
 _LOADER = PackageLoader("lit_fa.reports")
 
 
-def write_pages(compared: Sequence[tuple[Collected, Sequence[Comparison]]], folder: Path) -> list[Path]:
-    """Writes everything into `folder` and returns the pages; `index.html` only if there are several papers."""
-    sections = [section(collected, comparisons, folder.resolve()) for collected, comparisons in compared]
+def write_pages(
+    compared: Sequence[tuple[Collected, Sequence[Comparison]]], folder: Path, columns: Sequence[str] = ()
+) -> list[Path]:
+    """Writes everything into `folder` and returns the pages; `index.html` only if there are several papers.
+
+    Args:
+        compared: every table with its comparisons.
+        folder: of the pages.
+        columns: names of `reports.columns` that the tables show; all for none.
+    """
+    sections = [section(collected, comparisons, folder.resolve(), columns) for collected, comparisons in compared]
     papers: dict[str, list[dict[str, Any]]] = {}
     for view in sections:
-        view["texts"] = _texts(view)
+        view["texts"] = _texts(view, columns)
         key = view["collected"].table.paper.key
         papers.setdefault(key, []).append(view)
         _write_texts(view, folder / _file_name(key))
@@ -42,7 +52,8 @@ def write_pages(compared: Sequence[tuple[Collected, Sequence[Comparison]]], fold
     environment = templates()
     pages = [_written(folder / view["file"], environment.get_template("paper.html").render(view)) for view in views]
     if len(views) > 1:
-        index = {"papers": views, "facts": _totals(sections), "tally": _tally(sections)}
+        index = {"papers": (shown := _settled_first(views)), "settled": _settled(shown)}
+        index |= {"facts": _totals(sections), "tally": _tally(sections)}
         pages.insert(0, _written(folder / "index.html", environment.get_template("index.html").render(index)))
     return pages
 
@@ -79,18 +90,43 @@ def _paper(key: str, sections: list[dict[str, Any]], folder: Path) -> dict[str, 
     """The page of a paper: the card, its tables at their markers, and tables without a marker at the end."""
     title, pieces = _story(sections[0]["collected"].table.path.resolve().parent / "README.md", folder)
     by_name = {section["name"]: section for section in sections}
-    placed = [(kind, by_name.pop(part, None) if kind == "table" else part) for kind, part in pieces]
+    placed: list[tuple[str, Any]] = [
+        (kind, by_name.pop(part, None) if kind == "table" else part) for kind, part in pieces
+    ]
     papers = [section["collected"].table.paper for section in sections]
+    shown = [piece for piece in placed if piece[1] is not None]
     return {
         "key": _file_name(key),
         "file": f"{_file_name(key)}.html",
         "title": title or papers[0].title or key,
         "papers": list(dict.fromkeys((paper.title, paper.arxiv) for paper in papers)),
-        "pieces": [piece for piece in placed if piece[1] is not None] + [("table", view) for view in by_name.values()],
-        "sections": sections,
+        "pieces": [*shown, *(("table", view) for view in _empty_last([*by_name.values()]))],
+        "placed": [view["name"] for kind, view in shown if kind == "table"],
+        "sections": _empty_last(sections),
         "facts": _totals(sections),
         "tally": _tally(sections),
     }
+
+
+def _empty_last(sections: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The tables in their order, those without a run behind the others."""
+    return sorted(sections, key=lambda section: not section["collected"].ended)
+
+
+def _settled_first(papers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The papers in their order, those with more settled numbers first, and those without a run last."""
+
+    def order(paper: dict[str, Any]) -> tuple[bool, int]:
+        counts = dict(paper["tally"])
+        return not any(s["collected"].ended for s in paper["sections"]), -sum(counts.get(kind, 0) for kind in _SETTLED)
+
+    return sorted(papers, key=order)
+
+
+def _settled(papers: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
+    """(paper, table, cell) of every number that agrees, then of those that differ."""
+    every = [(paper, table, cell) for paper in papers for table in paper["sections"] for cell in table["cells"]]
+    return [found for kind in _SETTLED for found in every if found[2]["kind"] is kind]
 
 
 def _story(card: Path, folder: Path) -> tuple[str, list[tuple[str, Markup]]]:
@@ -120,13 +156,14 @@ def _totals(sections: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
 def _tally(sections: Sequence[dict[str, Any]]) -> list[tuple[str, int]]:
     """(kind of verdict, number of rows) for every kind that occurs."""
     counts = Counter(cell["kind"] for section in sections for cell in section["cells"])
-    return [(kind, counts[kind]) for kind in Kind if counts[kind]]
+    return [(kind, counts[kind]) for kind in sorted(Kind, key=_ORDER.index) if counts[kind]]
 
 
-def _texts(section: dict[str, Any]) -> dict[str, str]:
+def _texts(section: dict[str, Any], columns: Sequence[str]) -> dict[str, str]:
     """The table in every text format, by the ending of its file."""
     both = section["collected"], section["comparisons"]
-    return {"md": markdown(*both), "csv": comma_separated(*both), "tex": latex(*both)}
+    words = markdown(*both, columns=columns)
+    return {"md": words, "csv": comma_separated(*both, columns), "tex": latex(*both, columns)}
 
 
 def _write_texts(section: dict[str, Any], folder: Path) -> None:

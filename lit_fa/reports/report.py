@@ -11,7 +11,8 @@ from lit_fa.errors import UserError
 from lit_fa.escaping import plain
 from lit_fa.outputs import write_text
 from lit_fa.reports.card import block, check_card, place, read_block, scale_in, write_block
-from lit_fa.reports.figures import draw, figure_path
+from lit_fa.reports.columns import check_columns
+from lit_fa.reports.figures import by_row, draw, draw_to, figure_path
 from lit_fa.reports.formats import comma_separated, console, entries, latex
 from lit_fa.results.compare import Comparison, compare
 from lit_fa.results.records import Collected, collect, curves_read
@@ -30,20 +31,26 @@ def report(
     form: str = "console",
     as_json: Path | None = None,
     write: Path | None = None,
+    columns: Sequence[str] = (),
+    by_row_to: Path | None = None,
 ) -> int:
     """Prints each table in the format `form`, draws its figures and updates its card; HTML pages go to `write`.
 
-    Without `card`, the README beside the table is updated if it has the table's markers and shows this scale or
-    nothing yet. Records of another folder (`out`) never change it.
+    `by_row_to` is a file for the figure `figures.by_row`. `columns` are names of `reports.columns`, for what is printed
+    and for pages; cards and JSON are complete. Without `card`, the README beside the table is updated if it has the
+    table's markers and shows this scale or nothing yet. Records of another folder (`out`) never change it.
 
     Returns:
         The number of errors: tables that cannot be read, cards and figures that cannot be written. Each is printed in
         one line, and the rest is done.
 
     Raises:
-        UserError: the only table cannot be read, `card` has no markers for a table, or an output file cannot be
-            written.
+        UserError: the only table cannot be read, no table has one of the columns, `card` has no markers for a table, or
+            an output file cannot be written.
     """
+    check_columns(columns, tables)
+    if by_row_to and len(tables) > 1:
+        raise UserError(f"--figure takes one table, not {len(tables)}; give its file")
     quiet = Console(stderr=True) if form != "console" else output
     reports, problems = [], []
     for table in tables:
@@ -58,7 +65,7 @@ def report(
     for collected, compared, where in reports:
         figures = out or where.results.parent.parent
         steps = (
-            partial(_print, collected, compared, form, figures, output),
+            partial(_print, collected, compared, form, figures, output, columns),
             partial(_draw, collected, where, out, quiet),
             partial(_print_problems, collected, where, quiet),
             partial(_write_card, collected, figures, out, card, quiet),
@@ -67,8 +74,10 @@ def report(
     if as_json:
         data = [entry for collected, compared, _ in reports for entry in entries(collected, compared)]
         write_text(as_json, json.dumps(data, indent=1) + "\n", "--json")
+    if by_row_to:
+        problems += [error for error in [_error_of(partial(_draw_by_row, reports[0][0], by_row_to, quiet))] if error]
     if write:
-        _write_pages([(collected, compared) for collected, compared, _ in reports], write, quiet)
+        _write_pages([(collected, compared) for collected, compared, _ in reports], write, quiet, columns)
     for problem in problems:
         _print_line(quiet, f"left out: {plain(str(problem))}")
     return len(problems)
@@ -92,20 +101,30 @@ def _error_of(step: Callable[[], None]) -> UserError | None:
     return None
 
 
-def _write_pages(compared: Sequence[tuple[Collected, Sequence[Comparison]]], folder: Path, output: Console) -> None:
+def _write_pages(
+    compared: Sequence[tuple[Collected, Sequence[Comparison]]], folder: Path, output: Console, columns: Sequence[str]
+) -> None:
     from lit_fa.reports.pages import write_pages  # templates are slow to import, and only pages need them
 
-    for page in write_pages(compared, folder):
+    for page in write_pages(compared, folder, columns):
         _print_line(output, f"wrote {page}")
 
 
-def _print(collected: Collected, compared: Sequence[Comparison], form: str, out: Path, output: Console) -> None:
+def _print(
+    collected: Collected,
+    compared: Sequence[Comparison],
+    form: str,
+    out: Path,
+    output: Console,
+    columns: Sequence[str],
+) -> None:
     if form == "console":
-        output.print(console(collected, compared))
+        output.print(console(collected, compared, columns))
     elif form == "md":
-        _print_line(output, block(collected, collected.table.path, out))
+        _print_line(output, block(collected, collected.table.path, out, columns))
     else:
-        _print_line(output, (latex if form == "latex" else comma_separated)(collected, compared).rstrip("\n"))
+        write = latex if form == "latex" else comma_separated
+        _print_line(output, write(collected, compared, columns).rstrip("\n"))
 
 
 def _draw(collected: Collected, where: OutputPaths, out: Path | None, output: Console) -> None:
@@ -115,6 +134,15 @@ def _draw(collected: Collected, where: OutputPaths, out: Path | None, output: Co
             check_inside(figure_path(collected, figure, folder), collected.table, where.scratch)
         path = draw(collected, figure, folder)
         _print_line(output, f"drew {path}" if path else f"{figure.file}: no record has {figure.y}; not drawn")
+
+
+def _draw_by_row(collected: Collected, path: Path, output: Console) -> None:
+    figure = by_row(collected.table, path.name)
+    if draw_to(collected, figure, path) is None:
+        raise UserError(
+            f"--figure {path}: no record at the {collected.scale.label} scale has {figure.y}; run the table"
+        )
+    _print_line(output, f"drew {path}")
 
 
 def _write_card(collected: Collected, figures: Path, out: Path | None, card: Path | None, output: Console) -> None:

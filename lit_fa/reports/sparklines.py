@@ -8,15 +8,17 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from lit_fa.plot_style import BLUE, round_ticks
 from lit_fa.results.compare import Comparison
 from lit_fa.results.records import Record
+from lit_fa.results.summary import headline
 
 _WIDTH, _HEIGHT = 120, 18  # of an interval
 _CURVE = (120, 32)
 _POINTS = 24  # of a small curve, at most
 _CLIENTS = 100  # rows of a partition, at most
 _CLASSES = 1000  # columns of a partition, at most
-_BLUE = (0.12, 0.47, 0.71)  # seen on white and on black
+_BLUE = tuple(int(BLUE[i : i + 2], 16) / 255 for i in (1, 3, 5))  # seen on white and on black
 
 
 def intervals(comparisons: Sequence[Comparison]) -> list[Markup]:
@@ -24,10 +26,35 @@ def intervals(comparisons: Sequence[Comparison]) -> list[Markup]:
 
     The cells of one column and metric share an axis, so that rows can be compared; columns are often data sets.
     """
+    spans = _spans(comparisons)
+    return [_interval(c, spans[_axis(c)]) for c in comparisons]
+
+
+def axes(comparisons: Sequence[Comparison]) -> list[tuple[str, Markup]]:
+    """(what it is of, picture) of every axis that the pictures of `intervals` share, with numbers at its ticks."""
+    named: dict[tuple[str | bool, ...], str] = {}
+    for c in comparisons:
+        difference = "difference, " if c.of_difference else ""
+        named.setdefault(_axis(c), f"{c.cell.column or 'all'}: {difference}{headline(c.cell.metric)}")
+    spans = {key: span for key, span in _spans(comparisons).items() if span}
+    return [(named[key].removeprefix("all: "), _ticked(span, named[key])) for key, span in spans.items()]
+
+
+def _spans(comparisons: Sequence[Comparison]) -> dict[tuple[str | bool, ...], list[float]]:
+    """All numbers on each axis."""
     spans: dict[tuple[str | bool, ...], list[float]] = {}
     for c in comparisons:
         spans.setdefault(_axis(c), []).extend(_extent(c))
-    return [_interval(c, spans[_axis(c)]) for c in comparisons]
+    return spans
+
+
+def _ticked(extent: Sequence[float], name: str) -> Markup:
+    """An axis as wide as the pictures, with two to four ticks at round numbers."""
+    span = _span(extent)
+    ticks = round_ticks(*span)
+    drawn = f'<path class="axis" d="M0 .5H{_WIDTH}' + "".join(f"M{_at(t, span, _WIDTH)} .5v4" for t in ticks) + '"/>'
+    drawn += "".join(f'<text x="{_at(t, span, _WIDTH)}" y="14" text-anchor="middle">{t:.6g}</text>' for t in ticks)
+    return _image("interval", f"-6 0 {_WIDTH + 12} {_HEIGHT}", f"axis of {name}: {span[0]:.4g} to {span[1]:.4g}", drawn)
 
 
 def curve(lines: Sequence[Sequence[tuple[float, float]]], description: str) -> Markup:

@@ -2,9 +2,11 @@
 
 import io
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lit_fa.reports.figures import Line, colours_of, draw_panel, math_label, panels_of
+from lit_fa import plot_style
+from lit_fa.reports.figures import panels_of, split_panels
+from lit_fa.reports.panels import Line, draw_panel, math_label, places_of
 from lit_fa.results.records import Collected
 from lit_fa.spec.figure import Figure
 
@@ -14,8 +16,22 @@ if TYPE_CHECKING:
 _SIZE = (3.6, 2.7)  # inches: text keeps its size on a phone
 _BARS = (5.4, 3.0)
 # Text stays text; the page names the font.
-_STYLE: dict[Any, Any] = {"svg.fonttype": "none", "font.size": 9, "figure.facecolor": "none", "axes.facecolor": "none"}
-_STYLE |= {"axes.spines.top": False, "axes.spines.right": False}
+_STYLE = {"svg_fonttype": "none", "figure_facecolor": "none", "axes_facecolor": "none"}
+_SHAPES = dict(
+    zip(
+        plot_style.MARKERS,
+        (
+            "M15 6a3 3 0 1 0 6 0a3 3 0 1 0-6 0",
+            "M15 3h6v6h-6z",
+            "M18 2l4 4l-4 4l-4-4z",
+            "M18 2l4 7h-8z",
+            "M18 10l4-7h-8z",
+            "M17 2h2v3h3v2h-3v3h-2v-3h-3v-2h3z",
+            "M15 2l3 3l3-3l1 1l-3 3l3 3l-1 1l-3-3l-3 3l-1-1l3-3l-3-3z",
+        ),
+        strict=True,
+    )
+)
 
 
 def panel_images(collected: Collected, figure: Figure, key: str) -> list[tuple[str, str]]:
@@ -26,11 +42,9 @@ def panel_images(collected: Collected, figure: Figure, key: str) -> list[tuple[s
         figure: of the table.
         key: prefix of every id inside the images, so that several fit into one page.
     """
-    import matplotlib
-
-    panels = panels_of(collected, figure)
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": key}):
-        canvases = [_canvas(collected, figure, lines) for lines in panels.values()]
+    panels = split_panels(collected, figure)
+    with plot_style.style(**_STYLE, svg_hashsalt=key):
+        canvases = [_canvas(collected, figure, title, lines) for title, lines in panels.items()]
         axes = [ax for canvas in canvases for ax in canvas.axes]
         for ax in axes:
             ax.set_ylim(min(a.get_ylim()[0] for a in axes), max(a.get_ylim()[1] for a in axes))
@@ -42,31 +56,47 @@ def panel_images(collected: Collected, figure: Figure, key: str) -> list[tuple[s
 
 
 def legend(collected: Collected, figure: Figure) -> list[tuple[str, str]]:
-    """(label, CSS colour) of every line in any panel."""
+    """(label, SVG of its line and marker, or of its bar) of every line in any panel."""
     labels = {label for lines in panels_of(collected, figure).values() for label in lines}
-    page = {label: f"var(--c{colour[1:]})" for label, colour in colours_of(collected, figure).items()}
-    return [(label, colour) for label, colour in page.items() if label in labels]
+    places = places_of(collected, figure).items()
+    return [(label, _sample(figure, place)) for label, place in places if label in labels]
 
 
-def _canvas(collected: Collected, figure: Figure, lines: dict[str, Line]) -> "Canvas":
-    from matplotlib.figure import Figure as Canvas
+def _sample(figure: Figure, place: int) -> str:
+    """A short piece of a line, as in the panels."""
+    look, colour = plot_style.line_style(place), f"var(--c{place % plot_style.MOST_LINES})"
+    if figure.kind == "bars":
+        body = f'<rect width="36" height="12" fill="{colour}"/>'
+    else:
+        dashes = "" if look["linestyle"] == "solid" else " ".join(f"{1.4 * part:g}" for part in look["linestyle"][1])
+        line = f'<path d="M0 6H36" stroke="{colour}" stroke-width="1.8" stroke-dasharray="{dashes or "none"}"/>'
+        mark = f'<path d="{_SHAPES[look["marker"]]}" fill="{colour}"/>'
+        body = (line if figure.kind != "dots" else "") + mark
+    return f'<svg class="swatch" viewBox="0 0 36 12" aria-hidden="true">{body}</svg>'
 
-    canvas = Canvas(figsize=_BARS if figure.kind == "bars" else _SIZE, layout="constrained")
-    ax = canvas.subplots()
-    draw_panel(ax, collected, figure, "", lines)
-    ax.set_ylabel(math_label(figure.ylabel or figure.y))
+
+def _canvas(collected: Collected, figure: Figure, title: str, lines: dict[str, Line]) -> "Canvas":
+    wide = figure.kind in ("bars", "dots")
+    canvas, (ax,) = plot_style.canvas(1, _BARS if wide else _SIZE)
+    draw_panel(ax, collected, figure, title if figure.kind == "dots" else "", lines)
+    if figure.kind != "dots":
+        ax.set_ylabel(math_label(figure.ylabel or figure.y))
     return canvas
 
 
 def _page_colours() -> dict[str, str]:
-    """Matplotlib's colours to the page's: the variables --c0 to --c9, and the colour of text."""
-    from matplotlib.colors import to_hex
-
-    return {to_hex(f"C{i}"): f"var(--c{i})" for i in range(10)} | {"#000000": "currentColor"}
+    """The colours of the style to the page's variables, and black to the colour of text."""
+    own = {colour.lower(): f"var(--c{i})" for i, colour in enumerate(plot_style.COLOURS)}
+    return own | {plot_style.BLACK: "currentColor", plot_style.GREY: "var(--soft)"}
 
 
 def _description(figure: Figure, title: str, lines: dict[str, Line]) -> str:
     """The image in words, for screen readers."""
+    if figure.kind == "dots":
+        values = "; ".join(
+            f"{label} {', '.join(f'{mean:.4g}' for _, mean, _ in line)}" for label, line in lines.items()
+        )
+        return f"{figure.title or title}: {title} of each row, from the top. {values}."
     last = ", ".join(f"{label} {line[-1][1]:.4g}" for label, line in lines.items())
     over = f" over {figure.xlabel or figure.x}" if figure.kind != "bars" else ""
     named = ", ".join(part for part in (figure.title, title) if part)

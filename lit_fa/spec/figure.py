@@ -15,7 +15,7 @@ from lit_fa.spec.validation import Entry, Filled, Line, Number, OneOf, choice, f
 
 Axis = Annotated[Literal["row", "column"], OneOf()]
 AXES: tuple[Axis, ...] = ("row", "column")
-_X: dict[str, tuple[str, ...]] = {"curves": ("step", "epoch"), "final": AXES, "bars": AXES, "against": ()}
+_X: dict[str, tuple[str, ...]] = {"curves": ("step", "epoch"), "final": AXES, "bars": AXES, "against": (), "dots": ()}
 Labels = Annotated[list[str], Filled]
 AxisScale = Annotated[Literal["linear", "log", "symlog"], OneOf()]
 
@@ -53,14 +53,16 @@ class Figure(Entry):
 
     `kind: curves` draws the key `y` of the records' curves over `x` (step or epoch); `kind: final` draws the final
     metric `y` over the number in the labels of `x` (column or row), so that "width 128" stands at 128; `kind: bars`
-    draws it as a group of bars for each label of `x`; `kind: against` over another final metric, `x`. `panels` and
-    `lines` name an axis of the table, or list the labels to take, in this order; `where` keeps some labels only.
-    `band: std` shades one standard deviation over the seeds.
+    draws it as a group of bars for each label of `x`; `kind: against` over another final metric, `x`; `kind: dots`
+    draws a dot with its 95 % interval for each row, in a panel for `y` and in one for the final metric `x`, if given.
+    `panels` and `lines` name an axis of the table, or list the labels to take, in this order; `where` keeps some labels
+    only. `band: std` shades one standard deviation over the seeds. `slope` adds a straight line of this slope to two
+    logarithmic axes. More than seven lines in a panel are split over several.
     """
 
     file: Annotated[Line, AfterValidator(_image)]
     y: str
-    kind: Annotated[Literal["curves", "final", "bars", "against"], OneOf()] = "curves"
+    kind: Annotated[Literal["curves", "final", "bars", "against", "dots"], OneOf()] = "curves"
     title: str = ""
     x: str = ""
     panels: Labels | str = ""
@@ -71,6 +73,7 @@ class Figure(Entry):
     xlabel: str = ""
     yscale: AxisScale = "linear"
     xscale: AxisScale = "linear"
+    slope: Number | None = None
     band: Annotated[Literal["std", "none"], OneOf()] = "std"
 
 
@@ -80,12 +83,16 @@ def with_labels_of(figure: Figure, cells: Sequence[Labelled], where: str) -> Fig
     Raises:
         UserError: an unknown axis or label, or an `x` without a number in it.
     """
-    if figure.kind != "against":
+    if figure.kind == "dots":
+        figure = _checked_dots(figure, cells, where)
+    elif figure.kind != "against":
         valid = _X[figure.kind]
         default = valid[0 if figure.kind == "curves" else -1]
         figure = replace(figure, x=choice(figure.x or default, valid, f"{where}.x"))
     elif not figure.x:
         raise UserError(f"{where}: the key 'x' is missing; add it")
+    if figure.slope is not None and (figure.kind, figure.xscale, figure.yscale) != ("final", "log", "log"):
+        raise UserError(f"{where}.slope: needs kind: final, xscale: log and yscale: log; add them or delete the key")
     if figure.hline:
         validated(HorizontalLine, figure.hline, f"{where}.hline")
     for axis, labels in figure.where.items():
@@ -122,6 +129,14 @@ def number_in(label: str) -> float | None:
     match = re.search(r"(?:(?<![\w-])-)?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?", label)
     number = float(match.group()) if match else math.inf
     return number if math.isfinite(number) else None
+
+
+def _checked_dots(figure: Figure, cells: Sequence[Labelled], where: str) -> Figure:
+    """A figure of dots: its rows are the table's, so its lines are columns, and a panel is a metric."""
+    lines = "column" if figure.lines == "row" else figure.lines
+    if figure.panels or figure.hline or split(lines, cells, f"{where}.lines")[0] == "row":
+        raise UserError(f"{where}: a figure of dots has rows, a panel for y and x, no hline, and columns for lines")
+    return replace(figure, lines=lines)
 
 
 def _check_final(figure: Figure, lines: Axis, cells: Sequence[Labelled], where: str) -> None:

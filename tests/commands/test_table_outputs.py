@@ -87,7 +87,7 @@ def test_a_report_on_a_full_disk_leaves_card_figures_and_pages_as_they_were(tabl
     by_hand = f"# By hand\n\n{begin}\n{end}\n\n" + "Kept.\n" * 5000
     Path("README.md").write_text(by_hand)
     fill(table, "full")
-    with full_disk():
+    with full_disk(5000):  # less than a figure has
         assert lit_fa(["table", "report", "table1.yaml", "--scale", "full"]) == 2
     assert "README.md: cannot be written" in capsys.readouterr().out
     assert Path("README.md").read_text() == by_hand

@@ -337,3 +337,98 @@ def test_the_totals_of_a_paper_say_its_cpu_time_where_records_have_it(declared, 
     assert main(words) == 0
     after = (tmp_path / "pages" / "conservation.html").read_text()
     assert after.count("CPU time, the 1 runs that recorded it") == before.count("CPU time, the") + 2
+
+
+def test_the_pictures_of_a_table_have_an_axis_below_with_round_ticks(declared, save, fill, tmp_path):
+    declared["cells"] = [
+        {"row": row, "column": column, "set": {"a": [row, column]}}
+        for row in ("FA", "BP")
+        for column in ("w 32", "w 64")
+    ]
+    path = save(declared)
+    fill(path, "full")
+    html = (written(path), (path.parent / "pages/conservation.html").read_text())[1]
+    foot = re.search(r"<tfoot>.*?</tfoot>", html, re.S).group()
+    assert re.findall(r"<td class=\"axis-name\"[^>]*><span>(.*?)</span>", foot) == [
+        *("w 32: test/accuracy (%)", "w 64: test/accuracy (%)"),
+    ]
+    labels = re.findall(r'<text x="([\d.]+)" y="14" text-anchor="middle">([\d.]+)</text>', foot)
+    assert [number for _, number in labels] == ["90", "92"] * 2
+    for place, _ in labels:  # the runs of seeds 0 and 2 lie where the axis says 90 and 92
+        assert html.count(f'<circle cx="{place}"') == 4
+
+
+def test_many_commits_are_folded_away(declared, save, fill):
+    path = save(declared)
+    files = fill(path, "full")
+    for k, file in enumerate(files):
+        data = json.loads(file.read_text())
+        file.write_text(json.dumps(data | {"commit": f"{k}bcdef01"}))
+    html = (written(path), (path.parent / "pages/conservation.html").read_text())[1]
+    assert "<details><summary>6 commits</summary>0bcdef0, 1bcdef0" in html
+    assert html.count("0bcdef0, 1bcdef0") == html.count("<details><summary>6 commits</summary>")
+
+
+def test_one_commit_is_shown(declared, save, fill):
+    path = save(declared)
+    fill(path, "full")
+    assert "<dd>abcdef0</dd>" in (written(path), (path.parent / "pages/conservation.html").read_text())[1]
+
+
+def test_a_table_under_a_heading_of_the_card_has_no_heading_of_its_own(declared, save, fill, tmp_path):
+    begin, end = markers("table1")
+    (tmp_path / "README.md").write_text(f"# The card\n\n## Table 1: widths\n\n{begin}\nold\n{end}\n")
+    path = save(declared)
+    fill(path, "full")
+    html = (written(path), (path.parent / "pages/conservation.html").read_text())[1]
+    assert re.findall(r"<h2[^>]*>(.*?)</h2>", html) == ["Table 1: widths"]
+    assert '<p class="named">Table 1 <code>table1</code></p>' in html
+
+
+def two_papers(declared, save, fill, tmp_path) -> Path:
+    """Pages of a paper with a settled number, of one that ran without any, and of one that did not run."""
+    found = []
+    names = {"early": ("alpha", None), "settled": ("beta", "full"), "ran": ("gamma", "full"), "later": ("beta", None)}
+    for name, (key, scale) in names.items():
+        one = json.loads(json.dumps(declared))
+        one["paper"] |= {"key": key, "title": f"paper {key}", "table": f"Table {name}"}
+        if name == "ran":
+            del one["cells"][0]["published"]
+        path = save(one, f"{name}.yaml")
+        if scale:
+            fill(path, scale, accuracy=lambda run: 91.0 + 0.001 * run.seed)
+        table = load_table(path)
+        collected = collect(table, table.scale("full"), path.parent / "results" / name / "full")
+        found.append((collected, compare(collected)))
+    write_pages(found, tmp_path / "pages")
+    return tmp_path / "pages" / "index.html"
+
+
+def test_the_index_leads_with_what_is_settled_and_ends_with_what_has_not_run(declared, save, fill, tmp_path):
+    html = two_papers(declared, save, fill, tmp_path).read_text()
+    page = Page(html)
+    assert re.findall(r"<h2>(?:<a [^>]*>)?(.*?)(?:</a>)?</h2>", html) == [
+        *("What is settled", "Papers", "paper beta", "paper gamma", "paper alpha"),
+    ]
+    settled = html[html.index("What is settled") : html.index("<h2>Papers")]
+    assert settled.count("<tr>") == 2  # the head, and FA of beta
+    assert "agrees" in settled
+    assert 'href="beta.html#cell-settled-' in settled
+    kinds = re.findall(r'<li class="badge (\w+)">', html[: html.index("What is settled")])
+    assert kinds == ["agrees", "open", "missing"]
+    assert "No run has been made at this scale of:" in page.text
+    assert html.index('href="beta.html#settled"') < html.index('href="beta.html#later"')
+
+
+def test_the_tables_without_runs_are_the_last_of_a_paper(declared, save, fill, tmp_path):
+    two_papers(declared, save, fill, tmp_path)
+    html = (tmp_path / "pages" / "beta.html").read_text()
+    assert html.index('<section class="table" id="settled">') < html.index('<section class="table" id="later">')
+
+
+def test_a_table_that_scrolls_has_a_shadow_where_it_goes_on():
+    css = (ROOT / "lit_fa/reports/templates/style.css").read_text()
+    rule = re.search(r"\n\.scroll \{(.*?)\n\}", css, re.S).group(1)
+    assert rule.count(" local") == 2  # covers that move with the table
+    assert rule.count("var(--shade)") == 2
+    assert css.count("--shade:") == 2  # light and dark
