@@ -11,7 +11,9 @@ from callbacks.drift_bound import ClientDriftBound
 from callbacks.error_bound import ErrorBound
 from callbacks.errors import MeasurementError
 from callbacks.factor_spectrum import FactorSpectrum
+from callbacks.feedback_images import FeedbackImages
 from callbacks.figures import Figures
+from callbacks.goodness_histogram import GoodnessHistogram
 from callbacks.gradient_alignment import GradientAlignment
 from callbacks.interruption import Interruption
 from callbacks.minimum_norm import MinimumNorm
@@ -38,7 +40,9 @@ __all__ = [
     "DeployedCost",
     "ErrorBound",
     "FactorSpectrum",
+    "FeedbackImages",
     "Figures",
+    "GoodnessHistogram",
     "GradientAlignment",
     "Interruption",
     "MeasurementError",

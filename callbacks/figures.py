@@ -1,36 +1,59 @@
 """Figures of one run, drawn when it ends: alignment, conserved potential, client drift, loss and accuracy."""
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 
 from callbacks.curves import Point, Recorder
+from callbacks.probe import learner_of
+from callbacks.run_pictures import folder_of, note_of
+from lit_fa import plot_style
 from lit_fa.outputs import written
 
-# file: title of each panel, and prefix and suffix of the keys of its curves
+
+@dataclass(frozen=True)
+class Panel:
+    """Which curves are drawn: prefix and suffix of their keys, and the unit on the axis."""
+
+    begin: str
+    end: str
+    unit: str
+
+
+# file: title of each panel
 PANELS = {
     "alignment.png": {
-        "W and B": ("align/weight/", ""),
-        "update and gradient": ("align/gradient/", ""),
-        "deltas": ("align/delta/", ""),
+        "W and B": Panel("align/weight/", "", "angle, degrees"),
+        "update and gradient": Panel("align/gradient/", "", "angle, degrees"),
+        "errors": Panel("align/delta/", "", "angle, degrees"),
     },
     "conservation.png": {
-        "potential over its first value": ("conserve/", "/normalised"),
-        "exact prediction": ("conserve/", "/predicted"),
-        "worst neuron": ("conserve/", "/worst_neuron"),
+        "potential": Panel("conserve/", "/normalised", "potential / first value"),
+        "exact prediction": Panel("conserve/", "/predicted", "potential / first value"),
+        "worst neuron": Panel("conserve/", "/worst_neuron", "drift / mean first value"),
     },
     "drift.png": {
-        "distance of client updates": ("drift/update/", ""),
-        "distance of backward errors": ("drift/transport/", ""),
-        "cosine with the average": ("drift/cosine/", ""),
+        "client updates": Panel("drift/update/", "", "mean distance of two clients, norm"),
+        "errors sent back": Panel("drift/transport/", "", "mean distance of two clients, norm"),
+        "client update and the round's": Panel("drift/cosine/", "", "cosine"),
     },
-    "training.png": {"loss": ("", "/loss"), "accuracy, %": ("", "/accuracy")},
+    "training.png": {
+        "loss": Panel("", "/loss", "criterion, mean of a sample"),
+        "accuracy": Panel("", "/accuracy", "accuracy, %"),
+    },
 }
-ANGLES = "alignment.png"  # in degrees, with a line at 90
+RIGHT = {"alignment.png": 90.0, "conservation.png": 1.0}  # where chance, or the theory, lies
+WHOLE = ("all layers", "overall", "inexact")  # curves of several layers together
 
 
 class Figures(Recorder):
     """Writes the figures of `PANELS` at the end of a fit, if there are curves for them.
+
+    More than seven curves in a panel, of as many layers, are drawn as a heat map of layers over epochs.
 
     Args:
         dirpath: folder; None: `figures` in the trainer's log folder.
@@ -44,16 +67,32 @@ class Figures(Recorder):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the figures."""
-        log_dir = trainer.log_dir  # a collective operation: all ranks must read it
+        folder = folder_of(trainer, self.dirpath)  # a collective operation
         if not trainer.is_global_zero:
             return
-        folder = Path(self.dirpath or Path(log_dir or trainer.default_root_dir) / "figures")
         self.drawn = []
+        module = learner_of(pl_module)
+        depth = [name for name, _ in module.network.named_modules()]
+        note = note_of(module)
+        federated = hasattr(pl_module, "movements")
+        points = in_rounds(self.curves.points) if federated else self.curves.points
         for file, panels in PANELS.items():
-            chosen = {title: select(self.curves.points, *ends) for title, ends in panels.items()}
+            chosen = {title: select(points, panel.begin, panel.end) for title, panel in panels.items()}
             if any(chosen.values()):
-                draw(folder / file, {title: curves for title, curves in chosen.items() if curves})
+                curves = {title: ordered(lines, depth) for title, lines in chosen.items() if lines}
+                draw(folder / file, curves, x="round" if federated else "epoch", note=note)
                 self.drawn.append(folder / file)
+
+
+def in_rounds(curves: dict[str, list[Point]]) -> dict[str, list[Point]]:
+    """The curves over optimiser steps, which are rounds in federated training."""
+    return {key: [(step, float(step), value) for step, _, value in curve] for key, curve in curves.items()}
+
+
+def ordered(curves: dict[str, list[Point]], depth: Sequence[str]) -> dict[str, list[Point]]:
+    """The curves of layers from input to output, then those of the whole network."""
+    layers = plot_style.depth_order([name for name in curves if name not in WHOLE], depth)
+    return {name: curves[name] for name in [*layers, *(name for name in curves if name in WHOLE)]}
 
 
 def select(curves: dict[str, list[Point]], begin: str, end: str) -> dict[str, list[Point]]:
@@ -64,20 +103,50 @@ def select(curves: dict[str, list[Point]], begin: str, end: str) -> dict[str, li
     return {name.removesuffix(end).removesuffix(end.strip("/")) or "all layers": c for name, c in named.items()}
 
 
-def draw(path: Path, panels: dict[str, dict[str, list[Point]]]) -> None:
-    """Write a PNG with one panel per title and one line per curve, over the epochs."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def draw(path: Path, panels: dict[str, dict[str, list[Point]]], *, x: str = "epoch", note: str = "") -> None:
+    """Write a PNG with one panel per title: a line per curve, or more than seven as a heat map over the layers.
 
-    figure = Figure(figsize=(4.5 * len(panels), 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for name, points in curves.items():
-            axes.plot([epoch for _, epoch, _ in points], [value for _, _, value in points], label=name)
-        if path.name == ANGLES:
-            axes.axhline(90, color="grey", linewidth=0.8, linestyle=":")
-            axes.set_ylabel("degrees")
-        axes.set(title=title, xlabel="epoch")
-        axes.legend(fontsize="x-small")
-    with written(path) as part:
-        figure.savefig(part, dpi=120, format="png")
+    Args:
+        path: of the file; its name chooses the units, see `PANELS`.
+        panels: title to curves by name, from input to output.
+        x: what the epochs of the points are called: `epoch` or `round`.
+        note: a line below the panels.
+    """
+    places = {name: place for place, name in enumerate(dict.fromkeys(n for curves in panels.values() for n in curves))}
+    with plot_style.style():
+        figure, grid = plot_style.canvas(len(panels), sharey=False)
+        for axes, (title, curves) in zip(grid, panels.items(), strict=True):
+            unit = PANELS[path.name][title].unit
+            if len(curves) > plot_style.MOST_LINES:
+                draw_depth(axes, title, curves, unit)
+            else:
+                draw_lines(axes, title, curves, unit, places, RIGHT.get(path.name))
+            axes.set_xlabel(x)
+            plot_style.integer_ticks(axes.xaxis)
+        plot_style.legend(figure, note)
+        with written(path) as part:
+            plot_style.save(figure, part, path.suffix)
+
+
+def draw_lines(
+    axes: Any, title: str, curves: dict[str, list[Point]], unit: str, places: dict[str, int], right: float | None
+) -> None:
+    """One line for each curve, and a reference line."""
+    for name, points in curves.items():
+        x, y = [epoch for _, epoch, _ in points], [value for *_, value in points]
+        axes.plot(
+            x, y, label=name, markevery=plot_style.marked(places[name], len(x)), **plot_style.line_style(places[name])
+        )
+    axes.set(title=title, ylabel=unit)
+    if right is not None and "neuron" not in title:
+        plot_style.reference(axes, right)
+
+
+def draw_depth(axes: Any, title: str, curves: dict[str, list[Point]], unit: str) -> None:
+    """Layers over epochs as a heat map; the curves of the whole network are in the title, by their last values."""
+    layers = {name: curve for name, curve in curves.items() if name not in WHOLE}
+    x = sorted({epoch for curve in layers.values() for _, epoch, _ in curve})
+    values = {name: {epoch: value for _, epoch, value in curve} for name, curve in layers.items()}
+    plot_style.heat_map(axes, x, {n: [at.get(epoch, math.nan) for epoch in x] for n, at in values.items()}, unit)
+    whole = ", ".join(f"{name} {curves[name][-1][2]:.3g}" for name in curves if name in WHOLE)
+    axes.set_title(f"{title} of {len(layers)} layers, input on top" + (f"\nat the end: {whole}" if whole else ""))

@@ -43,7 +43,7 @@ class WeightAlignment(Periodic):
     def prepare(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
         """Find the direct feedback matrices of each layer, and log the layers that cannot be compared."""
         learner = learner_of(module)
-        self.products = _products(learner, batch[0])
+        self.products = products_of(learner, batch[0])
         layers = [name for name, m in learner.network.named_modules() if isinstance(m, WEIGHT_LAYERS)]
         compared = {part for name in counterparts(learner.network, self.products) for part in name.split(PRODUCT)}
         if left_out := [name for name in layers if name not in compared]:
@@ -51,14 +51,15 @@ class WeightAlignment(Periodic):
 
     def measure(self, learner: Learner, batch: Batch) -> dict[str, float]:
         """Angles and cosines, by key; the order of the layers is taken from a forward pass over the batch."""
-        return _angles(learner.network, _products(learner, batch[0]))
+        return _angles(learner.network, products_of(learner, batch[0]))
 
     def observe(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, float]:
         """As `measure`, with the order of the layers that `prepare` has recorded."""
         return _angles(learner_of(module).network, self.products)
 
 
-def _products(learner: Learner, inputs: Tensor) -> dict[str, tuple[Tensor, ...]]:
+def products_of(learner: Learner, inputs: Tensor) -> dict[str, tuple[Tensor, ...]]:
+    """Layer to the matrices of direct feedback whose product is compared with its weight; none under other rules."""
     network, rule = learner.network, learner.rule
     if getattr(rule, "tokens", None) is not None:
         return transformer_links(network, rule, inputs)
