@@ -4,6 +4,7 @@ from callbacks.alignment_audit import AlignmentAudit
 from callbacks.best_validation import BestValidation
 from callbacks.client_drift import ClientDrift
 from callbacks.conservation import ConservationPotential
+from callbacks.continued_logs import ContinuedLogs
 from callbacks.curves import Curves, Recorder, publish
 from callbacks.deployed_cost import DeployedCost
 from callbacks.dominance import AlignmentDominance
@@ -13,6 +14,7 @@ from callbacks.errors import MeasurementError
 from callbacks.factor_spectrum import FactorSpectrum
 from callbacks.feedback_images import FeedbackImages
 from callbacks.figures import Figures
+from callbacks.file_loggers import ResumableCSVLogger, ResumableTensorBoardLogger
 from callbacks.goodness_histogram import GoodnessHistogram
 from callbacks.gradient_alignment import GradientAlignment
 from callbacks.interruption import Interruption
@@ -23,6 +25,7 @@ from callbacks.round_cost import RoundCost
 from callbacks.round_progress import RoundProgress
 from callbacks.run_record import RunRecord
 from callbacks.samples import samples_of
+from callbacks.trackio_logger import ResumableTrackioLogger
 from callbacks.training_cost import TrainingCost
 from callbacks.training_score import TrainingScore
 from callbacks.wandb_logger import ResumableWandbLogger
@@ -36,6 +39,7 @@ __all__ = [
     "ClientDrift",
     "ClientDriftBound",
     "ConservationPotential",
+    "ContinuedLogs",
     "Curves",
     "DeployedCost",
     "ErrorBound",
@@ -51,6 +55,9 @@ __all__ = [
     "PredictionTable",
     "Probe",
     "Recorder",
+    "ResumableCSVLogger",
+    "ResumableTensorBoardLogger",
+    "ResumableTrackioLogger",
     "ResumableWandbLogger",
     "RoundCost",
     "RoundProgress",

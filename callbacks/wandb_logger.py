@@ -4,29 +4,51 @@ W&B cannot resume an offline run: a second process writes a second file with the
 of the first on upload, and the last rows of a killed process are in no file. Therefore the rows of a run are stored in
 its checkpoint (`callbacks.WandbRun`). A resumed run writes them again, with the same row numbers, into one new file and
 renames older files of the run. A server knows which rows it has, so only later rows are sent.
+
+An error of W&B never ends a run: the rows are written again into an offline run, and training goes on.
 """
 
 import os
 import re
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
+from callbacks.errors import MeasurementError
 from callbacks.offline import why_offline
-from lit_fa.lightning_privates import forget_wandb_run, name_wandb_run, wandb_options
+from callbacks.rows import AXIS, Row, RowLogger
+from lit_fa.lightning_privates import forget_wandb_run, name_wandb_run, set_wandb_run, wandb_options
 
-Row = dict[str, Any]
-# Keys that are measured at optimiser steps and have them as x-axis; modules log by batches.
-MEASURED = ("align/", "conserve/", "dominance/", "factors/", "rank/", "fitted/", "weights/")
-AXIS = "measured/step"
+GRACE = 10.0  # seconds that training waits for a run that has failed
+PATIENCE = 600.0  # seconds that `finish` waits for an upload, unless WANDB_FINISH_TIMEOUT is set
 
 
-class ResumableWandbLogger(WandbLogger):
+@cache
+def step_axis() -> str:
+    """The key under which Lightning's logger logs the step, on rank 0; its next version has another one."""
+    logged: dict[str, Any] = {}
+
+    class Run:
+        id = ""
+
+        def log(self, row: dict[str, Any]) -> None:
+            logged.update(row)
+
+    run: Any = Run()
+    WandbLogger(experiment=run).log_metrics({}, step=0)
+    return next(iter(logged))
+
+
+class ResumableWandbLogger(RowLogger, WandbLogger):
     """One W&B run for one config, even if it is stopped and resumed; offline without a key or a network.
 
     The run is opened when a fit or test begins, after the checkpoint has been read; before that `experiment` is None.
@@ -41,9 +63,15 @@ class ResumableWandbLogger(WandbLogger):
         offline: None: offline without a key or a network, unless WANDB_MODE is set.
         folder: parent of the run's own folder with config, figures and record.
         dir: folder in which W&B stores its files (in `wandb`); None: WANDB_DIR, else the current folder.
+        log_model: True: the checkpoints that a `ModelCheckpoint` keeps become artifacts when the fit ends; "all": each
+            when it is saved; False: none. Offline they are copied into the run's folder, and uploaded with it.
+        checkpoint_name: of these artifacts; None: model-<id>.
+
+    Raises:
+        MeasurementError: `log_model` is none of these.
     """
 
-    keeps_rows = True  # checkpoints contain the rows, also those of the current epoch that are not logged yet
+    kind = "wandb"
 
     def __init__(
         self,
@@ -56,18 +84,26 @@ class ResumableWandbLogger(WandbLogger):
         offline: bool | None = None,
         folder: str = "lightning_logs",
         dir: str | None = None,
+        log_model: Literal["all"] | bool = False,
+        checkpoint_name: str | None = None,
     ):
         """See the class."""
+        if log_model not in (True, False, "all"):
+            raise MeasurementError(f"log_model is true, false or all, not {log_model!r}")
         dir = str(Path(dir or os.environ.get("WANDB_DIR", ".")).resolve())  # W&B keeps the first folder of a process
-        super().__init__(id=id, project=project, name=name, save_dir=dir, group=group, job_type=job_type, tags=tags)
+        names: dict[str, Any] = {"group": group, "job_type": job_type, "tags": tags, "name": name, "project": project}
+        super().__init__(id=id, save_dir=dir, log_model=log_model, checkpoint_name=checkpoint_name, **names)
         self.options = wandb_options(self)
         del self.options["anonymous"]  # W&B warns that it has no effect
         self.folder, self.offline = folder, offline
         self.rows: list[Row] = []
         self.sent = 0  # number of rows that have been sent
-        self.exit_code = 1  # if the run fails
-        self.opened = False
+        self.opened = self.failed = self.silent = False
         self.run_folder = Path(folder) / (id or "wandb")
+
+    def axis(self) -> str:
+        """Lightning's key of the step."""
+        return step_axis()
 
     def identify(self, id: str, config: dict[str, Any], **names: object) -> None:
         """Set the config, and those of id, `group`, `job_type`, `tags` and `name` that are not set yet."""
@@ -100,18 +136,16 @@ class ResumableWandbLogger(WandbLogger):
         """Start the W&B run, and write or send the rows of earlier parts of the run."""
         import wandb
 
-        if self.opened:
+        if self.opened or self.silent:
             return
         reason = "" if self.offline is not None else why_offline()
         mode = "offline" if self.offline or reason else None
-        # W&B's git calls would run programs named in a repository's configuration; the commit is among our tags
-        settings = wandb.Settings(console="off", silent=True, disable_git=True)
-        self.options |= {"id": self.version, "mode": mode, "settings": settings}
+        self.options |= {"id": self.version, "mode": mode, "settings": wandb.Settings(**_settings())}
         self.opened = True
         try:
             run = self.experiment
-        except (wandb.errors.CommError, wandb.errors.AuthenticationError, wandb.errors.UsageError) as error:
-            reason, self.options["mode"] = f"the server said: {str(error).splitlines()[0]}", "offline"
+        except wandb.errors.Error as error:
+            reason, self.options["mode"] = f"the server said: {_first_line(error)}", "offline"
             run = self.experiment
         name_wandb_run(self, id=run.id)
         self.sent, self._measured = run.starting_step, set[str]()
@@ -126,13 +160,6 @@ class ResumableWandbLogger(WandbLogger):
         self._send()
 
     @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add one row; its x-axis is the optimiser step for the keys of `MEASURED`, else Lightning's step."""
-        measured = any(key.startswith(MEASURED) for key in metrics)
-        axis = {} if step is None else {AXIS if measured else "trainer/global_step": step}
-        self.add({key: float(value) for key, value in metrics.items()} | axis)
-
-    @rank_zero_only
     def add(self, row: Row) -> None:
         """Add one row of plain data and send it; `shown` converts values that are not numbers."""
         self.rows.append(row)
@@ -143,7 +170,7 @@ class ResumableWandbLogger(WandbLogger):
     def log_hyperparams(self, params: Any) -> None:
         """Add hyperparameters to the config of the run."""
         self.open()
-        super().log_hyperparams(params)
+        self._guarded(lambda: WandbLogger.log_hyperparams(self, params))
 
     @rank_zero_only
     def save(self) -> None:
@@ -151,31 +178,105 @@ class ResumableWandbLogger(WandbLogger):
         self.open()
 
     @rank_zero_only
+    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
+        """Log the checkpoint as an artifact, if `log_model` says so."""
+        if self.opened:
+            self._guarded(lambda: WandbLogger.after_save_checkpoint(self, checkpoint_callback))
+
+    @rank_zero_only
     def finalize(self, status: str) -> None:
         """Close a run that failed. A successful run may still be tested and is closed by `finish`."""
-        super().finalize(status)
+        if self.opened:
+            self._guarded(lambda: WandbLogger.finalize(self, status))
         if status == "failed":
             self.finish(self.exit_code)
 
     @rank_zero_only
     def finish(self, exit_code: int = 0) -> None:
-        """Close the W&B run; for an offline run, log the command that uploads it."""
+        """Close the W&B run; log the command that uploads an offline run, or one that could not be sent whole."""
         if not self.opened:
             return
         run, self.opened = self.experiment, False
         forget_wandb_run(self)
-        run.finish(exit_code=exit_code)
-        if run.offline:
-            rank_zero_info(f"upload the W&B run with: wandb sync {Path(run.settings.sync_dir).as_posix()}")
+        upload = f"wandb sync {Path(run.settings.sync_dir).as_posix()}"
+        try:
+            run.finish(exit_code=exit_code)
+        except Exception as error:  # whatever its kind: the run is trained
+            rank_zero_warn(f"W&B run {run.id} could not be finished ({_first_line(error)}); upload it with: {upload}")
+        else:
+            if run.offline:
+                rank_zero_info(f"upload the W&B run with: {upload}")
+
+    def _guarded(self, call: Callable[[], object]) -> None:
+        """Call W&B; after an error the run goes on offline."""
+        if self.silent:
+            return
+        try:
+            call()
+        except Exception as error:  # whatever its kind: a log must not end a run
+            self._go_on_offline(error)
+
+    def _go_on_offline(self, error: Exception) -> None:
+        """Write the run anew, offline; after a second error its rows are in checkpoints alone."""
+        import wandb
+
+        _end_soon(self.experiment)
+        forget_wandb_run(self)
+        where = "the rest of the run is in its checkpoints alone"
+        if not self.failed:
+            self.failed, self.options["mode"] = True, "offline"
+            settings = wandb.Settings(**_settings(), reinit="create_new")  # the other run may still be ending
+            try:
+                run = wandb.init(**self.options | {"settings": settings})
+                set_wandb_run(self, run)
+                set_aside(run.settings.sync_dir, run.id)
+                run.define_metric(step_axis())
+                run.define_metric("*", step_metric=step_axis(), step_sync=True)
+                self.sent, self._measured = 0, set[str]()
+                where = "the whole run goes on offline"
+            except Exception:
+                self.silent = True
+        else:
+            self.silent = True
+        rank_zero_warn(f"W&B has failed ({_first_line(error)}); training goes on, {where}")
+        if self.silent:
+            self.opened = False
+        else:
+            self._send()
 
     def _send(self) -> None:
+        self._guarded(self._send_rows)
+
+    def _send_rows(self) -> None:
         for number in range(self.sent, len(self.rows)):
             row = self.rows[number]
             for key in sorted(row.keys() - self._measured) if AXIS in row else ():
                 self.experiment.define_metric(key, step_metric=None if key == AXIS else AXIS)
                 self._measured.add(key)
             self.experiment.log({key: shown(value) for key, value in row.items()}, step=number, commit=True)
-        self.sent = max(self.sent, len(self.rows))
+            self.sent = number + 1
+
+
+def _end_soon(run: Any) -> None:
+    """Close a run that has failed, and wait a while for it: W&B opens no other run of its id before."""
+
+    def finish() -> None:
+        with suppress(Exception):
+            run.finish(exit_code=1)
+
+    closing = threading.Thread(target=finish, daemon=True)
+    closing.start()
+    closing.join(GRACE)
+
+
+def _settings() -> dict[str, Any]:
+    """Of every W&B run: quiet, and without its git calls, which would run programs named in a configuration."""
+    settings: dict[str, Any] = {"console": "off", "silent": True, "disable_git": True, "finish_timeout_raises": True}
+    return settings if "WANDB_FINISH_TIMEOUT" in os.environ else settings | {"finish_timeout": PATIENCE}
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def shown(value: object) -> object:

@@ -1,6 +1,6 @@
-"""Content of a W&B run besides curves: histograms, figures, final metrics and the version of the code.
+"""Content of a W&B or Trackio run besides curves: histograms, figures, final metrics and the version of the code.
 
-It also stores the rows of a `ResumableWandbLogger` in checkpoints. The command line adds it if W&B is the logger.
+It also stores the rows of these loggers in checkpoints. The command line adds it if one of them is the logger.
 """
 
 from pathlib import Path
@@ -10,20 +10,21 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from callbacks.continued_logs import ContinuedLogs
 from callbacks.environment import hardware, versions
 from callbacks.errors import MeasurementError
 from callbacks.probe import learner_of
-from callbacks.wandb_logger import AXIS, ResumableWandbLogger, Row
+from callbacks.rows import AXIS, Row, RowLogger
 from lit_fa.layers import WEIGHT_LAYERS
-from lit_fa.lightning_privates import batch_is_ending, callbacks_of, epoch_is_ending, logs_this_batch, values_to_log
+from lit_fa.lightning_privates import callbacks_of
 from lit_fa.provenance import our_code
 from lit_fa.stopping import exit_code
 
 BINS = 64
 
 
-class WandbRun(L.Callback):
-    """Stores the history of a W&B run in checkpoints and logs `weights/<layer>`, `figures/<name>` and `final`.
+class WandbRun(ContinuedLogs):
+    """Stores the rows of a W&B or Trackio run in checkpoints; logs `weights/<layer>`, `figures/<name>` and `final`.
 
     Args:
         histograms: approximate number of histograms of each layer's weight in a run, the first before the first step;
@@ -35,16 +36,6 @@ class WandbRun(L.Callback):
         if histograms < 0:
             raise MeasurementError(f"histograms is their number in a run, or 0 for none, not {histograms}")
         self.histograms = histograms
-
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Store id and rows; at the end of an epoch also the row that the trainer will log next."""
-        for logger in _loggers(trainer)[:1]:
-            checkpoint["wandb"] = {"id": logger.version, "rows": logger.rows + _next_rows(trainer)}
-
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Continue the run of the checkpoint."""
-        for logger in _loggers(trainer)[:1] if "wandb" in checkpoint else ():
-            logger.continue_run(**checkpoint["wandb"])
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the versions of code and packages, and the machine."""
@@ -99,18 +90,8 @@ def histogram(values: Tensor) -> Row:
     return {"histogram": counts.tolist(), "edges": torch.linspace(low, high, BINS + 1).tolist()}
 
 
-def _loggers(trainer: L.Trainer) -> list[ResumableWandbLogger]:
-    return [logger for logger in trainer.loggers if isinstance(logger, ResumableWandbLogger)]
-
-
-def _next_rows(trainer: L.Trainer) -> list[Row]:
-    """The row that the trainer logs after this hook at the end of a batch or epoch; a resumed run would not log it."""
-    batch_is_logged = trainer.training and batch_is_ending(trainer) and logs_this_batch(trainer)
-    if not (batch_is_logged or epoch_is_ending(trainer)):
-        return []
-    values = {key: float(value) for key, value in values_to_log(trainer).items()}
-    place = {"epoch": float(trainer.current_epoch), "trainer/global_step": trainer.fit_loop.total_batch_idx}
-    return [values | place] if values else []
+def _loggers(trainer: L.Trainer) -> list[Any]:
+    return [logger for logger in trainer.loggers if isinstance(logger, RowLogger)]
 
 
 def _final(trainer: L.Trainer) -> Row:

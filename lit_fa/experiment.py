@@ -123,8 +123,9 @@ def _recorded(config: Config, record: dict[str, Any], observers: Sequence[L.Call
     check_trains(cli.asked)
     cli.leave_out_default_checkpoint()
     check_process(trainer)
-    loggers.attach(trainer, config if isinstance(config, dict) else cli.written(), record)
     last = resume.own(checkpoint)
+    logs = resume.checked(last) if last else {}
+    loggers.attach(trainer, config if isinstance(config, dict) else cli.written(), record, logs)
     interruption = callbacks.Interruption(lambda _: "the same command goes on", checkpoint)
     keep = ModelCheckpoint(checkpoint.parent, filename=checkpoint.stem, save_top_k=1, enable_version_counter=False)
     kept_best, recorded = _best_validation(trainer), _run_record(cli, record, test)

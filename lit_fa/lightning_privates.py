@@ -12,7 +12,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.loop import _Loop
@@ -324,7 +324,7 @@ def on_ranks_started(trainer: L.Trainer, observe: Callable[[list[Any]], None]) -
         launcher._call_children_scripts = started  # type: ignore[method-assign]  # of this launcher only
 
 
-# ---- the command line and W&B
+# ---- the command line and loggers
 
 
 def command_parser(cli: LightningCLI) -> LightningArgumentParser:
@@ -353,3 +353,31 @@ def name_wandb_run(logger: WandbLogger, id: str | None = None, name: str | None 
 def forget_wandb_run(logger: WandbLogger) -> None:
     """Let the logger open a new run when it is next asked; `experiment` has no setter."""
     logger._experiment = None
+
+
+def set_wandb_run(logger: WandbLogger, run: Any) -> None:
+    """Let the logger use a run that is open already; only its constructor takes one."""
+    logger._experiment = run
+
+
+def given_version(logger: CSVLogger | TensorBoardLogger) -> int | str | None:
+    """The version that was given, None if none was; `version` would choose the next free one."""
+    return logger._version
+
+
+def set_version(logger: CSVLogger | TensorBoardLogger, version: int | str) -> None:
+    """Set the version of a logger that has not written yet; `version` is read-only."""
+    logger._version = version
+
+
+def csv_options(logger: CSVLogger) -> dict[str, Any]:
+    """Arguments that make an equal logger, which has written nothing; most of them are not public."""
+    options = {"save_dir": logger.save_dir, "name": logger.name, "version": logger._version, "prefix": logger._prefix}
+    return options | {"flush_logs_every_n_steps": logger._flush_logs_every_n_steps}
+
+
+def tensorboard_options(logger: TensorBoardLogger) -> dict[str, Any]:
+    """Arguments that make an equal logger, which has written nothing; most of them are not public."""
+    names = {"save_dir": logger.save_dir, "name": logger.name, "version": logger._version, "prefix": logger._prefix}
+    options = {**names, "log_graph": bool(logger._log_graph), "default_hp_metric": logger._default_hp_metric}
+    return {**options, "sub_dir": logger.sub_dir, **logger._kwargs}

@@ -1,43 +1,23 @@
-"""Loggers by name, and id, group and tags of W&B runs: one run for each config, grouped by table and cell."""
+"""Loggers of a run: its id, group and tags at W&B and Trackio, and the logs that a resumed run continues."""
 
 import re
-from collections.abc import Sequence
-from importlib.util import find_spec
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from callbacks import ResumableWandbLogger, WandbRun
-from lit_fa.errors import UserError, nearest
+from callbacks import ContinuedLogs, ResumableTrackioLogger, ResumableWandbLogger, WandbRun
+from callbacks.continued_logs import continue_logs, continued
+from callbacks.file_loggers import resumable
+from lit_fa.errors import UserError
 from lit_fa.lightning_privates import callbacks_of
+from lit_fa.named_loggers import logger_config
 from lit_fa.provenance import our_code
 from lit_fa.spec.overrides import run_id
 
-LOGGERS = {
-    "wandb": "callbacks.ResumableWandbLogger",
-    "csv": "lightning.pytorch.loggers.CSVLogger",
-    "tensorboard": "lightning.pytorch.loggers.TensorBoardLogger",
-}
+HOSTED = (ResumableWandbLogger, ResumableTrackioLogger)
 NOT_RESULTS = ("config", "ckpt_path", "weights_only", "verbose", "return_predictions")  # a command's own options
-
-
-def logger_config(name: str, run: str = "") -> dict[str, Any]:
-    """The value of `trainer.logger` in a config for the logger called `name`.
-
-    Args:
-        name: wandb, csv or tensorboard.
-        run: id of a table's run, which has its own folder.
-
-    Raises:
-        UserError: another name, or a package that is not installed.
-    """
-    if name not in LOGGERS:
-        raise UserError(f"unknown logger '{name}'; {nearest(name, [*LOGGERS])}")
-    if name == "tensorboard" and not (find_spec("tensorboard") or find_spec("tensorboardX")):
-        raise UserError("the logger tensorboard needs a package: pip install tensorboard")
-    folder = "/".join(part for part in ("lightning_logs", run) if part)
-    return {"class_path": LOGGERS[name], "init_args": {} if name == "wandb" else {"save_dir": ".", "name": folder}}
 
 
 def only_by_name(words: Sequence[str]) -> None:
@@ -62,21 +42,33 @@ def written_out(config: dict[str, Any], run: str) -> dict[str, Any]:
     return config | {"trainer": trainer | {"logger": logger_config(name, run)}}
 
 
-def attach(trainer: L.Trainer, config: dict[str, Any], record: dict[str, Any]) -> None:
-    """Set id, config, group, job type and tags of the trainer's W&B loggers, and add the callback `WandbRun`.
+def use_resumable(trainer: L.Trainer) -> None:
+    """Replace Lightning's CSV and TensorBoard loggers, the default one too, by those that a resumed run continues."""
+    kinds = [type(logger) for logger in trainer.loggers]
+    first = [kinds.index(kind) == number for number, kind in enumerate(kinds)]  # one of each kind is continued
+    trainer.loggers = [resumable(log) if one else log for log, one in zip(trainer.loggers, first, strict=True)]
+
+
+def attach(
+    trainer: L.Trainer, config: dict[str, Any], record: dict[str, Any], checkpoint: Mapping[str, Any] | None = None
+) -> None:
+    """Set id, config, group, job type and tags of the trainer's loggers, and add the callback that keeps their rows.
 
     Args:
         trainer: not yet running.
         config: of the run, plain data.
         record: the run's entries from its table (id, table, row, column, scale, seed); empty outside a table.
+        checkpoint: that a fit resumes from, whose logs go on.
     """
-    loggers = [logger for logger in trainer.loggers if isinstance(logger, ResumableWandbLogger)]
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, HOSTED)]
     callbacks = callbacks_of(trainer)
     config = {key: value for key, value in config.items() if key not in NOT_RESULTS}
     for logger in loggers:
         logger.identify(record.get("id") or run_id(config), config, **names(config, record))
-    if loggers and not any(isinstance(callback, WandbRun) for callback in callbacks):
-        callbacks.append(WandbRun())
+    continue_logs(trainer, checkpoint or {})
+    needed = WandbRun if loggers else ContinuedLogs
+    if continued(trainer) and not any(isinstance(callback, needed) for callback in callbacks):
+        callbacks.append(needed())
     callbacks.sort(key=lambda callback: isinstance(callback, Checkpoint))  # last: they save the others' state
 
 
@@ -96,22 +88,24 @@ def names(config: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
 
 
 def finish(trainer: L.Trainer) -> None:
-    """Close the W&B runs at the end of a command; the end of a fit does not, because a test may follow."""
+    """Close the runs of loggers at the end of a command; the end of a fit does not, because a test may follow."""
     for logger in trainer.loggers:
-        if isinstance(logger, ResumableWandbLogger):
+        if isinstance(logger, HOSTED):
             logger.finish()
 
 
-def log_table(table: str, run: str, columns: list[str], data: list[list[str]]) -> None:
-    """Log a paper's table, with measured and published numbers, as a W&B run in the group of its cells.
+def log_table(kind: str, table: str, run: str, columns: list[str], data: list[list[str]]) -> None:
+    """Log a paper's table, with measured and published numbers, as a run in the group of its cells.
 
     Args:
+        kind: wandb or trackio.
         table: its name, the group of its runs.
         run: id; a table has one run for each scale, which shows the latest state.
         columns: titles.
         data: cells as text, one list per row.
     """
-    logger = ResumableWandbLogger(id=run, group=table, job_type="table", name=table)
+    logger: Any = ResumableWandbLogger() if kind == "wandb" else ResumableTrackioLogger()
+    logger.identify(run, {}, group=table, job_type="table", name=table)
     logger.add({"table": {"columns": columns, "data": data}})
     logger.finish()
 

@@ -18,7 +18,7 @@ from lightning.fabric.strategies.launchers.subprocess_script import _ChildProces
 from lightning.pytorch import callbacks as shipped
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringModel
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
@@ -526,6 +526,37 @@ def test_forget_wandb_run(tmp_path):
     assert logger.version == "of the run"
     privates.forget_wandb_run(logger)
     assert logger.version == "a"
+
+
+def test_set_wandb_run(tmp_path):
+    logger = WandbLogger(id="a", save_dir=tmp_path, offline=True)
+    privates.set_wandb_run(logger, SimpleNamespace(id="another"))
+    assert logger.version == "another"
+
+
+def test_given_version(tmp_path):
+    assert privates.given_version(CSVLogger(tmp_path)) is None
+    assert privates.given_version(CSVLogger(tmp_path, version=3)) == 3
+
+
+def test_set_version(tmp_path):
+    logger = CSVLogger(tmp_path)
+    privates.set_version(logger, 4)
+    assert logger.version == 4
+
+
+def test_csv_options(tmp_path):
+    options = {"save_dir": str(tmp_path), "name": "n", "version": 2, "prefix": "p", "flush_logs_every_n_steps": 7}
+    assert privates.csv_options(CSVLogger(**options)) == options
+    assert options.keys() == inspect.signature(CSVLogger).parameters.keys()
+
+
+def test_tensorboard_options(tmp_path):
+    pytest.importorskip("tensorboard")
+    options = {"save_dir": str(tmp_path), "name": "n", "version": 2, "prefix": "p", "default_hp_metric": False}
+    options |= {"log_graph": False, "sub_dir": "s", "max_queue": 3}
+    assert privates.tensorboard_options(TensorBoardLogger(**options)) == options
+    assert options.keys() - {"max_queue"} == inspect.signature(TensorBoardLogger).parameters.keys() - {"kwargs"}
 
 
 def test_setting():

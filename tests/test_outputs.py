@@ -212,6 +212,7 @@ ALLOWED = {
     "callbacks/best_validation.py": "a checkpoint in a temporary folder, for `load_from_checkpoint`",
     "lit_fa/parts.py": "what the writer hands out",
     "callbacks/prediction_table.py": "a part that the writer hands out",
+    "callbacks/file_loggers.py": "a part that the writer hands out",
     "lit_fa/sweeps/report.py": "a part that the writer hands out",
     "lit_fa/deployment/files.py": "a part that the writer hands out",
     "datamodules/tokenised.py": "a part that the writer hands out",

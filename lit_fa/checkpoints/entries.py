@@ -52,7 +52,8 @@ def _are_optimizers(value: Any) -> bool:
     )
 
 
-def _are_loops(value: Any) -> bool:
+def _are_states(value: Any) -> bool:
+    """Whether the value is a mapping of names to mappings, such as loops or logs."""
     return _is_mapping(value) and all(isinstance(state, Mapping) for state in (value or {}).values())
 
 
@@ -72,9 +73,10 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "global_step": lambda value: isinstance(value, int),
     "optimizer_states": _are_optimizers,
     "lr_schedulers": _are_mappings,
-    "loops": _are_loops,
+    "loops": _are_states,
     "constructor": _is_constructor,
     "lit_fa": lambda value: value is None or _are_mappings(value),
     **dict.fromkeys(("callbacks", "trained_on", "metrics", "unlogged", "plateau", "adapters", "prepared"), _is_mapping),
     **dict.fromkeys(("federated", "wandb"), _is_mapping),
+    "logs": _are_states,
 }

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
@@ -91,6 +92,23 @@ def check_word(word: str, trainer: L.Trainer) -> None:
         raise UserError(f"{_OPTION} best: a new process knows of no best checkpoint; give its path")
     elif not any(privates.last_checkpoints(keeper, trainer) for keeper in keepers):
         raise UserError(f"{_OPTION} last: there is none yet; give the path of a checkpoint")
+
+
+def meant(word: str | None, trainer: L.Trainer) -> dict[str, Any]:
+    """The content of the checkpoint that a word means, or without one that of a job which Slurm has queued again.
+
+    Args:
+        word: last, hpc or None, after `check_word`.
+        trainer: that will load it; empty if there is none to load.
+    """
+    path: str | None = None
+    if word == "last":
+        keepers = [callback for callback in privates.callbacks_of(trainer) if isinstance(callback, ModelCheckpoint)]
+        found = {path for keeper in keepers for path in privates.last_checkpoints(keeper, trainer)}
+        path = max(sorted(found), key=os.path.getmtime)
+    elif word == "hpc" or (word is None and SLURMEnvironment.detect()):
+        path = privates.slurm_checkpoint(trainer)
+    return {} if path is None else checked(path)
 
 
 def check_complete(checkpoint: Mapping[str, Any]) -> None:

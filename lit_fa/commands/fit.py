@@ -13,25 +13,26 @@ from lit_fa.config.arguments import take_option
 from lit_fa.config.cli import LitFACLI
 from lit_fa.config.parser_errors import guarded
 from lit_fa.errors import UserError
+from lit_fa.named_loggers import NAMES, logger_config
 from lit_fa.outputs import writable_file
 from lit_fa.stopping import exit_code_of_rank, interruptions_as_stopped
 
 
 def main(argv: list[str]) -> None:
-    """`lit-fa fit|validate|test|predict ... [--json FILE] [--logger wandb|csv|tensorboard]`.
+    """`lit-fa fit|validate|test|predict ... [--json FILE] [--logger csv|tensorboard|wandb|trackio|none]`.
 
     The file receives the last value of every metric. `predict` also takes `--split train|val|test` or
     `--images FOLDER`, and `--output FILE` (predictions.csv).
     """
     words = argv
     argv, json_file = take_option(argv, "--json", "a file to write to")
-    argv, logger = take_option(argv, "--logger", "a name: wandb, csv or tensorboard")
+    argv, logger = take_option(argv, "--logger", f"a name: {', '.join(NAMES)}")
     argv, predicting = _predicting(argv)
     if json_file:
         writable_file(json_file, "--json")
     if logger:
         loggers.only_by_name(argv)
-        argv = [*argv, "--trainer.logger", json.dumps(loggers.logger_config(logger))]
+        argv = [*argv, "--trainer.logger", json.dumps(logger_config(logger))]
     logging.basicConfig(format="%(message)s")
     logging.getLogger("lit_fa").setLevel(logging.INFO)  # e.g. what a rule changed in the network, in one line
 

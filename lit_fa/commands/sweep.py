@@ -18,6 +18,7 @@ from lit_fa.jobs.emit import add_emit_options, check_emit_options, emit, needs_o
 from lit_fa.jobs.packing import Packing, add_pack_option, fair_share
 from lit_fa.jobs.pool import Outcome, run_jobs
 from lit_fa.jobs.progress import Reporter, reporter, say
+from lit_fa.named_loggers import NAMES, words_of_a_trial
 from lit_fa.outputs import writable_file, writable_folder
 from lit_fa.spec.output_paths import root_of
 from lit_fa.spec.sweep import Sweep, load_sweep
@@ -27,17 +28,6 @@ from lit_fa.sweeps.report import print_report
 from lit_fa.sweeps.study import Trial, Trials
 
 RUNNER = "lit_fa.trial:fit_trial"
-# words of the command line that configure the logger of a trial
-LOGGERS = {
-    "none": ("--trainer.logger=false",),
-    "wandb": (
-        "--trainer.logger=callbacks.ResumableWandbLogger",
-        "--trainer.logger.offline=true",
-        "--trainer.logger.dir={folder}",
-        "--trainer.logger.folder={folder}",
-        "--trainer.logger.project={project}",
-    ),
-}
 SCALE = "full"  # a sweep has one scale, at which `accelerator: auto` means GPUs
 _LOG_WIDTH = 160  # characters of a table in a log or a pipe, which have no width of their own
 
@@ -62,7 +52,7 @@ def main(argv: Sequence[str], *, runner: str = RUNNER) -> int:
         gpus, nodes = needs_of([{"trainer": trainer} for trainer in sweep.trainers], SCALE)
         text = sweep.path.read_text(encoding="utf-8")
         return emit([line] * arguments.tasks, arguments, sweep.name, sweep_file=text, gpus=gpus, nodes=nodes)
-    logger = tuple(word.replace("{project}", sweep.project) for word in LOGGERS[arguments.logger])
+    logger = words_of_a_trial(arguments.logger, sweep.project)
     for note in _notes(sweep):
         say(output, f"note: {note}")
     with closing(Trials(sweep, folder, count=count, seed=arguments.seed, logger=logger)) as trials:
@@ -86,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
             metavar="N",
             help="trials in all; default: the grid, or run_cap",
         )
-        command.add_argument("--logger", choices=tuple(LOGGERS), default="none", help="wandb: offline, in each trial")
+        command.add_argument("--logger", choices=NAMES, default="none", help="wandb: offline, in each trial")
     run, shown, sent = (commands.choices[name] for name in texts)
     run.add_argument(
         "--jobs", type=in_range(least=1, most=4096), default=1, metavar="J", help="worker processes, one thread each"

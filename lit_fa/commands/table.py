@@ -29,6 +29,7 @@ from lit_fa.jobs.packing import add_pack_option
 from lit_fa.jobs.pool import DEFAULT_RUNNER
 from lit_fa.jobs.progress import say
 from lit_fa.jobs.watch import watch
+from lit_fa.named_loggers import NAMES, checked
 from lit_fa.outputs import check_folder, writable_file
 from lit_fa.plot_style import ENDINGS
 from lit_fa.reports.columns import MAIN
@@ -130,6 +131,8 @@ def _load(paths: Sequence[Path], output: Console) -> tuple[list[Table], int]:
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
     """Refuse what cannot be written before anything is read."""
+    if getattr(arguments, "logger", None):
+        checked(arguments.logger)
     if arguments.command == "emit":
         check_emit_options(arguments)
     for name, option in {"json": "--json", "card": "--card", "markdown": "--write", "figure": "--figure"}.items():
@@ -257,7 +260,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _add_run_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--logger", choices=("wandb", "csv", "tensorboard"), help="of every run; it changes no number")
+    command.add_argument("--logger", choices=NAMES, help="of every run; it changes no number")
     command.add_argument("--stale", action="store_true", help="run again what is from code that has changed since")
     command.add_argument("--dry-run", action="store_true", help="say what would run")
     add_pack_option(command)

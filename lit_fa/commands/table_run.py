@@ -16,6 +16,7 @@ from lit_fa.jobs.packing import packed
 from lit_fa.jobs.pool import Job, Outcome, run_jobs
 from lit_fa.jobs.progress import reporter, say
 from lit_fa.jobs.runners import load_runner
+from lit_fa.named_loggers import HOSTED
 from lit_fa.outputs import check_folder
 from lit_fa.reports.rows import headers, rows
 from lit_fa.results.compare import compare
@@ -89,8 +90,9 @@ class Training:
             self.outcomes += outcomes
             if arguments.json:
                 write_json(arguments.json, self.jobs, self.outcomes)
-        if arguments.logger == "wandb":
+        if arguments.logger in HOSTED:
             _log(self.tables, arguments)
+        if arguments.logger == "wandb":
             say(output, _UPLOAD)
         if len(outcomes) < len(jobs):
             say(output, f"the budget is spent: {len(jobs) - len(outcomes)} runs not begun; go on with: {self.command}")
@@ -141,10 +143,10 @@ def _conclude(outcomes: Sequence[Outcome[Job]], output: Console, command: str) -
 
 
 def _log(tables: Sequence[Table], arguments: argparse.Namespace) -> None:
-    """Log the current state of each table as a W&B run."""
+    """Log the current state of each table as a run of the chosen logger."""
     for table in tables:
         scale = table.scale(arguments.scale)
         where = output_paths(table, scale.label, tree_of(table), out=arguments.out, allow_dirty=arguments.allow_dirty)
         compared = compare(collect(table, scale, where.target, curves=curves_read(table)))
         name = slug(f"{table.paper.key}-{table.name}-{scale.label}").replace(".", "-")
-        load_runner(TABLE_LOGGER)(table.name, name, headers(table), rows(compared, table))
+        load_runner(TABLE_LOGGER)(arguments.logger, table.name, name, headers(table), rows(compared, table))

@@ -154,9 +154,10 @@ class LitFACLI(LightningCLI):
             self.parser.forget_instantiators()
 
     def instantiate_trainer(self, **kwargs: object) -> L.Trainer:
-        """A trainer that writes checkpoints atomically and reads them as plain data, for every module."""
+        """A trainer that writes checkpoints atomically, reads them as plain data, and continues the logs of a run."""
         trainer = super().instantiate_trainer(**kwargs)
         use_whole_files(trainer)
+        loggers.use_resumable(trainer)
         return trainer
 
     def before_instantiate_classes(self) -> None:
@@ -177,7 +178,7 @@ class LitFACLI(LightningCLI):
             resume.check_optimizer(self.checkpoint, make)
         self.check_folders()
         callbacks_of(self.trainer)[:0] = named_faults()
-        self.before_test()
+        self._prepare(fits=True)
 
     def _show_rounds(self) -> None:
         """Replace Lightning's default progress bar, but none that the config names, by one that counts rounds."""
@@ -201,14 +202,18 @@ class LitFACLI(LightningCLI):
 
     def before_test(self) -> None:
         """Refuse unsupported options before any rank starts; give loggers and records the run's id and config."""
+        self._prepare(fits=False)
+
+    def _prepare(self, *, fits: bool) -> None:
         if isinstance(self.model, EvaluatedClassifier):
             check_trainer(self.trainer, self.model)
         if (word := self.asked.get("ckpt_path")) in resume.WORDS:
             resume.check_word(word, self.trainer)
+        resumed = self.checkpoint or resume.meant(word, self.trainer) if fits else {}
         callbacks_of(self.trainer).append(callbacks.Interruption(self.resume_command))
         forward_signals_to_ranks(self.trainer)
         started_ranks.observe(self.trainer)
-        loggers.attach(self.trainer, self.written(), {})
+        loggers.attach(self.trainer, self.written(), {}, resumed)
         for callback in callbacks_of(self.trainer):
             if isinstance(callback, callbacks.RunRecord):
                 callback.record.setdefault("config", self.recorded())

@@ -49,7 +49,9 @@ def config(tmp_path, monkeypatch):
 def test_each_logger_has_a_name(config):
     assert main(["fit", "--config", config, "--logger", "csv"]) == 0
     assert Path("lightning_logs/version_0/metrics.csv").is_file()
-    pytest.importorskip("tensorboardX")
+    assert main(["fit", "--config", config, "--logger", "none"]) == 0
+    assert not Path("lightning_logs/version_1").exists()
+    pytest.importorskip("tensorboard")
     assert main(["fit", "--config", config, "--logger=tensorboard"]) == 0
     assert list(Path("lightning_logs/version_1").glob("events.*"))
 
@@ -106,7 +108,7 @@ def test_tags_name_the_data_inside_a_federation():
     ("flags", "said"),
     [
         (["--logger", "wandbb"], "unknown logger 'wandbb'; nearest: wandb"),
-        (["--logger"], "--logger needs a name: wandb, csv or tensorboard"),
+        (["--logger"], "--logger needs a name: csv, tensorboard, wandb, trackio, none"),
     ],
 )
 def test_a_wrong_logger_is_one_line(config, capsys, flags, said):
