@@ -18,6 +18,7 @@ from callbacks.file_loggers import ResumableCSVLogger, ResumableTensorBoardLogge
 from callbacks.goodness_histogram import GoodnessHistogram
 from callbacks.gradient_alignment import GradientAlignment
 from callbacks.interruption import Interruption
+from callbacks.line_progress import LineProgress
 from callbacks.minimum_norm import MinimumNorm
 from callbacks.prediction_table import PredictionTable
 from callbacks.probe import Periodic, Probe
@@ -49,6 +50,7 @@ __all__ = [
     "GoodnessHistogram",
     "GradientAlignment",
     "Interruption",
+    "LineProgress",
     "MeasurementError",
     "MinimumNorm",
     "Periodic",

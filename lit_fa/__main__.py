@@ -14,28 +14,44 @@ from lit_fa.stopping import exit_code, handled, stop
 
 USAGE = """usage: lit-fa COMMAND ...
 
-  fit | validate | test | predict   one run, configured in YAML (lit-fa fit --help; --config FILE, --logger wandb)
+One run, configured in YAML
+  fit | validate | test             --config FILE --name NAME --logger NAME (lit-fa fit --help)
   predict                           also --split train|val|test or --images FOLDER, and --output FILE.csv
-  flower                            a federated run over Flower: --config FILE [--nodes N|all] (lit-fa flower --help)
-  export                            a trained network as ONNX or torch.export, simplified (lit-fa export --help)
-  table list | published | run | watch | report | emit | verify
-                                    a paper's table: its cells, missing runs, measured and published numbers
+  export                            a trained network as ONNX or torch.export, simplified
+  flower                            a federated run over Flower: --config FILE [--nodes N|all]
+
+A paper's table
+  table list | published            all tables: cells, missing runs; how many published numbers are settled
+  table run | watch | emit          train what is missing, here or on a cluster
+  table report | aggregate | verify measured beside published numbers; runs repeated and compared
   sweep run | report | emit         a W&B sweep file without W&B's server: its trials and the best of them
   atlas                             all measured beside all published accuracies: page, CSV, Parquet
-  forecast                          layer-parallel training on 2 to 1,024 devices, by a model (lit-fa forecast --help)
+
+Records of runs
+  runs                              listed, filtered, compared
   results import | export           records of other people, kept apart from ours
-  runs                              records of runs: listed, filtered, compared (lit-fa runs --help)
+
+To begin and to look up
+  list rules | networks | data | callbacks | algorithms [NAME]
+                                    what a config can name; with NAME its options
+  new rule | paper | dataset NAME   files to begin with, which run at once
+  doctor                            what this machine has, and what is missing
+  forecast                          layer-parallel training on 2 to 1,024 devices, by a model
 
 Configs, tables and sweeps are code: the classes that they name are imported and called (SECURITY.md).
 
-  --debug                           with any command: show the traceback of an error"""
+  COMMAND --help                    its options
+  --debug                           with any command: show the traceback of an error, and all messages"""
 
 
 _COMMANDS = (
     "atlas",
+    "doctor",
     "export",
     "flower",
     "forecast",
+    "list",
+    "new",
     "results",
     "runs",
     "sweep",
@@ -59,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # the terminal may not have all characters
     try:
         with handled(stop):
-            return _dispatch(argv)
+            return _dispatch(argv, debug)
     except KeyboardInterrupt as stopped:
         message = getattr(stopped, "message", "") or f"{str(stopped) or 'stopped'}; the same command begins again"
         print(f"lit-fa: {message}", file=sys.stderr)
@@ -72,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
-def _dispatch(argv: list[str]) -> int:
+def _dispatch(argv: list[str], debug: bool) -> int:
     from lit_fa.errors import UserError, nearest
     from lit_fa.importing import collector_off
 
@@ -85,7 +101,7 @@ def _dispatch(argv: list[str]) -> int:
     with collector_off():
         from lit_fa.commands.fit import main as run
 
-    run(argv)
+    run(argv, debug=debug)
     return 0
 
 

@@ -15,10 +15,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from filelock import FileLock
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from callbacks.line_progress import LineProgress
 from datamodules.data_root import cache_folder
 from lit_fa.checkpoints.files import save
 from lit_fa.checkpoints.resume import give_up
@@ -54,13 +56,24 @@ def pretrained(config: dict[str, Any]) -> Path:
         if not _readable(path):
             log.info("pretraining %s: its weights are not in %s yet", name, path.parent)
             seed = os.environ.get("PL_GLOBAL_SEED")
+            record = {"path": str(path.with_suffix(".json")), "id": name, "config": config}
+            shown, progress = _shown(config)
             with isolate_rng():
-                network = run(config, {"path": str(path.with_suffix(".json")), "id": name, "config": config})
+                network = run(shown, record, progress)
             if seed is not None:
                 os.environ["PL_GLOBAL_SEED"] = seed
             _check_converged(path)
             save(network.state_dict(), path)
     return path
+
+
+def _shown(config: dict[str, Any]) -> tuple[dict[str, Any], list[L.Callback]]:
+    """The config without Lightning's default bar and table of layers, and lines of progress instead of them."""
+    trainer = config["trainer"] or {}
+    if "ProgressBar" in str(trainer.get("callbacks")) or "enable_progress_bar" in trainer:
+        return config, []
+    off = dict.fromkeys(("enable_progress_bar", "enable_model_summary"), False)
+    return config | {"trainer": off | trainer}, [LineProgress(title="pretraining")]
 
 
 def code_of(config: dict[str, Any]) -> str:

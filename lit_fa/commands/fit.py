@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,31 @@ from callbacks.run_record import write_json
 from lit_fa import loggers
 from lit_fa.config.arguments import take_option
 from lit_fa.config.cli import LitFACLI
+from lit_fa.config.fit_help import help_of
 from lit_fa.config.parser_errors import guarded
+from lit_fa.config.run_folder import check_name
 from lit_fa.errors import UserError
 from lit_fa.named_loggers import NAMES, logger_config
 from lit_fa.outputs import writable_file
+from lit_fa.quiet import quiet
 from lit_fa.stopping import exit_code_of_rank, interruptions_as_stopped
 
 
-def main(argv: list[str]) -> None:
-    """`lit-fa fit|validate|test|predict ... [--json FILE] [--logger csv|tensorboard|wandb|trackio|none]`.
+def main(argv: list[str], *, debug: bool = False) -> None:
+    """`lit-fa fit|validate|test|predict ... [--json FILE] [--name NAME] [--logger NAME]`.
 
-    The file receives the last value of every metric. `predict` also takes `--split train|val|test` or
-    `--images FOLDER`, and `--output FILE` (predictions.csv).
+    The file receives the last value of every metric. NAME is that of a fit and of its folder. `predict` also takes
+    `--split train|val|test` or `--images FOLDER`, and `--output FILE` (predictions.csv).
     """
+    if {"-h", "--help"} & {*argv}:
+        print(help_of(argv[0]))
+        return
     words = argv
     argv, json_file = take_option(argv, "--json", "a file to write to")
     argv, logger = take_option(argv, "--logger", f"a name: {', '.join(NAMES)}")
+    argv, name = take_option(argv, "--name", "a name for the run")
+    if name is not None and argv[0] != "fit":
+        raise UserError(f"--name is for a fit: {argv[0]} trains nothing that could have a name")
     argv, predicting = _predicting(argv)
     if json_file:
         writable_file(json_file, "--json")
@@ -37,13 +47,13 @@ def main(argv: list[str]) -> None:
     logging.getLogger("lit_fa").setLevel(logging.INFO)  # e.g. what a rule changed in the network, in one line
 
     def run() -> None:
-        cli = LitFACLI(argv, words=words, predicting=predicting)
+        cli = LitFACLI(argv, words=words, predicting=predicting, name=None if name is None else check_name(name))
         loggers.finish(cli.trainer)
         if json_file and cli.trainer.is_global_zero:
             write_json(Path(json_file), {key: float(v) for key, v in cli.trainer.callback_metrics.items()})
 
     try:
-        with interruptions_as_stopped():
+        with interruptions_as_stopped(), nullcontext() if debug else quiet():
             guarded(run)
     except KeyboardInterrupt as stopped:
         _end(stopped, argv[0])
@@ -71,6 +81,5 @@ def _predicting(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
         raise UserError("--split and --images exclude each other: predict a split of the data, or a folder of images")
     if not os.path.isdir(options.get("images", ".")):
         raise UserError(f"--images {options['images']} is no folder")
-    if not {"-h", "--help"} & {*argv}:
-        options["table"] = callbacks.PredictionTable(options.get("output", "predictions.csv"))
+    options["table"] = callbacks.PredictionTable(options.get("output", "predictions.csv"))
     return argv, options

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FOLDERS = ("paper_configs", "scratch", "lightning_logs")  # default folders of records
-FIELDS = ("id", "table", "row", "column", "scale", "seed", "status", "commit", "cpu_time_s", "wall_time_s")
+FIELDS = ("id", "name", "table", "row", "column", "scale", "seed", "status", "commit", "cpu_time_s", "wall_time_s")
 METRICS = ("test/accuracy", "val/accuracy", "test/loss", "val/loss")  # the first of these that any run has is listed
 COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,

@@ -4,13 +4,15 @@ import json
 import shlex
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import yaml
 from jsonargparse._util import resolved_import_paths
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 import callbacks
@@ -24,16 +26,18 @@ from lit_fa import loggers
 from lit_fa.checkpoints import resume
 from lit_fa.checkpoints.lightning_io import use_whole_files
 from lit_fa.config.arguments import take_option
+from lit_fa.config.console import ConsoleLines, calm, lines_about_rules
 from lit_fa.config.parser import Parser, check_classes
+from lit_fa.config.run_folder import check_unused, give_name
 from lit_fa.config.values import check_trains, check_values
 from lit_fa.errors import UserError
 from lit_fa.lightning_privates import add_instantiators, callbacks_of, command_parser
 from lit_fa.memory import bounded
-from lit_fa.modules import EvaluatedClassifier, FederatedClassifier, started_ranks
+from lit_fa.modules import EvaluatedClassifier, started_ranks
 from lit_fa.modules.trainer_options import check_precision, check_trainer
 from lit_fa.outputs import check_folder, writable_file
 from lit_fa.pretraining import origin_of, pretrained
-from lit_fa.spec.overrides import without_machine
+from lit_fa.spec.overrides import run_id, without_machine
 
 # A config names a class of these packages by the package, as in every record. jsonargparse would choose the shortest
 # path, which is `lit_fa.NAME` for all of them; records have that for the names below.
@@ -69,6 +73,7 @@ class LitFACLI(LightningCLI):
         run: True: `args` are words that begin with a subcommand, which is run; False: the objects are built, no more.
         words: all words of the user's command line, to say how an interrupted run continues.
         predicting: of `lit-fa predict`: `split` or `images`, and the callback `table` that writes the predictions.
+        name: of the run and of its folder; None: Lightning numbers the folders.
     """
 
     parser: Parser
@@ -80,9 +85,12 @@ class LitFACLI(LightningCLI):
         run: bool = True,
         words: Sequence[str] = (),
         predicting: Mapping[str, Any] | None = None,
+        name: str | None = None,
     ):
         """See the class."""
         self.words, self.predicting = words, dict(predicting or {})
+        self.name = name
+        self.folder: Path | None = None  # of a run with a name
         self.pretrained: dict[str, Any] = {}
         if run and not isinstance(args, dict) and args[0] in (known := self.subcommands()):
             # building the parsers of the others takes time
@@ -128,6 +136,9 @@ class LitFACLI(LightningCLI):
             raise UserError("--ckpt_path is empty: give the path of a checkpoint, or leave it out")
         named = path and path not in resume.WORDS
         self.checkpoint = resume.checked(path, weights_only=safe) if named else {}
+        if self.name is not None and (folder := give_name(asked.trainer, self.name)):
+            check_unused(folder, self.name, path)
+            self.folder = folder
 
     @property
     def asked(self) -> Any:
@@ -147,8 +158,9 @@ class LitFACLI(LightningCLI):
         add_instantiators(self)  # a pretraining has used the same parser for its own config
         self.config_dump = self.parser.plain(self.config, skip_link_targets=False, skip_unset=False)
         self.config_dump = self.config_dump[self.subcommand] if self.subcommand else self.config_dump
+        lines: AbstractContextManager[list[str]] = lines_about_rules() if self.subcommand else nullcontext([])
         try:
-            with bounded():
+            with bounded(), lines as self.rule_lines:
                 super().instantiate_classes()
         finally:
             self.parser.forget_instantiators()
@@ -163,6 +175,8 @@ class LitFACLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse a precision that is not supported; pretrain, or take the weights of an equal pretraining."""
         config = self.asked
+        if "verbose" in config and not any(word.startswith("--verbose") for word in self.words):
+            config.verbose = False  # the last line has the metrics that Lightning would print in full
         check_precision(config.trainer.precision)
         if config.pretrain is not None and not config.pretrain.get("skip"):
             weights = pretrained(config.pretrain)
@@ -171,20 +185,20 @@ class LitFACLI(LightningCLI):
     def before_fit(self) -> None:
         """Refuse what cannot be trained or written; add the callbacks of a fit."""
         check_trains(self.asked)
-        if isinstance(self.model, FederatedClassifier):
-            self._show_rounds()
         resume.check_complete(self.checkpoint)
         if make := getattr(self.model, "make_optimizer", None):
             resume.check_optimizer(self.checkpoint, make)
         self.check_folders()
         callbacks_of(self.trainer)[:0] = named_faults()
+        self._keep_record()
         self._prepare(fits=True)
 
-    def _show_rounds(self) -> None:
-        """Replace Lightning's default progress bar, but none that the config names, by one that counts rounds."""
-        named, shown = self._named_callbacks(), callbacks_of(self.trainer)
-        default = [isinstance(c, ProgressBar) and type(c).__name__ not in named for c in shown]
-        shown[:] = [callbacks.RoundProgress() if bar else c for c, bar in zip(shown, default, strict=True)]
+    def _keep_record(self) -> None:
+        """Let the run write a record into its folder, if it has one and the config no `RunRecord` of its own."""
+        own = any(isinstance(callback, callbacks.RunRecord) for callback in callbacks_of(self.trainer))
+        if not own and (self.folder or self.trainer.loggers):
+            path = str(self.folder / "record.json") if self.folder else None  # None: the logger's folder
+            callbacks_of(self.trainer).append(callbacks.RunRecord(path, finish_after="fit"))
 
     def _named_callbacks(self) -> set[str]:
         """The class names of the callbacks that the config names."""
@@ -207,18 +221,37 @@ class LitFACLI(LightningCLI):
     def _prepare(self, *, fits: bool) -> None:
         if isinstance(self.model, EvaluatedClassifier):
             check_trainer(self.trainer, self.model)
+        self._quiet()
         if (word := self.asked.get("ckpt_path")) in resume.WORDS:
             resume.check_word(word, self.trainer)
         resumed = self.checkpoint or resume.meant(word, self.trainer) if fits else {}
         callbacks_of(self.trainer).append(callbacks.Interruption(self.resume_command))
         forward_signals_to_ranks(self.trainer)
         started_ranks.observe(self.trainer)
-        loggers.attach(self.trainer, self.written(), {}, resumed)
+        loggers.attach(self.trainer, written := self.written(), {}, resumed)
         for callback in callbacks_of(self.trainer):
             if isinstance(callback, callbacks.RunRecord):
-                callback.record.setdefault("config", self.recorded())
+                callback.record = self.of_no_table(written) | callback.record
 
     before_validate = before_test
+
+    def _quiet(self) -> None:
+        """Our lines in place of those that Lightning prints by default."""
+        asked = self.asked
+        calm(self.trainer, self.model, self._named_callbacks(), asked.trainer)
+        seed = asked.get("seed_everything")
+        self.console = ConsoleLines(str(self.subcommand), self.rule_lines, seed, asked.get("ckpt_path"))
+        callbacks_of(self.trainer).insert(0, self.console)
+
+    def after_fit(self) -> None:
+        """Print the line after a run: metrics, time, folder, and the command that shows them again."""
+        folder = self.trainer.log_dir if self.trainer.loggers else None  # read by all ranks
+        folder = str(self.folder) if self.folder else folder
+        recorded = any(isinstance(callback, callbacks.RunRecord) for callback in callbacks_of(self.trainer))
+        report = "lit-fa runs" if folder and recorded and self.subcommand == "fit" else ""
+        self.console.closing(self.trainer, folder, report)
+
+    after_validate = after_test = after_fit
 
     def before_predict(self) -> None:
         """Choose the data to predict; add the callback that writes the predictions."""
@@ -229,8 +262,7 @@ class LitFACLI(LightningCLI):
 
     def after_predict(self) -> None:
         """Print the path of the predictions."""
-        if self.trainer.is_global_zero:
-            print(f"predictions: {self.predicting['table'].path}")
+        self.console.closing(self.trainer, str(self.predicting["table"].path))
 
     def check_folders(self) -> None:
         """Refuse folders that cannot be written, before the first step."""
@@ -256,6 +288,14 @@ class LitFACLI(LightningCLI):
         if config.get("pretrain"):
             config["model"]["init_args"].pop("weights", None)  # a file in this machine's cache
         return {key: value for key, value in config.items() if value is not None and key not in loggers.NOT_RESULTS}
+
+    def of_no_table(self, written: dict[str, Any]) -> dict[str, Any]:
+        """The fields of the record of a run that no table has asked for; its id is that of its W&B run."""
+        config = {key: value for key, value in written.items() if key not in loggers.NOT_RESULTS}
+        none = dict.fromkeys(("paper", "table", "row", "column", "scale"))
+        fields = {"id": run_id(config), **none, "seed": self.asked.get("seed_everything"), "config": self.recorded()}
+        fields |= {"name": self.name} if self.name else {}
+        return fields | ({"pretrained": self.pretrained} if self.pretrained else {})
 
     def resume_command(self, checkpoint: str) -> str:
         """How to continue: the same command, from a checkpoint."""

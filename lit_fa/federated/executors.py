@@ -67,7 +67,8 @@ def fastest(
             trials[name].append(time.perf_counter() - began)
     seconds = {name: statistics.median(values) for name, values in trials.items() if values}
     best = min(usable, key=lambda name: seconds.get(name, 0.0))
-    log.info("executor %s of %s", best, {name: f"{1e3 * t:.1f} ms" for name, t in seconds.items()} or "one")
+    times = ", ".join(f"{name} {1e3 * time:.1f} ms" for name, time in seconds.items())
+    log.info("executor %s%s", best, f" (first steps: {times})" if times else "")
     return usable[best], {"executor": best, "seconds": seconds, "refused": refused}
 
 

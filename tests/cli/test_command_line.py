@@ -75,7 +75,7 @@ def test_a_mistake_is_one_line_that_says_what_to_do(config, capsys, flags, said)
 
 def test_an_unknown_command_names_the_nearest(capsys):
     assert main(["fitt"]) == 2
-    assert last_line(capsys) == "lit-fa: unknown command 'fitt'; nearest: fit, test"
+    assert last_line(capsys) == "lit-fa: unknown command 'fitt'; nearest: fit, test, list"
 
 
 def test_a_table_that_is_not_there_is_named(capsys, tmp_path):

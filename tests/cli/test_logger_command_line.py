@@ -5,6 +5,7 @@ import re
 import shlex
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -118,6 +119,7 @@ def test_a_wrong_logger_is_one_line(config, capsys, flags, said):
 
 def test_a_federation_has_one_bar_of_rounds(config, monkeypatch):
     seen = []
+    monkeypatch.setattr("lit_fa.config.console.get_console", lambda: SimpleNamespace(is_interactive=True))
     monkeypatch.setattr(RoundProgress, "on_train_end", lambda self, *_: seen.extend(self.bar.tasks))
     run = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
     run["model"]["class_path"] = "FederatedClassifier"

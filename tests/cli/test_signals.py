@@ -244,6 +244,6 @@ def test_what_was_to_be_ignored_stays_ignored():
 
 
 def test_every_other_command_ends_with_one_line(monkeypatch, capsys):
-    monkeypatch.setattr("lit_fa.__main__._dispatch", lambda argv: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr("lit_fa.__main__._dispatch", lambda *_: signal.raise_signal(signal.SIGTERM))
     assert main(["runs"]) == 143
     assert capsys.readouterr().err == "lit-fa: stopped by SIGTERM; the same command begins again\n"
