@@ -9,6 +9,10 @@ from docs.site import drawings
 from docs.site.reference import reference_pages
 from docs.site.rules import rule_pages
 from docs.site.schema import schema_page
+from lit_fa.reports.listing import find_tables
+from lit_fa.reports.published import by_table
+from lit_fa.results.settled import settled as count
+from lit_fa.spec.table import load_table
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -43,11 +47,13 @@ def assemble(target: Path) -> None:
 
 
 def settled(pages: dict[Path, str]) -> str:
-    """The count of settled numbers by table, from the README, which a test compares with the records."""
+    """The count of settled numbers by paper, from the README, which a test compares with the records, and by table."""
     readme = ROOT / "README.md"
     block = readme.read_text(encoding="utf-8").split("<!-- table:published:begin -->")[1]
-    block = block.split("<!-- table:published:end -->")[0].replace("<details><summary>by table</summary>", "")
-    return "\n" + relinked(block.replace("</details>", ""), readme, "index", pages, ROOT / "build")
+    block = block.split("<!-- table:published:end -->")[0]
+    counts = [counted for file in find_tables(ROOT / "paper_configs") if (counted := count(load_table(file))).declared]
+    text = f"\n{block}\n### By table\n\n{by_table(counts, readme)}\n"
+    return relinked(text, readme, "index", pages, ROOT / "build")
 
 
 def write(file: Path, text: str) -> None:

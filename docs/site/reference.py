@@ -8,8 +8,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {
-    "callbacks": "Callbacks: what is measured during training",
-    "datamodules": "Data sets as LightningDataModules",
+    "lit_fa.callbacks": "Callbacks: what is measured during training",
+    "lit_fa.datamodules": "Data sets as LightningDataModules",
     "lit_fa.functional": "Formulas as pure functions of tensors",
     "lit_fa.layers": "How a rule is installed in a network",
     "lit_fa.results": "Records and verdicts",

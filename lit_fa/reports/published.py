@@ -48,18 +48,37 @@ def print_published(
 
 
 def published_block(counts: Sequence[Settled], card: Path) -> str:
-    """The counts as Markdown; links are relative to the card."""
+    """The counts by paper as Markdown; links are relative to the card."""
     total = _total(counts)
     sentence = ", ".join(f"{total[state]} {state}" for state in State)
-    lines = [f"**{total.total()} published numbers are declared: {sentence}.**", ""]
-    lines += ["<details><summary>by table</summary>", ""]
-    lines += ["| table | published | " + " | ".join(State) + " |", "| --- " * (len(State) + 2) + "|"]
+    papers: dict[Path, list[Settled]] = {}
     for counted in counts:
-        path = counted.table.path
-        link = quote(Path(relpath(path.parent / "README.md", card.parent)).as_posix())
-        cells = (str(counted.declared), *_numbers(counted.counts))
-        lines.append(f"| [{literal(counted.table.paper.key)}, {literal(path.stem)}]({link}) | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", "</details>"])
+        papers.setdefault(counted.table.path.parent, []).append(counted)
+    rows = [(_title(folder), folder, _total(of)) for folder, of in papers.items()]
+    lines = [f"**{total.total()} published numbers are declared: {sentence}.**", "", *_table("paper", rows, card)]
+    return "\n".join(lines)
+
+
+def by_table(counts: Sequence[Settled], card: Path) -> str:
+    """The counts by table as Markdown; links are relative to the card."""
+    rows = [(f"{c.table.paper.key}, {c.table.path.stem}", c.table.path.parent, c.counts) for c in counts]
+    return "\n".join(_table("table", rows, card))
+
+
+def _table(what: str, rows: Sequence[tuple[str, Path, Counter[State]]], card: Path) -> list[str]:
+    """The lines of a Markdown table; each row has a label, the folder of its card, and counts."""
+    lines = [f"| {what} | published | " + " | ".join(State) + " |", "| --- " * (len(State) + 2) + "|"]
+    for label, folder, counts in rows:
+        link = quote(Path(relpath(folder / "README.md", card.parent)).as_posix())
+        lines.append(f"| [{literal(label)}]({link}) | {' | '.join([str(counts.total()), *_numbers(counts)])} |")
+    return lines
+
+
+def _title(folder: Path) -> str:
+    """The heading of a paper's card, or the folder's name if there is none."""
+    card = folder / "README.md"
+    first = card.read_text(encoding="utf-8").partition("\n")[0] if card.is_file() else ""
+    return first.removeprefix("# ") or folder.name
 
 
 def _total(counts: Sequence[Settled]) -> Counter[State]:

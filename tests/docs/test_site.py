@@ -13,6 +13,7 @@ from docs.site.rules import classes
 from lit_fa import rules
 
 PAGES = [page for page in sources() if page.is_relative_to(DOCS) and "tutorials" not in page.parts]
+PAGES += [ROOT / "README.md"]
 BLOCKS = [
     pytest.param(block, id=f"{page.stem}-{k}")
     for page in PAGES
