@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from datamodules import partition
-from datamodules.image_set import InMemory
-from datamodules.rounds import LocalWork, RoundLoader, checked_parts
+from lit_fa.datamodules import partition
+from lit_fa.datamodules.image_set import InMemory
+from lit_fa.datamodules.rounds import LocalWork, RoundLoader, checked_parts
 from lit_fa.federated import LocalSGD, Scaffold
 from lit_fa.modules import FederatedClassifier
 from lit_fa.outputs import writable_file, write_text

@@ -37,10 +37,10 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacks import RoundCost
-from datamodules import MNIST, Federated, Synthetic
-from datamodules.errors import DataError
-from datamodules.rounds import Round
+from lit_fa.callbacks import RoundCost
+from lit_fa.datamodules import MNIST, Federated, Synthetic
+from lit_fa.datamodules.errors import DataError
+from lit_fa.datamodules.rounds import Round
 from lit_fa.federated import LocalSGD
 from lit_fa.federated.executors import executor_named
 from lit_fa.modules import FederatedClassifier

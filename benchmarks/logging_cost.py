@@ -25,9 +25,9 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-import callbacks
 from benchmarks.overhead import WARM_UP, classifier
-from datamodules import Synthetic
+from lit_fa import callbacks
+from lit_fa.datamodules import Synthetic
 from lit_fa.outputs import writable_file, write_text
 
 STEPS = 468

@@ -24,7 +24,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from datamodules import Synthetic
+from lit_fa.datamodules import Synthetic
 from lit_fa.modules import Classifier
 from lit_fa.outputs import writable_file, write_text
 from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment

@@ -1,37 +1,37 @@
 """Measurements during training. Callbacks only observe: results are the same, bit for bit, without them."""
 
-from callbacks.alignment_audit import AlignmentAudit
-from callbacks.best_validation import BestValidation
-from callbacks.client_drift import ClientDrift
-from callbacks.conservation import ConservationPotential
-from callbacks.continued_logs import ContinuedLogs
-from callbacks.curves import Curves, Recorder, publish
-from callbacks.deployed_cost import DeployedCost
-from callbacks.dominance import AlignmentDominance
-from callbacks.drift_bound import ClientDriftBound
-from callbacks.error_bound import ErrorBound
-from callbacks.errors import MeasurementError
-from callbacks.factor_spectrum import FactorSpectrum
-from callbacks.feedback_images import FeedbackImages
-from callbacks.figures import Figures
-from callbacks.file_loggers import ResumableCSVLogger, ResumableTensorBoardLogger
-from callbacks.goodness_histogram import GoodnessHistogram
-from callbacks.gradient_alignment import GradientAlignment
-from callbacks.interruption import Interruption
-from callbacks.line_progress import LineProgress
-from callbacks.minimum_norm import MinimumNorm
-from callbacks.prediction_table import PredictionTable
-from callbacks.probe import Periodic, Probe
-from callbacks.round_cost import RoundCost
-from callbacks.round_progress import RoundProgress
-from callbacks.run_record import RunRecord
-from callbacks.samples import samples_of
-from callbacks.trackio_logger import ResumableTrackioLogger
-from callbacks.training_cost import TrainingCost
-from callbacks.training_score import TrainingScore
-from callbacks.wandb_logger import ResumableWandbLogger
-from callbacks.wandb_run import WandbRun
-from callbacks.weight_alignment import WeightAlignment
+from lit_fa.callbacks.alignment_audit import AlignmentAudit
+from lit_fa.callbacks.best_validation import BestValidation
+from lit_fa.callbacks.client_drift import ClientDrift
+from lit_fa.callbacks.conservation import ConservationPotential
+from lit_fa.callbacks.continued_logs import ContinuedLogs
+from lit_fa.callbacks.curves import Curves, Recorder, publish
+from lit_fa.callbacks.deployed_cost import DeployedCost
+from lit_fa.callbacks.dominance import AlignmentDominance
+from lit_fa.callbacks.drift_bound import ClientDriftBound
+from lit_fa.callbacks.error_bound import ErrorBound
+from lit_fa.callbacks.errors import MeasurementError
+from lit_fa.callbacks.factor_spectrum import FactorSpectrum
+from lit_fa.callbacks.feedback_images import FeedbackImages
+from lit_fa.callbacks.figures import Figures
+from lit_fa.callbacks.file_loggers import ResumableCSVLogger, ResumableTensorBoardLogger
+from lit_fa.callbacks.goodness_histogram import GoodnessHistogram
+from lit_fa.callbacks.gradient_alignment import GradientAlignment
+from lit_fa.callbacks.interruption import Interruption
+from lit_fa.callbacks.line_progress import LineProgress
+from lit_fa.callbacks.minimum_norm import MinimumNorm
+from lit_fa.callbacks.prediction_table import PredictionTable
+from lit_fa.callbacks.probe import Periodic, Probe
+from lit_fa.callbacks.round_cost import RoundCost
+from lit_fa.callbacks.round_progress import RoundProgress
+from lit_fa.callbacks.run_record import RunRecord
+from lit_fa.callbacks.samples import samples_of
+from lit_fa.callbacks.trackio_logger import ResumableTrackioLogger
+from lit_fa.callbacks.training_cost import TrainingCost
+from lit_fa.callbacks.training_score import TrainingScore
+from lit_fa.callbacks.wandb_logger import ResumableWandbLogger
+from lit_fa.callbacks.wandb_run import WandbRun
+from lit_fa.callbacks.weight_alignment import WeightAlignment
 
 __all__ = [
     "AlignmentAudit",

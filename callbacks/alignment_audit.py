@@ -19,9 +19,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from callbacks.errors import MeasurementError
-from callbacks.gradient_alignment import rule_gradients, true_gradients
-from callbacks.probe import Batch, Probe
+from lit_fa.callbacks.errors import MeasurementError
+from lit_fa.callbacks.gradient_alignment import rule_gradients, true_gradients
+from lit_fa.callbacks.probe import Batch, Probe
 from lit_fa.functional.alignment import cosine
 from lit_fa.layers import exact_layers, observing, true_gradient
 from lit_fa.layers.factored import dense_weights

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.apply_func import apply_to_collection
 
-from callbacks.errors import MeasurementError
+from lit_fa.callbacks.errors import MeasurementError
 from lit_fa.lightning_privates import callbacks_of
 
 NEEDED = ("state_dict", "constructor", "adapters", "prepared")  # of a checkpoint, for a module that is only tested

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
-from callbacks.curves import publish
-from callbacks.errors import MeasurementError
-from callbacks.probe import learner_of
+from lit_fa.callbacks.curves import publish
+from lit_fa.callbacks.errors import MeasurementError
+from lit_fa.callbacks.probe import learner_of
 from lit_fa.functional.alignment import cosine
 from lit_fa.functional.drift import mean_pairwise_distance
 from lit_fa.layers import WEIGHT_LAYERS, match

@@ -11,10 +11,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from callbacks.conserving_neurons import Neurons, find_neurons
-from callbacks.errors import MeasurementError
-from callbacks.forward_trace import trace
-from callbacks.probe import Batch, Periodic, learner_of
+from lit_fa.callbacks.conserving_neurons import Neurons, find_neurons
+from lit_fa.callbacks.errors import MeasurementError
+from lit_fa.callbacks.forward_trace import trace
+from lit_fa.callbacks.probe import Batch, Periodic, learner_of
 from lit_fa.functional.conservation import (
     LAWS,
     Law,
@@ -174,7 +174,7 @@ class ConservationPotential(Periodic):
         if not self.per_neuron:
             return
         self.be_ready(trainer, pl_module)
-        from callbacks.curves import publish
+        from lit_fa.callbacks.curves import publish
 
         values: dict[str, float] = {}
         for name, initial in self.initial.items():

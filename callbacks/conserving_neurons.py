@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from callbacks.forward_trace import ForwardTrace, parents
+from lit_fa.callbacks.forward_trace import ForwardTrace, parents
 from lit_fa.functional.conservation import Law
 from lit_fa.layers import WEIGHT_LAYERS, FeedbackLayer
 from lit_fa.layers.feedback import weight_of

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from callbacks.errors import MeasurementError
+from lit_fa.callbacks.errors import MeasurementError
 from lit_fa.lightning_privates import batches_processed, epoch_is_ending, in_epoch
 
 Point = tuple[int, float, float]

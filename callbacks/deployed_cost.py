@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 import lightning as L
 import torch
 
-from callbacks.errors import MeasurementError
-from callbacks.probe import Batch, Periodic
+from lit_fa.callbacks.errors import MeasurementError
+from lit_fa.callbacks.probe import Batch, Periodic
 from lit_fa.deployment.measure import compared, dense_twin
 from lit_fa.deployment.simplify import CHEAPER, simplified
 from lit_fa.rules.base import Does

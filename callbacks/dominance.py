@@ -8,9 +8,9 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from callbacks.curves import publish
-from callbacks.gradient_alignment import rule_gradients, true_gradients
-from callbacks.probe import Batch, Probe, learner_of, on_device, unshared
+from lit_fa.callbacks.curves import publish
+from lit_fa.callbacks.gradient_alignment import rule_gradients, true_gradients
+from lit_fa.callbacks.probe import Batch, Probe, learner_of, on_device, unshared
 from lit_fa.functional.dominance import fit_alpha, fit_exponent, loss_bound
 from lit_fa.rules.learner import Learner
 

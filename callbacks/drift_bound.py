@@ -11,9 +11,9 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from callbacks.curves import publish
-from callbacks.errors import MeasurementError
-from callbacks.probe import learner_of
+from lit_fa.callbacks.curves import publish
+from lit_fa.callbacks.errors import MeasurementError
+from lit_fa.callbacks.probe import learner_of
 from lit_fa.functional.criteria import cross_entropy
 from lit_fa.functional.drift import DriftBound, drift_bounds
 from lit_fa.layers.feedback import weight_of

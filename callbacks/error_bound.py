@@ -6,10 +6,10 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from callbacks.curves import publish
-from callbacks.errors import MeasurementError
-from callbacks.probe import Batch, Periodic, learner_of
-from callbacks.whole_training_set import check_squared_error, whole_training_set
+from lit_fa.callbacks.curves import publish
+from lit_fa.callbacks.errors import MeasurementError
+from lit_fa.callbacks.probe import Batch, Periodic, learner_of
+from lit_fa.callbacks.whole_training_set import check_squared_error, whole_training_set
 from lit_fa.functional.criteria import outputs_wanted
 from lit_fa.functional.error_bound import error_bound, smallest_eigenvalue
 from lit_fa.layers.observing import calls, observing

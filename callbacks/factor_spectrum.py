@@ -3,7 +3,7 @@
 import lightning as L
 import torch
 
-from callbacks.probe import Batch, Periodic, learner_of
+from lit_fa.callbacks.probe import Batch, Periodic, learner_of
 from lit_fa.functional.svd_factors import full_rank, hoyer, orthogonality
 from lit_fa.layers.factored import factored_layers
 from lit_fa.rules.learner import Learner

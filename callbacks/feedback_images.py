@@ -7,11 +7,11 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from callbacks.errors import MeasurementError
-from callbacks.probe import Batch, first_batch, learner_of
-from callbacks.run_pictures import evenly, folder_of, note_of
-from callbacks.weight_alignment import compared_weight, counterparts, products_of
 from lit_fa import plot_style
+from lit_fa.callbacks.errors import MeasurementError
+from lit_fa.callbacks.probe import Batch, first_batch, learner_of
+from lit_fa.callbacks.run_pictures import evenly, folder_of, note_of
+from lit_fa.callbacks.weight_alignment import compared_weight, counterparts, products_of
 from lit_fa.functional.alignment import angle
 from lit_fa.layers.sharding import gathered
 from lit_fa.outputs import written

@@ -8,10 +8,10 @@ from typing import Any
 
 import lightning as L
 
-from callbacks.curves import Point, Recorder
-from callbacks.probe import learner_of
-from callbacks.run_pictures import folder_of, note_of
 from lit_fa import plot_style
+from lit_fa.callbacks.curves import Point, Recorder
+from lit_fa.callbacks.probe import learner_of
+from lit_fa.callbacks.run_pictures import folder_of, note_of
 from lit_fa.outputs import written
 
 

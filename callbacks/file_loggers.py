@@ -17,7 +17,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from callbacks.continued_logs import Following
+from lit_fa.callbacks.continued_logs import Following
 from lit_fa.lightning_privates import csv_options, given_version, set_version, tensorboard_options
 from lit_fa.outputs import written
 

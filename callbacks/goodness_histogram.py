@@ -8,10 +8,10 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from callbacks.errors import MeasurementError
-from callbacks.probe import Batch, Probe, learner_of
-from callbacks.run_pictures import evenly, folder_of, note_of
 from lit_fa import plot_style
+from lit_fa.callbacks.errors import MeasurementError
+from lit_fa.callbacks.probe import Batch, Probe, learner_of
+from lit_fa.callbacks.run_pictures import evenly, folder_of, note_of
 from lit_fa.functional.criteria import one_hot
 from lit_fa.functional.goodness import goodness
 from lit_fa.layers import observing

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from callbacks.probe import Batch, Probe
+from lit_fa.callbacks.probe import Batch, Probe
 from lit_fa.functional.alignment import angle, sample_angle
 from lit_fa.functional.svd_factors import Factors, effective_update
 from lit_fa.layers import WEIGHT_LAYERS, exact_layers, feedback_parameters, observing, true_gradient

@@ -4,9 +4,9 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from callbacks.errors import MeasurementError
-from callbacks.probe import Batch, Periodic, learner_of
-from callbacks.whole_training_set import check_squared_error, whole_training_set
+from lit_fa.callbacks.errors import MeasurementError
+from lit_fa.callbacks.probe import Batch, Periodic, learner_of
+from lit_fa.callbacks.whole_training_set import check_squared_error, whole_training_set
 from lit_fa.functional.criteria import outputs_wanted
 from lit_fa.functional.minimum_norm import from_minimum_norm
 from lit_fa.rules.learner import Learner

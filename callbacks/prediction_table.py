@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from callbacks.errors import MeasurementError
+from lit_fa.callbacks.errors import MeasurementError
 from lit_fa.outputs import writable_file, written
 
 Row = tuple[float, list[float]]  # target and logits

@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from callbacks.curves import publish
-from callbacks.errors import MeasurementError
+from lit_fa.callbacks.curves import publish
+from lit_fa.callbacks.errors import MeasurementError
 from lit_fa.layers.sharding import gathered
 from lit_fa.rules.learner import Learner
 from lit_fa.stage_strategy import stages_of

@@ -6,8 +6,8 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
-from callbacks.live_bytes import step_bytes
-from callbacks.probe import learner_of
+from lit_fa.callbacks.live_bytes import step_bytes
+from lit_fa.callbacks.probe import learner_of
 from lit_fa.rules.base import Does
 
 

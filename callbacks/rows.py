@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from callbacks.continued_logs import Following
+from lit_fa.callbacks.continued_logs import Following
 
 Row = dict[str, Any]
 # Keys that are measured at optimiser steps and have them as x-axis; modules log by batches.

@@ -12,10 +12,10 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from callbacks.curves import Recorder
-from callbacks.energy import EnergyMeter
-from callbacks.environment import cpu_seconds, hardware, peak_memory_mib, versions
-from callbacks.errors import MeasurementError
+from lit_fa.callbacks.curves import Recorder
+from lit_fa.callbacks.energy import EnergyMeter
+from lit_fa.callbacks.environment import cpu_seconds, hardware, peak_memory_mib, versions
+from lit_fa.callbacks.errors import MeasurementError
 from lit_fa.lightning_privates import callbacks_of
 from lit_fa.outputs import write_text
 from lit_fa.provenance import Code, our_code, outside, sources

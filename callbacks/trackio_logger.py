@@ -16,8 +16,8 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
-from callbacks.errors import MeasurementError
-from callbacks.rows import AXIS, Row, RowLogger
+from lit_fa.callbacks.errors import MeasurementError
+from lit_fa.callbacks.rows import AXIS, Row, RowLogger
 
 REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
 STEP = "step"

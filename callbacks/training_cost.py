@@ -4,8 +4,8 @@ import lightning as L
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from callbacks.live_bytes import step_bytes
-from callbacks.probe import Batch, Periodic
+from lit_fa.callbacks.live_bytes import step_bytes
+from lit_fa.callbacks.probe import Batch, Periodic
 from lit_fa.layers.observing import observing
 from lit_fa.rules.base import Does
 from lit_fa.rules.learner import Learner

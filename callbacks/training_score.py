@@ -7,8 +7,8 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from callbacks.errors import MeasurementError
-from callbacks.probe import Batch, Periodic
+from lit_fa.callbacks.errors import MeasurementError
+from lit_fa.callbacks.probe import Batch, Periodic
 from lit_fa.layers.observing import observing
 
 

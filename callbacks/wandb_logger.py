@@ -23,9 +23,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
-from callbacks.errors import MeasurementError
-from callbacks.offline import why_offline
-from callbacks.rows import AXIS, Row, RowLogger
+from lit_fa.callbacks.errors import MeasurementError
+from lit_fa.callbacks.offline import why_offline
+from lit_fa.callbacks.rows import AXIS, Row, RowLogger
 from lit_fa.lightning_privates import forget_wandb_run, name_wandb_run, set_wandb_run, wandb_options
 
 GRACE = 10.0  # seconds that training waits for a run that has failed

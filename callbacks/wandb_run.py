@@ -10,11 +10,11 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from callbacks.continued_logs import ContinuedLogs
-from callbacks.environment import hardware, versions
-from callbacks.errors import MeasurementError
-from callbacks.probe import learner_of
-from callbacks.rows import AXIS, Row, RowLogger
+from lit_fa.callbacks.continued_logs import ContinuedLogs
+from lit_fa.callbacks.environment import hardware, versions
+from lit_fa.callbacks.errors import MeasurementError
+from lit_fa.callbacks.probe import learner_of
+from lit_fa.callbacks.rows import AXIS, Row, RowLogger
 from lit_fa.layers import WEIGHT_LAYERS
 from lit_fa.lightning_privates import callbacks_of
 from lit_fa.provenance import our_code

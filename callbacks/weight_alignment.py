@@ -13,8 +13,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from callbacks.forward_trace import ForwardTrace, trace
-from callbacks.probe import Batch, Periodic, learner_of
+from lit_fa.callbacks.forward_trace import ForwardTrace, trace
+from lit_fa.callbacks.probe import Batch, Periodic, learner_of
 from lit_fa.functional.alignment import angle, cosine
 from lit_fa.layers import WEIGHT_LAYERS, feedback_layers
 from lit_fa.layers.linear_chain import dense_weight, transformer_chain

@@ -6,8 +6,8 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from callbacks.errors import MeasurementError
-from callbacks.probe import Batch, learner_of
+from lit_fa.callbacks.errors import MeasurementError
+from lit_fa.callbacks.probe import Batch, learner_of
 from lit_fa.functional.criteria import mse
 
 

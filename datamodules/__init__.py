@@ -4,19 +4,19 @@ The number of classes and the image shape are known after construction, the data
 training device.
 """
 
-from datamodules.cifar import CIFAR10, CIFAR100
-from datamodules.digits import Digits
-from datamodules.errors import DataError
-from datamodules.federated import Federated
-from datamodules.folder import ImageFolder, Imagenette
-from datamodules.glue import GLUE
-from datamodules.medical import MedMNIST
-from datamodules.mnist import EMNIST, KMNIST, MNIST, FashionMNIST
-from datamodules.npz import Npz
-from datamodules.stl10 import STL10
-from datamodules.svhn import SVHN
-from datamodules.synthetic import Synthetic
-from datamodules.vision import VisionDataModule
+from lit_fa.datamodules.cifar import CIFAR10, CIFAR100
+from lit_fa.datamodules.digits import Digits
+from lit_fa.datamodules.errors import DataError
+from lit_fa.datamodules.federated import Federated
+from lit_fa.datamodules.folder import ImageFolder, Imagenette
+from lit_fa.datamodules.glue import GLUE
+from lit_fa.datamodules.medical import MedMNIST
+from lit_fa.datamodules.mnist import EMNIST, KMNIST, MNIST, FashionMNIST
+from lit_fa.datamodules.npz import Npz
+from lit_fa.datamodules.stl10 import STL10
+from lit_fa.datamodules.svhn import SVHN
+from lit_fa.datamodules.synthetic import Synthetic
+from lit_fa.datamodules.vision import VisionDataModule
 
 __all__ = [
     "CIFAR10",

@@ -7,10 +7,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from datamodules.errors import DataError, require
-from datamodules.generators import Draws, generator
-from datamodules.image_set import Batch, ImageSet
-from datamodules.text_set import TextSet
+from lit_fa.datamodules.errors import DataError, require
+from lit_fa.datamodules.generators import Draws, generator
+from lit_fa.datamodules.image_set import Batch, ImageSet
+from lit_fa.datamodules.text_set import TextSet
 
 Prepare = Callable[[Tensor, Draws], Tensor]
 POOL = 50  # batches of texts that are sorted by length together

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.image_set import ImageSet, OnDisk
-from datamodules.text_set import TextSet
+from lit_fa.datamodules.image_set import ImageSet, OnDisk
+from lit_fa.datamodules.text_set import TextSet
 
 
 def sha256_of(*parts: ImageSet | TextSet) -> str:

@@ -9,10 +9,10 @@ import torch
 import torchvision.datasets as tv
 from PIL import Image
 
-from datamodules.errors import require
-from datamodules.image_set import InMemory
-from datamodules.npz import read_split
-from datamodules.torchvision_set import TorchvisionDataModule
+from lit_fa.datamodules.errors import require
+from lit_fa.datamodules.image_set import InMemory
+from lit_fa.datamodules.npz import read_split
+from lit_fa.datamodules.torchvision_set import TorchvisionDataModule
 
 JPEG_FILE, JPEG_QUALITY = Path("npz") / "cifar10_jpeg.npz", 75
 

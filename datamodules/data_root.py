@@ -10,7 +10,7 @@ from urllib.error import URLError
 from filelock import FileLock, Timeout
 from torchvision.datasets.utils import calculate_md5
 
-from datamodules.errors import DataError, one_line
+from lit_fa.datamodules.errors import DataError, one_line
 
 ELSEWHERE = "set LIT_FA_DATA or --data.init_args.root to a folder that has it"
 OFFLINE = ("error downloading", "not found", "download failed", "urlopen")

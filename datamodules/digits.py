@@ -5,8 +5,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from datamodules.image_set import InMemory
-from datamodules.vision import VisionDataModule
+from lit_fa.datamodules.image_set import InMemory
+from lit_fa.datamodules.vision import VisionDataModule
 
 TEST_IMAGES, SPLIT_SEED = 360, 0  # our split: scikit-learn has no official one
 

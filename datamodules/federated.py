@@ -10,15 +10,15 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from datamodules import partition as schemes
-from datamodules.batches import BatchLoader
-from datamodules.errors import DataError, one_line, one_of, require
-from datamodules.image_set import InMemory
-from datamodules.partition_picture import partition_picture
-from datamodules.pieces import Pieces, pieces_of
-from datamodules.rounds import LocalWork, RoundLoader, checked_parts
-from datamodules.validation import refuse_choices
-from datamodules.vision import VisionDataModule
+from lit_fa.datamodules import partition as schemes
+from lit_fa.datamodules.batches import BatchLoader
+from lit_fa.datamodules.errors import DataError, one_line, one_of, require
+from lit_fa.datamodules.image_set import InMemory
+from lit_fa.datamodules.partition_picture import partition_picture
+from lit_fa.datamodules.pieces import Pieces, pieces_of
+from lit_fa.datamodules.rounds import LocalWork, RoundLoader, checked_parts
+from lit_fa.datamodules.validation import refuse_choices
+from lit_fa.datamodules.vision import VisionDataModule
 
 SCHEMES: dict[str, Callable[..., schemes.Parts]] = {
     "iid": schemes.iid,

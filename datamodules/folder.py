@@ -6,10 +6,10 @@ from typing import Any
 import torch
 import torchvision.datasets as tv
 
-from datamodules.data_root import ELSEWHERE, opened
-from datamodules.errors import DataError, require
-from datamodules.image_set import EXTENSIONS, OnDisk
-from datamodules.vision import VisionDataModule
+from lit_fa.datamodules.data_root import ELSEWHERE, opened
+from lit_fa.datamodules.errors import DataError, require
+from lit_fa.datamodules.image_set import EXTENSIONS, OnDisk
+from lit_fa.datamodules.vision import VisionDataModule
 
 ANNOTATIONS = "val_annotations.txt"  # Tiny-ImageNet: file name, class, box
 

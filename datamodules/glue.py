@@ -6,16 +6,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from datamodules.checksum import sha256_of
-from datamodules.data_root import data_root
-from datamodules.errors import one_of, require
-from datamodules.generators import generator
-from datamodules.glue_files import TASKS, read_split
-from datamodules.labels import proportional_order
-from datamodules.loading import LoadingDataModule
-from datamodules.text_set import TextSet
-from datamodules.tokenised import cache_folder, check_length, load_tokenizer, tokenised
-from datamodules.validation import CHOICES, refuse_choices
+from lit_fa.datamodules.checksum import sha256_of
+from lit_fa.datamodules.data_root import data_root
+from lit_fa.datamodules.errors import one_of, require
+from lit_fa.datamodules.generators import generator
+from lit_fa.datamodules.glue_files import TASKS, read_split
+from lit_fa.datamodules.labels import proportional_order
+from lit_fa.datamodules.loading import LoadingDataModule
+from lit_fa.datamodules.text_set import TextSet
+from lit_fa.datamodules.tokenised import cache_folder, check_length, load_tokenizer, tokenised
+from lit_fa.datamodules.validation import CHOICES, refuse_choices
 
 
 class GLUE(LoadingDataModule):

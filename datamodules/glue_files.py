@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from datamodules.data_root import ELSEWHERE
-from datamodules.errors import DataError, one_line, require
+from lit_fa.datamodules.data_root import ELSEWHERE
+from lit_fa.datamodules.errors import DataError, one_line, require
 
 HUB = "nyu-mll/glue"
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as vision
 
-from datamodules.errors import DataError, one_line
+from lit_fa.datamodules.errors import DataError, one_line
 
 Batch = tuple[Tensor, Tensor]
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp"}  # of image files

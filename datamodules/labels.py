@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.errors import DataError, require
-from datamodules.generators import generator
+from lit_fa.datamodules.errors import DataError, require
+from lit_fa.datamodules.generators import generator
 
 
 def choose_classes(classes: Sequence[int] | int | None, num_classes: int, seed: int) -> list[int] | None:

@@ -5,12 +5,12 @@ import copy
 import lightning as L
 import torch
 
-from datamodules.batches import BatchLoader, Prepare
-from datamodules.errors import DataError, one_line, require
-from datamodules.image_set import ImageSet
-from datamodules.text_set import TextSet
-from datamodules.unlabelled_images import loose_images
-from datamodules.validation import announce, refuse_choices
+from lit_fa.datamodules.batches import BatchLoader, Prepare
+from lit_fa.datamodules.errors import DataError, one_line, require
+from lit_fa.datamodules.image_set import ImageSet
+from lit_fa.datamodules.text_set import TextSet
+from lit_fa.datamodules.unlabelled_images import loose_images
+from lit_fa.datamodules.validation import announce, refuse_choices
 
 
 class LoadingDataModule(L.LightningDataModule):

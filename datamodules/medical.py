@@ -5,11 +5,11 @@ from typing import Any, Literal
 
 from torchvision.datasets.utils import calculate_md5
 
-from datamodules.data_root import ELSEWHERE, opened
-from datamodules.errors import DataError, one_of, require
-from datamodules.image_set import InMemory
-from datamodules.npz import read_split
-from datamodules.vision import VisionDataModule
+from lit_fa.datamodules.data_root import ELSEWHERE, opened
+from lit_fa.datamodules.errors import DataError, one_of, require
+from lit_fa.datamodules.image_set import InMemory
+from lit_fa.datamodules.npz import read_split
+from lit_fa.datamodules.vision import VisionDataModule
 
 
 class MedMNIST(VisionDataModule):

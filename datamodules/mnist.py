@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 import torchvision.datasets as tv
 
-from datamodules.errors import one_of
-from datamodules.image_set import InMemory
-from datamodules.torchvision_set import TorchvisionDataModule
+from lit_fa.datamodules.errors import one_of
+from lit_fa.datamodules.image_set import InMemory
+from lit_fa.datamodules.torchvision_set import TorchvisionDataModule
 
 
 class MNIST(TorchvisionDataModule):

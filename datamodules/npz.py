@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torchvision.datasets.utils import calculate_md5
 
-from datamodules.data_root import ELSEWHERE
-from datamodules.errors import DataError, one_line, require
-from datamodules.image_set import InMemory
-from datamodules.labels import check_every_class, whole_numbers
-from datamodules.vision import VisionDataModule
+from lit_fa.datamodules.data_root import ELSEWHERE
+from lit_fa.datamodules.errors import DataError, one_line, require
+from lit_fa.datamodules.image_set import InMemory
+from lit_fa.datamodules.labels import check_every_class, whole_numbers
+from lit_fa.datamodules.vision import VisionDataModule
 
 
 class Npz(VisionDataModule):

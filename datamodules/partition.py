@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from datamodules.errors import require
-from datamodules.generators import seed_of
-from datamodules.pieces import Pieces
+from lit_fa.datamodules.errors import require
+from lit_fa.datamodules.generators import seed_of
+from lit_fa.datamodules.pieces import Pieces
 
 Parts = Pieces[NDArray[np.intp]]
 MANY = 10**8  # gamma variates of all tries: more take minutes

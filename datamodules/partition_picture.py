@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
-from datamodules.atomic_write import whole
-from datamodules.errors import one_of
-from datamodules.partition import class_counts
+from lit_fa.datamodules.atomic_write import whole
+from lit_fa.datamodules.errors import one_of
+from lit_fa.datamodules.partition import class_counts
 
 _ENDINGS = (".png", ".pdf")
 _ROWS = 5000  # of more clients, every second, third, ... is shown

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torchvision.transforms.v2 import functional as vision
 
-from datamodules.generators import Draws
+from lit_fa.datamodules.generators import Draws
 
 CHUNK = 4096  # images per resize call: bounds the float copy that interpolation makes
 

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.errors import DataError, require
-from datamodules.generators import Draws, first_permuted, generator
-from datamodules.image_set import Batch, InMemory
-from datamodules.pieces import Pieces, pieces_of
+from lit_fa.datamodules.errors import DataError, require
+from lit_fa.datamodules.generators import Draws, first_permuted, generator
+from lit_fa.datamodules.image_set import Batch, InMemory
+from lit_fa.datamodules.pieces import Pieces, pieces_of
 
 Prepare = Callable[[Tensor, Draws], Tensor]
 

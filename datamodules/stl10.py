@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torchvision.datasets as tv
 
-from datamodules.svhn import SVHN
+from lit_fa.datamodules.svhn import SVHN
 
 
 class STL10(SVHN):  # the same reader arguments and fields

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 import torchvision.datasets as tv
 
-from datamodules.image_set import InMemory
-from datamodules.torchvision_set import TorchvisionDataModule
+from lit_fa.datamodules.image_set import InMemory
+from lit_fa.datamodules.torchvision_set import TorchvisionDataModule
 
 
 class SVHN(TorchvisionDataModule):

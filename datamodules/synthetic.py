@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
-from datamodules.errors import require
-from datamodules.generators import generator
-from datamodules.image_set import InMemory
-from datamodules.vision import VisionDataModule
+from lit_fa.datamodules.errors import require
+from lit_fa.datamodules.generators import generator
+from lit_fa.datamodules.image_set import InMemory
+from lit_fa.datamodules.vision import VisionDataModule
 
 
 class Synthetic(VisionDataModule):

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.atomic_write import whole
-from datamodules.data_root import cache_root, locked
-from datamodules.errors import DataError, one_line, require
-from datamodules.glue_files import Texts
-from datamodules.text_set import TextSet
+from lit_fa.datamodules.atomic_write import whole
+from lit_fa.datamodules.data_root import cache_root, locked
+from lit_fa.datamodules.errors import DataError, one_line, require
+from lit_fa.datamodules.glue_files import Texts
+from lit_fa.datamodules.text_set import TextSet
 
 log = logging.getLogger("lit_fa.data")
 PARTS = ("tokens", "types", "starts", "lengths", "labels")

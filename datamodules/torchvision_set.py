@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 
 from torchvision.datasets import VisionDataset
 
-from datamodules import shared_sets
-from datamodules.data_root import opened
-from datamodules.vision import VisionDataModule
+from lit_fa.datamodules import shared_sets
+from lit_fa.datamodules.data_root import opened
+from lit_fa.datamodules.vision import VisionDataModule
 
 
 class TorchvisionDataModule(VisionDataModule):

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from datamodules.errors import require
-from datamodules.image_set import EXTENSIONS, OnDisk, read_pixels
+from lit_fa.datamodules.errors import require
+from lit_fa.datamodules.image_set import EXTENSIONS, OnDisk, read_pixels
 
 
 @dataclass(frozen=True)

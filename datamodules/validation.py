@@ -7,7 +7,7 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from datamodules.errors import DataError
+from lit_fa.datamodules.errors import DataError
 
 log = logging.getLogger("lit_fa.data")
 CHOICES = ("refuse", "allow")

@@ -8,18 +8,18 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from datamodules import labels as lab
-from datamodules import pixels, shared_sets
-from datamodules.atomic_write import whole
-from datamodules.batches import Prepare
-from datamodules.checksum import sha256_of
-from datamodules.data_root import data_root
-from datamodules.errors import DataError, one_of, require
-from datamodules.generators import Draws
-from datamodules.image_set import ImageSet, InMemory, OnDisk
-from datamodules.loading import LoadingDataModule
-from datamodules.text_set import TextSet
-from datamodules.validation import CHOICES, refuse_choices
+from lit_fa.datamodules import labels as lab
+from lit_fa.datamodules import pixels, shared_sets
+from lit_fa.datamodules.atomic_write import whole
+from lit_fa.datamodules.batches import Prepare
+from lit_fa.datamodules.checksum import sha256_of
+from lit_fa.datamodules.data_root import data_root
+from lit_fa.datamodules.errors import DataError, one_of, require
+from lit_fa.datamodules.generators import Draws
+from lit_fa.datamodules.image_set import ImageSet, InMemory, OnDisk
+from lit_fa.datamodules.loading import LoadingDataModule
+from lit_fa.datamodules.text_set import TextSet
+from lit_fa.datamodules.validation import CHOICES, refuse_choices
 
 LARGEST = dict.fromkeys(("batch_size", "eval_batch_size", "limit_train", "limit_test"), 10**9) | {"resize": 10_000}
 SHIFTS = {"crop_flip": 4, "jitter": 2}  # pixels in each direction

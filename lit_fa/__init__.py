@@ -16,6 +16,9 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
+from lit_fa.import_paths import install as _find_our_packages
+
+_find_our_packages()
 _STUB = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
 _IMPORTS = [node for node in _STUB.body if isinstance(node, ast.ImportFrom)]
 _HOMES = {alias.name: str(node.module) for node in _IMPORTS for alias in node.names}

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from lit_fa.errors import UserError
-from lit_fa.provenance import OURS, installed
+from lit_fa.import_paths import full, is_ours, short
+from lit_fa.provenance import installed
 
 MAY_BE_INFINITE = ("clip", "min_delta", "stopping_threshold", "divergence_threshold")
-_ROOTS = ("lit_fa", "datamodules", "callbacks", "lightning", "torch")
 LARGEST = 2**63 - 1  # largest integer of torch and NumPy
 PLAIN = (bool, int, float, str, type(None))
 
@@ -68,7 +68,7 @@ def check_numbers(plain: Any, where: str) -> None:
 
 
 def _known(path: Any) -> bool:
-    return not isinstance(path, str) or path.split(".")[0] in _ROOTS
+    return not isinstance(path, str) or is_ours(path) or path.split(".")[0] in ("lightning", "torch")
 
 
 def of_call(kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def imported(path: str) -> Any:
     Raises:
         UserError: it cannot be imported, or its module is not installed and has not been imported yet.
     """
-    module, _, name = path.rpartition(".")
+    module, _, name = full(path).rpartition(".")
     if not _is_installed(module):
         raise UserError(f"{path} is in no installed package: import {module} before the checkpoint is loaded")
     try:
@@ -184,11 +184,11 @@ def imported(path: str) -> Any:
 
 
 def path_of(value: Any) -> str | None:
-    """The import path of a class or function; None if it has none (a lambda, an instance, a local class)."""
+    """The name of a class or function in configs; None if it has none (a lambda, an instance, a local class)."""
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     if not module or not name or not name.isidentifier():
         return None
-    return f"{module}.{name}"
+    return short(f"{module}.{name}")
 
 
 def _of_partial(value: partial[Any]) -> dict[str, Any]:
@@ -220,7 +220,7 @@ def _callable(path: str) -> str:
 def _is_installed(module: str) -> bool:
     """Whether a module is already imported, ours, in the standard library, or in the folders of installed packages."""
     top = module.partition(".")[0]
-    if module in sys.modules or top in OURS or top in sys.stdlib_module_names:
+    if module in sys.modules or is_ours(module) or top in sys.stdlib_module_names:
         return True
     try:
         spec = importlib.util.find_spec(top)

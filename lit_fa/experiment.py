@@ -15,11 +15,10 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
-import callbacks
-from callbacks.energy import EnergyMeter
-from callbacks.interruption import check_process, forward_signals_to_ranks
-from callbacks.named_fault import named_faults
-from lit_fa import loggers, packs
+from lit_fa import callbacks, loggers, packs
+from lit_fa.callbacks.energy import EnergyMeter
+from lit_fa.callbacks.interruption import check_process, forward_signals_to_ranks
+from lit_fa.callbacks.named_fault import named_faults
 from lit_fa.checkpoints import resume
 from lit_fa.checkpoints.loading import load
 from lit_fa.config.cli import LitFACLI

@@ -7,9 +7,9 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from callbacks import ContinuedLogs, ResumableTrackioLogger, ResumableWandbLogger, WandbRun
-from callbacks.continued_logs import continue_logs, continued
-from callbacks.file_loggers import resumable
+from lit_fa.callbacks import ContinuedLogs, ResumableTrackioLogger, ResumableWandbLogger, WandbRun
+from lit_fa.callbacks.continued_logs import continue_logs, continued
+from lit_fa.callbacks.file_loggers import resumable
 from lit_fa.errors import UserError
 from lit_fa.lightning_privates import callbacks_of
 from lit_fa.named_loggers import logger_config

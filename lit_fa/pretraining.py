@@ -20,13 +20,14 @@ import torch
 from filelock import FileLock
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from callbacks.line_progress import LineProgress
-from datamodules.data_root import cache_folder
+from lit_fa.callbacks.line_progress import LineProgress
 from lit_fa.checkpoints.files import save
 from lit_fa.checkpoints.resume import give_up
+from lit_fa.datamodules.data_root import cache_folder
 from lit_fa.errors import UserError
+from lit_fa.import_paths import is_ours
 from lit_fa.networks.weights import read_weights
-from lit_fa.provenance import OURS, class_paths, source_of, sources
+from lit_fa.provenance import class_paths, source_of, sources
 from lit_fa.spec.overrides import run_id
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,8 @@ def _shown(config: dict[str, Any]) -> tuple[dict[str, Any], list[L.Callback]]:
 
 def code_of(config: dict[str, Any]) -> str:
     """12 hex digits for the code that trains a config: ours, and the files of classes in it that are not ours."""
-    others = {path.rpartition(".")[0] for path in class_paths(config) if path.partition(".")[0] not in (*OURS, "torch")}
+    foreign = (path for path in class_paths(config) if not is_ours(path) and path.partition(".")[0] != "torch")
+    others = {path.rpartition(".")[0] for path in foreign}
     parts = [sources(), *(f"{module} {source_of(module)}" for module in sorted(others) if module)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 

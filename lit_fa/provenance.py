@@ -18,6 +18,8 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 from pathlib import Path
 from typing import Any
 
+from lit_fa.import_paths import PACKAGES, folder, is_ours
+
 ROOT = Path(__file__).resolve().parent.parent
 # The packages whose code determines a result. Command line, tables, sweeps and export only call them.
 DECIDING = (
@@ -25,7 +27,6 @@ DECIDING = (
     "datamodules",
     "callbacks",
 )
-OURS = ("lit_fa", "datamodules", "callbacks")
 CODE = ("*.py", "*.yaml", "pyproject.toml")  # files that determine a result; committed results and figures do not
 # A repository's own configuration may name programs. With these settings and variables git runs none of them: no file
 # watcher, hook, pager, difference tool or text conversion. It fetches nothing, asks nothing and writes nothing.
@@ -140,12 +141,19 @@ def _called(folder: Path, *arguments: str) -> bytes | None:
     return done.stdout if done.returncode == 0 else None
 
 
+def _deciding_files() -> list[tuple[str, Path]]:
+    """The files whose code determines a result, sorted by their names in the repository."""
+    homes = {name: folder(name) if name in PACKAGES else ROOT / name for name in DECIDING}
+    files = ((name, home, file) for name, home in homes.items() for file in sorted(home.rglob("*.py")))
+    return sorted((f"{name}/{file.relative_to(home).as_posix()}", file) for name, home, file in files)
+
+
 @cache
 def sources() -> str:
     """A hash (12 hex digits) of the code that determines results, without docstrings and comments; needs no git."""
     digest = hashlib.sha256()
-    for file in sorted(file for folder in DECIDING for file in (ROOT / folder).rglob("*.py")):
-        digest.update(f"{file.relative_to(ROOT).as_posix()} {code_digest(file.read_text(encoding='utf-8'))}\n".encode())
+    for name, file in _deciding_files():
+        digest.update(f"{name} {code_digest(file.read_text(encoding='utf-8'))}\n".encode())
     return digest.hexdigest()[:12]
 
 
@@ -185,7 +193,7 @@ def outside(config: Any) -> dict[str, str]:
     An installed class gives for example `peft 0.15.1`, any other class `<module> sha256 <12 digits>` of the file that
     defines it. Classes that have not been imported are omitted.
     """
-    others = sorted({path for path in class_paths(config) if path.partition(".")[0] not in OURS})
+    others = sorted({path for path in class_paths(config) if not is_ours(path)})
     return {path: origin for path in others if (origin := _origin(path))}
 
 

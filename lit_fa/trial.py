@@ -8,8 +8,8 @@ from typing import Any
 import lightning as L
 import optuna
 
-from callbacks.curves import Point, Recorder
-from callbacks.run_record import RunRecord
+from lit_fa.callbacks.curves import Point, Recorder
+from lit_fa.callbacks.run_record import RunRecord
 from lit_fa.errors import RanksNeeded, UserError, nearest
 from lit_fa.experiment import run
 from lit_fa.lightning_privates import callbacks_of

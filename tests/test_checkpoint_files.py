@@ -119,7 +119,7 @@ def test_what_a_killed_writer_has_left_goes_and_what_is_being_written_stays(file
 
 
 def test_a_trainer_of_our_modules_writes_files_with_a_digest_without_the_command_line(tmp_path):
-    from datamodules import Digits
+    from lit_fa.datamodules import Digits
     from lit_fa.modules import Classifier
 
     quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)

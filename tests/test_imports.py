@@ -13,10 +13,23 @@ from lit_fa.importing import collector_off
 
 ROOT = Path(__file__).parent.parent
 OURS = ("lit_fa", "datamodules", "callbacks", "tests")
+TOP = ("datamodules", "callbacks")  # folders of the top level that Python imports as parts of lit_fa
 # what the rooms around the core share: no torch, so that a table renders on a laptop without it
 SHELL = [
     "rich",
-    *(f"lit_fa.{name}" for name in ("config", "errors", "outputs", "escaping", "bounded_reading", "importing")),
+    *(
+        f"lit_fa.{name}"
+        for name in (
+            "config",
+            "errors",
+            "outputs",
+            "escaping",
+            "bounded_reading",
+            "importing",
+            "import_paths",
+            "shipped",
+        )
+    ),
 ]
 # folder: what may be imported besides the standard library and the folder itself; None: anything that is not ours
 ALLOWED = {
@@ -127,7 +140,7 @@ def permitted(name: str, allowed: list[str | None]) -> bool:
 
 @pytest.mark.parametrize("folder", [folder for folder in ALLOWED if (ROOT / folder).is_dir()])
 def test_imports_point_downward(folder: str):
-    itself = folder.replace("/", ".")
+    itself = f"lit_fa.{folder}" if folder in TOP else folder.replace("/", ".")
     for file in sorted((ROOT / folder).rglob("*.py")):
         allowed = [*ALLOWED[folder], itself]
         late = [*allowed, *LATE.get(folder, [])]
@@ -143,6 +156,14 @@ def test_no_module_imports_a_command_as_a_library():
         commands = [name for name in names if permitted(name, ["lit_fa.commands"]) and "lit_fa" in name]
         commands = [] if file.parent.name == "commands" or file.name == "__main__.py" else commands
         assert not commands, f"{file.relative_to(ROOT)} imports {commands}"
+
+
+@pytest.mark.parametrize("folder", ["lit_fa", "callbacks", "datamodules", "benchmarks", "tests"])
+def test_ours_are_imported_where_no_module_of_a_user_can_take_their_place(folder: str):
+    for file in sorted((ROOT / folder).rglob("*.py")):
+        names = imported(file, late=False) | imported(file, late=True)
+        wrong = [name for name in names if name.partition(".")[0] in TOP]
+        assert not wrong, f"{file.relative_to(ROOT)}: lit_fa.{wrong}"
 
 
 def test_one_file_changes_the_words_of_its_process():
@@ -165,7 +186,7 @@ def test_one_file_changes_the_words_of_its_process():
 def test_only_the_command_line_knows_all_packages():
     for file in sorted((ROOT / "lit_fa").rglob("*.py")):
         names = imported(file, late=False) | imported(file, late=True)
-        if {n.split(".")[0] for n in names} & {"datamodules", "callbacks"}:
+        if {n.partition(".")[2].partition(".")[0] for n in names if n.startswith("lit_fa.")} & {*TOP}:
             assert file.parent.name in ("lit_fa", "commands", "config"), (
                 f"{file.relative_to(ROOT)} knows data or callbacks"
             )

@@ -23,8 +23,8 @@ from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 
-from callbacks import Interruption
 from lit_fa import lightning_privates as privates
+from lit_fa.callbacks import Interruption
 from lit_fa.stopping import Stopped
 
 ROOT = Path(__file__).parent.parent

@@ -57,8 +57,8 @@ def proof(tmp_path) -> Path:
 
 
 def test_objects_in_an_npz_file_are_refused(tmp_path, proof):
-    from datamodules import Npz
-    from datamodules.errors import DataError
+    from lit_fa.datamodules import Npz
+    from lit_fa.datamodules.errors import DataError
 
     objects = np.array([RunsOnLoading(proof)] * 4, dtype=object)
     images = np.zeros((4, 8, 8), np.uint8)
@@ -69,8 +69,8 @@ def test_objects_in_an_npz_file_are_refused(tmp_path, proof):
 
 
 def test_pickled_batches_that_are_not_the_published_ones_are_refused(tmp_path, proof):
-    from datamodules import CIFAR10
-    from datamodules.errors import DataError
+    from lit_fa.datamodules import CIFAR10
+    from lit_fa.datamodules.errors import DataError
 
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
@@ -82,7 +82,7 @@ def test_pickled_batches_that_are_not_the_published_ones_are_refused(tmp_path, p
 
 
 def test_kept_tokens_that_hold_objects_are_made_anew(tmp_path, proof):
-    from datamodules.tokenised import PARTS, _cached
+    from lit_fa.datamodules.tokenised import PARTS, _cached
 
     np.savez(tmp_path / "kept.npz", **dict.fromkeys(PARTS, np.array([RunsOnLoading(proof)], dtype=object)))
     assert _cached(tmp_path / "kept.npz") is None

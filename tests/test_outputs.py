@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from callbacks import PredictionTable
 from lit_fa import outputs
+from lit_fa.callbacks import PredictionTable
 from lit_fa.errors import UserError
 from lit_fa.outputs import growing, usable_folder, writable_file, write_text, written
 

@@ -121,13 +121,13 @@ def test_prose_and_layout_are_no_code_and_names_are():
 
 
 def test_the_sources_are_the_packages_that_decide_a_result(tmp_path, monkeypatch):
-    (tmp_path / "callbacks").mkdir()
-    (tmp_path / "callbacks" / "a.py").write_text("x = 1\n", encoding="utf-8")
+    (tmp_path / "lit_fa" / "rules").mkdir(parents=True)
+    (tmp_path / "lit_fa" / "rules" / "a.py").write_text("x = 1\n", encoding="utf-8")
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
     before = sources.__wrapped__()
-    (tmp_path / "callbacks" / "a.py").write_text("x = 1  # one\n", encoding="utf-8")
+    (tmp_path / "lit_fa" / "rules" / "a.py").write_text("x = 1  # one\n", encoding="utf-8")
     assert sources.__wrapped__() == before
-    (tmp_path / "callbacks" / "a.py").write_text("x = 2\n", encoding="utf-8")
+    (tmp_path / "lit_fa" / "rules" / "a.py").write_text("x = 2\n", encoding="utf-8")
     assert sources.__wrapped__() != before
 
 

@@ -162,7 +162,7 @@ def _entry(item: Item, config: dict[str, Any], record: dict[str, Any]) -> dict[s
 
 def has_jpeg_copy() -> bool:
     """Whether the data root has CIFAR-10 as a JPEG copy."""
-    from datamodules.data_root import data_root
+    from lit_fa.datamodules.data_root import data_root
 
     return (data_root(None) / "npz" / "cifar10_jpeg.npz").is_file()
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from callbacks.environment import hardware, versions
+from lit_fa.callbacks.environment import hardware, versions
 from lit_fa.outputs import write_text
 from lit_fa.provenance import our_code
 

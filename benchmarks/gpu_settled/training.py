@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from benchmarks.gpu_settled.configs import Item, built
-from callbacks.run_record import RunRecord
+from lit_fa.callbacks.run_record import RunRecord
 from lit_fa.modules import NonFiniteLossError
 from lit_fa.spec.overrides import run_id
 

@@ -39,7 +39,7 @@ def copied(tree: Path, folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     for name in COPIED:
         if (tree / name).is_dir():
-            shutil.copytree(tree / name, folder / name, ignore=IGNORED)
+            shutil.copytree(tree / name, folder / name, ignore=IGNORED, symlinks=True)
     for name in FILES:
         if (tree / name).is_file():
             shutil.copy(tree / name, folder / name)

@@ -33,7 +33,7 @@ def load(path: str | Path, **given: object) -> "EvaluatedClassifier":
         UserError: no checkpoint, one that cannot be read, or an argument that must be given.
 
     >>> import tempfile, lightning as L
-    >>> from datamodules import Synthetic
+    >>> from lit_fa.datamodules import Synthetic
     >>> from lit_fa.modules import Classifier
     >>> quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
     >>> with tempfile.TemporaryDirectory() as folder:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_fa.config.arguments import Arguments
+from lit_fa.config.arguments import Arguments, table_path
 from lit_fa.errors import UserError
 from lit_fa.escaping import plain
 from lit_fa.importing import collector_rare
@@ -81,7 +81,7 @@ def _of_table(table: Table) -> list[tuple[Entry, float | None]]:
 
 def _parser() -> Arguments:
     parser = Arguments(prog="lit-fa atlas", description="Measured beside all published accuracies, over all papers.")
-    parser.add_argument("path", nargs="?", type=Path, default=Path("paper_configs"), help="a folder of tables")
+    parser.add_argument("path", nargs="?", type=table_path, default="paper_configs", help="a folder of tables")
     parser.add_argument("--write", type=Path, default=Path("scratch/atlas"), metavar="DIR", help="where to write")
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=list(FORMATS), help="what to write")
     return parser

@@ -143,7 +143,7 @@ def devices() -> Iterator[Finding]:
 
 def disks() -> Iterator[Finding]:
     """Folders that are written to, and the space on their disks."""
-    from datamodules.data_root import cache_root, data_root
+    from lit_fa.datamodules.data_root import cache_root, data_root
 
     folders = {"current folder": Path.cwd(), "data root": data_root(None), "cache": cache_root()}
     for name, folder in (folders | {"temporary files": Path(tempfile.gettempdir())}).items():
@@ -163,7 +163,7 @@ def disks() -> Iterator[Finding]:
 
 def data() -> Iterator[Finding]:
     """Data sets in the data root."""
-    from datamodules.data_root import data_root
+    from lit_fa.datamodules.data_root import data_root
 
     root = data_root(None)
     there = [name for name, patterns in DATA_SETS.items() if any(any(root.glob(pattern)) for pattern in patterns)]

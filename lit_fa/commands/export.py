@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from callbacks.run_record import write_json
+from lit_fa.callbacks.run_record import write_json
 from lit_fa.checkpoints.resume import checked
 from lit_fa.config.arguments import Arguments, in_range, nonempty
 from lit_fa.deployment.files import FORMATS, write

@@ -7,9 +7,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import callbacks
-from callbacks.run_record import write_json
-from lit_fa import loggers
+from lit_fa import callbacks, loggers
+from lit_fa.callbacks.run_record import write_json
 from lit_fa.config.arguments import take_option
 from lit_fa.config.cli import LitFACLI
 from lit_fa.config.fit_help import help_of

@@ -55,7 +55,7 @@ def written(folder: Path, config: dict[str, Any]) -> Path:
 
 
 def _on_this_machine(config: dict[str, Any], json_file: str | None, argv: list[str]) -> None:
-    from callbacks.run_record import write_json
+    from lit_fa.callbacks.run_record import write_json
     from lit_fa.flower.loopback import federation
 
     with federation(config["nodes"]) as started:

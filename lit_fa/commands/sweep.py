@@ -12,7 +12,7 @@ from contextlib import closing
 
 from rich.console import Console
 
-from lit_fa.config.arguments import Arguments, file_path, in_range
+from lit_fa.config.arguments import Arguments, file_path, in_range, table_path
 from lit_fa.errors import UserError
 from lit_fa.jobs.emit import add_emit_options, check_emit_options, emit, needs_of
 from lit_fa.jobs.packing import Packing, add_pack_option, fair_share
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     texts = {"run": "train what is missing", "report": "the best trials", "emit": "the sweep for a cluster"}
     for name, about in texts.items():
         command = commands.add_parser(name, help=about)
-        command.add_argument("path", type=file_path, metavar="SWEEP", help="a W&B sweep file")
+        command.add_argument("path", type=table_path, metavar="SWEEP", help="a W&B sweep file")
         command.add_argument("--out", type=file_path, help="folder of study and trials; default: scratch/sweeps/...")
     for name in ("run", "emit"):
         command = commands.choices[name]

@@ -21,7 +21,7 @@ from lit_fa.commands.table_jobs import missing
 from lit_fa.commands.table_run import run_missing
 from lit_fa.commands.table_verify import verify
 from lit_fa.commands.table_view import look
-from lit_fa.config.arguments import Arguments, file_path, in_range
+from lit_fa.config.arguments import Arguments, file_path, in_range, table_path
 from lit_fa.errors import UserError
 from lit_fa.importing import collector_rare
 from lit_fa.jobs.emit import add_emit_options, check_emit_options, emit, needs_of, sweep_of
@@ -180,16 +180,14 @@ def _parser() -> argparse.ArgumentParser:
 def _add_commands(commands: "argparse._SubParsersAction[Arguments]") -> None:
     """One parser a command, with its tables, scale and folder of records."""
     listed = commands.add_parser("list", help="all tables, and how many of their runs are done")
-    listed.add_argument(
-        "path", nargs="?", type=file_path, default=Path("paper_configs"), help="a table or a folder of them"
-    )
+    listed.add_argument("path", nargs="?", type=table_path, default="paper_configs", help="a table or a folder of them")
     counted = commands.add_parser("published", help="how many published numbers agree, are refuted or are undecided")
     counted.add_argument(
-        "paths", nargs="*", type=file_path, default=[Path("paper_configs")], help="tables or folders of them"
+        "paths", nargs="*", type=table_path, default=[table_path("paper_configs")], help="tables or folders of them"
     )
     for name, text in _COMMANDS.items():
         command = commands.add_parser(name, help=text, description=_TRUST if name in ("run", "verify") else None)
-        command.add_argument("paths", nargs="+", type=file_path, metavar="PATH", help="tables or folders of them")
+        command.add_argument("paths", nargs="+", type=table_path, metavar="PATH", help="tables or folders of them")
         command.add_argument("--scale", help="default: cpu where the table has it, else full")
         command.add_argument(
             "--protocol", choices=get_args(Protocol), default="matched", help="converged: train until held-out data say"

@@ -20,6 +20,7 @@ from lit_fa.results.cost import estimate
 from lit_fa.results.preliminary import preliminary
 from lit_fa.results.records import Record, collect, further_runs, read_record
 from lit_fa.results.stale import of_other_code, stale_line
+from lit_fa.shipped import check_not_installed
 from lit_fa.spec.command import read_only
 from lit_fa.spec.expand import Run, expand
 from lit_fa.spec.output_paths import OutputPaths, check_inside, dirty_records, output_paths, tree_of
@@ -65,6 +66,8 @@ def missing(table: Table, arguments: argparse.Namespace, output: Console) -> lis
         say(output, f"cost of these runs: {estimate(collected, [run for run in runs if run.id in ids]).text}")
     if not arguments.stale and (line := stale_line(collected)):
         say(output, f"{line}; --stale runs them again")
+    if jobs and not getattr(arguments, "dry_run", False):
+        check_not_installed(where.target)
     if arguments.out is None:
         check_inside(where.target, table, where.scratch)
     if where.diverted and jobs:

@@ -29,6 +29,7 @@ from lit_fa.results.records import Collected, Record, collect, unfinished
 from lit_fa.results.run_config import config_of
 from lit_fa.results.stale import changed
 from lit_fa.results.verification import Checked, add_verified, checked, failed, file_of, read_verified
+from lit_fa.shipped import is_installed
 from lit_fa.spec.output_paths import OutputPaths, output_paths, tree_of
 from lit_fa.spec.table import Table
 from lit_fa.stopping import exit_code
@@ -191,5 +192,8 @@ def _keep(results: Sequence[tuple[Drawn, Checked]], arguments: argparse.Namespac
         say(output, "the code has uncommitted changes: verified.json is not written; commit first or --allow-dirty")
         return
     for table in {id(job.table): job.table for job, _ in results}.values():
+        if is_installed(path := file_of(table, arguments.out)):
+            say(output, f"{path} is not written: it is in the installed package")
+            continue
         entries = [result.verified for job, result in results if job.table is table]
-        add_verified(file_of(table, arguments.out), entries)
+        add_verified(path, entries)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lit_fa.errors import UserError
+from lit_fa.shipped import shipped
 
 
 class Arguments(argparse.ArgumentParser):
@@ -55,6 +56,15 @@ def file_path(text: str) -> Path:
     'a.json'
     """
     return Path(nonempty(text))
+
+
+def table_path(text: str) -> Path:
+    """A type of an option: a table, a sweep or a folder of them, here or in the installed package.
+
+    >>> table_path("paper_configs/conservation/digits.yaml").name
+    'digits.yaml'
+    """
+    return shipped(file_path(text))
 
 
 def take_option(argv: list[str], name: str, what: str) -> tuple[list[str], str | None]:

@@ -13,9 +13,7 @@ import timm
 from lightning.pytorch.cli import LightningArgumentParser
 from torch.optim import Optimizer
 
-import callbacks
-import datamodules
-from lit_fa import federated, rules
+from lit_fa import callbacks, datamodules, federated, rules
 from lit_fa.errors import UserError, nearest
 from lit_fa.federated.algorithms import FederatedAlgorithm
 from lit_fa.federated.local_optimizers import LocalOptimizer

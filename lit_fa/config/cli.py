@@ -15,14 +15,13 @@ from jsonargparse._util import resolved_import_paths
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-import callbacks
 import lit_fa.federated
 import lit_fa.modules
 import lit_fa.networks
 import lit_fa.rules
-from callbacks.interruption import forward_signals_to_ranks
-from callbacks.named_fault import named_faults
-from lit_fa import loggers
+from lit_fa import callbacks, loggers
+from lit_fa.callbacks.interruption import forward_signals_to_ranks
+from lit_fa.callbacks.named_fault import named_faults
 from lit_fa.checkpoints import resume
 from lit_fa.checkpoints.lightning_io import use_whole_files
 from lit_fa.config.arguments import take_option
@@ -37,6 +36,7 @@ from lit_fa.modules import EvaluatedClassifier, started_ranks
 from lit_fa.modules.trainer_options import check_precision, check_trainer
 from lit_fa.outputs import check_folder, writable_file
 from lit_fa.pretraining import origin_of, pretrained
+from lit_fa.shipped import with_shipped_configs
 from lit_fa.spec.overrides import run_id, without_machine
 
 # A config names a class of these packages by the package, as in every record. jsonargparse would choose the shortest
@@ -105,7 +105,7 @@ class LitFACLI(LightningCLI):
             parser_kwargs=parser | ({"prog": "lit-fa"} | {c: dict(parser) for c in self.subcommands()} if run else {}),
             save_config_callback=SaveConfig if run else None,
             save_config_kwargs={"overwrite": True},
-            args=args if isinstance(args, dict) else [*args],
+            args=args if isinstance(args, dict) else with_shipped_configs(args),
             run=run,
         )
 

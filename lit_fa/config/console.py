@@ -16,8 +16,8 @@ from rich import get_console
 from rich.table import Table
 from torch import nn
 
-from callbacks.line_progress import LineProgress, metrics_in_words
-from callbacks.round_progress import RoundProgress
+from lit_fa.callbacks.line_progress import LineProgress, metrics_in_words
+from lit_fa.callbacks.round_progress import RoundProgress
 from lit_fa.escaping import plain, shown
 from lit_fa.lightning_privates import callbacks_of, setting
 from lit_fa.modules import FederatedClassifier

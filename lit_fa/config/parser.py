@@ -3,7 +3,8 @@
 It changes the following behaviour of jsonargparse 4.53: the value of `--a.b VALUE` stays text if `a` is a dict of any
 values (so `false` is true); a dict is passed on as Python prints it (`null` becomes the text None); the text null is
 accepted by options that expect text; the text 1:0 is the number 60; the last of two equal keys wins; files are opened
-in the locale's encoding. Only `Parser` is changed, not the other jsonargparse parsers of the process.
+in the locale's encoding. Only `Parser` is changed, not the other jsonargparse parsers of the process, with one
+exception: `callbacks.X` and `datamodules.X` mean our classes, also where a user's module has that name.
 """
 
 import re
@@ -14,7 +15,17 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 import yaml
-from jsonargparse import ArgumentError, _core, _subcommands, _typehints, set_dumper, set_loader
+from jsonargparse import (
+    ArgumentError,
+    _actions,
+    _core,
+    _parameter_resolvers,
+    _signatures,
+    _subcommands,
+    _typehints,
+    set_dumper,
+    set_loader,
+)
 from jsonargparse._paths import Path
 from jsonargparse._typehints import ActionTypeHint, accepts_any_value
 from lightning.pytorch.cli import LightningArgumentParser
@@ -23,6 +34,8 @@ from lit_fa.config import yaml_reader as reading
 from lit_fa.config.option_search import find_action_and_subcommand
 from lit_fa.errors import UserError
 from lit_fa.escaping import short
+from lit_fa.import_paths import full
+from lit_fa.import_paths import short as short_path
 from lit_fa.outputs import write_text
 
 MODE = "lit_fa"
@@ -253,6 +266,17 @@ def _sorted_members(members: Any, *context: Any) -> list[Any]:
     return ordered
 
 
+def _imported(name: Any, *args: Any, **kwargs: Any) -> Any:
+    """The object that a name in a config means."""
+    return _original_import(full(name) if isinstance(name, str) else name, *args, **kwargs)
+
+
+def _path_of(value: Any) -> str | None:
+    """The name of a class in configs, from which ids are made."""
+    path = _original_path(value)
+    return None if path is None else short_path(path)
+
+
 def _replaced(owner: Any, name: str, function: Callable[..., Any]) -> Any:
     """Replace a function of a module or class; returns the one before."""
     before = getattr(owner, name)
@@ -269,6 +293,11 @@ _replaced(_typehints, "basic_json_or_yaml_load", _leaf)
 _original_call = _replaced(ActionTypeHint, "__call__", _called)
 _original_read = _replaced(Path, "read_text", _read_text)
 _original_search = _replaced(_subcommands, "find_action_and_subcommand", find_action_and_subcommand)
+_original_path = _replaced(_typehints, "get_import_path", _path_of)
+for _module in (_actions, _parameter_resolvers, _signatures):
+    _replaced(_module, "get_import_path", _path_of)
+_original_import = _replaced(_typehints, "import_object", _imported)
+_replaced(_actions, "import_object", _imported)
 _replaced(_core, "find_action_and_subcommand", find_action_and_subcommand)
 set_loader(MODE, _load, (yaml.YAMLError,))
 set_dumper(MODE, reading.dump)

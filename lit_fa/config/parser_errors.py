@@ -11,13 +11,14 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import loggers
 from lightning.pytorch.cli import LightningArgumentParser
 
-import callbacks
-import datamodules
 import lit_fa.federated
 import lit_fa.modules
 import lit_fa.rules
+from lit_fa import callbacks, datamodules
 from lit_fa.errors import UserError, nearest, not_one_of
 from lit_fa.foreign_errors import NO_MEMORY, TOO_LARGE, known_message
+from lit_fa.import_paths import full
+from lit_fa.import_paths import short as short_path
 from lit_fa.modules.distributed import lost_rank
 
 T = TypeVar("T")
@@ -39,7 +40,7 @@ def check_names(config: dict[str, Any]) -> None:
 
 def _check_class(kind: str, name: str) -> None:
     room = ROOMS[kind]
-    module, _, short = name.rpartition(".")
+    module, _, short = full(name).rpartition(".")
     if hasattr(room, short) and module in ("", room.__name__):
         return
     try:
@@ -47,7 +48,7 @@ def _check_class(kind: str, name: str) -> None:
             return
     except ImportError:
         pass
-    raise UserError(f"unknown {kind} '{name}'; {nearest(short, [*room.__all__])} (in {room.__name__})")
+    raise UserError(f"unknown {kind} '{name}'; {nearest(short, [*room.__all__])} (in {short_path(room.__name__)})")
 
 
 def guarded(run: Callable[[], T]) -> T:
@@ -144,7 +145,7 @@ def _expected(types: list[str], key: str) -> str:
 
 def _options(path: str) -> list[str]:
     """The keyword options of a class, inherited ones included, as the parser resolves them."""
-    module, _, name = path.rpartition(".")
+    module, _, name = full(path).rpartition(".")
     parser = LightningArgumentParser()
     parser.add_class_arguments(getattr(import_module(module), name), as_group=False)
     return [key for key in vars(parser.get_defaults()) if not key.startswith("_")]

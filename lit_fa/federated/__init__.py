@@ -3,8 +3,8 @@
 FedAvg, literally:
 
 >>> import torch
->>> from datamodules.image_set import InMemory
->>> from datamodules.rounds import LocalWork, RoundLoader
+>>> from lit_fa.datamodules.image_set import InMemory
+>>> from lit_fa.datamodules.rounds import LocalWork, RoundLoader
 >>> data, clients = InMemory(torch.randn(12, 3), torch.arange(12) % 2), [torch.arange(4), torch.arange(4, 12)]
 >>> round = RoundLoader(data, clients, clients_per_round=2, work=LocalWork(batch_size=4, epochs=2)).round(0)
 >>> def local_training(weight, batches):

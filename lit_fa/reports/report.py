@@ -17,6 +17,7 @@ from lit_fa.reports.formats import comma_separated, console, entries, latex
 from lit_fa.results.compare import Comparison, compare
 from lit_fa.results.records import Collected, collect, curves_read
 from lit_fa.results.stale import stale_line
+from lit_fa.shipped import is_installed
 from lit_fa.spec.output_paths import OutputPaths, check_inside, dirty_records, output_paths, tree_of
 from lit_fa.spec.table import Table
 
@@ -39,6 +40,7 @@ def report(
     `by_row_to` is a file for the figure `figures.by_row`. `columns` are names of `reports.columns`, for what is printed
     and for pages; cards and JSON are complete. Without `card`, the README beside the table is updated if it has the
     table's markers and shows this scale or nothing yet. Records of another folder (`out`) never change it.
+    Nothing is written into an installed package.
 
     Returns:
         The number of errors: tables that cannot be read, cards and figures that cannot be written. Each is printed in
@@ -128,6 +130,8 @@ def _print(
 
 
 def _draw(collected: Collected, where: OutputPaths, out: Path | None, output: Console) -> None:
+    if out is None and is_installed(collected.table.path):
+        return
     folder = out or where.results.parent.parent
     for figure in collected.table.figures:
         if out is None:
@@ -169,7 +173,7 @@ def _print_problems(collected: Collected, where: OutputPaths, output: Console) -
 def _default_card(collected: Collected, out: Path | None, output: Console) -> Path | None:
     card = collected.table.path.parent / "README.md"
     shown = read_block(card, place(card, collected))
-    if shown is None or out is not None or collected.scale.name == "smoke":
+    if shown is None or out is not None or collected.scale.name == "smoke" or is_installed(card):
         return None
     if scale_in(shown) not in (None, collected.scale.label):
         _print_line(

@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lit_fa.provenance import DECIDING, OURS, ROOT, class_paths
+from lit_fa.import_paths import is_ours, short
+from lit_fa.provenance import DECIDING, ROOT, class_paths
 
 
 def reached(config: dict[str, Any], root: Path = ROOT) -> frozenset[str]:
@@ -48,7 +49,7 @@ def _imported(root: Path, file: str) -> frozenset[str]:
 def _named(root: Path, path: str) -> frozenset[str]:
     """The file that defines the object at a dotted path; empty for code that is not ours."""
     package, _, name = path.rpartition(".")
-    if path.partition(".")[0] not in OURS or not package:
+    if not is_ours(path) or not package:
         return frozenset()
     if file := _file(root, path):
         return frozenset({file})
@@ -66,12 +67,12 @@ def _named(root: Path, path: str) -> frozenset[str]:
 
 def _whole(root: Path, module: str) -> frozenset[str]:
     """The files of `import a.b`: the module and what it imports."""
-    file = _file(root, module) if module.partition(".")[0] in OURS else None
+    file = _file(root, module) if is_ours(module) else None
     return frozenset() if file is None else frozenset({file}) | _imported(root, file)
 
 
 def _file(root: Path, module: str) -> str | None:
-    stem = module.replace(".", "/")
+    stem = short(module).replace(".", "/")
     try:
         return next((file for file in (f"{stem}.py", f"{stem}/__init__.py") if (root / file).is_file()), None)
     except OSError:  # a name that no file can have

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 
 from lit_fa.errors import UserError
+from lit_fa.shipped import TABLES, is_installed
 from lit_fa.spec.output_paths import root_of
 from lit_fa.spec.table import Cell, Scale, Table
 
@@ -54,5 +55,6 @@ def read_only(options: Sequence[str]) -> dict[str, list[str]]:
 
 
 def name_of(table: Table) -> str:
-    """The table's path below the project's folder, with slashes."""
-    return table.path.resolve().relative_to(root_of(table.path)).as_posix()
+    """The table's path below the project's folder, with slashes; of the installed package, as every folder finds it."""
+    home = TABLES.resolve().parent if is_installed(table.path) else root_of(table.path)
+    return table.path.resolve().relative_to(home).as_posix()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lit_fa.errors import UserError
 from lit_fa.provenance import Code, code_in
+from lit_fa.shipped import is_installed
 from lit_fa.spec.table import Table
 
 
@@ -29,8 +30,11 @@ def tree_of(table: Table) -> Code:
 
 
 def root_of(path: Path) -> Path:
-    """The project's folder: the nearest one above a file with a .git or pyproject.toml, else the file's own."""
-    folder = path.resolve().parent
+    """The project's folder: the nearest one above a file with a .git or pyproject.toml, else the file's own.
+
+    Files of the installed package are used from the working directory.
+    """
+    folder = Path.cwd() if is_installed(path) else path.resolve().parent
     marked = (p for p in (folder, *folder.parents) if (p / ".git").exists() or (p / "pyproject.toml").is_file())
     return next(marked, folder)
 

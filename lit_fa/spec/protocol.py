@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from lit_fa.errors import UserError
+from lit_fa.import_paths import is_ours, short
 from lit_fa.spec.cell import Metric, Point
 from lit_fa.spec.validation import Count, Entry, Line, Number, whole
 
@@ -109,7 +110,7 @@ def _hold_out(config: dict[str, Any], held_out: float, where: str) -> None:
     if not held_out:
         return  # the run refuses a choice by the test set, where the data have no validation samples
     name = str(data.get("class_path", ""))
-    if "." in name and not name.startswith("datamodules."):
+    if "." in name and not (is_ours(name) and short(name).startswith("datamodules.")):
         raise UserError(f"{where}: {name} is not of datamodules; hold samples out in it, and write held_out: 0")
     options["val_size"] = held_out
 

@@ -23,6 +23,7 @@ import yaml
 from pydantic import AfterValidator, Field
 
 from lit_fa.errors import UserError
+from lit_fa.shipped import shipped
 from lit_fa.spec.distributions import Parameter, parameter
 from lit_fa.spec.overrides import run_id, without_machine
 from lit_fa.spec.sweep_command import DEFAULT_COMMAND, fit_words
@@ -163,7 +164,8 @@ class Sweep:
         """The config files of the command."""
         words = [word for part in self.command for word in part]
         separate = [words[i + 1] for i, word in enumerate(words[:-1]) if word in ("--config", "-c")]
-        return [Path(file) for file in separate + [w.partition("=")[2] for w in words if w.startswith("--config=")]]
+        joined = [word.partition("=")[2] for word in words if word.startswith("--config=")]
+        return [shipped(Path(file)) for file in separate + joined]
 
     @property
     def trainers(self) -> list[dict[str, Any]]:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks import AlignmentAudit, MeasurementError, Recorder
-from callbacks.alignment_audit import ceiling, log_scale
-from callbacks.gradient_alignment import rule_gradients, true_gradients
+from lit_fa.callbacks import AlignmentAudit, MeasurementError, Recorder
+from lit_fa.callbacks.alignment_audit import ceiling, log_scale
+from lit_fa.callbacks.gradient_alignment import rule_gradients, true_gradients
 from lit_fa.modules import Classifier
 from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, ForwardForward
 from tests.callbacks.training import CLASSES, IMAGE, conv_net, fit, mlp, task

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from callbacks import AlignmentDominance, Recorder
-from callbacks.dominance import descent
-from callbacks.gradient_alignment import true_gradients
+from lit_fa.callbacks import AlignmentDominance, Recorder
+from lit_fa.callbacks.dominance import descent
+from lit_fa.callbacks.gradient_alignment import true_gradients
 from lit_fa.functional.dominance import fit_alpha, loss_bound
 from lit_fa.modules import Classifier
 from lit_fa.rules import Backprop, FeedbackAlignment

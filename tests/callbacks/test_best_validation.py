@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 
 import lit_fa
-from callbacks import BestValidation, MeasurementError
-from datamodules import DataError
+from lit_fa.callbacks import BestValidation, MeasurementError
+from lit_fa.datamodules import DataError
 from lit_fa.errors import UserError
 from lit_fa.experiment import build, run
 

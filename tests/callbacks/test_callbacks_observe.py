@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from callbacks import (
+from lit_fa.callbacks import (
     AlignmentAudit,
     AlignmentDominance,
     ConservationPotential,

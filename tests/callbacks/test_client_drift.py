@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks import ClientDrift, Figures, MeasurementError, Recorder
-from callbacks.client_drift import summed_distance
-from datamodules.rounds import LocalWork
+from lit_fa.callbacks import ClientDrift, Figures, MeasurementError, Recorder
+from lit_fa.callbacks.client_drift import summed_distance
+from lit_fa.datamodules.rounds import LocalWork
 from lit_fa.federated import FedProx, LocalSGD, Scaffold
 from lit_fa.modules import Classifier, FederatedClassifier
 from lit_fa.rules import FLFA, Backprop

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks import ConservationPotential, Recorder
+from lit_fa.callbacks import ConservationPotential, Recorder
 from lit_fa.functional.conservation import incoming
 from lit_fa.rules import (
     AdaptiveFeedback,

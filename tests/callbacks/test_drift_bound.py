@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks import ClientDriftBound, MeasurementError, Recorder
+from lit_fa.callbacks import ClientDriftBound, MeasurementError, Recorder
 from lit_fa.federated import FedProx, LocalSGD
 from lit_fa.functional.drift import drift_bounds
 from lit_fa.modules import FederatedClassifier

@@ -2,8 +2,8 @@
 
 import pytest
 
-from callbacks import energy
-from callbacks.energy import EnergyMeter, card_joules, processor_joules
+from lit_fa.callbacks import energy
+from lit_fa.callbacks.energy import EnergyMeter, card_joules, processor_joules
 
 
 @pytest.fixture

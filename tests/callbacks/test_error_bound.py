@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks import ErrorBound, MeasurementError, MinimumNorm, Recorder
-from datamodules import Digits
+from lit_fa.callbacks import ErrorBound, MeasurementError, MinimumNorm, Recorder
+from lit_fa.datamodules import Digits
 from lit_fa.functional.error_bound import error_bound, smallest_eigenvalue
 from lit_fa.modules import Classifier
 from lit_fa.rules import Backprop, DirectFeedbackAlignment

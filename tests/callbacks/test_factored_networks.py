@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks import DeployedCost, FactorSpectrum, GradientAlignment, MeasurementError, Recorder, TrainingCost
+from lit_fa.callbacks import DeployedCost, FactorSpectrum, GradientAlignment, MeasurementError, Recorder, TrainingCost
 from lit_fa.layers.factored import factored_layers
 from lit_fa.modules import Classifier
 from lit_fa.rules import (

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from callbacks import ConservationPotential, Figures, GradientAlignment, WeightAlignment
-from callbacks.figures import draw, ordered, select
 from lit_fa import plot_style
+from lit_fa.callbacks import ConservationPotential, Figures, GradientAlignment, WeightAlignment
+from lit_fa.callbacks.figures import draw, ordered, select
 from lit_fa.rules import FeedbackAlignment
 from tests.callbacks.training import fit, mlp
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks import GradientAlignment, Recorder
-from callbacks.gradient_alignment import rule_gradients, true_gradients
+from lit_fa.callbacks import GradientAlignment, Recorder
+from lit_fa.callbacks.gradient_alignment import rule_gradients, true_gradients
 from lit_fa.modules import Classifier
 from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, ForwardForward, SnapshotFeedback
 from tests.callbacks.training import CLASSES, IMAGE, conv_net, fit, mlp, norm_net, task

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks import (
+from lit_fa.callbacks import (
     AlignmentDominance,
     DeployedCost,
     FactorSpectrum,

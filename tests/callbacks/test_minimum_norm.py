@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks import MeasurementError, MinimumNorm, Recorder
+from lit_fa.callbacks import MeasurementError, MinimumNorm, Recorder
 from lit_fa.functional.minimum_norm import from_minimum_norm
 from lit_fa.networks.mlp import mlp
 from lit_fa.rules import Backprop, FeedbackAlignment

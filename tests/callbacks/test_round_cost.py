@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from callbacks import RoundCost
-from callbacks.live_bytes import step_bytes
+from lit_fa.callbacks import RoundCost
+from lit_fa.callbacks.live_bytes import step_bytes
 from lit_fa.modules import FederatedClassifier
 from lit_fa.rules import Backprop, ForwardForward
 from lit_fa.rules.learner import Learner

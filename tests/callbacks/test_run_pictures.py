@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from callbacks import FeedbackImages, GoodnessHistogram, MeasurementError
-from callbacks.feedback_images import matrices_of
-from callbacks.feedback_images import plot as plot_matrices
-from callbacks.goodness_histogram import goodness_of, plot, threshold_of
-from callbacks.run_pictures import evenly
-from datamodules import Digits
 from lit_fa import Classifier, plot_style
+from lit_fa.callbacks import FeedbackImages, GoodnessHistogram, MeasurementError
+from lit_fa.callbacks.feedback_images import matrices_of
+from lit_fa.callbacks.feedback_images import plot as plot_matrices
+from lit_fa.callbacks.goodness_histogram import goodness_of, plot, threshold_of
+from lit_fa.callbacks.run_pictures import evenly
+from lit_fa.datamodules import Digits
 from lit_fa.layers.observing import observing
 from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, ForwardForward
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from lightning.pytorch.loggers import Logger
 
-from callbacks import ConservationPotential, Curves, MeasurementError, Recorder, RunRecord, publish
-from callbacks.environment import cpu_seconds, hardware, versions
-from callbacks.run_record import write_json
-from datamodules import Digits, Federated
+from lit_fa.callbacks import ConservationPotential, Curves, MeasurementError, Recorder, RunRecord, publish
+from lit_fa.callbacks.environment import cpu_seconds, hardware, versions
+from lit_fa.callbacks.run_record import write_json
+from lit_fa.datamodules import Digits, Federated
 from lit_fa.errors import UserError
 from lit_fa.federated import LocalSGD
 from lit_fa.modules import FederatedClassifier, NonFiniteLossError

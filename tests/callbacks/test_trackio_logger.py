@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from callbacks import MeasurementError, ResumableTrackioLogger
+from lit_fa.callbacks import MeasurementError, ResumableTrackioLogger
 
 
 class Run:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from callbacks import MeasurementError, Recorder, TrainingScore
-from callbacks.training_score import first
+from lit_fa.callbacks import MeasurementError, Recorder, TrainingScore
+from lit_fa.callbacks.training_score import first
 from lit_fa.rules import FeedbackAlignment
 from tests.callbacks.training import fit, norm_net, task
 

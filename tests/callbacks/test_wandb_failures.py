@@ -10,8 +10,8 @@ import wandb
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
 
-from callbacks import MeasurementError, ResumableWandbLogger
-from callbacks.wandb_logger import step_axis
+from lit_fa.callbacks import MeasurementError, ResumableWandbLogger
+from lit_fa.callbacks.wandb_logger import step_axis
 from tests.callbacks.wandb_training import read_back
 
 

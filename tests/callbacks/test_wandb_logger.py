@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from callbacks import ResumableWandbLogger, WandbRun
-from callbacks.wandb_logger import set_aside
+from lit_fa.callbacks import ResumableWandbLogger, WandbRun
+from lit_fa.callbacks.wandb_logger import set_aside
 from tests.callbacks.wandb_server import KEY, serving
 from tests.callbacks.wandb_training import STEPS_PER_EPOCH, WANDB, history, read_back, started
 from tests.grids import slow_unless

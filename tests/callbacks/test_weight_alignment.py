@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks import Recorder, WeightAlignment
+from lit_fa.callbacks import Recorder, WeightAlignment
 from lit_fa.rules import Backprop, DirectFeedbackAlignment, FeedbackAlignment, SignFeedback
 from tests.callbacks.training import conv_net, fit, mlp
 from tests.reference import alignment as literal

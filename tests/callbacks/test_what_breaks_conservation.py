@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks import ConservationPotential, MeasurementError
+from lit_fa.callbacks import ConservationPotential, MeasurementError
 from lit_fa.functional.conservation import incoming, outgoing, potential
 from lit_fa.rules import DirectFeedbackAlignment, FeedbackAlignment
 from tests.callbacks.training import fit, mlp, norm_net

@@ -18,9 +18,8 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 
-import callbacks
-from datamodules import Digits
-from lit_fa import Classifier, FeedbackAlignment
+from lit_fa import Classifier, FeedbackAlignment, callbacks
+from lit_fa.datamodules import Digits
 
 STEPS_PER_EPOCH = 12
 WANDB = Path(sys.executable).with_name("wandb")

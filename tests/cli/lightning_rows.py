@@ -7,7 +7,7 @@ import lightning as L
 import torch
 from torch import nn
 
-from datamodules import Digits, Federated
+from lit_fa.datamodules import Digits, Federated
 from lit_fa.federated import LocalSGD
 from lit_fa.modules import Classifier, FederatedClassifier
 

@@ -13,8 +13,8 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 import lit_fa
-from callbacks.line_progress import PERCENT, LineProgress, metrics_in_words
 from lit_fa.__main__ import main
+from lit_fa.callbacks.line_progress import PERCENT, LineProgress, metrics_in_words
 from lit_fa.modules.metrics import OF_CLASSES, OF_NUMBERS
 from lit_fa.quiet import LOG_INTERVAL, LOGGED, WARNED, quiet
 

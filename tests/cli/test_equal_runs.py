@@ -12,7 +12,7 @@ TIMES = ("wall_time_s", "cpu_time_s", "peak_memory_mib", "started", "finished")
 SCRIPT = """
 import copy, sys
 from pathlib import Path
-from callbacks import gradient_alignment
+from lit_fa.callbacks import gradient_alignment
 from lit_fa.experiment import run
 from tests.cli.test_command_line import RUN
 

@@ -10,8 +10,8 @@ import torch
 import yaml
 
 import lit_fa
-from datamodules import GLUE
 from lit_fa.__main__ import main
+from lit_fa.datamodules import GLUE
 from lit_fa.deployment.files import run
 from tests.texts import BERT, WORDS, write_task, write_tokenizer
 

@@ -13,7 +13,7 @@ from lightning.pytorch.plugins import HalfPrecision, MixedPrecision
 from lightning.pytorch.tuner import Tuner
 from torch import nn
 
-import callbacks
+from lit_fa import callbacks
 from lit_fa.errors import UserError
 from lit_fa.modules.trainer_options import REFUSALS, check_precision, check_trainer
 from lit_fa.rules import DirectFeedbackAlignment, FeedbackAlignment, Pruning, SVDBackprop

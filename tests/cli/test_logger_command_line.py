@@ -11,9 +11,9 @@ import lightning as L
 import pytest
 import yaml
 
-from callbacks import RoundProgress
 from lit_fa import experiment
 from lit_fa.__main__ import main
+from lit_fa.callbacks import RoundProgress
 from lit_fa.loggers import names
 from tests.callbacks.wandb_training import history, read_back
 from tests.cli.test_command_line import RUN

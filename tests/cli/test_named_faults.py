@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from callbacks.named_fault import named_faults
-from callbacks.run_record import write_json
 from lit_fa import faults
 from lit_fa.__main__ import main
+from lit_fa.callbacks.named_fault import named_faults
+from lit_fa.callbacks.run_record import write_json
 from lit_fa.checkpoints.files import save
 from lit_fa.errors import UserError
 from lit_fa.experiment import run

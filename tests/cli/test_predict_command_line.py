@@ -10,8 +10,8 @@ import yaml
 from PIL import Image
 
 import lit_fa
-from datamodules import Digits, Federated
 from lit_fa.__main__ import main
+from lit_fa.datamodules import Digits, Federated
 from tests.cli.test_federated_command_line import RUN as FEDERATED
 from tests.contract.training import ranks
 

@@ -15,8 +15,8 @@ import torch
 import yaml
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
-from callbacks import Interruption
 from lit_fa.__main__ import main
+from lit_fa.callbacks import Interruption
 from lit_fa.experiment import run
 from lit_fa.stopping import SIGNALS, Request, Stopped, handled, stop
 from tests.cli.test_command_line import RUN

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-import datamodules
+from lit_fa import datamodules
 from lit_fa.__main__ import main
 from lit_fa.commands import doctor, new
 from lit_fa.config.catalogue import KINDS, entries, entry

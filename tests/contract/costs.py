@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from callbacks.live_bytes import LiveBytes
+from lit_fa.callbacks.live_bytes import LiveBytes
 
 
 def peak_bytes(step: Callable[[], object]) -> int:

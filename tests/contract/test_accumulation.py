@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from datamodules import Synthetic
+from lit_fa.datamodules import Synthetic
 from lit_fa.modules import Classifier
 from tests.cases import OPTED_OUT, RULES, rules
 from tests.contract.training import Keep, record

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import distributed as dist
 from torch import nn, optim
 
-from datamodules import Synthetic
+from lit_fa.datamodules import Synthetic
 from lit_fa.modules import Classifier
 from lit_fa.rules import Backprop, Does
 from tests.cases import RULES

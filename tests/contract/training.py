@@ -25,10 +25,10 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import nn
 
-from callbacks import AlignmentDominance, ConservationPotential, GradientAlignment
-from callbacks.curves import Recorder
-from datamodules import Synthetic
 from lit_fa.__main__ import main
+from lit_fa.callbacks import AlignmentDominance, ConservationPotential, GradientAlignment
+from lit_fa.callbacks.curves import Recorder
+from lit_fa.datamodules import Synthetic
 from lit_fa.layers.sharding import whole
 from lit_fa.modules import Classifier
 from lit_fa.parallel.strategy import LayerParallelStrategy

@@ -3,9 +3,9 @@ from itertools import chain
 import pytest
 import torch
 
-from datamodules import DataError, Digits, Synthetic
-from datamodules.batches import BatchLoader
-from datamodules.image_set import InMemory
+from lit_fa.datamodules import DataError, Digits, Synthetic
+from lit_fa.datamodules.batches import BatchLoader
+from lit_fa.datamodules.image_set import InMemory
 
 
 def numbered(n: int) -> InMemory:

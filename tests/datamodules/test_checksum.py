@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from datamodules import MNIST, Digits, Federated, MedMNIST, Synthetic
-from datamodules.checksum import sha256_of
-from datamodules.image_set import InMemory, OnDisk
-from datamodules.text_set import TextSet
+from lit_fa.datamodules import MNIST, Digits, Federated, MedMNIST, Synthetic
+from lit_fa.datamodules.checksum import sha256_of
+from lit_fa.datamodules.image_set import InMemory, OnDisk
+from lit_fa.datamodules.text_set import TextSet
 
 
 def checksum(data) -> str:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from datamodules import DataError, Digits, Npz, Synthetic, VisionDataModule
+from lit_fa.datamodules import DataError, Digits, Npz, Synthetic, VisionDataModule
 
 
 def ready(kind=Digits, **options):
@@ -136,7 +136,7 @@ def test_random_transforms_are_the_same_in_every_run_and_differ_between_epochs()
 
 def test_a_set_too_large_to_be_kept_as_floats_gives_the_same_batches(monkeypatch):
     expected = next(iter(ready().train_dataloader()))[0]
-    monkeypatch.setattr("datamodules.vision.READY_LIMIT", 0)
+    monkeypatch.setattr("lit_fa.datamodules.vision.READY_LIMIT", 0)
     data = ready()
     assert data.train_set.images.dtype == torch.uint8
     assert torch.equal(next(iter(data.train_dataloader()))[0], expected)

@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision.datasets.utils import calculate_md5
 
-import datamodules as data
+from lit_fa import datamodules as data
 
 FACTS = [
     (data.Digits, {}, 10, (1, 8, 8)),

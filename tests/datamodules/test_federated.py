@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules import DataError, Digits, Federated, Synthetic
-from datamodules.generators import first_permuted, generator
-from datamodules.image_set import InMemory
-from datamodules.rounds import LocalWork, Round, RoundLoader, checked_parts
+from lit_fa.datamodules import DataError, Digits, Federated, Synthetic
+from lit_fa.datamodules.generators import first_permuted, generator
+from lit_fa.datamodules.image_set import InMemory
+from lit_fa.datamodules.rounds import LocalWork, Round, RoundLoader, checked_parts
 
 SIZES = [3, 29, 8, 17, 12, 21]
 

@@ -7,9 +7,9 @@ from itertools import chain
 import pytest
 import torch
 
-from datamodules import GLUE, DataError
-from datamodules.batches import BatchLoader
-from datamodules.glue_files import TASKS
+from lit_fa.datamodules import GLUE, DataError
+from lit_fa.datamodules.batches import BatchLoader
+from lit_fa.datamodules.glue_files import TASKS
 from tests.texts import SENTENCES, WORDS, rows, write_table, write_task, write_tokenizer
 
 
@@ -169,7 +169,7 @@ def test_tokens_are_kept_and_taken_from_the_file(made, tmp_path, monkeypatch):
         "CoLA-train-20",
         "CoLA-dev-20",
     }
-    monkeypatch.setattr("datamodules.tokenised._encoded", None)  # would be called
+    monkeypatch.setattr("lit_fa.datamodules.tokenised._encoded", None)  # would be called
     assert epoch(ready(made())) == epoch(first)
 
 

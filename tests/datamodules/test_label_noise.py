@@ -7,8 +7,8 @@ import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import CSVLogger
 
-from datamodules import DataError, Digits, Synthetic
-from datamodules.labels import replace_labels
+from lit_fa.datamodules import DataError, Digits, Synthetic
+from lit_fa.datamodules.labels import replace_labels
 
 
 def ready(**options) -> Digits:

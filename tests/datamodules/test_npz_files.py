@@ -3,7 +3,7 @@ import pytest
 import torch
 from torchvision.datasets.utils import calculate_md5
 
-from datamodules import DataError, Npz
+from lit_fa.datamodules import DataError, Npz
 
 
 def ready(path, **options):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules import DataError, partition
-from datamodules.partition import class_counts, dirichlet, dirichlet_balanced, iid, quantity_skew, shards
-from datamodules.partition_picture import partition_picture
+from lit_fa.datamodules import DataError, partition
+from lit_fa.datamodules.partition import class_counts, dirichlet, dirichlet_balanced, iid, quantity_skew, shards
+from lit_fa.datamodules.partition_picture import partition_picture
 
 UNEVEN = np.repeat([4, 0, 9, -1], [150, 60, 20, 10])  # 240 samples; labels need not be 0..c-1
 CIFAR10 = np.repeat(np.arange(10), 5_000)

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from datamodules import Synthetic
-from datamodules.generators import Draws
-from datamodules.pixels import crop, flip, resized, statistics
+from lit_fa.datamodules import Synthetic
+from lit_fa.datamodules.generators import Draws
+from lit_fa.datamodules.pixels import crop, flip, resized, statistics
 
 
 def images(n: int = 64) -> torch.Tensor:

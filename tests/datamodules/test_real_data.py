@@ -4,9 +4,9 @@ import shutil
 import pytest
 import torch
 
-from datamodules import CIFAR10, MNIST, DataError, FashionMNIST, Npz
-from datamodules.cifar import compressed
-from datamodules.npz import read_split
+from lit_fa.datamodules import CIFAR10, MNIST, DataError, FashionMNIST, Npz
+from lit_fa.datamodules.cifar import compressed
+from lit_fa.datamodules.npz import read_split
 
 
 @pytest.fixture

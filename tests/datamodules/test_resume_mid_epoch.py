@@ -3,7 +3,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from datamodules import DataError, Synthetic
+from lit_fa.datamodules import DataError, Synthetic
 
 # the resumed runs keep no checkpoints of their own
 pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import ReduceLROnPlateau
 from torch import nn
 
-from datamodules import DataError, Digits, Federated
+from lit_fa.datamodules import DataError, Digits, Federated
 from lit_fa.federated import LocalSGD
 from lit_fa.modules import Classifier, FederatedClassifier
 from lit_fa.trial import ReportToStudy

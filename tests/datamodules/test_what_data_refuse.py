@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules import DataError, Digits, Federated, ImageFolder, MedMNIST, Npz, Synthetic
-from datamodules.npz import read_split
-from datamodules.partition import dirichlet, shards
+from lit_fa.datamodules import DataError, Digits, Federated, ImageFolder, MedMNIST, Npz, Synthetic
+from lit_fa.datamodules.npz import read_split
+from lit_fa.datamodules.partition import dirichlet, shards
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from datamodules.image_set import InMemory
-from datamodules.rounds import LocalWork, RoundLoader
+from lit_fa.datamodules.image_set import InMemory
+from lit_fa.datamodules.rounds import LocalWork, RoundLoader
 from lit_fa.federated import FederatedAlgorithm, LocalOptimizer
 from lit_fa.modules import FederatedClassifier
 from lit_fa.rules import LearningRule

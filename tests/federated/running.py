@@ -15,11 +15,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
-from callbacks import RoundCost
-from callbacks.curves import Recorder
-from datamodules import Digits, Federated
 from lit_fa import federated
+from lit_fa.callbacks import RoundCost
+from lit_fa.callbacks.curves import Recorder
 from lit_fa.config.parser_errors import guarded
+from lit_fa.datamodules import Digits, Federated
 from lit_fa.modules import FederatedClassifier
 from lit_fa.rules import FLFA, Backprop, ForwardForward
 from tests.contract.training import Keep, Rows, Stopped

@@ -66,7 +66,7 @@ def test_every_algorithm_differs_from_every_other():
 
 
 def test_fed_nova_is_fed_avg_where_all_take_as_many_steps():
-    from datamodules.rounds import LocalWork
+    from lit_fa.datamodules.rounds import LocalWork
 
     same = LocalWork(2, steps=5)
     a, b = (weights(trained(algorithm, PLAIN, work=same)) for algorithm in (FedAvg(), FedNova()))
@@ -196,7 +196,7 @@ def test_a_penalty_reaches_what_the_rule_lets_it_reach():
         ).double()  # fmt: skip
         return weights(trained(algorithm, PLAIN, rule=DirectFeedbackAlignment(), net=net, rounds=1, work=work))
 
-    from datamodules.rounds import LocalWork
+    from lit_fa.datamodules.rounds import LocalWork
 
     work = LocalWork(8, steps=1)
     # in a client's first step local, server's and previous model are one: cosines are 1, slopes cancel

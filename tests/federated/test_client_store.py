@@ -13,13 +13,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 import lit_fa
-from datamodules.image_set import InMemory
-from datamodules.rounds import LocalWork, RoundLoader
 from lit_fa.checkpoints import store_files
 from lit_fa.checkpoints.client_store import ClientStore
 from lit_fa.checkpoints.files import read, save
 from lit_fa.checkpoints.state_rows import Layout
 from lit_fa.checkpoints.store_files import ClientStoreError
+from lit_fa.datamodules.image_set import InMemory
+from lit_fa.datamodules.rounds import LocalWork, RoundLoader
 from lit_fa.errors import UserError
 from lit_fa.federated import FedDyn, FederatedAlgorithm, LocalSGD, Moon, Scaffold
 from lit_fa.modules import FederatedClassifier, federated_classifier

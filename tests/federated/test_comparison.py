@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from datamodules.rounds import LocalWork
+from lit_fa.datamodules.rounds import LocalWork
 from lit_fa.errors import UserError
 from lit_fa.federated.gradient_similarity import directions
 from lit_fa.functional.drift import clipped_sum, length_without_noise, mean_pairwise_cosine

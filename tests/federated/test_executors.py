@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from datamodules.rounds import LocalWork
+from lit_fa.datamodules.rounds import LocalWork
 from lit_fa.errors import UserError
 from lit_fa.federated import FedDecorr, FedDyn, FedNova, FedProx, LocalAdam, LocalSGD, Moon, Scaffold
 from lit_fa.federated.executors import executor_named

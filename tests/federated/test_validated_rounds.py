@@ -3,8 +3,8 @@
 import lightning as L
 from torch import nn
 
-from callbacks import Recorder
-from datamodules import Digits, Federated
+from lit_fa.callbacks import Recorder
+from lit_fa.datamodules import Digits, Federated
 from lit_fa.federated import FedAvg, LocalSGD
 from lit_fa.modules import FederatedClassifier
 

@@ -98,7 +98,7 @@ def test_with_failures_allowed_a_round_is_that_of_the_clients_that_answered(name
 def embedded_round_of_even_clients(text: str) -> dict[str, torch.Tensor]:
     import yaml
 
-    from datamodules.rounds import RoundLoader
+    from lit_fa.datamodules.rounds import RoundLoader
     from lit_fa.experiment import build
 
     class EvenOnly(RoundLoader):

@@ -101,7 +101,7 @@ def test_only_a_worker_needs_a_process_for_ranks(monkeypatch):
     from lightning.fabric.plugins.environments import LightningEnvironment
     from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
-    from callbacks.interruption import check_process
+    from lit_fa.callbacks.interruption import check_process
 
     def trainer(ranks: int) -> SimpleNamespace:
         launcher = _SubprocessScriptLauncher(LightningEnvironment(), ranks, 1)

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, Sto
 from torch import nn
 from torch.optim import lr_scheduler
 
-from datamodules import Synthetic
+from lit_fa.datamodules import Synthetic
 from lit_fa.errors import UserError
 from lit_fa.layers import feedback_layers
 from lit_fa.modules import Classifier, FederatedClassifier

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from datamodules import Digits, Federated
+from lit_fa.datamodules import Digits, Federated
 from lit_fa.errors import UserError
 from lit_fa.experiment import build
 from lit_fa.federated import LocalSGD
@@ -111,8 +111,8 @@ def test_statistics_that_do_not_move_take_one_sample():
 
 
 def test_a_rank_with_one_sample_and_a_foreign_loader_are_known():
-    from datamodules.batches import BatchLoader
-    from datamodules.image_set import InMemory
+    from lit_fa.datamodules.batches import BatchLoader
+    from lit_fa.datamodules.image_set import InMemory
     from lit_fa.modules.inputs import smallest_batch
 
     samples = InMemory(torch.zeros(67, 1), torch.zeros(67, dtype=torch.int64))

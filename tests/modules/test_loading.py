@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import lit_fa
-from datamodules import Digits, Federated
+from lit_fa.datamodules import Digits, Federated
 from lit_fa.errors import UserError
 from lit_fa.federated import LocalSGD, Scaffold
 from lit_fa.modules import Classifier, FederatedClassifier, HeadProbe

@@ -12,7 +12,7 @@ from lightning.pytorch.cli import ReduceLROnPlateau
 from torch import nn
 from torch.optim import lr_scheduler
 
-from datamodules import Synthetic
+from lit_fa.datamodules import Synthetic
 from lit_fa.errors import UserError
 from lit_fa.modules import Classifier, FederatedClassifier
 from tests.federated.federation import loader

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from datamodules.batches import BatchLoader
-from datamodules.image_set import InMemory
+from lit_fa.datamodules.batches import BatchLoader
+from lit_fa.datamodules.image_set import InMemory
 from lit_fa.errors import UserError
 from lit_fa.modules import shares
 from lit_fa.modules.shares import check_shares, own_samples

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from datamodules import Synthetic
+from lit_fa.datamodules import Synthetic
 from lit_fa.errors import UserError
 from lit_fa.modules import Classifier, HeadProbe
 from lit_fa.modules.warm_up import head_of

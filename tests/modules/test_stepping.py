@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import OnExceptionCheckpoint
 from torch import nn
 
-from datamodules import Synthetic
+from lit_fa.datamodules import Synthetic
 from lit_fa.errors import UserError
 from lit_fa.modules import Classifier
 from lit_fa.modules.stepping import BlockSteps

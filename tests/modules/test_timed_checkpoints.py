@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from datamodules import Digits, Federated
+from lit_fa.datamodules import Digits, Federated
 from lit_fa.federated import LocalSGD
 from lit_fa.modules import Classifier, FederatedClassifier
 from lit_fa.rules import FeedbackAlignment

