@@ -47,12 +47,20 @@ class BestValidation(L.Callback):
         return f"BestValidation{{monitor={self.monitor}, mode={self.mode}}}"
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse averaged weights: these are validated, but the module has other weights."""
+        """Refuse averaged weights: these are validated, but the module has other weights.
+
+        Raises:
+            MeasurementError: the trainer averages weights.
+        """
         if any(isinstance(callback, WeightAveraging) for callback in callbacks_of(trainer)):
             raise MeasurementError("BestValidation keeps weights that are not averaged: leave WeightAveraging out")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Store the module if this validation is better than all before it."""
+        """Store the module if this validation is better than all before it.
+
+        Raises:
+            MeasurementError: the validation does not log the monitored metric.
+        """
         measured = getattr(pl_module, "validates", True)  # not all federated rounds are validated
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or not measured:
             return

@@ -54,7 +54,11 @@ class ClientDrift(L.Callback):
         self.every_n_rounds, self.transport_steps, self.layers = every_n_rounds, transport_steps, layers
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse modules without clients and unknown layers."""
+        """Refuse modules without clients and unknown layers.
+
+        Raises:
+            MeasurementError: the module has no clients, or the network has no such layer.
+        """
         if not hasattr(pl_module, "movements"):
             raise MeasurementError("ClientDrift measures federated training: use FederatedClassifier")
         self._chosen(learner_of(pl_module).network)
@@ -72,6 +76,9 @@ class ClientDrift(L.Callback):
         Args:
             module: a `FederatedClassifier`.
             batch: a round of its data module.
+
+        Raises:
+            MeasurementError: the round has a single client.
         """
         if len(batch.clients) < 2:
             raise MeasurementError("drift is between clients, and this round has one: set clients_per_round: 2")

@@ -61,7 +61,11 @@ class ClientDriftBound(L.Callback):
         self.every_n_rounds = every_n_rounds
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse a run that violates the assumptions of the bound."""
+        """Refuse a run that violates the assumptions of the bound.
+
+        Raises:
+            MeasurementError: not FedAvg with plain SGD, not cross-entropy, or weights outside linear layers.
+        """
         if not hasattr(pl_module, "movements"):
             raise MeasurementError("ClientDriftBound measures federated training: use FederatedClassifier")
         local: Any = pl_module.local
@@ -82,7 +86,11 @@ class ClientDriftBound(L.Callback):
             publish(trainer, pl_module, self.measure(pl_module, batch), monitored=False)
 
     def measure(self, module: Any, batch: Any) -> dict[str, float]:
-        """The logged values of a round, by key."""
+        """The logged values of a round, by key.
+
+        Raises:
+            MeasurementError: the round has a single client.
+        """
         if len(batch.clients) < 2:
             raise MeasurementError("drift is between clients, and this round has one: set clients_per_round: 2")
         layers: dict[str, nn.Module] = {

@@ -42,7 +42,11 @@ class ErrorBound(Periodic):
         self.slacks: list[float] = []
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule, batch: Batch) -> None:
-        """Check the run, and store the training set and the smallest eigenvalue at step 0."""
+        """Check the run, and store the training set and the smallest eigenvalue at step 0.
+
+        Raises:
+            MeasurementError: the run is not full-batch gradient descent on the squared error.
+        """
         check_squared_error(module, "ErrorBound")
         if trainer.num_training_batches != 1:
             raise MeasurementError("ErrorBound is of full-batch steps: set batch_size to the number of training images")

@@ -25,7 +25,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 class FeedbackImages(L.Callback):
-    """Draws `feedback.png` when training ends: W and B of each layer side by side, and the angle between them.
+    """Draws `feedback.png` when training ends: W and B of each layer side by side, and their angle in degrees.
 
     Under direct feedback, F_l^T F_{l-1} takes the place of B, as in `WeightAlignment`. Of large matrices the first 64
     rows and columns are drawn, of more than four layers four, evenly spaced; the figure says so.
@@ -47,7 +47,11 @@ class FeedbackImages(L.Callback):
         return matrices_of(learner, batch)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse a rule without such matrices."""
+        """Refuse a rule without such matrices.
+
+        Raises:
+            MeasurementError: the rule has no backward matrix of a weight's shape.
+        """
         learner = learner_of(pl_module)
         with gathered(learner):
             found = matrices_of(learner, first_batch(trainer, pl_module))

@@ -41,7 +41,11 @@ class PredictionTable(L.Callback):
         writable_file(self.path, "--output")
 
     def on_predict_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Read the sample indices of this rank's batches."""
+        """Read the sample indices of this rank's batches.
+
+        Raises:
+            MeasurementError: the data module is not one of `datamodules`.
+        """
         self.loader, self.rows = trainer.predict_dataloaders, {}
         if not hasattr(self.loader, "shares"):
             raise MeasurementError("predictions need a data module of `datamodules`, whose order of samples is known")

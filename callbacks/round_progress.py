@@ -6,7 +6,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class RoundProgress(ProgressBar):
-    """A bar with the number of rounds done, elapsed and remaining time, and the latest progress-bar metrics."""
+    """A bar with the rounds done, elapsed and remaining time (h:mm:ss), and the latest progress-bar metrics."""
 
     def __init__(self) -> None:
         """See the class."""

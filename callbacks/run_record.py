@@ -36,10 +36,10 @@ class RunRecord(Recorder):
     * `commit`, `dirty`: of our code; `sources`: a hash of the code that determines results; `outside`: for each class
       of the config that is not ours, its distribution and version, or a hash of its source; `resumed_from`, if any:
       commits of earlier parts of the run with other code; `versions`, `hardware`;
-    * `started`, `finished`: UTC; `wall_time_s`: of fit and test, over all parts; `cpu_time_s`: processor time of this
-      process, its threads and data workers (on several ranks, of the first); `energy_j`: joules of processor packages
-      (`cpu`) and graphics card (`gpu`), of the whole machine, null if not known; `peak_memory_mib`; `step_macs`:
-      multiply-adds of a training step per sample, null without `callbacks.TrainingCost`;
+    * `started`, `finished`: UTC; `wall_time_s`: seconds of fit and test, over all parts; `cpu_time_s`: seconds of
+      processors in this process, its threads and data workers (on several ranks, of the first); `energy_j`: joules of
+      processor packages (`cpu`) and graphics card (`gpu`), of the whole machine, null if not known; `peak_memory_mib`;
+      `step_macs`: multiply-adds of a training step per sample, null without `callbacks.TrainingCost`;
     * `dataset`: class, licence, and the SHA-256 of all samples as read; `validation_is_test`;
     * of a federated run `executed_by`: the executor; `partition`: samples of each client in each class; `selections`,
       if any: the layers that a rule chose by comparing clients, with all scores;
@@ -52,6 +52,9 @@ class RunRecord(Recorder):
         path: of the file; None: record.json in the trainer's log folder.
         record: further fields (id, paper, table, row, column, scale, seed, config, ...).
         finish_after: `test`: the run is finished after fit and test, two calls of one trainer; `fit`: without a test.
+
+    Raises:
+        MeasurementError: an unknown `finish_after`, or a path that is a folder.
     """
 
     def __init__(self, path: str | None = None, record: dict[str, Any] | None = None, finish_after: str = "test"):

@@ -29,6 +29,9 @@ class WandbRun(ContinuedLogs):
     Args:
         histograms: approximate number of histograms of each layer's weight in a run, the first before the first step;
             0: none.
+
+    Raises:
+        MeasurementError: a negative number.
     """
 
     def __init__(self, histograms: int = 20):

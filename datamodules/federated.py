@@ -125,7 +125,11 @@ class Federated(L.LightningDataModule):
         self._show(labels)
 
     def train_dataloader(self) -> RoundLoader:
-        """One epoch of rounds."""
+        """One epoch of rounds.
+
+        Raises:
+            DataError: before `setup`, or if the run chooses by the test set and `validation_is_test` refuses that.
+        """
         refuse_choices(self.data)  # again: the learning rate schedule is known only now
         require(bool(self.parts), "Federated: call setup() first (a Trainer does)")
         images = self._images()

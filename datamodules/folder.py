@@ -41,7 +41,11 @@ class ImageFolder(VisionDataModule):
         super().__init__(**options)
 
     def inspect(self) -> None:
-        """Read the classes from the names of the training folders."""
+        """Read the classes from the names of the training folders.
+
+        Raises:
+            DataError: a folder is missing, or has no folders of classes.
+        """
         self.path = self.root / self.path  # an absolute path stays as it is
         train = self.path / "train"
         require(train.is_dir(), f"{train} is not a folder: correct the path, or {ELSEWHERE}")
@@ -68,6 +72,7 @@ class Imagenette(ImageFolder):
         size: height and width in pixels.
         num_workers: processes that decode images.
         in_memory_limit: largest split that is kept in memory, in bytes of decoded images.
+        options: see `VisionDataModule`; the `path` is given by the size.
     """
 
     licence = "Apache 2.0 for the choice; images of ImageNet"

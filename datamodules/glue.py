@@ -97,7 +97,11 @@ class GLUE(LoadingDataModule):
         return not self.val_size and self.test_split == "dev"
 
     def setup(self, stage: str | None = None) -> None:
-        """Read, tokenise, hold out, and put everything on the device; a second call does nothing."""
+        """Read, tokenise, hold out, and put everything on the device; a second call does nothing.
+
+        Raises:
+            DataError: missing or broken files, or options that contradict them.
+        """
         refuse_choices(self)
         device = self.target_device()
         if self._placed_on == device:

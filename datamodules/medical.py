@@ -17,7 +17,7 @@ class MedMNIST(VisionDataModule):
 
     Args:
         flag: bloodmnist, pneumoniamnist, pathmnist, dermamnist, octmnist, ...
-        size: height and width as published: 28, 64, 128 or 224.
+        size: height and width in pixels, as published: 28, 64, 128 or 224.
     """
 
     has_validation = True
@@ -39,13 +39,21 @@ class MedMNIST(VisionDataModule):
         self.path = self.folder / f"{self.flag}{suffix}.npz"
 
     def prepare_data(self) -> None:
-        """Download the file if it is missing and verify its checksum."""
+        """Download the file if it is missing and verify its checksum.
+
+        Raises:
+            DataError: a wrong checksum, or a missing file that may not be downloaded.
+        """
         self.fetch()
         if calculate_md5(self.path) != self.md5:
             raise DataError(f"{self.path}: wrong checksum, truncated or not the original; delete it and run again")
 
     def fetch(self) -> None:
-        """Download the file with medmnist if it is missing."""
+        """Download the file with medmnist if it is missing.
+
+        Raises:
+            DataError: it is missing, and `download` is False or fails.
+        """
         import medmnist
 
         if self.path.is_file():

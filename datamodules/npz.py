@@ -50,7 +50,11 @@ class Npz(VisionDataModule):
         super().__init__(**options)
 
     def inspect(self) -> None:
-        """Read shape, classes and splits from the headers and labels of the file."""
+        """Read shape, classes and splits from the headers and labels of the file.
+
+        Raises:
+            DataError: the file is missing, has a wrong checksum or other keys, or the options contradict it.
+        """
         self.path = self.root / self.path  # an absolute path stays as it is
         require(self.path.is_file(), f"{self.path} does not exist: correct the path, or {ELSEWHERE}")
         if self.md5 is not None and calculate_md5(self.path) != self.md5:

@@ -49,7 +49,7 @@ class VisionDataModule(LoadingDataModule):
         seed: order of training batches and all augmentation.
         normalize: standard: (pixel/255 - mean) / std per channel; unit: pixel/255; none: 0..255.
         flatten: batches (n, c*h*w) instead of (n, c, h, w).
-        resize: height and width to which every image is resized.
+        resize: height and width, in pixels, to which every image is resized.
         augment: augmentation of training images, drawn for each image: crop_flip (4 pixels of zero padding, then
             flip), flip, or jitter (a shift of up to 2 pixels in each direction).
         transforms: torchvision v2 transforms applied to each training batch (uint8), after `augment`; like in

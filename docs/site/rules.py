@@ -3,6 +3,7 @@
 import inspect
 from functools import cache
 
+from docs.site.reference import module_text, notes
 from lit_fa import rules
 from lit_fa.layers.sources import FeedbackSource
 from lit_fa.rules.base import Does, LearningRule
@@ -51,11 +52,11 @@ def first_line(kind: type) -> str:
 
 def page_of(kind: type) -> str:
     """The page of one rule: the paper's formula, options, what it reaches, contracts."""
-    source = inspect.getdoc(inspect.getmodule(kind)) or ""
+    source = module_text(inspect.getmodule(kind))
     parts = [f"# {kind.__name__}", first_line(kind)]
     if issubclass(kind, LearningRule):
         parts += ["## Paper and formula", source]
-    parts += ["## Options", f"```{{eval-rst}}\n.. autoclass:: lit_fa.{kind.__name__}\n   :noindex:\n```"]
+    parts += ["## Options", f"```{{eval-rst}}\n.. autoclass:: lit_fa.{kind.__name__}\n   :noindex:\n{notes(kind)}```"]
     return "\n\n".join([*parts, *reach(kind), *contracts(kind)]) + "\n"
 
 

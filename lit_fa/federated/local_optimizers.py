@@ -18,7 +18,11 @@ State = dict[str, Tensors]
 
 
 class LocalOptimizer:
-    """Base class: `init` creates the state, `step` updates parameters and state; lr is the rate of round zero."""
+    """Base class: `init` creates the state, `step` updates parameters and state.
+
+    Attributes:
+        lr: learning rate of round zero.
+    """
 
     lr: float
 
@@ -39,6 +43,15 @@ class LocalOptimizer:
 @dataclass(frozen=True)
 class LocalSGD(LocalOptimizer):
     """Stochastic gradient descent, as `torch.optim.SGD`.
+
+    Args:
+        lr: learning rate of round zero, see `LocalSchedule`.
+        momentum: in [0, 1); the velocity starts at zero in every round.
+        weight_decay: at least 0, added to the gradient as weight_decay times the parameter.
+        nesterov: Nesterov's form of momentum.
+
+    Raises:
+        UserError: a value out of its range, or `nesterov` without momentum.
 
     >>> params = {"weight": torch.ones(1)}
     >>> LocalSGD().step(params, {"weight": torch.ones(1)}, {}, step=0, lr=0.25)
@@ -83,7 +96,17 @@ class LocalSGD(LocalOptimizer):
 
 @dataclass(frozen=True)
 class LocalAdam(LocalOptimizer):
-    """Adam, as `torch.optim.Adam` (weight decay is added to the gradient)."""
+    """Adam, as `torch.optim.Adam`.
+
+    Args:
+        lr: learning rate of round zero, see `LocalSchedule`.
+        betas: decay of the first and of the second moment, each in [0, 1); both start at zero in every round.
+        eps: positive, added to the root of the second moment.
+        weight_decay: at least 0, added to the gradient as weight_decay times the parameter.
+
+    Raises:
+        UserError: a value out of its range.
+    """
 
     lr: float = 0.001
     betas: tuple[float, float] = (0.9, 0.999)
@@ -125,9 +148,12 @@ class LocalSchedule:
     Args:
         kind: `constant`; `exponential`: gamma per round; `cosine`: down to `floor`, which a round after the last would
             have; `milestones`: times gamma at each of them.
-        gamma: see kind.
-        milestones: rounds.
-        floor: where `cosine` ends.
+        gamma: see kind; in (0, 1].
+        milestones: numbers of rounds.
+        floor: where `cosine` ends, a share of the first rate.
+
+    Raises:
+        UserError: an unknown kind, or a value out of its range.
     """
 
     kind: Literal["constant", "exponential", "cosine", "milestones"] = "constant"

@@ -25,9 +25,12 @@ class FedAdam(Optimizer):
 
     Args:
         params: of the server.
-        lr: eta.
-        betas: of m and v.
-        tau: degree of adaptivity.
+        lr: eta, above 0.
+        betas: of m and v, each in [0, 1).
+        tau: degree of adaptivity, above 0.
+
+    Raises:
+        UserError: a value out of its range.
 
     >>> weight = torch.nn.Parameter(torch.ones(1))
     >>> server = FedAdam([weight], lr=0.1)

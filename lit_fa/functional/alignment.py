@@ -1,7 +1,7 @@
 r"""Angles between tensors, in degrees, over a whole tensor or for each sample.
 
-Computed in float64 as $2\,\mathrm{atan2}(\|u-v\|, \|u+v\|)$ of the unit vectors (Kahan). This is exact near 0 and 180
-degrees, where the arc cosine loses half of the digits.
+Computed in float64 as $2\,\mathrm{atan2}(\|u-v\|, \|u+v\|)$ of the unit vectors (Kahan 2006). This is exact near 0
+and 180 degrees, where the arc cosine loses half of the digits.
 """
 
 import torch
@@ -11,6 +11,13 @@ from torch import Tensor
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Cosine between two tensors of equal size, flattened; nan if one of them is zero.
 
+    Args:
+        a: any shape.
+        b: any shape with as many entries.
+
+    Returns:
+        A float64 scalar, -1 to 1.
+
     >>> cosine(torch.tensor([1.0, 0.0]), torch.tensor([[3.0], [4.0]])).item()
     0.6
     """
@@ -18,7 +25,14 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def angle(a: Tensor, b: Tensor) -> Tensor:
-    """Angle in degrees, 0 to 180, between two tensors of equal size, flattened; nan if one of them is zero.
+    """Angle in degrees between two tensors of equal size, flattened; nan if one of them is zero.
+
+    Args:
+        a: any shape.
+        b: any shape with as many entries.
+
+    Returns:
+        A float64 scalar, 0 to 180 degrees.
 
     >>> angle(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0])).item()
     90.0
@@ -34,7 +48,8 @@ def sample_angle(a: Tensor, b: Tensor) -> Tensor:
         b: (n, ...), those of backprop.
 
     Returns:
-        A scalar. Samples with a[k] or b[k] equal to zero have no angle and are omitted; nan if there are no others.
+        A float64 scalar, 0 to 180 degrees. Samples with a[k] or b[k] equal to zero have no angle and are omitted; nan
+        if there are no others.
     """
     return _angles(a.flatten(1), b.flatten(1)).nanmean()
 

@@ -62,21 +62,33 @@ def outgoing(weight: Tensor, matrix: Tensor, units: int) -> Tensor:
 
 
 def potential(outgoing_energy: Tensor, incoming_energy: Tensor) -> Tensor:
-    """C_j: the outgoing part of each neuron minus its incoming part, (u,)."""
+    """C_j: the outgoing part of each neuron minus its incoming part, (u,).
+
+    Args:
+        outgoing_energy: (u,), of `outgoing`.
+        incoming_energy: (u,), of `incoming`.
+    """
     return outgoing_energy - incoming_energy
 
 
 def row_squares(tensor: Tensor, *, dtype: torch.dtype | None = torch.float64) -> Tensor:
-    """Sum of squares of every row, (u, ...) to (u,) float64.
+    """Sum of squares of every row, (u,) float64.
 
-    `dtype` is the type of the summation; None is the tensor's own type: several times faster, with its rounding error.
+    Args:
+        tensor: (u, ...).
+        dtype: of the summation; None is the tensor's own type: several times faster, with its rounding error.
     """
     rows = tensor.detach().reshape(tensor.shape[0], -1)
     return torch.linalg.vector_norm(rows, dim=1, dtype=dtype).double().square()
 
 
 def column_sums(product: Tensor, units: int) -> Tensor:
-    """(o, i, *k) to (u,): the sum over the columns of each neuron, over all rows and the kernel."""
+    """The sum over the columns of each neuron, over all rows and the kernel, (u,) float64.
+
+    Args:
+        product: (o, i, *k), i a multiple of `units`.
+        units: u, number of neurons; each has i / u neighbouring columns.
+    """
     return product.transpose(0, 1).reshape(units, -1).sum(1, dtype=torch.float64)
 
 

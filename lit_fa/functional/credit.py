@@ -1,5 +1,7 @@
 r"""The two operations of every rule: remove a path from the backward pass, and add a path to the backward pass only.
 
+Links from the logits to a block are those of direct feedback alignment (Nøkland 2016, arXiv:1609.01596).
+
 A rule is a scalar whose ordinary autograd gradient is the prescribed update (a surrogate). `cut` is a stop-gradient;
 `gradient_only` adds a path whose value is zero; `linear_surrogate` makes a surrogate from an update that was computed
 explicitly. So `backward`, DDP, mixed precision, `torch.compile` and `torch.func` need no special case.
@@ -15,12 +17,12 @@ Backend = Literal["fused", "detour"]
 
 
 def cut(x: Tensor) -> Tensor:
-    """Stop-gradient: the value of `x` without its backward path."""
+    """Stop-gradient: the value of `x`, any shape, without its backward path."""
     return x.detach()
 
 
 def gradient_only(x: Tensor) -> Tensor:
-    r"""Zero in the forward pass, the identity in the backward pass: $x - \mathrm{stop}(x)$.
+    r"""Zero in the forward pass, the identity in the backward pass: $x - \mathrm{stop}(x)$, `x` of any shape.
 
     If `x` overflows in float16, the value is nan (inf - inf); bfloat16 and float32 are safe.
 
@@ -38,7 +40,7 @@ def linear_surrogate(params: Mapping[str, Tensor], updates: Mapping[str, Tensor]
     For a rule that computes its update explicitly; assigning it to `.grad` would bypass DDP's reduction.
 
     Args:
-        params: name to parameter.
+        params: name to parameter, of any shape.
         updates: name to gradient, of the parameter's shape; a missing parameter receives no gradient.
     """
     return torch.stack([(params[name] * update.detach()).sum() for name, update in updates.items()]).sum()

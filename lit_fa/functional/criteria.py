@@ -9,12 +9,17 @@ from torch import Tensor
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Softmax cross-entropy, mean over the batch. logits: (n, c); targets: (n,) class indices."""
+    """Softmax cross-entropy, a scalar, the mean over the batch.
+
+    Args:
+        logits: (n, c).
+        targets: (n,) class indices.
+    """
     return F.cross_entropy(logits, targets)
 
 
 def mse(logits: Tensor, targets: Tensor) -> Tensor:
-    """Squared error, mean over batch and outputs (torch's MSELoss), for one-hot or numeric targets.
+    """Squared error, a scalar, the mean over batch and outputs (torch's MSELoss), for one-hot or numeric targets.
 
     Args:
         logits: (n, c).
@@ -24,7 +29,7 @@ def mse(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def bce(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sigmoid cross-entropy with the one-hot target, mean over batch and classes (the loss of the DRTP code).
+    """Sigmoid cross-entropy with the one-hot target, a scalar, the mean over batch and classes (as the DRTP code).
 
     Args:
         logits: (n, c).
@@ -34,7 +39,12 @@ def bce(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def cross_entropy_rows(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row's own cross-entropy (...) and its derivative (..., c); logits: (..., c); targets: (...)."""
+    """Each row's own cross-entropy (...) and its derivative (..., c), which is not divided by the number of rows.
+
+    Args:
+        logits: (..., c).
+        targets: (...) class indices.
+    """
     log_probabilities, true_class = logits.log_softmax(-1), targets.unsqueeze(-1)
     losses = log_probabilities.gather(-1, true_class).squeeze(-1).neg_()
     minus_one = log_probabilities.new_full((), -1.0).expand(true_class.shape)
@@ -42,26 +52,45 @@ def cross_entropy_rows(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]
 
 
 def mse_rows(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row's own squared error against the one-hot target, and its derivative; as `cross_entropy_rows`."""
+    """Each row's own squared error against the one-hot target, and its derivative; as `cross_entropy_rows`.
+
+    Args:
+        logits: (..., c).
+        targets: (...) class indices.
+    """
     errors = logits - one_hot(targets, logits)
     return errors.square().mean(-1), errors.mul_(2 / logits.shape[-1])
 
 
 def bce_rows(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row's own sigmoid cross-entropy, and its derivative; as `cross_entropy_rows`."""
+    """Each row's own sigmoid cross-entropy, and its derivative; as `cross_entropy_rows`.
+
+    Args:
+        logits: (..., c).
+        targets: (...) class indices.
+    """
     hot = one_hot(targets, logits)
     losses = F.binary_cross_entropy_with_logits(logits, hot, reduction="none").mean(-1)
     return losses, logits.sigmoid().sub_(hot).div_(logits.shape[-1])
 
 
 def one_hot(targets: Tensor, like: Tensor) -> Tensor:
-    """(n,) class indices as one-hot rows (n, c), with the dtype of `like` (n, c)."""
+    """Class indices as one-hot rows (n, c).
+
+    Args:
+        targets: (n,) class indices.
+        like: (n, c), or anything with c as its last dimension; it gives the dtype and the device.
+    """
     classes = torch.arange(like.shape[-1], device=like.device)  # F.one_hot reads values, which vmap does not allow
     return (targets.unsqueeze(-1) == classes).to(like.dtype)
 
 
 def outputs_wanted(targets: Tensor, like: Tensor) -> Tensor:
-    """The targets of the outputs `like` (n, c): class indices (n,) as one-hot rows, floats unchanged.
+    """The targets of the outputs `like`, with its shape and dtype: class indices as one-hot rows, floats unchanged.
+
+    Args:
+        targets: (n,) class indices, or floats with as many entries as `like`.
+        like: (n, c).
 
     >>> logits = torch.zeros(2, 1)
     >>> outputs_wanted(torch.tensor([0.5, 3.0]), logits).tolist()

@@ -15,7 +15,12 @@ from torch import Tensor
 
 
 class PowerLaw(NamedTuple):
-    """q = coefficient * L^exponent, fitted."""
+    """q = coefficient * L^exponent, fitted.
+
+    Attributes:
+        exponent: beta of the module's formula.
+        coefficient: alpha.
+    """
 
     exponent: float
     coefficient: float
@@ -33,9 +38,15 @@ def fit_alpha(q: Tensor, loss: Tensor, beta: float) -> float:
 
 
 def loss_bound(loss0: float, alpha: float, beta: float, t: Tensor) -> Tensor:
-    """The upper bound on the loss at the sums of learning rates `t` (any shape), float64.
+    r"""The upper bound on the loss after steps whose learning rates sum to t, float64, of the shape of `t`.
 
-    For beta > 1 and negative alpha the bound diverges at a finite time and is infinite after it.
+    For $\beta > 1$ and negative $\alpha$ the bound diverges at a finite t and is infinite after it.
+
+    Args:
+        loss0: L(0), positive.
+        alpha: $\alpha$, see `fit_alpha`.
+        beta: $\beta$, at least 1.
+        t: any shape, sums of learning rates.
     """
     t = t.double()
     if beta == 1:
@@ -46,6 +57,10 @@ def loss_bound(loss0: float, alpha: float, beta: float, t: Tensor) -> Tensor:
 
 def fit_exponent(q: Tensor, loss: Tensor) -> PowerLaw:
     """Least squares of log q on log L over the points with positive q; nan with fewer than two different losses.
+
+    Args:
+        q: (t,), as in `fit_alpha`.
+        loss: (t,).
 
     >>> loss = torch.tensor([1.0, 0.5, 0.25])
     >>> round(fit_exponent(3 * loss**2, loss).exponent, 6)

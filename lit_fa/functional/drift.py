@@ -26,11 +26,11 @@ from torch import Tensor
 
 
 def mean_pairwise_cosine(total: Tensor, squares: float | Tensor, clients: int) -> Tensor:
-    r"""$\mathrm{mean}_{i \ne j}\, u_i \cdot u_j = (\|\sum_i u_i\|^2 - \sum_i \|u_i\|^2) / (m (m - 1))$, in one pass.
+    r"""$\mathrm{mean}_{i \ne j}\, u_i \cdot u_j = (\|\sum_i u_i\|^2 - \sum_i \|u_i\|^2) / (m (m - 1))$, a scalar.
 
     Args:
         total: (d,) sum of the vectors; if they have unit length, the result is their mean cosine.
-        squares: sum of their squared norms, m for unit vectors.
+        squares: sum of their squared norms, a scalar; m for unit vectors.
         clients: m, at least 2.
 
     >>> a, b = torch.tensor([1.0, 0.0]), torch.tensor([0.6, 0.8])
@@ -41,7 +41,11 @@ def mean_pairwise_cosine(total: Tensor, squares: float | Tensor, clients: int) -
 
 
 def mean_pairwise_distance(updates: Tensor) -> Tensor:
-    """D: the mean over pairs of ||a_i - a_j||, for the rows of (m, d), m >= 2."""
+    r"""D: the mean over pairs of $\|\Delta_i - \Delta_j\|$, a scalar.
+
+    Args:
+        updates: (m, ...), at least two clients; each row counts as one vector.
+    """
     return torch.pdist(updates.flatten(1)).mean()
 
 
@@ -74,7 +78,11 @@ def drift_bounds(weights: Sequence[Tensor]) -> list[DriftBound]:
 
 
 def clipped_sum(gradients: Tensor, clip: float) -> Tensor:
-    r"""$\sum_x g_x \min(1, C / \|g_x\|)$: the sum (d,) of the rows of (n, d), each clipped to norm C.
+    r"""$\sum_x g_x \min(1, C / \|g_x\|)$: the sum (d,) of the rows, each clipped to norm C.
+
+    Args:
+        gradients: (n, d), one row for each sample.
+        clip: C, positive.
 
     >>> clipped_sum(torch.tensor([[3.0, 4.0], [0.3, 0.4]]).double(), 1.0).round(decimals=6).tolist()
     [0.9, 1.2]
@@ -84,9 +92,13 @@ def clipped_sum(gradients: Tensor, clip: float) -> Tensor:
 
 
 def length_without_noise(noised: Tensor, deviation: float) -> Tensor:
-    r"""Estimate of the norm of a vector (d,) before noise of this deviation was added: $\sqrt{\|v\|^2 - d\,\sigma^2}$.
+    r"""Estimate of the norm of a vector before noise was added to it: $\sqrt{\|v\|^2 - d\,\sigma^2}$, a scalar.
 
     The square is at least its own standard error, $\sigma^2 \sqrt{2 d}$; a smaller value is only noise.
+
+    Args:
+        noised: (d,), v.
+        deviation: $\sigma$, the standard deviation of the noise of each entry.
     """
     square = noised.square().sum() - noised.numel() * deviation**2
     return square.clamp_min(deviation**2 * (2 * noised.numel()) ** 0.5).sqrt()

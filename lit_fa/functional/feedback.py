@@ -2,7 +2,7 @@ r"""Drawing and deriving feedback matrices: pure functions of shapes, weights an
 
 Letters: o out, i in, k kernel. A feedback matrix has the shape of its weight, (o, i) or (o, i, *k). The backward pass
 is $\delta_{l-1} = \delta_l B_l$. Every draw uses a CPU generator seeded by a documented seed and a name. So devices
-and ranks agree, and redrawing one layer changes no other.
+and ranks agree, and redrawing one layer changes no other. Fixed random feedback is that of Lillicrap et al. 2016.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ INITS: tuple[str, ...] = get_args(Init)
 
 
 def named_generator(seed: int, *names: object) -> Generator:
-    """A CPU generator that depends only on the seed and the names.
+    """A CPU generator that depends only on `seed` and `names`, for example of a layer and a round.
 
     >>> a, b = named_generator(0, "fc1"), named_generator(0, "fc1")
     >>> torch.equal(torch.rand(3, generator=a), torch.rand(3, generator=b))
@@ -31,7 +31,7 @@ def named_generator(seed: int, *names: object) -> Generator:
 
 
 def fans(shape: torch.Size | tuple[int, ...]) -> tuple[int, int]:
-    """(fan_in, fan_out) of a weight (o, i, *k), as torch.nn.init counts them."""
+    """(fan_in, fan_out) of a weight of `shape` (o, i, *k), as torch.nn.init counts them."""
     field = math.prod(shape[2:])
     return shape[1] * field, shape[0] * field
 
@@ -70,7 +70,12 @@ def draw(shape: torch.Size | tuple[int, ...], init: str, generator: Generator, *
 
 
 def spread(shape: torch.Size | tuple[int, ...], init: str) -> float:
-    """Standard deviation of the entries of `draw(shape, init)`; for `orthogonal` the root mean square."""
+    """Standard deviation of the entries of `draw(shape, init)`; for `orthogonal` the root mean square.
+
+    Args:
+        shape: (o, i, *k).
+        init: as of `draw`.
+    """
     fan_in, fan_out = fans(shape)
     if init in ("standard_normal", "signs"):
         return 1.0
@@ -118,23 +123,47 @@ def sign_scale(shape: torch.Size | tuple[int, ...], scale: str | float) -> float
 
 
 def norm_matched_sign(weight: Tensor) -> Tensor:
-    r"""$\mathrm{sign}(W)\,\|W\|_F / \|\mathrm{sign}(W)\|_F$: the sign matrix with the weight's norm."""
+    r"""$\mathrm{sign}(W)\,\|W\|_F / \|\mathrm{sign}(W)\|_F$: the sign matrix with the norm of `weight`, any shape."""
     sign = weight.sign()
     return sign * (weight.norm() / sign.norm().clamp_min(torch.finfo(weight.dtype).tiny))
 
 
 def rescale_rows(matrix: Tensor, weight: Tensor) -> Tensor:
-    """`matrix` with the norm of each row (one output neuron, over i and k) set to that of the row of `weight`."""
+    """`matrix` with the norm of each row (one output neuron, over i and k) set to that of the row of `weight`.
+
+    Args:
+        matrix: (o, i, *k).
+        weight: (o, i, *k).
+
+    Returns:
+        (o, i, *k).
+    """
     return matrix * (_row_norms(weight) / _row_norms(matrix).clamp_min(torch.finfo(matrix.dtype).tiny))
 
 
 def rescale_matrix(matrix: Tensor, weight: Tensor) -> Tensor:
-    """`matrix` with its Frobenius norm set to that of `weight`."""
+    """`matrix` with its Frobenius norm set to that of `weight`.
+
+    Args:
+        matrix: (o, i, *k).
+        weight: (o, i, *k).
+
+    Returns:
+        (o, i, *k).
+    """
     return matrix * (weight.norm() / matrix.norm().clamp_min(torch.finfo(matrix.dtype).tiny))
 
 
 def as_it_is(matrix: Tensor, weight: Tensor) -> Tensor:
-    """`matrix` unchanged."""
+    """`matrix` unchanged: no rescaling.
+
+    Args:
+        matrix: (o, i, *k).
+        weight: (o, i, *k), not read.
+
+    Returns:
+        (o, i, *k).
+    """
     return matrix
 
 
@@ -143,7 +172,13 @@ RESCALES = {"row": rescale_rows, "matrix": rescale_matrix, "none": as_it_is}
 
 
 def mix(feedback: Tensor, weight: Tensor, rate: float) -> Tensor:
-    r"""$B \leftarrow (1-\rho) B + \rho W$."""
+    r"""$B \leftarrow (1-\rho) B + \rho W$, a copy of the same shape.
+
+    Args:
+        feedback: (o, i, *k), B.
+        weight: (o, i, *k), W.
+        rate: $\rho$, 0 to 1.
+    """
     return feedback + rate * (weight - feedback)
 
 
@@ -162,6 +197,9 @@ def mirror(
         rate: eta_B, on the sum over the n patterns, as in the authors' code.
         activation: `linear` or `relu`, the function phi.
         decay: lambda, which keeps B bounded without rescaling.
+
+    Returns:
+        (o, i, *k), a copy.
     """
     response = noise @ weight.flatten(1).t()
     response = response.relu() if activation == "relu" else response

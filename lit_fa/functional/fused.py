@@ -1,7 +1,8 @@
 r"""The fast backend of feedback alignment: one autograd node per layer whose backward pass uses B.
 
-$\delta_{l-1} = \delta_l B_l$ in place of backprop's $\delta_l W_l$; the gradient of the weight is exact. A node
-computes the same products as backprop and no others: no second forward pass, and no input gradient that is not needed.
+$\delta_{l-1} = \delta_l B_l$ in place of backprop's $\delta_l W_l$ (Lillicrap et al. 2016); the gradient of the
+weight is exact. A node computes the same products as backprop and no others: no second forward pass,
+and no input gradient that is not needed.
 Letters: n batch (any number of leading dimensions for linear layers), i in, o out.
 
 `matrix(weight, stored)` computes B during the backward pass. A matrix that is derived from the weight (for example its
@@ -100,7 +101,16 @@ def _product_into(unused: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
 def linear_feedback(
     x: Tensor, weight: Tensor, bias: Tensor | None, stored: Tensor | None, matrix: Matrix, gain: float
 ) -> Tensor:
-    """Linear layer with B in its backward pass; see `LinearFeedback`. x: (*, i) to (*, o)."""
+    """Linear layer with B in its backward pass, (*, i) to (*, o).
+
+    Args:
+        x: (*, i).
+        weight: (o, i).
+        bias: (o,) or None.
+        stored: (o, i), what the layer stores of B, or None; if it requires a gradient, it receives that of the weight.
+        matrix: of weight and stored to B (o, i); called in the backward pass.
+        gain: constant factor on B.
+    """
     return LinearFeedback.apply(*under_autocast(x, weight, bias, stored), matrix, gain)
 
 
@@ -113,7 +123,18 @@ def conv_feedback(
     gain: float,
     geometry: Geometry,
 ) -> Tensor:
-    """Convolution with B in its backward pass; see `ConvFeedback`. x: (n, i, *space) to (n, o, *space)."""
+    """Convolution (1-D, 2-D or 3-D) with B in its backward pass, (n, i, *space) to (n, o, *space').
+
+    Args:
+        x: (n, i, *space).
+        weight: (o, i / groups, *k).
+        bias: (o,) or None.
+        stored: of the weight's shape, what the layer stores of B, or None; if it requires a gradient, it receives that
+            of the weight.
+        matrix: of weight and stored to B, of the weight's shape; called in the backward pass.
+        gain: constant factor on B.
+        geometry: stride, padding with zeros and dilation, a list each, and the number of groups.
+    """
     return ConvFeedback.apply(*under_autocast(x, weight, bias, stored), matrix, gain, geometry)
 
 
@@ -121,6 +142,13 @@ def under_autocast(x: Tensor, *others: Tensor | None) -> tuple[Tensor | None, ..
     """The tensors, cast as autocast would cast them at a matrix product, but outside the custom autograd node.
 
     The backward pass of a custom node runs without autocast, so its operands would otherwise have different types.
+
+    Args:
+        x: any shape; its device decides which autocast counts.
+        others: any shapes, or None, which stays None.
+
+    Returns:
+        All of them, of the same shapes.
     """
     kind = x.device.type
     if not torch.is_autocast_enabled(kind):

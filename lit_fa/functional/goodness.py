@@ -29,6 +29,13 @@ def normalise(x: Tensor, kind: str = "rms") -> Tensor:
 
     No mean is subtracted. `rms`: $x / (\sqrt{\mathrm{mean}\,x^2} + 10^{-8})$; `l2`: $x / (\|x\|_2 + 10^{-4})$.
 
+    Args:
+        x: (n, ...).
+        kind: `rms`, `l2` or `none`, which returns x.
+
+    Returns:
+        (n, ...).
+
     >>> normalise(torch.tensor([[3.0, 4.0]]), "l2")
     tensor([[0.6000, 0.8000]])
     """
@@ -36,19 +43,30 @@ def normalise(x: Tensor, kind: str = "rms") -> Tensor:
 
 
 def squares(x: Tensor) -> Tensor:
-    """(n, ...) to (n,): the sum of the squares of each sample's entries, at least float32, without a copy of x."""
+    """The sum (n,) of the squares of each sample of x (n, ...), at least float32, without a copy of x."""
     return torch.linalg.vector_norm(x, dim=[*range(1, x.ndim)], dtype=_wide_type(x)).square()
 
 
 def length(squares: Tensor, entries: int, kind: str) -> Tensor | None:
-    """The divisor (n,) of `normalise`, from the sums (n,) of the squares of `entries` entries; None for kind none."""
+    """The divisor of `normalise`, of the shape of `squares`; None for kind none.
+
+    Args:
+        squares: (n,) sums of squares.
+        entries: number of entries in each sum.
+        kind: as of `normalise`.
+    """
     if kind == "none":
         return None
     return squares.sqrt() + 1e-4 if kind == "l2" else (squares / entries).sqrt() + 1e-8
 
 
 def inverse_length(norm: Tensor, entries: int, kind: str) -> Tensor | None:
-    """1 / `length`, from the Euclidean norm of `entries` entries, with the shape of `norm`; None for kind none.
+    """1 / `length`, with the shape of `norm`; None for kind none.
+
+    Args:
+        norm: any shape, Euclidean norms.
+        entries: number of entries under each norm.
+        kind: as of `normalise`.
 
     >>> inverse_length(torch.tensor(5.0), 4, "l2"), 1 / length(torch.tensor(25.0), 4, "l2")
     (tensor(0.2000), tensor(0.2000))
@@ -59,7 +77,7 @@ def inverse_length(norm: Tensor, entries: int, kind: str) -> Tensor | None:
 
 
 def divided(x: Tensor, length: Tensor | None) -> Tensor:
-    """Every sample of x (n, ...) divided by its length (n,), in the type of x."""
+    """Every sample of x (n, ...) divided by its `length` (n,), in the type of x; x itself if that is None."""
     return x if length is None else (x / length.view(-1, *[1] * (x.ndim - 1))).to(x.dtype)
 
 
@@ -79,9 +97,11 @@ def overlay(inputs: Tensor, label: Tensor, position: int = 0) -> Tensor:
 
 
 def goodness(activity: Tensor, kind: str = "mean") -> Tensor:
-    """(n, ...) activations to (n,): `sum` or `mean` of their squares over all dimensions except the batch.
+    """Goodness (n,), at least float32, of a block's activations.
 
-    The result is at least float32.
+    Args:
+        activity: (n, ...).
+        kind: `sum` or `mean` of the squares over all dimensions except the batch.
 
     >>> goodness(torch.tensor([[3.0, 1.0]])), goodness(torch.tensor([[3.0, 1.0]]), "sum")
     (tensor([5.]), tensor([10.]))
@@ -90,12 +110,21 @@ def goodness(activity: Tensor, kind: str = "mean") -> Tensor:
 
 
 def of_squares(squares: Tensor, units: int, kind: str) -> Tensor:
-    """Goodness (n,) from the sums (n,) of the squares of `units` units."""
+    """Goodness from sums of squares, of their shape.
+
+    Args:
+        squares: (n,) sums of the squares of a block's activations.
+        units: u, number of terms of each sum.
+        kind: `sum` or `mean`, as of `goodness`.
+    """
     return squares if kind == "sum" else squares / units
 
 
 def contrast(positive: Tensor, negative: Tensor, loss: str, threshold: float, sharpness: float) -> Tensor:
-    r"""The local loss of a block: the mean of `contrast_rows` over the n pairs.
+    r"""The local loss of a block, a scalar: the mean of `contrast_rows` over the n pairs.
+
+    Args:
+        positive, negative, loss, threshold, sharpness: as in `contrast_rows`.
 
     >>> contrast(torch.tensor([9.0]), torch.tensor([9.0]), "symba", 0.0, 4.0).exp().item()
     2.0
@@ -104,13 +133,20 @@ def contrast(positive: Tensor, negative: Tensor, loss: str, threshold: float, sh
 
 
 def contrast_rows(positive: Tensor, negative: Tensor, loss: str, threshold: float, sharpness: float) -> Tensor:
-    r"""The loss (..., n) of each pair, from the goodness (..., n) of its positive and of its negative sample.
+    r"""The loss (..., n) of each pair of a positive and a negative sample.
 
     With $\tau$ the sharpness and $\theta$ the threshold, the mean of the pair's two terms (one term for symba):
 
     `threshold`: $\log(1+e^{\tau(\theta-G^+)})$ and $\log(1+e^{\tau(G^--\theta)})$ (Hinton);
     `margin`: $\max(0, 1-\tau(G^+-\theta))$ and $\max(0, 1+\tau(G^--\theta))$;
     `symba`: $\log(1+e^{-\tau(G^+-G^-)})$, without threshold (Lee & Song 2023, 2303.08418).
+
+    Args:
+        positive: (..., n) goodness of the samples with their true label.
+        negative: (..., n) goodness of the samples with a wrong one.
+        loss: `threshold`, `margin` or `symba`.
+        threshold: $\theta$, in units of goodness.
+        sharpness: $\tau$, positive.
     """
     if loss == "symba":
         return -F.logsigmoid(sharpness * (positive - negative))
@@ -171,6 +207,15 @@ def local_loss(
     The backward pass is one elementwise product, and the forward pass makes no copy of the output: `squares` (2n,), the
     sums of the squares of the output, are known from the normalisation. It cannot be differentiated twice.
 
+    Args:
+        output: (2n, ...), h: n positive samples, then n negative ones.
+        squares: (2n,).
+        loss, threshold, sharpness: as in `contrast_rows`.
+        kind: `sum` or `mean`, as of `goodness`.
+
+    Returns:
+        A scalar.
+
     >>> h = torch.tensor([[2.0], [1.0]], requires_grad=True)
     >>> loss = local_loss(h, h.detach().square().sum(1), "margin", 4.0, 1.0)
     >>> torch.autograd.grad(loss, h)[0].tolist()  # a positive inside the margin, a negative outside
@@ -203,7 +248,11 @@ def two_label_logits(targets: Tensor, wrong: Tensor, goodness: Tensor, classes: 
 def peer_penalty(positive: Tensor) -> Tensor:
     r"""The variance of mean activity over the units, the mean of $(\bar m - m_j)^2$; a penalty against dead units.
 
-    $m_j$ is the mean activity of unit j over the positive samples (n, u) of the batch.
+    Args:
+        positive: (n, ...) activations of the positive samples; $m_j$ is the mean of unit j over them.
+
+    Returns:
+        A scalar, at least float32.
     """
     means = _wide(positive).flatten(1).mean(0)
     return (means.mean() - means).square().mean()
@@ -230,7 +279,13 @@ def sample_hash(inputs: Tensor, seed: int, step: Tensor) -> Tensor:
 
 
 def wrong_labels(targets: Tensor, numbers: Tensor, classes: int) -> Tensor:
-    """A uniformly drawn label (n,) other than the target, from targets (n,) and hash numbers (n,)."""
+    """A uniformly drawn label (n,) other than the target.
+
+    Args:
+        targets: (n,) labels.
+        numbers: (n,) hash numbers, see `sample_hash`.
+        classes: c, at least 2.
+    """
     return (targets + 1 + numbers % (classes - 1)) % classes
 
 
@@ -256,7 +311,13 @@ def permuted_labels(targets: Tensor, numbers: Tensor, counts: Tensor | None = No
 
 
 def likely_labels(targets: Tensor, numbers: Tensor, logits: Tensor) -> Tensor:
-    """Hard negatives: wrong labels (n,) drawn from the softmax of the logits (n, c), with hash `numbers` (n,)."""
+    """Hard negatives: wrong labels (n,) drawn from the softmax of the logits without the true class.
+
+    Args:
+        targets: (n,) labels.
+        numbers: (n,) hash numbers, see `sample_hash`.
+        logits: (n, c).
+    """
     right = one_hot(targets, logits).bool()
     total = logits.float().masked_fill(right, -math.inf).softmax(1).cumsum(1)
     uniform = (numbers // 2**16).unsqueeze(1) / 2**16  # 16 bits: the product below is less than the last sum

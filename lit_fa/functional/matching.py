@@ -28,6 +28,16 @@ def seq_ls(weights: Weights, drawn: Weights = ()) -> list[Tensor]:
     If the Gram matrix is singular to the precision of the weights (for example if the rows of the head sum to zero),
     the result is the solution of smallest norm. It is the limit of ridge regression, without a ridge parameter.
 
+    Args:
+        weights: W_2 to W_L, each (units of l, units of l - 1), the head (c, units of L - 1).
+        drawn: F_1 to F_{L-1}, (units of l, c), used next to layers without equation.
+
+    Returns:
+        F_1 to F_{L-1}, (units of l, c), float64.
+
+    Raises:
+        ValueError: an F that is in no equation and not in `drawn`.
+
     >>> head = torch.randn(3, 6)
     >>> weights = [head.t() @ torch.randn(3, 5), head]  # a match exists, because the rank is the number of classes
     >>> relative_residual(weights, matched_weights(seq_ls(weights))) < 1e-5
@@ -37,7 +47,17 @@ def seq_ls(weights: Weights, drawn: Weights = ()) -> list[Tensor]:
 
 
 def bp_product(weights: Weights, drawn: Weights = ()) -> list[Tensor]:
-    r"""The product of backpropagation, $F_{l-1} = W_l^\top F_l$: in a network without activations the true gradient."""
+    r"""The product of backpropagation, $F_{l-1} = W_l^\top F_l$: in a network without activations the true gradient.
+
+    Args:
+        weights, drawn: as in `seq_ls`.
+
+    Returns:
+        As `seq_ls`.
+
+    Raises:
+        ValueError: as `seq_ls`.
+    """
     return _downward(weights, drawn, lambda weight, above: weight.t() @ above)
 
 
@@ -48,10 +68,13 @@ def als(weights: Weights, drawn: Weights = (), sweeps: int = 50, *, head_fixed: 
     including the topmost F of a part without head.
 
     Args:
-        weights: W_2 to W_L.
-        drawn: F_1 to F_{L-1}, used next to layers without equation.
+        weights: W_2 to W_L, as in `seq_ls`.
+        drawn: F_1 to F_{L-1}, as in `seq_ls`.
         sweeps: number of passes over all F.
         head_fixed: $F_{L-1} \equiv W_L^\top$, equation 6; otherwise the head's equation is one term of the sum.
+
+    Returns:
+        As `seq_ls`.
     """
     feedback, last, eps = seq_ls(weights, drawn), len(weights) - 1, _precision(weights)
     doubles = _doubles(weights)
@@ -76,9 +99,12 @@ def svd_average(weights: Weights, drawn: Weights = (), *, normalise: bool = Fals
     the signs of a layer follow the layer above; those of the uppermost layer make its largest entry positive.
 
     Args:
-        weights: W_2 to W_L; of the head only the number of classes is used.
-        drawn: F_1 to F_{L-1}, used next to layers without equation.
+        weights: W_2 to W_L, as in `seq_ls`; of the head only the number of classes is used.
+        drawn: F_1 to F_{L-1}, as in `seq_ls`.
         normalise: scale each column, the feedback of one class, to norm one; the last step of their code.
+
+    Returns:
+        As `seq_ls`.
     """
     classes = len(weights[-1]) if weights[-1] is not None else _drawn(drawn, len(drawn) - 1).shape[1]
     estimates: list[list[Tensor]] = [[] for _ in weights]
@@ -94,12 +120,26 @@ def svd_average(weights: Weights, drawn: Weights = (), *, normalise: bool = Fals
 
 
 def matched_weights(feedback: Sequence[Tensor]) -> list[Tensor]:
-    r"""Equations 7 and 8: $\bar W_l = F_l F_{l-1}^\top$ for every layer after the first, $\bar W_L = F_{L-1}^\top$."""
+    r"""Equations 7 and 8: $\bar W_l = F_l F_{l-1}^\top$ for every layer after the first, $\bar W_L = F_{L-1}^\top$.
+
+    Args:
+        feedback: F_1 to F_{L-1}, (units of l, c).
+
+    Returns:
+        W_2 to W_L, (units of l, units of l - 1).
+    """
     return [above @ below.t() for below, above in pairwise(feedback)] + [feedback[-1].t()]
 
 
 def blend(weight: Tensor, matched: Tensor, beta: float, *, keep_norm: bool = False) -> Tensor:
-    r"""$(1-\beta) W + \beta \bar W$ in the type of W; `keep_norm` first scales $\bar W$ to the Frobenius norm of W."""
+    r"""$(1-\beta) W + \beta \bar W$, of the shape and dtype of W.
+
+    Args:
+        weight: W, any shape.
+        matched: $\bar W$, of the same shape.
+        beta: $\beta$, 0 to 1.
+        keep_norm: first scale $\bar W$ to the Frobenius norm of W.
+    """
     original, matched = weight.detach().double(), matched.double()
     if keep_norm and matched.norm() > 0:
         matched = matched * (original.norm() / matched.norm())
@@ -124,7 +164,12 @@ def factor_below(weight: Tensor, above: Tensor, product: Tensor) -> Tensor | Non
 
 
 def relative_residual(weights: Weights, matched: Sequence[Tensor]) -> float:
-    r"""$\lVert W - \bar W\rVert_F / \lVert W\rVert_F$ over the concatenation of all layers that have an equation."""
+    r"""$\lVert W - \bar W\rVert_F / \lVert W\rVert_F$ over the concatenation of all layers that have an equation.
+
+    Args:
+        weights: W_2 to W_L, of any shapes; None for a layer without equation.
+        matched: $\bar W_2$ to $\bar W_L$, of the same shapes.
+    """
     pairs = [(W.detach().double(), M.double()) for W, M in zip(weights, matched, strict=True) if W is not None]
     residual = sum((W - M).square().sum().item() for W, M in pairs)
     return (residual / max(sum(W.square().sum().item() for W, _ in pairs), torch.finfo(torch.float64).tiny)) ** 0.5
@@ -132,6 +177,11 @@ def relative_residual(weights: Weights, matched: Sequence[Tensor]) -> float:
 
 def product_rank(above: Tensor, below: Tensor, eps: float) -> int:
     r"""Rank of $F_l F_{l-1}^\top$ at relative precision `eps`, at most c, computed from matrices of at most (c, c).
+
+    Args:
+        above: (units of l, c), F_l.
+        below: (units of l - 1, c), F_{l-1}.
+        eps: share of the largest singular value, times the larger number of units, below which one counts as zero.
 
     >>> product_rank(torch.randn(9, 3), torch.ones(7, 3), 1e-7)
     1
@@ -150,7 +200,10 @@ def rescaled(feedback: Tensor, error: Tensor, rms: Tensor | float) -> Tensor:
     Args:
         feedback: (units, c).
         error: (n, c) at the logits.
-        rms: for example that of backpropagation's error at the same layer on the same batch.
+        rms: a scalar, for example that of backpropagation's error at the same layer on the same batch.
+
+    Returns:
+        (units, c).
     """
     current = (error.double() @ feedback.double().t()).square().mean().sqrt()
     return feedback * (rms / current) if current > 0 else feedback

@@ -58,7 +58,7 @@ def similarity_matching(a: Tensor, b: Tensor) -> Tensor:
 
     Args:
         a: (n, f) or (n, c, h, w).
-        b: likewise, with the same n.
+        b: (n, f) or (n, c, h, w), with the same n.
 
     Returns:
         A scalar.

@@ -16,7 +16,13 @@ from torch.nn.grad import conv2d_input
 
 
 class Factors(NamedTuple):
-    """U (a, r), s (r,), V (b, r)."""
+    """The three factors of a weight.
+
+    Attributes:
+        U: (a, r).
+        s: (r,).
+        V: (b, r).
+    """
 
     U: Tensor
     s: Tensor
@@ -24,7 +30,14 @@ class Factors(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """Geometry of a convolution with zero padding; each entry is a pair (rows, columns)."""
+    """Geometry of a convolution with zero padding; each entry is a pair (rows, columns).
+
+    Attributes:
+        kernel: size, in pixels.
+        stride: in pixels.
+        padding: pixels of zeros on each side.
+        dilation: distance of neighbouring entries of the kernel, in pixels.
+    """
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
@@ -33,7 +46,14 @@ class Geometry(NamedTuple):
 
 
 def as_matrix(weight: Tensor) -> Tensor:
-    """The matrix of a weight: (o, i) unchanged, (o, i, kh, kw) as (o kw, i kh)."""
+    """The matrix of a weight.
+
+    Args:
+        weight: (o, i) or (o, i, kh, kw).
+
+    Returns:
+        (o, i), the weight itself, or (o kw, i kh).
+    """
     if weight.ndim == 2:
         return weight
     o, i, kh, kw = weight.shape
@@ -41,7 +61,7 @@ def as_matrix(weight: Tensor) -> Tensor:
 
 
 def as_weight(matrix: Tensor, shape: Sequence[int]) -> Tensor:
-    """The weight of `shape` with this matrix."""
+    """The weight of `shape`, (o, i) or (o, i, kh, kw), whose `as_matrix` is `matrix` (a, b)."""
     if len(shape) == 2:
         return matrix
     o, i, kh, kw = shape
@@ -60,14 +80,21 @@ def full_rank(shape: Sequence[int]) -> int:
 
 
 def parity_rank(shape: Sequence[int]) -> int:
-    """The largest rank at which the factors have fewer entries than the weight."""
+    """The largest rank at which the factors have fewer entries than the weight of `shape`; 0 if there is none."""
     o, i, *kernel = shape
     kh, kw = kernel or (1, 1)
     return (o * i * kh * kw - 1) // (o * kw + i * kh + 1)
 
 
 def factorise(weight: Tensor, rank: int | None = None) -> Factors:
-    """The best approximation of a weight at `rank` (None: full): its thin SVD, computed in float64.
+    """The best approximation of a weight at a rank: its thin SVD, computed in float64.
+
+    Args:
+        weight: (o, i) or (o, i, kh, kw).
+        rank: r; None: full.
+
+    Returns:
+        U (a, r), s (r,) in descending order and V (b, r), with the dtype of `weight`.
 
     >>> weight = torch.randn(4, 3, 3, 5, dtype=torch.float64)
     >>> torch.allclose(compose(factorise(weight), weight.shape), weight)
@@ -78,17 +105,36 @@ def factorise(weight: Tensor, rank: int | None = None) -> Factors:
 
 
 def compose(factors: Factors, shape: Sequence[int]) -> Tensor:
-    """The dense weight of `shape`."""
+    """The dense weight.
+
+    Args:
+        factors: U (a, r), s (r,), V (b, r).
+        shape: of the weight, (o, i) or (o, i, kh, kw).
+
+    Returns:
+        Of that shape.
+    """
     return as_weight((factors.U * factors.s) @ factors.V.t(), shape)
 
 
 def linear(x: Tensor, factors: Factors, bias: Tensor | None) -> Tensor:
-    """(*, i) to (*, o): $((x V) \\odot s) U^\\top + b$. Computes neither the dense weight nor its gradient."""
+    r"""(*, i) to (*, o): $((x V) \odot s) U^\top + b$. Computes neither the dense weight nor its gradient.
+
+    Args:
+        x: (*, i).
+        factors: U (o, r), s (r,), V (i, r).
+        bias: (o,) or None.
+    """
     return F.linear((x @ factors.V) * factors.s, factors.U, bias)
 
 
 def kernels(factors: Factors, kernel: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """V as a vertical kernel (r, i, kh, 1), U as a horizontal kernel (o, r, 1, kw)."""
+    """V as a vertical kernel (r, i, kh, 1), U as a horizontal kernel (o, r, 1, kw).
+
+    Args:
+        factors: U (o kw, r), s (r,), V (i kh, r).
+        kernel: (kh, kw).
+    """
     (kh, kw), r = kernel, len(factors.s)
     vertical = factors.V.t().reshape(r, -1, kh, 1)
     horizontal = factors.U.reshape(-1, kw, r).permute(0, 2, 1).unsqueeze(2)
@@ -96,7 +142,14 @@ def kernels(factors: Factors, kernel: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 
 def conv2d(x: Tensor, factors: Factors, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    """(n, i, h, w) to (n, o, h', w'): vertical convolution by V, scale s of r channels, horizontal convolution by U."""
+    """Vertical convolution by V, scale s of r channels, horizontal convolution by U: (n, o, h', w').
+
+    Args:
+        x: (n, i, h, w).
+        factors: U (o kw, r), s (r,), V (i kh, r).
+        bias: (o,) or None.
+        geometry: of the dense convolution.
+    """
     vertical, horizontal = kernels(factors, geometry.kernel)
     (sh, sw), (ph, pw), (dh, dw) = geometry.stride, geometry.padding, geometry.dilation
     t = F.conv2d(x, vertical, stride=(sh, 1), padding=(ph, 0), dilation=(dh, 1))
@@ -104,12 +157,24 @@ def conv2d(x: Tensor, factors: Factors, bias: Tensor | None, geometry: Geometry)
 
 
 def linear_back(error: Tensor, factors: Factors) -> Tensor:
-    """(*, o) to (*, i): the error multiplied by the transposed factors."""
+    """The error multiplied by the transposed factors: (*, i).
+
+    Args:
+        error: (*, o).
+        factors: U (o, r), s (r,), V (i, r).
+    """
     return ((error @ factors.U) * factors.s) @ factors.V.t()
 
 
 def conv2d_back(error: Tensor, factors: Factors, geometry: Geometry, size: Sequence[int]) -> Tensor:
-    """(n, o, h', w') to (n, i, *size): the error through the two transposed convolutions."""
+    """The error through the two transposed convolutions: (n, i, h, w).
+
+    Args:
+        error: (n, o, h', w').
+        factors: U (o kw, r), s (r,), V (i kh, r).
+        geometry: of the dense convolution.
+        size: (h, w), of its input.
+    """
     vertical, horizontal = kernels(factors, geometry.kernel)
     (sh, sw), (ph, pw), (dh, dw) = geometry.stride, geometry.padding, geometry.dilation
     n, r, rows = len(error), len(factors.s), error.shape[2]
@@ -119,7 +184,11 @@ def conv2d_back(error: Tensor, factors: Factors, geometry: Geometry, size: Seque
 
 
 def tangent(factor: Tensor, gradient: Tensor) -> Tensor:
-    r"""$G - U\,\mathrm{sym}(U^\top G)$: the part of G that keeps U^T U = I to first order.
+    r"""$G - U\,\mathrm{sym}(U^\top G)$: the part of G that keeps U^T U = I to first order, of the shape of G.
+
+    Args:
+        factor: U, (..., a, r) with orthonormal columns.
+        gradient: G, of the same shape.
 
     >>> U = torch.linalg.qr(torch.randn(6, 2, dtype=torch.float64)).Q
     >>> P = tangent(U, torch.randn(6, 2, dtype=torch.float64))
@@ -131,11 +200,14 @@ def tangent(factor: Tensor, gradient: Tensor) -> Tensor:
 
 
 def newton_schulz(factor: Tensor) -> Tensor:
-    r"""$U(\tfrac32 I - \tfrac12 U^\top U)$: one step towards orthonormal columns; a zero column stays zero.
+    r"""$U(\tfrac32 I - \tfrac12 U^\top U)$: one step towards orthonormal columns, of the shape of U.
 
-    The iteration diverges for $\lVert U\rVert_2^2 > 3$. Therefore, if a row of the Gram matrix has an absolute sum
-    above 2, the factor is first divided by the root of this bound. A few steps then correct even a large optimiser
-    step.
+    A zero column stays zero. The iteration diverges for $\lVert U\rVert_2^2 > 3$. Therefore, if a row of the Gram
+    matrix has an absolute sum above 2, the factor is first divided by the root of this bound. A few steps then correct
+    even a large optimiser step.
+
+    Args:
+        factor: U, (a, r), or (k, a, r) for k factors at once.
     """
     gram = factor.mT @ factor
     bound = gram.abs().sum(-1, keepdim=True).amax(-2, keepdim=True)
@@ -145,36 +217,62 @@ def newton_schulz(factor: Tensor) -> Tensor:
 
 
 def qr_retraction(factor: Tensor) -> Tensor:
-    """The orthonormal factor Q of U = QR with positive diagonal of R, computed in float64."""
+    """The orthonormal Q of U = QR with positive diagonal of R, computed in float64.
+
+    Args:
+        factor: U, (..., a, r).
+
+    Returns:
+        Q, of the same shape and dtype.
+    """
     q, r = torch.linalg.qr(factor.double())
     return (q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)).to(factor.dtype)
 
 
 def orthogonality(factor: Tensor) -> Tensor:
-    r"""$\lVert U^\top U - I\rVert_F^2$ over the columns that are not zero (pruned columns are zero)."""
+    r"""$\lVert U^\top U - I\rVert_F^2$ over the columns that are not zero (pruned columns are zero).
+
+    Args:
+        factor: U, (..., a, r).
+
+    Returns:
+        (...), a scalar for one factor.
+    """
     gram = factor.mT @ factor
     return (gram - torch.diag_embed((gram.diagonal(dim1=-2, dim2=-1) > 0).to(gram.dtype))).square().sum((-2, -1))
 
 
 def orthogonality_gradient(factor: Tensor) -> Tensor:
-    r"""$4\,U(U^\top U - I)$."""
+    r"""The gradient $4\,U(U^\top U - I)$ of `orthogonality`, of the shape of `factor` (..., a, r), U."""
     return 4 * (factor @ (factor.mT @ factor) - factor)
 
 
 def hoyer(s: Tensor) -> Tensor:
-    r"""$\lVert s\rVert_1 / \lVert s\rVert_2$, from 1 (one value) to $\sqrt r$ (all equal); 0 if all are zero."""
+    r"""$\lVert s\rVert_1 / \lVert s\rVert_2$, a scalar from 1 (one value) to $\sqrt r$ (all equal); 0 if all are zero.
+
+    Args:
+        s: (r,).
+    """
     return s.abs().sum() / s.norm().clamp_min(torch.finfo(s.dtype).tiny)
 
 
 def hoyer_gradient(s: Tensor) -> Tensor:
-    r"""$\mathrm{sign}(s)/\lVert s\rVert_2 - s\,\lVert s\rVert_1/\lVert s\rVert_2^3$; zero if all s are zero."""
+    r"""$\mathrm{sign}(s)/\lVert s\rVert_2 - s\,\lVert s\rVert_1/\lVert s\rVert_2^3$, (r,); zero if all s are zero.
+
+    Args:
+        s: (r,).
+    """
     norm = s.norm()
     safe = torch.where(norm > 0, norm, torch.ones_like(norm))
     return (s.sign() - s * (s.abs().sum() / safe.square())) / safe
 
 
 def energy_rank(s: Tensor, energy: Tensor | float) -> int:
-    r"""The smallest number of singular values, largest first, whose squares sum to `energy`.
+    r"""The smallest number of singular values, largest first, whose squares sum to at least `energy`.
+
+    Args:
+        s: (r,), in any order.
+        energy: a scalar, the sum of squares to keep; above that of all values, the result is r.
 
     >>> energy_rank(torch.tensor([1.0, 3.0, 0.1]), 0.95 * 10.01)
     2
@@ -184,6 +282,15 @@ def energy_rank(s: Tensor, energy: Tensor | float) -> int:
 
 
 def effective_update(factors: Factors, gradients: Factors, shape: Sequence[int]) -> Tensor:
-    r"""$g_U S V^\top + U g_S V^\top + U S g_V^\top$: first-order change of the weight by a step on the factors."""
+    r"""$g_U S V^\top + U g_S V^\top + U S g_V^\top$: first-order change of the weight by a step on the factors.
+
+    Args:
+        factors: U (a, r), s (r,), V (b, r).
+        gradients: the steps on them, of the same shapes.
+        shape: of the weight, (o, i) or (o, i, kh, kw).
+
+    Returns:
+        Of that shape.
+    """
     (u, s, v), (gu, gs, gv) = factors, gradients
     return as_weight((gu * s + u * gs) @ v.t() + (u * s) @ gv.t(), shape)

@@ -20,7 +20,11 @@ SHARES: tuple[str, ...] = get_args(Share)
 
 
 def token_shares(mask: Tensor, kind: str) -> Tensor:
-    """The shares w (n, t), with the dtype of `mask` (n, t), which is 1 for tokens and 0 for padding.
+    """The shares w (n, t), with the dtype of `mask`.
+
+    Args:
+        mask: (n, t), 1 for tokens and 0 for padding.
+        kind: `all`, `mean` or `first`.
 
     >>> mask = torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0]])
     >>> token_shares(mask, "all").tolist()

@@ -159,7 +159,12 @@ def _multiplies_a_constant(node: Node) -> bool:
 
 
 def whose(network: nn.Module, names: Sequence[str]) -> str:
-    """The part of an error message about weights that transport error: their modules, and the remedy."""
+    """The part of an error message about weights that transport error: their modules, and the remedy.
+
+    Args:
+        network: any module.
+        names: of weights in it.
+    """
     modules = {name.rpartition(".")[0]: network.get_submodule(name.rpartition(".")[0]) for name in names}
     recurrent = [f"{name} (nn.{type(m).__name__})" for name, m in modules.items() if isinstance(m, RECURRENT_LAYERS)]
     if recurrent:

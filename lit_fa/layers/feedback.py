@@ -135,7 +135,10 @@ class FeedbackLayer(nn.Module):
 
 
 class FeedbackLinear(FeedbackLayer, nn.Linear):
-    """`nn.Linear` with feedback; any number of leading dimensions, (*, i) to (*, o)."""
+    """`nn.Linear` with feedback; any number of leading dimensions, (*, i) to (*, o).
+
+    `extend` makes it of an `nn.Linear`; its constructor is that of `nn.Linear` and adds no feedback.
+    """
 
     def fused(self, x: Tensor) -> Tensor:
         """One autograd node."""
@@ -172,7 +175,10 @@ class FeedbackConv1d(_FeedbackConv, nn.Conv1d):
 
 
 class FeedbackConv2d(_FeedbackConv, nn.Conv2d):
-    """`nn.Conv2d` with feedback; (n, i, h, w) to (n, o, h', w'); groups, dilation and every padding mode."""
+    """`nn.Conv2d` with feedback; (n, i, h, w) to (n, o, h', w'); groups, dilation and every padding mode.
+
+    `extend` makes it of an `nn.Conv2d`; its constructor is that of `nn.Conv2d` and adds no feedback.
+    """
 
 
 class FeedbackConv3d(_FeedbackConv, nn.Conv3d):
@@ -253,7 +259,11 @@ def retract(layer: FeedbackLayer) -> nn.Module:
 
 
 def feedback_layers(network: nn.Module, *, off: bool = False) -> dict[str, FeedbackLayer]:
-    """Name to layer, for every layer that `extend` has changed; with `off` also those that are switched off.
+    """Name to layer, for every layer that `extend` has changed.
+
+    Args:
+        network: any module.
+        off: include those that are switched off.
 
     >>> from lit_fa.layers import RandomFeedback
     >>> network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -267,7 +277,7 @@ def feedback_layers(network: nn.Module, *, off: bool = False) -> dict[str, Feedb
 
 
 def feedback_parameters(network: nn.Module) -> list[nn.Parameter]:
-    """The trained feedback of a network (Kolen-Pollack's), which are additional parameters.
+    """The trained feedback (Kolen-Pollack's) of `network`, which are additional parameters of their weights' shapes.
 
     >>> from lit_fa.layers import KolenPollackFeedback
     >>> network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -279,20 +289,20 @@ def feedback_parameters(network: nn.Module) -> list[nn.Parameter]:
 
 
 def switch_off(layer: FeedbackLayer) -> None:
-    """Make the backward pass use the layer's own weight, and free the stored tensor."""
+    """Make the backward pass of `layer` use its own weight, and free the stored tensor."""
     layer.feedback.off = True
     layer.feedback.weight = layer.weight.new_empty(0)
 
 
 def switch_on(layer: FeedbackLayer, generator: torch.Generator) -> None:
-    """Make the backward pass use the feedback again, which the layer's source draws from `generator`."""
+    """Make the backward pass of `layer` use feedback again, which its source draws from `generator`, on the CPU."""
     layer.feedback.off = False
     layer.feedback.weight = _drawn(layer.feedback.source, layer.weight.detach(), generator)
 
 
 @contextmanager
 def true_gradient(network: nn.Module) -> Iterator[None]:
-    """Within, the backward pass of every layer uses its own weight: backprop on the same network.
+    """Within, the backward pass of every layer of `network` uses its own weight: backprop on the same network.
 
     >>> from lit_fa.layers import SignFeedback
     >>> layer = extend(nn.Linear(3, 1), SignFeedback(), torch.Generator())

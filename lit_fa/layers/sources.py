@@ -17,7 +17,13 @@ from lit_fa.functional.conservation import Law
 
 
 class FeedbackSource:
-    """Base class of all sources. It stores nothing and uses the weight in the backward pass, which is backprop."""
+    """Base class of all sources. It stores nothing and uses the weight in the backward pass, which is backprop.
+
+    Weights and matrices are (o, i) or (o, i, *k), with o outputs, i inputs and a kernel k.
+
+    Raises:
+        UserError: an option of a source that has none of its valid values.
+    """
 
     @property
     def trained(self) -> bool:
@@ -71,7 +77,16 @@ class FeedbackSource:
 
 @dataclass(frozen=True)
 class RandomFeedback(FeedbackSource):
-    """Fixed random B (Lillicrap et al. 2016). `init` and `seed` as in `functional.feedback.draw`."""
+    """Fixed random B (Lillicrap et al. 2016).
+
+    Args:
+        init: distribution of B, see `functional.feedback.draw`.
+        scale: positive factor on B.
+        seed: of B; that of a layer depends only on the seed and the layer's name.
+
+    Raises:
+        UserError: an unknown `init`, or a scale that is not a positive number.
+    """
 
     init: formula.Init = "xavier_uniform"
     scale: float = 1.0
@@ -103,6 +118,9 @@ class SignFeedback(FeedbackSource):
         scale: c of `usf`, see `functional.feedback.sign_scale`; for the others a number, the factor on |M|.
         init: of M, see `functional.feedback.draw`.
         seed: of M.
+
+    Raises:
+        UserError: an unknown value, or a scale that is not a positive number.
 
     >>> SignFeedback().matrix(torch.tensor([[2.0, -3.0]]), None)
     tensor([[ 1., -1.]])

@@ -20,6 +20,13 @@ def last_of_stages(network: nn.Module, example: Tensor) -> list[str]:
     layers; the projection of a shortcut ends a shorter path. Of paths of equal length the one with the larger kernel
     counts, then the later call. Depthwise convolutions do not count.
 
+    Args:
+        network: any module.
+        example: (n, ...) inputs, whose values have no meaning.
+
+    Returns:
+        Names of layers.
+
     >>> network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.Conv2d(2, 2, 1), nn.Flatten(), nn.Linear(18, 3))
     >>> import torch
     >>> last_of_stages(network, torch.zeros(2, 1, 8, 8))

@@ -34,9 +34,13 @@ ACTIVATIONS = ("relu", "elu", "tanh", "sigmoid", "silu", "softplus", "mish", "gl
 
 @dataclass(frozen=True)
 class Block:
-    """A module that ends a block: its name, its output's shape without the batch, and the next layer that reads it.
+    """A module that ends a block.
 
-    `channels_last`: the output is a map in the channels_last memory format.
+    Attributes:
+        name: of the module in the network.
+        shape: of its output without the batch, (features,), (c, h, w) or (tokens, width).
+        reader: the next layer with a weight, or None.
+        channels_last: the output is a map in the channels_last memory format.
     """
 
     name: str

@@ -78,7 +78,7 @@ class Classifier(ScheduledClassifier):
             optimiser also updates the block at once and its gradients are freed, see `modules.stepping`.
         compile: compile the learner.
         probe: train only the head before the first step of a fresh run, or None. See `HeadProbe`.
-        metrics: names of metrics on held-out data. Classes: accuracy, f1, matthews, top5; default accuracy.
+        metrics: names of metrics on held-out data, in percent. Classes: accuracy, f1, matthews, top5; default accuracy.
             Regression (num_classes 1): pearson, spearman; default pearson. The progress bar shows the first.
         step: how gradients are computed. `autograd`: from the rule's scalar. `written`: by explicit products of
             matrices, equal bit for bit on a CPU with one thread, for chains of dense layers under backprop, feedback
@@ -334,7 +334,11 @@ class Classifier(ScheduledClassifier):
         return block() if block else nullcontext()
 
     def check_finite(self, surrogate: Surrogate, batch: Batch) -> None:
-        """Raise an error if the loss is not finite."""
+        """Refuse a loss that is not finite; on a GPU only at the steps that are logged.
+
+        Raises:
+            NonFiniteLossError: the loss is not finite; the message names the first tensor that is not.
+        """
         # reading the value waits for the device, so on a GPU it is read only when it is logged
         if self.device.type != "cpu" and self.global_step % (setting(self.trainer, "log_every_n_steps") or 50):
             return

@@ -46,6 +46,9 @@ class HeadProbe:
         keep: keep the features of the first epoch, for all samples, and repeat its batches in a new order every epoch.
             The body then runs once instead of `epochs` times, and augmentations are drawn only once.
 
+    Raises:
+        UserError: a value out of its range.
+
     >>> from lit_fa.rules import Backprop
     >>> network = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
     >>> learner = Learner(network, Backprop(), torch.zeros(2, 4))
@@ -77,6 +80,9 @@ class HeadProbe:
             learner: on its device.
             batches: from the number of an epoch to its batches.
             mean: from a gradient and its number of samples to the mean over the samples of all ranks.
+
+        Raises:
+            UserError: the head is frozen.
         """
         name = head_of(learner, next(iter(batches(0)))[0])
         layer = learner.get_submodule(name)

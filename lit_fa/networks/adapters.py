@@ -66,7 +66,13 @@ class Adapters:
 
 @torch.no_grad()
 def merge_adapters(network: nn.Module) -> nn.Module:
-    """Merge every adapter into the weight of its layer, in place; returns the network.
+    """Merge every adapter into the weight of its layer, in place.
+
+    Args:
+        network: with adapters of peft, or without.
+
+    Returns:
+        The network, which then has only its own layers.
 
     Raises:
         UserError: a type of adapter that cannot be merged.

@@ -92,6 +92,10 @@ def configured(
 ) -> nn.Module:
     """`create_network` with the options of a config.
 
+    Args:
+        name, num_classes, image_shape, pretrained: as of `create_network`.
+        network_args: option to value.
+
     Raises:
         UserError: as `create_network`; also for an option in `network_args` that another argument determines.
 
@@ -115,7 +119,10 @@ def _unknown_value(error: KeyError, network_args: Mapping[str, object]) -> str:
 def example_input(network: nn.Module, shape: tuple[int, ...], n: int = 2) -> torch.Tensor:
     """A batch (n, *shape) of the network's dtype and on its device, for tracing; its values have no meaning.
 
-    A network with a method `example`, such as those for texts, provides the batch itself.
+    Args:
+        network: any module; one with a method `example`, such as those for texts, provides the batch itself.
+        shape: of one sample.
+        n: number of samples.
 
     Raises:
         UserError: the network has no parameters.

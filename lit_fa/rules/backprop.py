@@ -17,6 +17,9 @@ class Backprop(LearningRule):
 
     Args:
         uncovered: what to do about trainable tensors that receive no gradient: `raise`, `warn` or `allow`.
+
+    Raises:
+        UserError: an unknown `uncovered`; at `install`, if it is `raise`, tensors without gradient.
     """
 
     paper: ClassVar[str] = "Rumelhart, Hinton & Williams 1986"

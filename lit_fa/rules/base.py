@@ -237,7 +237,11 @@ class LearningRule(Described, nn.Module):
         return Surrogate(loss, loss.detach(), logits.detach())
 
     def stream(self, network: nn.Module, batch: Batch, criterion: Criterion, backward: Backward) -> Surrogate:
-        """As `surrogate`, but calls `backward` for each block, so that memory has the activations of one block."""
+        """As `surrogate`, but calls `backward` for each block, so that memory has the activations of one block.
+
+        Raises:
+            UserError: the rule has no block boundaries.
+        """
         raise UserError(f"{type(self).__name__} has no block boundaries to stream; use stream: false")
 
     def edit_gradients(self, params: State, grads: State, progress: Progress) -> Edits:

@@ -30,6 +30,9 @@ class Learner(nn.Module):
         example: (n, ...) inputs, n >= 2, whose values do not matter.
         criterion: `cross_entropy`, `mse`, `bce`, or a function (logits (n, c), targets (n,)) to a scalar that
             averages over the batch.
+
+    Raises:
+        UserError: an unknown criterion, or a network that the rule does not fit.
     """
 
     def __init__(

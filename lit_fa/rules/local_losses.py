@@ -153,6 +153,9 @@ class PredSim(LocalLosses):
         channels: `first` or `last`.
         uncovered: `raise`, `warn` or `allow`.
 
+    Raises:
+        UserError: an invalid option; at `install`, a network without a hidden block.
+
     >>> network, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.zeros(2, 4)
     >>> rule = PredSim()
     >>> _ = rule.install(network, x, nn.functional.cross_entropy)
@@ -219,6 +222,9 @@ class AugLocal(LocalLosses):
         seed: of the auxiliary networks.
         channels: `first` or `last`.
         uncovered: `raise`, `warn` or `allow`.
+
+    Raises:
+        UserError: an invalid option; at `install`, a network without a hidden block.
     """
 
     paper: ClassVar[str] = "Ma et al. 2024 (ICLR), openreview.net/forum?id=Qbf1hy8b7m"

@@ -38,7 +38,11 @@ class FederatedAlgorithm:
         cls.corrects = cls.correct is not FederatedAlgorithm.correct
 
     def check(self, optimizer: LocalOptimizer) -> None:
-        """Raise a `UserError` if the algorithm's formula does not hold for this local optimiser."""
+        """Refuse a local optimiser for which the algorithm's formula does not hold.
+
+        Raises:
+            UserError: it does not hold.
+        """
 
     def client_weights(self, sizes: Sequence[int], steps: Sequence[int], optimizer: LocalOptimizer) -> Tensor:
         """(k,) float64: the coefficient of each client's update w_0 - w_i in the server's gradient."""

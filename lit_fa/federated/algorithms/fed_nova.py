@@ -30,7 +30,11 @@ class FedNova(FederatedAlgorithm):
     paper: ClassVar[str] = "Wang et al. 2020, arXiv:2007.07481"
 
     def check(self, optimizer: LocalOptimizer) -> None:
-        """SGD without Nesterov's form."""
+        """Refuse all but SGD without Nesterov's form.
+
+        Raises:
+            UserError: another local optimiser.
+        """
         if not isinstance(optimizer, LocalSGD) or optimizer.nesterov:
             raise UserError("FedNova normalises by the steps of SGD: use LocalSGD without nesterov")
 
