@@ -274,7 +274,9 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
 def _add_verify_options(command: argparse.ArgumentParser) -> None:
     whole = in_range(least=1, most=10**6)
     command.add_argument("--sample", type=whole, default=2, metavar="N", help="records of each table")
-    command.add_argument("--seed", type=in_range(least=0), default=0, metavar="S", help="of the draw")
+    chosen = command.add_mutually_exclusive_group()
+    chosen.add_argument("--seed", type=in_range(least=0), default=0, metavar="S", help="of the draw")
+    chosen.add_argument("--cheapest", action="store_true", help="the records that took least time, not random ones")
     command.add_argument(
         "--write", dest="markdown", type=file_path, metavar="FILE", help="write the report as Markdown"
     )

@@ -1,4 +1,4 @@
-"""`lit-fa table verify`: repeats random records with the present code and compares all numbers."""
+"""`lit-fa table verify`: repeats random or cheap records with the present code and compares all numbers."""
 
 import argparse
 import json
@@ -110,7 +110,7 @@ def _draw(table: Table, arguments: argparse.Namespace) -> Iterator[Drawn | str]:
         yield f"{table.path}: no record at scale {scale.label}{_elsewhere(table, scale.label, where)}"
         return
     folder = usable_folder(where.scratch / "verified" / tree.key / table.paper.key / table.name / scale.label)
-    for file in sorted(random.Random(arguments.seed).sample(files, min(arguments.sample, len(files)))):
+    for file in _sample(files, arguments):
         record = read_alone(file)
         if isinstance(record, str):
             yield plain(f"{file}: {record}; remove it, or run the table again")
@@ -133,6 +133,20 @@ def _draw(table: Table, arguments: argparse.Namespace) -> Iterator[Drawn | str]:
             recorded=record,
             origin=origin,
         )
+
+
+def _sample(files: Sequence[Path], arguments: argparse.Namespace) -> list[Path]:
+    """As many files as asked for: drawn, or those whose runs took least CPU time (wall time in old records)."""
+    number = min(arguments.sample, len(files))
+    if arguments.cheapest:
+        return sorted(sorted(files, key=_seconds)[:number])
+    return sorted(random.Random(arguments.seed).sample(files, number))
+
+
+def _seconds(file: Path) -> float:
+    record = read_alone(file)
+    data = record.data if isinstance(record, Record) else {}
+    return float(data.get("cpu_time_s") or data.get("wall_time_s") or 0)
 
 
 def _elsewhere(table: Table, scale: str, where: OutputPaths) -> str:

@@ -89,6 +89,19 @@ def test_the_draw_depends_on_the_seed_alone(table):
     assert drawn["0"] != drawn["1"]
 
 
+def test_the_cheapest_are_those_that_took_least_cpu_time_and_old_records_have_wall_time_alone(table):
+    files = records(table)
+    for file, seconds in zip(files, (30.0, 10.0, 20.0, 40.0), strict=True):
+        edit(file, cpu_time_s=seconds, wall_time_s=1.0)
+    edit(files[3], cpu_time_s=None, wall_time_s=5.0)
+    names = [entry["record"] for entry in verify(table, "--sample", "2", "--cheapest")[1]]
+    assert names == [f"cpu/{files[1].name}", f"cpu/{files[3].name}"]
+
+
+def test_cheapest_and_a_seed_exclude_each_other(table):
+    assert lit_fa(["table", "verify", str(table), "--cheapest", "--seed", "1"]) == 2
+
+
 def test_a_record_that_was_tampered_with_differs(table, capsys):
     first = records(table)[0]
     edit(first, metrics={"test/accuracy": 99.5})
