@@ -24,6 +24,7 @@ from lit_fa.callbacks.interruption import forward_signals_to_ranks
 from lit_fa.callbacks.named_fault import named_faults
 from lit_fa.checkpoints import resume
 from lit_fa.checkpoints.lightning_io import use_whole_files
+from lit_fa.config import own_classes
 from lit_fa.config.arguments import take_option
 from lit_fa.config.console import ConsoleLines, calm, lines_about_rules
 from lit_fa.config.parser import Parser, check_classes
@@ -128,6 +129,7 @@ class LitFACLI(LightningCLI):
             check_classes(args)
         self.config = parser.parse_object(args) if isinstance(args, dict) else parser.parse_args(args)
         check_values(self.asked)
+        own_classes.check_network(self.asked)
         asked = self.asked
         if "weights_only" in asked and asked.weights_only is None:
             asked.weights_only = True  # Lightning would unpickle a file at an address
@@ -149,9 +151,8 @@ class LitFACLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link classes and shapes of the model to those of the data; add `pretrain`, the config of a run before."""
         parser.add_argument("--pretrain", type=dict | None, default=None, help="config of the run that pretrains")
-        links = {"num_classes": "num_classes", "image_shape": "image_shape", "input_shape": "sample_shape"}
-        for name, attribute in links.items():
-            parser.link_arguments(f"data.{attribute}", f"model.init_args.{name}", apply_on="instantiate")
+        for name, of_data in own_classes.LINKS.items():
+            parser.link_arguments("data", f"model.init_args.{name}", compute_fn=of_data, apply_on="instantiate")
 
     def instantiate_classes(self) -> None:
         """Build network, rule and data within the memory that is free."""
@@ -159,10 +160,12 @@ class LitFACLI(LightningCLI):
         self.config_dump = self.parser.plain(self.config, skip_link_targets=False, skip_unset=False)
         self.config_dump = self.config_dump[self.subcommand] if self.subcommand else self.config_dump
         lines: AbstractContextManager[list[str]] = lines_about_rules() if self.subcommand else nullcontext([])
+        needed = own_classes.needed.set(own_classes.wanted(self.asked.model.class_path))
         try:
             with bounded(), lines as self.rule_lines:
                 super().instantiate_classes()
         finally:
+            own_classes.needed.reset(needed)
             self.parser.forget_instantiators()
 
     def instantiate_trainer(self, **kwargs: object) -> L.Trainer:

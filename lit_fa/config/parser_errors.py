@@ -15,6 +15,7 @@ import lit_fa.federated
 import lit_fa.modules
 import lit_fa.rules
 from lit_fa import callbacks, datamodules
+from lit_fa.config.own_classes import OURS, misspelt, wrong_name
 from lit_fa.errors import UserError, nearest, not_one_of
 from lit_fa.foreign_errors import NO_MEMORY, TOO_LARGE, known_message
 from lit_fa.import_paths import full
@@ -31,6 +32,7 @@ ROOMS |= dict.fromkeys(("algorithm", "local_optimizer", "local_schedule"), lit_f
 def check_names(config: dict[str, Any]) -> None:
     """Refuse an unknown data set, model or rule; the error names the nearest known ones."""
     model = config.get("model") or {}
+    model = model if isinstance(model, dict) else {"class_path": model}
     chosen = {"data": config.get("data"), "model": model, "rule": (model.get("init_args") or {}).get("rule")}
     for kind, value in chosen.items():
         name = value.get("class_path") if isinstance(value, dict) else value
@@ -48,6 +50,8 @@ def _check_class(kind: str, name: str) -> None:
             return
     except ImportError:
         pass
+    if module and module.partition(".")[0] not in OURS:
+        raise UserError(misspelt(name))
     raise UserError(f"unknown {kind} '{name}'; {nearest(short, [*room.__all__])} (in {short_path(room.__name__)})")
 
 
@@ -62,6 +66,8 @@ def guarded(run: Callable[[], T]) -> T:
     except Exception as error:
         if getattr(error, "user_error", False):
             raise
+        if str(error).startswith("Call to compute_fn") and isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None  # a link from the data; the parser's message shows the whole datamodule
         if isinstance(error, RuntimeError) and (lost := lost_rank(error)):
             raise lost from error
         if isinstance(error, ArgumentError) or (isinstance(error, ValueError) and "Does not validate" in str(error)):
@@ -82,6 +88,8 @@ def _readable(text: str) -> str:
     """The sentences of a parser's message that describe the problem, without the tree of types."""
     keys = _KEY.findall(text)
     key = keys[-1] if keys else ""
+    if line := wrong_name(text, key):
+        return line
     owners = _OWNER.findall(text)
     if (wrong := re.search(r"Option '([\w.]+)' is not accepted", text)) and owners:
         return f"{owners[-1]} has no option '{wrong[1]}'; {nearest(wrong[1], _options(owners[-1]))}"
@@ -174,6 +182,10 @@ _DOTTED = r"(?:dot import path string: |has no attribute ')([\w.]+)"
 # patterns of messages that are one sentence already
 _WHOLE = (
     (NO_MEMORY, TOO_LARGE),
+    (
+        r"'(\w+)' object has no attribute '(num_classes|image_shape)'",
+        r"\1 has no \2: set it in the class, or in its inspect() (docs/guides/own_code.md)",
+    ),
     (
         r"Problem with given class_path '([\w.]+)':\s*\n\s*\n",
         r"\1: its constructor fails without a message; --debug shows where",
