@@ -82,7 +82,7 @@ def matrices_of(learner: Learner, batch: Batch) -> dict[str, Pair]:
     return {name: (_flat(pairs[name][0]), _flat(pairs[name][1])) for name in order}
 
 
-def plot(path: Path, matrices: dict[str, Pair], note: str = "") -> Path:
+def plot(path: Path | str, matrices: dict[str, Pair], note: str = "") -> Path:
     """Write the images as a PNG and return its path.
 
     Args:
@@ -90,6 +90,7 @@ def plot(path: Path, matrices: dict[str, Pair], note: str = "") -> Path:
         matrices: from `matrices_of`.
         note: a line below the panels.
     """
+    path = Path(path)
     shown = evenly([*matrices], LAYERS)
     if len(shown) < len(matrices):
         note += f"; {len(shown)} of {len(matrices)} layers"

@@ -46,7 +46,7 @@ PANELS = {
         "accuracy": Panel("", "/accuracy", "accuracy, %"),
     },
 }
-RIGHT = {"alignment.png": 90.0, "conservation.png": 1.0}  # where chance, or the theory, lies
+RIGHT = {"alignment.png": (90.0, "no alignment"), "conservation.png": (1.0, "conserved")}  # lines that are no data
 WHOLE = ("all layers", "overall", "inexact")  # curves of several layers together
 
 
@@ -80,7 +80,7 @@ class Figures(Recorder):
             chosen = {title: select(points, panel.begin, panel.end) for title, panel in panels.items()}
             if any(chosen.values()):
                 curves = {title: ordered(lines, depth) for title, lines in chosen.items() if lines}
-                draw(folder / file, curves, x="round" if federated else "epoch", note=note)
+                draw(folder / file, curves, x="round" if federated else "epoch", note=note, depth=depth)
                 self.drawn.append(folder / file)
 
 
@@ -103,7 +103,14 @@ def select(curves: dict[str, list[Point]], begin: str, end: str) -> dict[str, li
     return {name.removesuffix(end).removesuffix(end.strip("/")) or "all layers": c for name, c in named.items()}
 
 
-def draw(path: Path, panels: dict[str, dict[str, list[Point]]], *, x: str = "epoch", note: str = "") -> None:
+def draw(
+    path: Path,
+    panels: dict[str, dict[str, list[Point]]],
+    *,
+    x: str = "epoch",
+    note: str = "",
+    depth: Sequence[str] = (),
+) -> None:
     """Write a PNG with one panel per title: a line per curve, or more than seven as a heat map over the layers.
 
     Args:
@@ -111,8 +118,10 @@ def draw(path: Path, panels: dict[str, dict[str, list[Point]]], *, x: str = "epo
         panels: title to curves by name, from input to output.
         x: what the epochs of the points are called: `epoch` or `round`.
         note: a line below the panels.
+        depth: the network's modules in their order, for the legend.
     """
-    places = {name: place for place, name in enumerate(dict.fromkeys(n for curves in panels.values() for n in curves))}
+    names = [*ordered({name: curve for curves in panels.values() for name, curve in curves.items()}, depth)]
+    places = {name: place for place, name in enumerate(names)}
     with plot_style.style():
         figure, grid = plot_style.canvas(len(panels), sharey=False)
         for axes, (title, curves) in zip(grid, panels.items(), strict=True):
@@ -123,13 +132,18 @@ def draw(path: Path, panels: dict[str, dict[str, list[Point]]], *, x: str = "epo
                 draw_lines(axes, title, curves, unit, places, RIGHT.get(path.name))
             axes.set_xlabel(x)
             plot_style.integer_ticks(axes.xaxis)
-        plot_style.legend(figure, note)
+        plot_style.legend(figure, note, names)
         with written(path) as part:
             plot_style.save(figure, part, path.suffix)
 
 
 def draw_lines(
-    axes: Any, title: str, curves: dict[str, list[Point]], unit: str, places: dict[str, int], right: float | None
+    axes: Any,
+    title: str,
+    curves: dict[str, list[Point]],
+    unit: str,
+    places: dict[str, int],
+    right: tuple[float, str] | None,
 ) -> None:
     """One line for each curve, and a reference line."""
     for name, points in curves.items():
@@ -139,7 +153,7 @@ def draw_lines(
         )
     axes.set(title=title, ylabel=unit)
     if right is not None and "neuron" not in title:
-        plot_style.reference(axes, right)
+        plot_style.reference(axes, *right)
 
 
 def draw_depth(axes: Any, title: str, curves: dict[str, list[Point]], unit: str) -> None:

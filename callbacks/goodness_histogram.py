@@ -107,7 +107,7 @@ def threshold_of(rule: Any) -> float | None:
     return rule.contrast_options(1)[1] if mean else None
 
 
-def plot(path: Path, pairs: dict[str, Pair], kind: str, threshold: float | None = None, note: str = "") -> Path:
+def plot(path: Path | str, pairs: dict[str, Pair], kind: str, threshold: float | None = None, note: str = "") -> Path:
     """Write the histograms as a PNG and return its path.
 
     Args:
@@ -117,6 +117,7 @@ def plot(path: Path, pairs: dict[str, Pair], kind: str, threshold: float | None 
         threshold: drawn as a vertical line.
         note: a line below the panels.
     """
+    path = Path(path)
     shown = evenly([*pairs], PANELS)
     if len(shown) < len(pairs):
         note += f"; {len(shown)} of {len(pairs)} blocks"

@@ -152,12 +152,19 @@ def round_ticks(low: float, high: float) -> list[float]:
     return [float(tick) for tick in ticks if low <= tick <= high]
 
 
-def legend(figure: "Figure", note: str = "") -> None:
-    """One legend of all panels, below them, each label once; `note` is its first line: scale, number of runs, band."""
-    entries: dict[str, Any] = {}
+def legend(figure: "Figure", note: str = "", order: Sequence[str] = ()) -> None:
+    """One legend of all panels, below them, each label once.
+
+    Args:
+        figure: with labelled lines.
+        note: its first line: scale, number of runs, band.
+        order: of labels, which come first; the others follow as they were drawn.
+    """
+    found: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
+            found.setdefault(label, handle)
+    entries = {label: found[label] for label in [*(one for one in order if one in found), *found]}
     if not entries:
         if note:
             figure.supxlabel(note, fontsize="small", color=GREY)

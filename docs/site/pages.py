@@ -5,7 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
-from docs.site import drawings
+from docs.site import drawings, gallery
 from docs.site.reference import reference_pages
 from docs.site.rules import rule_pages
 from docs.site.schema import schema_page
@@ -19,6 +19,7 @@ DOCS = ROOT / "docs"
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 SETTLED = "the runs.\n"
 CODE = re.compile(r"(^```.*?^```|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
+MADE = ("rules/", "reference/", "/drawings/", "/gallery/")  # pages and pictures that the site makes itself
 MEDIA = (".png", ".svg", ".jpg")
 
 
@@ -44,6 +45,7 @@ def assemble(target: Path) -> None:
     shutil.copy(DOCS / "conf.py", target / "conf.py")
     shutil.copytree(DOCS / "static", target / "static", dirs_exist_ok=True)
     drawings.write(target / "drawings")
+    gallery.write(target / "gallery")
 
 
 def settled(pages: dict[Path, str]) -> str:
@@ -71,7 +73,7 @@ def relinked(text: str, file: Path, page: str, pages: dict[Path, str], target: P
     def replaced(link: re.Match[str]) -> str:
         picture, words, address = link.groups()
         name, _, anchor = address.partition("#")
-        if "://" in address or not name or name.startswith(("rules/", "reference/", "/drawings/")):  # made here
+        if "://" in address or not name or name.startswith(MADE):  # made here
             return link.group(0)
         linked = Path(os.path.normpath(file.parent / name))
         if picture or linked.suffix in MEDIA:

@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from markupsafe import Markup
+
 from lit_fa.errors import UserError
 from lit_fa.escaping import csv_value
 from lit_fa.outputs import write_text, written
-from lit_fa.reports.pages import page_script, templates
+from lit_fa.reports.pages import LEADING, page_script, templates
+from lit_fa.reports.scatter import LOOKS, Pair, draw, images, kinds, note
+from lit_fa.reports.svg import marker_sample, page_colours
 from lit_fa.results.atlas import Entry, NominalCell
 from lit_fa.results.settled import State
 
@@ -24,8 +28,7 @@ COLUMNS = (
     *("origin", "rule", "network", "data", "federated", "value", "std", "interval", "runs", "layers", "training"),
     *("epochs", "selection", "scale", "verdict", "source", "label", "read", "note", "links"),
 )
-_AXES = ((0, 100), (90, 100))  # percent; most published accuracies of small data sets are above 90
-FORMATS = ("html", "csv", "parquet")
+FORMATS = ("html", "csv", "parquet", "svg")
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,11 @@ class Atlas:
 
     cells: tuple[NominalCell, ...]
     counts: Counter[State]
-    pairs: tuple[tuple[Entry, float], ...]  # a measured number, and the published one that its table compares it with
+    pairs: tuple[Pair, ...]
 
 
 def write_atlas(atlas: Atlas, folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
-    """Writes `atlas.html`, `atlas.csv` and `atlas.parquet` into `folder`; returns their paths.
+    """Writes `atlas.html`, `.csv`, `.parquet` and the scatter, `atlas.svg`, into `folder`; returns their paths.
 
     Raises:
         UserError: a file cannot be written, or pyarrow is missing for Parquet.
@@ -46,6 +49,7 @@ def write_atlas(atlas: Atlas, folder: Path, formats: Sequence[str] = FORMATS) ->
     rows = [row(entry) for cell in atlas.cells for entry in cell.entries]
     writers = {"html": lambda path: write_text(path, page(atlas, folder), "--write", follow=False)}
     writers["csv"] = lambda path: write_text(path, _csv(rows), "--write", follow=False)
+    writers["svg"] = lambda path: draw(atlas.pairs, path)
     writers["parquet"] = lambda path: _parquet(rows, path)
     return [writers[ending](folder / f"atlas.{ending}") for ending in formats]
 
@@ -72,12 +76,14 @@ def page(atlas: Atlas, folder: Path) -> str:
     views = [_view(cell, folder.resolve()) for cell in atlas.cells]
     context = {
         "cells": views,
-        "states": [(state, atlas.counts[state]) for state in State],
+        "states": [(state, atlas.counts[state]) for state in LEADING if atlas.counts[state]],
         "declared": atlas.counts.total(),
         "contradicted": sum(view["contradicted"] for view in views),
         "measured": sum(bool(cell.of("measured")) for cell in atlas.cells),
         "entries": sum(len(cell.entries) for cell in atlas.cells),
-        "panels": [_panel(atlas.pairs, low, high) for low, high in _AXES],
+        "panels": [Markup(image) for image in images(atlas.pairs, "scatter")],
+        "legend": [(f"{kind} ({count})", _sample(kind)) for kind, count in kinds(atlas.pairs).items()],
+        "note": note(atlas.pairs),
         "choices": {name: _choices(atlas.cells, name) for name in ("rule", "network", "data")},
     }
     return templates().get_template("atlas.html").render(context | page_script("page.js", "atlas.js"))
@@ -130,17 +136,10 @@ def _relative(place: str, folder: Path) -> str:
     return Path(relpath(Path(place).resolve(), folder)).as_posix()
 
 
-def _panel(pairs: Sequence[tuple[Entry, float]], low: int, high: int) -> dict[str, Any]:
-    """The scatter of one axis from `low` to `high`, in a box of 100 x 100."""
-    inside = [(entry, published) for entry, published in pairs if low <= min(entry.value, published)]
-    ticks = [(low + (high - low) * part // 5, 20 * part) for part in range(6)]
-    return {"ticks": ticks, "points": [_point(*pair, low, high) for pair in inside], "low": low, "high": high}
-
-
-def _point(entry: Entry, published: float, low: int, high: int) -> dict[str, Any]:
-    x, y = ((number - low) / (high - low) * 100 for number in (published, entry.value))
-    title = f"{entry.label} ({entry.source}): published {published:.2f}, measured {value(entry)}, scale {entry.scale}"
-    return {"x": x, "y": 100 - y, "full": entry.scale.startswith("full"), "title": title}
+def _sample(kind: str) -> Markup:
+    """The marker of a kind of point, in the colours of the page."""
+    colour, marker, filled = LOOKS[kind]
+    return Markup(marker_sample(marker, page_colours()[colour.lower()], filled=filled))
 
 
 def _choices(cells: Sequence[NominalCell], name: str) -> list[str]:

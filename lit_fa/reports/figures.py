@@ -9,7 +9,7 @@ from lit_fa import plot_style
 from lit_fa.outputs import written
 from lit_fa.reports.panels import Line, draw_panel, math_label, places_of
 from lit_fa.results.records import Collected, Record
-from lit_fa.results.summary import headline, summarise
+from lit_fa.results.summary import summarise
 from lit_fa.spec.figure import Figure, labels_of, number_in, split, with_labels_of
 from lit_fa.spec.table import Cell, Metric, Table
 
@@ -24,12 +24,22 @@ def draw(collected: Collected, figure: Figure, out: Path) -> Path | None:
 def by_row(table: Table, file: str) -> Figure:
     """The figure of a table's metric by row, a dot with its 95 % interval for each, beside an angle that it reports."""
     aligned = [metric for begin in ALIGNED for metric in table.also if metric.name.startswith(begin)]
-    title = ", ".join(filter(None, (table.paper.title or table.paper.key, table.paper.table)))
-    x, xlabel = (aligned[0].name, headline(aligned[0])) if aligned else ("", "")
+    title = f"{table.paper.key}, {table.name}: {' and '.join(_words(m) for m in (table.metric, *aligned[:1]))}"
+    x, xlabel = (aligned[0].name, _label(aligned[0])) if aligned else ("", "")
     figure = Figure(
-        file=file, kind="dots", y=table.metric.name, ylabel=headline(table.metric), x=x, xlabel=xlabel, title=title
+        file=file, kind="dots", y=table.metric.name, ylabel=_label(table.metric), x=x, xlabel=xlabel, title=title
     )
     return with_labels_of(figure, table.cells, "--figure")
+
+
+def _words(metric: Metric) -> str:
+    """What is measured, in words where the key is a usual one."""
+    usual = {"align/gradient/inexact": "angle of the update with backprop's", "test/accuracy": "test accuracy"}
+    return usual.get(metric.name, metric.name)
+
+
+def _label(metric: Metric) -> str:
+    return ", ".join(filter(None, (_words(metric), metric.unit)))
 
 
 def draw_to(collected: Collected, figure: Figure, path: Path) -> Path | None:
@@ -56,7 +66,9 @@ def note(collected: Collected, figure: Figure) -> str:
     of = " to ".join(map(str, dict.fromkeys((runs[0], runs[-1])))) if runs else "0"
     text = f"{collected.scale.label} scale; " + ("one run" if of == "1" else f"mean of {of} runs")
     if figure.kind == "dots":
-        return text + ", with its 95 % interval" * (of != "1")
+        columns = labels_of(_cells(collected, figure), "column")
+        alone = f"{columns[0]}; " if len(columns) == 1 and columns[0] else ""
+        return alone + text + ", with its 95 % interval" * (of != "1")
     spread = "band" if figure.kind == "curves" else "whiskers"
     return text + f", {spread}: one standard deviation" * (figure.band == "std" and of != "1")
 

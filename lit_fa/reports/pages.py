@@ -21,13 +21,17 @@ from lit_fa.reports.card_html import story
 from lit_fa.reports.facts import commits, cpu_time, machines, wall_time
 from lit_fa.reports.formats import comma_separated, latex, markdown
 from lit_fa.reports.page_data import GLYPHS, section, unique
+from lit_fa.reports.rows import rows as page_rows
 from lit_fa.results.compare import Comparison
 from lit_fa.results.records import Collected
+from lit_fa.results.settled import State, settled
 from lit_fa.results.verdict import Kind
 from lit_fa.spec.expand import slug
+from lit_fa.spec.table import Table
 
-_SETTLED = (Kind.AGREES, Kind.DIFFERS)
-_ORDER = [*_SETTLED, Kind.UNDECIDED, Kind.UNDECIDABLE, Kind.FAILED, Kind.OPEN, Kind.MISSING]
+SETTLED = (State.AGREED, State.REFUTED)
+LEADING = (*SETTLED, State.UNDECIDED, State.UNDECIDABLE, State.NO_VERDICT, State.NOT_RUN)
+_ORDER = [Kind.AGREES, Kind.DIFFERS, Kind.UNDECIDED, Kind.UNDECIDABLE, Kind.FAILED, Kind.OPEN, Kind.MISSING]
 _LOADER = PackageLoader("lit_fa.reports")
 
 
@@ -52,8 +56,7 @@ def write_pages(
     environment = templates()
     pages = [_written(folder / view["file"], environment.get_template("paper.html").render(view)) for view in views]
     if len(views) > 1:
-        index = {"papers": (shown := _settled_first(views)), "settled": _settled(shown)}
-        index |= {"facts": _totals(sections), "tally": _tally(sections)}
+        index = _settled_first(views) | {"facts": _totals(sections), "tally": _tally(sections)}
         pages.insert(0, _written(folder / "index.html", environment.get_template("index.html").render(index)))
     return pages
 
@@ -113,20 +116,36 @@ def _empty_last(sections: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(sections, key=lambda section: not section["collected"].ended)
 
 
-def _settled_first(papers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The papers in their order, those with more settled numbers first, and those without a run last."""
+def _settled_first(views: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The papers, those with more settled numbers first and those without a run last; the counts and these numbers.
 
-    def order(paper: dict[str, Any]) -> tuple[bool, int]:
-        counts = dict(paper["tally"])
-        return not any(s["collected"].ended for s in paper["sections"]), -sum(counts.get(kind, 0) for kind in _SETTLED)
+    A number is settled at the paper's own scale, whichever scale the pages show.
+    """
+    found = {view["key"]: [settled(table) for table in _tables(view)] for view in views}
+    counts = sum((one.counts for own in found.values() for one in own), Counter[State]())
+    numbers = [
+        (state, view, one.table, row, page_rows([row], one.table)[0])
+        for view in views
+        for one in found[view["key"]]
+        for state, row in one.rows
+        if state in SETTLED
+    ]
 
-    return sorted(papers, key=order)
+    def order(view: dict[str, Any]) -> tuple[bool, int]:
+        ended = any(section["collected"].ended for section in view["sections"])
+        return not ended, -sum(one.counts[state] for one in found[view["key"]] for state in SETTLED)
+
+    return {
+        "papers": sorted(views, key=order),
+        "settled": sorted(numbers, key=lambda number: SETTLED.index(number[0])),
+        "states": [(state, counts[state]) for state in LEADING if counts[state]],
+        "declared": counts.total(),
+    }
 
 
-def _settled(papers: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
-    """(paper, table, cell) of every number that agrees, then of those that differ."""
-    every = [(paper, table, cell) for paper in papers for table in paper["sections"] for cell in table["cells"]]
-    return [found for kind in _SETTLED for found in every if found[2]["kind"] is kind]
+def _tables(view: dict[str, Any]) -> list[Table]:
+    """The tables of a paper, each once, although its page may have several scales."""
+    return [*{section["collected"].table.path: section["collected"].table for section in view["sections"]}.values()]
 
 
 def _story(card: Path, folder: Path) -> tuple[str, list[tuple[str, Markup]]]:

@@ -88,8 +88,9 @@ def _draw_dots(ax: "Axes", collected: Collected, figure: Figure, title: str, lin
     for i, (label, line) in enumerate(lines.items()):
         at, mean, half = (list(values) for values in zip(*line, strict=True))
         at = [row + 0.5 * (i + 0.5) / len(lines) - 0.25 for row in at]
-        look = plot_style.line_style(places[label]) | {"linestyle": "none", "label": math_label(label)}
-        ax.errorbar(mean, at, xerr=half, capsize=2, **look)
+        look = plot_style.line_style(places[label]) | {"linestyle": "none"}
+        named = math_label(label) if len(places) > 1 else None  # the note names a single column
+        ax.errorbar(mean, at, xerr=half, capsize=2, label=named, **look)
     ax.set_xlabel(math_label(title))
     ax.set_yticks(range(len(rows)), list(map(math_label, rows)))
     ax.set_ylim(len(rows) - 0.5, -0.5)

@@ -14,7 +14,7 @@ from lit_fa.results.records import Record
 from lit_fa.results.summary import headline
 
 _WIDTH, _HEIGHT = 120, 18  # of an interval
-_CURVE = (120, 32)
+_CURVE = (240, 64)  # whole numbers are fine enough at half this size
 _POINTS = 24  # of a small curve, at most
 _CLIENTS = 100  # rows of a partition, at most
 _CLASSES = 1000  # columns of a partition, at most
@@ -53,7 +53,7 @@ def _ticked(extent: Sequence[float], name: str) -> Markup:
     span = _span(extent)
     ticks = round_ticks(*span)
     drawn = f'<path class="axis" d="M0 .5H{_WIDTH}' + "".join(f"M{_at(t, span, _WIDTH)} .5v4" for t in ticks) + '"/>'
-    drawn += "".join(f'<text x="{_at(t, span, _WIDTH)}" y="14" text-anchor="middle">{t:.6g}</text>' for t in ticks)
+    drawn += "".join(f'<text x="{_at(t, span, _WIDTH)}" y="15" text-anchor="middle">{t:.6g}</text>' for t in ticks)
     return _image("interval", f"-6 0 {_WIDTH + 12} {_HEIGHT}", f"axis of {name}: {span[0]:.4g} to {span[1]:.4g}", drawn)
 
 
@@ -64,13 +64,13 @@ def curve(lines: Sequence[Sequence[tuple[float, float]]], description: str) -> M
     if not points:
         return Markup("")
     (width, height), xs, (low, high) = _CURVE, _span([x for x, _ in points]), _span([y for _, y in points])
-    at = {x: _at(x, xs, width) for x in dict.fromkeys(x for x, _ in points)}  # runs have the same few places
+    at = {x: _whole(x, xs, width) for x in dict.fromkeys(x for x, _ in points)}  # runs have the same few places
     drawn = "".join(
-        f'<polyline points="{" ".join([f"{at[x]},{_at(y, (high, low), height)}" for x, y in line])}"/>'
+        f'<polyline points="{" ".join([f"{at[x]},{_whole(y, (high, low), height)}" for x, y in line])}"/>'
         for line in map(_thinned, finite)
         if line
     )
-    return _image("curve", f"-2 -2 {width + 4} {height + 4}", description, drawn)
+    return _image("curve", f"-4 -4 {width + 8} {height + 8}", description, drawn)
 
 
 def partition(counts: Sequence[Sequence[int]]) -> Markup:
@@ -144,6 +144,10 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 
 def _at(value: float, span: tuple[float, float], width: int) -> str:
     return f"{(value - span[0]) / (span[1] - span[0]) * width:.1f}".removesuffix(".0")
+
+
+def _whole(value: float, span: tuple[float, float], width: int) -> int:
+    return round((value - span[0]) / (span[1] - span[0]) * width)
 
 
 def _thinned(line: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -49,7 +49,7 @@ def panel_images(collected: Collected, figure: Figure, key: str) -> list[tuple[s
         for ax in axes:
             ax.set_ylim(min(a.get_ylim()[0] for a in axes), max(a.get_ylim()[1] for a in axes))
         images = [
-            _svg(canvas, f"{key}-{i}", _description(figure, title, lines))
+            inline(canvas, f"{key}-{i}", _description(figure, title, lines))
             for i, (canvas, (title, lines)) in enumerate(zip(canvases, panels.items(), strict=True))
         ]
     return list(zip(panels, images, strict=True))
@@ -60,6 +60,12 @@ def legend(collected: Collected, figure: Figure) -> list[tuple[str, str]]:
     labels = {label for lines in panels_of(collected, figure).values() for label in lines}
     places = places_of(collected, figure).items()
     return [(label, _sample(figure, place)) for label, place in places if label in labels]
+
+
+def marker_sample(marker: str, colour: str, *, filled: bool = True) -> str:
+    """A marker alone, for the legend of a page; `colour` is one of CSS."""
+    look = f'fill="{colour}"' if filled else f'fill="none" stroke="{colour}" stroke-width="1.4"'
+    return f'<svg class="swatch" viewBox="0 0 36 12" aria-hidden="true"><path d="{_SHAPES[marker]}" {look}/></svg>'
 
 
 def _sample(figure: Figure, place: int) -> str:
@@ -84,7 +90,7 @@ def _canvas(collected: Collected, figure: Figure, title: str, lines: dict[str, L
     return canvas
 
 
-def _page_colours() -> dict[str, str]:
+def page_colours() -> dict[str, str]:
     """The colours of the style to the page's variables, and black to the colour of text."""
     own = {colour.lower(): f"var(--c{i})" for i, colour in enumerate(plot_style.COLOURS)}
     return own | {plot_style.BLACK: "currentColor", plot_style.GREY: "var(--soft)"}
@@ -103,8 +109,14 @@ def _description(figure: Figure, title: str, lines: dict[str, Line]) -> str:
     return f"{named}: {figure.ylabel or figure.y}{over}. Last values: {last}."
 
 
-def _svg(canvas: "Canvas", key: str, description: str) -> str:
-    """The image for a page: unique ids, no prolog, no metadata, no font and size of its own."""
+def inline(canvas: "Canvas", key: str, description: str) -> str:
+    """A figure as an image for a page: unique ids, no prolog, no metadata, no font and size of its own.
+
+    Args:
+        canvas: drawn with `svg.fonttype: none`.
+        key: prefix of the ids.
+        description: for screen readers.
+    """
     from markupsafe import escape
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
@@ -114,7 +126,7 @@ def _svg(canvas: "Canvas", key: str, description: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>|<style .*?</style>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.S)
     svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\1{key}-", svg).replace("xlink:href", "href")
     svg = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", svg)
-    for colour, variable in _page_colours().items():
+    for colour, variable in page_colours().items():
         svg = svg.replace(colour, variable)
     size = re.findall(r'viewBox="[^"]*"', svg)[0]
     body = re.sub(r"\s*\n\s*", "\n", svg[svg.index(">") + 1 :])

@@ -40,10 +40,11 @@ _STATES = {
 
 @dataclass(frozen=True)
 class Settled:
-    """The published numbers of a table at the paper's own scale, by state."""
+    """The published numbers of a table at the paper's own scale, by state; `rows` has each with its best reading."""
 
     table: Table
     counts: Counter[State]
+    rows: tuple[tuple[State, Comparison], ...] = ()
 
     @property
     def declared(self) -> int:
@@ -59,7 +60,8 @@ def settled(table: Table) -> Settled:
     families: dict[str, list[Comparison]] = {}
     for row in rows:
         families.setdefault(row.reading_of, []).append(row)
-    return Settled(table, Counter(_best(family) for family in families.values()))
+    best = tuple(_best(family) for family in families.values())
+    return Settled(table, Counter(state for state, _ in best), best)
 
 
 def _rows(table: Table, protocol: Protocol) -> list[Comparison]:
@@ -72,6 +74,8 @@ def _rows(table: Table, protocol: Protocol) -> list[Comparison]:
     return [row for row in compare(collected) if row.published and row.published.ends == protocol]
 
 
-def _best(readings: Sequence[Comparison]) -> State:
-    states = {_STATES.get(row.kind, State.NO_VERDICT) for row in readings}
-    return next(state for state in State if state in states)
+def _best(readings: Sequence[Comparison]) -> tuple[State, Comparison]:
+    """The state that counts, and the first reading that has it."""
+    by_state = {_STATES.get(row.kind, State.NO_VERDICT): row for row in reversed(readings)}
+    state = next(state for state in State if state in by_state)
+    return state, by_state[state]

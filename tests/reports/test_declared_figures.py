@@ -197,11 +197,8 @@ def test_the_metric_by_row_is_drawn_beside_the_angle_to_the_file_that_is_named(d
     assert f"drew {target}" in capfd.readouterr().out
     ET.fromstring(target.read_text())
     figure = by_row(load_table(path), "rules.svg")
-    assert (figure.y, figure.x, figure.xlabel) == (
-        "test/accuracy",
-        "align/weight/overall",
-        "align/weight/overall (degrees)",
-    )
+    assert (figure.y, figure.x) == ("test/accuracy", "align/weight/overall")
+    assert (figure.ylabel, figure.xlabel) == ("test accuracy, %", "align/weight/overall, degrees")
 
 
 def test_without_an_angle_the_metric_stands_alone(declared, save):

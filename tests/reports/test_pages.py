@@ -352,7 +352,7 @@ def test_the_pictures_of_a_table_have_an_axis_below_with_round_ticks(declared, s
     assert re.findall(r"<td class=\"axis-name\"[^>]*><span>(.*?)</span>", foot) == [
         *("w 32: test/accuracy (%)", "w 64: test/accuracy (%)"),
     ]
-    labels = re.findall(r'<text x="([\d.]+)" y="14" text-anchor="middle">([\d.]+)</text>', foot)
+    labels = re.findall(r'<text x="([\d.]+)" y="15" text-anchor="middle">([\d.]+)</text>', foot)
     assert [number for _, number in labels] == ["90", "92"] * 2
     for place, _ in labels:  # the runs of seeds 0 and 2 lie where the axis says 90 and 92
         assert html.count(f'<circle cx="{place}"') == 4
@@ -412,10 +412,10 @@ def test_the_index_leads_with_what_is_settled_and_ends_with_what_has_not_run(dec
     ]
     settled = html[html.index("What is settled") : html.index("<h2>Papers")]
     assert settled.count("<tr>") == 2  # the head, and FA of beta
-    assert "agrees" in settled
-    assert 'href="beta.html#cell-settled-' in settled
-    kinds = re.findall(r'<li class="badge (\w+)">', html[: html.index("What is settled")])
-    assert kinds == ["agrees", "open", "missing"]
+    assert "FA, width 32" in settled
+    assert "agrees (p" in settled
+    counted = re.findall(r'<li class="badge ?\w*"><b>(\d+)</b> ([\w ]+)</li>', html[: html.index("What is settled")])
+    assert counted == [("3", "published numbers"), ("1", "agreed"), ("2", "not run")]
     assert "No run has been made at this scale of:" in page.text
     assert html.index('href="beta.html#settled"') < html.index('href="beta.html#later"')
 

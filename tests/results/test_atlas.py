@@ -2,14 +2,18 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 
 import pytest
 
+from lit_fa import plot_style
 from lit_fa.__main__ import main
 from lit_fa.commands.atlas import build
+from lit_fa.reports import scatter
 from lit_fa.results.atlas import Entry, NominalCell, distinct
 from lit_fa.results.nominal import Nominal, setup
+from lit_fa.results.verdict import Kind
 
 MODEL = {"class_path": "lit_fa.modules.Classifier", "init_args": {"network": "mlp"}}
 CLAIMS = """
@@ -112,7 +116,8 @@ def test_the_command_writes_a_page_csv_and_parquet(folder, capsys):
     assert [row["value"] for row in rows if row["rule"] == "DFA"] == ["97.0"]
     assert len(pd.read_parquet(out / "atlas.parquet")) == len(rows) == 5
     assert '<tr data-measured="1" data-contradicted="1">' in page
-    assert page.count("<circle") == 2  # the point in both panels
+    point = "<title>FA, width 32 (conservation/table1): published 91.00, measured 91.00 ± 0.25, scale full</title>"
+    assert page.count(point) == 2  # in both panels
 
 
 def test_a_label_cannot_bring_markup_into_the_page(folder):
@@ -151,3 +156,55 @@ def test_json_of_a_submission_is_shown_apart_from_ours(folder, declared, save):
     cell = named(build(folder)[0])["FA", "MNIST"]
     assert [(one.value, one.source) for one in cell.of("imported")] == [(pytest.approx(90.9), "second lab, a group")]
     assert len(cell.of("measured")) == 1
+
+
+def pairs():
+    """Measured and published numbers of every kind, in percent."""
+    kinds = [
+        (98.0, Kind.AGREES, "full"),
+        (40.0, Kind.DIFFERS, "full"),
+        (97.0, Kind.UNDECIDED, "full"),
+        (95.0, None, "cpu"),
+    ]
+    return [
+        (replace(entry(v, 0.2, ""), origin="measured", kind=kind, scale=scale, runs=3, label=f"{v}"), v + 0.5)
+        for v, kind, scale in kinds
+    ]
+
+
+def test_the_scatter_shows_a_verdict_by_colour_and_by_shape(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(plot_style, "save", lambda figure, part, ending: (kept.append(figure), part.write_bytes(b"")))
+    scatter.draw(pairs(), tmp_path / "atlas.svg")
+    whole, top = kept[0].axes
+    points = [line for line in whole.lines if line.get_gid()]
+    assert len(points) == 4
+    assert len([line for line in top.lines if line.get_gid()]) == 3  # 40 % lies below
+    assert len({line.get_marker() for line in points}) == 3  # hollow and filled circles
+    assert len({(line.get_color(), line.get_markerfacecolor()) for line in points}) == 4
+    assert {line.get_xdata()[0] - line.get_ydata()[0] for line in points} == {0.5}
+    (box,) = kept[0].legends
+    assert "4 cells of tables, each the mean of 3 runs" in box.get_title().get_text()
+    labels = {text.get_text() for text in box.get_texts()}
+    assert {"agrees (1)", "refuted (1)"} <= labels
+    assert (whole.get_xlabel(), whole.get_ylabel()) == ("published accuracy, %", "measured accuracy, %")
+
+
+def test_the_scatter_is_the_same_bytes_twice(tmp_path):
+    for name in ("a", "b"):
+        scatter.draw(pairs(), tmp_path / f"{name}.svg")
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_a_hostile_label_is_text_in_the_scatter():
+    hostile = [(replace(one, label="<script>x</script>"), other) for one, other in pairs()]
+    image = scatter.images(hostile, "key")[0]
+    assert "<script>" not in image
+    assert image.count("&lt;script&gt;x") == 4
+
+
+def test_the_atlas_leads_with_what_is_settled(folder):
+    assert main(["atlas", str(folder), "--write", str(folder / "out"), "--format", "html"]) == 0
+    page = (folder / "out" / "atlas.html").read_text(encoding="utf-8")
+    assert re.findall(r'<li class="badge (\w*)"><b>1</b>', page) == ["agrees"]
+    assert "<b>0</b>" not in page
