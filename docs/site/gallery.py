@@ -7,13 +7,13 @@ from pathlib import Path
 import lightning as L
 import torch
 
-from callbacks import FeedbackImages, Figures, GoodnessHistogram, GradientAlignment, WeightAlignment
-from datamodules import Digits
-from datamodules.partition import dirichlet
-from datamodules.partition_picture import partition_picture
 from lit_fa import Classifier, DirectFeedbackAlignment, FeedbackAlignment, ForwardForward
+from lit_fa.callbacks import FeedbackImages, Figures, GoodnessHistogram, GradientAlignment, WeightAlignment
 from lit_fa.commands.atlas import build
 from lit_fa.commands.forecast import doubling, forecast
+from lit_fa.datamodules import Digits
+from lit_fa.datamodules.partition import dirichlet
+from lit_fa.datamodules.partition_picture import partition_picture
 from lit_fa.reports import scatter
 from lit_fa.reports.figures import draw_to
 from lit_fa.reports.forecast import draw as draw_forecast

@@ -5,7 +5,8 @@ import re
 import shutil
 from pathlib import Path
 
-from docs.site import drawings, gallery
+from docs.site import drawings
+from docs.site.gallery import write as draw_gallery
 from docs.site.reference import reference_pages
 from docs.site.rules import rule_pages
 from docs.site.schema import schema_page
@@ -33,8 +34,13 @@ def sources() -> dict[Path, str]:
     return pages
 
 
-def assemble(target: Path) -> None:
-    """Write the sources of all pages to a folder that Sphinx reads."""
+def assemble(target: Path, *, gallery: bool = True) -> None:
+    """Write the sources of all pages to a folder that Sphinx reads.
+
+    Args:
+        target: the folder.
+        gallery: draw the pictures of the gallery, which takes half a minute.
+    """
     pages = sources()
     for file, page in pages.items():
         write(target / f"{page}.md", relinked(file.read_text(encoding="utf-8"), file, page, pages, target))
@@ -45,7 +51,8 @@ def assemble(target: Path) -> None:
     shutil.copy(DOCS / "conf.py", target / "conf.py")
     shutil.copytree(DOCS / "static", target / "static", dirs_exist_ok=True)
     drawings.write(target / "drawings")
-    gallery.write(target / "gallery")
+    if gallery:
+        draw_gallery(target / "gallery")
 
 
 def settled(pages: dict[Path, str]) -> str:

@@ -18,11 +18,11 @@ from markupsafe import Markup
 from lit_fa.errors import UserError
 from lit_fa.escaping import csv_value
 from lit_fa.outputs import write_text, written
-from lit_fa.reports.pages import LEADING, page_script, templates
+from lit_fa.reports.pages import page_script, templates
 from lit_fa.reports.scatter import LOOKS, Pair, draw, images, kinds, note
 from lit_fa.reports.svg import marker_sample, page_colours
 from lit_fa.results.atlas import Entry, NominalCell
-from lit_fa.results.settled import State
+from lit_fa.results.settled import LEADING, State
 
 COLUMNS = (
     *("origin", "rule", "network", "data", "federated", "value", "std", "interval", "runs", "layers", "training"),

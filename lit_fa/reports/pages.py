@@ -24,13 +24,11 @@ from lit_fa.reports.page_data import GLYPHS, section, unique
 from lit_fa.reports.rows import rows as page_rows
 from lit_fa.results.compare import Comparison
 from lit_fa.results.records import Collected
-from lit_fa.results.settled import State, settled
+from lit_fa.results.settled import LEADING, SETTLED, State, settled
 from lit_fa.results.verdict import Kind
 from lit_fa.spec.expand import slug
 from lit_fa.spec.table import Table
 
-SETTLED = (State.AGREED, State.REFUTED)
-LEADING = (*SETTLED, State.UNDECIDED, State.UNDECIDABLE, State.NO_VERDICT, State.NOT_RUN)
 _ORDER = [Kind.AGREES, Kind.DIFFERS, Kind.UNDECIDED, Kind.UNDECIDABLE, Kind.FAILED, Kind.OPEN, Kind.MISSING]
 _LOADER = PackageLoader("lit_fa.reports")
 

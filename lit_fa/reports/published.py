@@ -13,7 +13,7 @@ from rich.table import Table as ConsoleTable
 from lit_fa.escaping import literal, shown
 from lit_fa.outputs import write_text
 from lit_fa.reports.card import check_card, write_block
-from lit_fa.results.settled import Settled, State, settled
+from lit_fa.results.settled import LEADING, SETTLED, Settled, State, settled
 from lit_fa.spec.table import Table
 
 BLOCK = "published"  # between the markers of a card
@@ -36,7 +36,7 @@ def print_published(
     if card:
         check_card(card, [BLOCK])
     counts = [counted for counted in map(settled, tables) if counted.declared]
-    view = ConsoleTable("table", "published", *State)
+    view = ConsoleTable("table", "published", *LEADING)
     for counted in counts:
         view.add_row(shown(str(counted.table.path)), str(counted.declared), *_numbers(counted.counts))
     view.add_row("all", str(_total(counts).total()), *_numbers(_total(counts)), style="bold")
@@ -48,13 +48,14 @@ def print_published(
 
 
 def published_block(counts: Sequence[Settled], card: Path) -> str:
-    """The counts by paper as Markdown; links are relative to the card."""
+    """The counts by paper as Markdown, papers with more settled numbers first; links are relative to the card."""
     total = _total(counts)
-    sentence = ", ".join(f"{total[state]} {state}" for state in State)
+    sentence = ", ".join(f"{total[state]} {state}" for state in LEADING if total[state])
     papers: dict[Path, list[Settled]] = {}
     for counted in counts:
         papers.setdefault(counted.table.path.parent, []).append(counted)
     rows = [(_title(folder), folder, _total(of)) for folder, of in papers.items()]
+    rows.sort(key=lambda row: -sum(row[2][state] for state in SETTLED))
     lines = [f"**{total.total()} published numbers are declared: {sentence}.**", "", *_table("paper", rows, card)]
     return "\n".join(lines)
 
@@ -67,7 +68,7 @@ def by_table(counts: Sequence[Settled], card: Path) -> str:
 
 def _table(what: str, rows: Sequence[tuple[str, Path, Counter[State]]], card: Path) -> list[str]:
     """The lines of a Markdown table; each row has a label, the folder of its card, and counts."""
-    lines = [f"| {what} | published | " + " | ".join(State) + " |", "| --- " * (len(State) + 2) + "|"]
+    lines = [f"| {what} | published | " + " | ".join(LEADING) + " |", "| --- " * (len(LEADING) + 2) + "|"]
     for label, folder, counts in rows:
         link = quote(Path(relpath(folder / "README.md", card.parent)).as_posix())
         lines.append(f"| [{literal(label)}]({link}) | {' | '.join([str(counts.total()), *_numbers(counts)])} |")
@@ -86,9 +87,9 @@ def _total(counts: Sequence[Settled]) -> Counter[State]:
 
 
 def _numbers(counts: Counter[State]) -> list[str]:
-    return [str(counts[state] or "") for state in State]
+    return [str(counts[state] or "") for state in LEADING]
 
 
 def _entry(counted: Settled) -> dict[str, str | int]:
-    states = {state.value: counted.counts[state] for state in State}
+    states = {state.value: counted.counts[state] for state in LEADING}
     return {"table": str(counted.table.path), "published": counted.declared, **states}

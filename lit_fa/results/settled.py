@@ -29,6 +29,8 @@ class State(StrEnum):
     NOT_RUN = "not run"
 
 
+SETTLED = (State.AGREED, State.REFUTED)
+LEADING = (*SETTLED, State.UNDECIDED, State.UNDECIDABLE, State.NO_VERDICT, State.NOT_RUN)  # the order for readers
 _STATES = {
     Kind.AGREES: State.AGREED,
     Kind.DIFFERS: State.REFUTED,

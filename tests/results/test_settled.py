@@ -60,7 +60,7 @@ def test_the_command_prints_and_writes_the_counts(declared, save, fill, tmp_path
     words = ["published", str(tmp_path / "table1.yaml"), "--card", str(card), "--json", str(out)]
     assert main(words) == 0
     assert "not run" in capsys.readouterr().out
-    assert "**2 published numbers are declared: 1 agreed, 0 undecided" in card.read_text()
+    assert "**2 published numbers are declared: 1 agreed, 1 not run.**" in card.read_text()
     assert json.loads(out.read_text())[0]["agreed"] == 1
 
 
