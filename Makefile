@@ -13,7 +13,7 @@ help: ## list the targets
 
 reproduce: $(STAMP) ## train BP, FA and sign-FA on real digits; table and figure of the conserved potential
 	$(BIN)/lit-fa table run paper_configs/conservation/digits.yaml --scale $(SCALE) --jobs $(JOBS) --out scratch/reproduce --allow-dirty
-	$(BIN)/lit-fa table report paper_configs/conservation/digits.yaml --scale $(SCALE) --out scratch/reproduce $(if $(JSON),--json $(JSON))
+	$(BIN)/lit-fa table report paper_configs/conservation/digits.yaml --scale $(SCALE) --out scratch/reproduce --draw $(if $(JSON),--json $(JSON))
 
 test: $(STAMP) ## run the tests on two cores: about 11 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --timeout 300

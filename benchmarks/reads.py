@@ -51,7 +51,7 @@ _COMMANDS = {
     "runs": ("runs", "{folder}"),
     "runs --where": ("runs", "{folder}", "--where", "row=FA 1"),
     "table list": ("table", "list", "{folder}"),
-    "table report": ("table", "report", "{table}"),
+    "table report": ("table", "report", "{table}", "--draw"),
     "table report --write": ("table", "report", "{table}", "--write", "{pages}"),
     "table run --dry-run": ("table", "run", "{table}", "--dry-run"),
     "atlas": ("atlas", "{folder}", "--write", "{pages}"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lit_fa.config.arguments import Arguments
 from lit_fa.errors import UserError
+from lit_fa.import_paths import PACKAGES
 from lit_fa.outputs import check_folder, write_text
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{1,40}")
@@ -72,6 +73,8 @@ def checked(name: str, kind: str) -> str:
         raise UserError(f"{name!r} is no name: write 2 to 41 small letters, digits and underscores, such as my_{kind}")
     if keyword.iskeyword(name) or keyword.issoftkeyword(name):
         raise UserError(f"{name} is a word of Python: choose another name, such as my_{name}")
+    if name in ("lit_fa", *PACKAGES):
+        raise UserError(f"{name} means a package of lit-fa in every config: choose another name, such as my_{name}")
     if kind != "paper" and not Path(f"{name}.py").exists() and find_spec(name):
         raise UserError(f"{name} is a module already, which yours would hide: choose another name, such as my_{name}")
     return name

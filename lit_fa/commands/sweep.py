@@ -7,6 +7,7 @@ number of a signal (130: Ctrl-C, 143: SIGTERM).
 import argparse
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import closing
 
@@ -17,14 +18,14 @@ from lit_fa.errors import UserError
 from lit_fa.jobs.emit import add_emit_options, check_emit_options, emit, needs_of
 from lit_fa.jobs.packing import Packing, add_pack_option, fair_share
 from lit_fa.jobs.pool import Outcome, run_jobs
-from lit_fa.jobs.progress import Reporter, reporter, say
+from lit_fa.jobs.progress import Reporter, duration, reporter, say, short_path
 from lit_fa.named_loggers import NAMES, words_of_a_trial
 from lit_fa.outputs import writable_file, writable_folder
 from lit_fa.spec.output_paths import root_of
 from lit_fa.spec.sweep import Sweep, load_sweep
 from lit_fa.stopping import exit_code
 from lit_fa.sweeps.identical_trials import identical_trials
-from lit_fa.sweeps.report import print_report
+from lit_fa.sweeps.report import print_report, ranked, state_of
 from lit_fa.sweeps.study import Trial, Trials
 
 RUNNER = "lit_fa.trial:fit_trial"
@@ -108,7 +109,7 @@ def _count(sweep: Sweep, asked: int | None) -> int:
 
 
 def _run(trials: Trials, arguments: argparse.Namespace, runner: str, output: Console, command: str) -> int:
-    count = trials.count
+    count, begun = trials.count, time.monotonic()
     outcomes: list[Outcome[Trial]] = []
     try:
         with reporter(count - trials.ended, output) as shown:
@@ -116,7 +117,7 @@ def _run(trials: Trials, arguments: argparse.Namespace, runner: str, output: Con
     except KeyboardInterrupt as stopped:
         say(output, f"interrupted: {trials.ended} of {count} trials done; go on with: {command}")
         return exit_code(stopped)
-    return _conclude(trials, outcomes, output, command)
+    return _conclude(trials, outcomes, output, command, time.monotonic() - begun)
 
 
 def _work(
@@ -135,10 +136,9 @@ def _work(
             shown.ended(outcome.job.label, f"{end}, {outcome.done.seconds:.1f} s{note}")
 
 
-def _conclude(trials: Trials, outcomes: Sequence[Outcome[Trial]], output: Console, command: str) -> int:
+def _conclude(trials: Trials, outcomes: Sequence[Outcome[Trial]], output: Console, command: str, seconds: float) -> int:
+    """Print what went wrong, and in the last line the outcome, the time, the folder and the command that reports."""
     failed = trials.failed
-    lost = f"{len(trials.diverged)} of them diverged, " if trials.diverged else ""
-    say(output, f"{trials.ended} of {trials.count} trials done, {lost}{len(failed)} of them failed")
     for number, where in trials.diverged.items():
         say(output, f"diverged: trial {number}: {where}")
     for number, reason in failed.items():
@@ -153,7 +153,18 @@ def _conclude(trials: Trials, outcomes: Sequence[Outcome[Trial]], output: Consol
             output,
             f"note: {trials.sweep.metric.name} was measured on the test set, which this data validates on; {hint}",
         )
+    lost = f"{len(trials.diverged)} of them diverged, " if trials.diverged else ""
+    counts = f"{trials.ended} of {trials.count} trials done, {lost}{len(failed)} of them failed"
+    report = ["lit-fa", "sweep", "report", str(trials.sweep.path), "--out", short_path(trials.folder)]
+    parts = [f"{counts}, in {duration(seconds)}", _best(trials), shlex.join(report)]
+    say(output, "; ".join(part for part in parts if part))
     return int(bool(trials.unfinished) or any(outcome.job.number in failed for outcome in outcomes))
+
+
+def _best(trials: Trials) -> str:
+    """`best val/accuracy 97.5 (trial 3)`; "" before a trial has a value."""
+    done = [trial for trial in ranked(trials.study) if state_of(trial) == "finished"]
+    return f"best {trials.sweep.metric.name} {done[0].value:.4g} (trial {done[0].number})" if done else ""
 
 
 def _notes(sweep: Sweep) -> list[str]:

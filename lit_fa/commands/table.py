@@ -35,7 +35,7 @@ from lit_fa.plot_style import ENDINGS
 from lit_fa.reports.columns import MAIN
 from lit_fa.reports.listing import find_tables, print_list
 from lit_fa.reports.published import print_published
-from lit_fa.reports.report import report
+from lit_fa.reports.report import BESIDE, report
 from lit_fa.results.records import collect
 from lit_fa.spec.command import protocol_option
 from lit_fa.spec.output_paths import output_paths, tree_of
@@ -105,6 +105,7 @@ def _carry_out(
         write=arguments.write,
         columns=arguments.columns,
         by_row_to=arguments.figure,
+        draws=arguments.draw,
     )
     return 2 if problems else 0
 
@@ -136,7 +137,7 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
     if arguments.command == "emit":
         check_emit_options(arguments)
     for name, option in {"json": "--json", "card": "--card", "markdown": "--write", "figure": "--figure"}.items():
-        if path := getattr(arguments, name, None):
+        if (path := getattr(arguments, name, None)) and path is not BESIDE:
             writable_file(path, option)
     if folder := getattr(arguments, "write", None):
         check_folder(folder, "--write")
@@ -169,10 +170,9 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("run", "emit"):
         _add_selection(of[name])
     _add_run_options(of["run"])
-    for name in ("published", "report"):
-        of[name].add_argument(
-            "--card", type=file_path, metavar="README.md", help="write the table between the card's markers"
-        )
+    of["published"].add_argument(
+        "--card", type=file_path, metavar="README.md", help="write the counts between the card's markers"
+    )
     _add_report_options(of["report"])
     return parser
 
@@ -226,6 +226,15 @@ def _add_selection(command: argparse.ArgumentParser) -> None:
 def _add_report_options(command: argparse.ArgumentParser) -> None:
     formats = ("md", "csv", "latex", "console")
     command.add_argument("--format", choices=formats, default="console", help="what to print")
+    command.add_argument(
+        "--card",
+        type=file_path,
+        nargs="?",
+        const=BESIDE,
+        metavar="README.md",
+        help="write the table between the markers of the README beside it, or of this one, and draw its figures",
+    )
+    command.add_argument("--draw", action="store_true", help="draw its figures beside the records")
     command.add_argument(
         "--write", type=file_path, metavar="DIR", help="write HTML pages, Markdown, CSV and LaTeX there"
     )

@@ -13,7 +13,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from lit_fa.commands.table_jobs import all_missing, missing_jobs
-from lit_fa.commands.table_run import Training, would_run
+from lit_fa.commands.table_run import Training, expensive, would_run
 from lit_fa.errors import UserError
 from lit_fa.jobs.pool import Job
 from lit_fa.jobs.progress import say
@@ -41,6 +41,8 @@ def run_until_decided(
     if arguments.dry_run:
         would_run(jobs or _further(tables, arguments, output), output)
         return 2 if broken else 0
+    for line in expensive(tables, arguments, jobs):
+        say(output, f"warning: {line}")
     code = training.train(jobs)
     while not code and not training.is_spent and (jobs := _further(tables, arguments, output)):
         before = len(training.outcomes)

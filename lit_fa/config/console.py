@@ -6,7 +6,6 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -19,6 +18,7 @@ from torch import nn
 from lit_fa.callbacks.line_progress import LineProgress, metrics_in_words
 from lit_fa.callbacks.round_progress import RoundProgress
 from lit_fa.escaping import plain, shown
+from lit_fa.jobs.progress import duration, short_path
 from lit_fa.lightning_privates import callbacks_of, setting
 from lit_fa.modules import FederatedClassifier
 from lit_fa.quiet import LOG_INTERVAL
@@ -91,7 +91,7 @@ class ConsoleLines(L.Callback):
         parts: list[str | None] = [metrics_in_words(trainer.callback_metrics, _METRICS[self.command])]
         length = f"{_length(trainer)} in " if self.command == "fit" else ""
         parts += [f"{length}{duration(time.monotonic() - self.begun)}"]
-        parts += [folder and _short(folder), report and f"{report} {shlex.quote(_short(folder or '.'))}"]
+        parts += [folder and short_path(folder), report and f"{report} {shlex.quote(short_path(folder or '.'))}"]
         _say(f"done: {'; '.join(part for part in parts if part)}")
 
 
@@ -160,29 +160,11 @@ def device_of(trainer: L.Trainer) -> str:
     return name if trainer.precision == "32-true" else f"{name}, {trainer.precision}"
 
 
-def duration(seconds: float) -> str:
-    """`0.8 s`, `3 min 20 s` or `2 h 05 min`.
-
-    >>> duration(0.82), duration(200), duration(7500)
-    ('0.8 s', '3 min 20 s', '2 h 05 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def _length(trainer: L.Trainer) -> str:
     """How long the run was, in epochs or rounds."""
     rounds = isinstance(setting(trainer, "lightning_module"), FederatedClassifier)
     number, unit = (trainer.global_step, "round") if rounds else (trainer.current_epoch, "epoch")
     return f"{number} {unit}{'' if number == 1 else 's'}"
-
-
-def _short(folder: str) -> str:
-    """The folder relative to the current one, if it is inside it."""
-    path, here = Path(folder), Path.cwd()
-    return plain(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
 def _say(line: str) -> None:

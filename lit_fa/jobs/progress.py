@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -37,6 +38,24 @@ class Reporter(Protocol):
 def say(console: Console, line: str) -> None:
     """Print a line without markup, and without characters that are not printable."""
     console.print(plain(line), markup=False, highlight=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """`0.8 s`, `3 min 20 s` or `2 h 05 min`.
+
+    >>> duration(0.82), duration(200), duration(7500)
+    ('0.8 s', '3 min 20 s', '2 h 05 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def short_path(path: str | Path) -> str:
+    """The path relative to the current folder, if it is inside it."""
+    path, here = Path(path), Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def reporter(total: int, console: Console, labels: Sequence[str] = ()) -> Reporter:

@@ -5,7 +5,7 @@ from typing import Any
 
 from lit_fa.results import tuning
 from lit_fa.results.compare import Comparison
-from lit_fa.results.cost import cost_of_rows
+from lit_fa.results.cost import as_declared, cost_of_rows, estimate
 from lit_fa.results.preliminary import diverged, replaced
 from lit_fa.results.records import Collected
 from lit_fa.results.verification import last_verified
@@ -24,6 +24,7 @@ def facts(collected: Collected) -> list[tuple[str, str]]:
     pairs = [
         ("paper", ", ".join(filter(None, reference))),
         ("scale", scale.name + (f" ({scale.note})" if scale.note else "")),
+        *(("cost", text) for text in [costs(collected)] if text),
         *_protocol(table, scale),
         ("seeds", f"{', '.join(map(str, scale.seeds))}; {_further(collected)}{finished}"),
         *(("diverged", line) for line in _divergences(collected)),
@@ -39,6 +40,16 @@ def facts(collected: Collected) -> list[tuple[str, str]]:
     if dirty:
         pairs.append(("code", f"{dirty} of {len(data)} runs are from a tree with uncommitted changes"))
     return pairs
+
+
+def costs(collected: Collected) -> str:
+    """What each scale but `smoke` costs, if it is known: this one by its records, the others as they are declared."""
+    texts = {
+        name: estimate(collected, collected.runs) if name == collected.scale.name else as_declared(scale.cost)
+        for name, scale in collected.table.scales.items()
+        if name != "smoke" or name == collected.scale.name
+    }
+    return "; ".join(f"{name}: {cost.text}" for name, cost in texts.items() if cost.source)
 
 
 def line(name: str, value: str) -> str:

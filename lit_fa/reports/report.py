@@ -1,4 +1,4 @@
-"""A report: records are read, compared, printed and drawn, and the card is written."""
+"""A report: records are read, compared and printed; cards, pictures and pages are written where asked for."""
 
 import json
 from collections.abc import Callable, Collection, Sequence
@@ -10,7 +10,7 @@ from rich.console import Console
 from lit_fa.errors import UserError
 from lit_fa.escaping import plain
 from lit_fa.outputs import write_text
-from lit_fa.reports.card import block, check_card, place, read_block, scale_in, write_block
+from lit_fa.reports.card import block, check_card, markers, place, read_block, scale_in, write_block
 from lit_fa.reports.columns import check_columns
 from lit_fa.reports.figures import by_row, draw, draw_to, figure_path
 from lit_fa.reports.formats import comma_separated, console, entries, latex
@@ -20,6 +20,9 @@ from lit_fa.results.stale import stale_line
 from lit_fa.shipped import is_installed
 from lit_fa.spec.output_paths import OutputPaths, check_inside, dirty_records, output_paths, tree_of
 from lit_fa.spec.table import Table
+
+BESIDE = Path("the README.md beside the table")  # stands for the card of each table's own paper
+_NOTHING = "nothing was written; --card updates the card beside the table and its pictures, --draw the pictures alone"
 
 
 def report(
@@ -34,13 +37,15 @@ def report(
     write: Path | None = None,
     columns: Sequence[str] = (),
     by_row_to: Path | None = None,
+    draws: bool = False,
 ) -> int:
-    """Prints each table in the format `form`, draws its figures and updates its card; HTML pages go to `write`.
+    """Prints each table in the format `form`, and what was written; without an option that asks for it, nothing is.
 
+    `card` writes the table between its markers in that file and draws the figures that the table declares, beside the
+    records. `BESIDE` is the README beside each table, if it has the table's markers and shows this scale or nothing
+    yet; records of another folder (`out`) never change it. `draws` draws the figures alone. HTML pages go to `write`.
     `by_row_to` is a file for the figure `figures.by_row`. `columns` are names of `reports.columns`, for what is printed
-    and for pages; cards and JSON are complete. Without `card`, the README beside the table is updated if it has the
-    table's markers and shows this scale or nothing yet. Records of another folder (`out`) never change it.
-    Nothing is written into an installed package.
+    and for pages; cards and JSON are complete. Nothing is written into an installed package.
 
     Returns:
         The number of errors: tables that cannot be read, cards and figures that cannot be written. Each is printed in
@@ -62,24 +67,28 @@ def report(
             if len(tables) == 1:
                 raise
             problems.append(error)
-    if card:
+    if card and card is not BESIDE:
         check_card(card, [place(card, collected) for collected, *_ in reports])
+    made: list[str] = []
     for collected, compared, where in reports:
         figures = out or where.results.parent.parent
-        steps = (
+        steps = [
             partial(_print, collected, compared, form, figures, output, columns),
-            partial(_draw, collected, where, out, quiet),
+            *([partial(_draw, collected, where, out, quiet, made)] if card or draws else []),
             partial(_print_problems, collected, where, quiet),
-            partial(_write_card, collected, figures, out, card, quiet),
-        )
+            *([partial(_write_card, collected, figures, out, card, quiet, made)] if card else []),
+        ]
         problems += [error for error in map(_error_of, steps) if error]
     if as_json:
         data = [entry for collected, compared, _ in reports for entry in entries(collected, compared)]
-        write_text(as_json, json.dumps(data, indent=1) + "\n", "--json")
+        made.append(f"wrote {write_text(as_json, json.dumps(data, indent=1) + chr(10), '--json')}")
     if by_row_to:
-        problems += [error for error in [_error_of(partial(_draw_by_row, reports[0][0], by_row_to, quiet))] if error]
+        drawn = partial(_draw_by_row, reports[0][0], by_row_to, made)
+        problems += [error for error in [_error_of(drawn)] if error]
     if write:
-        _write_pages([(collected, compared) for collected, compared, _ in reports], write, quiet, columns)
+        made += _write_pages([(collected, compared) for collected, compared, _ in reports], write, columns)
+    for line in made or [_NOTHING]:
+        _print_line(quiet, line)
     for problem in problems:
         _print_line(quiet, f"left out: {plain(str(problem))}")
     return len(problems)
@@ -104,12 +113,11 @@ def _error_of(step: Callable[[], None]) -> UserError | None:
 
 
 def _write_pages(
-    compared: Sequence[tuple[Collected, Sequence[Comparison]]], folder: Path, output: Console, columns: Sequence[str]
-) -> None:
+    compared: Sequence[tuple[Collected, Sequence[Comparison]]], folder: Path, columns: Sequence[str]
+) -> list[str]:
     from lit_fa.reports.pages import write_pages  # templates are slow to import, and only pages need them
 
-    for page in write_pages(compared, folder, columns):
-        _print_line(output, f"wrote {page}")
+    return [f"wrote {page}" for page in write_pages(compared, folder, columns)]
 
 
 def _print(
@@ -129,30 +137,35 @@ def _print(
         _print_line(output, write(collected, compared, columns).rstrip("\n"))
 
 
-def _draw(collected: Collected, where: OutputPaths, out: Path | None, output: Console) -> None:
+def _draw(collected: Collected, where: OutputPaths, out: Path | None, output: Console, made: list[str]) -> None:
     if out is None and is_installed(collected.table.path):
+        _print_line(output, f"{collected.table.path} is part of an installed package: give --out for its figures")
         return
     folder = out or where.results.parent.parent
     for figure in collected.table.figures:
         if out is None:
             check_inside(figure_path(collected, figure, folder), collected.table, where.scratch)
-        path = draw(collected, figure, folder)
-        _print_line(output, f"drew {path}" if path else f"{figure.file}: no record has {figure.y}; not drawn")
+        if path := draw(collected, figure, folder):
+            made.append(f"drew {path}")
+        else:
+            _print_line(output, f"{figure.file}: no record has {figure.y}; not drawn")
 
 
-def _draw_by_row(collected: Collected, path: Path, output: Console) -> None:
+def _draw_by_row(collected: Collected, path: Path, made: list[str]) -> None:
     figure = by_row(collected.table, path.name)
     if draw_to(collected, figure, path) is None:
         raise UserError(
             f"--figure {path}: no record at the {collected.scale.label} scale has {figure.y}; run the table"
         )
-    _print_line(output, f"drew {path}")
+    made.append(f"drew {path}")
 
 
-def _write_card(collected: Collected, figures: Path, out: Path | None, card: Path | None, output: Console) -> None:
-    if target := card or _default_card(collected, out, output):
+def _write_card(
+    collected: Collected, figures: Path, out: Path | None, card: Path, output: Console, made: list[str]
+) -> None:
+    if target := _own_card(collected, out, output) if card is BESIDE else card:
         write_block(target, place(target, collected), block(collected, target, figures))
-        _print_line(output, f"wrote the table into {target}")
+        made.append(f"wrote the table into {target}")
 
 
 def _print_problems(collected: Collected, where: OutputPaths, output: Console) -> None:
@@ -170,17 +183,25 @@ def _print_problems(collected: Collected, where: OutputPaths, output: Console) -
         _print_line(output, "the commit of some runs is unknown (no git where they ran); they are counted")
 
 
-def _default_card(collected: Collected, out: Path | None, output: Console) -> Path | None:
+def _own_card(collected: Collected, out: Path | None, output: Console) -> Path | None:
+    """The README beside the table; None, with a line that says why, if it is not to be changed."""
     card = collected.table.path.parent / "README.md"
-    shown = read_block(card, place(card, collected))
-    if shown is None or out is not None or collected.scale.name == "smoke" or is_installed(card):
-        return None
-    if scale_in(shown) not in (None, collected.scale.label):
-        _print_line(
-            output, f"{card} shows the {scale_in(shown)} scale and is left alone; give --card {card} to replace it"
-        )
-        return None
-    return card
+    shown, label = read_block(card, place(card, collected)), collected.scale.label
+    why = ""
+    if out is not None:
+        why = f"the records in {out} do not change it; give --card {card} if they shall"
+    elif is_installed(card):
+        why = "it is part of an installed package; give --card and a file of your own"
+    elif shown is None:
+        begin, end = markers(place(card, collected))
+        why = f"it has no place for the table; add the two lines {begin} and {end}"
+    elif collected.scale.name == "smoke":
+        why = "the smoke scale shows that a table runs, not what comes out"
+    elif scale_in(shown) not in (None, label):
+        why = f"it shows the {scale_in(shown)} scale; give --card {card} to replace it"
+    if why:
+        _print_line(output, f"{card} is left alone: {why}")
+    return None if why else card
 
 
 def _print_line(output: Console, text: str) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from lit_fa.results.records import Collected, Record
+from lit_fa.spec.cost import Cost
 from lit_fa.spec.expand import Run
 
 
@@ -52,11 +53,15 @@ def estimate(collected: Collected, runs: Sequence[Run]) -> Estimate:
         memory = max(_memory(record) for record in records)
         cpu, gpu = (None, hours) if on_gpu else (hours, None)
         return Estimate(cpu, gpu, memory or None, download, "gpu" if on_gpu else "cpu", f"{len(records)} records")
-    if declared is None:
+    return as_declared(declared, len(runs) / max(len(collected.runs), 1))
+
+
+def as_declared(cost: Cost | None, share: float = 1.0) -> Estimate:
+    """The declared cost of a share of a scale's runs."""
+    if cost is None:
         return Estimate()
-    share = len(runs) / max(len(collected.runs), 1)
-    cpu, gpu = (None if h is None else h * share for h in (declared.cpu_hours, declared.gpu_hours))
-    return Estimate(cpu, gpu, declared.memory_gib, download, declared.device, "declared")
+    cpu, gpu = (None if hours is None else hours * share for hours in (cost.cpu_hours, cost.gpu_hours))
+    return Estimate(cpu, gpu, cost.memory_gib, cost.download_gib, cost.device, "declared")
 
 
 def seconds_of(record: Record) -> float | None:
@@ -106,4 +111,7 @@ def _memory(record: Record) -> float:
 
 
 def _hours(value: float) -> str:
-    return f"{value * 60:.0f} minutes of" if value < 1 else f"{value:.1f} hours of"
+    for unit, size in (("second", 3600), ("minute", 60)):
+        if (number := round(value * size)) < 60:
+            return f"{number} {unit}{'' if number == 1 else 's'} of"
+    return f"{value:.1f} hours of"

@@ -88,11 +88,11 @@ def test_a_report_on_a_full_disk_leaves_card_figures_and_pages_as_they_were(tabl
     Path("README.md").write_text(by_hand)
     fill(table, "full")
     with full_disk(5000):  # less than a figure has
-        assert lit_fa(["table", "report", "table1.yaml", "--scale", "full"]) == 2
+        assert lit_fa(["table", "report", "table1.yaml", "--scale", "full", "--card"]) == 2
     assert "README.md: cannot be written" in capsys.readouterr().out
     assert Path("README.md").read_text() == by_hand
     with full_disk(5000):
-        assert lit_fa(["table", "report", "table1.yaml", "--scale", "full", "--write", "pages"]) == 2
+        assert lit_fa(["table", "report", "table1.yaml", "--scale", "full", "--card", "--write", "pages"]) == 2
     assert "pages" in (told := capsys.readouterr().err)
     assert len(told.splitlines()) == 1
     assert [path for path in Path().rglob("*") if path.suffix == ".tmp"] == []
@@ -103,7 +103,7 @@ def test_a_figure_that_cannot_be_drawn_keeps_the_old_one(table, fill, monkeypatc
     fill(table, "full")
     Path("results/law-full.png").write_bytes(b"old")
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "full")))
-    assert lit_fa(["table", "report", "table1.yaml", "--scale", "full"]) == 2
+    assert lit_fa(["table", "report", "table1.yaml", "--scale", "full", "--card"]) == 2
     assert Path("results/law-full.png").read_bytes() == b"old"
     assert plot.Path is Path
 

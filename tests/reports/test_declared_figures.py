@@ -115,7 +115,7 @@ def test_dots_of_a_page_tell_their_numbers(declared, save, fill):
 def test_a_figure_is_the_same_bytes_twice(declared, save, fill, tmp_path):
     path = save(with_rows(declared, 8, DOTS))
     fill(path, "full")
-    words = ["report", str(path), "--scale", "full", "--out"]
+    words = ["report", str(path), "--scale", "full", "--draw", "--out"]
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         main([*words, str(path.parent / "results")])

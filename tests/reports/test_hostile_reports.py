@@ -131,7 +131,7 @@ def test_no_text_of_others_is_more_than_text_in_a_page(hostile, capsys):
 
 
 def test_a_picture_carries_no_script(hostile):
-    assert main(["report", str(hostile), "--scale", "full"]) == 0
+    assert main(["report", str(hostile), "--scale", "full", "--card"]) == 0
     root = ElementTree.fromstring(Path("results/law-full.svg").read_text())
     for element in root.iter():
         assert element.tag.rpartition("}")[2] not in ("script", "foreignObject", "image", "a")
@@ -139,9 +139,9 @@ def test_a_picture_carries_no_script(hostile):
 
 
 def test_a_card_keeps_what_is_around_its_table_and_does_not_grow(hostile):
-    main(["report", str(hostile), "--scale", "full"])
+    main(["report", str(hostile), "--scale", "full", "--card"])
     first = Path("README.md").read_text()
-    main(["report", str(hostile), "--scale", "full"])
+    main(["report", str(hostile), "--scale", "full", "--card"])
     assert Path("README.md").read_text() == first
     assert first.startswith(CARD)
     assert first.endswith("-->\n\nAfter.\n")
@@ -231,7 +231,7 @@ def test_markers_that_are_quoted_are_no_markers_and_line_ends_are_kept(declared,
     begin, end = markers("table1")
     before = f"Write `{begin}` and `{end}`:\r\n\r\n```\r\n{begin}\r\n{end}\r\n```\r\n{begin}\r\n"
     card.write_bytes(f"{before}{end}\r\nAfter.\r\n".encode())
-    assert main(["report", str(path), "--scale", "full"]) == 0
+    assert main(["report", str(path), "--scale", "full", "--card"]) == 0
     written = card.read_bytes().decode()
     assert written.startswith(before)
     assert written.endswith(f"\r\n{end}\r\nAfter.\r\n")
@@ -286,7 +286,7 @@ def test_a_figure_stays_in_the_folder_of_results(declared, save, fill, tmp_path)
     declared["figures"] = [{"file": "../../../out.png", "y": "conserve/normalised", "panels": "column"}]
     path = save(declared)
     fill(path, "full")
-    assert main(["report", str(path), "--scale", "full"]) == 0
+    assert main(["report", str(path), "--scale", "full", "--card"]) == 0
     assert (tmp_path / "results" / "out-full.png").is_file()
 
 
@@ -310,7 +310,7 @@ def test_a_link_out_of_the_project_is_not_written_through(
             main(["run", str(path), "--scale", "full"], runner="no.such:runner")
     before = sorted(outside.rglob("*"))
     capsys.readouterr()
-    assert main(["report", str(path), "--scale", "full"]) == (0 if linked == "results/table1" else 2)
+    assert main(["report", str(path), "--scale", "full", "--card"]) == (0 if linked == "results/table1" else 2)
     assert ("is a link to" in capsys.readouterr().out) == (linked != "results/table1")
     assert sorted(outside.rglob("*")) == before
     assert (outside / "kept.png").read_text() == "kept"
@@ -352,7 +352,8 @@ def test_a_card_that_cannot_be_read_is_named_and_the_rest_is_written(declared, s
     path, card = save(declared), tmp_path / "README.md"
     fill(path, "full")
     card.write_bytes("# caf\xe9\n".encode("latin-1"))
-    words = ["report", str(path), "--scale", "full", "--json", str(tmp_path / "a.json"), "--write", str(tmp_path / "p")]
+    words = ["report", str(path), "--scale", "full", "--card"]
+    words += ["--json", str(tmp_path / "a.json"), "--write", str(tmp_path / "p")]
     assert main(words) == 2
     assert capsys.readouterr().out.count(f"left out: {card}: cannot be read (it is not UTF-8 text)") == 1
     assert card.read_bytes() == b"# caf\xe9\n"

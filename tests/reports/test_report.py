@@ -118,12 +118,12 @@ def test_a_card_is_filled_between_its_markers_and_nothing_else_changes(declared,
     path = save(declared)
     fill(path, "full")
     assert is_stale(path, card)
-    report(path)
+    report(path, "--card")
     content = card.read_text()
     assert content.startswith("# Card\n\n<!-- table:table1:begin -->\n<!-- scale: full -->\n| row |")
     assert content.endswith("\n<!-- table:table1:end -->\n\nAfter.\n")
     assert not is_stale(path, card)
-    report(path)
+    report(path, "--card")
     assert card.read_text() == content
 
 
@@ -134,7 +134,7 @@ def test_a_card_shows_several_scales_between_markers_of_their_own(declared, save
     pairs = [markers("table1"), markers("table1@full")]
     card.write_text("\n".join(line for pair in pairs for line in pair) + "\n")
     for scale in ("cpu", "full"):
-        report(path, scale=scale)
+        report(path, "--card", scale=scale)
     cpu, full = (card.read_text().split(begin)[1].split(end)[0] for begin, end in pairs)
     assert "<!-- scale: cpu -->" in cpu
     assert "<!-- scale: full -->" in full
@@ -147,7 +147,7 @@ def test_a_card_shows_several_scales_between_markers_of_their_own(declared, save
 def test_a_card_is_stale_as_soon_as_anything_differs(declared, save, fill, card, change):
     path = save(declared)
     files = fill(path, "full")
-    report(path)
+    report(path, "--card")
     if change == "record":
         files[0].write_text(files[0].read_text().replace("90.0", "89.0"))
     elif change == "table":
@@ -164,14 +164,60 @@ def test_a_card_that_shows_another_scale_or_other_records_is_left_alone(declared
     path = save(declared)
     fill(path, "full")
     fill(path, "cpu")
-    report(path)
+    report(path, "--card")
     before = card.read_text()
-    report(path, scale="cpu")
-    assert "shows the full scale and is left alone" in capfd.readouterr().out
-    report(path, "--out", str(tmp_path / "elsewhere"))
+    report(path, "--card", scale="cpu")
+    assert "README.md is left alone: it shows the full scale; give --card" in capfd.readouterr().out
+    report(path, "--card", "--out", str(tmp_path / "elsewhere"))
     assert card.read_text() == before
     report(path, "--card", str(card), scale="cpu")
     assert "scale: cpu" in card.read_text()
+
+
+def test_without_being_asked_a_report_writes_nothing_and_says_so(declared, save, fill, card, capfd, tmp_path):
+    declared["figures"] = FIGURES
+    path = save(declared)
+    fill(path, "full")
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    assert report(path) == 0
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+    assert capfd.readouterr().out.splitlines()[-1].startswith("nothing was written; --card updates the card")
+
+
+def test_an_unknown_cost_is_left_out(declared, save, capfd):
+    report(save(declared), "--format", "md", scale="cpu")
+    assert "cost" not in capfd.readouterr().out
+
+
+def test_what_was_written_is_said(declared, save, fill, card, capfd, tmp_path):
+    declared["figures"] = FIGURES
+    path = save(declared)
+    fill(path, "full")
+    assert report(path, "--draw") == 0
+    drawn = [line for line in capfd.readouterr().out.splitlines() if line.startswith(("drew", "wrote", "nothing"))]
+    assert drawn == [f"drew {tmp_path}/results/{name}-full.png" for name in ("law", "widths")]
+    assert report(path, "--card", "--json", str(tmp_path / "a.json")) == 0
+    lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith(("drew", "wrote", "nothing"))]
+    assert lines == [*drawn, f"wrote the table into {card}", f"wrote {tmp_path}/a.json"]
+
+
+def test_a_card_without_a_place_is_left_alone_with_the_lines_to_add(declared, save, fill, capfd, tmp_path):
+    path = save(declared)
+    fill(path, "full")
+    (tmp_path / "README.md").write_text("by hand")
+    assert report(path, "--card") == 0
+    assert "README.md is left alone: it has no place for the table; add the two lines" in capfd.readouterr().out
+    assert (tmp_path / "README.md").read_text() == "by hand"
+
+
+def test_the_report_says_what_every_scale_costs(declared, save, fill, capfd):
+    declared["scales"]["full"]["cost"] = {"gpu_hours": 12, "memory_gib": 9, "download_gib": 3, "device": "gpu"}
+    path = save(declared)
+    fill(path, "cpu")
+    report(path, "--format", "md", scale="cpu")
+    line = next(line for line in capfd.readouterr().out.splitlines() if line.startswith("* cost: "))
+    assert "cpu: " in line
+    assert "records); full: 12.0 hours of GPU, 9.0 GiB of memory, 3 GiB to download, needs a GPU (declared)" in line
 
 
 def test_a_card_without_markers_is_refused_with_the_lines_to_add(declared, save, tmp_path):
@@ -184,11 +230,11 @@ def test_figures_are_drawn_linked_and_the_same_every_time(declared, save, fill, 
     declared["figures"] = FIGURES
     path = save(declared)
     fill(path, "full")
-    report(path)
+    report(path, "--card")
     drawn = [(tmp_path / "results" / name).read_bytes() for name in ("law-full.png", "widths-full.png")]
     assert all(image.startswith(b"\x89PNG") for image in drawn)
     assert "![conserve/normalised](results/law-full.png)" in card.read_text()
-    report(path)
+    report(path, "--card")
     assert drawn == [(tmp_path / "results" / name).read_bytes() for name in ("law-full.png", "widths-full.png")]
 
 
@@ -196,7 +242,7 @@ def test_a_figure_without_data_is_said_and_not_linked(declared, save, fill, card
     declared["figures"] = [{"file": "a.png", "y": "no/such"}]
     path = save(declared)
     fill(path, "full")
-    report(path)
+    report(path, "--card")
     assert "a.png: no record has no/such; not drawn" in capfd.readouterr().out
     assert "![" not in card.read_text()
 
@@ -210,7 +256,7 @@ def test_a_figure_shows_the_mean_and_deviation_over_seeds(declared, save, fill):
     ]
     path = save(declared)
     fill(path, "full")
-    report(path)
+    report(path, "--card")
     table = load_table(path)
     found = collect(table, table.scale("full"), path.parent / "results/table1/full")
     curves, final, bars, against = (panels_of(found, figure) for figure in table.figures)

@@ -37,7 +37,10 @@ def wish(monkeypatch):
 def test_a_grid_runs_to_the_end_and_the_next_command_has_nothing_to_do(declared, save, capfd, pack):
     path = save(declared)
     assert run(path, "--jobs", "2", "--pack", pack) == 0
-    assert "6 of 6 trials done, 0 of them failed" in capfd.readouterr().out
+    last = capfd.readouterr().out.splitlines()[-1]
+    assert last.startswith("6 of 6 trials done, 0 of them failed, in ")
+    assert "; best " in last
+    assert last.endswith(f"; lit-fa sweep report {path} --out out")
     assert sorted(record["parameters"]["lr"] for record in records(path)) == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3]
     assert run(path) == 0
     assert "start" not in capfd.readouterr().out
