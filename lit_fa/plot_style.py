@@ -41,7 +41,7 @@ HEAT = "cividis"  # lightness grows with the value, for every kind of colour vis
 _DPI = 120
 _MARKS = 9  # markers of a line, about
 _NAMED_ROWS = 24  # of a heat map
-_ENTRY, _LETTER = 0.55, 0.075  # inches of a legend's entry without text, and of a letter
+_ENTRY, _LETTER, _ROW = 0.6, 0.062, 0.17  # inches of a legend's entry without text, of a letter, and of a row
 _STYLE: dict[str, Any] = {
     "font.size": 9,
     "axes.titlesize": "medium",
@@ -169,8 +169,10 @@ def legend(figure: "Figure", note: str = "", order: Sequence[str] = ()) -> None:
         if note:
             figure.supxlabel(note, fontsize="small", color=GREY)
         return
-    width = _ENTRY + _LETTER * max(map(len, entries))
-    columns = max(1, min(len(entries), int(figure.get_size_inches()[0] / width)))
+    width, height = figure.get_size_inches()
+    columns = max(1, min(len(entries), int(width / (_ENTRY + _LETTER * max(map(len, entries))))))
+    rows = -(-len(entries) // columns) + bool(note)
+    figure.set_size_inches(width, height + _ROW * rows)  # the panels keep their height
     box = figure.legend(
         [*entries.values()],
         [*entries],

@@ -99,6 +99,28 @@ def test_one_legend_lies_below_all_panels_and_names_each_line_once():
     assert [axes.get_legend() for axes in figure.axes] == [None] * 3
 
 
+def test_a_long_legend_makes_the_figure_higher_and_no_panel_smaller():
+    def height(lines: int) -> float:
+        figure = drawn(lines=lines)
+        figure.canvas.draw()
+        return figure.axes[0].get_window_extent().height
+
+    with plot_style.style():
+        assert height(7) == pytest.approx(height(1), rel=0.06)
+
+
+def test_no_label_of_a_legend_leaves_the_figure():
+    with plot_style.style():
+        figure, (axes,) = plot_style.canvas(1)
+        for k in range(7):
+            axes.plot([0, 1], [0, k], label=f"a rule with a long name {k}", **line_style(k))
+        plot_style.legend(figure, "cpu scale")
+        figure.canvas.draw()
+        box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
+
+
 @pytest.mark.parametrize("ending", [".png", ".svg", ".pdf"])
 def test_the_same_figure_gives_the_same_bytes_whatever_the_users_settings_are(tmp_path, ending):
     first, second = tmp_path / f"a{ending}", tmp_path / f"b{ending}"
