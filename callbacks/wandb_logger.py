@@ -99,6 +99,7 @@ class ResumableWandbLogger(RowLogger, WandbLogger):
         self.rows: list[Row] = []
         self.sent = 0  # number of rows that have been sent
         self.opened = self.failed = self.silent = False
+        self.log_model = log_model
         self.run_folder = Path(folder) / (id or "wandb")
 
     def axis(self) -> str:
@@ -179,8 +180,12 @@ class ResumableWandbLogger(RowLogger, WandbLogger):
 
     @rank_zero_only
     def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
-        """Log the checkpoint as an artifact, if `log_model` says so."""
-        if self.opened:
+        """Log the checkpoint as an artifact, if `log_model` says so; not one that is sharded, which is a folder."""
+        kept = (checkpoint_callback.best_model_path, checkpoint_callback.last_model_path)
+        if self.log_model and any(os.path.isdir(path) for path in kept if path):
+            rank_zero_warn("log_model: a sharded checkpoint is a folder and no artifact; take the strategy fsdp2_file")
+            self.log_model = False
+        elif self.opened and self.log_model:
             self._guarded(lambda: WandbLogger.after_save_checkpoint(self, checkpoint_callback))
 
     @rank_zero_only

@@ -185,6 +185,16 @@ def test_checkpoints_become_artifacts_also_offline(tmp_path, kept):
     assert [artifact["name"] for artifact in artifacts] == ["model-run"] * (1 if kept is True else 2)
 
 
+def test_a_sharded_checkpoint_is_no_artifact_and_no_error(tmp_path):
+    logger = ResumableWandbLogger(id="run", offline=True, dir=str(tmp_path), folder=str(tmp_path), log_model="all")
+    (tmp_path / "sharded.ckpt").mkdir()
+    kept = SimpleNamespace(best_model_path=str(tmp_path / "sharded.ckpt"), last_model_path="")
+    with pytest.warns(UserWarning, match="a sharded checkpoint is a folder and no artifact"):
+        logger.after_save_checkpoint(kept)
+    logger.after_save_checkpoint(kept)  # said once
+    assert not logger.failed
+
+
 def test_what_log_model_cannot_be_is_refused():
     with pytest.raises(MeasurementError, match="log_model is true, false or all, not 'some'"):
         ResumableWandbLogger(log_model="some")
