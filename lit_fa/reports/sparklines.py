@@ -15,7 +15,7 @@ from lit_fa.results.summary import headline
 
 _WIDTH, _HEIGHT = 120, 18  # of an interval
 _CURVE = (240, 64)  # whole numbers are fine enough at half this size
-_POINTS = 24  # of a small curve, at most
+_POINTS = 20  # of a small curve, at most
 _CLIENTS = 100  # rows of a partition, at most
 _CLASSES = 1000  # columns of a partition, at most
 _BLUE = tuple(int(BLUE[i : i + 2], 16) / 255 for i in (1, 3, 5))  # seen on white and on black
@@ -132,9 +132,8 @@ def _interval(c: Comparison, extent: Sequence[float]) -> Markup:
 
 def _image(kind: str, box: str, description: str, body: str) -> Markup:
     text = escape(description)
-    return Markup(
-        f'<svg class="{kind}" viewBox="{box}" role="img" aria-label="{text}"><title>{text}</title>{body}</svg>'
-    )
+    title = f"<title>{text}</title>" if kind == "interval" else ""  # the page has name and range of a curve beside it
+    return Markup(f'<svg class="{kind}" viewBox="{box}" role="img" aria-label="{text}">{title}{body}</svg>')
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
@@ -151,7 +150,7 @@ def _whole(value: float, span: tuple[float, float], width: int) -> int:
 
 
 def _thinned(line: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most 24 points of a line, the first and the last among them."""
+    """At most `_POINTS` points of a line, the first and the last among them."""
     if len(line) <= _POINTS:
         return list(line)
     return [line[round(i * (len(line) - 1) / (_POINTS - 1))] for i in range(_POINTS)]

@@ -128,6 +128,8 @@ def inline(canvas: "Canvas", key: str, description: str) -> str:
     svg = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", svg)
     for colour, variable in page_colours().items():
         svg = svg.replace(colour, variable)
+    # a hundredth of a point is finer than any screen; texts keep their digits
+    svg = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda place: re.sub(r"(\.\d\d)\d+", r"\1", place[0]), svg)
     size = re.findall(r'viewBox="[^"]*"', svg)[0]
     body = re.sub(r"\s*\n\s*", "\n", svg[svg.index(">") + 1 :])
     return f'<svg {size} role="img" aria-label="{escape(description)}">{body}'.strip()

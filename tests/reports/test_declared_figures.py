@@ -1,6 +1,7 @@
 """What a table's declared figures show: lines, ticks, units, scale and number of runs."""
 
 import json
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -217,3 +218,12 @@ def test_a_figure_without_records_is_one_line(declared, save, tmp_path, capfd):
     path = save(with_rows(declared, 2, CURVES))
     assert lit_fa(["table", "report", str(path), "--scale", "full", "--figure", str(tmp_path / "a.svg")]) == 2
     assert "no record at the full scale has test/accuracy; run the table" in capfd.readouterr().out
+
+
+def test_the_image_of_a_page_has_short_places_and_whole_texts(declared, save, fill):
+    path = save(with_rows(declared, 2, CURVES | {"ylabel": "of 0.12345"}))
+    fill(path, "full")
+    collected = collected_of(path)
+    ((_, image),) = panel_images(collected, collected.table.figures[0], "key")
+    assert "of 0.12345" in image
+    assert not re.search(r' d="[^"]*\.\d{3}', image)
