@@ -191,7 +191,7 @@ def _check_pair(owner: str, scale: nn.Parameter, shift: nn.Parameter | None, nam
 
 
 def _link(
-    links: dict[str, Tensor], forward: ForwardTrace, owner: str, name: str, reader: nn.Module, *, last: bool
+    links: Mapping[str, Tensor], forward: ForwardTrace, owner: str, name: str, reader: nn.Module, *, last: bool
 ) -> Tensor | None:
     """Direct feedback (c, i) to the block before the head, repeated over the block's positions."""
     if not links:

@@ -170,6 +170,7 @@ RULES: dict[str, tuple[Callable[[], LearningRule], Callable]] = {
     "dfa_shared": dfa(shape="shared"),
     "dfa_transposed_conv": dfa(shape="transposed_conv"),
     "dfa_layer_taps": dfa(blocks="layer"),
+    "dfa_redrawn": dfa(storage="redrawn"),
     "drtp_dense": dfa("target"),
     "drtp_per_channel": dfa("target", shape="per_channel"),
     "drtp_shared": dfa("target", shape="shared"),
@@ -233,6 +234,7 @@ NO_SERVER_DATA = "it prepares on training batches, which a server does not have"
 NO_EPOCHS = "it prunes at the end of epochs, which clients do not have"
 LOCAL = ("svd", "ssa", "pred", "sim", "auglocal", "ccl", "mono_forward", "pepita")
 EXACT = "its update is backprop's, at least in the first step"
+DRAWS = "it draws in the backward pass, where vmap draws nothing"
 OPTED_OUT: dict[str, dict[str, str]] = {
     "two_ranks": {
         **dict.fromkeys(("predsim", "predsim_pooled", "sim", "auglocal", "auglocal_deep"), BATCHES),
@@ -244,13 +246,17 @@ OPTED_OUT: dict[str, dict[str, str]] = {
         **dict.fromkeys(("ccl_normalised", "ccl_paper"), "it compares the samples of a batch"),
         "ff_symba": "its wrong labels are a permutation of the batch",
     },
+    "vmap": {"dfa_redrawn": DRAWS},
+    "compile": {"dfa_redrawn": "a draw breaks the graph in two"},
     "vmapped_clients": {
+        "dfa_redrawn": DRAWS,
         "fwm": NO_SERVER_DATA,
         **dict.fromkeys(("svd_pruned", "ssa_pruned"), NO_EPOCHS),
         **dict.fromkeys(("ff_greedy", "mono_forward_greedy"), "whose turn it is is the state of one client"),
     },
     "trains": {"mono_forward_greedy": "its loss is that of the last block, whose turn needs a run of known length"},
     "written_out": {
+        "dfa_redrawn": "its feedback is not stored",
         "fwm": NO_SERVER_DATA,
         "ff_greedy": "the block that learns changes",
         **{rule: "nobody has written it out" for rule in RULES if rule.startswith(LOCAL)},

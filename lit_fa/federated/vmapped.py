@@ -31,6 +31,8 @@ class VmapExecutor(ClientBatchExecutor):
             dropout = isinstance(module, nn.modules.dropout._DropoutNd) and module.p
             if dropout or getattr(module, "drop_prob", None):
                 return f"{name} draws random numbers: vmap would draw others than a client alone"
+        if getattr(learner.rule, "storage", "kept") == "redrawn":
+            return "redrawn feedback is drawn in the backward pass, where vmap draws nothing"
         if getattr(learner.rule, "schedule", "simultaneous") == "greedy":
             return "whose turn it is in a greedy schedule is the state of a client alone"
         return "stream frees one block at a time, which needs a client alone" if local.stream else None

@@ -7,13 +7,15 @@ A rule is a scalar whose ordinary autograd gradient is the prescribed update (a 
 explicitly. So `backward`, DDP, mixed precision, `torch.compile` and `torch.func` need no special case.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 Backend = Literal["fused", "detour"]
+Pieces = Callable[[], Iterable[tuple[slice, Tensor]]]
 
 
 def cut(x: Tensor) -> Tensor:
@@ -65,6 +67,27 @@ class _ErrorLink(torch.autograd.Function):
     def backward(ctx: Any, error: Tensor) -> tuple[Tensor, None]:
         (feedback,) = ctx.saved_tensors
         return _projected(error, feedback, ctx.channels_last).expand(ctx.shape), None
+
+
+class _DrawnLink(torch.autograd.Function):
+    """As `_ErrorLink`, with feedback that comes in pieces and is not stored. See `drawn_link`."""
+
+    @staticmethod
+    def forward(output: Tensor, shape: tuple[int, ...], pieces: Pieces) -> Tensor:
+        return output.new_zeros(()).expand(output.shape[0], shape[0])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, tuple[int, ...], Pieces], _output: Tensor) -> None:
+        output, shape, ctx.pieces = inputs
+        ctx.drawn, ctx.shape, ctx.channels_last = shape[1:], output.shape, _channels_last(output)
+
+    @staticmethod
+    def backward(ctx: Any, error: Tensor) -> tuple[Tensor, None, None]:
+        delta = error.new_empty(len(error), math.prod(ctx.drawn))
+        for units, piece in ctx.pieces():
+            delta[:, units] = error @ piece.to(error).t()
+        delta = delta.view(-1, *ctx.drawn).expand(ctx.shape)
+        return delta.contiguous(memory_format=torch.channels_last) if ctx.channels_last else delta, None, None
 
 
 class _ErrorPull(torch.autograd.Function):
@@ -127,6 +150,21 @@ def error_link(output: Tensor, feedback: Tensor, *, backend: Backend = "fused") 
         return _ErrorLink.apply(output, feedback.to(output.dtype))
     full = feedback.expand(-1, *output.shape[1:]).to(output.dtype)
     return gradient_only(output.flatten(1) @ full.flatten(1).t())
+
+
+def drawn_link(output: Tensor, shape: tuple[int, ...], pieces: Pieces) -> Tensor:
+    r"""`error_link` with a matrix that does not fit in memory: $\delta = e F$ in pieces of some units.
+
+    Args:
+        output: (n, *block), output of a block.
+        shape: (c, *block) of F, with size 1 for dimensions that share a value.
+        pieces: called in the backward pass; yields the units of a piece, as columns of the flattened F (c, d), and the
+            piece of F^T, (units, c).
+
+    Returns:
+        (n, c) zeros with this backward path.
+    """
+    return _DrawnLink.apply(output, shape, pieces)
 
 
 def error_pull(output: Tensor, feedback: Tensor, signal: Tensor, *, backend: Backend = "fused") -> Tensor:

@@ -7,6 +7,7 @@ and ranks agree, and redrawing one layer changes no other. Fixed random feedback
 
 import hashlib
 import math
+from collections.abc import Callable, Iterator
 from typing import Literal, get_args
 
 import torch
@@ -67,6 +68,57 @@ def draw(shape: torch.Size | tuple[int, ...], init: str, generator: Generator, *
     else:
         getattr(torch.nn.init, init + "_")(matrix, generator=generator)
     return matrix.mul_(gain)
+
+
+def draw_rows(
+    shape: tuple[int, int], init: str, generator: Generator, rows: int, *, gain: float = 1.0
+) -> Iterator[tuple[slice, Tensor]]:
+    """The matrix of `draw`, bit for bit, in pieces of some rows; only one piece is in memory.
+
+    Args:
+        shape: (o, i) of the whole matrix.
+        init: as of `draw`, without `orthogonal`, whose rows depend on one another.
+        generator: source of the random numbers, as of `draw`.
+        rows: of a piece; rounded up to a multiple of 16, in which torch draws normal numbers.
+        gain: factor on the result.
+
+    Yields:
+        The rows of a piece in the matrix, and the piece (rows, i).
+
+    Raises:
+        ValueError: an unknown init, or `orthogonal`.
+
+    >>> whole = draw((40, 3), "normal", named_generator(0, "F"))
+    >>> pieces = [piece for _, piece in draw_rows((40, 3), "normal", named_generator(0, "F"), 16)]
+    >>> [len(piece) for piece in pieces], torch.equal(torch.cat(pieces), whole)
+    ([16, 24], True)
+    """
+    if init == "orthogonal":
+        raise ValueError("orthogonal feedback cannot be drawn in pieces")
+    fill = _filler(shape, init)
+    step = max(16, math.ceil(rows / 16) * 16)
+    starts = [*range(0, shape[0] - 15, step)] or [0]  # the last piece has at least 16 rows, if there are so many
+    for start, stop in zip(starts, [*starts[1:], shape[0]], strict=True):
+        yield slice(start, stop), fill(torch.empty(stop - start, shape[1]), generator).mul_(gain)
+
+
+def _filler(shape: tuple[int, int], init: str) -> Callable[[Tensor, Generator], Tensor]:
+    """What fills a piece of a matrix of `shape`; the constants are computed as torch.nn.init does, to the last bit."""
+    fan_in, fan_out = fans(shape)
+    deviation = {
+        "xavier": math.sqrt(2 / (fan_in + fan_out)),
+        "kaiming": math.sqrt(2) / math.sqrt(fan_in),
+        "normal": 1 / math.sqrt(fan_in),
+        "standard": 1.0,
+    }.get(init.split("_")[0])
+    if init == "signs":
+        return lambda piece, generator: piece.random_(2, generator=generator).mul_(2).sub_(1)
+    if init == "uniform" or init.endswith("_uniform"):
+        bound = 1 / math.sqrt(fan_in) if deviation is None else math.sqrt(3) * deviation
+        return lambda piece, generator: piece.uniform_(-bound, bound, generator=generator)
+    if deviation is None:
+        raise ValueError(f"unknown feedback init '{init}': choose one of {', '.join(INITS)}")
+    return lambda piece, generator: piece.normal_(0, deviation, generator=generator)
 
 
 def spread(shape: torch.Size | tuple[int, ...], init: str) -> float:

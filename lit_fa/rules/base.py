@@ -13,7 +13,7 @@ Two operations suffice for the papers: remove a path from the backward pass, and
 """
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, get_args
@@ -279,7 +279,7 @@ class LearningRule(Described, nn.Module):
         return network(inputs)
 
     @property
-    def links(self) -> Tensors:
+    def links(self) -> Mapping[str, Tensor]:
         """Block to its direct feedback matrix (c, *block); empty if the rule has none."""
         return {}
 

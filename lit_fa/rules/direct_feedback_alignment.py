@@ -18,27 +18,32 @@ therefore constant in the interior. It is not Nøkland's, and serves to reproduc
 In a Transformer the output of a block is (n, T, d). With `tokens`, F is (c, 1, d), and `functional.tokens` defines the
 share of the projected error for each token. `blocks: macro` and `micro` are the block boundaries of Launay et al.
 Embeddings, layer norms and the projections to queries, keys and values are trained by the next block boundary.
+
+With `storage: redrawn` no F is stored. It is drawn again from its seed in every backward pass, in pieces of some units,
+with the same numbers bit for bit. A dense F of large maps then needs time in place of memory.
 """
 
 import logging
 import math
-from functools import partial, reduce
+from collections.abc import Mapping
+from functools import reduce
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lit_fa.errors import UserError, check_literals
-from lit_fa.functional.credit import Backend, error_link, error_pull
+from lit_fa.functional.credit import Backend, drawn_link, error_link, error_pull
 from lit_fa.functional.criteria import outputs_wanted
 from lit_fa.functional.feedback import INITS, Init, draw, named_generator, shared_slices
 from lit_fa.functional.tokens import Share, gathered
 from lit_fa.layers.coverage import Coverage
+from lit_fa.layers.direct import DirectFeedback, Drawn, RedrawnFeedback, SpreadFeedback, shape_of
 from lit_fa.layers.feedback import weight_of
 from lit_fa.layers.observing import observing
 from lit_fa.layers.sequences import shared_by_tokens, token_mask
 from lit_fa.layers.taps import Block, Blocks, Taps, block_key, block_name, find_blocks, leaks
-from lit_fa.rules.base import UNUSED, Backward, Batch, Criterion, LearningRule, Surrogate, Tensors, Uncovered, refuse
+from lit_fa.rules.base import UNUSED, Backward, Batch, Criterion, LearningRule, Surrogate, Uncovered, refuse
 
 log = logging.getLogger(__name__)
 Shape = Literal["dense", "per_channel", "shared", "transposed_conv"]
@@ -66,6 +71,8 @@ class DirectFeedbackAlignment(LearningRule):
             the DRTP code, so the update of a hidden layer is larger by that factor. `sum` cannot be accumulated.
         backend: `fused` or `detour`, see `functional.credit.error_link`.
         uncovered: what to do about tensors without gradient: `raise`, `warn` or `allow`.
+        storage: `kept`: F is a buffer; `redrawn`: see above, for the shapes `dense` and `per_channel`, and for every
+            init but `orthogonal`.
 
     Raises:
         UserError: an invalid option; at `install`, a network without a hidden block, or with a shortcut across a block
@@ -94,16 +101,19 @@ class DirectFeedbackAlignment(LearningRule):
         backend: Backend = "fused",
         uncovered: Uncovered = "raise",
         tokens: Share | None = None,
+        storage: Literal["kept", "redrawn"] = "kept",
     ):
         """See the class."""
         super().__init__()
         check_literals(DirectFeedbackAlignment, locals())
+        if storage == "redrawn":
+            _check_redrawn(shape, init, backend)
         if not scale > 0:
             raise UserError(f"the scale of feedback is a positive number, not {scale}")
         self.teacher, self.shape, self.blocks, self.scale = teacher, shape, blocks, scale
         self.init = init if init is not None or shape == "shared" else INITS[0]
         self.seed, self.channels, self.target_reduction = seed, channels, target_reduction
-        self.backend, self.uncovered, self.tokens = backend, uncovered, tokens
+        self.backend, self.uncovered, self.tokens, self.storage = backend, uncovered, tokens, storage
         self.feedback = nn.ModuleDict()
         self.sums = teacher == "target" and target_reduction == "sum"
 
@@ -119,6 +129,9 @@ class DirectFeedbackAlignment(LearningRule):
         with observing(network), torch.no_grad():
             classes = network(example).shape[-1]
         for block, feedback in zip(blocks, self._draw_all(blocks, classes), strict=True):
+            if isinstance(feedback, RedrawnFeedback):
+                self.feedback[block_key(block.name)] = feedback.to(example.device)
+                continue
             feedback = feedback.to(example.device)
             layout = torch.channels_last if block.channels_last else torch.preserve_format
             self.feedback[block_key(block.name)] = feedback.to(memory_format=layout)
@@ -160,6 +173,7 @@ class DirectFeedbackAlignment(LearningRule):
         inputs, targets = batch
         teacher = None if self.teacher == "target" else self._error(network, batch, criterion)
         wanted: dict[torch.dtype, Tensor] = {}
+        classes = self.shapes[next(iter(self.shapes))][0]
         mask = token_mask(network, inputs)
 
         def learn(name: str, output: Tensor) -> None:
@@ -167,9 +181,9 @@ class DirectFeedbackAlignment(LearningRule):
             if not seen.requires_grad:  # everything before this block boundary is frozen
                 return
             if seen.dtype not in wanted:
-                like = seen.new_empty(len(seen), len(self._matrix(name)))
+                like = seen.new_empty(len(seen), classes)
                 wanted[seen.dtype] = self._target(targets, like) if teacher is None else teacher.to(seen.dtype)
-            backward(error_pull(seen, self._matrix(name), wanted[seen.dtype], backend=self.backend))
+            backward(self._pull(name, seen, wanted[seen.dtype]))
 
         with self.taps.visited_by(learn):
             logits = network(inputs)
@@ -178,19 +192,31 @@ class DirectFeedbackAlignment(LearningRule):
         return Surrogate(loss.detach(), loss.detach(), logits.detach())
 
     @property
-    def links(self) -> Tensors:
-        """Block to F, (c, *block), with size 1 for dimensions that share a value."""
-        return {block_name(key): weight_of(link) for key, link in self.feedback.items()}
+    def links(self) -> Mapping[str, Tensor]:
+        """Block to F, (c, *block), with size 1 for dimensions that share a value; `redrawn` is drawn for a reader."""
+        return Drawn({block_name(key): link for key, link in self.feedback.items()})
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Block to the shape of its F, without drawing it."""
+        return {block_name(key): shape_of(link) for key, link in self.feedback.items()}
 
     def _link(self, name: str, output: Tensor, mask: Tensor | None = None) -> Tensor:
-        return error_link(self._seen(output, mask), self._matrix(name), backend=self.backend)
+        feedback, seen = self.feedback[block_key(name)], self._seen(output, mask)
+        if isinstance(feedback, RedrawnFeedback):
+            return drawn_link(seen, feedback.shape, feedback.pieces)
+        return error_link(seen, weight_of(feedback), backend=self.backend)
+
+    def _pull(self, name: str, seen: Tensor, wanted: Tensor) -> Tensor:
+        """The scalar that sends the error `wanted` (n, c) to a block, in the backward pass only."""
+        feedback = self.feedback[block_key(name)]
+        if isinstance(feedback, RedrawnFeedback):
+            return (drawn_link(seen, feedback.shape, feedback.pieces) * wanted).sum()
+        return error_pull(seen, weight_of(feedback), wanted, backend=self.backend)
 
     def _seen(self, output: Tensor, mask: Tensor | None) -> Tensor:
         """The output of a block as its feedback sees it."""
         return gathered(output, mask, self.tokens) if self.tokens is not None and output.ndim == 3 else output
-
-    def _matrix(self, name: str) -> Tensor:
-        return weight_of(self.feedback[block_key(name)])
 
     def _target(self, targets: Tensor, like: Tensor) -> Tensor:
         hot = outputs_wanted(targets, like)
@@ -220,42 +246,20 @@ class DirectFeedbackAlignment(LearningRule):
         shape = block.shape
         if self.shape == "per_channel" and len(shape) > 1:
             shape = _broadcast_shape(shape, self.channels)
+        if self.storage == "redrawn":
+            return RedrawnFeedback((classes, *shape), self.init or INITS[0], self.scale, self.seed, block.name)
         matrix = draw((math.prod(shape), classes), self.init or INITS[0], generator, gain=self.scale)
         return DirectFeedback(matrix.t(), shape)
 
 
-class DirectFeedback(nn.Module):
-    """F_l as a buffer of (c, *shape), with size 1 for dimensions that share a value."""
-
-    weight: Tensor
-
-    def __init__(self, matrix: Tensor, shape: tuple[int, ...]):
-        """matrix: (c, prod(shape))."""
-        super().__init__()
-        self.register_buffer("weight", matrix.reshape(-1, *shape).contiguous())
-
-
-class SpreadFeedback(nn.Module):
-    """BioTorch's conv feedback: the error at every position of the next conv's output, sent back through a kernel."""
-
-    weight: Tensor
-
-    def __init__(
-        self, classes: int, block: Block, conv: nn.Conv2d, init: str, scale: float, generator: torch.Generator
-    ):
-        """Draw a kernel (c, h, k, k) and compute (c, h, s, s) from it once, because the result is linear in e."""
-        super().__init__()
-        channels, *size = block.shape
-        kernels = draw((classes, channels, *conv.kernel_size), init, generator, gain=scale).split(1)
-        padding = [k // 2 for k in conv.kernel_size] if isinstance(conv.padding, str) else conv.padding
-
-        def spread(x: Tensor, kernel: Tensor) -> Tensor:
-            return nn.functional.conv2d(x, kernel, None, conv.stride, padding, conv.dilation)
-
-        zeros = torch.zeros(1, channels, *size)
-        ones = torch.ones_like(spread(zeros, kernels[0]))
-        maps = [torch.autograd.functional.vjp(partial(spread, kernel=kernel), zeros, ones)[1] for kernel in kernels]
-        self.register_buffer("weight", torch.cat(maps))
+def _check_redrawn(shape: str, init: str | None, backend: str) -> None:
+    """Refuse what cannot be drawn in pieces, or would store F in another way."""
+    if shape not in ("dense", "per_channel"):
+        raise UserError(f"storage: redrawn is for the shapes dense and per_channel, not {shape}; set storage: kept")
+    if init == "orthogonal":
+        raise UserError("storage: redrawn: the rows of orthogonal feedback depend on one another; set another init")
+    if backend == "detour":
+        raise UserError("storage: redrawn has no backend detour, which multiplies by F in the forward pass; set fused")
 
 
 def _broadcast_shape(shape: tuple[int, ...], channels: str) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ across a block boundary is computed. The head has the exact error; alpha is the 
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
@@ -191,7 +191,7 @@ class SVDSpaceAlignment(SVDBackprop):
         return grad + difference * (2 * beta / self.entries(key, rows=len(difference) if side != "s" else 1))
 
     @property
-    def links(self) -> Tensors:
+    def links(self) -> Mapping[str, Tensor]:
         """The direct feedback matrices of direct routes."""
         return {} if self.direct is None else self.direct.links
 

@@ -49,6 +49,8 @@ class ErrorGradient:
     @staticmethod
     def check(rule: LearningRule, chain: Chain) -> None:
         """Raise `Unsupported` for options of the rule that have no explicit gradient."""
+        if isinstance(rule, DirectFeedbackAlignment) and rule.storage == "redrawn":
+            raise Unsupported("redrawn feedback is not stored")
         if isinstance(rule, DirectFeedbackAlignment) and not chain.is_cut_behind([*rule.links]):
             raise Unsupported("direct feedback does not go to every hidden layer's output")
 

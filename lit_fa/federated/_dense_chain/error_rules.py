@@ -39,6 +39,8 @@ class ErrorGradient:
         """Raise `Unsupported` for options of the rule that have no explicit gradient."""
         if isinstance(rule, FeedbackAlignment) and (rule.source.evolves or rule.source.trained):
             raise Unsupported(f"the feedback of {rule.source} changes while a client trains")
+        if isinstance(rule, DirectFeedbackAlignment) and rule.storage == "redrawn":
+            raise Unsupported("redrawn feedback is not stored")
         if isinstance(rule, DirectFeedbackAlignment) and not chain.is_cut_behind([*rule.links]):
             raise Unsupported("direct feedback does not go to every hidden layer's output")
 
