@@ -103,7 +103,7 @@ def test_a_dictionary_has_the_same_message(folder):
 
 DATA = """
 import lightning as L
-from datamodules import VisionDataModule
+from lit_fa.datamodules import VisionDataModule
 class Nothing(L.LightningDataModule): pass
 class NoShape(L.LightningDataModule): num_classes = 3
 class NoClasses(L.LightningDataModule): sample_shape = (8,)
