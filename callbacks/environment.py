@@ -3,12 +3,16 @@
 import multiprocessing
 import os
 import platform
-import resource
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]  # its type is that of the module
 
 PACKAGES = ("torch", "lightning", "torchvision", "timm", "numpy", "lit-fa")
 
@@ -28,17 +32,23 @@ def _version(name: str) -> str | None:
 
 
 def hardware() -> dict[str, str | int | float | None]:
-    """Processor, cores, torch's threads, graphics card, memory in GiB."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    """Processor, cores, torch's threads, graphics card, memory in GiB (None on Windows)."""
+    posix = hasattr(os, "sysconf")
+    memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1) if posix else None
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     threads = torch.get_num_threads()
-    return {"cpu": _cpu(), "cores": os.cpu_count(), "threads": threads, "gpu": gpu, "memory_gib": round(memory, 1)}
+    return {"cpu": _cpu(), "cores": os.cpu_count(), "threads": threads, "gpu": gpu, "memory_gib": memory}
 
 
-def peak_memory_mib(device: torch.device) -> float:
-    """Peak memory so far, in MiB: allocated by torch on a graphics card, otherwise resident in this process."""
+def peak_memory_mib(device: torch.device) -> float | None:
+    """Peak memory so far, in MiB: allocated by torch on a graphics card, otherwise resident in this process.
+
+    None on Windows, where Python does not know it.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    if resource is None:
+        return None
     unit = 2**20 if platform.system() == "Darwin" else 2**10  # ru_maxrss is in bytes on macOS, in KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 

@@ -179,7 +179,7 @@ class RunRecord(Recorder):
                 "cpu_time_s": round(self.cpu_time(), 3),
                 "energy_j": self.energy.total(),
                 "step_macs": self.metrics.get("cost/step_macs"),
-                "peak_memory_mib": round(peak_memory_mib(module.device), 1),
+                "peak_memory_mib": None if (peak := peak_memory_mib(module.device)) is None else round(peak, 1),
                 "started": self.started,
                 "finished": _now(),
                 "validation_is_test": self.validation_is_test,

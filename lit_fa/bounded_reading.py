@@ -15,6 +15,8 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from lit_fa.operating_system import flags
+
 LARGEST = 64 << 20  # bytes; our records have at most 40 kB
 DEEPEST = 60  # levels of lists and mappings
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # an escape that may be half of a pair
@@ -29,7 +31,7 @@ def bounded(path: Path, most: int = LARGEST) -> bytes:
         OSError: it does not exist or cannot be read.
         ValueError: it is not a regular file, or has more than `most` bytes.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    descriptor = os.open(path, flags("O_RDONLY", "O_NONBLOCK", "O_NOCTTY"))
     try:
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode):

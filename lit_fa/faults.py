@@ -46,7 +46,7 @@ class Fault:
 
     def send(self) -> None:
         """Send the signal to this process."""
-        os.kill(os.getpid(), getattr(signal, SIGNALS[self.what]))
+        os.kill(os.getpid(), getattr(signal, SIGNALS[self.what], signal.SIGTERM))  # Windows has only SIGINT and SIGTERM
 
 
 def asked() -> Fault | None:

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-if sys.platform == "linux":
+try:
     import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]  # its type is that of the module
 
 SHARE = 0.95  # of what is free
 _STATUS, _MEMORY, _GROUP = Path("/proc/self/status"), Path("/proc/meminfo"), Path("/sys/fs/cgroup")
@@ -19,7 +21,7 @@ _STATUS, _MEMORY, _GROUP = Path("/proc/self/status"), Path("/proc/meminfo"), Pat
 @contextmanager
 def bounded() -> Iterator[None]:
     """Within the context, limit the memory of this process to what is free at its start (only on Linux)."""
-    free = bytes_free() if sys.platform == "linux" else None
+    free = bytes_free() if sys.platform == "linux" and resource is not None else None
     used = _sizes(_STATUS).get("VmData")
     if free is None or used is None:
         yield

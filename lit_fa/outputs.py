@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from lit_fa.errors import UserError
 from lit_fa.faults import while_writing
+from lit_fa.operating_system import flags
 from lit_fa.parts import part_of, publish
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -73,8 +74,8 @@ def growing(path: Path) -> BinaryIO:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_symlink():
             path.unlink()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK
-        return open(os.open(path, flags, 0o666), "wb")  # the writer of this file
+        how = flags("O_WRONLY", "O_CREAT", "O_TRUNC", "O_NOFOLLOW", "O_NONBLOCK")
+        return open(os.open(path, how, 0o666), "wb")  # the writer of this file
     except OSError as error:
         raise UserError(cannot_write(path, error)) from error
 

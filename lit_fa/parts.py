@@ -1,19 +1,24 @@
 """Parts: temporary files that are written next to their target and renamed to it when they are complete.
 
 A process that is killed while it writes leaves its part behind; the next process that writes the same target deletes
-it. A process locks its part while it writes, so no other process deletes it.
+it. A process locks its part while it writes, so no other process deletes it. Windows has no such locks, and renames no
+file that is open: there a part is closed before it is written, and deleted by others after a day.
 """
 
-import fcntl
 import glob
 import os
 import secrets
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from lit_fa.operating_system import can_lock, flags, lock
+
+_ABANDONED = 86_400.0  # seconds after which a part is taken to be abandoned, where files cannot be locked
 
 
 @contextmanager
@@ -38,10 +43,13 @@ def part_of(target: Path, ending: str, *, device: bool = False) -> Iterator[Path
     try:
         with suppress(OSError):  # of a new file, or of a file system without modes
             if not device and not target.is_symlink():
-                os.fchmod(descriptor, stat.S_IMODE(target.stat().st_mode))
+                os.chmod(part, stat.S_IMODE(target.stat().st_mode))
+        if not can_lock():
+            os.close(descriptor)
         yield part
     finally:
-        os.close(descriptor)
+        if can_lock():
+            os.close(descriptor)
         with suppress(OSError):
             part.unlink()
 
@@ -66,9 +74,10 @@ def _locked(folder: Path, begin: str, ending: str, mode: int) -> tuple[Path, int
     """A new part and its locked descriptor."""
     while True:
         part = folder / f"{begin}{secrets.token_hex(4)}{ending}"
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        descriptor = os.open(part, flags("O_WRONLY", "O_CREAT", "O_EXCL"), mode)
         with suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if can_lock():
+                lock(descriptor, wait=True)
         if part.exists():  # otherwise another process has deleted it before it was locked
             return part, descriptor
         os.close(descriptor)
@@ -77,13 +86,18 @@ def _locked(folder: Path, begin: str, ending: str, mode: int) -> tuple[Path, int
 def _remove_abandoned(folder: Path, begin: str, ending: str) -> None:
     """Delete the parts of processes that were killed while they wrote."""
     for part in sorted(folder.glob(f"{glob.escape(begin)}*{glob.escape(ending)}")):
-        with suppress(OSError), part.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if a process still writes the part
-            part.unlink()
+        with suppress(OSError):
+            if not can_lock():
+                if time.time() - part.stat().st_mtime > _ABANDONED:
+                    part.unlink()
+                continue
+            with part.open("rb") as file:
+                lock(file, wait=False)  # fails if a process still writes the part
+                part.unlink()
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, flags("O_RDWR" if os.name == "nt" else "O_RDONLY"))
     try:
         os.fsync(descriptor)
     finally:

@@ -13,7 +13,6 @@ Rows are read and written by offset, not through a memory map: mapped pages coun
 truncated file or a full disk ends the process by SIGBUS, without a message.
 """
 
-import fcntl
 import io
 import os
 import secrets
@@ -28,6 +27,7 @@ import torch
 from lit_fa.checkpoints import store_files as files
 from lit_fa.checkpoints.state_rows import Layout, Tensors
 from lit_fa.errors import UserError
+from lit_fa.operating_system import lock
 from lit_fa.outputs import cannot_write
 
 
@@ -106,7 +106,7 @@ class ClientStore(Mapping[int, Tensors]):
         assert self.folder is not None
         self._reopen("r+b")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._file, wait=False)
         except OSError:
             self._reopen("rb")
             return False

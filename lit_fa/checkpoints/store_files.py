@@ -3,7 +3,6 @@
 Legend: a generation has for each client its row (-1: none) and the digest (16 bytes) of that row.
 """
 
-import fcntl
 import io
 import json
 import os
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from lit_fa.checkpoints.state_rows import Layout
 from lit_fa.errors import UserError
+from lit_fa.operating_system import lock
 from lit_fa.outputs import write_text, written
 
 Entry = Mapping[str, Any]  # what a checkpoint holds of a store: id, generation, digest, folder
@@ -143,7 +143,7 @@ def remove_unused(beside: Path) -> None:
 def _in_use(folder: Path) -> bool:
     with suppress(FileNotFoundError), (folder / "rows").open("rb") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file, wait=False)
         except OSError:
             return True
     return False

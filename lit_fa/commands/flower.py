@@ -8,6 +8,7 @@ from typing import Any
 
 from lit_fa.config.arguments import Arguments, in_range, nonempty
 from lit_fa.errors import UserError
+from lit_fa.operating_system import needs_posix
 from lit_fa.outputs import writable_file, writable_folder, write_text
 from lit_fa.stopping import Stopped, exit_code
 
@@ -27,6 +28,8 @@ def main(argv: list[str]) -> None:
         raise UserError("--json beside --app: the app is only written, so there are no metrics; leave one of them out")
     if options.json:
         writable_file(options.json, "--json")
+    if not options.app:
+        needs_posix("lit-fa flower")
     if options.app:
         writable_folder(options.app, "--app")
     if options.ckpt_path:

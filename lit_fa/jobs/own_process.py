@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from lit_fa.jobs.runners import load_runner
+from lit_fa.operating_system import needs_posix
 from lit_fa.stopping import Request, Stopped, exit_code_of_rank, handled, interruptions_as_stopped, stop
 
 _CHECK_S = 1.0  # between two checks for the parent
@@ -29,6 +30,7 @@ def run_alone(runner: str, config: dict[str, Any], record: dict[str, Any]) -> No
         SystemExit: the process has failed and printed why; with its exit code.
         RuntimeError: the process was killed.
     """
+    needs_posix("a run whose trainer starts ranks, in a table,")
     command = [sys.executable, "-m", __spec__.name, runner, json.dumps([config, record])]
     paths = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path), "PYTHONSAFEPATH": "1"}
     process = subprocess.Popen(command, env=os.environ | paths, start_new_session=True)  # imports as here

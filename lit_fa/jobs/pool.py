@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from typing import Any, Generic, TypeVar
 from lit_fa.jobs.packing import Packing, Queue
 from lit_fa.jobs.progress import Reporter
 from lit_fa.jobs.worker import Done, prepare, work_all
+from lit_fa.operating_system import blocked
 from lit_fa.stopping import Request, handled
 
 DEFAULT_RUNNER = "lit_fa.experiment:run"
@@ -129,16 +129,14 @@ class _Workers:
         """Submit jobs for one worker to the pool; a pool that broke while it was idle is replaced."""
         # A new worker inherits the blocked signals, so that only the parent handles those of a terminal. The same holds
         # for the process that removes the semaphores of the pool, which a closed terminal would kill.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
-        try:
-            self.pool = self.pool or self._new_pool()
-            return self.pool.submit(work_all, self.runner, [(job.config, job.record, str(job.log)) for job in jobs])
-        except BrokenProcessPool as broken:
-            failed: Future[list[Done]] = Future()
-            failed.set_exception(broken)
-            return failed
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        with blocked("SIGINT", "SIGHUP"):
+            try:
+                self.pool = self.pool or self._new_pool()
+                return self.pool.submit(work_all, self.runner, [(job.config, job.record, str(job.log)) for job in jobs])
+            except BrokenProcessPool as broken:
+                failed: Future[list[Done]] = Future()
+                failed.set_exception(broken)
+                return failed
 
     def stop(self) -> None:
         """Ask the workers to stop, repeatedly, because one may be about to start a run; then kill the others."""

@@ -19,6 +19,7 @@ from lit_fa.checkpoints.state_rows import Layout
 from lit_fa.checkpoints.store_files import PREFIX, Entry, bad
 from lit_fa.errors import UserError
 from lit_fa.lightning_privates import callbacks_of
+from lit_fa.operating_system import can_lock
 from lit_fa.rules.base import Tensors
 
 States = Mapping[int, Tensors]
@@ -162,10 +163,10 @@ def _of_all_ranks(
 
 
 def _checkpoint_folder(trainer: L.Trainer) -> Path | None:
-    """The folder of the run's checkpoints; None if there are none, or not on this machine's file system."""
+    """The folder of the run's checkpoints; None if there are none, none on this machine's file system, or no locks."""
     keepers = [callback for callback in callbacks_of(trainer) if isinstance(callback, ModelCheckpoint)]
     folders = [str(keeper.dirpath) for keeper in keepers if keeper.dirpath is not None]
-    if not folders or "://" in folders[0] or getattr(trainer, "fast_dev_run", False):
+    if not folders or "://" in folders[0] or getattr(trainer, "fast_dev_run", False) or not can_lock():
         return None
     return Path(folders[0])
 
