@@ -18,6 +18,8 @@ One run, configured in YAML
   fit | validate | test             --config FILE --name NAME --logger NAME (lit-fa fit --help)
   predict                           also --split train|val|test or --images FOLDER, and --output FILE.csv
   export                            a trained network as ONNX or torch.export, simplified
+  push RECORD_OR_CHECKPOINT --repo OWNER/NAME
+                                    a trained network to a model hub: safetensors, and a card of its record
   flower                            a federated run over Flower: --config FILE [--nodes N|all]
 
 A paper's table
@@ -52,6 +54,7 @@ _COMMANDS = (
     "forecast",
     "list",
     "new",
+    "push",
     "results",
     "runs",
     "sweep",

@@ -25,7 +25,7 @@ def load(path: str | Path, **given: object) -> "EvaluatedClassifier":
     """The trained module of a run, in evaluation mode, on the CPU.
 
     Args:
-        path: a checkpoint, or a folder, whose newest checkpoint is used.
+        path: a checkpoint; a folder, whose newest checkpoint is used; or a folder of `lit-fa push`.
         given: arguments of the module's constructor that a checkpoint cannot store (``network=``), or that replace the
             stored ones.
 
@@ -42,6 +42,10 @@ def load(path: str | Path, **given: object) -> "EvaluatedClassifier":
     ...     load(folder).network(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 10])
     """
+    from lit_fa.checkpoints import pushed  # it needs this module
+
+    if pushed.is_pushed(Path(path)):
+        return pushed.load_pushed(Path(path), given)
     file = newest_checkpoint(Path(path))
     checkpoint = read_checkpoint(file)
     kind = imported(_constructor(checkpoint, file)["class_path"])

@@ -1,0 +1,1 @@
+"""A trained network for a model hub: its card, made from its record, and the upload."""
