@@ -129,9 +129,9 @@ def _settled_first(views: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if state in SETTLED
     ]
 
-    def order(view: dict[str, Any]) -> tuple[bool, int]:
+    def order(view: dict[str, Any]) -> tuple[int, bool]:
         ended = any(section["collected"].ended for section in view["sections"])
-        return not ended, -sum(one.counts[state] for one in found[view["key"]] for state in SETTLED)
+        return -sum(one.counts[state] for one in found[view["key"]] for state in SETTLED), not ended
 
     return {
         "papers": sorted(views, key=order),
