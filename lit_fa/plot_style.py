@@ -8,9 +8,9 @@ others. Matplotlib is imported where something is drawn.
 import io
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from itertools import islice, pairwise
+from itertools import islice, pairwise, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -200,10 +200,23 @@ def heat_map(axes: "Axes", x: Sequence[float], rows: Mapping[str, Sequence[float
     values = np.array([*rows.values()], dtype=float)
     drawn = axes.pcolormesh(edges, np.arange(len(rows) + 1) - 0.5, values, cmap=HEAT, rasterized=True)
     every = -(-len(rows) // _NAMED_ROWS)
-    axes.set_yticks(range(0, len(rows), every), [*islice(rows, 0, None, every)], fontsize="x-small")
+    names = [name.removeprefix(_shared(rows)) for name in islice(rows, 0, None, every)]
+    axes.set_yticks(range(0, len(rows), every), names, fontsize="x-small")
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(visible=False)
     axes.figure.colorbar(drawn, ax=axes, label=unit)
+
+
+def same_colours(axes: Sequence["Axes"]) -> None:
+    """One scale of colours for all heat maps among the axes, so that panels can be compared."""
+    import numpy as np
+
+    maps = [drawn for ax in axes for drawn in ax.collections]
+    arrays = [np.ma.filled(array, np.nan).ravel() for drawn in maps if (array := drawn.get_array()) is not None]
+    values = np.concatenate([*arrays, np.array([np.nan])])
+    finite = values[np.isfinite(values)]
+    for drawn in maps if finite.size else ():
+        drawn.set_clim(float(finite.min()), float(finite.max()))
 
 
 def reference(axes: "Axes", value: float, label: str | None = None) -> None:
@@ -230,12 +243,14 @@ def save(figure: "Figure", part: Path, ending: str) -> None:
 
 
 def _save_png(figure: "Figure", part: Path) -> None:
-    """As 256 colours, which a figure has hardly more than: a third of the bytes."""
+    """As 256 colours, which a figure without a colour scale has hardly more than: a third of the bytes."""
     from PIL import Image
 
     packed = io.BytesIO()
     figure.savefig(packed, dpi=_DPI, format="png")
-    image = Image.open(packed).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    image = Image.open(packed).convert("RGB")
+    if not any(axes.get_label() == "<colorbar>" for axes in figure.axes):
+        image = image.quantize(256, dither=Image.Dither.NONE)
     image.save(part, format="png", optimize=True)
 
 
@@ -250,6 +265,12 @@ def _parts(lines: Mapping[str, T]) -> Iterator[dict[str, T]]:
     names = [*lines]
     for begin in range(0, len(names), max(1, size)):
         yield {name: lines[name] for name in names[begin : begin + size]}
+
+
+def _shared(names: Iterable[str]) -> str:
+    """The modules that all names begin with: `model.` of `model.stem` and `model.head`."""
+    levels = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    return "".join(f"{level[0]}." for level in takewhile(lambda level: len({*level}) == 1, levels))
 
 
 def _edges(centres: Sequence[float]) -> list[float]:

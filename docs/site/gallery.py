@@ -19,6 +19,7 @@ from lit_fa.reports.figures import draw_to
 from lit_fa.reports.forecast import draw as draw_forecast
 from lit_fa.results.records import collect, curves_read
 from lit_fa.rules.base import LearningRule
+from lit_fa.spec.figure import Figure, with_labels_of
 from lit_fa.spec.table import load_table
 
 CONFIGS = Path(__file__).parents[2] / "paper_configs"
@@ -36,6 +37,9 @@ def write(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, (table, scale, figure) in DECLARED.items():
         declared(CONFIGS / table, scale, figure, folder / f"{name}.svg")
+    by_depth(
+        CONFIGS / "fwm/glue.yaml", ["neither (DFA)", "both (FWM)"], "MRPC, decay 0.0", folder / "layers_of_a_table.svg"
+    )
     scatter.draw(build(CONFIGS)[0].pairs, folder / "atlas.svg")
     trained(folder)
     draw_forecast(forecast(doubling()), folder / "forecast.svg")
@@ -52,6 +56,22 @@ def declared(path: Path, scale: str, file: str, picture: Path) -> None:
     records = collect(table, chosen, path.parent / "results" / table.name / chosen.label, curves=curves_read(table))
     figure = next(figure for figure in table.figures if figure.file == file)
     assert draw_to(records, figure, picture) is not None, f"{path}: no record of {file}"
+
+
+def by_depth(path: Path, rows: list[str], column: str, picture: Path) -> None:
+    """Draw the angles of all layers of some rows of a table."""
+    table = load_table(path)
+    scale = table.scale("cpu")
+    figure = Figure(
+        file=picture.name,
+        kind="depth",
+        y="align/delta/",
+        ylabel="degrees from backprop's",
+        panels=rows,
+        where={"row": rows, "column": [column]},
+    )
+    records = collect(table, scale, path.parent / "results" / table.name / scale.label)
+    assert draw_to(records, with_labels_of(figure, table.cells, "gallery"), picture) is not None, path
 
 
 def trained(folder: Path) -> None:

@@ -48,11 +48,14 @@ def draw_to(collected: Collected, figure: Figure, path: Path) -> Path | None:
     if not panels:
         return None
     with plot_style.style():
-        canvas, axes = plot_style.canvas(len(panels), _size(collected, figure))
+        alike = figure.kind != "depth" or len({tuple(layers) for layers in panels.values()}) == 1
+        canvas, axes = plot_style.canvas(len(panels), _size(collected, figure), sharey=alike)
         for ax, (title, lines) in zip(axes, panels.items(), strict=True):
             draw_panel(ax, collected, figure, title, lines)
-        for ax in axes[:: plot_style.COLUMNS] if figure.kind != "dots" else ():
+        for ax in axes[:: plot_style.COLUMNS] if figure.kind not in ("dots", "depth") else ():
             ax.set_ylabel(math_label(figure.ylabel or figure.y))
+        if figure.kind == "depth":
+            plot_style.same_colours(axes)
         plot_style.legend(canvas, note(collected, figure))
         canvas.suptitle(math_label(figure.title), fontsize="medium", wrap=True)
         with written(path) as part:
@@ -69,6 +72,8 @@ def note(collected: Collected, figure: Figure) -> str:
         columns = labels_of(_cells(collected, figure), "column")
         alone = f"{columns[0]}; " if len(columns) == 1 and columns[0] else ""
         return alone + text + ", with its 95 % interval" * (of != "1")
+    if figure.kind == "depth":
+        return f"{text}; input on top"
     spread = "band" if figure.kind == "curves" else "whiskers"
     return text + f", {spread}: one standard deviation" * (figure.band == "std" and of != "1")
 
@@ -89,6 +94,8 @@ def panels_of(collected: Collected, figure: Figure) -> dict[str, dict[str, Line]
     cells = _cells(collected, figure)
     if figure.kind == "dots":
         return _dots(collected, figure, cells)
+    if figure.kind == "depth":
+        return _layers(collected, figure, cells)
     by_panel = _grouped(cells, figure.panels, collected.table.cells) if figure.panels else {"": cells}
     panels = {}
     for title, group in by_panel.items():
@@ -99,7 +106,9 @@ def panels_of(collected: Collected, figure: Figure) -> dict[str, dict[str, Line]
 
 
 def split_panels(collected: Collected, figure: Figure) -> dict[str, dict[str, Line]]:
-    """The panels of a figure with at most seven lines each; one with more becomes several."""
+    """The panels of a figure with at most seven lines each; one with more becomes several. A heat map has no lines."""
+    if figure.kind == "depth":
+        return panels_of(collected, figure)
     return plot_style.chunked(panels_of(collected, figure), places_of(collected, figure))
 
 
@@ -158,6 +167,17 @@ def _dots(collected: Collected, figure: Figure, cells: Sequence[Cell]) -> dict[s
         lines = {label: _dots_of(collected, members, metric, rows) for label, members in grouped.items()}
         panels[title or key] = {label: line for label, line in lines.items() if line}
     return {title: lines for title, lines in panels.items() if lines}
+
+
+def _layers(collected: Collected, figure: Figure, cells: Sequence[Cell]) -> dict[str, dict[str, Line]]:
+    """A panel for each label, with the mean curve of every layer; the curves of all layers together are left out."""
+    panels = {}
+    for title, members in _grouped(cells, figure.panels, collected.table.cells).items():
+        records = [record for cell in members for record in collected.of(cell)]
+        keys = {key for record in records for key in record.data["curves"] if key.startswith(figure.y)}
+        layers = plot_style.depth_order({key.removeprefix(figure.y) for key in keys} - {"inexact", "overall"})
+        panels[title] = {layer: mean_curve(records, f"{figure.y}{layer}", figure.x) for layer in layers}
+    return {title: layers for title, layers in panels.items() if layers}
 
 
 def _dots_of(collected: Collected, cells: Sequence[Cell], metric: Metric, rows: Sequence[str]) -> Line:

@@ -74,7 +74,7 @@ def _figures(collected: Collected, key: str) -> list[dict[str, Any]]:
     views = [
         {
             "title": figure.title or figure.y,
-            "wide": figure.kind in ("bars", "dots"),
+            "wide": figure.kind in ("bars", "dots", "depth"),
             "panels": [(title, Markup(svg)) for title, svg in panel_images(collected, figure, f"{key}-figure{i}")],
             "legend": [(label, Markup(sample)) for label, sample in legend(collected, figure)],
             "note": note(collected, figure),

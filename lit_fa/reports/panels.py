@@ -1,5 +1,6 @@
 """One panel of a declared figure: its lines, bars or dots, its axes and ticks."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from lit_fa import plot_style
@@ -35,6 +36,9 @@ def draw_panel(ax: "Axes", collected: Collected, figure: Figure, title: str, lin
     if figure.kind == "dots":
         _draw_dots(ax, collected, figure, title, lines)
         return
+    if figure.kind == "depth":
+        _draw_layers(ax, figure, title, lines)
+        return
     ax.set(
         title=math_label(title),
         xlabel=math_label(figure.xlabel or ("" if figure.kind == "bars" else figure.x)),
@@ -69,6 +73,16 @@ def _draw_curve(
     if sd:
         low, high = zip(*((m - s, m + s) for m, s in zip(mean, sd, strict=True)), strict=True)
         ax.fill_between(x, low, high, color=look["color"], alpha=0.2, linewidth=0)
+
+
+def _draw_layers(ax: "Axes", figure: Figure, title: str, layers: dict[str, Line]) -> None:
+    """Layers over epochs or steps as a heat map; a layer without a value there is white."""
+    at = sorted({x for line in layers.values() for x, *_ in line})
+    values = {layer: {x: mean for x, mean, _ in line} for layer, line in layers.items()}
+    rows = {layer: [own.get(x, math.nan) for x in at] for layer, own in values.items()}
+    plot_style.heat_map(ax, at, rows, math_label(figure.ylabel or figure.y))
+    ax.set(title=math_label(title), xlabel=math_label(figure.xlabel or figure.x))
+    plot_style.integer_ticks(ax.xaxis)
 
 
 def _draw_slope(ax: "Axes", slope: float, lines: dict[str, Line]) -> None:

@@ -46,7 +46,9 @@ def panel_images(collected: Collected, figure: Figure, key: str) -> list[tuple[s
     with plot_style.style(**_STYLE, svg_hashsalt=key):
         canvases = [_canvas(collected, figure, title, lines) for title, lines in panels.items()]
         axes = [ax for canvas in canvases for ax in canvas.axes]
-        for ax in axes:
+        if figure.kind == "depth":
+            plot_style.same_colours(axes)
+        for ax in axes if figure.kind != "depth" else ():
             ax.set_ylim(min(a.get_ylim()[0] for a in axes), max(a.get_ylim()[1] for a in axes))
         images = [
             inline(canvas, f"{key}-{i}", _description(figure, title, lines))
@@ -57,6 +59,8 @@ def panel_images(collected: Collected, figure: Figure, key: str) -> list[tuple[s
 
 def legend(collected: Collected, figure: Figure) -> list[tuple[str, str]]:
     """(label, SVG of its line and marker, or of its bar) of every line in any panel."""
+    if figure.kind == "depth":
+        return []
     labels = {label for lines in panels_of(collected, figure).values() for label in lines}
     places = places_of(collected, figure).items()
     return [(label, _sample(figure, place)) for label, place in places if label in labels]
@@ -82,10 +86,10 @@ def _sample(figure: Figure, place: int) -> str:
 
 
 def _canvas(collected: Collected, figure: Figure, title: str, lines: dict[str, Line]) -> "Canvas":
-    wide = figure.kind in ("bars", "dots")
+    wide = figure.kind in ("bars", "dots", "depth")
     canvas, (ax,) = plot_style.canvas(1, _BARS if wide else _SIZE)
     draw_panel(ax, collected, figure, title if figure.kind == "dots" else "", lines)
-    if figure.kind != "dots":
+    if figure.kind not in ("dots", "depth"):
         ax.set_ylabel(math_label(figure.ylabel or figure.y))
     return canvas
 
@@ -103,6 +107,11 @@ def _description(figure: Figure, title: str, lines: dict[str, Line]) -> str:
             f"{label} {', '.join(f'{mean:.4g}' for _, mean, _ in line)}" for label, line in lines.items()
         )
         return f"{figure.title or title}: {title} of each row, from the top. {values}."
+    if figure.kind == "depth":
+        ends = [line[-1][1] for line in lines.values()]
+        what = f"{figure.ylabel or figure.y} of {len(lines)} layers over {figure.xlabel or figure.x}"
+        named = ", ".join(part for part in (figure.title, title) if part)
+        return f"{named}: {what}. Last values: {min(ends):.4g} to {max(ends):.4g}."
     last = ", ".join(f"{label} {line[-1][1]:.4g}" for label, line in lines.items())
     over = f" over {figure.xlabel or figure.x}" if figure.kind != "bars" else ""
     named = ", ".join(part for part in (figure.title, title) if part)

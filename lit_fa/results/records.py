@@ -165,8 +165,10 @@ def collect(table: Table, scale: Scale, folder: Path, *, curves: Collection[str]
     )
 
 
-def curves_read(table: Table) -> set[str]:
-    """The names of the curves that the numbers and figures of a table can be read from."""
+def curves_read(table: Table) -> set[str] | None:
+    """The names of the curves that the numbers and figures of a table can be read from; None: all, for heat maps."""
+    if any(figure.kind == "depth" for figure in table.figures):
+        return None
     metrics = {metric.name for metric in (table.metric, *table.also, *(cell.metric for cell in table.cells))}
     held_out = {f"val/{name.removeprefix('test/')}" for name in metrics}
     return metrics | held_out | {name for figure in table.figures for name in (figure.y, figure.x)}

@@ -15,7 +15,14 @@ from lit_fa.spec.validation import Entry, Filled, Line, Number, OneOf, choice, f
 
 Axis = Annotated[Literal["row", "column"], OneOf()]
 AXES: tuple[Axis, ...] = ("row", "column")
-_X: dict[str, tuple[str, ...]] = {"curves": ("step", "epoch"), "final": AXES, "bars": AXES, "against": (), "dots": ()}
+_X: dict[str, tuple[str, ...]] = {
+    "curves": ("step", "epoch"),
+    "final": AXES,
+    "bars": AXES,
+    "against": (),
+    "dots": (),
+    "depth": ("step", "epoch"),
+}
 Labels = Annotated[list[str], Filled]
 AxisScale = Annotated[Literal["linear", "log", "symlog"], OneOf()]
 
@@ -54,7 +61,8 @@ class Figure(Entry):
     `kind: curves` draws the key `y` of the records' curves over `x` (step or epoch); `kind: final` draws the final
     metric `y` over the number in the labels of `x` (column or row), so that "width 128" stands at 128; `kind: bars`
     draws it as a group of bars for each label of `x`; `kind: against` over another final metric, `x`; `kind: dots`
-    draws a dot with its 95 % interval for each row, in a panel for `y` and in one for the final metric `x`, if given.
+    draws a dot with its 95 % interval for each row, in a panel for `y` and in one for the final metric `x`, if given;
+    `kind: depth` draws the curves that begin with `y`, such as `align/delta/`, as a heat map of layers over `x`.
     `panels` and `lines` name an axis of the table, or list the labels to take, in this order; `where` keeps some labels
     only. `band: std` shades one standard deviation over the seeds. `slope` adds a straight line of this slope to two
     logarithmic axes. More than seven lines in a panel are split over several.
@@ -62,7 +70,7 @@ class Figure(Entry):
 
     file: Annotated[Line, AfterValidator(_image)]
     y: str
-    kind: Annotated[Literal["curves", "final", "bars", "against", "dots"], OneOf()] = "curves"
+    kind: Annotated[Literal["curves", "final", "bars", "against", "dots", "depth"], OneOf()] = "curves"
     title: str = ""
     x: str = ""
     panels: Labels | str = ""
@@ -99,10 +107,13 @@ def with_labels_of(figure: Figure, cells: Sequence[Labelled], where: str) -> Fig
         for label in labels:
             choice(label, labels_of(cells, axis), f"{where}.where.{axis}")
     lines, _ = split(figure.lines, cells, f"{where}.lines")
-    if figure.panels and split(figure.panels, cells, f"{where}.panels")[0] == lines:
+    if figure.panels and figure.kind != "depth" and split(figure.panels, cells, f"{where}.panels")[0] == lines:
         raise UserError(f"{where}: panels and lines are both the {lines}s; give one of them the other axis")
     if figure.kind in ("final", "bars"):
         _check_final(figure, lines, cells, where)
+    elif figure.kind == "depth":
+        figure = replace(figure, panels=figure.panels or lines)
+        _check_one_panel(figure, split(figure.panels, cells, f"{where}.panels")[0], cells, where)
     elif not figure.panels and figure.kind == "curves":
         _check_one_panel(figure, lines, cells, where)
     return figure
@@ -151,7 +162,7 @@ def _check_final(figure: Figure, lines: Axis, cells: Sequence[Labelled], where: 
 
 
 def _check_one_panel(figure: Figure, lines: Axis, cells: Sequence[Labelled], where: str) -> None:
-    """One panel must not average over cells that differ in more than their line."""
+    """One panel must not average over cells that differ in more than their line; under `depth`, in their panel."""
     other = next(axis for axis in AXES if axis != lines)
     labels = [label for label in labels_of(cells, other) if label in figure.where.get(other, [label])]
     if len(labels) > 1:

@@ -4,7 +4,16 @@ from functools import cached_property
 from html.parser import HTMLParser
 
 VOID = {"meta", "br", "hr", "img", "input", "link", "wbr"}
-CLOSED = {"path", "use", "rect", "circle", "polyline", "mspace"}  # of SVG and MathML, which may close themselves
+CLOSED = {
+    "path",
+    "use",
+    "g",
+    "image",
+    "rect",
+    "circle",
+    "polyline",
+    "mspace",
+}  # of SVG and MathML, which may close themselves
 
 
 class Page(HTMLParser):

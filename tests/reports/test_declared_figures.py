@@ -15,6 +15,7 @@ from lit_fa.reports.figures import by_row, draw, split_panels
 from lit_fa.reports.svg import legend, panel_images
 from lit_fa.results.records import collect
 from lit_fa.spec.table import load_table
+from tests.reports.page_parser import Page
 
 CURVES = {"file": "law.png", "title": "Law", "y": "conserve/normalised", "x": "epoch", "lines": "row"}
 DOTS = {"file": "rules.svg", "kind": "dots", "y": "test/accuracy", "x": "test/loss", "ylabel": "accuracy, %"}
@@ -227,3 +228,52 @@ def test_the_image_of_a_page_has_short_places_and_whole_texts(declared, save, fi
     ((_, image),) = panel_images(collected, collected.table.figures[0], "key")
     assert "of 0.12345" in image
     assert not re.search(r' d="[^"]*\.\d{3}', image)
+
+
+DEPTH = {"file": "depth.png", "kind": "depth", "y": "align/delta/", "ylabel": "degrees", "where": {"column": ["w 32"]}}
+
+
+def with_layers(path: Path, layers: int) -> None:
+    """Give every record a curve for each layer, and one for all together."""
+    names = [*(f"blocks.{k}" for k in range(layers - 1)), "head", "inexact"]
+    for file in (path.parent / "results").rglob("*.json"):
+        data = json.loads(file.read_text())
+        data["curves"] = {
+            f"align/delta/{name}": [[10 * e, e, 90 - k - 10 * data["row"].count("1")] for e in range(4)]
+            for k, name in enumerate(names)
+        }
+        file.write_text(json.dumps(data))
+
+
+def test_a_declared_heat_map_has_a_row_for_each_layer_and_one_scale_for_all_panels(declared, save, fill, figure_of):
+    path = save(with_rows(declared, 2, DEPTH, columns=("w 32", "w 64")))
+    fill(path, "full")
+    with_layers(path, 50)
+    figure = figure_of(path)
+    panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+    assert [axes.get_title() for axes in panels] == ["rule 0", "rule 1"]
+    assert all(axes.collections[0].get_array().shape == (50, 4) for axes in panels)
+    assert len({axes.collections[0].get_clim() for axes in panels}) == 1
+    assert not any(axes.lines for axes in panels)
+    named = [text.get_text() for text in panels[0].get_yticklabels()]
+    assert named[:2] == ["blocks.0", "blocks.3"]
+    assert not any(text.get_visible() and text.get_text() for text in panels[1].get_yticklabels())
+    assert "inexact" not in named
+    assert all(float(tick).is_integer() for tick in panels[0].get_xticks())
+    assert figure.get_supxlabel() == "full scale; mean of 3 runs; input on top"
+
+
+def test_a_heat_map_of_a_page_has_no_legend_and_says_its_range(declared, save, fill):
+    path = save(with_rows(declared, 2, DEPTH))
+    fill(path, "full")
+    with_layers(path, 50)
+    assert main(["report", str(path), "--scale", "full", "--write", str(path.parent / "pages")]) == 0
+    page = (path.parent / "pages" / "conservation.html").read_text()
+    Page(page)
+    assert page.count("degrees of 50 layers over epoch. Last values: 41 to 90.") == 1
+    assert legend(collected_of(path), load_table(path).figures[0]) == []
+
+
+def test_a_heat_map_that_would_mix_columns_is_refused(declared, save):
+    with pytest.raises(UserError, match="one line would mix the columns w 32, w 64"):
+        load_table(save(with_rows(declared, 2, DEPTH | {"where": {}}, columns=("w 32", "w 64"))))
