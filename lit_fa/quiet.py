@@ -33,6 +33,13 @@ WARNED = (
 )
 # also left out where the value is Lightning's default and not the user's
 LOG_INTERVAL = r"The number of training batches \(\d+\) is smaller than the logging interval"
+SYNC = r"It is recommended to use `self\.log\(.*, sync_dist=True\)`"  # our modules average over ranks themselves
+# of a checkpoint that is only evaluated
+OF_TRAINING = (
+    r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
+    r"The dirpath has changed from ",
+)
+FOLDER_IN_USE = r"Checkpoint directory .* exists and is not empty"  # as where a run goes on
 _LOGGERS = ("", "lightning", "lightning.pytorch", "lightning.fabric")  # those whose handlers write to the console
 
 

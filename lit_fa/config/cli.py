@@ -26,7 +26,7 @@ from lit_fa.checkpoints import resume
 from lit_fa.checkpoints.lightning_io import use_whole_files
 from lit_fa.config import own_classes
 from lit_fa.config.arguments import take_option
-from lit_fa.config.console import ConsoleLines, calm, lines_about_rules
+from lit_fa.config.console import ConsoleLines, calm, leave_out, lines_about_rules
 from lit_fa.config.parser import Parser, check_classes
 from lit_fa.config.run_folder import check_unused, give_name
 from lit_fa.config.values import check_trains, check_values
@@ -242,6 +242,7 @@ class LitFACLI(LightningCLI):
         """Our lines in place of those that Lightning prints by default."""
         asked = self.asked
         calm(self.trainer, self.model, self._named_callbacks(), asked.trainer)
+        leave_out(self.model, str(self.subcommand), asked)
         seed = asked.get("seed_everything")
         self.console = ConsoleLines(str(self.subcommand), self.rule_lines, seed, asked.get("ckpt_path"))
         callbacks_of(self.trainer).insert(0, self.console)

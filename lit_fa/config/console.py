@@ -20,8 +20,8 @@ from lit_fa.callbacks.round_progress import RoundProgress
 from lit_fa.escaping import plain, shown
 from lit_fa.jobs.progress import duration, short_path
 from lit_fa.lightning_privates import callbacks_of, setting
-from lit_fa.modules import FederatedClassifier
-from lit_fa.quiet import LOG_INTERVAL
+from lit_fa.modules import EvaluatedClassifier, FederatedClassifier
+from lit_fa.quiet import FOLDER_IN_USE, LOG_INTERVAL, OF_TRAINING, SYNC
 
 _LINES_ABOUT_RULES = "lit_fa.rules"  # the logger to which a rule says, in one line, what it changed
 _METRICS = {"fit": ("val/", "train/loss"), "validate": ("val/",), "test": ("test/",), "predict": ()}
@@ -113,8 +113,18 @@ def calm(trainer: L.Trainer, model: L.LightningModule, named: set[str], asked: A
             _leave_zero_flops_out(callback)
         kept.append(progress_for(callback, model) if isinstance(callback, ProgressBar) and default else callback)
     callbacks_of(trainer)[:] = kept
-    if asked.get("log_every_n_steps") in (None, 50):
-        warnings.filterwarnings("ignore", LOG_INTERVAL)
+
+
+def leave_out(model: L.LightningModule, command: str, asked: Any) -> None:
+    """Leave out the warnings that concern no choice of the user in this run."""
+    idle = {
+        LOG_INTERVAL: asked.trainer.get("log_every_n_steps") in (None, 50),
+        SYNC: isinstance(model, EvaluatedClassifier),
+        FOLDER_IN_USE: bool(asked.get("ckpt_path")),
+        **dict.fromkeys(OF_TRAINING, command != "fit"),
+    }
+    for message in (message for message, concerns_nobody in idle.items() if concerns_nobody):
+        warnings.filterwarnings("ignore", message)
 
 
 def progress_for(bar: ProgressBar, model: L.LightningModule) -> ProgressBar:

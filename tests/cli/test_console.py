@@ -16,7 +16,7 @@ import lit_fa
 from lit_fa.__main__ import main
 from lit_fa.callbacks.line_progress import PERCENT, LineProgress, metrics_in_words
 from lit_fa.modules.metrics import OF_CLASSES, OF_NUMBERS
-from lit_fa.quiet import LOG_INTERVAL, LOGGED, WARNED, quiet
+from lit_fa.quiet import FOLDER_IN_USE, LOG_INTERVAL, LOGGED, OF_TRAINING, SYNC, WARNED, quiet
 
 RUN = {
     "seed_everything": 0,
@@ -100,6 +100,17 @@ def test_the_logging_interval_is_no_matter_where_nobody_has_chosen_it(folder, ca
     assert "logging interval" not in "\n".join(said(capsys, "fit", "--config", "run.yaml"))
 
 
+def test_what_concerns_training_alone_is_not_said_of_an_evaluation(folder, capsys, recwarn):
+    trainer = RUN["trainer"] | {"enable_checkpointing": True}
+    (folder / "run.yaml").write_text(yaml.safe_dump(RUN | {"trainer": trainer}))
+    said(capsys, "fit", "--config", "run.yaml", "--name", "a")
+    kept = next((folder / "lightning_logs/a").rglob("*.ckpt"))
+    for command, words in {"test": [], "fit": ["--name", "a", "--trainer.max_epochs", "3"]}.items():
+        first = said(capsys, command, "--config", "run.yaml", "--ckpt_path", str(kept), *words)[0]
+        assert first.endswith(f"seed 0; from {kept}")
+    assert [str(warning.message) for warning in recwarn if issubclass(warning.category, UserWarning)] == []
+
+
 def test_layers_are_shown_where_asked_for_without_flops_that_nobody_counted(folder, capsys):
     text = "\n".join(said(capsys, "fit", "--config", "run.yaml", "--trainer.enable_model_summary", "true"))
     assert "learner" in text
@@ -161,9 +172,10 @@ def test_every_message_that_is_left_out_is_one_that_lightning_or_torch_has():
     files = [file for file in sorted(Path(L.__file__).parent.rglob("*.py")) if "tests" not in file.parts]
     text = "".join(file.read_text(encoding="utf-8") for file in [*files, Path(pytree.__file__)])
     text = re.sub(r'"\s*\n\s*f?"', "", text)  # a message over several lines
-    words = [
-        re.sub(r"\\", "", part) for message in (*WARNED, LOG_INTERVAL) for part in re.split(r"'\\w\+'|\\d\+", message)
-    ]
+    text = re.sub(r"\{\w+!?r?\}", "", text)  # what is filled in
+    listed = (*WARNED, LOG_INTERVAL, SYNC, FOLDER_IN_USE, *OF_TRAINING)
+    parts = [part for message in listed for part in re.split(r"'\\w\+'|\\d\+|\.\*", message)]
+    words = [part.replace("\\", "") for part in parts]
     assert [word for word in words if word not in text] == []
     gone = [message for message in LOGGED if message not in text and set(message) != {"-"}]
     assert gone == [], gone

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lit_fa.commands.sweep import LOGGERS
 from lit_fa.errors import UserError
+from lit_fa.named_loggers import words_of_a_trial
 from lit_fa.spec.sweep import load_sweep
 from lit_fa.sweeps.study import Trials
 from lit_fa.trial import fit_trial
@@ -40,7 +40,7 @@ def trials(tmp_path, monkeypatch):
             "parameters": {LR: {"values": [0.1, 0.0]}},
         }
         (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep | changes))
-        words = tuple(word.replace("{project}", "lit-fa") for word in LOGGERS[logger])
+        words = words_of_a_trial(logger, "lit-fa")
         return Trials(load_sweep("sweep.yaml"), tmp_path / "out", count=2, logger=words)
 
     return opened
