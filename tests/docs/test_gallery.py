@@ -72,6 +72,6 @@ def test_tables_and_pictures_of_the_site_go_on_sideways_and_show_it():
     css = (DOCS / "static" / "site.css").read_text()
     wrapper = re.search(r"\.table-wrapper \{(.*?)\n\}", css, re.DOTALL).group(1)
     assert "overflow-x: auto" in wrapper
-    assert (wrapper.count(" local"), wrapper.count(" scroll")) == (2, 2)  # covers move with the table, shadows stay
+    assert (wrapper.count("% local"), wrapper.count("% scroll")) == (2, 2)  # covers move with the table, shadows stay
     phone = css.split("@media (max-width: 40rem)")[1]
     assert "article p:has(> img) { overflow-x: auto; }" in phone
