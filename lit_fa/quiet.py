@@ -80,6 +80,12 @@ def _one_line(
     return f"warning: {' '.join(str(message).split())}\n" if is_first_rank() else ""
 
 
+def ignore(message: str) -> None:
+    """Leave out a warning, by a regular expression of its beginning, until `quiet` ends; no effect outside it."""
+    if warnings.formatwarning is _one_line:
+        warnings.filterwarnings("ignore", message)
+
+
 def is_first_rank() -> bool:
     """Whether this process is the first of a distributed run, or the only one; known once Lightning is imported."""
     ranks = sys.modules.get("lightning.fabric.utilities.rank_zero")

@@ -3,7 +3,6 @@
 import logging
 import shlex
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +20,7 @@ from lit_fa.escaping import plain, shown
 from lit_fa.jobs.progress import duration, short_path
 from lit_fa.lightning_privates import callbacks_of, setting
 from lit_fa.modules import EvaluatedClassifier, FederatedClassifier
-from lit_fa.quiet import FOLDER_IN_USE, LOG_INTERVAL, OF_TRAINING, SYNC
+from lit_fa.quiet import FOLDER_IN_USE, LOG_INTERVAL, OF_TRAINING, SYNC, ignore
 
 _LINES_ABOUT_RULES = "lit_fa.rules"  # the logger to which a rule says, in one line, what it changed
 _METRICS = {"fit": ("val/", "train/loss"), "validate": ("val/",), "test": ("test/",), "predict": ()}
@@ -124,7 +123,7 @@ def leave_out(model: L.LightningModule, command: str, asked: Any) -> None:
         **dict.fromkeys(OF_TRAINING, command != "fit"),
     }
     for message in (message for message, concerns_nobody in idle.items() if concerns_nobody):
-        warnings.filterwarnings("ignore", message)
+        ignore(message)
 
 
 def progress_for(bar: ProgressBar, model: L.LightningModule) -> ProgressBar:

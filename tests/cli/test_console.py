@@ -100,6 +100,11 @@ def test_the_logging_interval_is_no_matter_where_nobody_has_chosen_it(folder, ca
     assert "logging interval" not in "\n".join(said(capsys, "fit", "--config", "run.yaml"))
 
 
+def test_debug_shows_every_message(folder, capsys):
+    with pytest.warns(match="smaller than the logging interval"):
+        said(capsys, "fit", "--config", "run.yaml", "--debug")
+
+
 def test_what_concerns_training_alone_is_not_said_of_an_evaluation(folder, capsys, recwarn):
     trainer = RUN["trainer"] | {"enable_checkpointing": True}
     (folder / "run.yaml").write_text(yaml.safe_dump(RUN | {"trainer": trainer}))
