@@ -108,9 +108,10 @@ def plot(path: Path | str, matrices: dict[str, Pair], note: str = "") -> Path:
 
 
 def _draw(axes: Any, matrix: Tensor, title: str) -> None:
-    """An image with zero in the middle of its scale; the outermost percent of the values is cut off."""
+    """An image with zero in the middle of its scale; the outermost percent is cut off, what is not finite is white."""
     part = matrix[:UNITS, :UNITS].double()
-    most = part.abs().flatten().quantile(0.99).item() or 1.0
+    finite = part[part.isfinite()]
+    most = (finite.abs().quantile(0.99).item() if len(finite) else 0.0) or 1.0
     image = axes.imshow(
         part.numpy(), cmap=plot_style.HEAT, vmin=-most, vmax=most, interpolation="nearest", aspect="auto"
     )

@@ -18,6 +18,7 @@ from lit_fa.layers import observing
 from lit_fa.layers.sharding import gathered
 from lit_fa.outputs import written
 from lit_fa.rules.learner import Learner
+from lit_fa.stage_strategy import stages_of
 
 FILE = "goodness.png"
 PANELS = 8  # blocks of a figure
@@ -63,6 +64,8 @@ class GoodnessHistogram(Probe):
         self.be_ready(trainer, pl_module)
         assert self.data is not None  # by `be_ready`
         learner, samples = learner_of(pl_module), len(self.data[1])
+        if stages := stages_of(trainer):
+            stages.gather()  # a stage has only its own weights
         with gathered(learner):
             pairs = goodness_of(learner, self.data)
         if trainer.is_global_zero:
@@ -124,8 +127,14 @@ def plot(path: Path | str, pairs: dict[str, Pair], kind: str, threshold: float |
     with plot_style.style():
         figure, grid = plot_style.canvas(len(shown), sharey=False)
         for axes, name in zip(grid, shown, strict=True):
-            _draw(axes, [values.double().numpy() for values in pairs[name]], threshold)
-            axes.set(title=name, xlabel=f"goodness, {kind} of the squared activations", ylabel="samples")
+            both = [values.double() for values in pairs[name]]
+            _draw(axes, [values[values.isfinite()].numpy() for values in both], threshold)
+            lost = sum(int((~values.isfinite()).sum()) for values in both)
+            axes.set(
+                title=name + f", {lost} values not finite" * bool(lost),
+                xlabel=f"goodness, {kind} of the squared activations",
+                ylabel="samples",
+            )
         plot_style.legend(figure, note)
         with written(path) as part:
             plot_style.save(figure, part, path.suffix)

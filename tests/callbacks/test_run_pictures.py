@@ -195,3 +195,14 @@ def test_the_pictures_change_no_bit_of_a_run(tmp_path, rule, callback):
 
     alone, observed = state(L.Callback()), state(callback(dirpath=str(tmp_path)))
     assert [key for key in alone if not torch.equal(alone[key], observed[key])] == []
+
+
+def test_what_is_not_finite_is_counted_and_left_out(tmp_path, saved):
+    odd = torch.tensor([math.nan, math.inf, 1.0, 2.0])
+    plot(tmp_path / "goodness.png", {"block": (odd, torch.ones(4)), "lost": (odd[:2], odd[:2])}, "mean")
+    assert [axes.get_title() for axes in saved[0].axes] == [
+        *("block, 2 values not finite", "lost, 4 values not finite"),
+    ]
+    plot_matrices(tmp_path / "feedback.png", {"layer": (odd.view(2, 2), torch.full((2, 2), math.nan))})
+    assert saved[1].axes[0].images[0].get_clim()[1] < 2.1
+    assert saved[1].axes[1].images[0].get_clim() == (-1, 1)
