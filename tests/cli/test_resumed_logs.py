@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.cli.forked import lit_fa
+from tests.cli.forked import lit_fa, run_recorded
 from tests.cli.test_command_line import RUN
 
 STEPS = 12  # of an epoch
@@ -98,6 +98,7 @@ def trackio_rows(folder: Path) -> list:
     return [name, kind, [{k: v for k, v in row.items() if k != "timestamp" and "figures/" not in k} for row in rows]]
 
 
+@pytest.mark.slow
 def test_trackio_has_one_run_with_every_row_once(tmp_path):
     pytest.importorskip("trackio")
     folders = (tmp_path / "whole", tmp_path / "killed")
@@ -115,6 +116,7 @@ def test_trackio_has_one_run_with_every_row_once(tmp_path):
     assert {"train/loss", "val/accuracy"} <= {key for row in trackio_rows(folders[1])[2] for key in row}
 
 
+@pytest.mark.slow
 def test_what_a_resumed_log_leaves_out_is_kept_beside_it(tmp_path):
     killed_and_resumed(tmp_path, "--logger", "csv", step=15)
     before = rows(tmp_path)
@@ -126,6 +128,7 @@ def test_what_a_resumed_log_leaves_out_is_kept_beside_it(tmp_path):
     assert rows(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_log_in_another_folder_begins_anew_and_says_where_the_other_is(tmp_path):
     killed_and_resumed(tmp_path / "a", "--logger", "csv", step=15)
     config = config_in(tmp_path / "b", max_epochs=2)
@@ -153,3 +156,21 @@ def test_a_test_of_a_checkpoint_does_not_touch_the_log_of_its_run(tmp_path):
     words = ("test", "--config", "run.yaml", "--logger", "csv", "--ckpt_path", "kept/step=15.ckpt")
     assert lit_fa(tmp_path, *words).code == 0
     assert log.read_text() == before
+
+
+def test_a_run_of_a_table_goes_on_in_its_own_log(tmp_path):
+    config = RUN | {"trainer": RUN["trainer"] | {"max_epochs": 3, "log_every_n_steps": 2, "logger": "csv"}}
+    kill = [{"class_path": KILL, "init_args": {"at": 20}}]
+    logs = []
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+        record = {"id": "abc", "path": str(tmp_path / name / "abc.json")}
+        if name == "killed":
+            killed = config | {"trainer": config["trainer"] | {"callbacks": kill}}
+            assert run_recorded(tmp_path / name, killed, record).code == -signal.SIGKILL
+        assert run_recorded(tmp_path / name, config, record).code == 0
+        (log,) = (tmp_path / name).rglob("metrics.csv")
+        with log.open(encoding="utf-8") as file:
+            logs.append(list(csv.DictReader(file)))
+    assert logs[1] == logs[0]
+    assert logs[1][-1]["test/accuracy"]
