@@ -223,31 +223,36 @@ class ResumableWandbLogger(RowLogger, WandbLogger):
 
     def _go_on_offline(self, error: Exception) -> None:
         """Write the run anew, offline; after a second error its rows are in checkpoints alone."""
-        import wandb
-
         _end_soon(self.experiment)
         forget_wandb_run(self)
-        where = "the rest of the run is in its checkpoints alone"
-        if not self.failed:
-            self.failed, self.options["mode"] = True, "offline"
-            settings = wandb.Settings(**_settings(), reinit="create_new")  # the other run may still be ending
-            try:
-                run = wandb.init(**self.options | {"settings": settings})
-                set_wandb_run(self, run)
-                set_aside(run.settings.sync_dir, run.id)
-                run.define_metric(step_axis())
-                run.define_metric("*", step_metric=step_axis(), step_sync=True)
-                self.sent, self._measured = 0, set[str]()
-                where = "the whole run goes on offline"
-            except Exception:
-                self.silent = True
-        else:
-            self.silent = True
+        try:
+            if self.failed:
+                raise error
+            self.failed = True
+            self._open_offline()
+        except Exception:
+            self.silent, self.opened = True, False
+        where = "the rest of the run is in its checkpoints alone" if self.silent else "the whole run goes on offline"
         rank_zero_warn(f"W&B has failed ({_first_line(error)}); training goes on, {where}")
-        if self.silent:
-            self.opened = False
-        else:
-            self._send()
+        self._send()
+
+    def _open_offline(self) -> None:
+        import wandb
+        from wandb.sdk.mailbox import MailboxClosedError
+
+        self.options["mode"] = "offline"
+        settings = wandb.Settings(**_settings(), reinit="create_new")  # the other run may still be ending
+        try:
+            run = wandb.init(**self.options | {"settings": settings})
+        except (OSError, MailboxClosedError):  # W&B's own process is gone: let it start another one
+            with suppress(Exception):
+                wandb.teardown()
+            run = wandb.init(**self.options | {"settings": settings})
+        set_wandb_run(self, run)
+        set_aside(run.settings.sync_dir, run.id)
+        run.define_metric(step_axis())
+        run.define_metric("*", step_metric=step_axis(), step_sync=True)
+        self.sent, self._measured = 0, set[str]()
 
     def _send(self) -> None:
         self._guarded(self._send_rows)

@@ -1,5 +1,8 @@
 """An error of W&B costs no training: one line, and the whole run goes on offline."""
 
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +16,8 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from lit_fa.callbacks import MeasurementError, ResumableWandbLogger
 from lit_fa.callbacks.wandb_logger import step_axis
 from tests.callbacks.wandb_training import read_back
+
+ROOT = Path(__file__).parents[2]
 
 
 class Run:
@@ -198,3 +203,58 @@ def test_a_sharded_checkpoint_is_no_artifact_and_no_error(tmp_path):
 def test_what_log_model_cannot_be_is_refused():
     with pytest.raises(MeasurementError, match="log_model is true, false or all, not 'some'"):
         ResumableWandbLogger(log_model="some")
+
+
+BEGIN = """
+import os, time
+from lit_fa import callbacks
+from tests.callbacks.wandb_server import KEY, serving
+def rows(*numbers):
+    for number in numbers:
+        logger.log_metrics({"loss": float(number)}, step=number)
+"""
+SERVER_DIES = """
+with serving() as server:
+    os.environ |= {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "WANDB_FINISH_TIMEOUT": "4"}
+    logger = callbacks.ResumableWandbLogger(id="run", dir=".", folder=".")
+    rows(0, 1, 2)
+    assert not logger.experiment.offline
+rows(3, 4)
+logger.finish()
+"""
+PROCESS_DIES = """
+import psutil
+logger = callbacks.ResumableWandbLogger(id="run", offline=True, dir=".", folder=".")
+rows(0, 1, 2)
+time.sleep(1)
+for child in psutil.Process().children(recursive=True):
+    child.kill()
+time.sleep(1)
+rows(3, 4)
+logger.finish()
+"""
+
+
+def in_a_process(code: str, folder: Path) -> str:
+    """What a process of its own prints, without key and network of the caller."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment = kept | {"HOME": str(folder), "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    command = [sys.executable, "-c", BEGIN + code]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_in_mid_run_costs_a_bounded_wait_and_leaves_the_command_that_uploads(tmp_path):
+    said = in_a_process(SERVER_DIES, tmp_path)
+    assert (
+        f"W&B run run could not be finished (Timed out finishing run.); upload it with: wandb sync {tmp_path}" in said
+    )
+
+
+@pytest.mark.slow
+def test_the_run_goes_on_offline_where_the_process_of_wandb_is_killed(tmp_path):
+    said = in_a_process(PROCESS_DIES, tmp_path)
+    assert "W&B has failed (Connection lost); training goes on, the whole run goes on offline" in said
+    assert losses([record["item"] for record in read_back(tmp_path)["history"]]) == [0.0, 1.0, 2.0, 3.0, 4.0]
