@@ -7,7 +7,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lit_fa import plot_style
+from lit_fa import heat_maps, plot_style
 from lit_fa.callbacks.errors import MeasurementError
 from lit_fa.callbacks.probe import Batch, first_batch, learner_of
 from lit_fa.callbacks.run_pictures import evenly, folder_of, note_of
@@ -78,7 +78,7 @@ def matrices_of(learner: Learner, batch: Batch) -> dict[str, Pair]:
     """Layer to its weight and its backward matrix, both (out, in) on the CPU; a kernel as (out, in k k)."""
     compared = counterparts(learner.network, products_of(learner, batch[0]))
     pairs = {name: (compared_weight(learner.network, name), matrix) for name, matrix in compared.items()}
-    order = plot_style.depth_order(pairs, [name for name, _ in learner.network.named_modules()])
+    order = heat_maps.depth_order(pairs, [name for name, _ in learner.network.named_modules()])
     return {name: (_flat(pairs[name][0]), _flat(pairs[name][1])) for name in order}
 
 
@@ -113,7 +113,7 @@ def _draw(axes: Any, matrix: Tensor, title: str) -> None:
     finite = part[part.isfinite()]
     most = (finite.abs().quantile(0.99).item() if len(finite) else 0.0) or 1.0
     image = axes.imshow(
-        part.numpy(), cmap=plot_style.HEAT, vmin=-most, vmax=most, interpolation="nearest", aspect="auto"
+        part.numpy(), cmap=heat_maps.HEAT, vmin=-most, vmax=most, interpolation="nearest", aspect="auto"
     )
     axes.figure.colorbar(image, ax=axes, label="weight")
     for axis, name, size in ((axes.xaxis, "input", matrix.shape[1]), (axes.yaxis, "output", matrix.shape[0])):

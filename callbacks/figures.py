@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 
-from lit_fa import plot_style
+from lit_fa import heat_maps, plot_style
 from lit_fa.callbacks.curves import Point, Recorder
 from lit_fa.callbacks.probe import learner_of
 from lit_fa.callbacks.run_pictures import folder_of, note_of
@@ -91,7 +91,7 @@ def in_rounds(curves: dict[str, list[Point]]) -> dict[str, list[Point]]:
 
 def ordered(curves: dict[str, list[Point]], depth: Sequence[str]) -> dict[str, list[Point]]:
     """The curves of layers from input to output, then those of the whole network."""
-    layers = plot_style.depth_order([name for name in curves if name not in WHOLE], depth)
+    layers = heat_maps.depth_order([name for name in curves if name not in WHOLE], depth)
     return {name: curves[name] for name in [*layers, *(name for name in curves if name in WHOLE)]}
 
 
@@ -161,6 +161,6 @@ def draw_depth(axes: Any, title: str, curves: dict[str, list[Point]], unit: str)
     layers = {name: curve for name, curve in curves.items() if name not in WHOLE}
     x = sorted({epoch for curve in layers.values() for _, epoch, _ in curve})
     values = {name: {epoch: value for _, epoch, value in curve} for name, curve in layers.items()}
-    plot_style.heat_map(axes, x, {n: [at.get(epoch, math.nan) for epoch in x] for n, at in values.items()}, unit)
+    heat_maps.heat_map(axes, x, {n: [at.get(epoch, math.nan) for epoch in x] for n, at in values.items()}, unit)
     whole = ", ".join(f"{name} {curves[name][-1][2]:.3g}" for name in curves if name in WHOLE)
     axes.set_title(f"{title} of {len(layers)} layers, input on top" + (f"\nat the end: {whole}" if whole else ""))

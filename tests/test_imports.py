@@ -63,6 +63,7 @@ ALLOWED = {
     "lit_fa/jobs": [*SHELL, "lit_fa.operating_system", "yaml", "filelock", "lit_fa.stopping", "lit_fa.results.records"],
     "lit_fa/reports": [
         *SHELL,
+        "lit_fa.heat_maps",
         "lit_fa.plot_style",
         *("yaml", "jinja2", "markupsafe", "markdown_it", "mdit_py_plugins", "latex2mathml"),
         *("lit_fa.provenance", "lit_fa.spec", "lit_fa.results"),
@@ -89,6 +90,7 @@ ALLOWED = {
                 "stopping",
                 "faults",
                 "lightning_privates",
+                "heat_maps",
                 "plot_style",
                 "stage_strategy",
             )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_fa import plot_style
+from lit_fa import heat_maps, plot_style
 from lit_fa.plot_style import COLOURS, MOST_LINES, bar_style, chunked, line_style
 
 ROOT = Path(__file__).parents[1]
@@ -144,7 +144,7 @@ def test_a_heat_map_has_a_row_for_each_layer_the_first_one_on_top():
     rows = {f"blocks.{k}": [k, k + 0.5, math.nan] for k in range(50)}
     with plot_style.style():
         figure, (axes,) = plot_style.canvas(1)
-        plot_style.heat_map(axes, [0, 1, 3], rows, "degrees")
+        heat_maps.heat_map(axes, [0, 1, 3], rows, "degrees")
         figure.canvas.draw()
     (mesh,) = axes.collections
     assert mesh.get_array().shape == (50, 3)
@@ -159,7 +159,7 @@ def test_a_heat_map_has_a_row_for_each_layer_the_first_one_on_top():
 
 
 def test_colours_of_a_heat_map_grow_lighter_with_the_value():
-    colours = matplotlib.colormaps[plot_style.HEAT](np.linspace(0, 1, 32))[:, :3]
+    colours = matplotlib.colormaps[heat_maps.HEAT](np.linspace(0, 1, 32))[:, :3]
     assert (np.diff(colours @ [0.299, 0.587, 0.114]) > 0).all()
 
 
@@ -175,7 +175,7 @@ def test_a_picture_of_256_colours_shows_the_lines_in_their_colours(tmp_path):
 def test_a_colour_scale_keeps_all_its_colours(tmp_path):
     with plot_style.style():
         figure, (axes,) = plot_style.canvas(1)
-        plot_style.heat_map(axes, range(600), {"a": range(600), "b": range(600)}, "")
+        heat_maps.heat_map(axes, range(600), {"a": range(600), "b": range(600)}, "")
         plot_style.save(figure, tmp_path / "a.png", ".png")
     assert len(Image.open(tmp_path / "a.png").convert("RGB").getcolors(1 << 20)) > 256
 

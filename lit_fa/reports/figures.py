@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
-from lit_fa import plot_style
+from lit_fa import heat_maps, plot_style
 from lit_fa.outputs import written
 from lit_fa.reports.panels import Line, draw_panel, math_label, places_of
 from lit_fa.results.records import Collected, Record
@@ -55,7 +55,7 @@ def draw_to(collected: Collected, figure: Figure, path: Path) -> Path | None:
         for ax in axes[:: plot_style.COLUMNS] if figure.kind not in ("dots", "depth") else ():
             ax.set_ylabel(math_label(figure.ylabel or figure.y))
         if figure.kind == "depth":
-            plot_style.same_colours(axes)
+            heat_maps.same_colours(axes)
         plot_style.legend(canvas, note(collected, figure))
         canvas.suptitle(math_label(figure.title), fontsize="medium", wrap=True)
         with written(path) as part:
@@ -175,7 +175,7 @@ def _layers(collected: Collected, figure: Figure, cells: Sequence[Cell]) -> dict
     for title, members in _grouped(cells, figure.panels, collected.table.cells).items():
         records = [record for cell in members for record in collected.of(cell)]
         keys = {key for record in records for key in record.data["curves"] if key.startswith(figure.y)}
-        layers = plot_style.depth_order({key.removeprefix(figure.y) for key in keys} - {"inexact", "overall"})
+        layers = heat_maps.depth_order({key.removeprefix(figure.y) for key in keys} - {"inexact", "overall"})
         panels[title] = {layer: mean_curve(records, f"{figure.y}{layer}", figure.x) for layer in layers}
     return {title: layers for title, layers in panels.items() if layers}
 

@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-from lit_fa import plot_style
+from lit_fa import heat_maps, plot_style
 from lit_fa.results.records import Collected
 from lit_fa.spec.figure import Figure, labels_of, split
 
@@ -80,7 +80,7 @@ def _draw_layers(ax: "Axes", figure: Figure, title: str, layers: dict[str, Line]
     at = sorted({x for line in layers.values() for x, *_ in line})
     values = {layer: {x: mean for x, mean, _ in line} for layer, line in layers.items()}
     rows = {layer: [own.get(x, math.nan) for x in at] for layer, own in values.items()}
-    plot_style.heat_map(ax, at, rows, math_label(figure.ylabel or figure.y))
+    heat_maps.heat_map(ax, at, rows, math_label(figure.ylabel or figure.y))
     ax.set(title=math_label(title), xlabel=math_label(figure.xlabel or figure.x))
     plot_style.integer_ticks(ax.xaxis)
 

@@ -4,7 +4,7 @@ import io
 import re
 from typing import TYPE_CHECKING
 
-from lit_fa import plot_style
+from lit_fa import heat_maps, plot_style
 from lit_fa.reports.figures import panels_of, split_panels
 from lit_fa.reports.panels import Line, draw_panel, math_label, places_of
 from lit_fa.results.records import Collected
@@ -47,7 +47,7 @@ def panel_images(collected: Collected, figure: Figure, key: str) -> list[tuple[s
         canvases = [_canvas(collected, figure, title, lines) for title, lines in panels.items()]
         axes = [ax for canvas in canvases for ax in canvas.axes]
         if figure.kind == "depth":
-            plot_style.same_colours(axes)
+            heat_maps.same_colours(axes)
         for ax in axes if figure.kind != "depth" else ():
             ax.set_ylim(min(a.get_ylim()[0] for a in axes), max(a.get_ylim()[1] for a in axes))
         images = [
