@@ -119,7 +119,7 @@ def _hardware(hardware: dict[str, Any]) -> str:
 
 def _front(record: dict[str, Any], licence: str) -> str:
     rule = _short((((record.get("config") or {}).get("model") or {}).get("init_args") or {}).get("rule"))
-    tags = ["lit-fa", "learning-without-backpropagation", *([rule] if rule else [])]
+    tags = ["lit-fa", *([] if rule == "Backprop" else ["learning-without-backpropagation"]), rule]
     head: dict[str, Any] = {"library_name": "lit-fa", "tags": tags} | ({"license": licence} if licence else {})
     return f"---\n{yaml.safe_dump(head, sort_keys=False)}---"
 

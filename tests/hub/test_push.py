@@ -201,6 +201,12 @@ def test_the_card_says_what_was_trained_and_how_it_is_loaded():
     assert 'lit_fa.load(snapshot_download("me/digits"))' in text
 
 
+def test_backpropagation_is_not_tagged_as_learning_without_it():
+    plain = {"model": {"init_args": {"network": "mlp"}}, "data": "Digits"}
+    front = [yaml.safe_load(card({"config": c}, [], "a/b", "d").split("---")[1]) for c in (plain, RECORD["config"])]
+    assert ["learning-without-backpropagation" in each["tags"] for each in front] == [False, True]
+
+
 def test_the_metric_has_its_number_of_seeds():
     assert result(RECORD, []).startswith("test/accuracy 90 %; one seed (n = 1)")
     others = [{"metrics": {"test/accuracy": value}} for value in (92.0, 88.0)]
