@@ -10,19 +10,18 @@ from typing import Any
 from urllib.parse import quote
 
 import optuna
-from filelock import SoftFileLease
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from lit_fa.errors import UserError
 from lit_fa.escaping import plain
 from lit_fa.spec.sweep import Sweep
+from lit_fa.sweeps.leases import Lease, lease_at
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 JOURNAL, SQLITE = "study.journal", "study.db"
-LEASE_S = 60.0  # seconds without renewal after which a process on another machine counts as dead
 
 
 def open_study(sweep: Sweep, folder: Path) -> optuna.Study:
@@ -78,11 +77,6 @@ def remove_incomplete_line(journal: Path) -> None:
         file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def _journal_lock(journal: Path) -> SoftFileLease:
+def _journal_lock(journal: Path) -> Lease:
     """Used instead of Optuna's own lock, which stays for 30 s if a process is killed while it writes."""
     return lease_at(journal.with_suffix(".journal.lock"))
-
-
-def lease_at(path: Path) -> SoftFileLease:
-    """A lock that its process renews; it expires `LEASE_S` after the process has ended."""
-    return SoftFileLease(path, lease_duration=LEASE_S)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import SoftFileLease, Timeout
+from filelock import Timeout
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
@@ -25,9 +25,10 @@ from lit_fa.jobs.worker import Done
 from lit_fa.results.records import Record
 from lit_fa.spec.sweep import Sweep
 from lit_fa.spec.sweep_command import flags
-from lit_fa.sweeps import journal
+from lit_fa.sweeps import journal, leases
 from lit_fa.sweeps.identical_trials import DIGEST, digest
-from lit_fa.sweeps.journal import JOURNAL, lease_at, open_study
+from lit_fa.sweeps.journal import JOURNAL, open_study
+from lit_fa.sweeps.leases import Lease, lease_at
 
 DIVERGED = "diverged"  # attribute of a trial in its study: where it diverged; its state is pruned
 
@@ -55,7 +56,7 @@ class Trials:
         """
         self.sweep, self.folder, self.count, self.seed, self.logger = sweep, folder.resolve(), count, seed, logger
         folder.mkdir(parents=True, exist_ok=True)
-        self.lock, self.leases = lease_at(self.folder / "study.lock"), dict[Path, SoftFileLease]()
+        self.lock, self.leases = lease_at(self.folder / "study.lock"), dict[Path, Lease]()
         self.training = set[int]()  # numbers of the trials that this process trains
         self.unfinished = dict[int, str]()  # number to what stopped a trial that this process does not retry
         with self.lock:
@@ -77,7 +78,7 @@ class Trials:
                 ended = trial is None and (self._reached() or not self._of(TrialState.RUNNING))
             idle_since = None if trial or self.training else idle_since or time.monotonic()
             if ended or (
-                idle_since and (not self._other_machines() or time.monotonic() - idle_since > journal.LEASE_S + 5)
+                idle_since and (not self._other_machines() or time.monotonic() - idle_since > leases.LEASE_S + 5)
             ):
                 return
             yield trial

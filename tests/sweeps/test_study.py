@@ -1,15 +1,18 @@
 """What a study hands out: shared, continued after a kill, and the same however often it was interrupted."""
 
 import json
+import os
 import platform
+import time
 from pathlib import Path
 
 import pytest
+from filelock import Timeout
 from optuna.trial import TrialState
 
 from lit_fa.jobs.worker import Done
 from lit_fa.spec.sweep import load_sweep
-from lit_fa.sweeps import journal
+from lit_fa.sweeps import leases
 from lit_fa.sweeps.study import Trials
 
 FINE = Done("", False, 0.0)
@@ -84,7 +87,7 @@ def test_a_trial_whose_process_was_killed_while_it_drew_gets_the_values_it_would
 def test_a_trial_whose_machine_has_died_is_handed_out_again_once_its_lease_has_expired(
     declared, save, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(journal, "LEASE_S", 1.0)
+    monkeypatch.setattr(leases, "LEASE_S", 1.0)
     dead = opened(save, declared, tmp_path)
     lost = next(iter(dead))
     (lock,) = (tmp_path / "out/trials").glob("*/trial.lock")
@@ -98,6 +101,43 @@ def test_a_trial_whose_machine_has_died_is_handed_out_again_once_its_lease_has_e
         finish(trials, trial)
     again = next(trial for trial in trials if trial)
     assert again == lost
+
+
+@pytest.mark.parametrize("name", ["study.lock", "study.journal.lock", "trials/{}/trial.lock"])
+def test_a_lock_whose_process_was_killed_before_it_wrote_its_name_holds_nobody_up_for_long(
+    declared, save, tmp_path, monkeypatch, name
+):
+    """filelock waits for ever where the file is empty."""
+    monkeypatch.setattr(leases, "NAMELESS_S", 0.3)
+    killed = opened(save, declared, tmp_path)
+    lost = next(iter(killed))
+    killed.close()
+    (tmp_path / "out" / name.format(Path(lost.record["path"]).parent.name)).write_bytes(b"")
+    trials = opened(save, declared, tmp_path)
+    numbers = []
+    for trial in trials:
+        if trial:
+            numbers.append(trial.number)
+            finish(trials, trial)
+        else:
+            time.sleep(0.05)
+    assert sorted(numbers) == [*range(6)]
+    assert lost.number in numbers
+
+
+def test_an_empty_lock_that_gets_a_name_meanwhile_is_left_to_its_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(leases, "NAMELESS_S", 0.2)
+    path, other = tmp_path / "a.lock", leases.lease_at(tmp_path / "b.lock")
+    path.write_bytes(b"")
+    waiting = leases.lease_at(path)
+    with pytest.raises(Timeout):
+        waiting.acquire(blocking=False)
+    other.acquire()
+    os.replace(tmp_path / "b.lock", path)  # named, by a living process
+    time.sleep(0.3)
+    with pytest.raises(Timeout):
+        waiting.acquire(blocking=False)
+    assert path.stat().st_size > 0
 
 
 def test_a_sweep_ends_without_the_trials_that_others_train(declared, save, tmp_path):
