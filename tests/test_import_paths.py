@@ -68,6 +68,7 @@ def test_within_the_repository_both_names_are_one_module(tmp_path):
     assert python(ROOT, "-c", code, home=tmp_path).returncode == 0
 
 
+@pytest.mark.slow  # the run below imports both as well
 def test_the_user_s_module_stays_the_user_s(beside):
     code = "import lit_fa.callbacks, callbacks; assert callbacks.Mine; assert not hasattr(callbacks, 'RunRecord')"
     assert python(beside, "-c", code).stderr == ""
@@ -87,6 +88,7 @@ def test_a_run_uses_ours_and_the_user_s_class_that_we_lack(beside):
     assert (beside / "record.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_class_that_neither_has_is_one_line(beside):
     done = python(beside, "-m", "lit_fa", "fit", "--data", "datamodules.MNISTT")
     assert done.returncode == 2

@@ -149,6 +149,7 @@ def test_a_refused_checkpoint_leaves_the_log_as_it_was(tmp_path):
     assert rows(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_test_of_a_checkpoint_does_not_touch_the_log_of_its_run(tmp_path):
     whole(tmp_path, "--logger", "csv")
     (log,) = (tmp_path / "lightning_logs").glob("*/metrics.csv")
@@ -158,6 +159,7 @@ def test_a_test_of_a_checkpoint_does_not_touch_the_log_of_its_run(tmp_path):
     assert log.read_text() == before
 
 
+@pytest.mark.slow
 def test_a_run_of_a_table_goes_on_in_its_own_log(tmp_path):
     config = RUN | {"trainer": RUN["trainer"] | {"max_epochs": 3, "log_every_n_steps": 2, "logger": "csv"}}
     kill = [{"class_path": KILL, "init_args": {"at": 20}}]
