@@ -14,6 +14,7 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]  # its type is that of the module
 
+_MODEL = ("cpu family", "model", "stepping")
 PACKAGES = ("torch", "lightning", "torchvision", "timm", "numpy", "lit-fa")
 
 
@@ -32,12 +33,23 @@ def _version(name: str) -> str | None:
 
 
 def hardware() -> dict[str, str | int | float | None]:
-    """Processor, cores, torch's threads, graphics card, memory in GiB (None on Windows)."""
+    """Processor, cores, torch's threads, graphics card, memory in GiB (None on Windows).
+
+    `processor` is what decides how a sum is rounded: the model, which the name `cpu` of a virtual machine often hides,
+    and the instructions that torch uses.
+    """
     posix = hasattr(os, "sysconf")
     memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1) if posix else None
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     threads = torch.get_num_threads()
-    return {"cpu": _cpu(), "cores": os.cpu_count(), "threads": threads, "gpu": gpu, "memory_gib": memory}
+    return {
+        "cpu": _cpu(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "gpu": gpu,
+        "memory_gib": memory,
+    }
 
 
 def peak_memory_mib(device: torch.device) -> float | None:
@@ -71,9 +83,21 @@ def _running_child(process: int | None) -> float:
 
 
 def _cpu() -> str:
+    return _of_the_first_core().get("model name") or platform.processor() or platform.machine()
+
+
+def _processor() -> str:
+    """`family 25, model 17, stepping 1; AVX512`."""
+    core = _of_the_first_core()
+    model = ", ".join(f"{name.removeprefix('cpu ')} {core[name]}" for name in _MODEL if core.get(name))
+    return "; ".join(part for part in (model, torch.backends.cpu.get_cpu_capability()) if part)
+
+
+def _of_the_first_core() -> dict[str, str]:
+    """Name to value, of the first core that the system describes; empty without /proc."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        lines = []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
+        return {}
+    pairs = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}

@@ -66,7 +66,7 @@ def record_of(head: dict, config: dict, **changes) -> dict:
         "curves": {"conserve/normalised": [[step, step // 10, 1 - step * 1e-4] for step in range(0, 50, 5)]},
         "config": config,
         "versions": {"torch": "2"},
-        "hardware": {"cpu": "a cpu", "cores": 2, "threads": 1, "gpu": None, "memory_gib": 8},
+        "hardware": {"cpu": "a cpu", "processor": "a model", "cores": 2, "threads": 1, "gpu": None, "memory_gib": 8},
         "wall_time_s": 2.0,
         "peak_memory_mib": 100,
         **changes,

@@ -1,6 +1,7 @@
 """A record against a rerun of the same config: every final metric and every curve.
 
-On the same machine, with the same versions and threads, all numbers have to be equal, bit for bit. Elsewhere rounding
+On the same model of processor, with the same versions and threads, all numbers have to be equal, bit for bit. (Records
+of before 29 November 2026 do not have the model, and the name alone hides it on virtual machines.) Elsewhere rounding
 differs and training amplifies it, so a metric may differ by `SPREADS` times its deviation over the seeds of the table:
 of its own cell or, if that is larger, the root mean square over the cells. A metric without a second seed may differ by
 `RELATIVE` of its value. Curves are compared on the same machine only. Times are never compared. What today's code no
@@ -116,13 +117,16 @@ def compare_runs(record: Record, rerun: Record, spreads: dict[str, float], read:
 
 def environment_changes(recorded: dict[str, Any], rerun: dict[str, Any]) -> tuple[str, ...]:
     """What differs in processor, graphics card, threads, versions and executor: `torch 2.9.0, now 2.11.0`."""
-    pairs = [(name, *(_field(data, "hardware", name) for data in (recorded, rerun))) for name in ("cpu", "gpu")]
+    named = ("cpu", "processor", "gpu")
+    pairs = [(name, *(_field(data, "hardware", name) for data in (recorded, rerun))) for name in named]
     pairs += [("threads", *(_field(data, "hardware", "threads") for data in (recorded, rerun)))]
     names = dict.fromkeys([*(recorded.get("versions") or {}), *(rerun.get("versions") or {})])
     versions = [name for name in names if name not in _OTHER_CODE]
     pairs += [(name, *(_field(data, "versions", name) for data in (recorded, rerun))) for name in versions]
     pairs += [("executor", recorded.get("executed_by"), rerun.get("executed_by"))]
-    return tuple(f"{name} {_text(then)}, now {_text(now)}" for name, then, now in pairs if then != now)
+    unknown = () if _field(recorded, "hardware", "processor") else ("the record does not say which model of processor",)
+    changes = (pair for pair in pairs if pair[1] != pair[2] and not (unknown and pair[0] == "processor"))
+    return (*unknown, *(f"{name} {_text(then)}, now {_text(now)}" for name, then, now in changes))
 
 
 def spreads_of(collected: Collected, cell_id: str) -> dict[str, float]:

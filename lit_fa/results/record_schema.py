@@ -133,7 +133,7 @@ _FIELDS: dict[str, Check] = {
 _INSIDE: dict[str, dict[str, Check]] = {
     "hardware": {
         **dict.fromkeys(("cores", "threads", "memory_gib"), _some(_amount)),
-        **dict.fromkeys(("cpu", "gpu"), _some(_of(str))),
+        **dict.fromkeys(("cpu", "gpu", "processor"), _some(_of(str))),
     },
     "diverged": {"step": _some(_whole), **dict.fromkeys(("first", "error"), _some(_of(str)))},
     "energy_j": dict.fromkeys(("cpu", "gpu"), _some(_amount)),

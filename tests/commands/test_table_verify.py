@@ -144,6 +144,20 @@ def test_on_another_machine_the_spread_of_the_seeds_is_the_tolerance(table, accu
     assert (not report[0]["outcome"].startswith("differs")) == (code == 0)
 
 
+@pytest.mark.parametrize(
+    ("processor", "line"),
+    [
+        ("another model", "processor another model, now a model"),
+        (None, "the record does not say which model of processor"),
+    ],
+)
+def test_a_processor_of_one_name_may_be_another_model_which_rounds_otherwise(table, processor, line):
+    edit(records(table)[0], hardware={"processor": processor}, metrics={"test/accuracy": 90.0001})
+    code, report = verify(table, "--sample", "4")
+    assert report[0]["elsewhere"] == [line]
+    assert (code, report[0]["outcome"]) == (0, "within tolerance")
+
+
 def test_a_config_that_the_record_lacks_is_rebuilt_from_its_commit(declared, save, capsys):
     path = save(declared)
     git(path.parent, "init", "-q")
