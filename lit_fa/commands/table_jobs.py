@@ -20,7 +20,7 @@ from lit_fa.results.cost import estimate
 from lit_fa.results.preliminary import preliminary
 from lit_fa.results.records import Record, collect, further_runs, read_record
 from lit_fa.results.stale import of_other_code, stale_line
-from lit_fa.shipped import check_not_installed
+from lit_fa.shipped import check_not_installed, is_installed
 from lit_fa.spec.command import read_only
 from lit_fa.spec.expand import Run, expand
 from lit_fa.spec.output_paths import OutputPaths, check_inside, dirty_records, output_paths, tree_of
@@ -68,7 +68,7 @@ def missing(table: Table, arguments: argparse.Namespace, output: Console) -> lis
         say(output, f"{line}; --stale runs them again")
     if jobs and not getattr(arguments, "dry_run", False):
         check_not_installed(where.target)
-    if arguments.out is None:
+    if arguments.out is None and not is_installed(where.target):
         check_inside(where.target, table, where.scratch)
     if where.diverted and jobs:
         note = f"{len(jobs)} runs go to {where.target} and will not be counted"

@@ -43,6 +43,7 @@ def test_a_record_has_what_was_asked_for_and_what_was_measured(tmp_path):
     assert read["curves"]["val/loss"][-1][2] == pytest.approx(read["metrics"]["val/loss"], rel=1e-5)  # six digits
     assert read["versions"] == versions()
     assert read["hardware"] == hardware()
+    assert read["hardware"]["processor"].endswith(torch.backends.cpu.get_cpu_capability())
     assert read["schema"] == 2 == max(SCHEMAS)
     assert read["sources"] == sources()
     assert read["wall_time_s"] > 0
