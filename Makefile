@@ -15,7 +15,7 @@ reproduce: $(STAMP) ## train BP, FA and sign-FA on real digits; table and figure
 	$(BIN)/lit-fa table run paper_configs/conservation/digits.yaml --scale $(SCALE) --jobs $(JOBS) --out scratch/reproduce --allow-dirty
 	$(BIN)/lit-fa table report paper_configs/conservation/digits.yaml --scale $(SCALE) --out scratch/reproduce --draw $(if $(JSON),--json $(JSON))
 
-test: $(STAMP) ## run the tests on two cores: about 11 minutes
+test: $(STAMP) ## run the tests on two cores: about 8 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --timeout 300
 
 test-all: $(STAMP) ## run the slow tests as well
