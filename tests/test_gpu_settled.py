@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu_settled.configs import PLAN, SSA, Item
+from benchmarks.gpu_settled.configs import PAPERS, Item
+from benchmarks.gpu_settled.plan import CONNECTED, CONVOLUTIONAL, PLAN
 from benchmarks.gpu_settled.training import OutOfTime, train, with_epochs
 from lit_fa.spec.expand import expand
 from lit_fa.spec.overrides import run_id
@@ -47,16 +48,22 @@ SMALL = {
     },
     "data": {"class_path": "datamodules.Synthetic", "init_args": {"n_train": 32, "n_test": 16, "batch_size": 16}},
 }
-ITEM = Item("small.yaml", "DFA", "conv 96-192-512")
+ITEM = Item("ssa/small.yaml", "DFA", "conv 96-192-512")
 
 
-@pytest.mark.parametrize("table", ["small.yaml", "table2.yaml"])
+@pytest.mark.parametrize("table", ["ssa/small.yaml", "ssa/table2.yaml", *CONVOLUTIONAL, *CONNECTED])
 def test_a_run_has_the_config_of_the_table_s_cell(table):
-    loaded = load_table(SSA / table)
+    loaded = load_table(PAPERS / table)
     ids = {(run.cell.row, run.cell.column, run.seed): run.id for run in expand(loaded, loaded.scale("full"))}
     items = [item for item in PLAN if item.table == table]
     assert [run_id(item.config()) for item in items] == [ids[item.row, item.column, item.seed] for item in items]
     assert len({item.key for item in PLAN}) == len(PLAN)
+
+
+def test_every_cell_of_the_papers_convolutional_networks_is_in_the_plan():
+    for table in CONVOLUTIONAL:
+        cells = {(cell.row, cell.column) for cell in load_table(PAPERS / table).cells if "full" in cell.scales}
+        assert {(item.row, item.column) for item in PLAN if item.table == table} == cells
 
 
 def test_backprop_direct_feedback_and_ssa_come_first():
@@ -84,10 +91,14 @@ def test_it_runs_end_to_end_where_only_torch_and_lightning_are_installed(tmp_pat
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads((tmp_path / "results.json").read_text())
     assert (results["left"], results["failed"]) == ([], [])
-    assert [run["row"] for run in results["runs"]] == ["BP", "DFA", "SSA, direct_random"]
+    rows = ["CCL", "Mono-Forward", "PEPITA", "DLL, paper's sign", "EBD"]
+    assert [run["row"] for run in results["runs"]] == ["BP", "DFA", "SSA, direct_random", *rows]
     assert {run["status"] for run in results["runs"]} == {"finished"}
     assert [row["rule"] for row in results["race"]] == ["BP", "FA", "DFA"]
     assert {row["network"] for row in results["steps"]} == {"VGG-13", "ResNet-32", "ViT-Tiny"}
     assert all(row["share_of_peak"] > 0 for row in results["steps"])
-    assert len(list((tmp_path / "records").glob("*.json"))) == 3
+    assert len(list((tmp_path / "records").glob("*.json"))) == 8
+    best = json.loads((tmp_path / "records" / f"{Item('ccl/conv.yaml', 'CCL', 'CIFAR-10').key}.json").read_text())
+    assert best["paper"] == "ccl"
+    assert best["metrics"]["best_validation/test/accuracy"] >= 0
     assert "| conv 96-192-512 | BP | 0 | 1 | Synthetic |" in (tmp_path / "results.md").read_text()

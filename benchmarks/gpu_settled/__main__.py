@@ -1,12 +1,13 @@
 """All measurements on one CUDA device, within a time limit; the same command continues a stopped session.
 
-    python -m benchmarks.gpu_settled [--out DIR] [--limit SECONDS] [--epochs N] [--eager] [--tiny]
+    python -m benchmarks.gpu_settled [--out DIR] [--limit SECONDS] [--only TEXT] [--epochs N] [--eager] [--tiny]
 
 In this order: times of steps; seconds to 90 % on CIFAR-10 for BP, FA and DFA; SSA's small networks and table 2 at the
-full schedule, BP, DFA and SSA first, then the other rules. Data and augmentation are on the device; on a graphics card
-training is in bf16, channels_last and compiled. `results.json`, `results.md` and a record for each finished run are in
-the folder. CIFAR-10 is read from LIT_FA_DATA; a JPEG copy is marked in the records. `--epochs` shortens the schedule,
-`--tiny` is a test on synthetic images.
+full schedule, BP, DFA and SSA first, then the other rules; then the convolutional networks of CCL, Mono-Forward,
+PEPITA, DLL and EBD, and their MLPs on CIFAR. Data and augmentation are on the device; on a graphics card training is in
+bf16, channels_last and compiled. `results.json`, `results.md` and a record for each finished run are in the folder.
+CIFAR-10 is read from LIT_FA_DATA; a JPEG copy is marked in the records. `--only ccl-conv` does the runs of one table
+alone, `--epochs` shortens the schedule, `--tiny` is a test on synthetic images.
 """
 
 import argparse
@@ -23,7 +24,8 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_settled import report, steps
-from benchmarks.gpu_settled.configs import FIRST, PLAN, RACE, ROOT, Item
+from benchmarks.gpu_settled.configs import ROOT, Item
+from benchmarks.gpu_settled.plan import FIRST, PLAN, RACE, TINY
 from benchmarks.gpu_settled.training import OutOfTime, race, train, with_epochs
 from benchmarks.step import RULES as ALL_RULES
 from lit_fa.outputs import write_text
@@ -70,7 +72,8 @@ class Session:
     @property
     def items(self) -> list[Item]:
         """The runs, in order."""
-        return PLAN[: len(FIRST)] if self.arguments.tiny else PLAN
+        plan = PLAN[: len(FIRST)] + TINY if self.arguments.tiny else PLAN
+        return [item for item in plan if all(part in item.key for part in self.arguments.only)]
 
     def done(self, item: Item) -> bool:
         """Whether the run has ended or failed."""
@@ -80,7 +83,10 @@ class Session:
 
     def config(self, item: Item) -> dict[str, Any]:
         """The config of a run, with the data at hand."""
-        config, arguments = item.config(), self.arguments
+        arguments = self.arguments
+        if arguments.tiny and item in TINY:
+            return item.config("smoke")
+        config = item.config()
         if arguments.tiny:
             config["data"] = TINY_DATA
             config["model"]["init_args"] |= TINY_NETWORK
@@ -173,14 +179,16 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "scratch" / "gpu_settled")
     parser.add_argument("--limit", type=float, default=540.0, metavar="SECONDS")
     parser.add_argument("--epochs", type=int, metavar="N")
+    parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="runs whose name has TEXT in it")
     parser.add_argument("--eager", action="store_true", help="do not compile")
     parser.add_argument("--tiny", action="store_true", help="a test on synthetic images")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     session = Session(parser.parse_args(words))
     torch.set_float32_matmul_precision("high")
     try:
-        session.measure_steps()
-        session.measure_race()
+        if not session.arguments.only:
+            session.measure_steps()
+            session.measure_race()
         session.train_all()
     except OutOfTime:
         print("the time limit is reached; the same command continues")

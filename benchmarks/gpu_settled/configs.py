@@ -8,7 +8,7 @@ import importlib
 import inspect
 import typing
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,23 @@ import lightning as L
 import torch
 import yaml
 
+from lit_fa.import_paths import full
 from lit_fa.modules import Classifier
-from lit_fa.spec.overrides import assign, fill_seed
+from lit_fa.spec.overrides import assign, with_seed
 
 ROOT = Path(__file__).parents[2]
-SSA = ROOT / "paper_configs" / "ssa"
+PAPERS = ROOT / "paper_configs"
 _SHORT = {"Classifier": "lit_fa.modules.Classifier"}
+BEST = "callbacks.BestValidation"
 
 
 @dataclass(frozen=True)
 class Item:
-    """One run: a cell of a table with one seed; `rule` replaces that of the cell."""
+    """One run: a cell of a table with one seed; `rule` replaces that of the cell.
+
+    Attributes:
+        table: its file below `paper_configs`, `ccl/conv.yaml`.
+    """
 
     table: str
     row: str
@@ -37,45 +43,47 @@ class Item:
     @property
     def key(self) -> str:
         """The name of its files."""
-        parts = (Path(self.table).stem, self.row, self.column, f"seed{self.seed}")
+        parts = (self.table.removesuffix(".yaml"), self.row, self.column, f"seed{self.seed}")
         return "__".join("".join(c if c.isalnum() else "-" for c in part) for part in parts)
 
+    @property
+    def paper(self) -> str:
+        """The key of the paper."""
+        return str(_yaml(PAPERS / self.table)["paper"]["key"])
+
     def config(self, scale: str = "full") -> dict[str, Any]:
-        """The whole config of the run: base, row, column, scale, seed."""
-        path = SSA / self.table
-        table = yaml.safe_load(path.read_text(encoding="utf-8"))
-        config = yaml.safe_load((path.parent / table["base"]).read_text(encoding="utf-8"))
+        """The whole config of the run, with `BestValidation` where the table reads the best weights."""
+        path = PAPERS / self.table
+        table = _yaml(path)
+        config = copy.deepcopy(_yaml(path.parent / table["base"]))
         row = {"model.init_args.rule": self.rule} if self.rule else table["grid"]["rows"][self.row]["set"]
-        changes = row | table["grid"]["columns"][self.column]["set"]
+        changes = row | table["grid"]["columns"][self.column].get("set", {})
         for overrides in (changes, table["scales"][scale].get("set") or {}):
             for key, value in overrides.items():
                 assign(config, key, value, str(path))
-        for key in table["seeded"]:
-            assign(config, key, self.seed, str(path))
-        return fill_seed(config, self.seed)
+        if not self.rule and any(metric["at"] == "best_validation" for metric in (table["metric"], *table["also"])):
+            _keep_best(config, (table.get("protocol") or {}).get("monitor", "val/accuracy"))
+        return with_seed(config, table["seeded"], self.seed, str(path))
 
     @property
     def published(self) -> dict[str, Any] | None:
         """The published number of the cell."""
-        table = yaml.safe_load((SSA / self.table).read_text(encoding="utf-8"))
-        return None if self.rule else table["grid"]["published"].get(f"{self.row}|{self.column}")
+        published = _yaml(PAPERS / self.table)["grid"]["published"]
+        return None if self.rule else published.get(f"{self.row}|{self.column}")
 
 
-FIRST = ("BP", "DFA", "SSA, direct_random")
-REST = ("SSA, direct_product", "SSA, sequential", "SVD-BP", "PredSim", "AugLocal")
-_CELLS = [
-    ("small.yaml", "conv 96-192-512"),
-    ("small.yaml", "conv 32-64-128"),
-    ("table2.yaml", "VGG-13"),
-    ("table2.yaml", "ResNet-32"),
-]
-PLAN = [Item(table, row, column) for rows in (FIRST, REST) for table, column in _CELLS for row in rows]
-_RULES: dict[str, dict[str, Any]] = {
-    "BP": {"class_path": "lit_fa.rules.Backprop"},
-    "FA": {"class_path": "lit_fa.rules.FeedbackAlignment"},
-    "DFA": {"class_path": "lit_fa.rules.DirectFeedbackAlignment", "init_args": {"blocks": "layer"}},
-}
-RACE = [Item("table2.yaml", name, "VGG-13", rule=rule) for name, rule in _RULES.items()]
+@lru_cache(maxsize=64)
+def _yaml(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return content
+
+
+def _keep_best(config: dict[str, Any], monitor: str) -> None:
+    """Add `BestValidation`, as `table run` does where a table reads the weights that were best on held-out data."""
+    callbacks = config["trainer"].setdefault("callbacks", [])
+    if not any(callback["class_path"] == BEST for callback in callbacks):
+        by = {"monitor": monitor, "mode": "min" if monitor.endswith("loss") else "max"}
+        callbacks.append({"class_path": BEST, "init_args": by})
 
 
 def built(config: dict[str, Any], *, fast: bool, compiled: bool) -> tuple[Classifier, L.LightningDataModule]:
@@ -103,7 +111,7 @@ def construct(value: Any, hint: Any = None) -> Any:
         kind = _class_in(hint)
         return kind(**value) if kind else {key: construct(entry) for key, entry in value.items()}
     path = str(value["class_path"])
-    module, _, name = _SHORT.get(path, path).rpartition(".")
+    module, _, name = full(_SHORT.get(path, path)).rpartition(".")
     kind = getattr(importlib.import_module(module), name)
     arguments = {key: construct(entry, _hint(kind, key)) for key, entry in (value.get("init_args") or {}).items()}
     later = (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)

@@ -1,5 +1,6 @@
 """One run at the paper's schedule, by Lightning's trainer; it stops at the time limit and can be resumed."""
 
+import copy
 import json
 import time
 from collections.abc import Mapping
@@ -10,7 +11,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from benchmarks.gpu_settled.configs import Item, built
+from benchmarks.gpu_settled.configs import BEST, Item, built
+from lit_fa.callbacks.best_validation import BestValidation
 from lit_fa.callbacks.run_record import RunRecord
 from lit_fa.modules import NonFiniteLossError
 from lit_fa.spec.overrides import run_id
@@ -83,11 +85,21 @@ def train(item: Item, config: Mapping[str, Any], out: Path, end: float, *, compi
         OutOfTime: the same call continues from the checkpoint.
     """
     record, checkpoint = out / "records" / f"{item.key}.json", out / "checkpoints" / f"{item.key}.ckpt"
-    head: dict[str, Any] = {"id": run_id(dict(config)), "paper": "ssa", "table": Path(item.table).stem, "row": item.row}
-    head |= {"column": item.column, "scale": "gpu", "seed": item.seed, "compiled": compiled, "config": dict(config)}
-    trainer, model, data = _ready(config, [RunRecord(str(record), head), InTime(checkpoint, end)], compiled=compiled)
+    head: dict[str, Any] = {"id": run_id(dict(config)), "paper": item.paper, "table": Path(item.table).stem}
+    head |= {
+        "row": item.row,
+        "column": item.column,
+        "scale": "gpu",
+        "seed": item.seed,
+        "compiled": compiled,
+        "config": dict(config),
+    }
+    best, recorded = _best(config), RunRecord(str(record), head)
+    callbacks = [*([best] if best else []), recorded, InTime(checkpoint, end)]
+    trainer, model, data = _ready(config, callbacks, compiled=compiled, every=1 if best else None)
     try:
         trainer.fit(model, data, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
+        recorded.metrics |= best.tested(trainer, data) if best else {}
         trainer.test(model, data, verbose=False)
     except NonFiniteLossError:
         pass  # it is in the record
@@ -113,11 +125,18 @@ def race(config: Mapping[str, Any], accuracy: float, epochs: int, *, compiled: b
 
 
 def with_epochs(config: dict[str, Any], epochs: int) -> dict[str, Any]:
-    """The config with another number of epochs, and a cosine schedule of that length."""
-    model = config["model"]["init_args"]
-    scheduler = {**model["scheduler"], "init_args": {"T_max": epochs}}
-    model = {**config["model"], "init_args": {**model, "scheduler": scheduler}}
-    return {**config, "model": model, "trainer": {**config["trainer"], "max_epochs": epochs}}
+    """The config with another number of epochs, and a cosine or linear schedule of that length."""
+    config = copy.deepcopy(config)
+    config["trainer"]["max_epochs"] = epochs
+    options = (config["model"]["init_args"].get("scheduler") or {}).get("init_args", {})
+    options |= {name: epochs for name in ("T_max", "total_iters") if name in options}
+    return config
+
+
+def _best(config: Mapping[str, Any]) -> BestValidation | None:
+    """The callback of a config that keeps the weights that were best on held-out data."""
+    own = [entry for entry in config["trainer"].get("callbacks", ()) if entry["class_path"] == BEST]
+    return BestValidation(**own[0]["init_args"]) if own else None
 
 
 def _ready(

@@ -10,7 +10,7 @@ from typing import Any
 
 from lit_fa.errors import UserError, nearest
 from lit_fa.escaping import short
-from lit_fa.spec.overrides import assign, fill_seed, run_id
+from lit_fa.spec.overrides import assign, run_id, with_seed
 from lit_fa.spec.protocol import converge, keep_best
 from lit_fa.spec.table import Cell, Scale, Table
 
@@ -83,7 +83,7 @@ def resolve(table: Table, cell: Cell, scale: Scale, seed: int) -> dict[str, Any]
 
     The seed goes to the keys in `seeded`, and wherever a value is written as `$seed`.
     """
-    return _with_seed(table, cell, _of_all_seeds(table, cell, scale), seed)
+    return with_seed(_of_all_seeds(table, cell, scale), table.seeded, seed, f"{table.path}: {cell.id}")
 
 
 def _of_all_seeds(table: Table, cell: Cell, scale: Scale) -> dict[str, Any]:
@@ -100,17 +100,6 @@ def _of_all_seeds(table: Table, cell: Cell, scale: Scale) -> dict[str, Any]:
     return config
 
 
-def _with_seed(table: Table, cell: Cell, of_all_seeds: dict[str, Any], seed: int) -> dict[str, Any]:
-    """A config of its own, with the seed in it."""
-    where, config = f"{table.path}: {cell.id}", fill_seed(of_all_seeds, seed)
-    for key in table.seeded:
-        if _parent_exists(config, key.removesuffix("?")):
-            assign(config, key.removesuffix("?"), seed, where)
-        elif not key.endswith("?"):
-            raise UserError(f"{where}: seeded: this cell has no {key}; write {key}? if some cells lack it")
-    return config
-
-
 @lru_cache(maxsize=4096)
 def slug(label: str) -> str:
     """A label as part of a file name."""
@@ -118,7 +107,7 @@ def slug(label: str) -> str:
 
 
 def _run(table: Table, cell: Cell, scale: Scale, seed: int, of_all_seeds: dict[str, Any]) -> Run:
-    config = _with_seed(table, cell, of_all_seeds, seed)
+    config = with_seed(of_all_seeds, table.seeded, seed, f"{table.path}: {cell.id}")
     return Run(id=run_id(config), cell=cell, scale=scale.name, seed=seed, config=config, protocol=scale.protocol)
 
 
@@ -130,10 +119,3 @@ def _require(wanted: Sequence[Any], valid: Sequence[Any], where: str) -> None:
     for value in wanted:
         if value not in valid:
             raise UserError(f"{where} {value!r}; {nearest(value, [str(v) for v in dict.fromkeys(valid)])}")
-
-
-def _parent_exists(config: dict[str, Any], key: str) -> bool:
-    node: Any = config
-    for name in key.split(".")[:-1]:
-        node = node.get(name) if isinstance(node, dict) else None
-    return isinstance(node, dict)

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from lit_fa.errors import UserError
@@ -45,6 +46,32 @@ def fill_seed(value: Any, seed: int) -> Any:
     if isinstance(value, list):
         return [fill_seed(entry, seed) for entry in value]
     return seed if value == "$seed" else value
+
+
+def with_seed(config: dict[str, Any], seeded: Sequence[str], seed: int, where: str) -> dict[str, Any]:
+    """A config of its own with the seed wherever it says `$seed`, and at the keys of `seeded`.
+
+    Args:
+        seeded: dotted keys; one that ends in `?` may be absent.
+        where: of the table, for the error.
+
+    Raises:
+        UserError: the config lacks a key that does not end in `?`.
+    """
+    config = fill_seed(config, seed)
+    for key in seeded:
+        if _parent_exists(config, key.removesuffix("?")):
+            assign(config, key.removesuffix("?"), seed, where)
+        elif not key.endswith("?"):
+            raise UserError(f"{where}: seeded: this cell has no {key}; write {key}? if some cells lack it")
+    return config
+
+
+def _parent_exists(config: dict[str, Any], key: str) -> bool:
+    node: Any = config
+    for name in key.split(".")[:-1]:
+        node = node.get(name) if isinstance(node, dict) else None
+    return isinstance(node, dict)
 
 
 def run_id(config: dict[str, Any]) -> str:
