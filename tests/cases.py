@@ -1,7 +1,7 @@
 """Every rule on every small network: one line in `RULES` sends a rule through all suites of `tests/contract`.
 
-A rule may have its lines in a file of its own, `tests/rules/cases_<rule>.py`: `RULES` and, where needed, `OPTED_OUT`,
-`IMPOSSIBLE` and `LIMITS`, which are added to those of this file.
+The rules of a further paper have their lines in a file of their own, `tests/rules/cases_<rule>.py`: `RULES` and, where needed, `OPTED_OUT`,
+`IMPOSSIBLE`, `LIMITS` and `OWN_STATE`, which are added to those of this file.
 
 A rule that cannot take part in a suite says so in words: in `OPTED_OUT` for a whole suite, in `IMPOSSIBLE` for a
 network, in `LIMITS` for a suite on one network.
@@ -19,9 +19,7 @@ from torch import Tensor, nn
 
 from lit_fa.modules import Learner
 from lit_fa.rules import (
-    CCL,
     FLFA,
-    PEPITA,
     AdaptiveFeedback,
     AugLocal,
     Backprop,
@@ -31,7 +29,6 @@ from lit_fa.rules import (
     ForwardForward,
     KolenPollackFeedback,
     LearningRule,
-    MonoForward,
     PredSim,
     RandomFeedback,
     SharedRandomFeedback,
@@ -46,14 +43,11 @@ from tests.reference_adapters import (
     as_stored,
     auglocal_reference,
     backprop_reference,
-    ccl_reference,
     direct_reference,
     factored_reference,
     feedback_reference,
     forward_forward_reference,
-    mono_forward_reference,
     norm_of_weight,
-    pepita_reference,
     predsim_reference,
     rows_of_weight,
     signed,
@@ -198,13 +192,6 @@ RULES: dict[str, tuple[Callable[[], LearningRule], Callable]] = {
     "sim": predsim("sim"),
     "auglocal": (AugLocal, auglocal_reference),
     "auglocal_deep": (partial(AugLocal, 4, 1.0), auglocal_reference),
-    "ccl": (CCL, ccl_reference),
-    "ccl_normalised": (partial(CCL, "normalised", weight=1.0), ccl_reference),
-    "ccl_paper": (partial(CCL, "paper"), ccl_reference),
-    "mono_forward": (MonoForward, partial(mono_forward_reference, "local")),
-    "mono_forward_joint": (partial(MonoForward, gradient="global"), partial(mono_forward_reference, "joint")),
-    "pepita": (PEPITA, partial(pepita_reference, "second")),
-    "pepita_first": (partial(PEPITA, "first", scale=0.5), partial(pepita_reference, "first")),
 }
 # what the rules do between and after steps, which no gradient shows, is seen in the suites that train
 PRUNING = partial(Pruning, every=1, after=0.3, floor=2)
@@ -218,7 +205,6 @@ RULES |= {
         beta_schedule="linear", retract_every=2, orthogonality_every=3,
     ),
     "ff_greedy": greedy(ff("threshold", 1.0, schedule="greedy")),
-    "mono_forward_greedy": (partial(MonoForward, "greedy"), partial(mono_forward_reference, "greedy")),
 }  # fmt: skip
 # rule to one that differs from it only in the numbers that are drawn when it is installed; `test_cases` checks that a
 # step of both is the same operations, and suites about what is done, not about numbers, try one of them
@@ -232,18 +218,16 @@ COPIES = "its feedback is copied from the weights"
 FACTORS = "its layers hold factors in the place of weights"
 NO_SERVER_DATA = "it prepares on training batches, which a server does not have"
 NO_EPOCHS = "it prunes at the end of epochs, which clients do not have"
-LOCAL = ("svd", "ssa", "pred", "sim", "auglocal", "ccl", "mono_forward", "pepita")
+LOCAL = ("svd", "ssa", "pred", "sim", "auglocal")
 EXACT = "its update is backprop's, at least in the first step"
 DRAWS = "it draws in the backward pass, where vmap draws nothing"
 OPTED_OUT: dict[str, dict[str, str]] = {
     "two_ranks": {
         **dict.fromkeys(("predsim", "predsim_pooled", "sim", "auglocal", "auglocal_deep"), BATCHES),
-        **dict.fromkeys(("ccl_normalised", "ccl_paper"), BATCHES),
         "ff_symba": "its wrong labels are a permutation of the batch, and every rank has its own batch",
     },
     "accumulation": {  # k batches are not one of k times the size
         **dict.fromkeys(("predsim", "predsim_pooled", "sim"), "it compares the samples of a batch"),
-        **dict.fromkeys(("ccl_normalised", "ccl_paper"), "it compares the samples of a batch"),
         "ff_symba": "its wrong labels are a permutation of the batch",
     },
     "vmap": {"dfa_redrawn": DRAWS},
@@ -252,9 +236,8 @@ OPTED_OUT: dict[str, dict[str, str]] = {
         "dfa_redrawn": DRAWS,
         "fwm": NO_SERVER_DATA,
         **dict.fromkeys(("svd_pruned", "ssa_pruned"), NO_EPOCHS),
-        **dict.fromkeys(("ff_greedy", "mono_forward_greedy"), "whose turn it is is the state of one client"),
+        "ff_greedy": "whose turn it is is the state of one client",
     },
-    "trains": {"mono_forward_greedy": "its loss is that of the last block, whose turn needs a run of known length"},
     "written_out": {
         "dfa_redrawn": "its feedback is not stored",
         "fwm": NO_SERVER_DATA,
@@ -281,11 +264,6 @@ IMPOSSIBLE = {
     ("fwm", "residual"): NO_CONVOLUTIONS,
     ("fwm", "conv"): NO_CONVOLUTIONS,
     ("fwm", "tokens"): "feedback matching is for flat activations",
-    **dict.fromkeys([(rule, "residual") for rule in ("pepita", "pepita_first")], "PEPITA refuses shortcuts"),
-    **dict.fromkeys(
-        [(rule, name) for rule in ("ccl", "ccl_normalised", "ccl_paper") for name in ("residual", "tokens")],
-        "CCL refuses shortcuts and tokens",
-    ),
     ("ssa_product", "small_conv"): "its grouped layer counts with its weight at the start, which nobody keeps",
 }
 # (rule, network): suite to the reason why they do not take part in it
@@ -301,11 +279,22 @@ LIMITS: dict[tuple[str, str], Mapping[str, str]] = {
     for network in NETWORKS
 }
 
+# rules with a state, a schedule or blocks that the first of their class does not have
+OWN_STATE = {
+    "svd_pruned",
+    "ssa_pruned",
+    "ssa_layer_taps",
+    "dfa_layer_taps",
+    "ff_greedy",
+    "ff_channels",
+}
+
 for file in sorted(Path(__file__).parent.glob("rules/cases_*.py")):
     own = import_module(f"tests.rules.{file.stem}")
     RULES |= own.RULES
     IMPOSSIBLE |= getattr(own, "IMPOSSIBLE", {})
     LIMITS |= getattr(own, "LIMITS", {})
+    OWN_STATE |= getattr(own, "OWN_STATE", set())
     for suite, reasons in getattr(own, "OPTED_OUT", {}).items():
         OPTED_OUT[suite] = OPTED_OUT.get(suite, {}) | reasons
 
@@ -336,16 +325,6 @@ def first_of_their_kind() -> set[str]:
 
 
 FIRST = first_of_their_kind()
-# rules with a state, a schedule or blocks that the first of their class does not have
-OWN_STATE = {
-    "svd_pruned",
-    "ssa_pruned",
-    "ssa_layer_taps",
-    "dfa_layer_taps",
-    "ff_greedy",
-    "ff_channels",
-    "mono_forward_greedy",
-}
 
 
 def cases(

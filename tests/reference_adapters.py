@@ -15,7 +15,7 @@ from lit_fa.layers.factored import FactoredConv2d, FactoredLayer, factored_layer
 from lit_fa.modules import Learner
 from tests.contract import literal
 from tests.gradients import array
-from tests.reference import ccl, factored, forward_forward, local_losses, mono_forward, pepita
+from tests.reference import factored, forward_forward, local_losses
 from tests.small_networks import CLASSES, Mean, Residual
 
 
@@ -223,45 +223,6 @@ def local_reference(delta: Callable, learner: Learner, x: np.ndarray, y: np.ndar
     shapes = [unit.shape for unit in learner.rule.units.values()]
     deltas = [delta(key) for key in learner.rule.auxiliary]
     return local_losses.grads(blocks, x, y, shapes, deltas, literal.forward, plain_backward)
-
-
-def mono_forward_reference(kind: str, learner: Learner, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
-    rule = learner.rule
-    matrices = {f"rule.auxiliary.{key}.linear.weight": array(m.linear.weight) for key, m in rule.auxiliary.items()}
-    blocks, shapes = divided(learner.network, rule.taps.names), [unit.shape for unit in rule.units.values()]
-    joint = kind == "joint"
-    grads = mono_forward.grads(blocks, x, y, shapes, matrices, joint, literal.forward, plain_backward)
-    if kind != "greedy":
-        return grads
-    learns = {name for name, _, *_ in (layer[1:] for layer in blocks[0] if len(layer) > 2)}
-    first = [*(f"{name}." for name in learns), next(iter(matrices), "")]
-    return {name: grad if name.startswith(tuple(first)) else 0 * grad for name, grad in grads.items()}
-
-
-def ccl_reference(learner: Learner, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
-    rule, stages = learner.rule, []
-    for link, (key, stage) in zip(rule.layers, rule.reverse.items(), strict=True):
-        layers = [layer for name in ("layer", "activation") if hasattr(stage, name)
-                  for layer in described(getattr(stage, name), f"rule.reverse.{key}.{name}")]  # fmt: skip
-        size = stage.upsample.size if hasattr(stage, "upsample") else None
-        stages.append((link.gives, size, layers))
-    blocks = divided(learner.network, [link.last for link in rule.layers[:-1]])
-    return ccl.grads(blocks, stages, x, y, CLASSES, rule.loss, rule.weight, literal.forward, plain_backward)
-
-
-def pepita_reference(error: str, learner: Learner, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
-    links, layers, ends = learner.rule.layers, [], {}
-    for name, module in learner.network.named_children():
-        if any(name == link.layer for link in links):
-            ends[name] = [len(layers)]
-        layers += described(module, f"network.{name}")
-        for link in links:
-            if name == link.end:
-                ends[link.layer].append(len(layers))
-    stops = [*[start for start, _ in ends.values()][1:], len(layers)]
-    parts = [(layers[start:end], layers[end:stop]) for (start, end), stop in zip(ends.values(), stops, strict=True)]
-    before = layers[: next(iter(ends.values()))[0]]
-    return pepita.grads(before, parts, x, y, array(learner.rule.feedback), error, literal.forward, plain_backward)
 
 
 def plain_backward(layers: list, notes: list, delta: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
