@@ -1,7 +1,7 @@
 """Every rule on every small network: one line in `RULES` sends a rule through all suites of `tests/contract`.
 
-The rules of a further paper have their lines in a file of their own, `tests/rules/cases_<rule>.py`: `RULES` and, where needed, `OPTED_OUT`,
-`IMPOSSIBLE`, `LIMITS` and `OWN_STATE`, which are added to those of this file.
+The rules of a further paper have their lines in a file of their own, `tests/rules/cases_<rule>.py`: `RULES` and, where
+needed, `OPTED_OUT`, `IMPOSSIBLE`, `LIMITS` and `OWN_STATE`, which are added to those of this file.
 
 A rule that cannot take part in a suite says so in words: in `OPTED_OUT` for a whole suite, in `IMPOSSIBLE` for a
 network, in `LIMITS` for a suite on one network.
