@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu_settled.__main__ import main
 from benchmarks.gpu_settled.configs import PAPERS, Item
 from benchmarks.gpu_settled.plan import CONNECTED, CONVOLUTIONAL, PLAN
 from benchmarks.gpu_settled.training import OutOfTime, train, with_epochs
@@ -83,6 +84,14 @@ def test_a_run_that_was_stopped_in_time_goes_on_and_ends_as_if_it_never_was(tmp_
     assert parts["metrics"]["test/loss"] == whole["metrics"]["test/loss"]
     assert [parts[key] for key in ("status", "id", "row", "scale")] == ["finished", whole["id"], "DFA", "gpu"]
     assert not list((tmp_path / "parts/checkpoints").glob("*"))
+
+
+def test_only_without_a_run_is_refused_in_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--only", "cll-conv", "--out", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert "--only cll-conv: no run has this in its name" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_it_runs_end_to_end_where_only_torch_and_lightning_are_installed(tmp_path):

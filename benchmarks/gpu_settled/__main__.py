@@ -184,6 +184,8 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--tiny", action="store_true", help="a test on synthetic images")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     session = Session(parser.parse_args(words))
+    if not session.items:
+        parser.error(f"--only {' '.join(session.arguments.only)}: no run has this in its name, such as {PLAN[0].key}")
     torch.set_float32_matmul_precision("high")
     try:
         if not session.arguments.only:
