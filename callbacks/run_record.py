@@ -20,7 +20,7 @@ from lit_fa.lightning_privates import callbacks_of
 from lit_fa.outputs import write_text
 from lit_fa.provenance import Code, our_code, outside, sources
 
-OF_MODULE = ("executed_by", "selections", "packed")  # fields that a module knows, if it has them
+OF_MODULE = ("executed_by", "selections")  # fields that a module knows, if it has them
 SCHEMA = 2  # 1, of records without the field: no cpu_time_s, sources, outside, config, and no record of a divergence
 
 
@@ -77,6 +77,7 @@ class RunRecord(Recorder):
         self.code: Code | None = None
         self.sources = ""
         self.earlier: list[str] = []  # commits of earlier parts of the run with other code
+        self.packed: dict[str, Any] = {}  # how earlier parts of the run were trained
         self.diverged: dict[str, Any] | None = None
         self.validation_is_test: bool | None = None
         self.partition: list[list[int]] | None = None
@@ -129,10 +130,15 @@ class RunRecord(Recorder):
         return self.spent_cpu + (0.0 if self.since is None else self.clocks[1]() - self.since_cpu)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Store the last value of every metric, because a run that resumes after its last step does not log them."""
+        """Store the last value of every metric, because a run that resumes after its last step does not log them.
+
+        A run that was packed says so also if it goes on alone.
+        """
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if self.state_key in checkpoint.get("callbacks", {}):
-            checkpoint["callbacks"][self.state_key]["metrics"] = self.metrics | _plain(trainer.callback_metrics)
+            state = checkpoint["callbacks"][self.state_key]
+            state["metrics"] = self.metrics | _plain(trainer.callback_metrics)
+            state["packed"] = _packed(self.packed, getattr(pl_module, "packed", {}))
 
     def state_dict(self) -> dict[str, Any]:
         """Curves, time, energy, and when and by which code the run was started."""
@@ -147,6 +153,7 @@ class RunRecord(Recorder):
         self.energy.spent |= state.get("energy", {})
         self.spent_cpu, code = state.get("spent_cpu", 0.0), state.get("code") or {}
         self.earlier, self.metrics = state.get("earlier", []), dict(state.get("metrics", {}))
+        self.packed = dict(state.get("packed", {}))
         if code.get("sources", sources()) != sources() and code["commit"] not in self.earlier:
             self.earlier = [*self.earlier, code["commit"]]
 
@@ -185,11 +192,8 @@ class RunRecord(Recorder):
                 "validation_is_test": self.validation_is_test,
                 "broken": self.broken,
             }
-            | {
-                name: getattr(module, name)
-                for name in ("executed_by", "selections", "packed")
-                if getattr(module, name, None)
-            }
+            | {name: getattr(module, name) for name in OF_MODULE if getattr(module, name, None)}
+            | ({"packed": packed} if (packed := _packed(self.packed, getattr(module, "packed", {}))) else {})
             | ({"partition": self.partition} if self.partition else {})
             | ({"dataset": self.dataset} if self.dataset else {})
             | ({"resumed_from": self.earlier} if self.earlier else {})
@@ -200,6 +204,12 @@ class RunRecord(Recorder):
 
 def _plain(metrics: dict[str, Tensor]) -> dict[str, float]:
     return {key: value.item() if isinstance(value, Tensor) else value for key, value in metrics.items()}
+
+
+def _packed(*parts: dict[str, Any]) -> dict[str, Any]:
+    """The entry `packed` of a run in several parts; {} if none was packed."""
+    joined = {key: value for part in parts for key, value in part.items()}
+    return joined and joined | {"lanes": max(part["lanes"] for part in parts if part)}
 
 
 def _origin(data: Any) -> dict[str, str]:

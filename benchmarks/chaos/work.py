@@ -17,7 +17,17 @@ from urllib.parse import unquote
 import yaml
 
 VOLATILE = (
-    *("wall_time_s", "cpu_time_s", "peak_memory_mib", "started", "finished", "hardware", "versions"),
+    *(
+        "wall_time_s",
+        "cpu_time_s",
+        "peak_memory_mib",
+        "started",
+        "finished",
+        "hardware",
+        "versions",
+        "packed",
+        "energy_j",
+    ),
     *("commit", "dirty", "sources", "outside", "resumed_from"),
 )
 VOLATILE_FACTS = (
@@ -135,6 +145,11 @@ def _table_words(folder: Path) -> list[str]:
     return ["table", "run", "table1.yaml", "--scale", "smoke", "--jobs", "2", "--out", OUT, "--allow-dirty"]
 
 
+def _packed_words(folder: Path) -> list[str]:
+    """Of two workers one trains two of the three runs as one program."""
+    return [*_table_words(folder), "--pack", "2"]
+
+
 _TABLE_REPORT = (
     *("table", "report", "table1.yaml", "--scale", "smoke", "--out", OUT),
     *("--card", f"{REPORT}/card.md", "--write", REPORT, "--json", f"{REPORT}/table.json"),
@@ -218,6 +233,7 @@ KINDS = {
     for kind in (
         Kind("table", _table, _table_words, _records, _TABLE_REPORT, workers=True),
         Kind("sweep", _sweep, _sweep_words, _trials, _SWEEP_REPORT, workers=True),
+        Kind("packed", _table, _packed_words, _records, _TABLE_REPORT, workers=True),
         Kind("federated", _federated, _fit_words, _records),
         Kind("fit", _fit, _fit_words, _records),
     )

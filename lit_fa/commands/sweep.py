@@ -110,6 +110,8 @@ def _count(sweep: Sweep, asked: int | None) -> int:
 
 def _run(trials: Trials, arguments: argparse.Namespace, runner: str, output: Console, command: str) -> int:
     count, begun = trials.count, time.monotonic()
+    if arguments.pack > (left := count - trials.ended):
+        say(output, f"--pack {arguments.pack}: there are only {left} trials")
     outcomes: list[Outcome[Trial]] = []
     try:
         with reporter(count - trials.ended, output) as shown:

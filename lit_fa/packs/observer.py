@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 class JoinPack(L.Callback):
     """Lets the run's training loop take joint steps, or logs in one line why it trains alone.
 
-    When training ends, the module's attribute `packed`, which the record repeats, says how it was trained.
+    The module's attribute `packed`, which checkpoints keep and the record repeats, says how it was trained.
 
     Args:
         lane: of the run.
@@ -34,6 +34,10 @@ class JoinPack(L.Callback):
             return
         member = Member(self.lane, trainer, pl_module, compose)  # type: ignore[arg-type]  # a Classifier has no reason
         self.lane.joined, loop.joint, self.joined = member, member.take, True
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note how the run was trained, for its record after a kill; that callback is saved later."""
+        self._note(pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note how the run was trained."""

@@ -33,11 +33,13 @@ def wish(monkeypatch):
 
 
 @pytest.mark.usefixtures("wish")
-@pytest.mark.parametrize("pack", ["off", "4"])
+@pytest.mark.parametrize("pack", ["off", "9"])
 def test_a_grid_runs_to_the_end_and_the_next_command_has_nothing_to_do(declared, save, capfd, pack):
     path = save(declared)
     assert run(path, "--jobs", "2", "--pack", pack) == 0
-    last = capfd.readouterr().out.splitlines()[-1]
+    lines = capfd.readouterr().out.splitlines()
+    assert ("--pack 9: there are only 6 trials" in lines) == (pack == "9")
+    last = lines[-1]
     assert last.startswith("6 of 6 trials done, 0 of them failed, in ")
     assert "; best " in last
     assert last.endswith(f"; lit-fa sweep report {path} --out out")
