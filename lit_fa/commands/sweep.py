@@ -16,7 +16,7 @@ from rich.console import Console
 from lit_fa.config.arguments import Arguments, file_path, in_range, table_path
 from lit_fa.errors import UserError
 from lit_fa.jobs.emit import add_emit_options, check_emit_options, emit, needs_of
-from lit_fa.jobs.packing import Packing, add_pack_option, fair_share
+from lit_fa.jobs.packing import Packing, Together, add_pack_option, fair_share
 from lit_fa.jobs.pool import Outcome, run_jobs
 from lit_fa.jobs.progress import Reporter, duration, reporter, say, short_path
 from lit_fa.named_loggers import NAMES, words_of_a_trial
@@ -127,7 +127,8 @@ def _work(
 ) -> None:
     """Train the trials; before the first success, an error that the user can correct ends the sweep."""
     jobs, left = arguments.jobs, trials.count - trials.ended
-    packing = Packing(arguments.pack or fair_share(left, jobs), group=lambda trial: trials.sweep.name)
+    together: Together = "measured" if arguments.pack == 0 else "off" if arguments.pack == 1 else "all"
+    packing = Packing(arguments.pack or fair_share(left, jobs), lambda trial: trials.sweep.name, together)
     with closing(run_jobs(trials, workers=jobs, reporter=shown, runner=runner, packing=packing)) as running:
         for outcome in running:
             if outcome.done.user_error and not trials.succeeded:

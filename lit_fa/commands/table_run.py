@@ -13,7 +13,7 @@ from rich.console import Console
 
 from lit_fa.commands.table_jobs import all_missing, with_logs, write_json
 from lit_fa.jobs.lock import in_the_way
-from lit_fa.jobs.packing import packed
+from lit_fa.jobs.packing import never_packed, packed
 from lit_fa.jobs.pool import Job, Outcome, run_jobs
 from lit_fa.jobs.progress import duration, reporter, say, short_path
 from lit_fa.jobs.runners import load_runner
@@ -120,6 +120,8 @@ class Training:
         """Run the jobs and append their outcomes to the list, which is then known after an interruption."""
         if self.arguments.pack > len(jobs):
             say(self.output, f"--pack {self.arguments.pack}: there are only {len(jobs)} runs")
+        for line in never_packed(job.config for job in jobs) if self.arguments.pack != 1 else ():
+            say(self.output, line)
         workers, config = self.arguments.jobs, operator.attrgetter("config")
         jobs, packing = packed(jobs, self.arguments.pack, workers, config)
         with reporter(len(jobs), self.output, [job.label for job in jobs]) as shown:

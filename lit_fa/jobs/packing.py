@@ -2,15 +2,17 @@
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from lit_fa.config.arguments import in_range
 
 J = TypeVar("J")
 MOST = 16  # runs of a pack under `auto`; more take memory and little time less
 LARGEST = 1024
+Together = Literal["off", "all", "measured"]
 _LAYER_WISE = ("Backprop", "FeedbackAlignment")
 
 
@@ -27,10 +29,13 @@ class Packing:
         most: runs of a pack.
         group: name of the group of a job; "": it is never packed. Runs that turn out to differ in more than tensors
             take turns in one worker, so a group only has to be a good guess.
+        together: `off`: each run is trained as without packs; `all`: runs of a pack are one program where they can be;
+            `measured`: as many as takes the least time.
     """
 
     most: int = 1
     group: Callable[[Any], str] = alone
+    together: Together = "off"
 
 
 class Queue(Generic[J]):
@@ -103,10 +108,18 @@ def packed(jobs: Sequence[J], most: int, workers: int, config: Callable[[J], Any
     if most == 1:
         return [*jobs], Packing()
     limit = most or fair_share(len(jobs), workers)
+    together: Together = "all" if most else "measured"
     groups = {id(job): group_of(config(job)) for job in jobs}
     first = {group: number for number, group in reversed([*enumerate(groups.values())])}
     ordered = sorted(jobs, key=lambda job: first[groups[id(job)]])
-    return ordered, Packing(limit, lambda job: groups.get(id(job)) or group_of(config(job)))
+    return ordered, Packing(limit, lambda job: groups.get(id(job)) or group_of(config(job)), together)
+
+
+def never_packed(configs: Iterable[Any]) -> Iterator[str]:
+    """A line for each reason why some of these configs are never trained in a pack."""
+    reasons = Counter(filter(None, map(why_never, configs)))
+    for reason, number in sorted(reasons.items()):
+        yield f"--pack: {number} {'run is' if number == 1 else 'runs are'} trained alone: {reason}"
 
 
 def fair_share(jobs: int, workers: int) -> int:
@@ -118,15 +131,24 @@ def fair_share(jobs: int, workers: int) -> int:
     return max(1, min(MOST, -(-jobs // workers)))
 
 
+def why_never(config: Any) -> str:
+    """Why a config is never trained in a pack, in one sentence; "" if it may be.
+
+    >>> why_never({"model": {"class_path": "FederatedClassifier"}})
+    'FederatedClassifier is no Classifier'
+    """
+    model = config.get("model") if isinstance(config, dict) else None
+    if not isinstance(model, dict):
+        return "the config has no model"
+    name = str(model.get("class_path", "")).rpartition(".")[2]
+    return "" if name == "Classifier" else f"{name or 'its model'} is no Classifier"
+
+
 def group_of(config: Any) -> str:
     """What configs have in common that may be trained by one program; "" for a config that never is."""
-    if not isinstance(config, dict):
+    if why_never(config):
         return ""
     model, data, trainer = (config.get(part) or {} for part in ("model", "data", "trainer"))
-    if not isinstance(model, dict) or not str(model.get("class_path", "")).endswith("Classifier"):
-        return ""
-    if str(model["class_path"]).endswith("FederatedClassifier"):
-        return ""
     options, source = model.get("init_args") or {}, data if isinstance(data, dict) else {"class_path": data}
     sizes = {key: value for key, value in (options.get("network_args") or {}).items() if key not in ("init", "gain")}
     rule = options.get("rule") or "Backprop"

@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from lit_fa.jobs.packing import Packing, Queue
+from lit_fa.jobs.packing import Packing, Queue, Together
 from lit_fa.jobs.progress import Reporter
 from lit_fa.jobs.worker import Done, prepare, work_all
 from lit_fa.operating_system import blocked
@@ -96,7 +96,8 @@ def run_jobs(
                     break
                 for job in taken:
                     Path(job.record["path"]).parent.mkdir(parents=True, exist_ok=True)
-                running[pool.submit(taken)] = (taken, retry)
+                together = packing.together if packing.group(taken[0]) and not retry else "off"
+                running[pool.submit(taken, together)] = (taken, retry)
                 for job in taken:
                     reporter.started(job.label)
             if not running and pending.ended:
@@ -125,14 +126,15 @@ class _Workers:
         self.pool: ProcessPoolExecutor | None = None
         self.others = set(multiprocessing.active_children())
 
-    def submit(self, jobs: Sequence[Job]) -> Future[list[Done]]:
+    def submit(self, jobs: Sequence[Job], together: Together = "off") -> Future[list[Done]]:
         """Submit jobs for one worker to the pool; a pool that broke while it was idle is replaced."""
         # A new worker inherits the blocked signals, so that only the parent handles those of a terminal. The same holds
         # for the process that removes the semaphores of the pool, which a closed terminal would kill.
         with blocked("SIGINT", "SIGHUP"):
             try:
                 self.pool = self.pool or self._new_pool()
-                return self.pool.submit(work_all, self.runner, [(job.config, job.record, str(job.log)) for job in jobs])
+                runs = [(job.config, job.record, str(job.log)) for job in jobs]
+                return self.pool.submit(work_all, self.runner, runs, together)
             except BrokenProcessPool as broken:
                 failed: Future[list[Done]] = Future()
                 failed.set_exception(broken)

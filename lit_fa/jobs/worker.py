@@ -22,6 +22,7 @@ from lit_fa.bounded_reading import read_json
 from lit_fa.errors import RanksNeeded
 from lit_fa.jobs.lock import checkpoints_of, in_the_way, lock_of, locked
 from lit_fa.jobs.own_process import run_alone
+from lit_fa.jobs.packing import Together
 from lit_fa.jobs.runners import load_runner
 from lit_fa.outputs import growing
 from lit_fa.results.records import ENDED, Record
@@ -75,14 +76,22 @@ def prepare() -> None:
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 
-def work_all(runner: str, runs: Sequence[tuple[dict[str, Any], dict[str, Any], str]]) -> list[Done]:
-    """`work` for each (config, record, log); several take turns, and train together where they can (`lit_fa.packs`)."""
-    if len(runs) == 1:
-        return [work(runner, *runs[0])]
+def work_all(
+    runner: str, runs: Sequence[tuple[dict[str, Any], dict[str, Any], str]], together: Together = "off"
+) -> list[Done]:
+    """`work` for each (config, record, log); as a pack they take turns, and train together where they can.
+
+    Args:
+        runner: as in `work`.
+        runs: of one pack.
+        together: as in `Packing`.
+    """
+    if together == "off":
+        return [work(runner, *run) for run in runs]
     from lit_fa.packs import Lane, Pack
 
     lanes = [Lane(partial(work, runner, *run)) for run in runs]
-    Pack(lanes).run()
+    Pack(lanes, measured=together == "measured").run()
     return [lane.result or _without_result(lane.error) for lane in lanes]
 
 

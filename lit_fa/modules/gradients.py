@@ -72,7 +72,11 @@ class Gradients:
 
     def why_not_written(self, module: L.LightningModule) -> str | None:
         """What needs autograd in this fit, or None."""
-        return self.excluded or _needs_autograd(module, self.learner) or _unread(self.learner)
+        return self.why_in_loop(module) or _needs_autograd(self.learner) or _unread(self.learner)
+
+    def why_in_loop(self, module: L.LightningModule) -> str | None:
+        """What needs the training loop around every step of this fit, or None."""
+        return self.excluded or _needs_the_loop(module)
 
     def __call__(self, module: Any, batch: Batch, share: Tensor | float = 1.0) -> Surrogate:
         """Add the gradients of one batch, times `share`, to `.grad`; the module is a `Classifier` in training."""
@@ -136,18 +140,23 @@ def _unproven() -> str | None:
     return None if torch.get_num_threads() == 1 else "more than one thread, which may divide products differently"
 
 
-def _needs_autograd(module: L.LightningModule, learner: Learner) -> str | None:
-    """What the trainer or its callbacks need that only autograd has, or None."""
+def _needs_the_loop(module: L.LightningModule) -> str | None:
+    """What the trainer or its callbacks need that only Lightning's backward pass has, or None."""
     trainer = module.trainer
     if type(trainer.strategy) is not SingleDeviceStrategy:
         return f"strategy {type(trainer.strategy).__name__} is not of one device"
     if precision_of(trainer) not in EXACT:
         return f"precision {precision_of(trainer)} is rounded by autocast"
-    if torch.is_anomaly_enabled():
-        return "detect_anomaly looks at the nodes of autograd"
     for owner, base in [*((c, L.Callback) for c in callbacks_of(trainer)), (module, L.LightningModule)]:
         if any(getattr(type(owner), hook) is not getattr(base, hook) for hook in BACKWARD):
             return f"{type(owner).__name__} looks at the backward pass"
+    return None
+
+
+def _needs_autograd(learner: Learner) -> str | None:
+    """What looks at the graph or at single modules, or None."""
+    if torch.is_anomaly_enabled():
+        return "detect_anomaly looks at the nodes of autograd"
     for name, part in learner.network.named_modules():
         hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
         if any(not is_ours(hook) for group in hooks for hook in group.values()):

@@ -4,11 +4,12 @@ import gc
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from greenlet import getcurrent, greenlet
 
+from lit_fa.packs.size import Size
 from lit_fa.packs.state import ProcessState
 from lit_fa.stopping import Request, Stopped, handled
 
@@ -21,6 +22,8 @@ class Member(Protocol):
 
     wanted: int
     error: BaseException | None
+    own_seconds: float | None  # of a step that it has taken alone
+    alone: bool  # whether it takes all steps alone from now on
 
     @property
     def key(self) -> Any:
@@ -73,6 +76,8 @@ class Lane(Generic[T]):
         lanes: the largest number of runs, itself included, with which it has taken joint steps.
         joined: its member, once it takes joint steps.
         wall, cpu: its clocks.
+        measured: whether its pack measures how many runs are trained together.
+        note: what it has chosen, in one line, until the run has logged it.
         result: what the run has returned; or `error`, what it has raised.
     """
 
@@ -85,7 +90,7 @@ class Lane(Generic[T]):
         self.member: Any = None  # while it waits for joint steps
         self.joined: Any = None  # its member, also afterwards
         self.compose: Compose | None = None
-        self.lanes = 1
+        self.lanes, self.measured, self.note = 1, False, ""
         self.asked_to_end = False
         self.result: T | None = None
         self.error: BaseException | None = None
@@ -132,13 +137,18 @@ class Pack:
 
     Attributes:
         lanes: the runs.
+        measured: whether the number of runs that are trained together is measured, or it is all that can be.
     """
 
     lanes: Sequence[Lane[Any]]
+    measured: bool = False
+    sizes: dict[Any, Size] = field(default_factory=dict)
 
     def run(self) -> None:
         """Carry out all runs; how each ended is in its lane."""
         request, ready = Request(patient=True), [*self.lanes]
+        for lane in self.lanes:
+            lane.measured = self.measured
         waiting: list[Lane[Any]] = []
         with handled(request):
             while ready or waiting:
@@ -150,32 +160,45 @@ class Pack:
                     waiting += [lane] if lane.member is not None else []
                     if not request.signum and (signum := _signum(lane)):
                         request(signum)
-                _step(waiting, lambda: bool(request.signum))
+                self._step(waiting, lambda: bool(request.signum))
                 ready = [w for w in waiting if request.signum or w.member.error or w.member.wanted <= 0]
                 waiting = [lane for lane in waiting if lane not in ready]
         for lane in self.lanes:
             lane.joined = None
         gc.collect()  # trainers and programs refer to each other; the next pack reads its own images
 
+    def _step(self, waiting: Sequence[Lane[Any]], stopped: Callable[[], bool]) -> None:
+        """Let the lanes of each kind take joint steps, until a lane has all that it has asked for, or sooner."""
+        kinds: dict[Any, list[Lane[Any]]] = {}
+        for lane in waiting:
+            kinds.setdefault(lane.member.key, []).append(lane)
+        for key, lanes in kinds.items():
+            size = self.sizes.setdefault(key, Size(len(lanes), self.measured, lanes[0].cpu.clock))
+            own = [lane.member.own_seconds for lane in lanes if lane.member.own_seconds is not None]
+            known = size.chosen
+            size.step(lanes, lambda group, steps: _take(group, steps, stopped), own)
+            for lane in lanes:
+                if known is None and size.chosen is not None:
+                    lane.note = size.note
+                if size.chosen == 0:
+                    lane.member.alone, lane.member.wanted = True, 0
 
-def _step(waiting: Sequence[Lane[Any]], stopped: Callable[[], bool]) -> None:
-    """Take joint steps until a lane has all that it has asked for; an error is one of all lanes concerned."""
-    groups: dict[Any, list[Lane[Any]]] = {}
-    for lane in waiting:
-        groups.setdefault(lane.member.key, []).append(lane)
-    for lanes in groups.values():
-        members, compose, cpu_clock = [lane.member for lane in lanes], lanes[0].compose, lanes[0].cpu.clock
-        assert compose is not None
-        wall, cpu, taken = time.monotonic(), cpu_clock(), 0
-        try:
-            taken = compose(members).run(min(m.wanted for m in members), stopped)
-        except Exception as error:
-            for member in members:
-                member.error = member.error or error
-        for lane in lanes:
-            lane.member.wanted -= taken
-            lane.lanes = max(lane.lanes, len(lanes))
-            lane.charge((time.monotonic() - wall) / len(lanes), (cpu_clock() - cpu) / len(lanes))
+
+def _take(lanes: Sequence[Lane[Any]], steps: int, stopped: Callable[[], bool]) -> int:
+    """Let lanes take at most `steps` steps by one program; returns how many. An error is one of all lanes concerned."""
+    members, compose, cpu_clock = [lane.member for lane in lanes], lanes[0].compose, lanes[0].cpu.clock
+    assert compose is not None
+    wall, cpu, taken = time.monotonic(), cpu_clock(), 0
+    try:
+        taken = compose(members).run(steps, stopped)
+    except Exception as error:
+        for member in members:
+            member.error = member.error or error
+    for lane in lanes:
+        lane.member.wanted -= taken
+        lane.lanes = max(lane.lanes, len(lanes))
+        lane.charge((time.monotonic() - wall) / len(lanes), (cpu_clock() - cpu) / len(lanes))
+    return taken
 
 
 def current() -> Lane[Any] | None:

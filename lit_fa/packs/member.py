@@ -1,5 +1,6 @@
 """One run in joint steps: which steps are joint, and what a step changes in its trainer and module."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -9,10 +10,13 @@ from torch import Tensor
 from lit_fa.lightning_privates import begin_batch, callbacks_of, counts_of, end_batch, save_every, setting, step_taken
 from lit_fa.modules import Classifier, NonFiniteLossError
 from lit_fa.packs.lanes import Compose, Lane
+from lit_fa.packs.own_steps import own_steps
+from lit_fa.packs.size import STEPS, per_step
 from lit_fa.rules.base import Batch, Does
 from lit_fa.written.chain import Chain
 from lit_fa.written.gradient import family, read
 
+log = logging.getLogger(__name__)
 LONGEST = 100  # joint steps between two ordinary ones
 
 
@@ -27,22 +31,28 @@ class Member:
         trainer: in a fit.
         module: that it trains.
         compose: makes the program of several members.
+        joint: whether its steps may be those of one program; otherwise each run takes its own by autograd.
 
     Attributes:
         wanted: joint steps still to take.
         error: raised in the run when it goes on.
-        chain: the network.
+        alone: whether the run takes all steps by itself (`own_steps`).
+        own_seconds: of such a step, if the pack measures them.
+        chain: the network, of joint steps.
         program: that has trained it last, which is used again if the members are the same.
     """
 
-    def __init__(self, lane: Lane[Any], trainer: L.Trainer, module: Classifier, compose: Compose):
+    def __init__(self, lane: Lane[Any], trainer: L.Trainer, module: Classifier, compose: Compose, *, joint: bool):
         """See the class."""
         self.lane, self.trainer, self.module, self.compose = lane, trainer, module, compose
         self.loop: Any = trainer.fit_loop.epoch_loop
         self.learner, self.optimizer = module.learner, module.optimizer.optimizer
-        self.chain: Chain = read(module.learner)
-        loader: Any = trainer.train_dataloader
-        self.family = (*family(module.learner), loader.batch_size)
+        self.alone = not joint
+        self.own_seconds: float | None = None
+        if joint:
+            loader: Any = trainer.train_dataloader
+            self.chain: Chain = read(module.learner)
+            self.family = (*family(module.learner), loader.batch_size)
         self.dtype = next(module.learner.parameters()).dtype
         self.wanted, self.begun = 0, False
         self.error: BaseException | None = None
@@ -53,7 +63,7 @@ class Member:
         self.before_step = [c for c in observers if type(c).on_before_optimizer_step is not default]
         self.interruptions = [c.request for c in observers if hasattr(c, "request")]
         self.scheduled = bool(trainer.lr_scheduler_configs)
-        self.evolves = Does.EVOLVES in module.rule.does
+        self.evolves, self.edits = Does.EVOLVES in module.rule.does, module.learner.edits
         self.periods = {p for c in observers if (p := save_every(c) or getattr(c, "every_n_steps", 0))}
 
     @property
@@ -67,11 +77,26 @@ class Member:
         return next((request.signum for request in self.interruptions if request.signum), 0)
 
     def take(self, fetcher: Any) -> None:
-        """Take all joint steps that come before the next observed one."""
+        """Take all steps that come before the next observed one."""
         # the first step after a start is ordinary: it restores a resumed run, and measurements prepare themselves
         self.fetcher, self.wanted, self.begun = fetcher, self._unobserved() if self.begun else 0, True
-        if self.wanted:
+        if self.lane.measured and not self.alone and self.own_seconds is None and self.wanted > STEPS:
+            self._own(1)  # which allocates the memory of autograd
+            start = self.lane.cpu()
+            taken = self._own(STEPS)
+            self.own_seconds = per_step(self.lane.cpu() - start, taken) if taken else None
+        if self.alone:
+            self._own(self.wanted)
+        elif self.wanted:
             self.lane.joint_steps(self, self.compose)
+        if self.lane.note:
+            log.info("%s", self.lane.note)
+            self.lane.note = ""
+
+    def _own(self, steps: int) -> int:
+        taken = own_steps(self, steps, lambda: bool(self.signum))
+        self.wanted -= taken
+        return taken
 
     def fetch(self) -> Batch:
         """The run's next batch, whose step has begun."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 
+from lit_fa.modules import Classifier
 from lit_fa.packs.lanes import Lane
 from lit_fa.packs.member import Member
 from lit_fa.packs.program import compose
@@ -32,7 +33,10 @@ class JoinPack(L.Callback):
         if reason := why_alone(trainer, pl_module):
             log.info("trained alone: %s", reason)
             return
-        member = Member(self.lane, trainer, pl_module, compose)  # type: ignore[arg-type]  # a Classifier has no reason
+        assert isinstance(pl_module, Classifier)  # any other module has a reason
+        if reason := pl_module.gradients.why_not_written(pl_module):
+            log.info("trained by autograd, in turns with the other runs of its pack: %s", reason)
+        member = Member(self.lane, trainer, pl_module, compose, joint=not reason)
         self.lane.joined, loop.joint, self.joined = member, member.take, True
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -49,4 +53,5 @@ class JoinPack(L.Callback):
 
     def _note(self, module: Any) -> None:
         if self.joined:
-            module.packed = {"lanes": self.lane.lanes, "step": "written", "times": "own part and share of joint steps"}
+            step = "autograd" if self.lane.joined is None or self.lane.joined.alone else "written"
+            module.packed = {"lanes": self.lane.lanes, "step": step, "times": "own part and share of joint steps"}

@@ -1,4 +1,4 @@
-"""Why a run takes no joint steps, in one sentence."""
+"""Why a run takes all its steps in the training loop, in one sentence."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ def why_alone(trainer: L.Trainer, module: L.LightningModule) -> str | None:
     for callback in callbacks_of(trainer):
         if isinstance(callback, StochasticWeightAveraging) or _needs_every_batch(callback):
             return f"{type(callback).__name__} needs every step"
-    return module.gradients.why_not_written(module)
+    return module.gradients.why_in_loop(module)
 
 
 def _needs_every_batch(callback: Any) -> bool:

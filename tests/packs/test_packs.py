@@ -69,9 +69,9 @@ def alone(folder: Path, runs: dict[str, dict]) -> dict[str, dict]:
     return read(folder)
 
 
-def packed(folder: Path, runs: dict[str, dict]) -> tuple[dict[str, dict], list[Lane]]:
+def packed(folder: Path, runs: dict[str, dict], measured: bool = False) -> tuple[dict[str, dict], list[Lane]]:
     lanes = [Lane(partial(body, folder / f"{name}.json", chosen)) for name, chosen in runs.items()]
-    Pack(lanes).run()
+    Pack(lanes, measured).run()
     return read(folder), lanes
 
 
@@ -154,28 +154,76 @@ class Looks(L.Callback):
         pass
 
 
-APART = {
-    "tests.packs.test_packs.Looks": (
-        {"trainer": {"callbacks": [{"class_path": "tests.packs.test_packs.Looks"}]}},
-        "Looks needs every",
-    ),
-    "dropout": ({"network_args": {"hidden": [12], "dropout": 0.5}}, "draws random numbers"),
-    "accumulate": ({"accumulate": 2}, "accumulate: 2"),
-    "another rule": ({"rule": {"class_path": "lit_fa.rules.PredSim"}}, "PredSim has no explicit gradient"),
+class LooksBack(L.Callback):
+    def on_after_backward(self, *_: object) -> None:
+        pass
+
+
+def observed_by(name: str) -> dict:
+    return {"trainer": {"callbacks": [{"class_path": f"tests.packs.test_packs.{name}"}]}}
+
+
+IN_THE_LOOP = {
+    "a callback": (observed_by("Looks"), "Looks needs every step"),
+    "the backward pass": (observed_by("LooksBack"), "LooksBack looks at the backward pass"),
+    "accumulate": ({"accumulate": 2}, "accumulate: 2 is a step of its own"),
+    "stream": ({"rule": {"class_path": "lit_fa.rules.PredSim"}, "stream": True}, "stream: True is a step of its own"),
+    "precision": ({"trainer": {"precision": "bf16-mixed"}}, "precision bf16-mixed is rounded by autocast"),
+    "profiler": ({"trainer": {"profiler": "simple"}}, "SimpleProfiler measures every step"),
 }
 
 
-@pytest.mark.parametrize("case", [pytest.param(c, marks=() if c == "a callback" else pytest.mark.slow) for c in APART])
-def test_a_run_that_cannot_take_part_trains_alone_and_says_why(tmp_path, case: str, caplog):
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=() if c == "a callback" else pytest.mark.slow) for c in IN_THE_LOOP]
+)
+def test_a_run_that_needs_the_loop_trains_alone_and_says_why(tmp_path, case: str, caplog):
     caplog.set_level(logging.INFO, "lit_fa.packs")
-    options, reason = APART[case]
+    options, reason = IN_THE_LOOP[case]
     runs = {"fa": MIXED["fa"], "apart": config(1, **options), "sign": MIXED["sign"]}
-    expected = alone(tmp_path / "alone", runs)
     together, _ = packed(tmp_path / "packed", runs)
-    assert results(together) == results(expected)
+    assert results(together) == results(alone(tmp_path / "alone", runs))
     assert "packed" not in together["apart"]
     assert together["fa"]["packed"]["lanes"] == 2
-    assert [line for line in caplog.messages if reason in line] == [next(m for m in caplog.messages if reason in m)]
+    assert [line for line in caplog.messages if "alone" in line] == [f"trained alone: {reason}"]
+
+
+DROPOUT = config(1, network_args={"hidden": [12], "dropout": 0.5})
+BY_AUTOGRAD = {
+    "dropout": (DROPOUT, "draws random numbers"),
+    "another rule": (config(2, {"class_path": "lit_fa.rules.PredSim"}, clip=0.5), "PredSim has no explicit gradient"),
+}
+
+
+def test_runs_without_explicit_steps_take_theirs_by_autograd_bit_for_bit(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "lit_fa.packs")
+    runs = {"fa": MIXED["fa"], "sign": MIXED["sign"], **{name: chosen for name, (chosen, _) in BY_AUTOGRAD.items()}}
+    together, _ = packed(tmp_path / "packed", runs)
+    assert results(together) == results(alone(tmp_path / "alone", runs))
+    said = [line for line in caplog.messages if "trained by autograd" in line]
+    assert [reason in line for line, (_, reason) in zip(said, BY_AUTOGRAD.values(), strict=True)] == [True] * 2
+    assert {n: (r["packed"]["lanes"], r["packed"]["step"]) for n, r in together.items()} == {
+        "fa": (2, "written"),
+        "sign": (2, "written"),
+        **dict.fromkeys(BY_AUTOGRAD, (1, "autograd")),
+    }
+
+
+@pytest.mark.parametrize("fastest", [0, 1, 2, 3])
+def test_auto_measures_how_many_runs_are_one_program_and_says_it_once(tmp_path, fastest: int, caplog, monkeypatch):
+    caplog.set_level(logging.INFO, "lit_fa.packs")
+    spent = iter(1.0 + (size != fastest) for size in (1, 2, 3))
+    monkeypatch.setattr("lit_fa.packs.size.per_step", lambda *_: next(spent))
+    monkeypatch.setattr("lit_fa.packs.member.per_step", lambda *_: 0.5 if fastest == 0 else 3.0)
+    often = {"trainer": {"log_every_n_steps": 50}, "data": {"n_train": 440}}  # twenty steps an epoch
+    runs = {name: config(n, **often) for n, name in enumerate("abc")}
+    together, _ = packed(tmp_path / "packed", runs, measured=True)
+    assert results(together) == results(alone(tmp_path / "alone", runs))
+    said = [line for line in caplog.messages if "least time" in line]
+    names = ["each run by autograd", "1 run as one program", "2 runs as one program", "3 runs as one program"]
+    assert len(said) == 3  # one line in the log of each run
+    assert len({*said}) == 1
+    assert said[0].startswith(f"{names[fastest]}, which took the least time a step and run: 1 run ")
+    assert {record["packed"]["step"] for record in together.values()} == {"written" if fastest else "autograd"}
 
 
 def test_times_are_shares_and_images_are_in_memory_once(tmp_path, monkeypatch):
