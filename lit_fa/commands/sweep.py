@@ -15,10 +15,11 @@ from rich.console import Console
 
 from lit_fa.config.arguments import Arguments, file_path, in_range, table_path
 from lit_fa.errors import UserError
-from lit_fa.jobs.emit import add_emit_options, check_emit_options, emit, needs_of
+from lit_fa.jobs.emit import add_emit_options, check_emit_options, emit
 from lit_fa.jobs.packing import Packing, Together, add_pack_option, fair_share
 from lit_fa.jobs.pool import Outcome, run_jobs
 from lit_fa.jobs.progress import Reporter, duration, reporter, say, short_path
+from lit_fa.jobs.slurm import needs_of
 from lit_fa.named_loggers import NAMES, words_of_a_trial
 from lit_fa.outputs import writable_file, writable_folder
 from lit_fa.spec.output_paths import root_of

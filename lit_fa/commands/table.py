@@ -24,10 +24,11 @@ from lit_fa.commands.table_view import look
 from lit_fa.config.arguments import Arguments, file_path, in_range, table_path
 from lit_fa.errors import UserError
 from lit_fa.importing import collector_rare
-from lit_fa.jobs.emit import add_emit_options, check_emit_options, emit, needs_of, sweep_of
+from lit_fa.jobs.emit import add_emit_options, check_emit_options, emit, sweep_of
 from lit_fa.jobs.packing import add_pack_option
 from lit_fa.jobs.pool import DEFAULT_RUNNER
 from lit_fa.jobs.progress import say
+from lit_fa.jobs.slurm import needs_of
 from lit_fa.jobs.watch import watch
 from lit_fa.named_loggers import NAMES, checked
 from lit_fa.outputs import check_folder, writable_file

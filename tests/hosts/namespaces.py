@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ADDRESSES = ("10.213.0.1", "10.213.0.2")
+ROOT = str(Path(__file__).resolve().parents[2])
 PORT = 29500  # of a namespace's own
 
 
@@ -35,7 +36,7 @@ class Host:
         """Start a command there, in a session of its own and under a host name of its own."""
         named = f'hostname {self.name}; exec "$@"'
         inside = ["ip", "netns", "exec", self.name, "unshare", "--uts", "sh", "-c", named, "sh", *words]
-        variables = os.environ | {"GLOO_SOCKET_IFNAME": self.device, "PYTHONPATH": os.getcwd()} | (environment or {})
+        variables = os.environ | {"GLOO_SOCKET_IFNAME": self.device, "PYTHONPATH": ROOT} | (environment or {})
         with open(self.folder / f"{log}.{self.number}", "a", encoding="utf-8") as file:
             process = subprocess.Popen(
                 inside, cwd=self.folder, env=variables, stdout=file, stderr=file, start_new_session=True

@@ -107,12 +107,12 @@ def test_a_requeued_run_continues_from_its_checkpoint(cluster: Cluster, tmp_path
 
 def test_a_task_stops_before_its_time_limit_and_goes_on_in_another_turn(cluster: Cluster, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # the run takes longer than the two minutes of a turn; Slurm waits two more before a requeued task begins
-    table = declare(tmp_path, **(LONG | {"epochs": 20}), nap=0.5)
-    job = cluster.submit(emitted(table, "--sbatch", "time=3", "--sbatch", "signal=B:USR1@60"))
-    assert cluster.wait(job, 1200) == {"0": "COMPLETED"}, said(cluster)
+    # Slurm looks at the limits every 30 s, so that a turn of 2 minutes lasts 60 to 90 s; the run takes longer
+    table = declare(tmp_path, **LONG, nap=0.6)
+    job = cluster.submit(emitted(table, "--sbatch", "time=2", "--sbatch", "signal=B:USR1@30"))
+    assert cluster.wait(job, 600) == {"0": "COMPLETED"}, said(cluster)
     assert int(cluster.say("squeue", "-h", "-t", "all", "-j", job, "-O", "restartcnt").split()[0]) >= 1
-    check_equal(records(table), unbroken(tmp_path / "whole", **(LONG | {"epochs": 20}), nap=0.01), tmp_path)
+    check_equal(records(table), unbroken(tmp_path / "whole", **LONG, nap=0.01), tmp_path)
 
 
 def check_equal(made: list[dict], whole: dict, folder: Path) -> None:

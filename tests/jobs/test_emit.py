@@ -15,7 +15,9 @@ import yaml
 
 from lit_fa.commands.table import main
 from lit_fa.errors import UserError
-from lit_fa.jobs.emit import emit, job_array, needs_of, on_ray
+from lit_fa.jobs.emit import emit
+from lit_fa.jobs.on_ray import on_ray
+from lit_fa.jobs.slurm import check_time_limit, job_array, needs_of
 from lit_fa.jobs.worker import work
 
 RUNNER = "tests.fake_runner:run"
@@ -78,6 +80,17 @@ def test_a_task_near_its_time_limit_asks_for_another_turn_and_a_cancelled_one_do
     assert (said.read_text(encoding="utf-8").split() if said.exists() else []) == requeued
 
 
+@pytest.mark.parametrize("options", [["time=3"], ["time=10", "signal=B:USR1@600"], ["time=2:30"], ["time=0:02:59"]])
+def test_a_time_limit_that_leaves_no_time_to_train_is_refused(options: list[str]):
+    with pytest.raises(UserError, match="would not train: give it more time"):
+        check_time_limit(options)
+
+
+@pytest.mark.parametrize("options", [["time=4"], ["time=2", "signal=B:USR1@30"], ["time=1-0"], ["time=0"], ["mem=1"]])
+def test_a_longer_time_limit_is_taken(options: list[str]):
+    check_time_limit(options)
+
+
 def test_a_task_has_the_exit_code_of_its_run(tmp_path: Path):
     ends = tmp_path / "ends.py"
     ends.write_text("raise SystemExit(3)", encoding="utf-8")
@@ -116,6 +129,63 @@ def test_without_a_cluster_it_says_how_to_start_one(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(init=init))
     with pytest.raises(UserError, match="ray start --head"):
         on_ray([["lit-fa"]], "auto")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:99999", "ray://127.0.0.1:1"])
+def test_an_address_that_nobody_answers_is_refused_at_once(address: str, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace())
+    with pytest.raises(UserError, match=f"no Ray cluster at {address} .*: start one"):
+        on_ray([["lit-fa"]], address)
+
+
+def test_an_address_without_a_port_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace())
+    with pytest.raises(UserError, match="--address head: give HOST:PORT, auto or local"):
+        on_ray([["lit-fa"]], "head")
+
+
+class Ray(types.SimpleNamespace):
+    """Runs every task at once, in this process; nothing is left of the node of a task of the command `lost`."""
+
+    class exceptions:
+        class RayError(Exception):
+            pass
+
+        class RayTaskError(RayError):
+            pass
+
+    def __init__(self, gpus: int):
+        super().__init__(asked={}, init=lambda **_: None, shutdown=lambda: None)
+        self.nodes = lambda: [{"Alive": True, "Resources": {"GPU": gpus}}]
+
+    def remote(self, **asked):
+        self.asked = asked
+        return lambda function: types.SimpleNamespace(remote=lambda words, *_: words[-1])
+
+    def wait(self, tasks):
+        return tasks[:1], tasks[1:]
+
+    def get(self, task):
+        if task == "lost":
+            raise self.exceptions.RayError
+        return 0, "elsewhere", "finished"
+
+
+def test_a_task_that_ray_loses_is_said_and_the_others_go_on(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", Ray(gpus=0))
+    assert on_ray([["lit-fa", "lost"], ["lit-fa", "whole"]], "auto") == 1
+    lost, whole, end = capsys.readouterr().out.splitlines()
+    assert lost == "[1/2] lit-fa lost: lost by Ray (RayError); the last checkpoint of its run stays usable"
+    assert whole == "[2/2] lit-fa whole: exit 0 on elsewhere, finished"
+    assert end == "1 of 2 tasks have failed; the same command starts what is missing"
+
+
+@pytest.mark.parametrize(("has", "asked"), [(4, 2), (1, 0)])
+def test_a_task_on_ray_asks_for_the_gpus_of_its_run_if_a_node_has_them(has: int, asked: int, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", ray := Ray(gpus=has))
+    assert on_ray([["lit-fa", "whole"]], "auto", gpus=2) == 0
+    assert ray.asked["num_gpus"] == asked
+    assert ("no node of the cluster has 2 GPUs: tasks ask for none" in capsys.readouterr().out) == (not asked)
 
 
 def record_head(folder: Path) -> dict:

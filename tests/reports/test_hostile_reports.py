@@ -17,7 +17,7 @@ from markdown_it import MarkdownIt
 from lit_fa.commands.table import main
 from lit_fa.errors import UserError
 from lit_fa.escaping import csv_value
-from lit_fa.jobs.emit import job_array
+from lit_fa.jobs.slurm import job_array
 from lit_fa.reports.card import block, markers
 from lit_fa.reports.card_html import story
 from lit_fa.reports.figures import math_label
