@@ -27,19 +27,18 @@ import logging
 import math
 from collections.abc import Mapping
 from functools import reduce
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from lit_fa.errors import UserError, check_literals
-from lit_fa.functional.credit import Backend, drawn_link, error_link, error_pull
+from lit_fa.functional.credit import Backend
 from lit_fa.functional.criteria import outputs_wanted
 from lit_fa.functional.feedback import INITS, Init, draw, named_generator, shared_slices
 from lit_fa.functional.tokens import Share, gathered
 from lit_fa.layers.coverage import Coverage
-from lit_fa.layers.direct import DirectFeedback, Drawn, RedrawnFeedback, SpreadFeedback, shape_of
-from lit_fa.layers.feedback import weight_of
+from lit_fa.layers.direct import DirectFeedback, Drawn, RedrawnFeedback, SpreadFeedback, StoredFeedback
 from lit_fa.layers.observing import observing
 from lit_fa.layers.sequences import shared_by_tokens, token_mask
 from lit_fa.layers.taps import Block, Blocks, Taps, block_key, block_name, find_blocks, leaks
@@ -129,12 +128,8 @@ class DirectFeedbackAlignment(LearningRule):
         with observing(network), torch.no_grad():
             classes = network(example).shape[-1]
         for block, feedback in zip(blocks, self._draw_all(blocks, classes), strict=True):
-            if isinstance(feedback, RedrawnFeedback):
-                self.feedback[block_key(block.name)] = feedback.to(example.device)
-                continue
-            feedback = feedback.to(example.device)
             layout = torch.channels_last if block.channels_last else torch.preserve_format
-            self.feedback[block_key(block.name)] = feedback.to(memory_format=layout)
+            self.feedback[block_key(block.name)] = feedback.placed(example.device, layout)
         self.taps = Taps(network, [block.name for block in blocks])
         if spared := leaks(network, self.taps, example):
             shown = ", ".join(spared[:4])
@@ -183,7 +178,7 @@ class DirectFeedbackAlignment(LearningRule):
             if seen.dtype not in wanted:
                 like = seen.new_empty(len(seen), classes)
                 wanted[seen.dtype] = self._target(targets, like) if teacher is None else teacher.to(seen.dtype)
-            backward(self._pull(name, seen, wanted[seen.dtype]))
+            backward(self._of(name).pull(seen, wanted[seen.dtype], self.backend))
 
         with self.taps.visited_by(learn):
             logits = network(inputs)
@@ -199,20 +194,14 @@ class DirectFeedbackAlignment(LearningRule):
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Block to the shape of its F, without drawing it."""
-        return {block_name(key): shape_of(link) for key, link in self.feedback.items()}
+        return {block_name(key): cast(DirectFeedback, link).shape for key, link in self.feedback.items()}
 
     def _link(self, name: str, output: Tensor, mask: Tensor | None = None) -> Tensor:
-        feedback, seen = self.feedback[block_key(name)], self._seen(output, mask)
-        if isinstance(feedback, RedrawnFeedback):
-            return drawn_link(seen, feedback.shape, feedback.pieces)
-        return error_link(seen, weight_of(feedback), backend=self.backend)
+        return self._of(name).link(self._seen(output, mask), self.backend)
 
-    def _pull(self, name: str, seen: Tensor, wanted: Tensor) -> Tensor:
-        """The scalar that sends the error `wanted` (n, c) to a block, in the backward pass only."""
-        feedback = self.feedback[block_key(name)]
-        if isinstance(feedback, RedrawnFeedback):
-            return (drawn_link(seen, feedback.shape, feedback.pieces) * wanted).sum()
-        return error_pull(seen, weight_of(feedback), wanted, backend=self.backend)
+    def _of(self, name: str) -> DirectFeedback:
+        """The feedback of a block."""
+        return cast(DirectFeedback, self.feedback[block_key(name)])
 
     def _seen(self, output: Tensor, mask: Tensor | None) -> Tensor:
         """The output of a block as its feedback sees it."""
@@ -232,14 +221,14 @@ class DirectFeedbackAlignment(LearningRule):
             logits.requires_grad_(True)
             return torch.autograd.grad(criterion(logits, targets), logits)[0]
 
-    def _draw_all(self, blocks: list[Block], classes: int) -> list[nn.Module]:
+    def _draw_all(self, blocks: list[Block], classes: int) -> list[DirectFeedback]:
         if self.shape != "shared":
             return [self._draw(block, classes) for block in blocks]
         widths = [math.prod(block.shape) for block in blocks]
         slices = shared_slices(widths, classes, self.init, named_generator(self.seed, "shared"))
-        return [DirectFeedback(self.scale * F, block.shape) for F, block in zip(slices, blocks, strict=True)]
+        return [StoredFeedback(self.scale * F, block.shape) for F, block in zip(slices, blocks, strict=True)]
 
-    def _draw(self, block: Block, classes: int) -> nn.Module:
+    def _draw(self, block: Block, classes: int) -> DirectFeedback:
         generator = named_generator(self.seed, block.name)
         if self.shape == "transposed_conv" and isinstance(block.reader, nn.Conv2d) and len(block.shape) == 3:
             return SpreadFeedback(classes, block, block.reader, self.init or INITS[0], self.scale, generator)
@@ -249,7 +238,7 @@ class DirectFeedbackAlignment(LearningRule):
         if self.storage == "redrawn":
             return RedrawnFeedback((classes, *shape), self.init or INITS[0], self.scale, self.seed, block.name)
         matrix = draw((math.prod(shape), classes), self.init or INITS[0], generator, gain=self.scale)
-        return DirectFeedback(matrix.t(), shape)
+        return StoredFeedback(matrix.t(), shape)
 
 
 def _check_redrawn(shape: str, init: str | None, backend: str) -> None:

@@ -1,5 +1,6 @@
 """Direct feedback that is drawn again at every use has the numbers of feedback that is stored, and needs no memory."""
 
+import math
 from contextlib import nullcontext
 
 import pytest
@@ -17,8 +18,10 @@ from lit_fa.functional.feedback import INITS, draw, draw_rows, named_generator
 from lit_fa.layers import direct
 from lit_fa.modules import Learner
 from lit_fa.rules import DirectFeedbackAlignment
+from tests.contract.costs import peak_bytes
 from tests.small_networks import NETWORKS
 
+MIB = 2**20
 DRAWN = [init for init in INITS if init != "orthogonal"]
 
 
@@ -71,6 +74,28 @@ def test_at_most_one_piece_is_in_memory(monkeypatch):
     sizes = [piece.numel() for _, piece in drawn.pieces()]
     assert sum(sizes) == units * classes
     assert max(sizes) <= direct.PIECE + 32 * classes
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_step_of_a_convolutional_network_needs_a_small_part_of_the_bytes_of_its_feedback(layout, stream):
+    classes, batch = 200, (torch.randn(2, 3, 64, 64).to(memory_format=layout), torch.arange(2))
+    convs = [nn.Sequential(nn.Conv2d(i, 16, 3, padding=1), nn.ReLU()) for i in (3, 16, 16)]
+    network = nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, classes))
+    rule = DirectFeedbackAlignment(storage="redrawn", blocks=["0", "1", "2"])
+
+    def learn():
+        learner = Learner(network.to(memory_format=layout), rule, batch[0])
+        if stream:
+            learner.stream(batch, torch.Tensor.backward)
+        else:
+            learner(batch).value.backward()
+
+    peak = peak_bytes(learn)
+    assert [rule.shapes[name] for name in "012"] == [(classes, 16, 64, 64)] * 3
+    stored = 4 * sum(math.prod(shape) for shape in rule.shapes.values())
+    assert stored == 150 * MIB
+    assert peak < 12 * MIB  # two pieces of 4 MiB, as the next one is drawn, and maps of 0.5 MiB
 
 
 def test_a_written_step_is_refused_and_auto_trains():
