@@ -108,13 +108,13 @@ def _trained(runs: list[Run], tree: Path, pack: int) -> dict[str, Any]:
     task = {"pack": pack, "runs": [{"config": one.config, "id": one.id, "seed": one.seed} for one in runs]}
     paths = {"PYTHONPATH": str(tree), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
-        files = Path(folder) / "task.json", Path(folder) / "answer.json"
-        write_text(files[0], json.dumps(task))
-        command = [sys.executable, worker_time.__file__, *map(str, files)]
-        if code := subprocess.run(command, cwd=folder, env=os.environ | paths, check=False).returncode:
-            raise SystemExit(f"the runs in {tree} have failed ({code})")
-        answer: dict[str, Any] = json.loads(files[1].read_text(encoding="utf-8"))
-        return answer
+        file = write_text(Path(folder) / "task.json", json.dumps(task))
+        command = [sys.executable, worker_time.__file__, str(file)]
+        done = subprocess.run(command, cwd=folder, env=os.environ | paths, check=False, stdout=subprocess.PIPE)
+    if done.returncode:
+        raise SystemExit(f"the runs in {tree} have failed ({done.returncode})")
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Where the CPU seconds of runs go, and a process that trains runs as a worker of `table run` does, of any commit.
 
-`benchmarks.table` uses both. As a script, `python benchmarks/worker_time.py TASK ANSWER` imports `lit_fa` from
-PYTHONPATH, which may be an older commit, so this file needs nothing else of ours.
+`benchmarks.table` uses both. As a script, `python benchmarks/worker_time.py TASK` imports `lit_fa` from PYTHONPATH,
+which may be an older commit, so this file needs nothing else of ours. The last line that it prints is the answer.
 
     import       modules, before the first run or within one
     checkpoint   writing and reading it
@@ -115,9 +115,10 @@ def train(runs: list[dict[str, Any]], pack: int, folder: Path) -> dict[str, Any]
     _finished([worker.work(RUNNER, *_words(first, folder / "first"))])
     before, sampler = _cpu(), Sampler()
     with sampler:
-        for group in [[run] for run in runs] if pack == 1 else _packs(runs, pack):
-            words = [_words(copy.deepcopy(run), folder) for run in group]
-            _finished([worker.work(RUNNER, *words[0])] if len(words) == 1 else worker.work_all(RUNNER, words))
+        if pack == 1:
+            _finished([worker.work(RUNNER, *_words(copy.deepcopy(run), folder)) for run in runs])
+        else:
+            _train_packs(runs, pack, folder)
     del sampler.seconds["import"]
     read = {run["id"]: json.loads((folder / f"{run['id']}.json").read_text(encoding="utf-8")) for run in runs}
     return {
@@ -135,13 +136,16 @@ def _words(run: dict[str, Any], folder: Path) -> tuple[dict[str, Any], dict[str,
     return run["config"], record, str(folder / f"{run['id']}.log")
 
 
-def _packs(runs: list[dict[str, Any]], most: int) -> list[list[dict[str, Any]]]:
+def _train_packs(runs: list[dict[str, Any]], most: int, folder: Path) -> None:
+    """Train the runs as a worker does with `--pack`."""
+    from lit_fa.jobs import worker
     from lit_fa.jobs.packing import Queue, packed
 
-    queue, packs = Queue(*packed(runs, most, 1, lambda run: run["config"])), []
-    while not queue.ended:
-        packs += [taken] if (taken := queue.take()) else []
-    return packs
+    ordered, packing = packed(runs, most, 1, lambda run: run["config"])
+    queue = Queue(ordered, packing)
+    while taken := queue.take():
+        words = [_words(copy.deepcopy(run), folder) for run in taken]
+        _finished(worker.work_all(RUNNER, words, packing.together if packing.group(taken[0]) else "off"))
 
 
 def _finished(ended: list[Any]) -> None:
@@ -157,13 +161,13 @@ def _cpu() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def main(task: str, answer: str) -> None:
+def main(task: str) -> None:
     """Carry out a task of `benchmarks.table`."""
     words = json.loads(Path(task).read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder:
         os.environ["LIT_FA_CACHE"] = str(Path(folder) / "cache")  # every process pretrains for itself
         found = train(words["runs"], words["pack"], Path(folder) / "records")
-    Path(answer).write_text(json.dumps(found), encoding="utf-8")
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

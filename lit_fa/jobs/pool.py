@@ -1,4 +1,4 @@
-"""A pool of N spawned worker processes, each of which carries out one run after another."""
+"""A pool of N worker processes, each of which carries out one run after another."""
 
 import multiprocessing
 import os
@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from lit_fa.jobs.packing import Packing, Queue, Together
 from lit_fa.jobs.progress import Reporter
+from lit_fa.jobs.start import context_of, end_server, environment
 from lit_fa.jobs.worker import Done, prepare, work_all
 from lit_fa.operating_system import blocked
 from lit_fa.stopping import Request, handled
@@ -165,9 +166,9 @@ class _Workers:
         return set(multiprocessing.active_children()) - self.others
 
     def _new_pool(self) -> ProcessPoolExecutor:
-        # spawn, because a forked process cannot use CUDA and inherits the threads of the parent's libraries.
-        context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self.size, mp_context=context, initializer=prepare)
+        # never forked from this process: a worker could not use CUDA and would inherit the threads of our libraries
+        context = context_of(self.runner)
+        return ProcessPoolExecutor(self.size, mp_context=context, initializer=prepare, initargs=(environment(),))
 
     def __enter__(self) -> None:
         pass
@@ -179,6 +180,7 @@ class _Workers:
             self.stop()
         else:
             self.dismiss()
+        end_server()
 
 
 def _results(future: Future[list[Done]], runs: int) -> list[Done]:

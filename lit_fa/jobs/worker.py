@@ -10,11 +10,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from multiprocessing import connection, parent_process
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +66,30 @@ class Done:
         return not (self.reason or self.unfinished or self.elsewhere)
 
 
-def prepare() -> None:
+def prepare(environment: Mapping[str, str]) -> None:
     """Set up a worker: only the parent handles the signals of a terminal, and a worker ends with its parent.
 
     SIGTERM ends a worker without a run, without output.
+
+    Args:
+        environment: variables of the parent; those of the server that has forked this worker may be older.
     """
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda signum, _: os._exit(128 + signum))
+    _as_if_spawned(environment)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _as_if_spawned(environment: Mapping[str, str]) -> None:
+    """Undo what a worker that was forked from a server shares with it; a spawned one stays as it is."""
+    os.environ.clear()
+    os.environ.update(environment)
+    gc.freeze()  # what the server has imported; a collection would copy the memory that both share
+    atexit.register(gc.unfreeze)  # some libraries report what is left at the end
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()  # the other generators are seeded by the fork, or by every run
+    Finalize(None, atexit._run_exitfuncs, exitpriority=0)  # a forked process calls only those of multiprocessing
 
 
 def work_all(
