@@ -106,7 +106,11 @@ def test_it_runs_end_to_end_where_only_torch_and_lightning_are_installed(tmp_pat
     assert [row["rule"] for row in results["race"]] == ["BP", "FA", "DFA"]
     assert {row["network"] for row in results["steps"]} == {"VGG-13", "ResNet-32", "ViT-Tiny"}
     assert all(row["share_of_peak"] > 0 for row in results["steps"])
-    assert len(list((tmp_path / "records").glob("*.json"))) == 8
+    assert [(row["network"], row["lanes"]) for row in results["packs"]] == [("MLP, written", 3), ("LeNet, mapped", 3)]
+    assert all(row["one"] > 0 and row["many"] > 0 and row["packed"] > 0 for row in results["packs"])
+    table = results["packed_table"]
+    assert (table["runs"], table["lanes"], len(table["accuracies"])) == (14, 10, 14)
+    assert len(list((tmp_path / "records").glob("*.json"))) == 8 + 14
     best = json.loads((tmp_path / "records" / f"{Item('ccl/conv.yaml', 'CCL', 'CIFAR-10').key}.json").read_text())
     assert best["paper"] == "ccl"
     assert best["metrics"]["best_validation/test/accuracy"] >= 0

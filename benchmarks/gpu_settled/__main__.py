@@ -2,10 +2,11 @@
 
     python -m benchmarks.gpu_settled [--out DIR] [--limit SECONDS] [--only TEXT] [--epochs N] [--eager] [--tiny]
 
-In this order: times of steps; seconds to 90 % on CIFAR-10 for BP, FA and DFA; SSA's small networks and table 2 at the
-full schedule, BP, DFA and SSA first, then the other rules; then the convolutional networks of CCL, Mono-Forward,
-PEPITA, DLL and EBD, and their MLPs on CIFAR. Data and augmentation are on the device; on a graphics card training is in
-bf16, channels_last and compiled. `results.json`, `results.md` and a record for each finished run are in the folder.
+In this order: times of steps; seconds to 90 % on CIFAR-10 for BP, FA and DFA; packed runs (`packed`); SSA's small
+networks and table 2 at the full schedule, BP, DFA and SSA first, then the other rules; then the convolutional networks
+of CCL, Mono-Forward, PEPITA, DLL and EBD, and their MLPs on CIFAR. Data and augmentation are on the device; on a
+graphics card training is in bf16, channels_last and compiled, except for packed runs, which are in float32.
+`results.json`, `results.md` and a record for each finished run are in the folder.
 CIFAR-10 is read from LIT_FA_DATA; a JPEG copy is marked in the records. `--only ccl-conv` does the runs of one table
 alone, `--epochs` shortens the schedule, `--tiny` is a test on synthetic images.
 """
@@ -19,17 +20,18 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from benchmarks.gpu_settled import report, steps
+from benchmarks.gpu_settled import packed, report, steps
 from benchmarks.gpu_settled.configs import ROOT, Item
 from benchmarks.gpu_settled.plan import FIRST, PLAN, RACE, TINY
 from benchmarks.gpu_settled.training import OutOfTime, race, train, with_epochs
 from benchmarks.step import RULES as ALL_RULES
 from lit_fa.outputs import write_text
 
+T = TypeVar("T")
 TARGET = 90.0  # percent
 RACE_EPOCHS = 30
 RULES = [rule for rule in ALL_RULES if rule not in ("flfa", "flfa_all")]  # those are of federated rounds
@@ -53,6 +55,8 @@ class Session:
             "peak_flops": None,
             "steps": [],
             "race": [],
+            "packs": [],
+            "packed_table": None,
             "runs": [],
             "failed": [],
         }
@@ -117,6 +121,20 @@ class Session:
             self.state["race"].append({"rule": item.row, **(result or {"seconds": None, "reason": reason})})
             self.save()
 
+    def measure_packs(self) -> None:
+        """Run-steps a second of packs; then all rows and seeds of a table as one."""
+        tiny, state = self.arguments.tiny, self.state
+        parts: dict[str, Callable[[bool], Any]] = {
+            "packs": lambda _: packed.rates(tiny=tiny),
+            "packed_table": lambda _: packed.table(self.out, 1 if tiny else self.arguments.epochs, tiny=tiny),
+        }
+        for part, work in parts.items():
+            if self.is_late or state.get(part) or any(line.startswith(f"{part}:") for line in state["failed"]):
+                continue
+            state[part], reason = self.tried(work)
+            state["failed"] += [f"{part}: {reason}"] if reason else []
+            self.save()
+
     def train_all(self) -> None:
         """The runs, until the time limit."""
         for item in self.items:
@@ -134,7 +152,7 @@ class Session:
         """The record of one run."""
         return train(item, config, self.out, self.end, compiled=compiled)
 
-    def tried(self, work: Callable[[bool], dict[str, Any]]) -> tuple[dict[str, Any] | None, str]:
+    def tried(self, work: Callable[[bool], T]) -> tuple[T | None, str]:
         """The result of `work(compiled)`: compiled on a graphics card, and without compilation if that fails."""
         reason = ""
         for compiled in (True, False) if self.device.type == "cuda" and not self.arguments.eager else (False,):
@@ -191,6 +209,7 @@ def main(words: list[str] | None = None) -> int:
         if not session.arguments.only:
             session.measure_steps()
             session.measure_race()
+            session.measure_packs()
         session.train_all()
     except OutOfTime:
         print("the time limit is reached; the same command continues")

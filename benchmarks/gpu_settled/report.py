@@ -28,6 +28,11 @@ def markdown(about: dict[str, Any], state: dict[str, Any]) -> str:
     peak = f"peak: a matrix product at {state['peak_flops'] / 1e12:.1f} Tflop/s" if state.get("peak_flops") else ""
     titles = ("network", "rule", "batch", "ms", "x backprop", "share of peak")
     lines += _table(f"One step; {peak}", titles, [_step(row) for row in state["steps"]])
+    titles = ("network", "one process", "processes", "together", "lanes", "packed", "packed / one")
+    lines += _table("Run-steps a second", titles, [_pack(row) for row in state.get("packs") or ()])
+    if whole := state.get("packed_table"):
+        about_it = f"{whole['images']}, programs of up to {whole['lanes']} lanes"
+        lines += [f"{whole['runs']} runs of mnist_mlp as one pack ({about_it}): {whole['seconds']:g} s.", ""]
     lines += ["Not done yet: " + (", ".join(about["left"]) or "nothing"), ""]
     lines += [f"* {line}" for line in state["failed"]]
     return "\n".join(lines) + "\n"
@@ -49,6 +54,10 @@ def _published(run: dict[str, Any]) -> str:
     if not published:
         return ""
     return f"{published['value']}" + (f" ± {published['std']} (n {published['n']})" if "std" in published else "")
+
+
+def _pack(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[key] for key in ("network", "one", "processes", "many", "lanes", "packed", "ratio"))
 
 
 def _step(row: dict[str, Any]) -> tuple[Any, ...]:

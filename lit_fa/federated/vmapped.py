@@ -4,14 +4,15 @@ from collections.abc import Callable
 from functools import reduce
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch import Tensor
+from torch.func import functional_call
 
 from lit_fa.federated.client_batch import ClientBatch, ClientBatchExecutor
 from lit_fa.federated.client_step import Gradient, TrainingClient, counted, local_surrogate
 from lit_fa.federated.round_task import LocalTraining
 from lit_fa.rules.base import Batch, Surrogate, Tensors
 from lit_fa.rules.learner import Learner
+from lit_fa.rules.mapping import mapped, why_not_mapped
 
 MappedGradient = Callable[[Tensors, Tensors, Batch, Tensors], tuple[Tensors, Tensor]]
 
@@ -27,25 +28,19 @@ class VmapExecutor(ClientBatchExecutor):
 
     def refusal(self, learner: Learner, local: LocalTraining) -> str | None:
         """Why this learner cannot be mapped, or None. Errors of vmap itself occur only when it runs."""
-        for name, module in learner.named_modules():
-            dropout = isinstance(module, nn.modules.dropout._DropoutNd) and module.p
-            if dropout or getattr(module, "drop_prob", None):
-                return f"{name} draws random numbers: vmap would draw others than a client alone"
-        if getattr(learner.rule, "storage", "kept") == "redrawn":
-            return "redrawn feedback is drawn in the backward pass, where vmap draws nothing"
-        if getattr(learner.rule, "schedule", "simultaneous") == "greedy":
-            return "whose turn it is in a greedy schedule is the state of a client alone"
+        if reason := why_not_mapped(learner):
+            return reason
         return "stream frees one block at a time, which needs a client alone" if local.stream else None
 
     def gradient(self, learner: Learner, local: LocalTraining, clients: ClientBatch) -> Gradient:
         """The gradient by autograd, mapped over clients."""
-        task, mapped = clients.task, mapped_gradient(learner, local, clients)
+        task, of_all = clients.task, mapped_gradient(learner, local, clients)
 
         def gradient(_: TrainingClient, step: int) -> tuple[Tensors, Tensor]:
             rows = task.round.rows[: clients.active, step]
             if bool((rows == rows[0]).all()):
                 batch = task.round.stacked(clients.active, step)
-                return mapped(clients.params, clients.buffers, batch, clients.state)
+                return of_all(clients.params, clients.buffers, batch, clients.state)
             grads: Tensors = {}
             totals: list[Tensor] = []
             for size in rows.unique().tolist():
@@ -55,7 +50,7 @@ class VmapExecutor(ClientBatchExecutor):
                 params, buffers, state = (
                     _selected(t, chosen) for t in (clients.params, clients.buffers, clients.state)
                 )
-                of_chosen, counts = mapped(params, buffers, (inputs, targets), state)
+                of_chosen, counts = of_all(params, buffers, (inputs, targets), state)
                 for name, buffer in buffers.items():
                     clients.buffers[name].index_copy_(0, chosen.to(buffer.device), buffer)
                 for name, g in of_chosen.items():
@@ -78,7 +73,7 @@ def mapped_gradient(learner: Learner, local: LocalTraining, clients: ClientBatch
         return surrogate.value, (surrogate.loss, surrogate.logits)
 
     def gradient(params: Tensors, buffers: Tensors, batch: Batch, state: Tensors) -> tuple[Tensors, Tensor]:
-        grads, (losses, logits) = vmap(grad(value, has_aux=True))(params, buffers, batch, state)
+        grads, (losses, logits) = mapped(value)(params, buffers, batch, state)
         return _writable(grads), counted(losses, logits, batch[1])
 
     return gradient

@@ -77,6 +77,7 @@ class Lane(Generic[T]):
         joined: its member, once it takes joint steps.
         wall, cpu: its clocks.
         measured: whether its pack measures how many runs are trained together.
+        maps: whether its pack maps runs without explicit steps.
         note: what it has chosen, in one line, until the run has logged it.
         result: what the run has returned; or `error`, what it has raised.
     """
@@ -90,7 +91,7 @@ class Lane(Generic[T]):
         self.member: Any = None  # while it waits for joint steps
         self.joined: Any = None  # its member, also afterwards
         self.compose: Compose | None = None
-        self.lanes, self.measured, self.note = 1, False, ""
+        self.lanes, self.measured, self.maps, self.note = 1, False, False, ""
         self.asked_to_end = False
         self.result: T | None = None
         self.error: BaseException | None = None
@@ -138,17 +139,19 @@ class Pack:
     Attributes:
         lanes: the runs.
         measured: whether the number of runs that are trained together is measured, or it is all that can be.
+        maps: whether runs without explicit steps are one program, by vmap, which on a CPU takes longer than each alone.
     """
 
     lanes: Sequence[Lane[Any]]
     measured: bool = False
+    maps: bool = False
     sizes: dict[Any, Size] = field(default_factory=dict)
 
     def run(self) -> None:
         """Carry out all runs; how each ended is in its lane."""
         request, ready = Request(patient=True), [*self.lanes]
         for lane in self.lanes:
-            lane.measured = self.measured
+            lane.measured, lane.maps = self.measured, self.maps
         waiting: list[Lane[Any]] = []
         with handled(request):
             while ready or waiting:

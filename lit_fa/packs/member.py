@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 from torch import Tensor
@@ -13,10 +13,14 @@ from lit_fa.packs.lanes import Compose, Lane
 from lit_fa.packs.own_steps import own_steps
 from lit_fa.packs.size import STEPS, per_step
 from lit_fa.rules.base import Batch, Does
+from lit_fa.rules.learner import Learner
+from lit_fa.rules.mapping import statics
 from lit_fa.written.chain import Chain
 from lit_fa.written.gradient import family, read
 
 log = logging.getLogger(__name__)
+Kind = Literal["written", "mapped", "own"]
+KINDS: dict[str, Callable[[Learner], tuple[object, ...]]] = {"written": family, "mapped": statics}
 LONGEST = 100  # joint steps between two ordinary ones
 
 
@@ -31,30 +35,29 @@ class Member:
         trainer: in a fit.
         module: that it trains.
         compose: makes the program of several members.
-        joint: whether its steps may be those of one program; otherwise each run takes its own by autograd.
+        kind: how its steps are taken: `written` or `mapped` for all runs of a program, or `own`, by autograd alone.
 
     Attributes:
         wanted: joint steps still to take.
         error: raised in the run when it goes on.
         alone: whether the run takes all steps by itself (`own_steps`).
         own_seconds: of such a step, if the pack measures them.
-        chain: the network, of joint steps.
+        chain: the network, of written steps.
         program: that has trained it last, which is used again if the members are the same.
     """
 
-    def __init__(self, lane: Lane[Any], trainer: L.Trainer, module: Classifier, compose: Compose, *, joint: bool):
+    def __init__(self, lane: Lane[Any], trainer: L.Trainer, module: Classifier, compose: Compose, kind: Kind):
         """See the class."""
         self.lane, self.trainer, self.module, self.compose = lane, trainer, module, compose
         self.loop: Any = trainer.fit_loop.epoch_loop
         self.learner, self.optimizer = module.learner, module.optimizer.optimizer
-        self.alone = not joint
+        self.kind, self.alone = kind, kind == "own"
         self.own_seconds: float | None = None
-        if joint:
-            loader: Any = trainer.train_dataloader
-            self.chain: Chain = read(module.learner)
-            self.family = (*family(module.learner), loader.batch_size)
+        loader: Any = trainer.train_dataloader
+        self.chain: Chain | None = read(module.learner) if kind == "written" else None
+        self.family = (kind, loader.batch_size, *(() if self.alone else KINDS[kind](module.learner)))
         self.dtype = next(module.learner.parameters()).dtype
-        self.wanted, self.begun = 0, False
+        self.wanted, self.begun, self.on_cpu = 0, False, module.device.type == "cpu"
         self.error: BaseException | None = None
         self.program: Any = None
         self.fetcher: Any = None
@@ -75,6 +78,11 @@ class Member:
     def signum(self) -> int:
         """The signal that has asked this run to end."""
         return next((request.signum for request in self.interruptions if request.signum), 0)
+
+    @property
+    def watched(self) -> bool:
+        """Whether something happens between gradient and update of every step."""
+        return bool(self.before_step) or self.edits or self.module.clip is not None
 
     def take(self, fetcher: Any) -> None:
         """Take all steps that come before the next observed one."""
@@ -103,7 +111,7 @@ class Member:
         batch: Batch
         batch, _, _ = next(self.fetcher)
         begin_batch(self.loop, self.fetcher.done)
-        inputs, targets = batch
+        inputs, targets = batch if self.on_cpu else self.trainer.strategy.batch_to_device(batch)
         return (inputs.to(self.dtype) if inputs.is_floating_point() else inputs), targets
 
     def attempt(self, part: Callable[[], object]) -> None:
@@ -120,6 +128,8 @@ class Member:
 
     def before_update(self) -> None:
         """What happens between the gradient, which is in `.grad`, and the optimiser's step."""
+        if self.edits:
+            self.learner.edit_gradients(self.module.progress())
         if self.module.clip is not None:
             self.module.clip_now()
         for callback in self.before_step:

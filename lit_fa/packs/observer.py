@@ -7,11 +7,16 @@ import lightning as L
 
 from lit_fa.modules import Classifier
 from lit_fa.packs.lanes import Lane
-from lit_fa.packs.member import Member
+from lit_fa.packs.member import Kind, Member
 from lit_fa.packs.program import compose
 from lit_fa.packs.reasons import why_alone
+from lit_fa.rules.mapping import why_not_stacked
 
 log = logging.getLogger(__name__)
+HOW = {
+    "own": "by autograd, in turns with the other runs of its pack",
+    "mapped": "by vmap, with the other runs of its pack",
+}
 
 
 class JoinPack(L.Callback):
@@ -34,9 +39,12 @@ class JoinPack(L.Callback):
             log.info("trained alone: %s", reason)
             return
         assert isinstance(pl_module, Classifier)  # any other module has a reason
+        kind: Kind = "written"
         if reason := pl_module.gradients.why_not_written(pl_module):
-            log.info("trained by autograd, in turns with the other runs of its pack: %s", reason)
-        member = Member(self.lane, trainer, pl_module, compose, joint=not reason)
+            maps = self.lane.maps or pl_module.device.type == "cuda"
+            kind = "own" if not maps or why_not_stacked(pl_module.learner) else "mapped"
+            log.info("trained %s: %s", HOW[kind], reason)
+        member = Member(self.lane, trainer, pl_module, compose, kind)
         self.lane.joined, loop.joint, self.joined = member, member.take, True
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -53,5 +61,5 @@ class JoinPack(L.Callback):
 
     def _note(self, module: Any) -> None:
         if self.joined:
-            step = "autograd" if self.lane.joined is None or self.lane.joined.alone else "written"
+            step = "autograd" if self.lane.joined is None or self.lane.joined.alone else self.lane.joined.kind
             module.packed = {"lanes": self.lane.lanes, "step": step, "times": "own part and share of joint steps"}

@@ -36,8 +36,6 @@ def _step(member: "Member") -> None:
     if not math.isfinite(surrogate.loss):
         member.diverge(batch, surrogate.loss)
     with torch.no_grad():
-        if member.edits:
-            member.learner.edit_gradients(module.progress())
         member.before_update()
     member.optimizer.step()
     member.optimizer.zero_grad(set_to_none=True)

@@ -26,7 +26,9 @@ def why_alone(trainer: L.Trainer, module: L.LightningModule) -> str | None:
     """
     if type(module) is not Classifier:
         return f"{type(module).__name__} is no Classifier"
-    if torch.get_num_threads() > 1 or module.device.type != "cpu":
+    if module.device.type not in ("cpu", "cuda"):
+        return f"joint steps on {module.device.type} have not been tried"
+    if torch.get_num_threads() > 1 and module.device.type == "cpu":
         return "joint steps are equal to those of a run alone on a CPU with one thread only"
     if module.adapters is not None:
         return "adapters are updated after every step"

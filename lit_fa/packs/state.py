@@ -24,6 +24,7 @@ class ProcessState:
         self.random: Any = random.getstate()
         self.numpy: Any = np.random.get_state()  # the global state, which libraries use
         self.torch = torch.get_rng_state()
+        self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
         self.dtype = torch.get_default_dtype()
         self.variables = {name: os.environ.get(name) for name in _VARIABLES}
         self.handlers = {signum: signal.getsignal(signum) for signum in _SIGNALS}
@@ -36,6 +37,8 @@ class ProcessState:
         random.setstate(self.random)
         np.random.set_state(self.numpy)
         torch.set_rng_state(self.torch)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state_all(self.cuda)
         torch.set_default_dtype(self.dtype)
         for name, value in self.variables.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})

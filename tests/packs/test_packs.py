@@ -11,9 +11,11 @@ from pathlib import Path
 
 import lightning as L
 import pytest
+import torch
 
 from lit_fa import datamodules, experiment
 from lit_fa.packs import Lane, Pack
+from lit_fa.packs.replay import Replay
 from lit_fa.stopping import Stopped
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -224,6 +226,37 @@ def test_auto_measures_how_many_runs_are_one_program_and_says_it_once(tmp_path, 
     assert len({*said}) == 1
     assert said[0].startswith(f"{names[fastest]}, which took the least time a step and run: 1 run ")
     assert {record["packed"]["step"] for record in together.values()} == {"written" if fastest else "autograd"}
+
+
+def test_a_captured_step_is_the_step(tmp_path, monkeypatch):
+    captured = []
+
+    def capture(function):  # as a CUDA graph: the function reads its tensors whenever it is replayed
+        captured.append(function)
+        return function
+
+    monkeypatch.setattr("lit_fa.packs.program.CAPTURES", {"cpu": capture})
+    plain = {"trainer": {"callbacks": []}}
+    decayed = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "weight_decay": 0.01}}
+    runs = {"a": config(0, **plain), "b": config(1, **plain, layer_lr={"head.*": 0.01}, optimizer=decayed)}
+    together, _ = packed(tmp_path / "packed", runs)
+    assert len(captured) == 1
+    monkeypatch.undo()
+    assert results(together) == results(alone(tmp_path / "alone", runs))
+
+
+def test_a_step_that_cannot_be_captured_goes_on_without(caplog):
+    caplog.set_level(logging.INFO, "lit_fa.packs")
+    seen = []
+
+    def refuse(function):
+        raise RuntimeError("operation not permitted\nwhen stream is capturing")
+
+    replay = Replay(lambda inputs: seen.append(inputs[0].item()), refuse)
+    for value in (1.0, 2.0, 3.0):
+        replay([torch.tensor(value)])
+    assert seen == [1.0, 2.0, 3.0]
+    assert caplog.messages == ["joint steps are not captured: operation not permitted when stream is capturing"]
 
 
 def test_times_are_shares_and_images_are_in_memory_once(tmp_path, monkeypatch):
