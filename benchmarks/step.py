@@ -9,8 +9,8 @@ the ratio of matrix products, `peak_bytes` the live tensor bytes above the start
 plain torch without our code. Convolutional networks use the memory format in which plain backprop is fastest,
 channels_last on the CPUs we have tested; `--layout contiguous` selects the other.
 
-SSA and SVD training use an eighth of the full rank; `ssa` adds the orthogonality gradient and retracts in every tenth
-step, `ssa_every_step` in every step.
+SSA and SVD training use an eighth of the full rank and `products: fewest`; `ssa` adds the orthogonality gradient and
+retracts in every tenth step, `ssa_every_step` in every step; `ssa_factors` is `ssa` without `products: fewest`.
 """
 
 import argparse
@@ -59,10 +59,13 @@ RULES: dict[str, Callable[..., Any]] = {
     "dfa": DirectFeedbackAlignment,
     "drtp": lambda: DirectFeedbackAlignment("target"),
     "ff": lambda: ForwardForward("symba", head="none"),
-    "svd_bp": lambda: SVDBackprop(0.125, orthogonality_every=10),
-    "ssa": lambda: SVDSpaceAlignment(rank=0.125, orthogonality_every=10, retract_every=10),
-    "ssa_sequential": lambda: SVDSpaceAlignment("sequential", rank=0.125, orthogonality_every=10, retract_every=10),
-    "ssa_every_step": lambda: SVDSpaceAlignment(rank=0.125),
+    "svd_bp": lambda: SVDBackprop(0.125, orthogonality_every=10, products="fewest"),
+    "ssa": lambda: SVDSpaceAlignment(rank=0.125, orthogonality_every=10, retract_every=10, products="fewest"),
+    "ssa_factors": lambda: SVDSpaceAlignment(rank=0.125, orthogonality_every=10, retract_every=10),
+    "ssa_sequential": lambda: SVDSpaceAlignment(
+        "sequential", rank=0.125, orthogonality_every=10, retract_every=10, products="fewest"
+    ),
+    "ssa_every_step": lambda: SVDSpaceAlignment(rank=0.125, products="fewest"),
 }
 PEERS = ("fa", "usf", "dfa")
 

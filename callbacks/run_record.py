@@ -18,7 +18,7 @@ from lit_fa.callbacks.environment import cpu_seconds, hardware, peak_memory_mib,
 from lit_fa.callbacks.errors import MeasurementError
 from lit_fa.lightning_privates import callbacks_of
 from lit_fa.outputs import write_text
-from lit_fa.provenance import Code, our_code, outside, sources
+from lit_fa.provenance import Code, note_sources, our_code, outside, sources
 
 OF_MODULE = ("executed_by", "selections")  # fields that a module knows, if it has them
 SCHEMA = 2  # 1, of records without the field: no cpu_time_s, sources, outside, config, and no record of a divergence
@@ -75,7 +75,6 @@ class RunRecord(Recorder):
         self.energy = EnergyMeter()
         self.started: str | None = None
         self.code: Code | None = None
-        self.sources = ""
         self.earlier: list[str] = []  # commits of earlier parts of the run with other code
         self.packed: dict[str, Any] = {}  # how earlier parts of the run were trained
         self.diverged: dict[str, Any] | None = None
@@ -85,7 +84,8 @@ class RunRecord(Recorder):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Store the version of the code, which may change on disk during the run; start the clock."""
-        self.code, self.sources = our_code(), sources()
+        self.code = our_code()
+        note_sources()  # their hash is needed only when something is written
         self.started = self.started or _now()
         self.since, self.since_cpu = (clock() for clock in self.clocks)
         self.energy.start()
@@ -143,7 +143,7 @@ class RunRecord(Recorder):
     def state_dict(self) -> dict[str, Any]:
         """Curves, time, energy, and when and by which code the run was started."""
         spent = {"spent": self.wall_time(), "spent_cpu": self.cpu_time(), "energy": self.energy.total()}
-        code = {"commit": self.code.commit, "sources": self.sources} if self.code else {}
+        code = {"commit": self.code.commit, "sources": sources()} if self.code else {}
         return super().state_dict() | spent | {"started": self.started, "code": code, "earlier": self.earlier}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -178,7 +178,7 @@ class RunRecord(Recorder):
                 "curves": self.curves.thinned(),
                 "commit": self.code and self.code.commit,
                 "dirty": self.code and self.code.dirty,
-                "sources": self.sources,
+                "sources": sources() if self.code else "",
                 "outside": outside(self.record.get("config")),
                 "versions": versions(),
                 "hardware": hardware(),

@@ -141,19 +141,29 @@ def _called(folder: Path, *arguments: str) -> bytes | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def _deciding_files() -> list[tuple[str, Path]]:
-    """The files whose code determines a result, sorted by their names in the repository."""
-    homes = {name: folder(name) if name in PACKAGES else ROOT / name for name in DECIDING}
-    files = ((name, home, file) for name, home in homes.items() for file in sorted(home.rglob("*.py")))
-    return sorted((f"{name}/{file.relative_to(home).as_posix()}", file) for name, home, file in files)
+@cache
+def _deciding_sources() -> tuple[tuple[str, str], ...]:
+    """Name and text of the files whose code determines a result, sorted by their names in the repository."""
+    found: list[tuple[str, str]] = []
+    for name in DECIDING:
+        home = str(folder(name) if name in PACKAGES else ROOT / name)
+        for place, _, files in sorted(os.walk(home)):
+            inner = [] if place == home else os.path.relpath(place, home).split(os.sep)
+            found += [("/".join([name, *inner, f]), os.path.join(place, f)) for f in files if f.endswith(".py")]
+    return tuple((name, Path(file).read_text(encoding="utf-8")) for name, file in sorted(found))
+
+
+def note_sources() -> None:
+    """Read the code that determines results, so that `sources` does not see later changes; it hashes when asked."""
+    _deciding_sources()
 
 
 @cache
 def sources() -> str:
     """A hash (12 hex digits) of the code that determines results, without docstrings and comments; needs no git."""
     digest = hashlib.sha256()
-    for name, file in _deciding_files():
-        digest.update(f"{name} {code_digest(file.read_text(encoding='utf-8'))}\n".encode())
+    for name, text in _deciding_sources():
+        digest.update(f"{name} {code_digest(text)}\n".encode())
     return digest.hexdigest()[:12]
 
 

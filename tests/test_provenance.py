@@ -120,15 +120,28 @@ def test_prose_and_layout_are_no_code_and_names_are():
     assert code_digest("not python:") != code_digest("not python!")
 
 
-def test_the_sources_are_the_packages_that_decide_a_result(tmp_path, monkeypatch):
+@pytest.fixture
+def fresh():
+    """The hash of the sources as a new process computes it."""
+
+    def digest() -> str:
+        for cached in (provenance._deciding_sources, provenance.sources):
+            cached.cache_clear()
+        return sources()
+
+    yield digest
+    provenance._deciding_sources.cache_clear(), sources.cache_clear()
+
+
+def test_the_sources_are_the_packages_that_decide_a_result(tmp_path, monkeypatch, fresh):
     (tmp_path / "lit_fa" / "rules").mkdir(parents=True)
     (tmp_path / "lit_fa" / "rules" / "a.py").write_text("x = 1\n", encoding="utf-8")
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
-    before = sources.__wrapped__()
+    before = fresh()
     (tmp_path / "lit_fa" / "rules" / "a.py").write_text("x = 1  # one\n", encoding="utf-8")
-    assert sources.__wrapped__() == before
+    assert fresh() == before
     (tmp_path / "lit_fa" / "rules" / "a.py").write_text("x = 2\n", encoding="utf-8")
-    assert sources.__wrapped__() != before
+    assert fresh() != before
 
 
 def test_classes_of_others_are_named_with_their_version_or_the_hash_of_their_source(tmp_path, monkeypatch):
@@ -155,3 +168,19 @@ def test_classes_of_others_are_named_with_their_version_or_the_hash_of_their_sou
     first = outside(config)["my_rules.Mine"]
     Path(my_rules.__file__).write_text("class Mine:\n    x = 1\n")
     assert outside(config)["my_rules.Mine"] != first
+
+
+def test_the_hash_of_the_sources_is_of_the_code_when_it_was_noted(tmp_path, monkeypatch, fresh):
+    code = tmp_path / "lit_fa" / "rules" / "inner" / "a.py"
+    code.parent.mkdir(parents=True)
+    code.write_text("x = 1\n", encoding="utf-8")
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    before = fresh()
+    sources.cache_clear()
+    code.write_text("x = 2\n", encoding="utf-8")
+    provenance.note_sources()
+    assert sources() == before
+    assert fresh() != before
+    names = [name for name, _ in provenance._deciding_sources()]
+    assert "lit_fa/rules/inner/a.py" in names
+    assert names == sorted(names)

@@ -22,6 +22,7 @@ HOOKS = (
     "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks", "_forward_hooks_with_kwargs",
     "_forward_hooks_always_called",
 )  # fmt: skip
+Products = Literal["factors", "fewest"]
 COLUMNS = ("U", "s", "V")  # tensors with one column, or entry, for every rank
 
 
@@ -61,6 +62,8 @@ class FactoredLayer(nn.Module):
         mask: (r,), false for a pruned rank.
         energy: sum of the squared singular values before the first pruning.
         shape: of the dense weight.
+        products: `factors`: the output is computed with the factors; `fewest`: with the dense weight, composed for the
+            batch, if the factors have more entries than it. Both are equal up to rounding, as are the gradients.
     """
 
     U: nn.Parameter
@@ -73,6 +76,7 @@ class FactoredLayer(nn.Module):
     feedback: FeedbackFactors | None
     transport: Literal["feedback", "weights"]
     dense: Tensor | None
+    products: Products
 
     def __init__(self, weight: Tensor, bias: Tensor | None, rank: int | None = None):
         """Factorise the weight."""
@@ -84,7 +88,7 @@ class FactoredLayer(nn.Module):
         self.register_parameter("bias", copy)
         self.register_buffer("mask", torch.ones_like(self.s, dtype=torch.bool))
         self.register_buffer("energy", self.s.detach().double().square().sum())  # reference of pruning
-        self.feedback, self.transport, self.dense = None, "weights", None
+        self.feedback, self.transport, self.dense, self.products = None, "weights", None, "factors"
 
     @property
     def factors(self) -> Factors:
@@ -105,8 +109,12 @@ class FactoredLayer(nn.Module):
         return FeedbackThrough.apply(z, x, *self.feedback.factors, self.back) if x.requires_grad else z
 
     def own(self, x: Tensor) -> Tensor:
-        """The output for a padded input, computed with the factors or with `dense`."""
-        return self.by_factors(x, self.factors, self.bias) if self.dense is None else self.by_weight(x, self.dense)
+        """The output for a padded input, computed with the factors, the weight composed of them, or `dense`."""
+        if self.dense is not None:
+            return self.by_weight(x, self.dense)
+        if self.products == "fewest" and len(self.s) > svd_factors.parity_rank(self.shape):
+            return self.by_weight(x, self.merged())
+        return self.by_factors(x, self.factors, self.bias)
 
     def by_feedback(self, input: Tensor) -> Tensor:
         """The output with the feedback in place of the weight, and without bias."""

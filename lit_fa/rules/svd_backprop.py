@@ -27,7 +27,7 @@ from lit_fa.functional.svd_factors import (
 )
 from lit_fa.layers.coverage import Coverage
 from lit_fa.layers.factor_network import apply_svd, matched
-from lit_fa.layers.factored import COLUMNS, FactoredLayer
+from lit_fa.layers.factored import COLUMNS, FactoredLayer, Products
 from lit_fa.rules.base import (
     UNUSED,
     Criterion,
@@ -68,6 +68,9 @@ class SVDBackprop(LearningRule):
         dense: names or patterns of layers that are not factored; `unfactorable`: those that cannot be (grouped
             convolutions, layers with their own forward).
         uncovered: what to do about tensors without gradient: `raise`, `warn` or `allow`.
+        products: `factors`; or `fewest`: layers whose factors have more entries than the dense weight, as the first
+            convolution at nearly every rank, compute their output with the weight that is composed for the batch. The
+            results are equal up to rounding.
 
     Attributes:
         factored: name to factored layer, after `install`.
@@ -99,6 +102,7 @@ class SVDBackprop(LearningRule):
         reduction: Reduction = "mean",
         dense: list[str] | Literal["unfactorable"] | None = None,
         uncovered: Uncovered = "raise",
+        products: Products = "factors",
     ):
         """See the class."""
         super().__init__()
@@ -107,7 +111,7 @@ class SVDBackprop(LearningRule):
         self.rank, self.orthogonality, self.orthogonality_every = rank, orthogonality, orthogonality_every
         self.retraction, self.retract_every, self.project = retraction, retract_every, project
         self.hoyer, self.pruning, self.reduction = hoyer, pruning, reduction
-        self.dense, self.uncovered = dense, uncovered
+        self.dense, self.uncovered, self.products = dense, uncovered, products
         self.factored: dict[str, FactoredLayer] = {}  # not registered, because they belong to the network
         self.dense_layers: list[str] = []
         self.pruned: list[str] = []
@@ -132,6 +136,8 @@ class SVDBackprop(LearningRule):
         """Replace layers by factored ones, and determine which of them may be pruned."""
         factoring = apply_svd(network, example, self.rank, self.dense)
         self.factored, self.dense_layers, names = factoring.layers, factoring.dense, [*factoring.layers]
+        for layer in self.factored.values():
+            layer.products = self.products
         if (pruning := self.pruning) is not None:
             self.floor = max(factoring.classes, 4) if pruning.floor is None else pruning.floor
             ends = [names[0], names[-1]]

@@ -32,7 +32,7 @@ from lit_fa.errors import UserError, check_literals
 from lit_fa.functional.feedback import Init, draw, named_generator
 from lit_fa.functional.svd_factors import Factors, factorise
 from lit_fa.layers.coverage import Coverage, whose
-from lit_fa.layers.factored import FactoredLayer, FeedbackFactors
+from lit_fa.layers.factored import FactoredLayer, FeedbackFactors, Products
 from lit_fa.layers.feedback_product import feedback_jacobians
 from lit_fa.layers.taps import Blocks, block_name
 from lit_fa.rules.base import (
@@ -77,8 +77,8 @@ class SVDSpaceAlignment(SVDBackprop):
         blocks: the block boundaries of direct routes; see `layers.taps.find_blocks`. Inside a block of several layers
             error passes through their feedback.
         seed: of all feedback; that of a layer depends only on the seed and the layer's name.
-        rank, orthogonality_every, retraction, retract_every, project, hoyer, pruning, reduction, dense, uncovered: see
-            `SVDBackprop`.
+        rank, orthogonality_every, retraction, retract_every, project, hoyer, pruning, reduction, dense, uncovered,
+            products: see `SVDBackprop`.
 
     >>> import torch
     >>> network, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(2, 4)
@@ -113,6 +113,7 @@ class SVDSpaceAlignment(SVDBackprop):
         reduction: Reduction = "mean",
         dense: list[str] | Literal["unfactorable"] | None = None,
         uncovered: Uncovered = "raise",
+        products: Products = "factors",
     ):
         """See the class."""
         super().__init__(
@@ -127,6 +128,7 @@ class SVDSpaceAlignment(SVDBackprop):
             reduction=reduction,
             dense=dense,
             uncovered=uncovered,
+            products=products,
         )
         check_literals(SVDSpaceAlignment, locals())
         if alpha < 0 or beta < 0:

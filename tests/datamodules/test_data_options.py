@@ -5,12 +5,34 @@ import torch
 from torchvision.transforms import v2
 
 from lit_fa.datamodules import DataError, Digits, Npz, Synthetic, VisionDataModule
+from lit_fa.datamodules.digits import _parts
 
 
 def ready(kind=Digits, **options):
     data = kind(**options)
     data.setup()
     return data
+
+
+def test_digits_are_those_of_scikit_learn_split_by_its_own_function():
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits, module = load_digits(), Digits()
+    parts = train_test_split(range(1797), test_size=360, random_state=0, stratify=digits.target)
+    for split, chosen in zip(("train", "test"), parts, strict=True):
+        read = module.read(split)
+        assert read.labels.tolist() == digits.target[sorted(chosen)].tolist()
+        assert torch.equal(
+            read.images[:, 0], (torch.from_numpy(digits.images[sorted(chosen)]) * 255 / 16).round().byte()
+        )
+
+
+def test_digits_without_scikit_learn_say_what_to_install(monkeypatch):
+    monkeypatch.setattr("lit_fa.datamodules.digits.find_spec", lambda _: None)
+    _parts.cache_clear()
+    with pytest.raises(DataError, match="pip install scikit-learn"):
+        Digits().read("train")
 
 
 def test_digits_are_split_in_equal_shares():

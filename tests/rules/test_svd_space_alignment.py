@@ -15,7 +15,7 @@ from lit_fa.datamodules import Synthetic
 from lit_fa.errors import UserError
 from lit_fa.functional.feedback import draw, named_generator
 from lit_fa.functional.svd_factors import Factors, compose, orthogonality
-from lit_fa.layers.factored import factored_layers
+from lit_fa.layers.factored import FactoredLayer, factored_layers
 from lit_fa.modules import Classifier, Learner
 from lit_fa.rules import Hoyer, Progress, Pruning, SVDBackprop, SVDSpaceAlignment
 from tests.cases import Case
@@ -349,3 +349,30 @@ def test_streaming_gives_the_summed_gradients():
     summed = gradients(learner, batch)
     learner.stream(batch, lambda value: value.backward())
     assert largest_difference(taken(learner), summed) < 1e-14
+
+
+@pytest.fixture
+def composed(monkeypatch) -> list[tuple[int, ...]]:
+    """The shapes of the dense weights that are composed."""
+    shapes, merged = [], FactoredLayer.merged
+    monkeypatch.setattr(FactoredLayer, "merged", lambda layer: shapes.append(layer.shape) or merged(layer))
+    return shapes
+
+
+@pytest.mark.parametrize("rule", [SVDBackprop, SVDSpaceAlignment, partial(SVDSpaceAlignment, "sequential")])
+@pytest.mark.parametrize("network", ["mlp", "small_conv"])
+def test_the_fewest_products_give_the_same_step(rule, network: str, composed):
+    learner, batch = learner_and_batch(partial(rule, dense="unfactorable"), network)
+    expected = edited(learner, batch, Progress(0))
+    assert composed == []
+    learner, batch = learner_and_batch(partial(rule, dense="unfactorable", products="fewest"), network)
+    found = edited(learner, batch, Progress(0))
+    assert {*composed} == {layer.shape for layer in factored_layers(learner.network).values()}  # all, at full rank
+    assert largest_difference(expected, found) < 1e-12
+
+
+def test_a_layer_whose_factors_are_smaller_than_its_weight_never_forms_it(composed):
+    rule = partial(SVDSpaceAlignment, rank=1, dense="unfactorable", products="fewest")
+    learner, batch = learner_and_batch(rule, "small_conv")
+    edited(learner, batch, Progress(0))
+    assert composed == []
