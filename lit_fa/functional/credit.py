@@ -14,6 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lit_fa.functional.differentiable import Differentiable
+
 Backend = Literal["fused", "detour"]
 Pieces = Callable[[], Iterable[tuple[slice, Tensor]]]
 
@@ -48,7 +50,7 @@ def linear_surrogate(params: Mapping[str, Tensor], updates: Mapping[str, Tensor]
     return torch.stack([(params[name] * update.detach()).sum() for name, update in updates.items()]).sum()
 
 
-class _ErrorLink(torch.autograd.Function):
+class _ErrorLink(Differentiable):
     """Forward: zeros (n, c). Backward: the error times the feedback. See `error_link`."""
 
     generate_vmap_rule = True
@@ -69,7 +71,7 @@ class _ErrorLink(torch.autograd.Function):
         return _projected(error, feedback, ctx.channels_last).expand(ctx.shape), None
 
 
-class _DrawnLink(torch.autograd.Function):
+class _DrawnLink(Differentiable):
     """As `_ErrorLink`, with feedback that comes in pieces and is not stored. See `drawn_link`."""
 
     @staticmethod
@@ -90,7 +92,7 @@ class _DrawnLink(torch.autograd.Function):
         return delta.contiguous(memory_format=torch.channels_last) if ctx.channels_last else delta, None, None
 
 
-class _ErrorPull(torch.autograd.Function):
+class _ErrorPull(Differentiable):
     """Forward: 0. Backward: the given signal times the feedback. See `error_pull`."""
 
     generate_vmap_rule = True

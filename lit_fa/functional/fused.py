@@ -16,11 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_fa.functional.differentiable import Differentiable
+
 Matrix = Callable[[Tensor, Tensor | None], Tensor]
 Geometry = tuple[list[int], list[int], list[int], int]  # stride, padding, dilation, groups
 
 
-class LinearFeedback(torch.autograd.Function):
+class LinearFeedback(Differentiable):
     """`F.linear` whose input gradient is gain * error @ matrix(weight, stored)."""
 
     generate_vmap_rule = True
@@ -53,7 +55,7 @@ class LinearFeedback(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias, grad_weight if needs_stored and needs_weight else None, None, None
 
 
-class ConvFeedback(torch.autograd.Function):
+class ConvFeedback(Differentiable):
     """Convolution (1-D, 2-D or 3-D) whose input gradient goes through gain * matrix(weight, stored).
 
     `geometry` is (stride, padding, dilation, groups), all lists except groups; the padding is with zeros.

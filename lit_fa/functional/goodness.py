@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_fa.functional.criteria import one_hot
+from lit_fa.functional.differentiable import Differentiable
 
 Normalisation = Literal["rms", "l2", "none"]
 Loss = Literal["threshold", "symba", "margin"]
@@ -178,7 +179,7 @@ def contrast_slopes(
     return torch.cat([-slope[..., : positive.shape[-1]], slope[..., positive.shape[-1] :]], -1)
 
 
-class _Credit(torch.autograd.Function):
+class _Credit(Differentiable):
     """Forward: the given value. Backward: slope (n,) times output (n, ...). See `local_loss`."""
 
     generate_vmap_rule = True

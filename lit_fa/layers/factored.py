@@ -16,6 +16,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from lit_fa.functional import svd_factors
 from lit_fa.functional.credit import cut
+from lit_fa.functional.differentiable import Differentiable
 from lit_fa.functional.svd_factors import Factors, Geometry
 
 HOOKS = (
@@ -239,7 +240,7 @@ class FactoredConv2d(FactoredLayer):
         return svd_factors.conv2d_back(error, factors, self.geometry, shape[2:])
 
 
-class FeedbackThrough(torch.autograd.Function):
+class FeedbackThrough(Differentiable):
     """Forward: z. Backward: the unchanged error to z, and `back(error, factors, shape of x)` to x."""
 
     generate_vmap_rule = True

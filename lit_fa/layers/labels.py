@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_fa.errors import UserError
+from lit_fa.functional.differentiable import Differentiable
 from lit_fa.functional.feedback import named_generator
 from lit_fa.functional.fused import under_autocast
 from lit_fa.functional.goodness import divided, length, normalise, overlay, squares
@@ -139,7 +140,7 @@ class LabelledInput:
         return one.shape == other.shape and bool((one - other).norm() <= _tolerance(one) * one.norm())
 
 
-class _AddLabel(torch.autograd.Function):
+class _AddLabel(Differentiable):
     """A linear layer's output (n, o) for images with k labels each, (k, n, o), and all of its gradients.
 
     The label's columns of the weight's gradient are written into the gradient of the image part, which is zero there;

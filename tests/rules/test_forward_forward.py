@@ -412,3 +412,16 @@ def test_an_activation_in_place_behind_the_first_layer_changes_nothing():
         one = Learner(network, ForwardForward(), torch.zeros(2, 12, dtype=torch.float64))
         found.append(gradients(one, case().batch()))
     assert largest_difference(*found) == 0
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_streamed_gradients_are_those_of_one_backward_pass_bit_for_bit(name: str):
+    build, shape = NETWORKS[name]
+    torch.manual_seed(0)
+    learner = Learner(build(), ForwardForward("symba", head="none"), torch.randn(2, *shape))
+    batch = torch.randn(16, *shape), torch.randint(3, (16,))
+    learner(batch).value.backward()
+    fused = {n: p.grad.clone() for n, p in learner.named_parameters() if p.grad is not None}
+    learner.zero_grad()
+    learner.stream(batch, torch.Tensor.backward)
+    assert all(torch.equal(learner.get_parameter(n).grad, grad) for n, grad in fused.items())
