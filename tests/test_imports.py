@@ -60,7 +60,15 @@ ALLOWED = {
     ],
     "lit_fa/spec": [*SHELL, "yaml", "optuna", "pydantic", "pydantic_core", "lit_fa.provenance"],
     "lit_fa/results": [*SHELL, "numpy", "lit_fa.provenance", "lit_fa.spec"],
-    "lit_fa/jobs": [*SHELL, "lit_fa.operating_system", "yaml", "filelock", "lit_fa.stopping", "lit_fa.results.records"],
+    "lit_fa/jobs": [
+        *SHELL,
+        "lit_fa.operating_system",
+        "lit_fa.provenance",
+        "yaml",
+        "filelock",
+        "lit_fa.stopping",
+        "lit_fa.results.records",
+    ],
     "lit_fa/reports": [
         *SHELL,
         "lit_fa.heat_maps",

@@ -13,6 +13,7 @@ from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 
 SERVER = "lit_fa.jobs.server"  # imported by the server, before the runner's module
+KNOWN = "lit_fa.jobs.known"  # after it
 OURS = "lit_fa."
 
 
@@ -31,7 +32,7 @@ def context_of(runner: str) -> BaseContext:
     if not can_fork():
         return multiprocessing.get_context("spawn")
     context, module = multiprocessing.get_context("forkserver"), runner.partition(":")[0]
-    context.set_forkserver_preload([SERVER, *([module] if module.startswith(OURS) else [])])
+    context.set_forkserver_preload([SERVER, *([module, KNOWN] if module.startswith(OURS) else [])])
     return context
 
 

@@ -16,6 +16,7 @@ from lit_fa.jobs import start
 from lit_fa.jobs.pool import DEFAULT_RUNNER, _Workers
 from lit_fa.jobs.start import context_of, end_server
 from lit_fa.jobs.worker import prepare
+from lit_fa.provenance import our_code, sources
 from lit_fa.stopping import Request
 
 OTHER = "tests.fake_runner:run"
@@ -29,9 +30,9 @@ def server():
     end_server()
 
 
-def started(work, *arguments, environment=None):
+def started(work, *arguments, environment=None, runner=OTHER):
     """What `work` has sent from a new worker."""
-    context = context_of(OTHER)
+    context = context_of(runner)
     ours, theirs = context.Pipe()
     process = context.Process(target=_in_worker, args=(environment or dict(os.environ), work, theirs, arguments))
     process.start()
@@ -53,6 +54,10 @@ def _numbers():
     return random.random(), float(np.random.random())
 
 
+def _hashed():
+    return sources.cache_info().currsize, our_code.cache_info().currsize
+
+
 def _leave(path):
     atexit.register(Path(path).write_text, "left")
 
@@ -61,7 +66,7 @@ def _leave(path):
 def test_workers_are_forked_from_a_server_that_has_imported_our_runner(server):
     context = context_of(DEFAULT_RUNNER)
     assert context.get_start_method() == "forkserver"
-    assert forkserver._forkserver._preload_modules == ["lit_fa.jobs.server", "lit_fa.experiment"]
+    assert forkserver._forkserver._preload_modules == ["lit_fa.jobs.server", "lit_fa.experiment", "lit_fa.jobs.known"]
     context_of(OTHER)
     assert forkserver._forkserver._preload_modules == ["lit_fa.jobs.server"]  # it may do anything when imported
 
@@ -116,7 +121,7 @@ import lit_fa.jobs.server, os, threading, torch
 asked = []
 torch._C._cuda_getDeviceCount = lambda: asked.append(1) or 0
 torch._C._cuda_init = lambda: asked.append(2)
-import lit_fa.experiment, lit_fa.trial
+import lit_fa.experiment, lit_fa.trial, lit_fa.jobs.known
 threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else threading.active_count()
 print(asked, threads, torch.cuda.is_initialized())
 """
@@ -125,3 +130,9 @@ print(asked, threads, torch.cuda.is_initialized())
         [sys.executable, "-c", code], env=os.environ | one, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "[] 1 False"
+
+
+@pytest.mark.slow  # the server imports torch and Lightning
+@pytest.mark.skipif(not start.can_fork(), reason="workers are spawned here")
+def test_a_worker_knows_commit_and_hash_of_the_code_from_its_server(server):
+    assert started(_hashed, runner=DEFAULT_RUNNER) == (1, 1)
