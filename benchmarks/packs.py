@@ -1,6 +1,7 @@
 """CPU seconds of a finished run of a table: each run alone, and the same runs as packs, in turns in one process.
 
-    python -m benchmarks.packs TABLE [--scale cpu] [--only COLUMN ...] [--seeds 3] [--pack 16] [--rounds 2]
+    python -m benchmarks.packs TABLE [--scale cpu] [--only COLUMN ...] [--seeds 3] [--pack auto|K] [--rounds 2]
+                              [--epochs N]
 
 A run is the whole of it: building its objects, data, training, validation, callbacks, checkpoints, test and record. The
 process has imported everything and has finished one run before the clock starts, as a worker of a table has after its
@@ -26,7 +27,7 @@ import torch
 from rich.console import Console
 
 from lit_fa import experiment
-from lit_fa.jobs.packing import packed
+from lit_fa.jobs.packing import MOST, add_pack_option, packed
 from lit_fa.outputs import writable_file, write_text
 from lit_fa.packs import Lane, Pack
 from lit_fa.spec.expand import Run, expand
@@ -55,13 +56,13 @@ def alone(runs: Sequence[Run], folder: Path) -> None:
 
 
 def together(runs: Sequence[Run], folder: Path, most: int) -> None:
-    """All runs, as packs of at most `most`."""
+    """All runs, as packs of at most `most`; 0: auto."""
     ordered, packing = packed(runs, most, 1, lambda run: run.config)
     while ordered:
         group = packing.group(ordered[0])
         pack = [run for run in ordered[: packing.most] if packing.group(run) == group]
         lanes = [Lane(partial(train, run, folder)) for run in pack]
-        Pack(lanes).run()
+        Pack(lanes, measured=packing.together == "measured").run()
         for error in (lane.error for lane in lanes if lane.error):
             raise error
         ordered = ordered[len(pack) :]
@@ -80,7 +81,9 @@ def main() -> None:
     parser.add_argument("--scale", default="cpu")
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--pack", type=int, default=16)
+    add_pack_option(parser)
+    parser.set_defaults(pack=MOST)
+    parser.add_argument("--epochs", type=int, help="of each run; default: as the table says")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -90,6 +93,8 @@ def main() -> None:
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     runs = chosen(arguments.table, arguments.scale, arguments.seeds, arguments.only)
+    for run in runs if arguments.epochs else ():
+        run.config["trainer"]["max_epochs"] = arguments.epochs
     seconds: dict[str, list[float]] = {"alone": [], "packed": []}
     with tempfile.TemporaryDirectory() as temporary:
         train(runs[0], Path(temporary) / "first")

@@ -135,12 +135,14 @@ def why_never(config: Any) -> str:
     """Why a config is never trained in a pack, in one sentence; "" if it may be.
 
     >>> why_never({"model": {"class_path": "FederatedClassifier"}})
-    'FederatedClassifier is no Classifier'
+    'the clients of a FederatedClassifier are one program already'
     """
     model = config.get("model") if isinstance(config, dict) else None
     if not isinstance(model, dict):
         return "the config has no model"
     name = str(model.get("class_path", "")).rpartition(".")[2]
+    if name == "FederatedClassifier":
+        return "the clients of a FederatedClassifier are one program already"
     return "" if name == "Classifier" else f"{name or 'its model'} is no Classifier"
 
 

@@ -86,7 +86,7 @@ def test_a_pack_has_every_outcome_of_its_runs(declared, save, capfd, pack):
     assert run(path, "--pack", pack, "--json", str(path.parent / "outcome.json")) == 1
     printed = capfd.readouterr().out
     assert ("--pack 40: there are only 3 runs" in printed) == (pack == "40")
-    assert "--pack: 1 run is trained alone: FederatedClassifier is no Classifier\n" in printed
+    assert "--pack: 1 run is trained alone: the clients of a FederatedClassifier are one program already\n" in printed
     assert "the worker of table1: terminated once" in printed  # tried again, alone
     outcome = json.loads((path.parent / "outcome.json").read_text(encoding="utf-8"))
     assert [entry["status"] for entry in outcome] == ["failed", "finished", "finished"]
