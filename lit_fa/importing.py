@@ -26,3 +26,6 @@ def collector_rare() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
+        if not gc.get_freeze_count():
+            gc.freeze()  # all that was read is old now; otherwise the next object would have it walked through
+            gc.unfreeze()

@@ -179,10 +179,10 @@ def _curves(records: Sequence[Record]) -> list[tuple[str, Markup, str]]:
     """
     shown, drawn = [], records[:: max(1, -(-len(records) // _LINES))]
     for key in sorted({key for record in records for key in record.data["curves"]}):
-        values = {point[2] for record in records for point in record.data["curves"].get(key, ())}
-        values = {value for value in values if math.isfinite(value)}
-        if len(values) > 1:
-            spread = f"{number(min(values))} to {number(max(values))}"
+        curves = [record.data["curves"].get(key, ()) for record in records]
+        values = [value for curve in curves for _, _, value in curve if math.isfinite(value)]
+        if values and (low := min(values)) < (high := max(values)):
+            spread = f"{number(low)} to {number(high)}"
             lines = [[(step, value) for step, _, value in record.curve(key)] for record in drawn]
             of_many = f", {len(drawn)} of {len(records)} seeds" if len(drawn) < len(records) else ""
             shown.append((key, sparklines.curve(lines, f"{key}, {spread}{of_many}"), spread))

@@ -42,9 +42,11 @@ def _mean_curve(curves: list[list[list[float]]]) -> list[list[float]]:
     """The mean at each point, without nan (an undefined angle); empty if the curves have different points."""
     if len({len(curve) for curve in curves}) != 1:
         return []
-    return [[*points[0][:2], _mean([value for *_, value in points])] for points in zip(*curves, strict=True)]
+    return [[*points[0][:2], _mean([point[2] for point in points])] for points in zip(*curves, strict=True)]
 
 
 def _mean(values: list[float]) -> float:
+    if values and not math.isnan(total := sum(values)):
+        return total / len(values)
     defined = [value for value in values if not math.isnan(value)]
     return sum(defined) / len(defined) if defined else math.nan

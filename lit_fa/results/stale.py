@@ -31,11 +31,16 @@ def changed(record: dict[str, Any], config: dict[str, Any]) -> tuple[str, ...]:
         record: the content of its file.
         config: of its run.
     """
+    return _changed(record, reached(config))
+
+
+def _changed(record: dict[str, Any], files: frozenset[str]) -> tuple[str, ...]:
+    """As `changed`, of a run that can reach these files."""
     foreign = [name for name, source in (record.get("outside") or {}).items() if not _unchanged(source)]
     commits = [str(record.get("commit", "unknown")), *(record.get("resumed_from") or [])]
     if record.get("pretrained"):
         commits.append(str(record["pretrained"].get("commit")))
-    parts = [_since(commit, config) for commit in commits]
+    parts = [_changed_files(commit, files) for commit in commits]
     if record.get("dirty") or any(part is None for part in parts):
         digest = record.get("sources")
         return tuple([*foreign, *(["the package's sources"] if digest and digest != sources() else [])])
@@ -58,22 +63,18 @@ def stale_line(collected: Collected) -> str:
 def changes(collected: Collected) -> list[tuple[str, ...]]:
     """For each finished or diverged record, what has changed since; all seeds of a cell reach the same files."""
     records = {cell.id: (*collected.of(cell), *collected.lost(cell)) for cell in collected.cells}
-    configs = {name: collected.runs_of(name)[0].config for name, of_cell in records.items() if of_cell}
-    return [changed(record.data, configs[name]) for name, of_cell in records.items() for record in of_cell]
+    files = {name: reached(collected.runs_of(name)[0].config) for name, of_cell in records.items() if of_cell}
+    return [_changed(record.data, files[name]) for name, of_cell in records.items() for record in of_cell]
 
 
 def of_other_code(record: Record, run: Run) -> bool:
     """Whether the code of the run's record differs from today's."""
-    return bool(changed(record.data, run.config))
-
-
-def _since(commit: str, config: dict[str, Any]) -> tuple[str, ...] | None:
-    """The files that a config reaches whose code differs from that of a commit; None if git does not know it."""
-    return _changed_files(commit, reached(config))
+    return bool(_changed(record.data, reached(run.config)))
 
 
 @cache
 def _changed_files(commit: str, files: frozenset[str]) -> tuple[str, ...] | None:
+    """Those of the files whose code differs from that of a commit; None if git does not know it."""
     touched = _touched(commit)
     return None if touched is None else _different(commit, tuple(sorted(files & touched)))
 

@@ -133,7 +133,7 @@ def test_a_class_of_the_user_is_stale_when_its_source_has_changed(project, tmp_p
 def test_every_command_tells_and_run_makes_them_again_when_asked(declared, save, fill, monkeypatch, capfd):
     path = save(declared)
     fill(path, "cpu", finished="then")
-    monkeypatch.setattr(stale, "changed", lambda record, _: ("lit_fa/a.py",) if record.get("finished") else ())
+    monkeypatch.setattr(stale, "_changed", lambda record, _: ("lit_fa/a.py",) if record.get("finished") else ())
     told = "4 of 4 records are from code that has changed since: lit_fa/a.py"
     assert main(["run", str(path), "--scale", "cpu"], runner=RUNNER) == 0
     assert f"{told}; --stale runs them again" in capfd.readouterr().out
