@@ -120,7 +120,8 @@ def processes(name: str, number: int, *, tiny: bool) -> float:
     """Run-steps a second of processes side by side, together; they measure at the same time."""
     words = [sys.executable, "-m", __spec__.name, name, *(["--tiny"] if tiny else [])]
     pipe = subprocess.PIPE
-    started = [subprocess.Popen(words, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) for _ in range(number)]
+    options: dict[str, Any] = {"stdin": pipe, "stdout": pipe, "text": True, "encoding": "utf-8"}
+    started = [subprocess.Popen(words, cwd=ROOT, **options) for _ in range(number)]
     try:
         for process in started:
             assert process.stdout is not None

@@ -36,6 +36,7 @@ def started(work, *arguments, environment=None, runner=OTHER):
     ours, theirs = context.Pipe()
     process = context.Process(target=_in_worker, args=(environment or dict(os.environ), work, theirs, arguments))
     process.start()
+    theirs.close()  # so that a worker that fails is an error here, and no endless wait
     answer = ours.recv()
     process.join()
     return answer
