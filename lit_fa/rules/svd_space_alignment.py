@@ -77,8 +77,8 @@ class SVDSpaceAlignment(SVDBackprop):
         blocks: the block boundaries of direct routes; see `layers.taps.find_blocks`. Inside a block of several layers
             error passes through their feedback.
         seed: of all feedback; that of a layer depends only on the seed and the layer's name.
-        rank, orthogonality_every, retraction, retract_every, project, hoyer, pruning, reduction, dense, uncovered,
-            products: see `SVDBackprop`.
+        rank, orthogonality_every, retraction, retract_every, project, hoyer, pruning: see `SVDBackprop`.
+        reduction, dense, uncovered, products: see `SVDBackprop`.
 
     >>> import torch
     >>> network, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(2, 4)

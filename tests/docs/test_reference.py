@@ -91,6 +91,16 @@ def test_every_parameter_of_a_function_is_named():
     assert {name: lacking for name, lacking in missing.items() if lacking} == {}
 
 
+def test_the_names_of_an_entry_are_on_one_line():
+    """Sphinx reads a list of names that wraps as no entry, and `make docs` fails."""
+    wrapped = {}
+    for name, value in PUBLIC.items():
+        args = re.search(r"^Args:\n((?: {4}.*\n?|\n)+)", text(value), re.MULTILINE)
+        lines = re.findall(r"^ {4}\S.*", args[1], re.MULTILINE) if args else []
+        wrapped |= {name: lacking} if (lacking := [line for line in lines if not PARAMETER.match(line)]) else {}
+    assert wrapped == {}
+
+
 def test_every_option_of_a_class_is_described_by_a_class_of_the_reference():
     missing = {
         name: [option for option in accepted(kind) if id(describer(kind, option)) not in full_names()]
