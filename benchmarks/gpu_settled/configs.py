@@ -49,33 +49,40 @@ class Item:
     @property
     def paper(self) -> str:
         """The key of the paper."""
-        return str(_yaml(PAPERS / self.table)["paper"]["key"])
+        return str(table_of(self.table)["paper"]["key"])
 
     def config(self, scale: str = "full") -> dict[str, Any]:
         """The whole config of the run, with `BestValidation` where the table reads the best weights."""
-        path = PAPERS / self.table
-        table = _yaml(path)
-        config = copy.deepcopy(_yaml(path.parent / table["base"]))
+        table = table_of(self.table)
         row = {"model.init_args.rule": self.rule} if self.rule else table["grid"]["rows"][self.row]["set"]
         changes = row | table["grid"]["columns"][self.column].get("set", {})
-        for overrides in (changes, table["scales"][scale].get("set") or {}):
-            for key, value in overrides.items():
-                assign(config, key, value, str(path))
+        config = resolved(self.table, changes, scale, self.seed)
         if not self.rule and any(metric["at"] == "best_validation" for metric in (table["metric"], *table["also"])):
             _keep_best(config, (table.get("protocol") or {}).get("monitor", "val/accuracy"))
-        return with_seed(config, table["seeded"], self.seed, str(path))
+        return config
 
     @property
     def published(self) -> dict[str, Any] | None:
         """The published number of the cell."""
-        published = _yaml(PAPERS / self.table)["grid"]["published"]
+        published = table_of(self.table)["grid"]["published"]
         return None if self.rule else published.get(f"{self.row}|{self.column}")
 
 
 @lru_cache(maxsize=64)
-def _yaml(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+def table_of(file: str) -> dict[str, Any]:
+    """The content of a file below `paper_configs`, which is not to be changed."""
+    content: dict[str, Any] = yaml.safe_load((PAPERS / file).read_text(encoding="utf-8"))
     return content
+
+
+def resolved(file: str, changes: dict[str, Any], scale: str, seed: int) -> dict[str, Any]:
+    """The config of a cell of a table: its base, the cell's changes, those of the scale, the seed."""
+    table = table_of(file)
+    config = copy.deepcopy(table_of(str(Path(file).parent / table["base"])))
+    for overrides in (changes, table["scales"][scale].get("set") or {}):
+        for key, value in overrides.items():
+            assign(config, key, value, file)
+    return with_seed(config, table["seeded"], seed, file)
 
 
 def _keep_best(config: dict[str, Any], monitor: str) -> None:

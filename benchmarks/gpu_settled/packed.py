@@ -5,7 +5,6 @@ explicit steps (the MLP) and mapped (LeNet). Then the table itself at full scale
 `Classifier`, float32, with data on the device; a step is logged every 50 steps.
 """
 
-import copy
 import json
 import subprocess
 import sys
@@ -18,10 +17,9 @@ from typing import Any
 import lightning as L
 import torch
 
-from benchmarks.gpu_settled.configs import PAPERS, ROOT, built
+from benchmarks.gpu_settled.configs import ROOT, built, resolved, table_of
 from lit_fa.callbacks.run_record import RunRecord
 from lit_fa.datamodules.data_root import data_root
-from lit_fa.spec.overrides import assign, with_seed
 
 LANES, PROCESSES, SEEDS, BATCH = 32, 16, 5, 128
 STEPS, TINY_STEPS = 1000, 20  # of an epoch; the second one is measured
@@ -155,18 +153,10 @@ def rates(*, tiny: bool) -> list[dict[str, Any]]:
 
 def cells(epochs: int | None, *, tiny: bool) -> dict[str, dict[str, Any]]:
     """Name to config of every row and seed of the table at full scale."""
-    import yaml
-
-    path = PAPERS / TABLE
-    table = yaml.safe_load(path.read_text(encoding="utf-8"))
-    base, found = yaml.safe_load((path.parent / table["base"]).read_text(encoding="utf-8")), {}
-    for cell in table["cells"]:
+    scale, found = "smoke" if tiny else "full", {}
+    for cell in table_of(TABLE)["cells"]:
         for seed in range(2 if tiny else SEEDS):
-            config = copy.deepcopy(base)
-            for overrides in (cell["set"], table["scales"]["smoke" if tiny else "full"].get("set") or {}):
-                for key, value in overrides.items():
-                    assign(config, key, value, str(path))
-            config = with_seed(config, table["seeded"], seed, str(path))
+            config = resolved(TABLE, cell["set"], scale, seed)
             config["trainer"] |= {"max_epochs": epochs} if epochs else {}
             if not tiny and not (data_root(None) / "MNIST").is_dir():
                 config["data"] = bare("MLP, written", seed, tiny=False)["data"]

@@ -2,9 +2,7 @@
 
 from typing import Any
 
-import yaml
-
-from benchmarks.gpu_settled.configs import PAPERS, Item
+from benchmarks.gpu_settled.configs import Item, table_of
 
 FIRST = ("BP", "DFA", "SSA, direct_random")
 REST = ("SSA, direct_product", "SSA, sequential", "SVD-BP", "PredSim", "AugLocal")
@@ -27,7 +25,7 @@ _CIFAR = ("CIFAR-10", "CIFAR-100")
 
 def _cells(table: str, columns: tuple[str, ...] | None) -> list[Item]:
     """All rows of the columns, column by column; None: all columns, CIFAR first."""
-    grid = yaml.safe_load((PAPERS / table).read_text(encoding="utf-8"))["grid"]
+    grid = table_of(table)["grid"]
     ordered = [name for name in _CIFAR if name in grid["columns"]]
     if columns is None:
         ordered += [name for name in grid["columns"] if name not in _CIFAR]

@@ -3,7 +3,9 @@
 Only tensors may differ between them: what a rule reads from Python attributes is that of one learner.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import FunctionType
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,11 +20,11 @@ def why_not_mapped(learner: Learner) -> str | None:
     for name, module in learner.named_modules():
         dropout = isinstance(module, nn.modules.dropout._DropoutNd) and module.p
         if dropout or getattr(module, "drop_prob", None):
-            return f"{name} draws random numbers: vmap would draw others than a client alone"
+            return f"{name} draws random numbers, and vmap would draw others than each learner alone"
     if getattr(learner.rule, "storage", "kept") == "redrawn":
         return "redrawn feedback is drawn in the backward pass, where vmap draws nothing"
     if getattr(learner.rule, "schedule", "simultaneous") == "greedy":
-        return "whose turn it is in a greedy schedule is the state of a client alone"
+        return "whose turn it is in a greedy schedule is the state of each learner alone"
     return None
 
 
@@ -53,19 +55,26 @@ def statics(learner: Learner) -> tuple[Any, ...]:
 _TABLES = {name for name in vars(nn.Module()) if name.startswith("_")}
 
 
-def _described(value: Any, draws: bool, depth: int = 4) -> Any:
-    """A value as nested tuples without addresses, so that equal ones are equal."""
-    if isinstance(value, (str, int, float, bool, type(None))):
+def _described(value: Any, draws: bool, depth: int = 10) -> Any:
+    """A value as nested tuples without addresses, so that equal ones are equal; what cannot be told is its identity."""
+    if isinstance(value, (str, int, float, bool, type(None), type)):
         return value
     if isinstance(value, Tensor):
         return "tensor", tuple(value.shape)
-    if isinstance(value, dict):
-        return tuple((str(key), _described(entry, draws, depth - 1)) for key, entry in value.items() if depth)
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return tuple(_described(entry, draws, depth - 1) for entry in value if depth)
-    name = getattr(value, "__qualname__", "")
-    if name or not depth or not hasattr(value, "__dict__"):
-        return name or type(value).__qualname__
+    if not depth:
+        return id(value)
+    within = partial(_described, draws=draws, depth=depth - 1)
+    if isinstance(value, Mapping):
+        return tuple((str(key), within(entry)) for key, entry in value.items())
+    if isinstance(value, (set, frozenset)):
+        return tuple(sorted(str(within(entry)) for entry in value))
+    if isinstance(value, (list, tuple)):
+        return tuple(map(within, value))
+    if isinstance(value, partial):
+        return within((value.func, value.args, value.keywords))
+    if isinstance(value, FunctionType):
+        return value.__qualname__, within([cell.cell_contents for cell in value.__closure__ or ()])
+    if not hasattr(value, "__dict__"):
+        return id(value)
     skipped = {*_TABLES, "constructor", *(() if draws else ("seed", "_seed"))}  # the constructor's arguments, for print
-    own = {key: entry for key, entry in vars(value).items() if key not in skipped}
-    return type(value).__qualname__, _described(own, draws, depth - 1)
+    return type(value).__qualname__, within({key: entry for key, entry in vars(value).items() if key not in skipped})

@@ -72,6 +72,40 @@ def dense() -> torch.nn.Sequential:
     return torch.nn.Sequential(torch.nn.Flatten(), *layers)
 
 
+class Scaled(torch.nn.Module):
+    """A module whose output depends on what is deep in an attribute, in a function or in a partial."""
+
+    def __init__(self, settings: object):
+        super().__init__()
+        self.settings = settings
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def _closed_over(value: float):
+    return lambda x: value * x
+
+
+DEEP = {
+    "list": lambda value: [[[[[value]]]]],
+    "set": lambda value: {value},
+    "partial": lambda value: partial(torch.mul, value),
+    "function": _closed_over,
+    "unknown": lambda value: iter([value]),
+}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_learners_whose_attributes_differ_are_not_mapped_together(kind: str):
+    def learner(value: float) -> Learner:
+        network = torch.nn.Sequential(Scaled(DEEP[kind](value)), torch.nn.Flatten(), torch.nn.Linear(36, 10))
+        return Learner(network, rules.Backprop(), torch.zeros(2, 1, 6, 6))
+
+    assert statics(learner(1.0)) != statics(learner(2.0))
+    assert kind == "unknown" or statics(learner(1.0)) == statics(learner(1.0))
+
+
 class Kept:
     """Learners of different seeds on random images, and their mapped and own gradients, in float64."""
 
