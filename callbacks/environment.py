@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import platform
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -52,8 +53,19 @@ def hardware() -> dict[str, str | int | float | None]:
     }
 
 
+def forget_peak_memory() -> None:
+    """Let `peak_memory_mib` start again at what is in use now: a worker process trains one run after another.
+
+    Resident memory can be reset only on Linux; elsewhere the peak is that of the whole process.
+    """
+    for card in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
+        torch.cuda.reset_peak_memory_stats(card)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def peak_memory_mib(device: torch.device) -> float | None:
-    """Peak memory so far, in MiB: allocated by torch on a graphics card, otherwise resident in this process.
+    """Peak memory since `forget_peak_memory`, in MiB: torch's on a graphics card, otherwise resident in this process.
 
     None on Windows, where Python does not know it.
     """

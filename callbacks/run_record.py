@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lit_fa.callbacks.curves import Recorder
 from lit_fa.callbacks.energy import EnergyMeter
-from lit_fa.callbacks.environment import cpu_seconds, hardware, peak_memory_mib, versions
+from lit_fa.callbacks.environment import cpu_seconds, forget_peak_memory, hardware, peak_memory_mib, versions
 from lit_fa.callbacks.errors import MeasurementError
 from lit_fa.lightning_privates import callbacks_of
 from lit_fa.outputs import write_text
@@ -38,8 +38,10 @@ class RunRecord(Recorder):
       commits of earlier parts of the run with other code; `versions`, `hardware`;
     * `started`, `finished`: UTC; `wall_time_s`: seconds of fit and test, over all parts; `cpu_time_s`: seconds of
       processors in this process, its threads and data workers (on several ranks, of the first); `energy_j`: joules of
-      processor packages (`cpu`) and graphics card (`gpu`), of the whole machine, null if not known; `peak_memory_mib`;
-      `step_macs`: multiply-adds of a training step per sample, null without `callbacks.TrainingCost`;
+      processor packages (`cpu`) and graphics card (`gpu`), of the whole machine, null if not known;
+    * `peak_memory_mib`: over all parts, of the graphics card or, without one, of the process, which on systems other
+      than Linux may have trained other runs before; `step_macs`: multiply-adds of a training step per sample, null
+      without `callbacks.TrainingCost`;
     * `dataset`: class, licence, and the SHA-256 of all samples as read; `validation_is_test`;
     * of a federated run `executed_by`: the executor; `partition`: samples of each client in each class; `selections`,
       if any: the layers that a rule chose by comparing clients, with all scores;
@@ -73,6 +75,8 @@ class RunRecord(Recorder):
         self.since_cpu = 0.0
         self.clocks: tuple[Callable[[], float], Callable[[], float]] = (time.monotonic, cpu_seconds)  # wall, processor
         self.energy = EnergyMeter()
+        self.peak: float | None = None  # MiB, of earlier parts of the run
+        self.device = torch.device("cpu")
         self.started: str | None = None
         self.code: Code | None = None
         self.earlier: list[str] = []  # commits of earlier parts of the run with other code
@@ -89,6 +93,8 @@ class RunRecord(Recorder):
         self.started = self.started or _now()
         self.since, self.since_cpu = (clock() for clock in self.clocks)
         self.energy.start()
+        self.device = trainer.strategy.root_device
+        forget_peak_memory()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the results of training; the other callbacks have logged before."""
@@ -119,6 +125,7 @@ class RunRecord(Recorder):
         """Stop the clock."""
         super().teardown(trainer, pl_module, stage)
         self.spent, self.spent_cpu, self.since = self.wall_time(), self.cpu_time(), None
+        self.peak = self.peak_memory()
         self.energy.stop()
 
     def wall_time(self) -> float:
@@ -128,6 +135,11 @@ class RunRecord(Recorder):
     def cpu_time(self) -> float:
         """Processor seconds during `wall_time`."""
         return self.spent_cpu + (0.0 if self.since is None else self.clocks[1]() - self.since_cpu)
+
+    def peak_memory(self) -> float | None:
+        """Peak memory during `wall_time`, in MiB; None if it is not known."""
+        known = [peak for peak in (self.peak, peak_memory_mib(self.device)) if peak is not None]
+        return round(max(known), 1) if known else None
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store the last value of every metric, because a run that resumes after its last step does not log them.
@@ -143,6 +155,7 @@ class RunRecord(Recorder):
     def state_dict(self) -> dict[str, Any]:
         """Curves, time, energy, and when and by which code the run was started."""
         spent = {"spent": self.wall_time(), "spent_cpu": self.cpu_time(), "energy": self.energy.total()}
+        spent |= {"peak": self.peak_memory()}
         code = {"commit": self.code.commit, "sources": sources()} if self.code else {}
         return super().state_dict() | spent | {"started": self.started, "code": code, "earlier": self.earlier}
 
@@ -151,6 +164,7 @@ class RunRecord(Recorder):
         super().load_state_dict(state)
         self.spent, self.started = state["spent"], state["started"]
         self.energy.spent |= state.get("energy", {})
+        self.peak = state.get("peak")
         self.spent_cpu, code = state.get("spent_cpu", 0.0), state.get("code") or {}
         self.earlier, self.metrics = state.get("earlier", []), dict(state.get("metrics", {}))
         self.packed = dict(state.get("packed", {}))
@@ -186,7 +200,7 @@ class RunRecord(Recorder):
                 "cpu_time_s": round(self.cpu_time(), 3),
                 "energy_j": self.energy.total(),
                 "step_macs": self.metrics.get("cost/step_macs"),
-                "peak_memory_mib": None if (peak := peak_memory_mib(module.device)) is None else round(peak, 1),
+                "peak_memory_mib": self.peak_memory(),
                 "started": self.started,
                 "finished": _now(),
                 "validation_is_test": self.validation_is_test,

@@ -117,9 +117,10 @@ def _clipped(learner: Learner, batch: Batch, names: Sequence[str], clip: float) 
         return functional_call(learner, weights, ((x.unsqueeze(0), y.unsqueeze(0)),)).value
 
     sums: list[Tensor] = []
-    for x, y in zip(batch[0].split(CHUNK), batch[1].split(CHUNK), strict=True):
-        rows = vmap(grad(loss), (None, 0, 0), randomness="different")(weights, x, y)
-        sums.append(clipped_sum(torch.cat([g.flatten(1) for g in rows.values()], 1), clip).double())
+    with torch.no_grad():  # `grad` makes its own graph; one over the other parameters would hold every chunk in memory
+        for x, y in zip(batch[0].split(CHUNK), batch[1].split(CHUNK), strict=True):
+            rows = vmap(grad(loss), (None, 0, 0), randomness="different")(weights, x, y)
+            sums.append(clipped_sum(torch.cat([g.flatten(1) for g in rows.values()], 1), clip).double())
     return [*reduce(torch.add, sums).split([w.numel() for w in weights.values()])]
 
 

@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import os
+import resource
+import sys
 import time
 from itertools import pairwise
 
@@ -53,6 +55,21 @@ def test_a_record_has_what_was_asked_for_and_what_was_measured(tmp_path):
     assert read["broken"] == []
     assert "not_finite" not in read
     assert not [name for name in os.listdir(tmp_path / "deep") if name != "r.json"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process can be reset only on Linux")
+def test_the_peak_memory_of_a_run_is_not_that_of_an_earlier_run_of_its_process(tmp_path):
+    torch.ones(2**28).sum()  # 1 GiB, freed at once
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    assert recorded(tmp_path / "r.json")[0]["peak_memory_mib"] < before - 512
+
+
+def test_the_peak_memory_of_a_resumed_run_is_that_of_all_its_parts(tmp_path):
+    record = RunRecord(str(tmp_path / "r.json"), ASKED)
+    record.load_state_dict(RunRecord().state_dict() | {"peak": 1e6})
+    fit(mlp(), FeedbackAlignment(), [record], test=True)
+    assert json.loads((tmp_path / "r.json").read_text())["peak_memory_mib"] == 1e6
+    assert record.state_dict()["peak"] == 1e6
 
 
 def test_metrics_keep_the_digits_that_lightning_rounds(tmp_path):

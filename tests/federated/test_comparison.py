@@ -129,6 +129,12 @@ def test_the_epsilon_of_one_gaussian_mechanism_is_near_the_exact_one():
     assert delta(told) < 1e-5 < delta(0.8 * told)
 
 
+def test_a_private_comparison_of_some_layers_keeps_no_graph_over_the_others():
+    """Such a graph would hold the gradients of all of a client's images, and weights that are not compared have one."""
+    found = compared(Backprop(), private=PrivateComparison(noise=1e-9), names=["0"])
+    assert not any(total.requires_grad for total in (*found.totals.values(), *found.squares.values()))
+
+
 def test_batch_norm_mixes_images_so_that_none_can_be_clipped():
     mixed = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Linear(7, CLASSES)).double()
     with pytest.raises(UserError, match=r"network.1 mixes: use a network with GroupNorm"):
