@@ -27,6 +27,7 @@ from lit_fa.checkpoints.lightning_io import use_whole_files
 from lit_fa.config import own_classes
 from lit_fa.config.arguments import take_option
 from lit_fa.config.console import ConsoleLines, calm, leave_out, lines_about_rules
+from lit_fa.config.nulls import without_default_nulls
 from lit_fa.config.parser import Parser, check_classes
 from lit_fa.config.run_folder import check_unused, give_name
 from lit_fa.config.values import check_trains, check_values
@@ -283,8 +284,8 @@ class LitFACLI(LightningCLI):
                 writable_file(callback.path, "the record")
 
     def written(self) -> dict[str, Any]:
-        """The config, defaults included, as plain data."""
-        return json.loads(command_parser(self).dump(self.asked, format="json"))
+        """The config, defaults included, as plain data; of nulls only those that another default would replace."""
+        return without_default_nulls(json.loads(command_parser(self).dump(self.asked, format="json", skip_unset=False)))
 
     def recorded(self) -> dict[str, Any]:
         """The config in a record: defaults included, without devices, workers, paths and loggers."""

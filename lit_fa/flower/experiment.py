@@ -24,7 +24,7 @@ def resolved(argv: list[str]) -> tuple[str, int]:
     check(experiment)
     experiment.data.prepare_data()  # once, before several nodes would download at the same time
     experiment.data.setup("fit")
-    return experiment.cli.parser.dump(experiment.cli.config), len(federated_data(experiment).parts)
+    return experiment.cli.parser.dump(experiment.cli.config, skip_unset=False), len(federated_data(experiment).parts)
 
 
 def at_server(text: str) -> Experiment:

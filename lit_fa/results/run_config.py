@@ -39,7 +39,7 @@ def config_of(record: dict[str, Any], table: Table) -> tuple[dict[str, Any], str
     """
     own = record.get("config")
     if isinstance(own, dict):
-        return _on_this_machine(own, record), "the record"
+        return _on_this_machine(_with_nulls(own, _run_of_today(record, table)), record), "the record"
     try:
         commit = _commit(record)
         if isinstance(own, str):
@@ -58,6 +58,17 @@ def _on_this_machine(config: dict[str, Any], record: dict[str, Any]) -> dict[str
     machine = {"accelerator": "auto" if gpu else "cpu", "devices": 1, "logger": False}
     quiet = {"enable_progress_bar": False, "enable_model_summary": False}
     return config | {"trainer": machine | quiet | (config.get("trainer") or {})}
+
+
+def _with_nulls(recorded: Any, asked: Any) -> Any:
+    """A recorded config with the nulls of the config that was asked for, which older records lack.
+
+    Without them a null that is not its option's default would mean that default.
+    """
+    if not (isinstance(recorded, dict) and isinstance(asked, dict)):
+        return recorded
+    missing = {key: None for key, value in asked.items() if value is None and key not in recorded}
+    return {key: _with_nulls(value, asked.get(key)) for key, value in recorded.items()} | missing
 
 
 def _commit(record: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import pytest
 
 from lit_fa.errors import UserError
 from lit_fa.flower import grid_executor
+from lit_fa.flower.experiment import at_node, at_server, resolved
 from tests.flower.experiments import checkpoint, difference, embedded, experiment
 from tests.flower.in_process_grid import InProcessGrid
 from tests.flower.test_grid_executor import over_flower
@@ -30,6 +31,15 @@ def test_over_flower_the_weights_are_those_of_the_embedded_run(layers: list | st
     over_flower(experiment(tmp_path / "flower", **changes))
     assert [s["round"] for s in ours.model.selections] == ([0, 2] if layers != ["*"] else [])
     assert difference(*(checkpoint(tmp_path / name) for name in ("embedded", "flower"))) < 1e-12
+
+
+def test_nodes_are_sent_a_null_that_is_not_the_default(tmp_path: Path):
+    """Null means all layers but the first, and the default is `official`."""
+    experiment(tmp_path, **flfa(layers=None))
+    text, clients = resolved(["--config", str(tmp_path / "experiment.yaml")])
+    assert clients == 7
+    assert at_server(text).model.rule.layers is None
+    assert at_node(text).model.rule.layers is None
 
 
 def travelled(folder: Path, rule: dict) -> list[tuple[str, int, int]]:
