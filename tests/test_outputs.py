@@ -211,6 +211,7 @@ ALLOWED = {
     "lit_fa/outputs.py": "the writer",
     "callbacks/best_validation.py": "a checkpoint in a temporary folder, for `load_from_checkpoint`",
     "lit_fa/parts.py": "what the writer hands out",
+    "callbacks/environment.py": "a switch of Linux, not a file: the peak of this process's memory starts again",
     "callbacks/prediction_table.py": "a part that the writer hands out",
     "callbacks/file_loggers.py": "a part that the writer hands out",
     "lit_fa/sweeps/report.py": "a part that the writer hands out",
