@@ -3,6 +3,7 @@
 import json
 import math
 import time
+import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,8 @@ from lit_fa.provenance import Code, note_sources, our_code, outside, sources
 
 OF_MODULE = ("executed_by", "selections")  # fields that a module knows, if it has them
 SCHEMA = 2  # 1, of records without the field: no cpu_time_s, sources, outside, config, and no record of a divergence
+
+_RUNNING: "weakref.WeakSet[RunRecord]" = weakref.WeakSet()  # of this process
 
 
 class RunRecord(Recorder):
@@ -94,6 +97,9 @@ class RunRecord(Recorder):
         self.since, self.since_cpu = (clock() for clock in self.clocks)
         self.energy.start()
         self.device = trainer.strategy.root_device
+        for other in _RUNNING:  # runs of a pack share a process: none may lose its peak
+            other.peak = other.peak_memory()
+        _RUNNING.add(self)
         forget_peak_memory()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -126,6 +132,7 @@ class RunRecord(Recorder):
         super().teardown(trainer, pl_module, stage)
         self.spent, self.spent_cpu, self.since = self.wall_time(), self.cpu_time(), None
         self.peak = self.peak_memory()
+        _RUNNING.discard(self)
         self.energy.stop()
 
     def wall_time(self) -> float:

@@ -18,7 +18,7 @@ from lit_fa.provenance import git, git_bytes
 from lit_fa.spec.cell import Cell
 from lit_fa.spec.expand import resolve
 from lit_fa.spec.grid import Grid, cross
-from lit_fa.spec.overrides import run_id
+from lit_fa.spec.overrides import run_id, without_machine
 from lit_fa.spec.table import Scale, Table
 from lit_fa.spec.validation import validated
 
@@ -39,7 +39,8 @@ def config_of(record: dict[str, Any], table: Table) -> tuple[dict[str, Any], str
     """
     own = record.get("config")
     if isinstance(own, dict):
-        return _on_this_machine(_with_nulls(own, _run_of_today(record, table)), record), "the record"
+        asked = without_machine(_run_of_today(record, table) or {})
+        return _on_this_machine(_with_nulls(own, asked), record), "the record"
     try:
         commit = _commit(record)
         if isinstance(own, str):
@@ -65,6 +66,8 @@ def _with_nulls(recorded: Any, asked: Any) -> Any:
 
     Without them a null that is not its option's default would mean that default.
     """
+    if isinstance(recorded, list) and isinstance(asked, list) and len(recorded) == len(asked):
+        return [_with_nulls(*pair) for pair in zip(recorded, asked, strict=True)]
     if not (isinstance(recorded, dict) and isinstance(asked, dict)):
         return recorded
     missing = {key: None for key, value in asked.items() if value is None and key not in recorded}

@@ -64,6 +64,16 @@ def test_the_peak_memory_of_a_run_is_not_that_of_an_earlier_run_of_its_process(t
     assert recorded(tmp_path / "r.json")[0]["peak_memory_mib"] < before - 512
 
 
+def test_a_run_that_starts_beside_another_does_not_lower_its_peak_memory(tmp_path):
+    first, second = RunRecord(str(tmp_path / "a.json")), RunRecord(str(tmp_path / "b.json"))
+    trainer = L.Trainer(accelerator="cpu", logger=False)
+    first.setup(trainer, mlp(), "fit")
+    torch.ones(2**27).sum()  # half a GiB, freed at once
+    before = first.peak_memory()
+    second.setup(trainer, mlp(), "fit")
+    assert first.peak_memory() >= before
+
+
 def test_the_peak_memory_of_a_resumed_run_is_that_of_all_its_parts(tmp_path):
     record = RunRecord(str(tmp_path / "r.json"), ASKED)
     record.load_state_dict(RunRecord().state_dict() | {"peak": 1e6})

@@ -1,6 +1,7 @@
 """A null in the place of another default is part of a config: it is in the record, and a rerun reads it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,20 @@ def test_a_record_without_the_null_is_run_again_with_that_of_its_table(all_layer
     record = {"id": run.id, "row": run.cell.row, "column": run.cell.column, "scale": "smoke", "seed": run.seed}
     assert layers(config_of(record | {"config": recorded}, table)[0]) is None
     assert layers(config_of(record | {"config": recorded, "id": "another"}, table)[0]) == "the default"
+
+
+def test_missing_nulls_are_found_in_lists_too_but_not_those_of_the_machine(all_layers):
+    table, run = all_layers
+    callback = {"class_path": "callbacks.RoundCost", "init_args": {"until": None}}
+    scale = table.scale("smoke")
+    changed = replace(scale, set=scale.set | {"trainer.callbacks": [callback], "trainer.logger": None})
+    table = replace(table, scales=table.scales | {"smoke": changed})
+    run = next(r for r in expand(table, changed) if r.cell.row == run.cell.row)
+    recorded = {"trainer": {"callbacks": [{"class_path": "callbacks.RoundCost", "init_args": {}}]}}
+    record = {"id": run.id, "row": run.cell.row, "column": run.cell.column, "scale": "smoke", "seed": run.seed}
+    again, _ = config_of(record | {"config": recorded}, table)
+    assert again["trainer"]["callbacks"] == [callback]
+    assert again["trainer"]["logger"] is False
 
 
 def test_nulls_of_parents_of_functions_and_of_plain_dictionaries():
