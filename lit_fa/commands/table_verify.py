@@ -48,9 +48,9 @@ class Drawn(Job):
     def rerun(self) -> Record | None:
         """The record of the rerun by the present code; None if it has not ended."""
         record = read_alone(Path(self.record["path"]))
-        if isinstance(record, Record) and record.data.get("sources") in (None, sources()):
-            return record
-        return None
+        if not isinstance(record, Record) or record.data.get("sources") not in (None, sources()):
+            return None
+        return None if changed(record.data, self.config) else record
 
 
 def verify(tables: Sequence[Table], arguments: argparse.Namespace, output: Console, runner: str, command: str) -> int:
@@ -109,7 +109,8 @@ def _draw(table: Table, arguments: argparse.Namespace) -> Iterator[Drawn | str]:
     if not files:
         yield f"{table.path}: no record at scale {scale.label}{_elsewhere(table, scale.label, where)}"
         return
-    folder = usable_folder(where.scratch / "verified" / tree.key / table.paper.key / table.name / scale.label)
+    code = tree.key if tree.dirty else sources()  # a commit of records or of text leaves finished reruns valid
+    folder = usable_folder(where.scratch / "verified" / code / table.paper.key / table.name / scale.label)
     for file in _sample(files, arguments):
         record = read_alone(file)
         if isinstance(record, str):

@@ -176,6 +176,19 @@ def test_a_config_that_the_record_lacks_is_rebuilt_from_its_commit(declared, sav
     assert {entry["config_from"] for entry in report} == {f"the table at commit {first[:7]}"}
 
 
+def test_a_commit_that_changes_no_code_leaves_finished_reruns_valid(declared, save, capsys):
+    path = save(declared)
+    git(path.parent, "init", "-q")
+    git(path.parent, "add", ".")
+    git(path.parent, "commit", "-qm", "first")
+    with_records(path, git(path.parent, "rev-parse", "HEAD"))
+    verify(path, "--sample", "4")
+    git(path.parent, "add", "results")
+    git(path.parent, "commit", "-qm", "records")
+    assert (verify(path, "--sample", "4")[0], reruns(path)) == (0, 4)
+    assert "4 records drawn, 4 already run again by this code" in capsys.readouterr().out
+
+
 def git(folder: Path, *words: str) -> str:
     identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
     return subprocess.run(
