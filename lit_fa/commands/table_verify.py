@@ -20,7 +20,7 @@ from lit_fa.jobs.pool import Job, Outcome, run_jobs
 from lit_fa.jobs.progress import reporter, say
 from lit_fa.jobs.worker import version_of
 from lit_fa.outputs import usable_folder, write_text
-from lit_fa.provenance import sources
+from lit_fa.provenance import Code, sources
 from lit_fa.reports.verification import console, entry, markdown
 from lit_fa.results.derived import with_derived
 from lit_fa.results.differences import compare_runs, spreads_of
@@ -117,23 +117,27 @@ def _draw(table: Table, arguments: argparse.Namespace) -> Iterator[Drawn | str]:
             yield plain(f"{file}: {record}; remove it, or run the table again")
             continue
         try:
-            config, origin = config_of(record.data, table)
+            yield _job(collected, record, folder, where.scratch, tree)
         except UserError as error:
             yield plain(f"{file}: {error}")
-            continue
-        head = _head(record.data) | {"commit": tree.commit, "dirty": tree.dirty, "path": str(folder / file.name)}
-        head |= {"replaces": version_of(old.data)} if isinstance(old := read_alone(folder / file.name), Record) else {}
-        label = plain(f"{table.name}: {', '.join(filter(None, _labels(record.data)))}")
-        yield Drawn(
-            label=label,
-            config=config,
-            record=head,
-            log=where.scratch / "logs" / f"{file.stem}.log",
-            table=table,
-            collected=collected,
-            recorded=record,
-            origin=origin,
-        )
+
+
+def _job(collected: Collected, record: Record, folder: Path, scratch: Path, tree: Code) -> Drawn:
+    """The rerun of a record, whose own record goes to `folder`."""
+    table, path = collected.table, folder / record.path.name
+    config, origin = config_of(record.data, table)
+    head = _head(record.data) | {"commit": tree.commit, "dirty": tree.dirty, "path": str(path)}
+    head |= {"replaces": version_of(old.data)} if isinstance(old := read_alone(path), Record) else {}
+    return Drawn(
+        label=plain(f"{table.name}: {', '.join(filter(None, _labels(record.data)))}"),
+        config=config,
+        record=head,
+        log=scratch / "logs" / f"{record.path.stem}.log",
+        table=table,
+        collected=collected,
+        recorded=record,
+        origin=origin,
+    )
 
 
 def _sample(files: Sequence[Path], arguments: argparse.Namespace) -> list[Path]:

@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -58,40 +59,66 @@ def report(
     check_columns(columns, tables)
     if by_row_to and len(tables) > 1:
         raise UserError(f"--figure takes one table, not {len(tables)}; give its file")
-    quiet = Console(stderr=True) if form != "console" else output
-    reports, problems = [], []
+    done = _Done(Console(stderr=True) if form != "console" else output)
+    reports = _read(tables, scale, out, write is not None, done)
+    if card and card is not BESIDE:
+        check_card(card, [place(card, collected) for collected, *_ in reports])
+    for collected, compared, where in reports:
+        figures = out or where.results.parent.parent
+        done.attempt(_print, collected, compared, form, figures, output, columns)
+        if card or draws:
+            done.attempt(_draw, collected, where, out, done)
+        done.attempt(_print_problems, collected, where, done.output)
+        if card:
+            done.attempt(_write_card, collected, figures, out, card, done)
+    pairs = [(collected, compared) for collected, compared, _ in reports]
+    if as_json:
+        data = [entry for pair in pairs for entry in entries(*pair)]
+        done.made.append(f"wrote {write_text(as_json, json.dumps(data, indent=1) + chr(10), '--json')}")
+    if by_row_to:
+        done.attempt(_draw_by_row, reports[0][0], by_row_to, done)
+    if write:
+        done.made += _write_pages(pairs, write, columns)
+    return done.summarise()
+
+
+@dataclass
+class _Done:
+    """What a report has written, and the errors of what it could not write."""
+
+    output: Console
+    made: list[str] = field(default_factory=list)
+    problems: list[UserError] = field(default_factory=list)
+
+    def attempt(self, step: Callable[..., None], *arguments: Any) -> None:
+        """One step, after whose error the report goes on."""
+        try:
+            step(*arguments)
+        except UserError as error:
+            self.problems.append(error)
+
+    def summarise(self) -> int:
+        """Prints a line for each; the number of errors."""
+        for line in self.made or [_NOTHING]:
+            _print_line(self.output, line)
+        for problem in self.problems:
+            _print_line(self.output, f"left out: {plain(str(problem))}")
+        return len(self.problems)
+
+
+def _read(
+    tables: Sequence[Table], scale: str | None, out: Path | None, every_curve: bool, done: _Done
+) -> list[tuple[Collected, list[Comparison], OutputPaths]]:
+    """The tables that can be read; the error of the only one is raised."""
+    reports = []
     for table in tables:
         try:
-            reports.append(_compared(table, scale, out, curves=None if write else curves_read(table)))
+            reports.append(_compared(table, scale, out, curves=None if every_curve else curves_read(table)))
         except UserError as error:
             if len(tables) == 1:
                 raise
-            problems.append(error)
-    if card and card is not BESIDE:
-        check_card(card, [place(card, collected) for collected, *_ in reports])
-    made: list[str] = []
-    for collected, compared, where in reports:
-        figures = out or where.results.parent.parent
-        steps = [
-            partial(_print, collected, compared, form, figures, output, columns),
-            *([partial(_draw, collected, where, out, quiet, made)] if card or draws else []),
-            partial(_print_problems, collected, where, quiet),
-            *([partial(_write_card, collected, figures, out, card, quiet, made)] if card else []),
-        ]
-        problems += [error for error in map(_error_of, steps) if error]
-    if as_json:
-        data = [entry for collected, compared, _ in reports for entry in entries(collected, compared)]
-        made.append(f"wrote {write_text(as_json, json.dumps(data, indent=1) + chr(10), '--json')}")
-    if by_row_to:
-        drawn = partial(_draw_by_row, reports[0][0], by_row_to, made)
-        problems += [error for error in [_error_of(drawn)] if error]
-    if write:
-        made += _write_pages([(collected, compared) for collected, compared, _ in reports], write, columns)
-    for line in made or [_NOTHING]:
-        _print_line(quiet, line)
-    for problem in problems:
-        _print_line(quiet, f"left out: {plain(str(problem))}")
-    return len(problems)
+            done.problems.append(error)
+    return reports
 
 
 def _compared(
@@ -102,14 +129,6 @@ def _compared(
     where = output_paths(table, chosen.label, tree_of(table), out=out)
     collected = collect(table, chosen, where.results, curves=curves)
     return collected, compare(collected), where
-
-
-def _error_of(step: Callable[[], None]) -> UserError | None:
-    try:
-        step()
-    except UserError as error:
-        return error
-    return None
 
 
 def _write_pages(
@@ -137,35 +156,33 @@ def _print(
         _print_line(output, write(collected, compared, columns).rstrip("\n"))
 
 
-def _draw(collected: Collected, where: OutputPaths, out: Path | None, output: Console, made: list[str]) -> None:
+def _draw(collected: Collected, where: OutputPaths, out: Path | None, done: _Done) -> None:
     if out is None and is_installed(collected.table.path):
-        _print_line(output, f"{collected.table.path} is part of an installed package: give --out for its figures")
+        _print_line(done.output, f"{collected.table.path} is part of an installed package: give --out for its figures")
         return
     folder = out or where.results.parent.parent
     for figure in collected.table.figures:
         if out is None:
             check_inside(figure_path(collected, figure, folder), collected.table, where.scratch)
         if path := draw(collected, figure, folder):
-            made.append(f"drew {path}")
+            done.made.append(f"drew {path}")
         else:
-            _print_line(output, f"{figure.file}: no record has {figure.y}; not drawn")
+            _print_line(done.output, f"{figure.file}: no record has {figure.y}; not drawn")
 
 
-def _draw_by_row(collected: Collected, path: Path, made: list[str]) -> None:
+def _draw_by_row(collected: Collected, path: Path, done: _Done) -> None:
     figure = by_row(collected.table, path.name)
     if draw_to(collected, figure, path) is None:
         raise UserError(
             f"--figure {path}: no record at the {collected.scale.label} scale has {figure.y}; run the table"
         )
-    made.append(f"drew {path}")
+    done.made.append(f"drew {path}")
 
 
-def _write_card(
-    collected: Collected, figures: Path, out: Path | None, card: Path, output: Console, made: list[str]
-) -> None:
-    if target := _own_card(collected, out, output) if card is BESIDE else card:
+def _write_card(collected: Collected, figures: Path, out: Path | None, card: Path, done: _Done) -> None:
+    if target := _own_card(collected, out, done.output) if card is BESIDE else card:
         write_block(target, place(target, collected), block(collected, target, figures))
-        made.append(f"wrote the table into {target}")
+        done.made.append(f"wrote the table into {target}")
 
 
 def _print_problems(collected: Collected, where: OutputPaths, output: Console) -> None:
