@@ -189,6 +189,14 @@ def test_a_commit_that_changes_no_code_leaves_finished_reruns_valid(declared, sa
     assert "4 records drawn, 4 already run again by this code" in capsys.readouterr().out
 
 
+def test_a_rerun_whose_package_has_another_version_now_is_run_again(table, capsys):
+    verify(table, "--sample", "4")
+    first = next((table.parent / "scratch/verified").rglob("*.json"))
+    edit(first, outside={"peft.LoraModel": "peft 0.0.1"})
+    assert verify(table, "--sample", "4")[0] == 0
+    assert "4 records drawn, 3 already run again by this code" in capsys.readouterr().out
+
+
 def git(folder: Path, *words: str) -> str:
     identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
     return subprocess.run(
