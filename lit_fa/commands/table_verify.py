@@ -30,8 +30,9 @@ from lit_fa.results.run_config import config_of
 from lit_fa.results.stale import changed
 from lit_fa.results.verification import Checked, add_verified, checked, failed, file_of, read_verified
 from lit_fa.shipped import is_installed
+from lit_fa.spec.command import options_with_records, run_command
 from lit_fa.spec.output_paths import OutputPaths, output_paths, tree_of
-from lit_fa.spec.table import Table
+from lit_fa.spec.table import Scale, Table
 from lit_fa.stopping import exit_code
 
 
@@ -72,7 +73,8 @@ def verify(tables: Sequence[Table], arguments: argparse.Namespace, output: Conso
         return exit_code(stopped)
     results = _results(drawn, outcomes, output)
     _keep(results, arguments, output)
-    output.print(console([result for _, result in results]))
+    if results:
+        output.print(console([result for _, result in results]))
     report = [entry(job.table.path, job.origin, result) for job, result in results]
     if arguments.json:
         write_text(arguments.json, json.dumps(report, indent=1, allow_nan=False) + "\n", "--json")
@@ -107,7 +109,7 @@ def _draw(table: Table, arguments: argparse.Namespace) -> Iterator[Drawn | str]:
         return
     files = sorted(where.results.glob("*.json"))
     if not files:
-        yield f"{table.path}: no record at scale {scale.label}{_elsewhere(table, scale.label, where)}"
+        yield f"{table.path}: no record at scale {scale.label}; {_remedy(table, scale, where)}"
         return
     code = tree.key if tree.dirty else sources()  # a commit of records or of text leaves finished reruns valid
     folder = usable_folder(where.scratch / "verified" / code / table.paper.key / table.name / scale.label)
@@ -154,10 +156,10 @@ def _seconds(file: Path) -> float:
     return float(data.get("cpu_time_s") or data.get("wall_time_s") or 0)
 
 
-def _elsewhere(table: Table, scale: str, where: OutputPaths) -> str:
-    """The end of an error message: another scale with records, or how to run the table."""
-    others = [name for name in table.scales if name != scale and any((where.results.parent / name).glob("*.json"))]
-    return f"; give --scale {others[0]}, which has some" if others else "; run it first: lit-fa table run"
+def _remedy(table: Table, scale: Scale, where: OutputPaths) -> str:
+    """Another scale with records, or how to run the table."""
+    others = options_with_records(table, scale, where.results.parent)
+    return f"give {others[0]}, which has some" if others else f"run it first: {run_command(table, scale)}"
 
 
 def _head(record: dict[str, Any]) -> dict[str, Any]:

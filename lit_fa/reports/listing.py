@@ -3,9 +3,9 @@
 import json
 import os
 import re
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.table import Table as ConsoleTable
@@ -15,7 +15,7 @@ from lit_fa.config.yaml_reader import load
 from lit_fa.errors import UserError
 from lit_fa.escaping import plain, shown
 from lit_fa.outputs import write_text
-from lit_fa.results.cost import estimate
+from lit_fa.results.cost import Estimate, estimate
 from lit_fa.results.records import Collected, collect
 from lit_fa.results.stale import changes
 from lit_fa.spec.output_paths import output_paths, tree_of
@@ -40,33 +40,75 @@ def find_tables(path: Path) -> list[Path]:
     return tables
 
 
+@dataclass(frozen=True)
+class _Listed:
+    """The runs done of a table and their costs, by scale; of the protocol `converged`, those with a record."""
+
+    table: Table
+    done: dict[str, dict[str, Any]]
+    costs: dict[str, Estimate]
+    converged: dict[str, dict[str, Any]]
+
+    @classmethod
+    def of(cls, table: Table) -> Self:
+        """Reads the table's records."""
+        collected = {name: _collected(table, name) for name in table.scales}
+        done = {name: _done(one) for name, one in collected.items()}
+        return cls(table, done, {name: estimate(one, one.runs) for name, one in collected.items()}, _converged(table))
+
+    @property
+    def row(self) -> list[str]:
+        """The cells of the printed table."""
+        paper = self.table.paper
+        name = ", ".join(part for part in (paper.key, paper.table) if part)
+        return [shown(str(self.table.path)), shown(name), str(len(self.table.cells)), *map(self._text, SCALES)]
+
+    def _text(self, scale: str) -> str:
+        if scale not in self.done:
+            return "–"
+        under = [f"{_counts(self.converged[scale])} (converged)"] if scale in self.converged else []
+        return "\n".join([_counts(self.done[scale]), *under, self.costs[scale].text])
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """The same as JSON."""
+        scales = {name: counts | {"cost": asdict(self.costs[name])} for name, counts in self.done.items()}
+        for name, counts in self.converged.items():
+            scales[name]["converged"] = counts
+        table = self.table
+        return {"table": str(table.path), "paper": table.paper.key, "cells": len(table.cells), "scales": scales}
+
+
 def print_list(path: Path, output: Console, json_file: Path | None = None) -> int:
     """Prints every table with its cells and, for each scale, the runs done; 2 if a table cannot be read."""
-    view, entries, broken = ConsoleTable("table", "paper", "cells", *SCALES), [], []
+    listed, broken = [], []
     for file in find_tables(path):
         try:
-            table = load_table(file)
-            collected = {name: _collected(table, name) for name in table.scales}
+            listed.append(_Listed.of(load_table(file)))
         except UserError as error:
             broken.append(plain(str(error)))
-            continue
-        paper = ", ".join(part for part in (table.paper.key, table.paper.table) if part)
-        done = {name: _done(one) for name, one in collected.items()}
-        costs = {name: estimate(one, one.runs) for name, one in collected.items()}
-        cells = (f"{_counts(done[name])}\n{costs[name].text}" if name in done else "–" for name in SCALES)
-        view.add_row(shown(str(file)), shown(paper), str(len(table.cells)), *cells)
-        done = {name: counts | {"cost": asdict(costs[name])} for name, counts in done.items()}
-        entries.append({"table": str(file), "paper": table.paper.key, "cells": len(table.cells), "scales": done})
+    view = ConsoleTable("table", "paper", "cells", *SCALES)
+    for one in listed:
+        view.add_row(*one.row)
     output.print(view)
     for line in broken:
         output.print(f"broken: {line}", markup=False, highlight=False, soft_wrap=True)
     if json_file:
+        entries = [one.entry for one in listed]
         write_text(json_file, json.dumps({"tables": entries, "broken": broken}, indent=1) + "\n", "--json")
     return 2 if broken else 0
 
 
 def _collected(table: Table, name: str) -> Collected:
-    return collect(table, table.scales[name], output_paths(table, name, tree_of(table)).results, curves=())
+    scale = table.scales[name]
+    return collect(table, scale, output_paths(table, scale.label, tree_of(table)).results, curves=())
+
+
+def _converged(table: Table) -> dict[str, dict[str, Any]]:
+    """As `_done` under the protocol `converged`, by scale; without the scales that have no record of it."""
+    under, tree = table.under("converged"), tree_of(table)
+    folders = {name: output_paths(table, scale.label, tree).results for name, scale in under.scales.items()}
+    return {name: _done(_collected(under, name)) for name, folder in folders.items() if any(folder.glob("*.json"))}
 
 
 def _done(collected: Collected) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from lit_fa.results.compare import Comparison, compare
 from lit_fa.results.records import Collected, collect, curves_read
 from lit_fa.results.stale import stale_line
 from lit_fa.shipped import is_installed
+from lit_fa.spec.command import options_with_records
 from lit_fa.spec.output_paths import OutputPaths, check_inside, dirty_records, output_paths, tree_of
 from lit_fa.spec.table import Table
 
@@ -188,6 +189,9 @@ def _write_card(collected: Collected, figures: Path, out: Path | None, card: Pat
 def _print_problems(collected: Collected, where: OutputPaths, output: Console) -> None:
     for problem in collected.problems:
         _print_line(output, f"skipped {problem}")
+    others = options_with_records(collected.table, collected.scale, where.results.parent)
+    if others and not collected.ended:
+        _print_line(output, f"no record at scale {collected.scale.label}, but with {' and with '.join(others)}")
     if line := stale_line(collected):
         _print_line(output, line)
     scale, missing = collected.scale.label, {run.file_name for run in collected.missing}

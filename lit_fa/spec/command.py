@@ -3,10 +3,14 @@
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
 
 from lit_fa.errors import UserError
 from lit_fa.shipped import TABLES, is_installed
 from lit_fa.spec.output_paths import root_of
+from lit_fa.spec.protocol import Protocol
 from lit_fa.spec.table import Cell, Scale, Table
 
 
@@ -37,6 +41,22 @@ def only_option(table: Table, cell: Cell) -> list[str]:
 def protocol_option(scale: Scale) -> list[str]:
     """The words that choose the scale's protocol; none for the default."""
     return [] if scale.protocol == "matched" else ["--protocol", scale.protocol]
+
+
+def options_with_records(table: Table, scale: Scale, results: Path) -> list[str]:
+    """The options of the other scales and protocols that have records, such as `--scale full --protocol converged`.
+
+    Args:
+        table: with its records.
+        scale: the one to leave out.
+        results: the folder with a folder of records for each scale.
+    """
+    others = [replace(other, protocol=p) for other in table.scales.values() for p in get_args(Protocol)]
+    found = [o for o in others if o.label != scale.label and any((results / o.label).glob("*.json"))]
+    return [
+        shlex.join(["--scale", o.name, *([] if o.protocol == scale.protocol else ["--protocol", o.protocol])])
+        for o in found
+    ]
 
 
 def read_only(options: Sequence[str]) -> dict[str, list[str]]:

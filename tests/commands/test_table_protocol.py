@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,26 @@ def test_an_emitted_line_names_the_protocol(table, capsys):
     lines = [line for line in capsys.readouterr().out.splitlines() if " table run " in line]
     assert len(lines) == 4
     assert all("--scale cpu --protocol converged --id " in line for line in lines)
+
+
+def test_records_of_another_protocol_are_named_where_a_scale_has_none(table, capsys):
+    assert main(["run", str(table), "--scale", "cpu", *CONVERGED], runner=RUNNER) == 0
+    capsys.readouterr()
+    assert main(["verify", str(table), "--scale", "full", "--sample", "1"]) == 2
+    assert "no record at scale full; give --scale cpu --protocol converged, which has some" in capsys.readouterr().out
+    assert main(["report", str(table), "--scale", "cpu"]) == 0
+    assert "no record at scale cpu, but with --scale cpu --protocol converged" in capsys.readouterr().out
+    assert main(["report", str(table), "--scale", "full", *CONVERGED]) == 0
+    assert "no record at scale full-converged, but with --scale cpu\n" in capsys.readouterr().out
+
+
+def test_the_list_counts_converged_runs(table, tmp_path, capfd):
+    assert main(["run", str(table), "--scale", "cpu", *CONVERGED], runner=RUNNER) == 0
+    assert main(["list", str(table), "--json", str(tmp_path / "list.json")]) == 0
+    assert re.search(r"\d+ done, 0 missing\s*│?\s*\(converged\)", capfd.readouterr().out) is not None
+    scales = json.loads((tmp_path / "list.json").read_text())["tables"][0]["scales"]
+    assert scales["cpu"]["converged"]["missing"] == scales["cpu"]["done"] == 0
+    assert "converged" not in scales["full"]
 
 
 @pytest.mark.parametrize(("published", "protocol"), [("matched", "matched"), ("converged", "converged")])
