@@ -63,13 +63,13 @@ def save(tmp_path) -> Callable[[dict], Path]:
 
 @pytest.fixture
 def fill() -> Callable[..., list[Path]]:
-    """Writes a finished record for every run of a table at a scale; `accuracy(run)` is the final metric."""
+    """Writes a finished record for every run of a table at a scale, by its label; `accuracy(run)` is the metric."""
 
     def write(path: Path, scale: str, accuracy=lambda run: 90.0 + run.seed, **changes) -> list[Path]:
-        table = load_table(path)
+        table, of_label = load_table(path).labelled(scale)
         folder = path.parent / "results" / table.name / scale
         folder.mkdir(parents=True, exist_ok=True)
-        for run in expand(table, table.scale(scale)):
+        for run in expand(table, of_label):
             head = {
                 "id": run.id,
                 "row": run.cell.row,
@@ -78,7 +78,7 @@ def fill() -> Callable[..., list[Path]]:
                 "commit": "abcdef01",
             }
             metrics = {"test/accuracy": accuracy(run), "test/loss": 0.1 * (run.seed + 1)}
-            record = record_of({**head, "scale": scale, "dirty": False}, run.config, metrics=metrics, **changes)
+            record = record_of({**head, "scale": of_label.name, "dirty": False}, run.config, metrics=metrics, **changes)
             (folder / run.file_name).write_text(json.dumps(record))
         return sorted(folder.glob("*.json"))
 

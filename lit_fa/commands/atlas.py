@@ -4,6 +4,7 @@ import argparse
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from lit_fa.config.arguments import Arguments, table_path
 from lit_fa.errors import UserError
@@ -19,6 +20,7 @@ from lit_fa.results.records import collect, curves_read
 from lit_fa.results.settled import State, settled
 from lit_fa.spec.claims import NAME, load_claims
 from lit_fa.spec.output_paths import output_paths, tree_of
+from lit_fa.spec.protocol import Protocol
 from lit_fa.spec.table import Table, load_table
 
 
@@ -69,13 +71,15 @@ def build(folder: Path) -> tuple[Atlas, list[str]]:
 def _of_table(table: Table) -> list[tuple[Entry, float | None]]:
     """The entries of a table over its scales but smoke; beside a measured one the number that it is compared with."""
     entries: list[tuple[Entry, float | None]] = []
-    for name in (name for name in table.scales if name != "smoke"):
-        scale = table.scale(name)
-        folder = output_paths(table, scale.label, tree_of(table)).results
-        collected = collect(table, scale, folder, curves=curves_read(table))
-        entries += entries_of(collected, compare(collected))
-        if name == "full":
-            entries += [(entry, None) for entry in published_of(collected)]
+    for view in map(table.under, get_args(Protocol)):
+        for scale in (scale for name, scale in view.scales.items() if name != "smoke"):
+            folder = output_paths(view, scale.label, tree_of(view)).results
+            if scale.protocol == "converged" and not any(folder.glob("*.json")):
+                continue  # many tables have no run of this protocol
+            collected = collect(view, scale, folder, curves=curves_read(view))
+            entries += entries_of(collected, compare(collected))
+            if scale.label == "full":
+                entries += [(entry, None) for entry in published_of(collected)]
     return entries
 
 

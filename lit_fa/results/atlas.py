@@ -42,7 +42,7 @@ class Entry:
         source: the table, the paper with its table, or the submission.
         paper: of a published number; numbers of one paper do not contradict each other.
         label: the row and column of a table.
-        scale: of a measured number; only `full` is the paper's protocol.
+        scale: of a measured number; `full` and `full-converged` are the paper's length.
         read: how a published number is known.
         kind: verdict on a measured number beside its own published number, or None.
         links: files of the records, or the table.
@@ -182,7 +182,7 @@ def _measured(collected: Collected, row: Comparison, summary: Summary, run: Setu
         nominal=run.nominal,
         layers=run.layers,
         training=run.training,
-        epochs=run.epochs,
+        epochs=run.epochs if collected.scale.protocol == "matched" else f"to convergence, at most {run.epochs}",
         selection=_selection(summary.metric),
         value=summary.mean,
         std=summary.sd,

@@ -27,7 +27,8 @@ def frame(source: "Table | Collected | Path | str | Iterable[Record]") -> "pd.Da
 
     `cell` is `row|column`. `at` names the point of the curve: "last" for final metrics; a table adds its own metrics at
     the points that it asks for. `value` is in the metric's unit, nan where it was not finite. Runs that diverged are
-    there with `status` "diverged". A table has the records of all its scales that count, a folder all records in it.
+    there with `status` "diverged". A table has the records of all its scales that count, of its protocol:
+    `load_table(file).under("converged")` has those of the other one. A folder has all records in it.
 
     Args:
         source: a table or its YAML file; a folder of records or one record; records that have been read.
@@ -103,8 +104,8 @@ def _sources(source: Any) -> Iterator[tuple[Record, Sequence[Metric]]]:
         path = Path(source)
         source = load_table(path) if path.suffix in (".yaml", ".yml") else read([path])[0]
     if isinstance(source, Table):
-        for name, scale in source.scales.items():
-            yield from _sources(collect(source, scale, output_paths(source, name, tree_of(source)).results))
+        for scale in source.scales.values():
+            yield from _sources(collect(source, scale, output_paths(source, scale.label, tree_of(source)).results))
     elif isinstance(source, Collected):
         for cell in source.cells:
             for record in (*source.of(cell), *source.lost(cell)):

@@ -53,6 +53,16 @@ def test_a_cell_has_ours_the_tables_number_and_the_claims(folder):
     assert len(ours.links) == 3
 
 
+def test_converged_runs_are_entries_of_their_own(folder, fill):
+    fill(folder / "table1.yaml", "full-converged", accuracy=lambda run: 80.0 + run.seed)
+    by_scale = {entry.scale: entry for entry in named(build(folder)[0])["FA", "MNIST"].of("measured")}
+    assert {scale: entry.value for scale, entry in by_scale.items()} == pytest.approx(
+        {"full": 91.0, "full-converged": 81.0}
+    )
+    assert by_scale["full-converged"].epochs == f"to convergence, at most {by_scale['full'].epochs}"
+    assert len(named(build(folder)[0])["FA", "MNIST"].of("published")) == 2
+
+
 def test_claims_of_different_papers_far_apart_contradict_each_other(folder):
     cells = named(build(folder)[0])
     assert [(low.value, high.value) for low, high in cells["FA", "MNIST"].contradictions] == [(85.0, 91.0)]

@@ -38,6 +38,13 @@ def test_a_table_has_every_number_of_every_run_of_its_scales(table):
     assert found[found.metric == "conserve/normalised"]["at"].unique().tolist() == ["best"]
 
 
+def test_a_table_under_a_protocol_has_the_runs_of_that_protocol(table, fill):
+    fill(table, "full-converged", accuracy=lambda run: 80.0)
+    of_protocol = frame(load_table(table).under("converged"))
+    assert set(of_protocol[of_protocol.metric == "test/accuracy"].value) == {80.0}
+    assert 80.0 not in frame(table).value.tolist()
+
+
 def test_diverged_runs_and_numbers_that_were_not_finite_are_marked(table):
     found = frame(load_table(table))
     assert sorted(found[found.status == "diverged"].metric) == ["conserve/normalised", "test/accuracy", "test/loss"]
