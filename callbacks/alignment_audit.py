@@ -35,7 +35,8 @@ class AlignmentAudit(Probe):
     * `audit/ceiling/<layer>`, in degrees; 90 if the two halves have no common direction;
     * `audit/utility/<layer>`: not logged for factored layers, whose dense weight is no parameter. Nan if backprop's own
       step does not lower the loss of the other half;
-    * `.../inexact` of each: the mean over the layers whose update is not exact by construction; not logged if all are.
+    * `.../inexact` of each: the mean over the layers whose update is not exact by construction and whose value is
+      defined; nan if none is, and not logged if the updates of all layers are exact.
 
     With BatchNorm the two halves have batch statistics of their own.
 
@@ -137,7 +138,8 @@ def _loss(learner: Learner, batch: Batch) -> float:
 
 
 def _named(kind: str, values: dict[str, float], inexact: set[str]) -> dict[str, float]:
-    """The values by key, and their mean over the layers in `inexact`, without nan."""
-    counted = [value for name, value in values.items() if name in inexact and not math.isnan(value)]
-    mean = {f"{kind}/inexact": sum(counted) / len(counted)} if counted else {}
+    """The values by key, and the mean of those of the layers in `inexact` that are not nan; nan if all of them are."""
+    of_inexact = [value for name, value in values.items() if name in inexact]
+    counted = [value for value in of_inexact if not math.isnan(value)]
+    mean = {f"{kind}/inexact": sum(counted) / len(counted) if counted else math.nan} if of_inexact else {}
     return {f"{kind}/{name}": value for name, value in sorted(values.items())} | mean

@@ -20,7 +20,7 @@ from lit_fa.jobs.pool import Job, Outcome, run_jobs
 from lit_fa.jobs.progress import reporter, say
 from lit_fa.jobs.worker import version_of
 from lit_fa.outputs import usable_folder, write_text
-from lit_fa.provenance import Code, sources
+from lit_fa.provenance import Code
 from lit_fa.reports.verification import console, entry, markdown
 from lit_fa.results.derived import with_derived
 from lit_fa.results.differences import compare_runs, spreads_of
@@ -47,11 +47,9 @@ class Drawn(Job):
 
     @property
     def rerun(self) -> Record | None:
-        """The record of the rerun by the present code; None if it has not ended."""
+        """The record of the rerun, if it has ended and no code that the run reaches has changed since."""
         record = read_alone(Path(self.record["path"]))
-        if not isinstance(record, Record) or record.data.get("sources") not in (None, sources()):
-            return None
-        return None if changed(record.data, self.config) else record
+        return record if isinstance(record, Record) and not changed(record.data, self.config) else None
 
 
 def verify(tables: Sequence[Table], arguments: argparse.Namespace, output: Console, runner: str, command: str) -> int:
@@ -111,8 +109,8 @@ def _draw(table: Table, arguments: argparse.Namespace) -> Iterator[Drawn | str]:
     if not files:
         yield f"{table.path}: no record at scale {scale.label}; {_remedy(table, scale, where)}"
         return
-    code = tree.key if tree.dirty else sources()  # a commit of records or of text leaves finished reruns valid
-    folder = usable_folder(where.scratch / "verified" / code / table.paper.key / table.name / scale.label)
+    state = [tree.key] if tree.dirty else []  # of committed code `Drawn.rerun` tells which reruns are valid
+    folder = usable_folder(where.scratch.joinpath("verified", *state, table.paper.key, table.name, scale.label))
     for file in _sample(files, arguments):
         record = read_alone(file)
         if isinstance(record, str):

@@ -54,6 +54,12 @@ def test_the_numbers_equal_literal_arithmetic(rule):
     assert values["audit/log_scale/inexact"] == pytest.approx(sum(hidden) / 2)
 
 
+def test_a_mean_over_layers_without_a_defined_use_is_nan_and_not_the_value_of_an_earlier_measurement():
+    values = AlignmentAudit(step=1e3).measure(learner(mlp(), FeedbackAlignment()), task(48))
+    assert all(math.isnan(values[f"audit/utility/{name}"]) for name in ("1", "3"))  # so long a step raises the loss
+    assert math.isnan(values["audit/utility/inexact"])
+
+
 def loss_after(module, name, direction, batch):
     """How much the loss falls by a step of 1 % of the weight's norm in one layer of a copy of the network."""
     network, (x, y) = copy.deepcopy(module.network), batch
