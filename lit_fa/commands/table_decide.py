@@ -7,7 +7,7 @@ decided, or when the budget is spent.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from rich.console import Console
@@ -25,7 +25,7 @@ from lit_fa.results.verdict import Kind
 from lit_fa.spec.command import read_only
 from lit_fa.spec.expand import expand
 from lit_fa.spec.output_paths import output_paths, tree_of
-from lit_fa.spec.table import Scale, Table
+from lit_fa.spec.table import Cell, Scale, Table
 
 FEWEST = 3  # seeds from which a spread is estimated
 SCALE = "full"  # the only scale with verdicts
@@ -57,19 +57,30 @@ def run_until_decided(
 
 
 def seeds_wanted(rows: Sequence[Comparison], scale: Scale) -> dict[str, tuple[int, ...]]:
-    """Cell id to the further seeds that its undecided verdicts ask for now; a published difference needs both cells."""
+    """Cell id to the further seeds that its undecided verdicts ask for now.
+
+    A published difference needs both cells, and a number that several rows read needs all of them.
+    """
     wanted: dict[str, tuple[int, ...]] = {}
     for row in rows:
         n = row.summary.n
-        if row.kind is not Kind.UNDECIDED or n < len(scale.seeds):
+        if not _asks(row) or n < len(scale.seeds):
             continue
         total = row.verdict.seeds if n >= FEWEST else FEWEST
         more = min(total or 0, max(FEWEST, 2 * n)) - len(scale.seeds)
         first = max(scale.seeds) + 1
-        for cell in (row.cell, row.pair) if row.of_difference else (row.cell,):
-            if cell is not None:
-                wanted[cell.id] = max(wanted.get(cell.id, ()), tuple(range(first, first + more)), key=len)
+        for cell in (cell for one in rows if one.reading_of == row.reading_of for cell in _needed_by(one)):
+            wanted[cell.id] = max(wanted.get(cell.id, ()), tuple(range(first, first + more)), key=len)
     return wanted
+
+
+def _asks(row: Comparison) -> bool:
+    """Whether more seeds may decide; fewer than `FEWEST` do not show that no number would."""
+    return row.kind is Kind.UNDECIDED or (row.kind is Kind.UNDECIDABLE and row.summary.n < FEWEST)
+
+
+def _needed_by(row: Comparison) -> list[Cell]:
+    return [cell for cell in (row.cell, row.pair if row.of_difference else None) if cell is not None]
 
 
 def _check(tables: Sequence[Table], arguments: argparse.Namespace, output: Console) -> list[Table]:
@@ -89,9 +100,24 @@ def _check(tables: Sequence[Table], arguments: argparse.Namespace, output: Conso
             say(output, f"left out: {table.path}: it has no scale {SCALE}, so there is no verdict to decide")
     if not chosen:
         raise UserError(f"--until-decided: no table has the scale {SCALE}")
+    for table in chosen:
+        _check_selected(table, read_only(arguments.only))
     if not arguments.allow_dirty and any(tree_of(table).dirty for table in chosen):
         raise UserError("--until-decided: the code has uncommitted changes, so no run counts; commit or --allow-dirty")
     return chosen
+
+
+def _check_selected(table: Table, only: Mapping[str, Sequence[str]]) -> None:
+    """Refuses a selection that leaves out a cell without which a verdict on a selected one cannot change."""
+    selected = {run.cell.id: run.cell for run in expand(table, table.scale(SCALE), only=only)}
+    for cell in table.cells:
+        if cell.id in selected or SCALE not in cell.scales:
+            continue
+        for one in selected.values():
+            paired = one.published_difference is not None and one.paired_with == cell.id
+            if paired or (one.reading_of or one.id) == (cell.reading_of or cell.id):
+                why = "is paired with" if paired else "reads the same published number as"
+                raise UserError(f"--only leaves out {cell.id!r}, which {one.id!r} {why}; select both or neither")
 
 
 def _further(tables: Sequence[Table], arguments: argparse.Namespace, output: Console) -> list[Job]:
@@ -101,7 +127,8 @@ def _further(tables: Sequence[Table], arguments: argparse.Namespace, output: Con
         scale, tree = table.scale(SCALE), tree_of(table)
         where = output_paths(table, scale.label, tree, out=arguments.out, allow_dirty=arguments.allow_dirty)
         collected = _collected(table, arguments)
-        rows = compare(collected)
+        cells = {run.cell.id for run in expand(table, scale, only=read_only(arguments.only))}
+        rows = [row for row in compare(collected) if row.cell.id in cells]
         wanted = seeds_wanted(rows, scale)
         seeds = sorted({seed for more in wanted.values() for seed in more})
         if not seeds:

@@ -29,9 +29,12 @@ from lit_fa.results.records import Collected, Record, collect, unfinished
 from lit_fa.results.run_config import config_of
 from lit_fa.results.stale import changed
 from lit_fa.results.verification import Checked, add_verified, checked, failed, file_of, read_verified
+from lit_fa.results.verification import Outcome as Verdict
 from lit_fa.shipped import is_installed
 from lit_fa.spec.command import options_with_records, run_command
+from lit_fa.spec.expand import slug
 from lit_fa.spec.output_paths import OutputPaths, output_paths, tree_of
+from lit_fa.spec.overrides import run_id
 from lit_fa.spec.table import Scale, Table
 from lit_fa.stopping import exit_code
 
@@ -70,7 +73,6 @@ def verify(tables: Sequence[Table], arguments: argparse.Namespace, output: Conso
         say(output, f"interrupted: {len(outcomes)} of {len(new)} reruns ended; go on with: {command}")
         return exit_code(stopped)
     results = _results(drawn, outcomes, output)
-    _keep(results, arguments, output)
     if results:
         output.print(console([result for _, result in results]))
     report = [entry(job.table.path, job.origin, result) for job, result in results]
@@ -81,7 +83,9 @@ def verify(tables: Sequence[Table], arguments: argparse.Namespace, output: Conso
         write_text(arguments.markdown, text, "--write")
     agree = sum(result.verified.outcome.agrees for _, result in results)
     say(output, f"{agree} of {len(drawn)} records agree")
-    return 1 if agree < len(drawn) else 2 if left_out else 0
+    _keep(results, arguments, output)
+    differ = any(result.verified.outcome is Verdict.DIFFERS for _, result in results)
+    return 1 if differ else 2 if left_out or agree < len(drawn) else 0
 
 
 def read_alone(path: Path) -> Record | str:
@@ -91,9 +95,18 @@ def read_alone(path: Path) -> Record | str:
     except (OSError, ValueError) as error:
         return reason(error)
     problem = unfinished(data, data.get("id") if isinstance(data, dict) else "")
-    if not problem and (isinstance(data.get("seed"), bool) or not isinstance(data.get("seed"), int)):
-        problem = "it has no seed"
+    if not (problem or data["metrics"] or data["curves"]):
+        problem = "it has no numbers"
     return problem or Record(path, with_derived(restored(data)[0]))
+
+
+def _other_name(record: Record) -> str:
+    """Why the record cannot be the one that its file is named after; "" if it can."""
+    row, column, seed, own = (record.data.get(key) for key in ("row", "column", "seed", "id"))
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        return "it has no seed"
+    named = f"{slug(str(row or ''))}__{slug(str(column or ''))}__seed{seed}__{own}.json"
+    return "" if record.path.name == named else f"its row, column, seed and id are those of {named}"
 
 
 def _draw(table: Table, arguments: argparse.Namespace) -> Iterator[Drawn | str]:
@@ -113,9 +126,10 @@ def _draw(table: Table, arguments: argparse.Namespace) -> Iterator[Drawn | str]:
     folder = usable_folder(where.scratch.joinpath("verified", *state, table.paper.key, table.name, scale.label))
     for file in _sample(files, arguments):
         record = read_alone(file)
-        if isinstance(record, str):
-            yield plain(f"{file}: {record}; remove it, or run the table again")
+        if problem := record if isinstance(record, str) else _other_name(record):
+            yield plain(f"{file}: {problem}{'' if '; ' in problem else '; remove it, or run the table again'}")
             continue
+        assert isinstance(record, Record)
         try:
             yield _job(collected, record, folder, where.scratch, tree)
         except UserError as error:
@@ -124,8 +138,9 @@ def _draw(table: Table, arguments: argparse.Namespace) -> Iterator[Drawn | str]:
 
 def _job(collected: Collected, record: Record, folder: Path, scratch: Path, tree: Code) -> Drawn:
     """The rerun of a record, whose own record goes to `folder`."""
-    table, path = collected.table, folder / record.path.name
+    table = collected.table
     config, origin = config_of(record.data, table)
+    path = folder / f"{record.path.stem}__{run_id(config)}.json"  # a record whose config has changed is run again
     head = _head(record.data) | {"commit": tree.commit, "dirty": tree.dirty, "path": str(path)}
     head |= {"replaces": version_of(old.data)} if isinstance(old := read_alone(path), Record) else {}
     return Drawn(
@@ -188,7 +203,8 @@ def _results(
         name = f"{job.collected.scale.label}/{job.recorded.path.name}"
         if rerun is not None:
             cell_id = "|".join(_labels(job.recorded.data)[:2])
-            compared = compare_runs(job.recorded, rerun, spreads_of(job.collected, cell_id), _read_by(job.table))
+            spreads = spreads_of(job.collected, cell_id, job.recorded)
+            compared = compare_runs(job.recorded, rerun, spreads, _read_by(job.table))
             results.append((job, checked(name, rerun.data, compared, changed(job.recorded.data, job.config))))
         elif done and done.reason:
             results.append((job, failed(name, job.record["commit"], done.reason)))

@@ -35,7 +35,7 @@ def facts(collected: Collected) -> list[tuple[str, str]]:
         pairs += [("hardware", "; ".join(machines(data))), ("commits", ", ".join(commits(data)))]
     if data:
         pairs += [*_validation(data), ("failed and preliminary runs", _not_counted(collected)), ("data", _origin(data))]
-        verified = last_verified(table)
+        verified = last_verified(collected.ended[0].path.parent)
         pairs.append(("last verified", verified.text if verified else "never"))
     if dirty:
         pairs.append(("code", f"{dirty} of {len(data)} runs are from a tree with uncommitted changes"))

@@ -14,10 +14,10 @@ _TITLES = ("record", "outcome", "numbers", "largest difference", "recorded", "re
 _SHOWN = 8  # differences of one record
 RULE = (
     "On the recorded processor, graphics card, thread count and versions, all final metrics and curves have to be "
-    f"equal, bit for bit. Elsewhere a metric may differ by {SPREADS:g} times its deviation over seeds (of its cell or, "
-    f"if larger, the root mean square over the table's cells) or by {RELATIVE:.1%} of its value, and curves are not "
-    "judged. Times are never compared. What today's code no longer logs is listed, and differs only if the table reads "
-    "it."
+    f"equal, bit for bit. Elsewhere a metric may differ by {SPREADS:g} times its deviation over the other seeds (of "
+    f"its cell or, if larger, the root mean square over the table's cells) or by {RELATIVE:.1%} of its value, and "
+    "curves are not judged. Times are never compared. What today's code no longer logs is listed, and differs only if "
+    "the table reads it."
 )
 
 

@@ -6,7 +6,7 @@ A cell whose paper prints the difference from another cell gets a comparison of 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from lit_fa.results.equivalence import holm, lower_bound, p_of_mean
+from lit_fa.results.equivalence import Reading, holm, lower_bound, p_of_mean
 from lit_fa.results.records import Collected, Record
 from lit_fa.results.summary import Summary, summarise
 from lit_fa.results.verdict import Kind, PValue, Reason, Verdict, decide, judge, why_not
@@ -15,7 +15,7 @@ from lit_fa.spec.table import Cell, Metric, Published
 
 @dataclass(frozen=True)
 class Counts:
-    """Runs of a cell.
+    """Runs of a cell, or pairs of runs of two.
 
     `pairs_lost`: seeds without a paired difference, because this run or the paired one diverged.
     `unequal_starts`: pairs whose two runs started from different pre-trained weights.
@@ -38,7 +38,7 @@ class Comparison:
         summary: the cell's metric over seeds; of the paired differences with `of_difference`.
         also: the table's further metrics over seeds.
         verdict: on the summary.
-        counts: of the cell's runs.
+        counts: of the cell's runs; with `of_difference` of the pairs.
         pair: the paired cell, None without one.
         paired: this cell's value minus that of `pair`, seed by seed; None without one.
         contrast: of the test that `paired` has mean 0; None without one and for a single pair.
@@ -105,7 +105,7 @@ def _compare_cell(collected: Collected, cell: Cell, pair: Cell | None) -> list[C
             validation=beside,
         )
     ]
-    if paired is not None and cell.published_difference:
+    if pair is not None and paired is not None and cell.published_difference:
         verdict = _verdict(collected, cell, paired, cell.published_difference)
         if verdict.reason is Reason.NOT_RUN and summary.n:
             verdict = Verdict(Kind.OPEN, Reason.PAIR_NOT_RUN)
@@ -115,7 +115,7 @@ def _compare_cell(collected: Collected, cell: Cell, pair: Cell | None) -> list[C
                 summary=paired,
                 also=(),
                 verdict=verdict,
-                counts=counts,
+                counts=_count_pairs(collected, cell, pair, counts, paired),
                 pair=pair,
                 paired=paired,
                 of_difference=True,
@@ -156,13 +156,27 @@ def _with_holm(rows: list[Comparison]) -> list[Comparison]:
     readings = {i: rows[i].reading_of for i in evidence}
     agrees = _corrected(readings, {i: seen.p_agrees for i, seen in evidence.items()})
     differs = _corrected(readings, {i: seen.p_differs for i, seen in evidence.items()})
-    return [_decided(row, agrees[i], differs[i]) if i in evidence else row for i, row in enumerate(rows)]
+    members = {i: [j for j, name in readings.items() if name == readings[i]] for i in evidence}
+    return [
+        _decided(row, agrees[i], differs[i], [rows[j] for j in members[i]], members[i].index(i))
+        if i in evidence
+        else row
+        for i, row in enumerate(rows)
+    ]
 
 
-def _decided(row: Comparison, agrees: PValue, differs: PValue) -> Comparison:
-    assert row.published is not None
+def _decided(row: Comparison, agrees: PValue, differs: PValue, family: list[Comparison], at: int) -> Comparison:
+    """The row with the verdict that follows from its p-values; `family` are the readings of its number."""
     verdict = replace(row.verdict, kind=Kind.UNDECIDED, agrees=agrees, differs=differs, seeds=None)
-    return replace(row, verdict=decide(row.summary, row.published, verdict))
+    return replace(row, verdict=decide(verdict, [*map(_reading, family)], at, row.summary.n))
+
+
+def _reading(row: Comparison) -> Reading:
+    seen, sd, published = row.verdict.evidence, row.summary.sd, row.published
+    assert seen is not None
+    assert sd is not None
+    assert published is not None
+    return Reading(seen, sd, published)
 
 
 def _corrected(readings: dict[int, str], raw: dict[int, float]) -> dict[int, PValue]:
@@ -215,6 +229,12 @@ def _count(collected: Collected, cell: Cell, summary: Summary) -> Counts:
         pairs_lost=len({record.seed for id in pair for record in collected.diverged.get(id, ())}),
         unequal_starts=_unequal_starts(collected, pair),
     )
+
+
+def _count_pairs(collected: Collected, cell: Cell, pair: Cell, counts: Counts, paired: Summary) -> Counts:
+    """The counts of the pairs of two cells: a pair has diverged if one of its runs has."""
+    finished = len({r.seed for r in collected.of(cell)} & {r.seed for r in collected.of(pair)})
+    return replace(counts, finished=finished, diverged=counts.pairs_lost, unlogged=finished - paired.n)
 
 
 def _unequal_starts(collected: Collected, pair: tuple[str, ...]) -> int:

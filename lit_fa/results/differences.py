@@ -2,10 +2,11 @@
 
 On the same model of processor, with the same versions and threads, all numbers have to be equal, bit for bit. (Records
 of before 29 November 2026 do not have the model, and the name alone hides it on virtual machines.) Elsewhere rounding
-differs and training amplifies it, so a metric may differ by `SPREADS` times its deviation over the seeds of the table:
-of its own cell or, if that is larger, the root mean square over the cells. A metric without a second seed may differ by
-`RELATIVE` of its value. Curves are compared on the same machine only. Times are never compared. What today's code no
-longer logs is listed; it counts as a difference only if the table reads it.
+differs and training amplifies it, so a metric may differ by `SPREADS` times its deviation over the other seeds: those
+of its own cell or, if that is larger, the root mean square over the cells. The record itself is left out, because a
+wrong number would widen its own tolerance. A metric without two other seeds may differ by `RELATIVE` of its value.
+Curves are compared on the same machine only. Times are never compared. What today's code no longer logs is listed; it
+counts as a difference only if the table reads it.
 """
 
 import math
@@ -129,9 +130,16 @@ def environment_changes(recorded: dict[str, Any], rerun: dict[str, Any]) -> tupl
     return (*unknown, *(f"{name} {_text(then)}, now {_text(now)}" for name, then, now in changes))
 
 
-def spreads_of(collected: Collected, cell_id: str) -> dict[str, float]:
-    """The deviation of each metric over seeds: of the cell or, if larger, the root mean square over the cells."""
-    by_cell = {cell.id: _deviations(collected.of(cell)) for cell in collected.cells}
+def spreads_of(collected: Collected, cell_id: str, without: Record) -> dict[str, float]:
+    """The deviation of each metric over seeds: of the cell or, if larger, the root mean square over the cells.
+
+    Args:
+        collected: the records of the table.
+        cell_id: the cell of the record that is judged.
+        without: this record, which is left out.
+    """
+    others = {cell.id: [r for r in collected.of(cell) if r.path.name != without.path.name] for cell in collected.cells}
+    by_cell = {name: _deviations(records) for name, records in others.items()}
     names = sorted({name for deviations in by_cell.values() for name in deviations})
     pooled = {
         name: math.sqrt(fmean(deviations[name] ** 2 for deviations in by_cell.values() if name in deviations))
@@ -153,7 +161,7 @@ def _deviations(records: Sequence[Record]) -> dict[str, float]:
 def _tolerance(value: float, spread: float | None) -> tuple[float, str]:
     size = abs(value) if math.isfinite(value) else 0.0
     if spread is None:
-        return RELATIVE * size, f"{RELATIVE:.1%} of the value: the table has no second seed"
+        return RELATIVE * size, f"{RELATIVE:.1%} of the value: no cell has two other seeds"
     if SPREADS * spread <= RELATIVE * size:
         return RELATIVE * size, f"{RELATIVE:.1%} of the value: the seeds hardly differ"
     return SPREADS * spread, f"{SPREADS:g} x the deviation over seeds, {spread:.3g}"

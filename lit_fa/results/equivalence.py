@@ -14,6 +14,7 @@ so that each is wrong in at most 5 % of all cases. The published number has a sp
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lit_fa.spec.table import Published
@@ -70,23 +71,48 @@ def evidence(mean: float, sd: float, n: int, published: Published, margin: float
     return Evidence(difference, error, df, margin, *_p_values(difference, error, df, margin))
 
 
-def seeds_needed(seen: Evidence, sd: float, n: int, published: Published) -> int | None:
-    """The number of seeds that would decide if mean and deviation stayed as they are.
+@dataclass(frozen=True)
+class Reading:
+    """One of the rows that read a published number; most numbers have one.
+
+    Attributes:
+        seen: evidence of its runs.
+        sd: their sample deviation.
+        published: the number.
+    """
+
+    seen: Evidence
+    sd: float
+    published: Published
+
+    def p_values(self, n: int) -> tuple[float, float]:
+        """Those of `n` seeds of the same mean and deviation."""
+        error, df = _standard_error(self.sd, n, self.published)
+        return _p_values(self.seen.difference, error, df, self.seen.margin)
+
+
+def seeds_needed(readings: Sequence[Reading], at: int, n: int) -> int | None:
+    """The number of seeds of every reading that would decide if means and deviations stayed as they are.
 
     None if no number would: `undecidable` says whether there is none, or only none up to 10,000.
+
+    Args:
+        readings: of one published number; their p-values are corrected over them.
+        at: the place in them of the one that is to be decided.
+        n: its present number of seeds.
     """
-    if not _decided(seen, sd, _MOST_SEEDS, published):
+    if not _decided(readings, at, _MOST_SEEDS):
         return None
     low, high = n, _MOST_SEEDS  # undecided, decided
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if _decided(seen, sd, middle, published) else (middle, high)
+        low, high = (low, middle) if _decided(readings, at, middle) else (middle, high)
     return high
 
 
-def undecidable(seen: Evidence, sd: float, published: Published) -> bool:
+def undecidable(readings: Sequence[Reading], at: int) -> bool:
     """Whether no number of seeds decides, because the published number's own spread is too large for the margin."""
-    return not _decided(seen, sd, _FOREVER, published)
+    return not _decided(readings, at, _FOREVER)
 
 
 def holm(p_values: list[float]) -> list[float]:
@@ -135,11 +161,10 @@ def _p_values(difference: float, error: float, df: float, margin: float) -> tupl
     return float(stdtr(df, (size - margin) / error)), float(2 * stdtr(df, -size / error))
 
 
-def _decided(seen: Evidence, sd: float, n: int, published: Published) -> bool:
-    """Whether `n` seeds of the same mean and deviation would give a verdict."""
-    error, df = _standard_error(sd, n, published)
-    agrees, differs = _p_values(seen.difference, error, df, seen.margin)
-    return agrees <= LEVEL or (differs <= LEVEL and seen.outside)
+def _decided(readings: Sequence[Reading], at: int, n: int) -> bool:
+    """Whether `n` seeds of every reading, of the same means and deviations, would give a verdict on one of them."""
+    agrees, differs = (holm(list(p)) for p in zip(*(reading.p_values(n) for reading in readings), strict=True))
+    return agrees[at] <= LEVEL or (differs[at] <= LEVEL and readings[at].seen.outside)
 
 
 def _quantile(df: float, level: float) -> float:

@@ -39,6 +39,7 @@ def config_of(record: dict[str, Any], table: Table) -> tuple[dict[str, Any], str
     """
     own = record.get("config")
     if isinstance(own, dict):
+        _check_own(own, record)
         asked = without_machine(_run_of_today(record, table) or {})
         return _on_this_machine(_with_nulls(own, asked), record), "the record"
     try:
@@ -51,6 +52,15 @@ def config_of(record: dict[str, Any], table: Table) -> tuple[dict[str, Any], str
         if config is None:
             raise UserError(f"its config is gone: the record has none, and {error}") from None
         return config, "the table as it is now, which has a run of the same id"
+
+
+def _check_own(config: dict[str, Any], record: dict[str, Any]) -> None:
+    """Refuses a recorded config that cannot be the run's."""
+    if not isinstance(config.get("trainer") or {}, dict):
+        raise UserError(f"its config cannot be read: trainer is {short(config['trainer'])}; run the table again")
+    seed = config.get("seed_everything", record.get("seed"))
+    if seed != record.get("seed"):
+        raise UserError(f"it contradicts its config: its seed is {short(record.get('seed'))}, there {short(seed)}")
 
 
 def _on_this_machine(config: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 The tests are in `equivalence`. There is a verdict at the paper's own scale and protocol only.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
 
-from lit_fa.results.equivalence import LEVEL, Evidence, evidence, seeds_needed, undecidable
+from lit_fa.results.equivalence import LEVEL, Evidence, Reading, evidence, seeds_needed, undecidable
 from lit_fa.results.summary import Summary
 from lit_fa.spec.accept import Accept
 from lit_fa.spec.table import Published, Scale
@@ -80,7 +81,9 @@ def judge(summary: Summary, published: Published, accept: Accept) -> Verdict:
         return Verdict(Kind.UNDECIDED)
     seen = evidence(summary.mean, summary.sd, summary.n, published, accept.margin)
     agrees, differs = (PValue(p, p) for p in (seen.p_agrees, seen.p_differs))
-    return decide(summary, published, Verdict(Kind.UNDECIDED, None, seen, agrees, differs))
+    return decide(
+        Verdict(Kind.UNDECIDED, None, seen, agrees, differs), [Reading(seen, summary.sd, published)], 0, summary.n
+    )
 
 
 def why_not(summary: Summary, published: Published | None, scale: Scale) -> Reason | None:
@@ -103,15 +106,22 @@ def why_not(summary: Summary, published: Published | None, scale: Scale) -> Reas
     return next((reason for reason, applies in checks.items() if applies), None)
 
 
-def decide(summary: Summary, published: Published, verdict: Verdict) -> Verdict:
-    """The verdict with the kind that follows from its p-values."""
-    seen, agrees, differs, sd = verdict.evidence, verdict.agrees, verdict.differs, summary.sd
-    if seen is None or agrees is None or differs is None or sd is None:
+def decide(verdict: Verdict, readings: Sequence[Reading], at: int, n: int) -> Verdict:
+    """The verdict with the kind that follows from its p-values.
+
+    Args:
+        verdict: with p-values that are corrected over the readings of the published number.
+        readings: all of them.
+        at: the place of this one in them.
+        n: its number of runs.
+    """
+    seen, agrees, differs = verdict.evidence, verdict.agrees, verdict.differs
+    if seen is None or agrees is None or differs is None:
         return verdict
     if agrees.p <= LEVEL:
         return replace(verdict, kind=Kind.AGREES)
     if differs.p <= LEVEL and seen.outside:
         return replace(verdict, kind=Kind.DIFFERS)
-    if undecidable(seen, sd, published):
+    if undecidable(readings, at):
         return replace(verdict, kind=Kind.UNDECIDABLE)
-    return replace(verdict, seeds=seeds_needed(seen, sd, summary.n, published))
+    return replace(verdict, seeds=seeds_needed(readings, at, n))

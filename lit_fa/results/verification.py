@@ -4,6 +4,7 @@ They are in `verified.json` beside the folders of a table's scales: of every rec
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,10 +13,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from lit_fa.bounded_reading import read_json, reason
 from lit_fa.errors import UserError
 from lit_fa.escaping import plain
-from lit_fa.outputs import write_text
+from lit_fa.outputs import cannot_write, write_text
 from lit_fa.results.differences import RunComparison
 from lit_fa.spec.table import Table
 from lit_fa.spec.validation import validated
@@ -127,17 +130,18 @@ def failed(record: str, commit: str, reason: str) -> Checked:
     return Checked(Verified(record, commit, _now(), Outcome.FAILED, reason=plain(reason)))
 
 
-def last_verified(table: Table, out: Path | None = None) -> Verification | None:
-    """The last verification of a table's records, None if there is none or its file cannot be read.
+def last_verified(records: Path) -> Verification | None:
+    """The last verification of the records in a folder, None if there is none or its file cannot be read.
 
     Args:
-        table: that the records belong to.
-        out: the folder of the records; default: `results` beside the table.
+        records: the folder of a table's records at one scale, `results/<table>/<scale>`. Records of other scales, and
+            those that are no longer there, do not count.
     """
     try:
-        entries = read_verified(file_of(table, out))
+        entries = read_verified(records.parent / FILE)
     except UserError:
         return None
+    entries = [e for e in entries if Path(e.record).parent.name == records.name and _is_there(records.parent, e)]
     if not entries:
         return None
     last = max(entries, key=lambda entry: entry.date)
@@ -155,8 +159,10 @@ def read_verified(path: Path) -> list[Verified]:
     Raises:
         UserError: it cannot be read.
     """
-    if not path.is_file():
+    if not os.path.lexists(path):
         return []
+    if not path.is_file():
+        raise UserError(f"{plain(str(path))}: is not a file; move it away and verify again")
     try:
         data = read_json(path)
     except (OSError, ValueError) as error:
@@ -165,14 +171,25 @@ def read_verified(path: Path) -> list[Verified]:
 
 
 def add_verified(path: Path, entries: Sequence[Verified]) -> None:
-    """Write the verifications into a file; those of other records stay there.
+    """Write the verifications into a file; those of other records that are still there stay in it.
+
+    Processes that write the same file wait for each other.
 
     Raises:
         UserError: it cannot be read or written.
     """
-    by_record = {entry.record: entry for entry in (*read_verified(path), *entries)}
-    data = [asdict(by_record[name]) for name in sorted(by_record)]
-    write_text(path, json.dumps({"verified": data}, indent=1, allow_nan=False) + "\n", follow=False)
+    try:
+        with FileLock(path.with_name(f".{path.stem}.claim")):
+            by_record = {entry.record: entry for entry in (*read_verified(path), *entries)}
+            kept = [by_record[name] for name in sorted(by_record) if _is_there(path.parent, by_record[name])]
+            data = {"verified": [asdict(entry) for entry in kept]}
+            write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n", follow=False)
+    except OSError as error:
+        raise UserError(cannot_write(path, error)) from None
+
+
+def _is_there(folder: Path, entry: Verified) -> bool:
+    return (folder / entry.record).is_file()
 
 
 def _now() -> str:

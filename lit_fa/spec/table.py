@@ -7,6 +7,7 @@ one unit, which is written down.
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import field, replace
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self, get_args
@@ -232,8 +233,24 @@ def _cells(file: TableFile, path: Path) -> tuple[Cell, ...]:
             raise UserError(f"{where} ({one.id}).paired_with: a cell is paired with another; name its row")
         if (one.published or one.published_difference) and not one.accept:
             raise UserError(f"{path}: accept is missing, and {one.id!r} has a published number; write {{margin, why}}")
+    _check_readings(cells, str(path))
     if file.tuning:
         check_tuning(cells, file.tuning, str(path))
     if file.control:
         file.control.check([(cell.row, cell.column) for cell in cells], f"{path}: control")
     return cells
+
+
+def _check_readings(cells: Sequence[Cell], where: str) -> None:
+    """Refuses readings of one published number that give it different values."""
+    first: dict[tuple[str, str], tuple[Cell, Published]] = {}
+    for one, kind in ((one, kind) for one in cells for kind in ("published", "published_difference")):
+        name, number = one.reading_of or one.id, getattr(one, kind)
+        if number is None:
+            continue
+        other, theirs = first.setdefault((kind, name), (one, number))
+        if (number.value, number.unit) != (theirs.value, theirs.unit):
+            raise UserError(
+                f"{where}: {other.id!r} and {one.id!r} read one {kind} number, {name!r}, as {theirs.value:g} "
+                f"{theirs.unit} and {number.value:g} {number.unit}; correct one, or name another number in reading_of"
+            )

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from lit_fa.__main__ import main as lit_fa
 from lit_fa.commands.table import main
 from lit_fa.jobs.pool import Job, Outcome, run_jobs
 from lit_fa.jobs.worker import Done, work
-from lit_fa.results.verification import last_verified
+from lit_fa.results.verification import Outcome as Verdict
+from lit_fa.results.verification import Verified, add_verified, last_verified, read_verified
 from lit_fa.spec.expand import expand
 from lit_fa.spec.table import load_table
 from tests.fake_runner import record_of
@@ -67,6 +69,12 @@ def edit(path: Path, **changes) -> None:
     path.write_text(json.dumps({name: value for name, value in data.items() if value is not None}))
 
 
+def other_id(path: Path, **changes) -> Path:
+    """Changes a record's id, in the record and in the name of its file, and what else is given."""
+    edit(path, id="gone", **changes)
+    return path.rename(path.with_name(re.sub(r"__[0-9a-f]{12}\.json", "__gone.json", path.name)))
+
+
 def reruns(path: Path) -> int:
     return len(list((path.parent / "scratch/verified").rglob("*.tries")))
 
@@ -76,11 +84,11 @@ def test_equal_records_are_noted_and_not_run_again_by_the_same_code(table, capsy
     code, report = verify(table, "--sample", "3")
     assert (code, [entry["outcome"] for entry in report]) == (0, ["equal"] * 3)
     assert [entry["judged"] for entry in report] == ["bit for bit"] * 3
-    assert last_verified(load_table(table)).text.endswith("commit unknown: 3 of 3 records equal")
+    assert last_verified(table.parent / "results/table1/cpu").text.endswith("commit unknown: 3 of 3 records equal")
     assert (verify(table, "--sample", "3")[0], reruns(table)) == (0, 3)
     assert "3 records drawn, 3 already run again by this code" in capsys.readouterr().out
     assert verify(table, "--sample", "9")[1][0]["config_from"] == "the record"
-    assert len(last_verified(load_table(table)).records) == 4
+    assert len(last_verified(table.parent / "results/table1/cpu").records) == 4
 
 
 def test_the_draw_depends_on_the_seed_alone(table):
@@ -111,7 +119,7 @@ def test_a_record_that_was_tampered_with_differs(table, capsys):
     assert [(d["metric"], d["recorded"], d["rerun"]) for d in differing["differences"]] == [("test/accuracy", 99.5, 90)]
     assert "3 of 4 records agree" in capsys.readouterr().out
     assert "test/accuracy: 99.5, now 90" in (table.parent / "report.md").read_text()
-    assert not last_verified(load_table(table)).agrees
+    assert not last_verified(table.parent / "results/table1/cpu").agrees
 
 
 @pytest.mark.parametrize(
@@ -133,13 +141,13 @@ def test_every_kind_of_number_is_compared(table, change, name):
 )
 def test_on_another_machine_the_spread_of_the_seeds_is_the_tolerance(table, accuracy, outcome, code):
     edit(records(table)[0], hardware={"cpu": "another"}, metrics={"test/accuracy": accuracy})
-    edit(records(table)[1], metrics={"test/accuracy": accuracy + 0.7})  # deviation 0.5; of the other cell 0.7
+    edit(records(table)[1], metrics={"test/accuracy": accuracy + 0.7})
     ended, report = verify(table, "--sample", "4")
     assert report[0]["elsewhere"] == ["cpu another, now a cpu"]
     assert report[0]["outcome"] == outcome
     if accuracy != 90.0:
-        assert report[0]["differences"][0]["why"] == "4 x the deviation over seeds, 0.61"
-        assert report[0]["differences"][0]["tolerance"] == pytest.approx(4 * ((0.5 + 0.49 / 2) / 2) ** 0.5)
+        assert report[0]["differences"][0]["why"] == "4 x the deviation over seeds, 0.707"
+        assert report[0]["differences"][0]["tolerance"] == pytest.approx(4 * 0.5**0.5)
     assert ended == 1  # the second record was tampered with on the same machine
     assert (not report[0]["outcome"].startswith("differs")) == (code == 0)
 
@@ -213,9 +221,11 @@ def test_without_a_known_commit_a_table_with_the_same_id_serves(table):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"config": None, "id": "gone", "commit": "unknown"}, "its config is gone: .* its commit is 'unknown'"),
-        ({"config": None, "id": "gone", "commit": "f" * 40}, "its config is gone: .* there is no git"),
-        ({"config": "runs/one.yaml", "id": "gone", "commit": "f" * 40}, "its config is gone: .* there is no git"),
+        ({"id": None}, "its row, column, seed and id are those of BP__width-32__seed0__None.json; remove it"),
+        ({"row": "FA"}, "its row, column, seed and id are those of FA__width-32__seed0__"),
+        ({"metrics": None, "curves": None}, "it has no numbers; remove it"),
+        ({"config": {"trainer": [1]}}, r"its config cannot be read: trainer is \[1\]; run the table again"),
+        ({"config": {"seed_everything": 7}}, "it contradicts its config: its seed is 0, there 7"),
         ({"config": 3}, "config cannot be read"),
         ({"schema": 99}, "schema 99 is not known here"),
         ({"status": "fitted"}, "status is 'fitted'"),
@@ -232,9 +242,67 @@ def test_a_record_that_cannot_be_run_again_is_one_line_and_the_others_go_on(tabl
     assert (code, len(report)) == (2, 3)
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"config": None, "commit": "unknown"}, "its config is gone: .* its commit is 'unknown'"),
+        ({"config": None, "commit": "f" * 40}, "its config is gone: .* there is no git"),
+        ({"config": "runs/one.yaml", "commit": "f" * 40}, "its config is gone: .* there is no git"),
+    ],
+)
+def test_a_record_whose_config_is_gone_is_one_line(table, changes, says, capsys):
+    record = other_id(records(table)[0], **changes)
+    assert verify(table, "--sample", "4")[0] == 2
+    assert re.search(f"left out: {re.escape(str(record))}: {says}", capsys.readouterr().out)
+
+
+def test_a_wrong_number_does_not_widen_its_own_tolerance(table):
+    edit(records(table)[0], hardware={"cpu": "another"}, metrics={"test/accuracy": 40.0})
+    code, report = verify(table, "--sample", "4")
+    assert (code, report[0]["outcome"]) == (1, "differs")
+
+
+def test_a_record_whose_config_has_changed_is_run_again(table, capsys):
+    verify(table, "--sample", "4")
+    first = records(table)[0]
+    edit(first, config=json.loads(first.read_text())["config"] | {"lr": 0.5})
+    assert verify(table, "--sample", "4")[0] == 0
+    assert "4 records drawn, 3 already run again by this code" in capsys.readouterr().out
+
+
+def test_verifications_that_are_written_at_once_are_all_kept(table):
+    files = [file.with_name(f"{k}.json") for file in records(table)[:1] for k in range(8)]
+    for file in files:
+        file.write_text("{}")
+    entries = [Verified(f"cpu/{file.name}", "c", "2026-11-29T00:00:00+00:00", Verdict.EQUAL) for file in files]
+    target = table.parent / "results/table1/verified.json"
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda entry: add_verified(target, [entry]), entries))
+    assert {entry.record for entry in read_verified(target)} == {entry.record for entry in entries}
+    files[0].unlink()
+    add_verified(target, [])
+    assert len(read_verified(target)) == 7
+
+
+def test_the_last_verification_is_of_the_scale_and_of_records_that_are_there(table, fill):
+    fill(table, "full")
+    verify(table, "--sample", "4")
+    assert len(last_verified(table.parent / "results/table1/cpu").records) == 4
+    assert last_verified(table.parent / "results/table1/full") is None
+    records(table)[0].unlink()
+    assert len(last_verified(table.parent / "results/table1/cpu").records) == 3
+
+
+def test_a_folder_in_the_place_of_the_verifications_is_refused_before_anything_runs(table, capsys):
+    (table.parent / "results/table1/verified.json").mkdir()
+    assert lit_fa(["table", "verify", str(table), "--sample", "1"]) == 2
+    assert "verified.json: is not a file; move it away" in capsys.readouterr().err
+    assert not (table.parent / "scratch").exists()
+
+
 def test_git_that_does_not_know_the_commit_is_told(table, capsys):
     git(table.parent, "init", "-q")
-    edit(records(table)[0], config=None, id="gone", commit="f" * 40)
+    other_id(records(table)[0], config=None, commit="f" * 40)
     assert verify(table, "--sample", "4")[0] == 2
     assert "git does not know its commit ffffffffffff here: fetch the whole history" in capsys.readouterr().out
 
@@ -254,9 +322,9 @@ def test_a_rerun_that_fails_is_told_and_noted(table, capsys):
     data = json.loads(first.read_text())
     edit(first, config=data["config"] | {"fake": {"fail": "user"}})
     code, report = verify(table, "--sample", "4")
-    assert (code, report[0]["outcome"]) == (1, "failed")
+    assert (code, report[0]["outcome"]) == (2, "failed")
     assert "batch_size 0 is too small" in report[0]["reason"]
-    assert str(last_verified(load_table(table)).records[0].outcome) == "failed"
+    assert str(last_verified(table.parent / "results/table1/cpu").records[0].outcome) == "failed"
 
 
 @pytest.mark.parametrize("words", [["--sample", "0"], ["--sample", "-1"], ["--sample", "x"], ["--seed", "-1"]])
@@ -268,6 +336,6 @@ def test_a_wrong_number_is_one_line(declared, save, words, capsys):
 def test_a_broken_file_of_verifications_is_one_line(table, capsys):
     file = table.parent / "results/table1/verified.json"
     file.write_text('{"verified": [{"record": 3}]}')
-    assert last_verified(load_table(table)) is None
+    assert last_verified(table.parent / "results/table1/cpu") is None
     assert lit_fa(["table", "verify", str(table), "--sample", "1"]) == 2
     assert "verified.json" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lit_fa.results.equivalence import evidence, holm, lower_bound, p_of_mean, seeds_needed, undecidable
+from lit_fa.results.equivalence import Reading, evidence, holm, lower_bound, p_of_mean, seeds_needed, undecidable
 from lit_fa.results.summary import summarise
 from lit_fa.results.verdict import Kind, judge
 from lit_fa.spec.accept import Accept
@@ -72,7 +72,7 @@ def test_a_verdict_follows_from_the_interval_and_the_margin(values, published, m
 def test_the_number_of_seeds_that_would_decide_is_the_smallest():
     summary = summarise([97.0, 98.0, 99.0], ACCURACY)
     seen = evidence(summary.mean, summary.sd, 3, THEOREM, 0.3)
-    needed = seeds_needed(seen, summary.sd, 3, THEOREM)
+    needed = seeds_needed([Reading(seen, summary.sd, THEOREM)], 0, 3)
     # the half width of the 90 % interval of the mean of n values of deviation 1
     inside = [stats.t.ppf(0.95, n - 1) / math.sqrt(n) <= 0.3 for n in (needed - 1, needed)]
     assert inside == [False, True]
@@ -81,7 +81,23 @@ def test_the_number_of_seeds_that_would_decide_is_the_smallest():
 def test_no_number_of_seeds_decides_below_1_65_deviations_of_a_single_published_run():
     for margin, decidable in ((1.64, False), (1.66, True)):
         seen = evidence(98.0, 1.0, 3, SINGLE, margin)
-        assert undecidable(seen, 1.0, SINGLE) is not decidable
+        assert undecidable([Reading(seen, 1.0, SINGLE)], 0) is not decidable
+
+
+def test_seeds_that_would_decide_hold_after_correction_over_the_readings():
+    seen = evidence(98.0, 0.2, 3, THEOREM, 0.3)
+    alone, of_four = ([Reading(seen, 0.2, THEOREM)] * k for k in (1, 4))
+    needed = seeds_needed(of_four, 0, 3)
+    assert seeds_needed(alone, 0, 3) < needed
+    p = [4 * evidence(98.0, 0.2, n, THEOREM, 0.3).p_agrees for n in (needed - 1, needed)]
+    assert [value <= 0.05 for value in p] == [False, True]
+
+
+def test_readings_that_only_their_correction_leaves_undecided_are_undecidable():
+    seen = evidence(98.0, 0.53, 3, SINGLE, 1.0)  # the limit of p for many seeds is 0.03
+    reading = Reading(seen, 0.53, SINGLE)
+    assert not undecidable([reading], 0)
+    assert undecidable([reading] * 4, 0)
 
 
 def test_holm_is_statsmodels_example_worked_by_hand():
