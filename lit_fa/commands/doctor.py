@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
         text = json.dumps({"ok": not bad, "findings": [asdict(finding) for finding in findings]}, indent=1) + "\n"
         sys.stdout.write(text) if arguments.json == "-" else write_text(Path(arguments.json), text, "--json")
     else:
-        _print(findings, Console(highlight=False))
+        _print(findings, Console(highlight=False, emoji=False))
     return int(bad)
 
 

@@ -73,7 +73,7 @@ def show(rows: dict[str, dict[str, float]], path: Path, difference: float, batch
         table.add_column(column, justify="left" if not column else "right")
     for name, row in rows.items():
         table.add_row(name, f"{row['parameters']:,}", f"{row['macs']:,.0f}", f"{row['ms']:.2f}", f"{row['ratio']:.2f}")
-    Console(width=100).print(table)
+    Console(width=100, emoji=False).print(table)
 
 
 def _parser() -> argparse.ArgumentParser:

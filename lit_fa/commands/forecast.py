@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--figure {arguments.figure.name} ends in none of {', '.join(ENDINGS)}")
     given = {name: getattr(arguments, name) for name in ("microbatches", "forward", "inputs", "weights", "latency")}
     rows = forecast(arguments.stages or doubling(), **given, batches=arguments.batches)
-    output = Console() if sys.stdout.isatty() else Console(width=120)
+    output = Console(emoji=False) if sys.stdout.isatty() else Console(width=120, emoji=False)
     output.print(table(rows))
     output.print(NOTE, highlight=False)
     if arguments.json:

@@ -32,7 +32,11 @@ def main(argv: Sequence[str]) -> int:
         writable_file(arguments.json, "--json")
     with collector_off():
         from lit_fa.config import catalogue  # imports torch
-    output = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_WIDTH)
+    output = (
+        Console(highlight=False, emoji=False)
+        if sys.stdout.isatty()
+        else Console(highlight=False, width=_WIDTH, emoji=False)
+    )
     named = catalogue.entry(arguments.kind, arguments.name) if arguments.name else None
     entries = [named] if named else catalogue.entries(arguments.kind)
     if arguments.json:

@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
 def _main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         writable_file(arguments.json, "--json")
-    output = Console() if sys.stdout.isatty() else Console(width=_WIDTH)
+    output = Console(emoji=False) if sys.stdout.isatty() else Console(width=_WIDTH, emoji=False)
     paths = arguments.paths or [Path(name) for name in FOLDERS if Path(name).is_dir()]
     if not paths:
         raise UserError(f"no records here: none of {', '.join(FOLDERS)}; give a folder or a record")

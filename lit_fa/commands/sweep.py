@@ -37,7 +37,7 @@ _LOG_WIDTH = 160  # characters of a table in a log or a pipe, which have no widt
 def main(argv: Sequence[str], *, runner: str = RUNNER) -> int:
     """Runs `lit-fa sweep <argv>` and returns the exit code; `runner` is the import path of what trains one trial."""
     arguments = _parser().parse_args(argv)
-    output = Console() if sys.stdout.isatty() else Console(width=_LOG_WIDTH)
+    output = Console(emoji=False) if sys.stdout.isatty() else Console(width=_LOG_WIDTH, emoji=False)
     sweep = load_sweep(arguments.path)
     folder = arguments.out or root_of(sweep.path) / "scratch" / "sweeps" / sweep.path.resolve().parent.name / sweep.name
     if arguments.command == "report":

@@ -6,6 +6,7 @@ by the user; 128 + number of a signal (130: Ctrl-C, 143: SIGTERM).
 """
 
 import argparse
+import os
 import shlex
 import stat
 import sys
@@ -67,11 +68,11 @@ def main(argv: Sequence[str], *, runner: str = DEFAULT_RUNNER) -> int:
 
 
 def _main(arguments: argparse.Namespace, runner: str, command: str) -> int:
-    output = Console() if sys.stdout.isatty() else Console(width=_LOG_WIDTH)
+    output = Console(emoji=False) if sys.stdout.isatty() else Console(width=_LOG_WIDTH, emoji=False)
     _check_outputs(arguments)
     if arguments.command == "list":
         return print_list(arguments.path, output, arguments.json)
-    quiet = Console(stderr=True) if getattr(arguments, "format", "console") != "console" else output
+    quiet = Console(stderr=True, emoji=False) if getattr(arguments, "format", "console") != "console" else output
     tables, broken = _load(arguments.paths, quiet)
     tables = [table.under(getattr(arguments, "protocol", "matched")) for table in tables]
     code = _carry_out(tables, arguments, output, runner, command)
@@ -87,7 +88,7 @@ def _carry_out(
     if arguments.command == "aggregate":
         return _aggregate(tables, arguments, output)
     if arguments.command == "emit":
-        return _emit(tables, arguments, Console(stderr=True))
+        return _emit(tables, arguments, Console(stderr=True, emoji=False))
     if arguments.command == "watch":
         return watch(lambda: look(tables, arguments.scale, arguments.out), output, arguments.every)
     if arguments.command == "run":
@@ -119,7 +120,8 @@ def _load(paths: Sequence[Path], output: Console) -> tuple[list[Table], int]:
     """
     tables: list[Table] = []
     broken: list[UserError] = []
-    for file in [file for path in paths for file in find_tables(path)]:
+    files = {os.path.realpath(file): file for path in reversed(paths) for file in reversed(find_tables(path))}
+    for file in reversed(files.values()):
         try:
             tables.append(load_table(file))
         except UserError as error:
@@ -137,9 +139,14 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
         checked(arguments.logger)
     if arguments.command == "emit":
         check_emit_options(arguments)
+    if getattr(arguments, "dry_run", False) and arguments.json:
+        raise UserError("--dry-run trains nothing, so there is no outcome for --json; leave one of the two out")
+    outputs: dict[str, str] = {}
     for name, option in {"json": "--json", "card": "--card", "markdown": "--write", "figure": "--figure"}.items():
         if (path := getattr(arguments, name, None)) and path is not BESIDE:
-            writable_file(path, option)
+            other = outputs.setdefault(os.path.realpath(writable_file(path, option)), option)
+            if other != option and not stat.S_ISCHR(_mode(path)):
+                raise UserError(f"{option} {path}: {other} writes to the same file; name another one")
     if folder := getattr(arguments, "write", None):
         check_folder(folder, "--write")
     if folder := getattr(arguments, "out", None):
@@ -153,6 +160,11 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
             raise UserError(f"--out: cannot write in {folder} ({error.strerror}); name another folder") from None
         if not there:
             raise UserError(f"--out {folder}: is no folder; name the folder of the records")
+
+
+def _mode(path: Path) -> int:
+    """The mode of a file; 0 if there is none."""
+    return path.stat().st_mode if path.exists() else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -285,7 +297,7 @@ def _add_verify_options(command: argparse.ArgumentParser) -> None:
     whole = in_range(least=1, most=10**6)
     command.add_argument("--sample", type=whole, default=2, metavar="N", help="records of each table")
     chosen = command.add_mutually_exclusive_group()
-    chosen.add_argument("--seed", type=in_range(least=0), default=0, metavar="S", help="of the draw")
+    chosen.add_argument("--seed", type=in_range(least=0), metavar="S", help="of the draw; default: 0")
     chosen.add_argument("--cheapest", action="store_true", help="the records that took least time, not random ones")
     command.add_argument(
         "--write", dest="markdown", type=file_path, metavar="FILE", help="write the report as Markdown"

@@ -44,7 +44,10 @@ def run_until_decided(
     for line in expensive(tables, arguments, jobs):
         say(output, f"warning: {line}")
     code = training.train(jobs)
-    while not code and not training.is_spent and (jobs := _further(tables, arguments, output)):
+    while not code and (jobs := _further(tables, arguments, output)):
+        if training.is_spent:
+            say(output, f"the budget is spent: {len(jobs)} runs not begun; go on with: {command}")
+            break
         before = len(training.outcomes)
         code = training.train(jobs)
         if not any(outcome.done.finished for outcome in training.outcomes[before:]):

@@ -118,7 +118,7 @@ class Training:
 
     def _work(self, jobs: Sequence[Job], outcomes: list[Outcome[Job]]) -> None:
         """Run the jobs and append their outcomes to the list, which is then known after an interruption."""
-        if self.arguments.pack > len(jobs):
+        if self.arguments.pack > max(1, len(jobs)):
             say(self.output, f"--pack {self.arguments.pack}: there are only {len(jobs)} runs")
         for line in never_packed(job.config for job in jobs) if self.arguments.pack != 1 else ():
             say(self.output, line)

@@ -25,14 +25,13 @@ from lit_fa.reports.verification import console, entry, markdown
 from lit_fa.results.derived import with_derived
 from lit_fa.results.differences import compare_runs, spreads_of
 from lit_fa.results.record_schema import restored
-from lit_fa.results.records import Collected, Record, collect, unfinished
+from lit_fa.results.records import Collected, Record, collect, misnamed, unfinished
 from lit_fa.results.run_config import config_of
 from lit_fa.results.stale import changed
 from lit_fa.results.verification import Checked, add_verified, checked, failed, file_of, read_verified
 from lit_fa.results.verification import Outcome as Verdict
 from lit_fa.shipped import is_installed
 from lit_fa.spec.command import options_with_records, run_command
-from lit_fa.spec.expand import slug
 from lit_fa.spec.output_paths import OutputPaths, output_paths, tree_of
 from lit_fa.spec.overrides import run_id
 from lit_fa.spec.table import Scale, Table
@@ -100,15 +99,6 @@ def read_alone(path: Path) -> Record | str:
     return problem or Record(path, with_derived(restored(data)[0]))
 
 
-def _other_name(record: Record) -> str:
-    """Why the record cannot be the one that its file is named after; "" if it can."""
-    row, column, seed, own = (record.data.get(key) for key in ("row", "column", "seed", "id"))
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        return "it has no seed"
-    named = f"{slug(str(row or ''))}__{slug(str(column or ''))}__seed{seed}__{own}.json"
-    return "" if record.path.name == named else f"its row, column, seed and id are those of {named}"
-
-
 def _draw(table: Table, arguments: argparse.Namespace) -> Iterator[Drawn | str]:
     """The drawn records of a table, as jobs; a line of text for each that cannot be run, or for the table."""
     try:
@@ -126,7 +116,7 @@ def _draw(table: Table, arguments: argparse.Namespace) -> Iterator[Drawn | str]:
     folder = usable_folder(where.scratch.joinpath("verified", *state, table.paper.key, table.name, scale.label))
     for file in _sample(files, arguments):
         record = read_alone(file)
-        if problem := record if isinstance(record, str) else _other_name(record):
+        if problem := record if isinstance(record, str) else misnamed(record):
             yield plain(f"{file}: {problem}{'' if '; ' in problem else '; remove it, or run the table again'}")
             continue
         assert isinstance(record, Record)
@@ -160,7 +150,7 @@ def _sample(files: Sequence[Path], arguments: argparse.Namespace) -> list[Path]:
     number = min(arguments.sample, len(files))
     if arguments.cheapest:
         return sorted(sorted(files, key=_seconds)[:number])
-    return sorted(random.Random(arguments.seed).sample(files, number))
+    return sorted(random.Random(arguments.seed or 0).sample(files, number))
 
 
 def _seconds(file: Path) -> float:

@@ -60,7 +60,7 @@ def report(
     check_columns(columns, tables)
     if by_row_to and len(tables) > 1:
         raise UserError(f"--figure takes one table, not {len(tables)}; give its file")
-    done = _Done(Console(stderr=True) if form != "console" else output)
+    done = _Done(Console(stderr=True, emoji=False) if form != "console" else output)
     reports = _read(tables, scale, out, write is not None, done)
     if card and card is not BESIDE:
         check_card(card, [place(card, collected) for collected, *_ in reports])

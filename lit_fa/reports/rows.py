@@ -165,9 +165,17 @@ def _row(comparison: Comparison, table: Table) -> list[str]:
 
 
 def _further(comparison: Comparison, summary: Summary) -> str:
-    """A further metric, with the published number if there is one: `97.85 ± 0.10; published 98.1 ± 0.2`."""
-    published, text = published_also(comparison.cell, summary), _with_validation(summary, comparison)
-    return f"{text}; published {_printed(published, published.unit)}" if published else text
+    """A further metric, with the published number if there is one: `97.85 ± 0.10; published 98.1 ± 0.2 (best)`."""
+    published, text, metric = (
+        published_also(comparison.cell, summary),
+        _with_validation(summary, comparison),
+        summary.metric,
+    )
+    if published is None:
+        return text
+    other_point = published.at if published.at not in (None, metric.at) else ""
+    notes = ", ".join(filter(None, (other_point, published.protocol)))
+    return f"{text}; published {_printed(published, metric.unit)}" + (f" ({notes})" if notes else "")
 
 
 def _with_validation(summary: Summary, comparison: Comparison) -> str:

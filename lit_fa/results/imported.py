@@ -2,7 +2,8 @@
 
 A submission is a JSON file `{"submission": NAME, "from": WHO, "records": [...]}`; its records have the form of ours.
 Each must hold its config, and its id must be the hash of that config, so that a number cannot stand beside another
-experiment.
+experiment. The id of a table's run is the hash of the config that the table asks for, without defaults; an exported
+record has it as `id_of_table`.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from lit_fa.outputs import write_text
 from lit_fa.results.atlas import Entry
 from lit_fa.results.nominal import Setup, setup
 from lit_fa.results.record_schema import restored
-from lit_fa.results.records import Record, unfinished
+from lit_fa.results.records import Record, misnamed, unfinished
 from lit_fa.results.summary import summarise
 from lit_fa.spec.expand import slug
 from lit_fa.spec.overrides import run_id
@@ -61,10 +62,14 @@ def load_submission(path: Path) -> Submission:
     if not isinstance(data["records"], list) or not data["records"]:
         raise UserError(f"{where}: records is not a list with at least one record")
     records = tuple(_checked(record, f"{where}: records[{i}]", path) for i, record in enumerate(data["records"]))
-    twice = [id for id, count in Counter(record.data["id"] for record in records).items() if count > 1]
+    _refuse_twice([record.data["id"] for record in records], where)
+    return Submission(path, data["submission"], data["from"], records)
+
+
+def _refuse_twice(ids: Sequence[str], where: str) -> None:
+    twice = [id for id, count in Counter(ids).items() if count > 1]
     if twice:
         raise UserError(f"{where}: the record {short(twice[0])} is there twice; keep one of the two")
-    return Submission(path, data["submission"], data["from"], records)
 
 
 def _checked(data: Any, where: str, path: Path) -> Record:
@@ -107,10 +112,21 @@ def export_submission(records: Sequence[Record], name: str, author: str, target:
     Raises:
         UserError: a record that it would refuse, or the file cannot be written.
     """
-    for record in records:
-        _checked(json.loads(bounded(record.path)), plain(str(record.path)), record.path)
-    data = {"submission": name, "from": author, "records": [json.loads(bounded(record.path)) for record in records]}
-    write_text(target, json.dumps(data) + "\n", "--to")
+    exported = [_exported(record) for record in records]
+    for record, data in zip(records, exported, strict=True):
+        _checked(data, plain(str(record.path)), record.path)
+    _refuse_twice([data["id"] for data in exported], plain(str(target)))
+    write_text(target, json.dumps({"submission": name, "from": author, "records": exported}) + "\n", "--to")
+
+
+def _exported(record: Record) -> dict[str, Any]:
+    """A record as a submission has it."""
+    data = json.loads(bounded(record.path))
+    if not (data.get("table") and isinstance(data.get("config"), dict)):
+        return data
+    if problem := misnamed(record):
+        raise UserError(f"{plain(str(record.path))}: {problem}; run the table again")
+    return data | {"id": run_id(data["config"]), "id_of_table": data["id"]}
 
 
 def imported_entries(submission: Submission) -> Iterator[Entry]:

@@ -18,10 +18,10 @@ from lit_fa.bounded_reading import read_json, reason
 from lit_fa.escaping import plain, short
 from lit_fa.results.derived import with_derived
 from lit_fa.results.record_schema import SCHEMAS, numeric, odd_fields, restored
-from lit_fa.spec.expand import Run, expand
+from lit_fa.spec.expand import Run, expand, slug
 from lit_fa.spec.table import Cell, Metric, Scale, Table
 
-_FURTHER = re.compile(r".*__seed(\d{1,9})__[0-9a-f]{12}\.json", re.DOTALL)
+_FURTHER = re.compile(r".*__seed(\d+)__[0-9a-f]{12}\.json", re.DOTALL)
 ENDED = ("finished", "diverged")  # status of a run that is not repeated
 
 
@@ -233,6 +233,15 @@ def unfinished(data: Any, run_id: str | None) -> str:
         return f"the record of another run ({short(data.get('id'))})"
     odd = odd_fields(data)
     return f"{', '.join(odd)} cannot be read" if odd else ""
+
+
+def misnamed(record: Record) -> str:
+    """Why the record of a table's run cannot be the one that its file is named after; "" if it can."""
+    row, column, seed, own = (record.data.get(key) for key in ("row", "column", "seed", "id"))
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        return "it has no seed"
+    named = f"{slug(str(row or ''))}__{slug(str(column or ''))}__seed{seed}__{own}.json"
+    return "" if record.path.name == named else f"its row, column, seed and id are those of {named}"
 
 
 def _other_seed(data: dict[str, Any], run: Run) -> str:

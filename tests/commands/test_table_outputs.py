@@ -28,6 +28,25 @@ def table(declared, save, tmp_path, monkeypatch) -> Path:
     return save(declared).relative_to(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["run", "table1.yaml", "--dry-run", "--json", "o.json"], "--dry-run trains nothing"),
+        (["verify", "table1.yaml", "--json", "o.md", "--write", "./o.md"], "--json writes to the same file"),
+        (["report", "table1.yaml", "--json", "o.svg", "--figure", "o.svg"], "--json writes to the same file"),
+        (["verify", "table1.yaml", "--seed", "0", "--cheapest"], "not allowed with"),
+    ],
+)
+def test_an_output_that_another_option_would_make_empty_or_overwrite_is_refused(table, words, says):
+    with pytest.raises(UserError, match=says):
+        main(words, runner=RUNNER)
+
+
+def test_a_table_that_is_named_twice_is_read_once(table, capsys):
+    assert main(["run", "table1.yaml", "./table1.yaml", "--scale", "cpu", "--dry-run"], runner=RUNNER) == 0
+    assert capsys.readouterr().out.count("would run") == 4
+
+
 @pytest.mark.parametrize("bad", [FOLDER, BELOW_A_FILE, LONG, "made/"])
 @pytest.mark.parametrize(
     "words",

@@ -122,6 +122,51 @@ def test_a_step_at_most_doubles_the_seeds_and_a_difference_needs_both_cells(decl
     assert wanted == {"FA|width 32": (3, 4, 5), "BP|width 32": (3, 4, 5)}
 
 
+def test_all_readings_of_a_number_get_the_seeds_that_one_of_them_needs(declared, save):
+    for cell, accuracy in zip(declared["cells"], (91.0, 89.0), strict=True):
+        cell |= {"published": {"value": 91.0, "unit": "%", "exact": True}, "reading_of": "the number"}
+        cell["set"] |= {"fake": {"accuracy": accuracy, "spread": 0.3}}
+    path = save(declared)
+    assert main(["run", str(path), "--scale", "full"], runner=RUNNER) == 0
+    first, second = rows(path)
+    assert (first.kind, second.kind) == (Kind.UNDECIDED, Kind.DIFFERS)
+    assert seeds_wanted([first, second], load_table(path).scale("full")).keys() == {first.cell.id, second.cell.id}
+
+
+def test_two_seeds_do_not_show_that_no_number_decides(declared, save):
+    declared["seeds"] = [0, 1]
+    declared["cells"][0] |= {"published": {"value": 91.0, "unit": "%"}}
+    declared["cells"][0]["set"] |= {"fake": {"accuracy": 91.0, "spread": 2.0}}
+    path = save({**declared, "cells": declared["cells"][:1]})
+    assert main(["run", str(path), "--scale", "full"], runner=RUNNER) == 0
+    assert rows(path)[0].kind is Kind.UNDECIDABLE
+    assert seeds_wanted(rows(path), load_table(path).scale("full")) == {"FA|width 32": (2,)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"paired_with": "BP", "published_difference": {"value": -4.0, "unit": "%", "std": 0.1, "n": 3}},
+            "--only leaves out 'BP|width 32', which 'FA|width 32' is paired with; select both or neither",
+        ),
+        ({"reading_of": "BP|width 32"}, "reads the same published number as; select both or neither"),
+    ],
+)
+def test_a_selection_without_a_cell_that_the_verdict_needs_is_refused(declared, save, trained, changes, says):
+    declared["cells"][0] |= changes
+    with pytest.raises(UserError, match=says.replace("|", r"\|")):
+        run(save(declared), "--only", "row=FA")
+    assert trained == []
+
+
+def test_a_budget_that_is_spent_before_further_seeds_is_told(table, trained, capsys):
+    assert main(["run", str(table), "--scale", "full"], runner=RUNNER) == 0
+    trained.clear()
+    assert (run(table, "--budget", "0"), trained) == (0, [])
+    assert "the budget is spent: 3 runs not begun; go on with: lit-fa table run" in capsys.readouterr().out
+
+
 def test_a_dry_run_names_the_further_seeds(table, trained, capsys):
     assert main(["run", str(table), "--scale", "full"], runner=RUNNER) == 0
     trained.clear()

@@ -2,12 +2,13 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from lit_fa.errors import UserError
 from lit_fa.reports.formats import entries, markdown
-from lit_fa.reports.rows import paired_difference
+from lit_fa.reports.rows import paired_difference, verdict_text
 from lit_fa.results.compare import Counts, compare
 from lit_fa.results.records import Record, collect
 from lit_fa.results.summary import Summary, summarise
@@ -175,6 +176,34 @@ def test_a_difference_whose_pair_has_not_run_says_so(declared, save, fill):
     collected = with_difference(declared, save, fill, "full")
     del collected.records["BP|width 32"]
     assert compare(collected)[1].verdict.reason is Reason.PAIR_NOT_RUN
+
+
+def test_a_difference_has_no_verdict_if_a_run_of_the_pair_has_diverged(declared, save, fill):
+    collected = with_difference(declared, save, fill, "full", std=0.1, n=3)
+    *kept, lost = collected.records["BP|width 32"]
+    record = replace(lost, data=lost.data | {"status": "diverged", "diverged": {"step": 3}})
+    collected.records["BP|width 32"], collected.diverged["BP|width 32"] = tuple(kept), (record,)
+    _, difference, _ = compare(collected)
+    assert (difference.kind, difference.counts.diverged, difference.counts.finished) == (Kind.FAILED, 1, 2)
+    assert verdict_text(difference, collected.table).startswith("diverged in 1 of 3; mean of 2 that did not diverge: ")
+
+
+def test_readings_that_give_a_number_two_values_are_refused(declared, save):
+    for cell, value in zip(declared["cells"], (91.0, 95.0), strict=True):
+        cell |= {"published": {"value": value, "unit": "%"}, "reading_of": "the number"}
+    with pytest.raises(UserError, match="read one published number, 'the number', as 91 % and 95 %"):
+        load_table(save(declared))
+
+
+def test_a_further_number_at_another_point_or_of_another_protocol_says_so(declared, save, fill):
+    declared["also"] = [{"name": "test/loss", "unit": "nats"}]
+    own, further = {"value": 91.0, "unit": "%"}, {"value": 1.0, "unit": "bits", "metric": "test/loss", "at": "best"}
+    declared["cells"][0]["published"] = [own, further | {"protocol": "converged"}]
+    path = save(declared)
+    fill(path, "full")
+    table = load_table(path)
+    collected = collect(table, table.scale("full"), path.parent / "results/table1/full")
+    assert "published 1 bits (best, converged) |" in markdown(collected, compare(collected))
 
 
 def test_a_difference_from_nothing_is_refused(declared, save):

@@ -81,6 +81,28 @@ def test_what_is_exported_can_be_imported(tmp_path):
     assert load_submission(tmp_path / "mine.json").records[0].data["metrics"] == {"test/accuracy": 97.5}
 
 
+def test_the_record_of_a_tables_run_is_exported_with_the_id_of_its_whole_config(tmp_path):
+    asked = "0123456789ab"  # of the config that the table asks for, without defaults
+    data = record(id=asked, table="table1", row="FA", column="width 32")
+    file = tmp_path / f"FA__width-32__seed3__{asked}.json"
+    file.write_text(json.dumps(data))
+    words = ["--submission", "mine", "--from", "us", "--to", str(tmp_path / "mine.json")]
+    assert main(["results", "export", str(file), *words]) == 0
+    (sent,) = load_submission(tmp_path / "mine.json").records
+    assert (sent.data["id"], sent.data["id_of_table"]) == (run_id(CONFIG), asked)
+
+
+def test_records_that_would_be_refused_are_not_exported(tmp_path, capsys):
+    file = tmp_path / "FA__width-32__seed3__0123456789ab.json"
+    file.write_text(json.dumps(record(id="0123456789ab", table="table1", row="BP", column="width 32")))
+    words = ["--submission", "mine", "--from", "us", "--to", str(tmp_path / "mine.json")]
+    assert main(["results", "export", str(file), *words]) == 2
+    assert "its row, column, seed and id are those of BP__width-32__" in capsys.readouterr().err
+    (tmp_path / "run.json").write_text(json.dumps(record()))
+    assert main(["results", "export", *[str(tmp_path / "run.json")] * 2, *words]) == 2
+    assert "is there twice" in capsys.readouterr().err
+
+
 def test_a_record_without_its_config_is_not_exported(tmp_path, capsys):
     (tmp_path / "run.json").write_text(json.dumps(record(config=None)))
     words = ["--submission", "mine", "--from", "us", "--to", str(tmp_path / "mine.json")]
