@@ -45,7 +45,7 @@ from lit_fa.spec.protocol import Protocol
 from lit_fa.spec.table import Table, load_table
 
 _TRUST = (
-    "Train what is missing. A table is code: the classes that its configs name are imported and called. "
+    "A table is code: the classes that its configs name are imported and called. "
     "Run only tables of people whose programs you would run (SECURITY.md)."
 )
 _COMMANDS = {
@@ -199,7 +199,9 @@ def _add_commands(commands: "argparse._SubParsersAction[Arguments]") -> None:
         "paths", nargs="*", type=table_path, default=[table_path("paper_configs")], help="tables or folders of them"
     )
     for name, text in _COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=_TRUST if name in ("run", "verify") else None)
+        sentence = f"{text[0].upper()}{text[1:]}."
+        described = f"{sentence} {_TRUST}" if name in ("run", "verify") else sentence
+        command = commands.add_parser(name, help=text, description=described)
         command.add_argument("paths", nargs="+", type=table_path, metavar="PATH", help="tables or folders of them")
         command.add_argument("--scale", help="default: cpu where the table has it, else full")
         command.add_argument(

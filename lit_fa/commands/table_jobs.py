@@ -86,7 +86,7 @@ def _chosen(table: Table, scale: Scale, arguments: argparse.Namespace, results: 
     if not arguments.id:
         return runs
     by_id = {run.id: run for run in runs}
-    return [by_id[choice(name, by_id, f"{table.path}: --id")] for name in arguments.id]
+    return [by_id[choice(name, by_id, f"{table.path}: --id")] for name in dict.fromkeys(arguments.id)]
 
 
 def missing_jobs(

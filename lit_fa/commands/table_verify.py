@@ -3,6 +3,7 @@
 import argparse
 import json
 import random
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ def _draw(table: Table, arguments: argparse.Namespace) -> Iterator[Drawn | str]:
         return
     files = sorted(where.results.glob("*.json"))
     if not files:
-        yield f"{table.path}: no record at scale {scale.label}; {_remedy(table, scale, where)}"
+        yield f"{table.path}: no record at scale {scale.label}; {_remedy(table, scale, where, arguments.out)}"
         return
     state = [tree.key] if tree.dirty else []  # of committed code `Drawn.rerun` tells which reruns are valid
     folder = usable_folder(where.scratch.joinpath("verified", *state, table.paper.key, table.name, scale.label))
@@ -159,10 +160,11 @@ def _seconds(file: Path) -> float:
     return float(data.get("cpu_time_s") or data.get("wall_time_s") or 0)
 
 
-def _remedy(table: Table, scale: Scale, where: OutputPaths) -> str:
+def _remedy(table: Table, scale: Scale, where: OutputPaths, out: Path | None) -> str:
     """Another scale with records, or how to run the table."""
     others = options_with_records(table, scale, where.results.parent)
-    return f"give {others[0]}, which has some" if others else f"run it first: {run_command(table, scale)}"
+    command = shlex.join([*shlex.split(run_command(table, scale)), *(["--out", str(out)] if out else [])])
+    return f"give {others[0]}, which has some" if others else f"run it first: {command}"
 
 
 def _head(record: dict[str, Any]) -> dict[str, Any]:
