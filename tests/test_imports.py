@@ -59,7 +59,7 @@ ALLOWED = {
         *("lit_fa.layers", "lit_fa.rules", "lit_fa.modules"),
     ],
     "lit_fa/spec": [*SHELL, "yaml", "optuna", "pydantic", "pydantic_core", "lit_fa.provenance"],
-    "lit_fa/results": [*SHELL, "numpy", "lit_fa.provenance", "lit_fa.spec"],
+    "lit_fa/results": [*SHELL, "numpy", "filelock", "lit_fa.provenance", "lit_fa.spec"],
     "lit_fa/jobs": [
         *SHELL,
         "lit_fa.operating_system",

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,7 @@ def test_a_figure_that_cannot_be_drawn_keeps_the_old_one(table, fill, monkeypatc
 
 
 def test_the_logs_of_runs_beside_a_read_only_project_go_to_a_temporary_folder(table, tmp_path, monkeypatch, capfd):
+    get_temp_dir()  # the pool's sockets stay where they are: a long path is none for them
     Path("scratch").write_text("no folder")
     monkeypatch.setenv("TMPDIR", str(tmp_path / "made"))
     monkeypatch.setattr("tempfile.tempdir", None)

@@ -86,7 +86,8 @@ def test_runs_that_are_in_no_mean_are_counted_with_their_time(collected):
 
 def test_the_last_verification_is_named(collected):
     found = collected()
-    add_verified(file_of(found.table), [Verified("cpu/a.json", "1234567890", "2026-11-28T10:00:00", Outcome.EQUAL)])
+    name = f"cpu/{found.ended[0].path.name}"
+    add_verified(file_of(found.table), [Verified(name, "1234567890", "2026-11-28T10:00:00", Outcome.EQUAL)])
     assert dict(facts(found))["last verified"].startswith("2026-11-28, commit 1234567: 1 of 1 records")
 
 
