@@ -100,7 +100,8 @@ class AlignmentAudit(Probe):
 def log_scale(update: Tensor, gradient: Tensor) -> float:
     """The decimal logarithm of ||update|| / ||gradient||; nan if one of them is zero."""
     norms = update.norm().item(), gradient.norm().item()
-    return math.log10(norms[0] / norms[1]) if min(norms) > 0 else math.nan
+    # The quotient of two norms may be too small for a float, or 0 if the second is infinite.
+    return math.log10(norms[0]) - math.log10(norms[1]) if min(norms) > 0 else math.nan
 
 
 def ceiling(first: Tensor, second: Tensor) -> float:

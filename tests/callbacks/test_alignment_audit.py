@@ -92,6 +92,12 @@ def test_ten_times_the_update_is_one_on_the_scale():
     assert math.isnan(log_scale(torch.zeros(2), torch.ones(2)))
 
 
+def test_norms_whose_quotient_is_no_float_have_a_scale():
+    tiny, huge = torch.tensor([1e-200], dtype=torch.float64), torch.tensor([1e200], dtype=torch.float64)
+    assert log_scale(tiny, huge) == pytest.approx(-400)
+    assert log_scale(tiny, huge * torch.inf) == -math.inf
+
+
 @pytest.mark.parametrize("rule", [FeedbackAlignment, ForwardForward])
 def test_weights_have_their_old_bits_after_a_measurement(rule):
     module = learner(mlp(), rule())
