@@ -64,6 +64,17 @@ def config(tmp_path, monkeypatch):
     assert {signum: signal.getsignal(signum) for signum in SIGNALS} == before
 
 
+@pytest.fixture(autouse=True)
+def as_in_a_terminal():
+    """Signals that this process was started to ignore, as SIGHUP under nohup, have their default."""
+    ignored = [signum for signum in SIGNALS if signal.getsignal(signum) is signal.SIG_IGN]
+    for signum in ignored:
+        signal.signal(signum, signal.SIG_DFL)
+    yield
+    for signum in ignored:
+        signal.signal(signum, signal.SIG_IGN)
+
+
 def weights(path: Path) -> dict:
     return torch.load(path, weights_only=True)["state_dict"]
 
