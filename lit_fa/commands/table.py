@@ -120,8 +120,10 @@ def _load(paths: Sequence[Path], output: Console) -> tuple[list[Table], int]:
     """
     tables: list[Table] = []
     broken: list[UserError] = []
-    files = {os.path.realpath(file): file for path in reversed(paths) for file in reversed(find_tables(path))}
-    for file in reversed(files.values()):
+    files: dict[str, Path] = {}
+    for file in (file for path in paths for file in find_tables(path)):
+        files.setdefault(os.path.realpath(file), file)  # a table that is named twice is read once
+    for file in files.values():
         try:
             tables.append(load_table(file))
         except UserError as error:
